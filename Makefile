@@ -1,0 +1,69 @@
+# Everything a contributor runs. Python, git and make are enough; the rest installs itself into ./.venv*.
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint unit emulator processes bench dist clean python
+
+help: ## This list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+demo: .venv/demo.stamp ## Embedded AWS, three groups of workers, some orders: ARGS="--orders 100"
+	@cd demo_project && ../$(BIN)/python -m stage $(ARGS)
+
+test: lint .venv-ministack ## All there is: lint, unit, both emulators, real workers
+	$(PYTEST) $(ARGS)
+
+lint: .venv/dev.stamp ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+unit: .venv/dev.stamp ## Fast tests
+	$(PYTEST) tests/unit $(ARGS)
+
+emulator: .venv/dev.stamp .venv-ministack ## Tests through kombu on moto and ministack
+	$(PYTEST) tests/emulator $(ARGS)
+
+processes: .venv/dev.stamp ## Tests with real Celery workers
+	$(PYTEST) tests/processes $(ARGS)
+
+bench: .venv/dev.stamp ## Throughput and latency
+	$(BIN)/python benchmarks/run.py $(ARGS)
+
+dist: .venv/dev.stamp ## Wheel and source archive in ./dist
+	rm -rf build dist
+	$(BIN)/python -m build
+
+clean: ## Remove all that this Makefile made
+	rm -rf .venv .venv-ministack build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Virtual environments: made once, and again when what they are made from changes.
+
+.venv/pyvenv.cfg: | python
+	$(PYTHON) -m venv .venv
+
+.venv/demo.stamp: setup.cfg pyproject.toml | .venv/pyvenv.cfg
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[demo]'
+	@touch $@
+
+.venv/dev.stamp: setup.cfg pyproject.toml | .venv/pyvenv.cfg
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@ .venv/demo.stamp
+
+.PHONY: .venv-ministack
+.venv-ministack: .venv-ministack/1.5.33.stamp
+
+# Of its own: it pins another botocore.
+.venv-ministack/%.stamp: | python
+	$(PYTHON) -m venv --clear .venv-ministack
+	.venv-ministack/bin/python -m pip install --quiet --disable-pip-version-check ministack==$*
+	@touch $@
+
+python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+	  || { echo "Python 3.10 or later is needed: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null \
+	  || { echo "$(PYTHON) cannot make virtual environments (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }

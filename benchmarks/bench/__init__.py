@@ -1,0 +1,1 @@
+"""The benchmark: this transport and its peers in one place, see ``benchmarks/README.md``."""

@@ -1,0 +1,268 @@
+"""What is measured from inside a fresh process: ``python -m bench.child NAME COUNT`` prints one JSON line.
+
+The environment says which broker and queue (``Broker.environment``).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+from .meter import Meter
+from .peers import Broker
+
+PAYLOAD = "x" * 200
+WARM_UP_COUNT = 20
+DRAIN_TIMEOUT_S = 60.0
+THREADS = 16
+
+
+def publish(broker: Broker, queue: str, count: int) -> dict[str, Any]:
+    """kombu's Producer, one message per call."""
+    from kombu import Connection, Queue
+
+    with Connection(broker.url, transport_options=broker.options) as connection:
+        producer = connection.Producer(serializer="json")
+        Queue(queue, channel=connection.default_channel).declare()
+        send = lambda number: producer.publish({"n": number, "text": PAYLOAD}, routing_key=queue)  # noqa: E731
+        for number in range(WARM_UP_COUNT):
+            send(number)
+        with Meter(broker) as meter:
+            for number in range(count):
+                send(number)
+    return meter.result(count)
+
+
+def boto3_send(broker: Broker, queue: str, count: int) -> dict[str, Any]:
+    """The floor: ``send_message`` of a body as large as kombu's, with a client as boto3 makes it."""
+    from . import aws
+
+    sqs = aws.client("sqs", broker.proxy_url)
+    url = sqs.create_queue(QueueName=queue)["QueueUrl"]
+    for _ in range(WARM_UP_COUNT):
+        sqs.send_message(QueueUrl=url, MessageBody=PAYLOAD * 3)
+    with Meter(broker) as meter:
+        for _ in range(count):
+            sqs.send_message(QueueUrl=url, MessageBody=PAYLOAD * 3)
+    return meter.result(count)
+
+
+def delay(broker: Broker, queue: str, count: int) -> dict[str, Any]:
+    """Celery's ``.delay()``, one thread."""
+    from .tasks import noop
+
+    for number in range(WARM_UP_COUNT):
+        noop.delay(number)
+    with Meter(broker) as meter:
+        for number in range(count):
+            noop.delay(number)
+    return meter.result(count)
+
+
+def delay_threads(broker: Broker, queue: str, count: int) -> dict[str, Any]:
+    """Celery's ``.delay()`` from sixteen threads that start together."""
+    from .tasks import noop
+
+    barrier = threading.Barrier(THREADS + 1)
+    failures: list[Exception] = []
+
+    def send() -> None:
+        try:
+            noop.delay(-1)  # each thread's connection is made before the clock starts
+            barrier.wait()
+            for number in range(count // THREADS):
+                noop.delay(number)
+        except Exception as error:
+            failures.append(error)
+            barrier.abort()
+
+    threads = [threading.Thread(target=send) for _ in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    barrier.wait()
+    with Meter(broker) as meter:
+        for thread in threads:
+            thread.join()
+    if failures:
+        raise failures[0]
+    return meter.result(count // THREADS * THREADS)
+
+
+def batch(broker: Broker, queue: str, count: int) -> dict[str, Any]:
+    """``.delay()`` within ``kombu_hake.batch()``; the others have no batch and just loop."""
+    from .tasks import noop
+
+    noop.delay(-1)
+    with Meter(broker) as meter, _batch(broker):
+        for number in range(count):
+            noop.delay(number)
+    return meter.result(count)
+
+
+def fill(broker: Broker, queue: str, count: int) -> dict[str, Any]:
+    """Put tasks into the queue, by the quickest way the peer has. Not measured."""
+    from . import aws
+    from .tasks import noop
+
+    if not broker.is_aws:
+        for number in range(count):
+            noop.delay(number)
+        return {}
+    noop.delay(0)
+    aws.fill(broker.aws_url, queue, count)
+    return {}
+
+
+def consume(broker: Broker, queue: str, count: int) -> dict[str, Any]:
+    """kombu's Consumer, each message acked in its callback; ``left`` must be 0."""
+    from kombu import Connection, Queue
+
+    from . import aws
+
+    done = 0
+
+    def on_message(message: Any) -> None:
+        nonlocal done
+        message.ack()
+        done += 1
+
+    connection = Connection(broker.url, transport_options=broker.options)
+    with connection.channel() as channel:
+        consumer = connection.Consumer(Queue(queue), channel=channel, on_message=on_message, prefetch_count=100)
+        with Meter(broker) as meter, consumer:
+            while done < count:
+                connection.drain_events(timeout=DRAIN_TIMEOUT_S)
+        closing_at = time.perf_counter()
+    connection.close()
+    result = meter.result(done)
+    result["close_s"] = time.perf_counter() - closing_at
+    if broker.is_aws:
+        result["left"] = aws.left_in(broker.aws_url, queue)
+    return result
+
+
+def fan_out(broker: Broker, queue: str, count: int) -> dict[str, Any]:
+    """``count`` events to an exchange with ``BENCH_GROUPS`` queues, all of them consumed; publishing batched if it can."""
+    from kombu import Connection, Exchange, Queue
+
+    group_count = int(os.environ["BENCH_GROUPS"])
+    exchange = Exchange(f"{queue}-events", type="fanout")
+    queues = [Queue(f"{queue}-{number}", exchange) for number in range(group_count)]
+    received: list[int] = []
+
+    def on_message(message: Any) -> None:
+        message.ack()
+        received.append(1)
+
+    with Connection(broker.url, transport_options=broker.options) as consuming:
+        consumer = consuming.Consumer(queues, on_message=on_message, prefetch_count=100)
+        consumer.consume()
+        with Connection(broker.url, transport_options=broker.options) as publishing:
+            producer = publishing.Producer(exchange=exchange, serializer="json")
+            producer.publish({"n": -1}, routing_key="x")  # what is made on first use is made before the clock starts
+            while len(received) < group_count:
+                consuming.drain_events(timeout=DRAIN_TIMEOUT_S)
+            received.clear()
+            with Meter(broker) as meter:
+                with _batch(broker):
+                    for number in range(count):
+                        producer.publish({"n": number, "text": PAYLOAD}, routing_key="x")
+                published_s = time.perf_counter() - meter._started_at
+                while len(received) < count * group_count:
+                    consuming.drain_events(timeout=DRAIN_TIMEOUT_S)
+    result = meter.result(count)
+    result["publish_rate"] = count / published_s
+    return result
+
+
+def latency(broker: Broker, queue: str, count: int) -> dict[str, Any]:
+    """Send time stamps to an idle worker, one at a time."""
+    import random
+
+    from .tasks import stamp
+
+    pause = random.Random(1)
+    for _ in range(count):
+        stamp.delay(time.time())
+        time.sleep(pause.uniform(0.05, 0.09))
+    return {}
+
+
+def wake_up(broker: Broker, queue: str, count: int) -> dict[str, Any]:
+    """The floor of ``latency``: one boto3 client sends, another has a long poll open."""
+    from . import aws
+
+    sender, receiver = aws.client("sqs", broker.proxy_url), aws.client("sqs", broker.proxy_url)
+    url = sender.create_queue(QueueName=queue)["QueueUrl"]
+    samples: list[float] = []
+
+    def receive() -> None:
+        while len(samples) < count:
+            found = receiver.receive_message(QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=20)
+            for message in found.get("Messages", []):
+                samples.append(time.time() - float(message["Body"]))
+                receiver.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+
+    thread = threading.Thread(target=receive)
+    thread.start()
+    for _ in range(count):
+        time.sleep(0.08)
+        sender.send_message(QueueUrl=url, MessageBody=str(time.time()))
+    thread.join()
+    return {"samples": samples}
+
+
+def first_publish(broker: Broker, queue: str, count: int) -> dict[str, Any]:
+    """From the start of a process to its first accepted message; ``BENCH_STARTED_AT`` is when it was started."""
+    from .tasks import noop
+
+    imported_at = time.time()
+    noop.delay(0)
+    started_at = float(os.environ["BENCH_STARTED_AT"])
+    return {"import_ms": (imported_at - started_at) * 1000, "published_ms": (time.time() - started_at) * 1000}
+
+
+def import_time(broker: Broker, queue: str, count: int) -> dict[str, Any]:
+    """What the transport adds to a process that has Celery already; whether boto3 came with it."""
+    import celery
+    from kombu.transport import resolve_transport
+
+    assert celery.Celery
+    started_at = time.perf_counter()
+    resolve_transport(broker.peer if broker.peer != "rabbitmq" else "amqp")
+    seconds = time.perf_counter() - started_at
+    return {"import_ms": seconds * 1000, "has_boto3": "boto3" in sys.modules}
+
+
+def _batch(broker: Broker) -> Any:
+    if broker.peer != "hake":
+        return nullcontext()
+    import kombu_hake
+
+    return kombu_hake.batch()
+
+
+SCENARIOS: dict[str, Callable[[Broker, str, int], dict[str, Any]]] = {
+    function.__name__: function
+    for function in (
+        *(publish, boto3_send, delay, delay_threads, batch, fill, consume, fan_out),
+        *(latency, wake_up, first_publish, import_time),
+    )
+}
+
+
+def main() -> None:
+    """Run one and print its result."""
+    name, count = sys.argv[1], int(sys.argv[2])
+    result = SCENARIOS[name](Broker.from_environment(), os.environ["BENCH_QUEUE"], count)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+#!/usr/bin/env python3
+"""Run the benchmark: set up its tools on first use (``.venv-bench``, ``.tools``), then hand over to ``bench.suite``.
+
+Needs Python 3.10, and apt for Redis and RabbitMQ (unpacked beside the project, not installed). Standard library only.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+
+def main() -> None:
+    sys.path.insert(0, str(HERE))
+    from bench import tools
+
+    python = tools.make_venv()
+    tools.install_fauxqs()
+    tools.install_brokers()
+    paths = [str(HERE), str(tools.ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "PYTHONDONTWRITEBYTECODE": "",
+    }
+    os.execve(python, [str(python), "-m", "bench.suite", *sys.argv[1:]], environment)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,309 @@
+"""A kombu channel: publish, consume and settle, in AMQP's terms. No AWS logic: it wires values between the parts.
+
+Only the consuming thread creates and cancels consumers and takes deliveries. Any thread may publish, ack and reject.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+from uuid import uuid4
+
+from kombu_hake import forksafe
+from kombu_hake.declaring import DeclaringChannel
+from kombu_hake.dispatch import Dispatcher
+from kombu_hake.exceptions import AccessDenied
+from kombu_hake.inbox import Delivery
+from kombu_hake.leases import Lease
+from kombu_hake.messages import HakeMessage, label, to_message
+from kombu_hake.naming import QueueUrl
+from kombu_hake.receiver import Receiver, receive_params
+
+if TYPE_CHECKING:
+    from kombu_hake.transport import Transport
+
+__all__ = ["Channel"]
+
+logger = logging.getLogger(__name__)
+#: basic.get asks every host of SQS; a short poll would sample a few and may miss what is there.
+_GET_WAIT_S = 1
+
+
+class _Consumer(NamedTuple):
+    """One ``basic_consume`` registration."""
+
+    tag: str
+    queue: str
+    no_ack: bool
+    callback: Callable[[Any], Any]
+
+
+class _Unsettled(NamedTuple):
+    """A delivery that was handed over and is neither acked nor rejected."""
+
+    delivery: Delivery
+    message: HakeMessage
+
+
+class Channel(DeclaringChannel):
+    """One AMQP channel on a connection; its prefetch count is its own."""
+
+    Message = HakeMessage
+    #: kombu reads this of every channel (``kombu/messaging.py``, ``Producer.supports_batch_publish``).
+    supports_batch_publish = False
+
+    def __init__(self, connection: Transport, channel_id: int) -> None:
+        super().__init__(connection.topology, connection.temporaries)
+        self.connection: Transport | None = connection
+        self.channel_id = channel_id
+        self.closed = False
+        self.no_ack_consumers: set[str] = set()
+        self._dispatcher: Dispatcher = connection.dispatcher
+        self._clients = connection.clients
+        self._settings = connection.settings
+        self._inbox = connection.inbox
+        self._leases = connection.leases
+        self._tags = itertools.count(1)
+        self._consumers: dict[str, _Consumer] = {}
+        self._turns: dict[str, itertools.cycle[_Consumer]] = {}
+        self._unsettled: dict[int, _Unsettled] = {}
+        self._lock = threading.Lock()
+        self._receiver = Receiver(
+            channel_id,
+            clients=connection.clients,
+            settings=connection.settings,
+            inbox=connection.inbox,
+            leases=connection.leases,
+            on_gone=_redeclare(connection.topology),
+        )
+        # Pollers know the receiver and not the channel, so that a channel nobody holds any more stops them.
+        weakref.finalize(self, self._receiver.stop).atexit = False
+        forksafe.register(self)
+
+    def reset_after_fork(self) -> None:
+        """The consumers and deliveries are the parent's."""
+        self._lock = threading.Lock()
+        self._consumers = {}
+        self._turns = {}
+        self._unsettled = {}
+        self.no_ack_consumers = set()
+
+    # --- publish
+
+    def prepare_message(
+        self,
+        body: Any,
+        priority: int | None = None,
+        content_type: str | None = None,
+        content_encoding: str | None = None,
+        headers: dict[str, Any] | None = None,
+        properties: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """What kombu hands to :meth:`basic_publish`."""
+        properties = dict(properties or {})
+        properties.setdefault("delivery_info", {})
+        properties.setdefault("priority", priority or 0)
+        return {
+            "body": body,
+            "content-encoding": content_encoding,
+            "content-type": content_type,
+            "headers": headers or {},
+            "properties": properties,
+        }
+
+    def basic_publish(
+        self, message: dict[str, Any], exchange: str = "", routing_key: str = "", mandatory: bool = False, **_kw: Any
+    ) -> None:
+        """Publish; returns when AWS has accepted the message.
+
+        Raises:
+            MessageTooLarge: nothing was sent.
+            Unroutable: it would reach nobody, and ``mandatory`` or the option ``unroutable`` asks for an error.
+            BrokerUnavailable: AWS did not answer; kombu's retry policy tries again.
+        """
+        self.temporaries.create()
+        self._dispatcher.publish(message, exchange or "", routing_key or "", mandatory=mandatory)
+
+    # --- consume
+
+    def basic_qos(self, prefetch_size: int = 0, prefetch_count: int = 0, apply_global: bool = False) -> None:
+        """Limit how many messages may be unsettled on this channel; 0 is no limit. Sizes are not supported."""
+        self._receiver.set_prefetch(prefetch_count or 0)
+
+    def basic_consume(
+        self,
+        queue: str,
+        no_ack: bool = False,
+        callback: Callable[[Any], Any] | None = None,
+        consumer_tag: str | None = None,
+        **_kwargs: Any,
+    ) -> str:
+        """Start consuming. Several consumers of one queue take turns.
+
+        Raises:
+            QueueNotFound: there is no such queue.
+        """
+        self.temporaries.create()
+        tag = consumer_tag or uuid4().hex
+        try:
+            url = self.topology.queues.url(queue)
+        except AccessDenied as exc:
+            if not self._settings.is_best_effort(queue):
+                raise
+            logger.warning("Queue %s is not consumed: %s", queue, exc)
+            return tag
+        self.temporaries.consumed(queue)
+        is_first = not self._consumers_of(queue)
+        self._consumers[tag] = _Consumer(tag, queue, no_ack, callback or _no_callback)
+        if no_ack:
+            self.no_ack_consumers.add(tag)
+        self._take_turns(queue)
+        if is_first:
+            self._receiver.add(queue, url)
+        return tag
+
+    def basic_cancel(self, consumer_tag: str, **_kwargs: Any) -> None:
+        """Stop consuming. What is buffered for a queue without consumers is visible to others at once."""
+        consumer = self._consumers.pop(consumer_tag, None)
+        if consumer is None:
+            return
+        self.no_ack_consumers.discard(consumer_tag)
+        self._take_turns(consumer.queue)
+        if not self._consumers_of(consumer.queue):
+            self._receiver.remove(consumer.queue)
+            self._put_back(consumer.queue)
+
+    def basic_get(self, queue: str, no_ack: bool = False, **_kwargs: Any) -> HakeMessage | None:
+        """One message, or None when there is none; may take a second to find that out."""
+        self.temporaries.create()
+        url = self.topology.queues.url(queue)
+        answer = self._clients.sqs(
+            "receive_message", **receive_params(url, 1, _GET_WAIT_S, self._settings.visibility_timeout)
+        )
+        for raw in answer.get("Messages") or ():
+            lease = Lease(url, raw["ReceiptHandle"], self._leases.now(), self._settings.visibility_timeout)
+            self._leases.hold([lease])
+            return self._hand_over(Delivery(self.channel_id, queue, raw, lease), "", no_ack, counts=False)
+        return None
+
+    def deliver(self, delivery: Delivery) -> None:
+        """Call the consumer whose turn it is. In the consuming thread; what the callback raises comes through."""
+        turn = self._turns.get(delivery.queue)
+        if turn is None:  # cancelled in the callback before
+            self._leases.release([delivery.lease])
+            self._receiver.settled(delivery.queue)
+            return
+        consumer = next(turn)
+        consumer.callback(self._hand_over(delivery, consumer.tag, consumer.no_ack, counts=True))
+
+    # --- settle
+
+    def basic_ack(self, delivery_tag: int, multiple: bool = False) -> None:
+        """Have the message deleted. Never raises for AWS's part: a failure is retried, then logged."""
+        for unsettled in self._settle(delivery_tag, multiple):
+            self._leases.ack(unsettled.delivery.lease)
+
+    def basic_reject(self, delivery_tag: int, requeue: bool = False) -> None:
+        """Make the message visible again at once, or set it aside: to the dead-letter queue, where there is one."""
+        for unsettled in self._settle(delivery_tag, False):
+            if requeue:
+                self._leases.release([unsettled.delivery.lease])
+            else:
+                self._discard(unsettled)
+
+    def basic_recover(self, requeue: bool = False) -> None:
+        """Make every unsettled message of this channel visible again."""
+        with self._lock:
+            unsettled, self._unsettled = list(self._unsettled.values()), {}
+        self._leases.release([item.delivery.lease for item in unsettled])
+        for item in unsettled:
+            self._receiver.settled(item.delivery.queue)
+
+    # --- the rest of kombu's interface
+
+    def message_to_python(self, raw_message: Any) -> Any:
+        """Messages are made once, when they are handed over."""
+        return raw_message
+
+    def flow(self, active: bool = True) -> None:
+        """Not supported: the prefetch count is the flow control."""
+        raise NotImplementedError("hake:// has no flow control; use the prefetch count (basic_qos).")
+
+    def close(self) -> None:
+        """Cancel the consumers and make visible what is not settled. Harmless when repeated."""
+        if self.closed:
+            return
+        self.closed = True
+        self._receiver.stop()
+        self._consumers.clear()
+        self._turns.clear()
+        self._put_back(None)
+        self.basic_recover(requeue=True)
+        if self.connection is not None:
+            self.connection.close_channel(self)
+
+    # --- inside
+
+    def _consumers_of(self, queue: str) -> int:
+        return sum(1 for consumer in self._consumers.values() if consumer.queue == queue)
+
+    def _take_turns(self, queue: str) -> None:
+        consumers = [consumer for consumer in self._consumers.values() if consumer.queue == queue]
+        if consumers:
+            self._turns[queue] = itertools.cycle(consumers)
+        else:
+            self._turns.pop(queue, None)
+
+    def _put_back(self, queue: str | None) -> None:
+        """Release what is buffered for this channel, of one queue or of all."""
+        taken = self._inbox.take(
+            lambda item: item.channel_id == self.channel_id and (queue is None or item.queue == queue)
+        )
+        self._leases.release([item.lease for item in taken])
+        for item in taken:
+            self._receiver.settled(item.queue)
+
+    def _hand_over(self, delivery: Delivery, consumer_tag: str, no_ack: bool, *, counts: bool) -> HakeMessage:
+        tag = next(self._tags)
+        bound = self.topology.known_bindings(delivery.queue)
+        message = to_message(delivery, self, tag, consumer_tag, is_bound=bool(bound and bound.exchanges()))
+        delivery.lease.label = f"{label(message)} from queue {delivery.queue}"
+        if no_ack:
+            self._leases.ack(delivery.lease)
+        else:
+            self._unsettled[tag] = _Unsettled(delivery, message)
+        if counts and (no_ack or not self._receiver.is_limited):
+            self._receiver.settled(delivery.queue)
+        return message
+
+    def _settle(self, delivery_tag: int, multiple: bool) -> list[_Unsettled]:
+        """Take deliveries out of the unsettled ones; one that is settled already is ignored."""
+        with self._lock:
+            tags = [tag for tag in self._unsettled if tag <= delivery_tag] if multiple else [delivery_tag]
+            settled = [self._unsettled.pop(tag) for tag in tags if tag in self._unsettled]
+        if self._receiver.is_limited:
+            for item in settled:
+                self._receiver.settled(item.delivery.queue)
+        return settled
+
+    def _discard(self, unsettled: _Unsettled) -> None:
+        logger.info("Rejected %s: deleted.", unsettled.delivery.lease.label)
+        self._leases.ack(unsettled.delivery.lease)
+
+
+def _no_callback(message: HakeMessage) -> None:
+    raise NotImplementedError("A message came for a consumer without a callback.")
+
+
+def _redeclare(topology: Any) -> Callable[[str], QueueUrl | None]:
+    def on_gone(queue: str) -> QueueUrl | None:
+        found: QueueUrl | None = topology.make_again(queue)
+        return found
+
+    return on_gone
+
+

@@ -1,0 +1,237 @@
+"""The seam to AWS: the only importer of boto3, and the only place where a botocore error becomes one of ours.
+
+Everything above calls ``clients.sqs("send_message", QueueUrl=…)`` and gets a dict or a :class:`HakeError`. Tests put an
+object with the same two methods in its place.
+
+boto3 is imported, and its clients are made, at the first call: importing stays light, and a forked child makes its own
+(neither botocore nor urllib3 knows about forks, and a client that is shared across one shares TLS sockets).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from kombu_hake import forksafe
+from kombu_hake.error_table import error_for, unreachable
+from kombu_hake.exceptions import ConfigurationError, HakeError
+from kombu_hake.limits import SQS_MAX_WAIT_S
+from kombu_hake.settings import Settings
+
+__all__ = ["Clients", "boto_client", "shared_clients"]
+
+#: How long a success proves that AWS can be reached, for :meth:`Clients.check`.
+_FRESH_S = 10.0
+#: A poller is a thread that holds a connection for up to twenty seconds; urllib3 drops what its pool can't hold, and
+#: each dropped connection is a TLS handshake.
+_POOL_CONNECTIONS = 64
+
+
+class Clients:
+    """boto3 clients for one :class:`Settings` in one process. Safe to share between threads.
+
+    Three of them, because each kind of call has its own patience: long polls wait longer than any other call may and
+    are not retried by the SDK (the receiver has its own back-off); everything else is.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._lock = threading.Lock()
+        self._made: dict[str, Any] = {}
+        self._last_success = float("-inf")
+        forksafe.register(self)
+
+    def reset_after_fork(self) -> None:
+        """New clients for the child, made when needed."""
+        self._lock = threading.Lock()
+        self._made = {}
+
+    def sqs(self, operation: str, **params: Any) -> dict[str, Any]:
+        """Call SQS.
+
+        Args:
+            operation: boto3's name, such as ``send_message_batch``.
+        Raises:
+            HakeError: what :mod:`kombu_hake.error_table` makes of the failure.
+        """
+        return self._call("receive" if operation == "receive_message" else "sqs", operation, params)
+
+    def sns(self, operation: str, **params: Any) -> dict[str, Any]:
+        """Call SNS; as :meth:`sqs`."""
+        return self._call("sns", operation, params)
+
+    def check(self) -> None:
+        """Prove that AWS answers and knows the credentials, with one cheap request unless that is fresh knowledge.
+
+        Raises:
+            BrokerUnavailable: no answer within the connect timeout.
+            ConfigurationError: no region, no credentials, or credentials that AWS does not know.
+        """
+        if time.monotonic() - self._last_success < _FRESH_S:
+            return
+        name = self.settings.namer.queue("hake-connection-check")
+        try:
+            # Over the client that does not retry: this must not take a multiple of the connect timeout.
+            self._call("receive", "get_queue_url", {"QueueName": name})
+        except ConfigurationError:
+            raise
+        except HakeError as exc:
+            if unreachable(exc):
+                raise
+        self._last_success = time.monotonic()
+
+    def region(self) -> str:
+        """The region in use."""
+        return str(self._client("sqs").meta.region_name)
+
+    def partition(self) -> str:
+        """The partition in use, such as ``aws`` or ``aws-cn``."""
+        return str(self._client("sqs").meta.partition)
+
+    def caller_account(self) -> str:
+        """The account of the credentials, from STS, which needs no right. Raises as :meth:`sqs`."""
+        return str(self._call("sts", "get_caller_identity", {})["Account"])
+
+    def _call(self, kind: str, operation: str, params: dict[str, Any]) -> dict[str, Any]:
+        client = self._made.get(kind) or self._client(kind)
+        try:
+            answer: dict[str, Any] = getattr(client, operation)(**params)
+        except Exception as exc:
+            error = error_for(exc, _service_of(kind), operation, params, self.settings)
+            if error is None:
+                raise
+            raise error from exc
+        self._last_success = time.monotonic()
+        return answer
+
+    def _client(self, kind: str) -> Any:
+        # boto3 sessions are not safe to create clients from concurrently (boto3 guide, "Clients").
+        with self._lock:
+            if kind not in self._made:
+                session = self._made.get("session") or _session(self.settings)
+                self._made["session"] = session
+                self._made[kind] = _client(session, self.settings, kind)
+            return self._made[kind]
+
+
+def _service_of(kind: str) -> str:
+    return "sqs" if kind == "receive" else kind
+
+
+def _session(settings: Settings) -> Any:
+    import boto3
+    import botocore.exceptions
+
+    try:
+        session = boto3.Session(
+            aws_access_key_id=settings.access_key_id,
+            aws_secret_access_key=settings.secret_access_key,
+            aws_session_token=settings.session_token,
+            region_name=settings.region,
+            profile_name=settings.profile,
+        )
+    except botocore.exceptions.ProfileNotFound as exc:
+        raise ConfigurationError(f"Option profile: {exc}. See ~/.aws/config, or leave the option out.") from exc
+    faults = []
+    if not session.region_name:
+        faults.append(
+            "No AWS region. Set the option region (hake://?region=eu-west-1), AWS_REGION, or the profile's region."
+        )
+    if session.get_credentials() is None:
+        faults.append(
+            "No AWS credentials. Give the machine a role, set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+            "set the option profile, or write them in the URL (hake://key:secret@)."
+        )
+    if faults:
+        raise ConfigurationError(faults)
+    return _assume(session, settings) if settings.role_arn else session
+
+
+def _assume(session: Any, settings: Settings) -> Any:
+    """A session whose keys are those of the assumed role, renewed by botocore before they run out."""
+    import boto3
+    from botocore.credentials import AssumeRoleCredentialFetcher, DeferredRefreshableCredentials
+    from botocore.session import Session as BotocoreSession
+
+    def sts(*args: Any, **kwargs: Any) -> Any:
+        kwargs.setdefault("endpoint_url", settings.endpoint_url)
+        return session.client("sts", config=_config(settings, "sts"), endpoint_url=kwargs["endpoint_url"])
+
+    fetcher = AssumeRoleCredentialFetcher(
+        client_creator=sts,
+        source_credentials=session.get_credentials(),
+        role_arn=settings.role_arn,
+        extra_args={"RoleSessionName": "kombu_hake", "DurationSeconds": settings.role_duration},
+    )
+    inner = BotocoreSession()
+    inner._credentials = DeferredRefreshableCredentials(  # type: ignore[attr-defined]
+        refresh_using=fetcher.fetch_credentials, method="assume-role"
+    )
+    return boto3.Session(botocore_session=inner, region_name=session.region_name)
+
+
+def _config(settings: Settings, kind: str) -> Any:
+    from botocore.config import Config
+
+    long_poll = kind == "receive"
+    defaults: dict[str, Any] = {
+        "connect_timeout": settings.connect_timeout,
+        "read_timeout": settings.read_timeout + (SQS_MAX_WAIT_S if long_poll else 0),
+        "retries": {"mode": "standard", "total_max_attempts": 1 if long_poll else settings.max_attempts},
+        "max_pool_connections": _POOL_CONNECTIONS,
+        "tcp_keepalive": True,
+    }
+    if kind == "sts":  # a VPC without an endpoint for STS drops packets: give up soon, there are other ways
+        defaults.update(connect_timeout=min(3.0, settings.connect_timeout), retries={"total_max_attempts": 1})
+    try:
+        return Config(**{**defaults, **settings.client_config})
+    except TypeError as exc:
+        raise ConfigurationError(f"Option client_config: {exc}. See botocore.config.Config for what it takes.") from exc
+
+
+def _client(session: Any, settings: Settings, kind: str) -> Any:
+    service = _service_of(kind)
+    endpoints: Mapping[str, str | None] = {"sqs": settings.sqs_endpoint_url, "sns": settings.sns_endpoint_url}
+    endpoint = endpoints.get(service) or settings.endpoint_url
+    try:
+        return session.client(service, endpoint_url=endpoint, config=_config(settings, kind))
+    except ValueError as exc:
+        raise ConfigurationError(f"The endpoint {endpoint!r} of {service} is not usable: {exc}.") from exc
+
+
+_shared: dict[str, Any] = {}
+_shared_lock = threading.Lock()
+
+
+class _SharedReset:
+    def reset_after_fork(self) -> None:
+        global _shared_lock  # noqa: PLW0603 - a lock can't be renewed in place
+        _shared_lock = threading.Lock()
+
+
+_shared_reset = _SharedReset()
+forksafe.register(_shared_reset)
+
+
+def shared_clients(settings: Settings, build: Callable[[Settings], Any]) -> Any:
+    """One ``build(settings)`` for all equal settings of this process: pools of connections share clients and caches."""
+    key = settings.key()
+    with _shared_lock:
+        if key not in _shared:
+            _shared[key] = build(settings)
+        return _shared[key]
+
+
+def boto_client(service: str, *, endpoint_url: str, region: str, key: str, secret: str) -> Any:
+    """A bare boto3 client, for :mod:`kombu_hake.testing` and for scripts against an emulator."""
+    import boto3
+
+    return boto3.client(
+        service,  # type: ignore[call-overload]
+        endpoint_url=endpoint_url,
+        region_name=region,
+        aws_access_key_id=key,
+        aws_secret_access_key=secret,
+    )

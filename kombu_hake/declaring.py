@@ -1,0 +1,193 @@
+"""The half of a channel that declares: exchanges, queues and bindings, in AMQP's terms."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, cast, get_args
+from uuid import uuid4
+
+from kombu.transport.base import StdChannel, to_rabbitmq_queue_arguments
+
+from kombu_hake.bindings import Argument, Binding, ExchangeType
+from kombu_hake.exceptions import DeclarationMismatch, QueueNotFound, TopicNotFound, TopologyError
+from kombu_hake.queues import QueueSpec
+from kombu_hake.temporaries import Temporaries
+from kombu_hake.topology import PRIVATE_EXCHANGE, Topology, is_reply_exchange
+
+__all__ = ["DeclaringChannel", "QueueDeclareOk"]
+
+logger = logging.getLogger(__name__)
+
+
+class QueueDeclareOk(NamedTuple):
+    """AMQP's answer to ``queue.declare``."""
+
+    queue: str
+    message_count: int
+    consumer_count: int
+
+
+class DeclaringChannel(StdChannel):  # type: ignore[misc]
+    """Declares, binds, purges and deletes. Counts are asked for only where the caller wants them."""
+
+    def __init__(self, topology: Topology, temporaries: Temporaries) -> None:
+        self.topology = topology
+        self.temporaries = temporaries
+        #: kombu's Producer adds its ``on_return`` here; a mandatory message raises instead.
+        self.events: defaultdict[str, set[Callable[..., Any]]] = defaultdict(set)
+
+    def exchange_declare(
+        self,
+        exchange: str | None = None,
+        type: str = "direct",
+        durable: bool = False,
+        auto_delete: bool = False,
+        arguments: Mapping[str, Any] | None = None,
+        nowait: bool = False,
+        passive: bool = False,
+    ) -> None:
+        """Take note of an exchange; its topic is made by the first binding or publish.
+
+        Raises:
+            DeclarationMismatch: it was declared with another type, or the type is none of AMQP's.
+            TopicNotFound: ``passive``, and there is no topic.
+        """
+        exchange_type = type or "direct"
+        name = exchange or f"amq.{exchange_type}"
+        if exchange_type not in get_args(ExchangeType):
+            raise DeclarationMismatch(
+                f"Exchange {name!r} can't be of type {exchange_type!r}: use direct, topic, fanout or headers."
+            )
+        if passive:
+            if self.topology.exchange_type(name) is None and not self.topology.topics.subscribers(name):
+                raise TopicNotFound(f"There is no exchange {name!r}: nobody declared it, and it has no topic.")
+            return
+        if name != PRIVATE_EXCHANGE and not is_reply_exchange(name):
+            self.topology.declare_exchange(name, cast(ExchangeType, exchange_type))
+
+    def exchange_delete(self, exchange: str, if_unused: bool = False, nowait: bool = False) -> None:
+        """Delete an exchange: its topic and all our bindings to it."""
+        if if_unused and self.topology.topics.subscribers(exchange):
+            raise DeclarationMismatch(f"Exchange {exchange!r} is in use: queues are bound to it.")
+        self.topology.delete_exchange(exchange)
+
+    def exchange_bind(self, destination: str, source: str = "", **_kwargs: Any) -> None:
+        """SNS cannot send from topic to topic."""
+        raise NotImplementedError(
+            f"Exchange {destination!r} can't be bound to exchange {source!r}: SNS does not deliver to topics. "
+            "Bind the queues to both exchanges."
+        )
+
+    exchange_unbind = exchange_bind
+
+    def queue_declare(
+        self,
+        queue: str | None = None,
+        passive: bool = False,
+        durable: bool = False,
+        exclusive: bool = False,
+        auto_delete: bool = False,
+        nowait: bool = False,
+        arguments: Mapping[str, Any] | None = None,
+        **_kwargs: Any,
+    ) -> QueueDeclareOk:
+        """Find or create a queue. The counts are 0 unless ``passive``, which asks AWS.
+
+        Raises:
+            QueueNotFound: ``passive``, and it does not exist.
+        """
+        name = queue or f"amq.gen-{uuid4().hex}"
+        if passive:
+            self.temporaries.create()
+            self.topology.queues.forget(name)
+            return QueueDeclareOk(name, self.topology.queues.counts(name)[0], self._consumers_of(name))
+        spec = QueueSpec(name, durable, exclusive, auto_delete, dict(arguments or {}))
+        if spec.is_temporary:
+            self.temporaries.declare(spec)
+        else:
+            self.topology.queues.declare(spec)
+        return QueueDeclareOk(name, 0, 0)
+
+    def queue_bind(
+        self,
+        queue: str,
+        exchange: str = "",
+        routing_key: str = "",
+        nowait: bool = False,
+        arguments: Mapping[str, Any] | None = None,
+        **_kwargs: Any,
+    ) -> None:
+        """Let the queue have what is published to the exchange with a matching key."""
+        binding = self._binding(exchange, routing_key, arguments)
+        if self.topology.needs_topic(queue, binding):
+            self.temporaries.create_fed(queue)
+        else:
+            self.temporaries.create()
+        self.topology.bind(queue, binding)
+
+    def queue_unbind(
+        self,
+        queue: str,
+        exchange: str = "",
+        routing_key: str = "",
+        arguments: Mapping[str, Any] | None = None,
+        nowait: bool = False,
+        **_kwargs: Any,
+    ) -> None:
+        """Undo :meth:`queue_bind`."""
+        self.temporaries.create()
+        self.topology.unbind(queue, self._binding(exchange, routing_key, arguments))
+
+    def queue_delete(
+        self, queue: str, if_unused: bool = False, if_empty: bool = False, nowait: bool = False, **_kwargs: Any
+    ) -> int:
+        """Delete a queue and its subscriptions; about how many ready messages went with it. A missing one is fine.
+
+        Raises:
+            DeclarationMismatch: it is in use by this connection, or not empty, and the caller minds.
+        """
+        self.temporaries.create()
+        if if_unused and self._consumers_of(queue):
+            raise DeclarationMismatch(f"Queue {queue!r} is in use: it has consumers.")
+        try:
+            ready, in_flight, delayed = self.topology.queues.counts(queue)
+            if if_empty and ready + in_flight + delayed:
+                raise DeclarationMismatch(f"Queue {queue!r} is not empty.")
+            self.topology.delete_queue(queue)
+        except QueueNotFound:
+            ready = 0
+        self.temporaries.forget(queue)
+        return ready
+
+    def queue_purge(self, queue: str, nowait: bool = False, **_kwargs: Any) -> int:
+        """Remove the ready messages; about how many there were."""
+        self.temporaries.create()
+        return self.topology.queues.purge(queue)
+
+    def prepare_queue_arguments(self, arguments: Mapping[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """kombu's queue options as AMQP arguments (``x-expires``, ``x-message-ttl``, …)."""
+        return dict(to_rabbitmq_queue_arguments(arguments, **kwargs))
+
+    def list_bindings(self) -> list[tuple[str, str, str]]:
+        """(queue, exchange, routing key) of the bindings that this process knows."""
+        return self.topology.list_bindings()
+
+    get_bindings = list_bindings
+
+    def _binding(self, exchange: str, routing_key: str, arguments: Mapping[str, Any] | None) -> Binding:
+        exchange_type = self.topology.exchange_type(exchange) or "direct"
+        items: list[tuple[str, Argument]] = []
+        for name, value in sorted((arguments or {}).items()):
+            if not isinstance(value, str | int | float | bool | None):
+                raise TopologyError(
+                    f"The binding argument {name}={value!r} to exchange {exchange!r} must be text, a number, a truth "
+                    "value or None."
+                )
+            items.append((name, value))
+        return Binding(exchange, exchange_type, routing_key or "", tuple(items))
+
+    def _consumers_of(self, queue: str) -> int:
+        """How many consumers this channel has on the queue; SQS does not know those of others."""
+        return 0

@@ -1,0 +1,182 @@
+"""kombu's message dict to the body of an SQS message, and back. Pure.
+
+On the wire the envelope is plain JSON of kombu's own shape::
+
+    {"body": "[[7], {}, …]", "content-encoding": "utf-8", "content-type": "application/json",
+     "headers": {…}, "properties": {"body_encoding": "utf-8", "delivery_info": {…}, "delivery_tag": "…", …}}
+
+That is what kombu's SQS transport reads and (as base64) writes, so a fleet can move worker by worker. A body that is
+UTF-8 text stays readable; any other is base64, and ``body_encoding`` says so: nothing is guessed about our own
+messages. ``ensure_ascii`` keeps out every character that SQS refuses.
+
+:func:`decode` never raises: what is no envelope is handed over as its text.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from kombu.utils import json as kombu_json
+
+__all__ = ["Envelope", "Wire", "attributes_bytes", "decode", "encode"]
+
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+#: An SNS notification holds these (DG-SNS "raw message delivery"); an operator's own subscription may send one.
+_NOTIFICATION_KEYS = ("TopicArn", "Message", "MessageId")
+
+
+class Envelope(NamedTuple):
+    """A received message in kombu's terms."""
+
+    #: The payload, as the publisher's serializer made it; text is encoded by kombu's Message.
+    body: bytes | str
+    content_type: str | None
+    content_encoding: str | None
+    headers: dict[str, Any]
+    #: With ``delivery_info`` inside, always a dict.
+    properties: dict[str, Any]
+    #: Whether it was made by kombu; if not, the body is the whole text of the SQS message.
+    is_kombu: bool
+
+
+class Wire(NamedTuple):
+    """A message as it is sent."""
+
+    text: str
+    #: UTF-8 bytes of the text. It is ASCII, so they are its characters.
+    size_bytes: int
+
+
+def encode(message: Mapping[str, Any], exchange: str, routing_key: str, delivery_tag: str) -> Wire:
+    """The body to send for *message*, a dict as :meth:`kombu.transport.base.StdChannel.prepare_message` makes it.
+
+    Args:
+        delivery_tag: An id of this publishing; kombu's SQS transport wants the key to be there.
+    Raises:
+        TypeError: a header or property is of a type that neither JSON nor kombu's JSON knows.
+    """
+    body, body_encoding = _body_to_text(message["body"])
+    properties = message["properties"]
+    delivery_info = {**properties.get("delivery_info", {}), "exchange": exchange, "routing_key": routing_key}
+    envelope = {
+        "body": body,
+        "content-encoding": message.get("content-encoding"),
+        "content-type": message.get("content-type"),
+        "headers": message.get("headers") or {},
+        "properties": {
+            **properties,
+            "body_encoding": body_encoding,
+            "delivery_info": delivery_info,
+            "delivery_tag": delivery_tag,
+        },
+    }
+    try:
+        text = _encode(envelope)
+    except TypeError:  # a datetime, UUID, Decimal … among the headers: kombu's encoder knows them and is slower
+        text = str(kombu_json.dumps(envelope, separators=(",", ":")))
+    return Wire(text, len(text))
+
+
+def attributes_bytes(attributes: Mapping[str, str]) -> int:
+    """What String attributes add to the size of a message: name, type and value of each, UTF-8."""
+    return sum(len(name.encode()) + len("String") + len(value.encode()) for name, value in attributes.items())
+
+
+def decode(text: str, queue: str) -> Envelope:
+    """The envelope in the body of an SQS message.
+
+    Understands our own, those of kombu's SQS transport (plain and base64), and either inside an SNS notification.
+
+    Args:
+        queue: Logical name; a foreign message counts as sent to it by the default exchange.
+    """
+    found = _find(text)
+    if found is None:
+        return _foreign(text, queue)
+    properties = dict(found["properties"])
+    info = properties.get("delivery_info")
+    properties["delivery_info"] = dict(info) if isinstance(info, dict) else {"exchange": "", "routing_key": queue}
+    headers = found.get("headers")
+    return Envelope(
+        body=_body_from_text(found.get("body"), properties.get("body_encoding")),
+        content_type=_text_or_none(found.get("content-type")),
+        content_encoding=_text_or_none(found.get("content-encoding")),
+        headers=headers if isinstance(headers, dict) else {},
+        properties=properties,
+        is_kombu=True,
+    )
+
+
+def _body_to_text(body: Any) -> tuple[str, str]:
+    if isinstance(body, str):
+        return body, "utf-8"
+    data = bytes(body) if body is not None else b""
+    try:
+        return data.decode("utf-8"), "utf-8"
+    except UnicodeDecodeError:
+        return base64.b64encode(data).decode("ascii"), "base64"
+
+
+def _body_from_text(body: Any, encoding: Any) -> bytes | str:
+    if not isinstance(body, str):
+        # kombu's own transports write text; whatever else is there is handed over as JSON.
+        return b"" if body is None else _encode(body)
+    if encoding != "base64":
+        return body
+    try:
+        return base64.b64decode(body, validate=True)
+    except (binascii.Error, ValueError):
+        return body
+
+
+def _find(text: str) -> dict[str, Any] | None:
+    """kombu's dict in *text*, or None."""
+    candidate = _parse(text)
+    if candidate is None:
+        candidate = _parse(_from_base64(text))
+    if not isinstance(candidate, dict):
+        return None
+    if isinstance(candidate.get("properties"), dict) and "body" in candidate:
+        return candidate
+    if candidate.get("Type") == "Notification" and all(isinstance(candidate.get(k), str) for k in _NOTIFICATION_KEYS):
+        inner = _parse(candidate["Message"])
+        if isinstance(inner, dict) and isinstance(inner.get("properties"), dict) and "body" in inner:
+            return inner
+    return None
+
+
+def _parse(text: str | None) -> Any:
+    if not text:
+        return None
+    try:
+        # kombu's encoder marks a datetime, UUID, … by this key, and only kombu's decoder knows what to make of it.
+        return kombu_json.loads(text) if '"__type__"' in text else json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _from_base64(text: str) -> str | None:
+    try:
+        return base64.b64decode(text, validate=True).decode("utf-8")
+    except (binascii.Error, ValueError):
+        return None
+
+
+def _foreign(text: str, queue: str) -> Envelope:
+    is_json = _parse(text) is not None
+    return Envelope(
+        body=text,
+        content_type="application/json" if is_json else "text/plain",
+        content_encoding="utf-8",
+        headers={},
+        properties={"delivery_info": {"exchange": "", "routing_key": queue}},
+        is_kombu=False,
+    )
+
+
+def _text_or_none(value: Any) -> str | None:
+    return value if isinstance(value, str) else None

@@ -1,0 +1,197 @@
+"""Every error class that kombu_hake raises, and nothing else.
+
+Facts are attributes, advice is in the text. kombu and Celery decide what to do with an error by the four tuples of
+:class:`kombu_hake.transport.Transport`; ``tests/unit/test_exceptions.py`` pins the place of each class. Every error
+survives pickling, because Celery moves errors between processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from kombu.exceptions import ChannelError, InconsistencyError, KombuError, OperationalError
+
+__all__ = [
+    "AccessDenied",
+    "BrokerUnavailable",
+    "ConfigurationError",
+    "DeclarationMismatch",
+    "DeliveryError",
+    "HakeError",
+    "InvalidName",
+    "LeaseLost",
+    "MalformedMessage",
+    "MessageTooLarge",
+    "PublishError",
+    "PublishFailed",
+    "PurgeInProgress",
+    "QueueDeletedRecently",
+    "QueueNotFound",
+    "QuotaExceeded",
+    "ReplyQueueNotFound",
+    "TopicNotFound",
+    "TopologyError",
+    "Unroutable",
+]
+
+
+def _rebuild(cls: type[BaseException], args: tuple[Any, ...], facts: dict[str, Any]) -> BaseException:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(facts)
+    return error
+
+
+class HakeError(KombuError):  # type: ignore[misc]
+    """Base of every error that kombu_hake raises."""
+
+    def __init__(self, message: str = "") -> None:
+        Exception.__init__(self, message)
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+class ConfigurationError(HakeError, ValueError):
+    """The broker URL or an option is wrong. Lists every fault that was found, so that one run shows them all."""
+
+    def __init__(self, faults: str | Sequence[str]) -> None:
+        #: One sentence a fault.
+        self.faults: tuple[str, ...] = (faults,) if isinstance(faults, str) else tuple(faults)
+        if len(self.faults) == 1:
+            text = self.faults[0]
+        else:
+            text = f"{len(self.faults)} faults in the configuration:\n" + "\n".join(f"  - {f}" for f in self.faults)
+        super().__init__(text)
+
+
+class BrokerUnavailable(HakeError, OperationalError):  # type: ignore[misc]
+    """AWS could not be reached, or answered with a fault of its own, or throttled, after the SDK's retries.
+
+    The only error that trying again can mend; it is the only recoverable one.
+    """
+
+    def __init__(self, message: str = "", *, is_throttle: bool = False) -> None:
+        super().__init__(message)
+        #: Whether AWS asked for fewer requests a second.
+        self.is_throttle = is_throttle
+
+
+class AccessDenied(HakeError):
+    """AWS refused an action. Never retried: the rights have to change first."""
+
+    def __init__(self, message: str = "", *, action: str = "", resource: str = "") -> None:
+        super().__init__(message)
+        #: The IAM action, such as ``sqs:SendMessage``.
+        self.action = action
+        #: What it was asked on: an ARN, a URL or a name.
+        self.resource = resource
+
+
+class TopologyError(HakeError, ChannelError):  # type: ignore[misc]
+    """A queue, exchange or binding is missing or is not what was declared."""
+
+    #: The AMQP reply code that RabbitMQ would give.
+    code = 541
+
+
+class QueueNotFound(TopologyError):
+    """There is no such queue (or the account may not see it)."""
+
+    code = 404
+
+
+class ReplyQueueNotFound(QueueNotFound, InconsistencyError):  # type: ignore[misc]
+    """The queue that a reply should go to is gone: nobody waits for it any more.
+
+    kombu's mailbox expects :class:`kombu.exceptions.InconsistencyError` here; anything else can make it retry for ever
+    (``kombu/pidbox.py``, ``Mailbox._publish_reply``).
+    """
+
+
+class TopicNotFound(TopologyError):
+    """There is no such SNS topic or subscription (or the account may not see it)."""
+
+    code = 404
+
+
+class InvalidName(TopologyError):
+    """AWS cannot have an entity of this name."""
+
+    code = 402
+
+
+class DeclarationMismatch(TopologyError):
+    """The entity exists with other properties than declared."""
+
+    code = 406
+
+
+class QueueDeletedRecently(TopologyError):
+    """AWS refuses the name of a queue for sixty seconds after it was deleted."""
+
+    code = 405
+
+
+class PurgeInProgress(TopologyError):
+    """AWS purges a queue at most once in sixty seconds."""
+
+    code = 405
+
+
+class QuotaExceeded(TopologyError):
+    """A quota of the AWS account is used up, such as the number of filter policies or of messages in flight."""
+
+    code = 506
+
+
+class Unroutable(TopologyError):
+    """A message was published where no queue would receive it."""
+
+    code = 312
+
+
+class PublishError(HakeError):
+    """A message was not accepted, and sending it again unchanged would not help."""
+
+
+class MessageTooLarge(PublishError):
+    """The message is over the limit of SNS or SQS. Nothing was sent."""
+
+    def __init__(self, message: str = "", *, size_bytes: int = 0, limit_bytes: int = 0) -> None:
+        super().__init__(message)
+        #: Size of the body and the attributes, UTF-8.
+        self.size_bytes = size_bytes
+        self.limit_bytes = limit_bytes
+
+
+class PublishFailed(PublishError):
+    """AWS refused some messages of a batch; the others were accepted."""
+
+    def __init__(self, message: str = "", *, failed: Sequence[tuple[Any, Exception]] = ()) -> None:
+        super().__init__(message)
+        #: One ``(what was published, error)`` for each message that AWS did not accept.
+        self.failed = tuple(failed)
+
+
+class DeliveryError(HakeError):
+    """Something is wrong with a received message."""
+
+
+class LeaseLost(DeliveryError):
+    """The visibility timeout ran out (or the handle went stale) before the message was settled.
+
+    Acknowledging logs it and never raises it: the message will be, or was, delivered again.
+    """
+
+
+class MalformedMessage(DeliveryError):
+    """A received message cannot be understood."""
+
+    def __init__(self, message: str = "", *, message_id: str = "") -> None:
+        super().__init__(message)
+        self.message_id = message_id

@@ -1,0 +1,123 @@
+"""What pollers received and the consuming thread has not taken yet: one per connection.
+
+The only place where poller threads and the consuming thread meet. kombu and Celery code runs on the consuming side
+alone. In Celery's event loop the inbox is a readable descriptor; without one, :meth:`Inbox.get` waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from kombu_hake import forksafe
+from kombu_hake.leases import Lease
+
+__all__ = ["Delivery", "Inbox"]
+
+
+class Delivery(NamedTuple):
+    """One received message with its lease, on its way to a channel."""
+
+    channel_id: int
+    queue: str
+    #: As boto3 gives it: ``MessageId``, ``Body``, ``Attributes`` …
+    message: dict[str, Any]
+    lease: Lease
+
+
+class Inbox:
+    """A queue of deliveries and errors, with a descriptor that is readable while it holds any."""
+
+    def __init__(self) -> None:
+        self._fresh()
+        forksafe.register(self)
+
+    def reset_after_fork(self) -> None:
+        """Drop the parent's messages and its descriptor. The descriptor is not closed: the parent's loop watches it."""
+        self._fresh()
+
+    def _fresh(self) -> None:
+        self._changed = threading.Condition(threading.Lock())
+        self._items: deque[Delivery | Exception] = deque()
+        self._reader: socket.socket | None = None
+        self._writer: socket.socket | None = None
+        self._signalled = False
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def put(self, items: Iterable[Delivery | Exception]) -> None:
+        """Add deliveries, or an error that the consuming thread is to raise. Any thread."""
+        with self._changed:
+            self._items.extend(items)
+            if self._items:
+                self._signal()
+                self._changed.notify()
+
+    def get(self, timeout_s: float | None) -> Delivery | Exception | None:
+        """The next item; None when none came in time.
+
+        Args:
+            timeout_s: None waits for ever, 0 not at all.
+        """
+        with self._changed:
+            if not self._items and timeout_s != 0:
+                deadline = None if timeout_s is None else time.monotonic() + timeout_s
+                while not self._items:
+                    left = None if deadline is None else deadline - time.monotonic()
+                    if left is not None and left <= 0:
+                        break
+                    self._changed.wait(left)
+            item = self._items.popleft() if self._items else None
+            if not self._items:
+                self._quiet()
+            return item
+
+    def take(self, wanted: Callable[[Delivery], bool]) -> list[Delivery]:
+        """Remove and return the deliveries that *wanted* picks; errors stay."""
+        with self._changed:
+            taken = [item for item in self._items if isinstance(item, Delivery) and wanted(item)]
+            if taken:
+                gone = {id(item) for item in taken}
+                self._items = deque(item for item in self._items if id(item) not in gone)
+            if not self._items:
+                self._quiet()
+            return taken
+
+    def fileno(self) -> int:
+        """A descriptor for an event loop; made at the first call."""
+        with self._changed:
+            if self._reader is None:
+                self._reader, self._writer = socket.socketpair()
+                self._reader.setblocking(False)
+                self._writer.setblocking(False)
+                if self._items:
+                    self._signalled = False
+                    self._signal()
+            return self._reader.fileno()
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        with self._changed:
+            reader, writer, self._reader, self._writer = self._reader, self._writer, None, None
+            self._signalled = False
+        for end in (reader, writer):
+            if end is not None:
+                end.close()
+
+    def _signal(self) -> None:
+        if self._writer is not None and not self._signalled:
+            self._signalled = True
+            with contextlib.suppress(BlockingIOError):  # a full pipe is readable, which is all that is needed
+                self._writer.send(b"\0")
+
+    def _quiet(self) -> None:
+        if self._reader is not None and self._signalled:
+            self._signalled = False
+            with contextlib.suppress(BlockingIOError):
+                self._reader.recv(64)

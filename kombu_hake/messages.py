@@ -1,0 +1,116 @@
+"""A received SQS message as kombu's Message, and a message to publish as what goes to AWS. Pure.
+
+Group-scoped redelivery
+    ``task.retry()`` publishes to the exchange in ``delivery_info`` (``celery/app/task.py``,
+    ``signature_from_request``). After a fan-out that would run the task in every group again. So a Celery task that
+    lies in a queue with bindings is handed over with ``delivery_info`` naming a private exchange and the queue:
+    publishing there is a send to that queue alone. The exchange and key it was published with are in the header
+    ``hake-origin``. Any other message keeps them in ``delivery_info``, because plain consumers dispatch on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from uuid import uuid4
+
+from kombu.message import Message as KombuMessage
+
+from kombu_hake.envelope import Envelope, decode
+from kombu_hake.inbox import Delivery
+from kombu_hake.limits import FIFO_SUFFIX, SQS_MAX_DELAY_S
+from kombu_hake.topology import PRIVATE_EXCHANGE
+
+__all__ = ["ORIGIN_HEADER", "HakeMessage", "is_task", "send_parameters", "to_message"]
+
+#: ``{"exchange": …, "routing_key": …}`` of a task's first publishing.
+ORIGIN_HEADER = "hake-origin"
+DEFAULT_GROUP_ID = "default"
+
+
+class HakeMessage(KombuMessage):  # type: ignore[misc]
+    """A message that was received from SQS."""
+
+
+def is_task(headers: Mapping[str, Any]) -> bool:
+    """Whether the headers are those of a Celery task (protocol 2)."""
+    return "task" in headers and "id" in headers
+
+
+def to_message(delivery: Delivery, channel: Any, delivery_tag: int, consumer_tag: str, *, is_bound: bool) -> HakeMessage:
+    """The message to hand over.
+
+    Args:
+        is_bound: Whether the queue has bindings to exchanges other than the direct one of its own name.
+    """
+    envelope = decode(delivery.message.get("Body", ""), delivery.queue)
+    attributes = delivery.message.get("Attributes") or {}
+    receive_count = int(attributes.get("ApproximateReceiveCount", 1))
+    info = _delivery_info(envelope, delivery.queue, is_bound)
+    info["redelivered"] = receive_count > 1
+    info["consumer_tag"] = consumer_tag
+    properties = {
+        **envelope.properties,
+        "delivery_info": info,
+        "delivery_tag": delivery_tag,
+        "receive_count": receive_count,
+        "message_id": envelope.properties.get("message_id") or delivery.message.get("MessageId"),
+    }
+    if "SentTimestamp" in attributes:
+        properties["sent_timestamp_ms"] = int(attributes["SentTimestamp"])
+    return HakeMessage(
+        body=envelope.body,
+        channel=channel,
+        delivery_tag=delivery_tag,
+        content_type=envelope.content_type,
+        content_encoding=envelope.content_encoding,
+        headers=envelope.headers,
+        properties=properties,
+        delivery_info=info,
+        postencode="utf-8",
+    )
+
+
+def label(message: KombuMessage) -> str:
+    """What a message is, for a log line."""
+    headers = message.headers
+    if is_task(headers):
+        return f"task {headers['task']}[{headers['id']}]"
+    return f"message {message.properties.get('message_id')}"
+
+
+def send_parameters(message: Mapping[str, Any], name: str, *, to_queue: bool) -> dict[str, Any]:
+    """What SQS or SNS takes beside the body, from the message's properties; as kombu's SQS transport reads them.
+
+    Args:
+        name: Of the queue or exchange; FIFO ones end in ``.fifo``.
+    Returns:
+        ``DelaySeconds`` (queues that are not FIFO), ``MessageGroupId``, ``MessageDeduplicationId``.
+    """
+    properties = message["properties"]
+    extra: dict[str, Any] = {}
+    if "MessageGroupId" in properties:
+        extra["MessageGroupId"] = str(properties["MessageGroupId"])
+    if name.endswith(FIFO_SUFFIX):
+        extra.setdefault("MessageGroupId", DEFAULT_GROUP_ID)
+        task_id = (message.get("headers") or {}).get("id")
+        wanted = properties.get("MessageDeduplicationId") or task_id or uuid4()
+        extra["MessageDeduplicationId"] = str(wanted)
+    elif to_queue:
+        delay = properties.get("DelaySeconds", properties.get("delay_seconds"))
+        if delay is not None:
+            extra["DelaySeconds"] = max(0, min(SQS_MAX_DELAY_S, int(delay)))
+    return extra
+
+
+def _delivery_info(envelope: Envelope, queue: str, is_bound: bool) -> dict[str, Any]:
+    info = envelope.properties["delivery_info"]
+    exchange, routing_key = info.get("exchange") or "", info.get("routing_key") or ""
+    if not envelope.is_kombu or not is_task(envelope.headers) or exchange == PRIVATE_EXCHANGE:
+        return dict(info)
+    is_own = exchange == routing_key == queue
+    if is_own or (not exchange and not is_bound):
+        return dict(info)
+    if exchange:
+        envelope.headers.setdefault(ORIGIN_HEADER, {"exchange": exchange, "routing_key": routing_key})
+    return {**info, "exchange": PRIVATE_EXCHANGE, "routing_key": queue}

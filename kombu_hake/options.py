@@ -1,0 +1,249 @@
+"""The table of options: name, type, default, check. :mod:`kombu_hake.settings` reads it; the docs are made from it.
+
+Pure data and parsers. A parser takes what the user wrote (text from a URL or the environment, any object from
+``broker_transport_options``), and returns the value or raises ``ValueError`` with the half sentence that follows
+"must be".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from kombu_hake.limits import SQS_MAX_VISIBILITY_S, SQS_MAX_WAIT_S
+from kombu_hake.naming import parse_arn, valid_namespace
+
+__all__ = ["KOMBU_KEYS", "OPTIONS", "WITHOUT_MEANING", "Option"]
+
+
+class Option(NamedTuple):
+    """One option. ``aliases`` are the names that kombu's SQS transport has for it."""
+
+    parse: Callable[[Any], Any]
+    default: Any
+    summary: str
+    aliases: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError("a non-empty text")
+    return value.strip()
+
+
+def _maybe_text(value: Any) -> str | None:
+    return None if value is None else _text(value)
+
+
+def _flag(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.lower() in ("true", "1", "yes", "on"):
+        return True
+    if isinstance(value, str) and value.lower() in ("false", "0", "no", "off"):
+        return False
+    raise ValueError("true or false")
+
+
+def _maybe_flag(value: Any) -> bool | None:
+    return None if value is None else _flag(value)
+
+
+def _number(low: float, high: float, what: str) -> Callable[[Any], float]:
+    def parse(value: Any) -> float:
+        expected = f"a number from {low:g} to {high:g} ({what})" if high < math.inf else f"a number >= {low:g} ({what})"
+        if isinstance(value, bool):
+            raise ValueError(expected)
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            raise ValueError(expected) from None
+        if not low <= number <= high:  # refuses nan too
+            raise ValueError(expected)
+        return number
+
+    return parse
+
+
+def _whole(low: int, high: int, what: str) -> Callable[[Any], int]:
+    parse_number = _number(low, high, what)
+
+    def parse(value: Any) -> int:
+        number = parse_number(value)
+        if number != int(number):
+            raise ValueError(f"a whole number from {low} to {high} ({what})")
+        return int(number)
+
+    return parse
+
+
+def _choice(*choices: str) -> Callable[[Any], str]:
+    def parse(value: Any) -> str:
+        if value not in choices:
+            raise ValueError("one of " + ", ".join(choices))
+        return str(value)
+
+    return parse
+
+
+def _namespace(value: Any) -> str:
+    if not isinstance(value, str) or not valid_namespace(value):
+        raise ValueError("letters, digits, '-' and single '_' inside, at most 32 characters")
+    return value
+
+
+def _endpoint(value: Any) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value.startswith(("http://", "https://")) or not value.split("://", 1)[1]:
+        raise ValueError("a URL that starts with http:// or https://")
+    return value.rstrip("/")
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise ValueError("a dict with text keys (give it in broker_transport_options, not in the URL)")
+    return dict(value)
+
+
+def _text_mapping(value: Any) -> Mapping[str, str]:
+    items = _mapping(value)
+    return {key: str(item) for key, item in items.items()}
+
+
+def _queues(value: Any) -> Mapping[str, Any]:
+    """``{name: {"url": ...}}`` as in ``sqs://``; also ``{name: url}``."""
+    queues: dict[str, Any] = {}
+    for name, entry in _mapping(value).items():
+        entry = {"url": entry} if isinstance(entry, str) else entry
+        if not isinstance(entry, Mapping) or not isinstance(entry.get("url"), str):
+            raise ValueError(f"a dict of queue name to {{'url': …}}, but {name!r} has no url")
+        unknown = sorted(set(entry) - {"url", "backoff_policy", "backoff_tasks"})
+        if unknown:
+            raise ValueError(
+                f"a dict of queue name to {{'url': …}}; {name!r} also has {', '.join(unknown)}, which is not supported "
+                "(every queue of one broker URL is used with the credentials and region of that URL)"
+            )
+        if name.endswith(".fifo") != entry["url"].endswith(".fifo"):
+            raise ValueError(f"consistent: the name and the url of a FIFO queue both end in .fifo, {name!r} differs")
+        queues[name] = entry["url"]
+    return queues
+
+
+def _exchanges(value: Any) -> Mapping[str, Any]:
+    """``{name: {"arn": ...}}`` as in ``sqs://``; also ``{name: arn}``."""
+    exchanges: dict[str, Any] = {}
+    for name, entry in _mapping(value).items():
+        arn = entry.get("arn") if isinstance(entry, Mapping) else entry
+        unknown = sorted(set(entry) - {"arn"}) if isinstance(entry, Mapping) else []
+        if unknown:
+            raise ValueError(
+                f"a dict of exchange name to {{'arn': …}}; {name!r} also has {', '.join(unknown)}, which is not supported"
+            )
+        try:
+            if parse_arn(arn if isinstance(arn, str) else "").service != "sns":
+                raise ValueError
+        except ValueError:
+            raise ValueError(f"a dict of exchange name to {{'arn': 'arn:…:sns:…'}}, but that of {name!r} is not") from None
+        exchanges[name] = arn
+    return exchanges
+
+
+def _patterns(value: Any) -> tuple[str, ...]:
+    items = value.split(",") if isinstance(value, str) else value
+    if not isinstance(items, (list, tuple)) or not all(isinstance(item, str) for item in items):
+        raise ValueError("a list of name patterns, such as ['*.pidbox', 'celeryev']")
+    return tuple(item.strip() for item in items if item.strip())
+
+
+def _account(value: Any) -> str | None:
+    if value is None:
+        return None
+    text = str(value)
+    if not (text.isdigit() and len(text) == 12):
+        raise ValueError("an AWS account number of twelve digits (as text, so that leading zeros stay)")
+    return text
+
+
+OPTIONS: Mapping[str, Option] = {
+    # --- who and where
+    "region": Option(_maybe_text, None, "AWS region.", env=("AWS_REGION", "AWS_DEFAULT_REGION")),
+    "profile": Option(_maybe_text, None, "Named profile of the AWS configuration files."),
+    "session_token": Option(_maybe_text, None, "Session token that belongs to temporary keys given in the URL."),
+    "role_arn": Option(_maybe_text, None, "Role to assume; renewed by botocore.", aliases=("sts_role_arn",)),
+    "role_duration": Option(
+        _whole(900, 43_200, "seconds"), 3600, "Life of an assumed role's keys, seconds.", aliases=("sts_token_timeout",)
+    ),
+    "endpoint_url": Option(_endpoint, None, "Endpoint for SNS, SQS and STS; the host of the URL says the same."),
+    "sqs_endpoint_url": Option(_endpoint, None, "Endpoint for SQS alone, such as a VPC endpoint."),
+    "sns_endpoint_url": Option(_endpoint, None, "Endpoint for SNS alone."),
+    "is_secure": Option(_maybe_flag, None, "https (true) or http (false) to the host of the URL; http on loopback."),
+    "account_id": Option(_account, None, "Account of the topics, for roles that may not ask STS."),
+    # --- names
+    "namespace": Option(_namespace, "", "Put before every name; the path of the URL says the same."),
+    "queue_name_prefix": Option(lambda v: v if v == "" else _text(v), "", "Put before every name as it stands."),
+    "name_style": Option(_choice("hake", "kombu"), "hake", "kombu: the names that sqs:// makes ('.' becomes '-')."),
+    "predefined_queues": Option(_queues, {}, "Queues made elsewhere: {name: url}. Never created, changed or deleted."),
+    "predefined_exchanges": Option(_exchanges, {}, "Topics made elsewhere: {name: arn}. Never created or deleted."),
+    # --- declaring
+    "direct_exchanges": Option(
+        _choice("auto", "topic"), "auto", "auto: a queue bound to the direct exchange of its own name needs no topic."
+    ),
+    "best_effort_exchanges": Option(
+        _patterns, ("*.pidbox", "celeryev"), "Where SNS is denied: warn and do without these exchanges."
+    ),
+    "unroutable": Option(
+        _choice("warn", "raise", "ignore"), "warn", "What to do with a message that no queue would receive."
+    ),
+    "queue_policy": Option(
+        _choice("topics", "namespace"), "topics", "namespace: one statement for all topics of the namespace."
+    ),
+    "queue_attributes": Option(
+        _text_mapping, {}, "SQS attributes of queues that are created.", aliases=("sqs-creation-attributes",)
+    ),
+    "queue_tags": Option(_text_mapping, {}, "Tags of queues and topics that are created."),
+    # --- moving messages
+    "visibility_timeout": Option(
+        _whole(1, SQS_MAX_VISIBILITY_S, "seconds"), 120, "How long AWS hides a received message unless renewed, s."
+    ),
+    "wait_time_seconds": Option(_whole(0, SQS_MAX_WAIT_S, "seconds"), SQS_MAX_WAIT_S, "Length of a long poll, s."),
+    "max_pollers": Option(_whole(1, 64, "threads per queue"), 8, "Most concurrent polls of one busy queue."),
+    "ack_linger": Option(_number(0, 5, "seconds"), 0.1, "How long an ack may wait for others to share a request, s."),
+    "stop_timeout": Option(_number(0, 60, "seconds"), 5.0, "Most time that closing spends on acks and releases, s."),
+    # --- requests
+    "connect_timeout": Option(_number(0.1, 300, "seconds"), None, "TCP connect timeout, s; broker_connection_timeout."),
+    "read_timeout": Option(_number(1, 300, "seconds"), 15.0, "Time to wait for an answer that is no long poll, s."),
+    "max_attempts": Option(_whole(1, 20, "attempts"), 3, "Tries of one request inside the SDK, the first included."),
+    "client_config": Option(_mapping, {}, "More arguments of botocore.config.Config.", aliases=("client-config",)),
+}
+
+#: What kombu writes into ``transport_options`` by itself (``Producer.publish`` with ``retry=True``,
+#: ``Connection._extract_failover_opts``). Accepted, and no part of what makes two connections share clients.
+KOMBU_KEYS = frozenset(
+    {
+        "connect_retries_timeout",
+        "errback",
+        "interval_max",
+        "interval_start",
+        "interval_step",
+        "max_retries",
+        "on_revive",
+        "retry_errors",
+    }
+)
+
+#: Options of kombu's SQS transport that have no meaning here, and why. Each is warned of once.
+WITHOUT_MEANING: Mapping[str, str] = {
+    "polling_interval": "there is no pause between polls; idle queues are long-polled",
+    "sqs_base64_encoding": "bodies are plain JSON, which sqs:// reads, and base64 from sqs:// is understood",
+    "fetch_message_attributes": "what is needed is always fetched",
+    "regioninfo": "give region, or endpoint_url",
+    "port": "give it in the URL",
+    "sts_token_buffer_time": "botocore renews the keys of an assumed role ahead of time by itself",
+}
+#: The same, where no warning is due because the user gets what was asked for.
+GRANTED_ANYWAY = frozenset({"supports_fanout"})
+
+

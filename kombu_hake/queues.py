@@ -1,0 +1,256 @@
+"""SQS queues by logical name: find, create, size, purge, delete. The only holder of the URL and ARN caches.
+
+Every call here is rare: once a queue and process. Nothing lists. Attributes are written when a queue is created and
+never again, because an operator may have tuned them.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kombu_hake._version import __version__
+from kombu_hake.clients import Clients
+from kombu_hake.concurrency import SingleFlight, backoff_s
+from kombu_hake.exceptions import (
+    AccessDenied,
+    BrokerUnavailable,
+    DeclarationMismatch,
+    PurgeInProgress,
+    QueueDeletedRecently,
+    QueueNotFound,
+    TopologyError,
+)
+from kombu_hake.limits import (
+    FIFO_SUFFIX,
+    MAX_BATCH_ENTRIES,
+    SQS_MAX_RETENTION_S,
+    SQS_MAX_WAIT_S,
+    SQS_QUEUE_READY_S,
+    SQS_QUEUE_RECREATE_S,
+)
+from kombu_hake.naming import QueueArn, QueueUrl
+from kombu_hake.settings import Settings
+
+__all__ = ["QueueSpec", "Queues", "own_tags"]
+
+logger = logging.getLogger(__name__)
+#: Messages of a temporary queue whose owner vanished are of no use to anybody.
+_TEMPORARY_RETENTION_S = 3_600
+_COUNTS = (
+    "ApproximateNumberOfMessages",
+    "ApproximateNumberOfMessagesNotVisible",
+    "ApproximateNumberOfMessagesDelayed",
+)
+
+
+@dataclass(frozen=True)
+class QueueSpec:
+    """What a queue was declared with."""
+
+    name: str
+    durable: bool = True
+    exclusive: bool = False
+    auto_delete: bool = False
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_temporary(self) -> bool:
+        """Whether it goes away with its owner."""
+        return self.exclusive or self.auto_delete
+
+
+def own_tags(settings: Settings) -> dict[str, str]:
+    """Tags that say who made a queue or topic, and for which namespace."""
+    mine = {"hake:made-by": f"kombu_hake {__version__}", "hake:namespace": settings.namer.namespace or "-"}
+    return {**settings.queue_tags, **mine}
+
+
+class Queues:
+    """Finds and makes queues, and remembers their addresses. Safe to share between threads."""
+
+    def __init__(self, clients: Clients, settings: Settings) -> None:
+        self._clients = clients
+        self._settings = settings
+        self._flights = SingleFlight()
+        self._urls: dict[str, QueueUrl] = {name: QueueUrl(url) for name, url in settings.predefined_queues.items()}
+        self._arns: dict[QueueUrl, QueueArn] = {}
+        self._specs: dict[str, QueueSpec] = {}
+        self._physical: dict[str, str] = {}
+
+    def url(self, name: str) -> QueueUrl:
+        """The URL of a queue that exists.
+
+        Raises:
+            QueueNotFound: there is none of this name, or none that the account may see.
+        """
+        known = self._urls.get(name)
+        if known is not None:
+            return known
+        with self._flights(name):
+            if name not in self._urls:
+                self._urls[name] = self._look_up(name)
+            return self._urls[name]
+
+    def known_url(self, name: str) -> QueueUrl | None:
+        """The URL if this process knows it; no call."""
+        return self._urls.get(name)
+
+    def declare(self, spec: QueueSpec, *, physical: str | None = None) -> QueueUrl:
+        """Find the queue, or create it.
+
+        Args:
+            physical: Its name in AWS, where it is not the one that follows from the logical name.
+        Raises:
+            QueueDeletedRecently: AWS still refuses the name a minute after it was deleted.
+            AccessDenied: it does not exist and may not be created.
+        """
+        with self._flights(spec.name):
+            if physical is not None:
+                self._physical[spec.name] = physical
+            self._specs[spec.name] = spec
+            try:
+                return self.url(spec.name)
+            except QueueNotFound:
+                url = self._urls[spec.name] = self._create(spec)
+                return url
+
+    def redeclare(self, name: str) -> QueueUrl | None:
+        """Make a queue again that was deleted by somebody else; None when this process never declared it."""
+        spec = self._specs.get(name)
+        self.forget(name)
+        return self.declare(spec) if spec is not None and name not in self._settings.predefined_queues else None
+
+    def spec(self, name: str) -> QueueSpec | None:
+        """What this process declared the queue with, if it did."""
+        return self._specs.get(name)
+
+    def arn(self, url: QueueUrl) -> QueueArn:
+        """The ARN of a queue, from AWS itself."""
+        if url not in self._arns:
+            self.policy(url)
+        return self._arns[url]
+
+    def policy(self, url: QueueUrl) -> str | None:
+        """The queue's access policy as JSON text; None when it has none. Always asks AWS."""
+        answer = self._clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=["QueueArn", "Policy"])
+        attributes = answer.get("Attributes", {})
+        self._arns[url] = QueueArn(attributes["QueueArn"])
+        return attributes.get("Policy") or None
+
+    def write_policy(self, url: QueueUrl, policy: str) -> None:
+        """Replace the queue's access policy (``""`` removes it). AWS may take a minute to act on it."""
+        self._clients.sqs("set_queue_attributes", QueueUrl=url, Attributes={"Policy": policy})
+
+    def counts(self, name: str) -> tuple[int, int, int]:
+        """(ready, in flight, delayed) messages, approximately; AWS settles them a minute after the last change."""
+        answer = self._clients.sqs("get_queue_attributes", QueueUrl=self.url(name), AttributeNames=list(_COUNTS))
+        ready, in_flight, delayed = (int(answer.get("Attributes", {}).get(name, 0)) for name in _COUNTS)
+        return ready, in_flight, delayed
+
+    def purge(self, name: str) -> int:
+        """Remove the ready messages; about how many there were.
+
+        A second purge within AWS's sixty seconds receives and deletes instead.
+        """
+        ready = self.counts(name)[0]
+        try:
+            self._clients.sqs("purge_queue", QueueUrl=self.url(name))
+        except PurgeInProgress:
+            return self._drain(self.url(name))
+        return ready
+
+    def delete(self, name: str) -> None:
+        """Delete a queue; a queue that is gone is fine. Its subscriptions are to be removed first, by the caller."""
+        if name in self._settings.predefined_queues:
+            logger.info("Queue %s is predefined: not deleted.", name)
+            return
+        try:
+            self._clients.sqs("delete_queue", QueueUrl=self.url(name))
+        except QueueNotFound:
+            logger.debug("Queue %s was gone before it could be deleted.", name)
+        self.forget(name)
+        self._specs.pop(name, None)
+        self._physical.pop(name, None)
+
+    def forget(self, name: str) -> None:
+        """Look the queue up anew next time."""
+        url = self._urls.pop(name, None)
+        if url is not None:
+            self._arns.pop(url, None)
+        if name in self._settings.predefined_queues:
+            self._urls[name] = QueueUrl(self._settings.predefined_queues[name])
+
+    def physical(self, name: str) -> str:
+        """The queue's name in AWS."""
+        return self._physical.get(name) or self._settings.namer.queue(name)
+
+    def _look_up(self, name: str) -> QueueUrl:
+        physical = self.physical(name)
+        try:
+            return QueueUrl(self._clients.sqs("get_queue_url", QueueName=physical)["QueueUrl"])
+        except QueueNotFound as exc:
+            raise QueueNotFound(
+                f"There is no queue {name!r} (in SQS {physical!r}): declare it, or check the namespace, region and "
+                "account."
+            ) from exc
+
+    def _create(self, spec: QueueSpec) -> QueueUrl:
+        physical = self.physical(spec.name)
+        params = {"QueueName": physical, "Attributes": self._attributes(spec), "tags": own_tags(self._settings)}
+        deadline = time.monotonic() + SQS_QUEUE_RECREATE_S + 15
+        attempt = 0
+        while True:
+            try:
+                url = QueueUrl(self._clients.sqs("create_queue", **params)["QueueUrl"])
+            except DeclarationMismatch:  # another process made it in this moment, with other attributes
+                return self._look_up(spec.name)
+            except AccessDenied:
+                if "tags" not in params:
+                    raise
+                del params["tags"]  # tagging needs a right of its own
+            except (QueueDeletedRecently, BrokerUnavailable) as exc:
+                attempt = self._pause(exc, spec.name, attempt, deadline)
+            else:
+                logger.info("Created queue %s (%s).", spec.name, physical)
+                if not self._settings.is_local:
+                    time.sleep(SQS_QUEUE_READY_S)
+                return url
+
+    def _pause(self, exc: TopologyError | BrokerUnavailable, name: str, attempt: int, deadline: float) -> int:
+        wait = backoff_s(attempt, first_s=0.5)
+        if isinstance(exc, BrokerUnavailable) and (attempt >= 5 or not exc.is_throttle):
+            raise exc
+        if time.monotonic() + wait > deadline:
+            raise exc
+        if attempt == 0:
+            logger.warning("Queue %s can't be created yet, trying again for up to a minute: %s", name, exc)
+        time.sleep(wait)
+        return attempt + 1
+
+    def _attributes(self, spec: QueueSpec) -> dict[str, str]:
+        retention = _TEMPORARY_RETENTION_S if spec.is_temporary else SQS_MAX_RETENTION_S
+        attributes = {
+            "VisibilityTimeout": str(self._settings.visibility_timeout),
+            "ReceiveMessageWaitTimeSeconds": str(SQS_MAX_WAIT_S),
+            "MessageRetentionPeriod": str(retention),
+        }
+        if spec.name.endswith(FIFO_SUFFIX):
+            attributes["FifoQueue"] = "true"
+        return {**attributes, **self._settings.queue_attributes}
+
+    def _drain(self, url: QueueUrl) -> int:
+        removed = 0
+        while True:
+            answer = self._clients.sqs(
+                "receive_message", QueueUrl=url, MaxNumberOfMessages=MAX_BATCH_ENTRIES, WaitTimeSeconds=1
+            )
+            messages = answer.get("Messages", [])
+            if not messages:
+                return removed
+            entries = [{"Id": str(i), "ReceiptHandle": m["ReceiptHandle"]} for i, m in enumerate(messages)]
+            self._clients.sqs("delete_message_batch", QueueUrl=url, Entries=entries)
+            removed += len(messages)

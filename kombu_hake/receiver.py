@@ -1,0 +1,288 @@
+"""Receive path: poller threads that long-poll the queues of one channel into its connection's inbox.
+
+Threads
+    Each consumed queue has one poller that stays, and gets helpers, up to ``max_pollers``, while polls come back full
+    and the consumer waits for more. Helpers poll briefly, and end when they find nothing. All are daemon threads: an
+    open long poll keeps no process alive.
+
+Faults
+    What can pass (network, throttling, AWS's own faults) is waited out with growing pauses, and logged when it starts
+    and when it is over. A queue that is gone is declared again where this process declared it. What can't pass (a
+    denied action) goes to the consuming thread as an error, and the poller ends.
+
+Stop
+    :meth:`Receiver.remove` and :meth:`Receiver.stop` return at once. A poll that is still open then makes visible
+    whatever it brings.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from kombu_hake import forksafe
+from kombu_hake.clients import Clients
+from kombu_hake.concurrency import backoff_s
+from kombu_hake.credit import Credit
+from kombu_hake.exceptions import BrokerUnavailable, HakeError, QueueNotFound, QuotaExceeded
+from kombu_hake.inbox import Delivery, Inbox
+from kombu_hake.leases import Lease, Leases
+from kombu_hake.naming import QueueUrl
+from kombu_hake.settings import Settings
+
+__all__ = ["Receiver", "receive_params"]
+
+logger = logging.getLogger(__name__)
+_HELPER_WAIT_S = 1
+#: How often a fault that lasts is logged again.
+_REMIND_S = 60.0
+
+
+def receive_params(url: QueueUrl, count: int, wait_s: int, visibility_s: int) -> dict[str, Any]:
+    """The arguments of ReceiveMessage, the same wherever we receive."""
+    return {
+        "QueueUrl": url,
+        "MaxNumberOfMessages": count,
+        "WaitTimeSeconds": wait_s,
+        "VisibilityTimeout": visibility_s,
+        "MessageSystemAttributeNames": ["ApproximateReceiveCount", "SentTimestamp"],
+    }
+
+
+class _Source:
+    """One consumed queue."""
+
+    __slots__ = ("closed", "pollers", "queue", "url")
+
+    def __init__(self, queue: str, url: QueueUrl) -> None:
+        self.queue = queue
+        self.url = url
+        self.pollers = 0
+        self.closed = False
+
+
+class Receiver:
+    """Polls for one channel, within its credit."""
+
+    def __init__(
+        self,
+        channel_id: int,
+        *,
+        clients: Clients,
+        settings: Settings,
+        inbox: Inbox,
+        leases: Leases,
+        on_gone: Callable[[str], QueueUrl | None],
+    ) -> None:
+        """Store; nothing starts before :meth:`add`.
+
+        Args:
+            on_gone: Called in a poller thread with the name of a queue that no longer exists; returns the URL of the
+                one that took its place, or None.
+        """
+        self._channel_id = channel_id
+        self._clients = clients
+        self._settings = settings
+        self._inbox = inbox
+        self._leases = leases
+        self._on_gone = on_gone
+        self._fresh(0)
+        forksafe.register(self)
+
+    def reset_after_fork(self) -> None:
+        """The child has no pollers; what the parent consumes is not consumed here."""
+        self._fresh(self._credit.prefetch_count)
+
+    def _fresh(self, prefetch_count: int) -> None:
+        self._changed = threading.Condition(threading.Lock())
+        self._credit = Credit(prefetch_count)
+        self._sources: dict[str, _Source] = {}
+        self._stopped = False
+
+    def __repr__(self) -> str:
+        polling = " ".join(f"{s.queue}:{s.pollers}" for s in self._sources.values())
+        return f"<Receiver {self._credit!r} pollers {polling}>"
+
+    def add(self, queue: str, url: QueueUrl) -> None:
+        """Start polling a queue."""
+        with self._changed:
+            source = _Source(queue, url)
+            self._sources[queue] = source
+            self._credit.add(queue)
+            self._start_poller(source, is_helper=False)
+
+    def remove(self, queue: str) -> None:
+        """Stop polling a queue. What of it is buffered is the caller's to release."""
+        with self._changed:
+            source = self._sources.pop(queue, None)
+            if source is not None:
+                source.closed = True
+                self._credit.remove(queue)
+                self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Stop polling. Open long polls end by themselves."""
+        with self._changed:
+            self._stopped = True
+            for source in self._sources.values():
+                source.closed = True
+            self._sources.clear()
+            self._changed.notify_all()
+
+    def set_prefetch(self, count: int) -> None:
+        """Change AMQP's prefetch count; 0 is no limit."""
+        with self._changed:
+            self._credit.prefetch_count = count
+            self._changed.notify_all()
+
+    def settled(self, queue: str, count: int = 1) -> None:
+        """Messages of *queue* are settled (or, without a prefetch limit, handed over): there is credit again."""
+        with self._changed:
+            self._credit.returned(queue, count)
+            self._changed.notify_all()
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether there is a prefetch count."""
+        return self._credit.prefetch_count > 0
+
+    # --- poller threads
+
+    def _start_poller(self, source: _Source, *, is_helper: bool) -> None:
+        source.pollers += 1
+        threading.Thread(
+            target=self._poll_until_closed, args=(source, is_helper), name=f"hake-poll-{source.queue}", daemon=True
+        ).start()
+
+    def _poll_until_closed(self, source: _Source, is_helper: bool) -> None:
+        trouble = _Trouble(source.queue)
+        try:
+            while True:
+                asked = self._await_credit(source, is_helper)
+                if not asked:
+                    return
+                try:
+                    messages = self._poll(source, asked, _HELPER_WAIT_S if is_helper else None)
+                except HakeError as exc:
+                    self._keep(source, asked, [])
+                    if not self._survive(source, exc, trouble):
+                        return
+                    continue
+                trouble.over()
+                self._keep(source, asked, messages)
+                if is_helper and not messages:
+                    return
+        finally:
+            with self._changed:
+                source.pollers -= 1
+
+    def _await_credit(self, source: _Source, is_helper: bool) -> int:
+        """How many to ask for; 0 when this poller is to end."""
+        with self._changed:
+            while not source.closed:
+                asked = self._credit.ask(source.queue)
+                if asked:
+                    return asked
+                if not self._changed.wait(_HELPER_WAIT_S if is_helper else None) and is_helper:
+                    return 0
+            return 0
+
+    def _poll(self, source: _Source, asked: int, wait_s: int | None) -> list[dict[str, Any]]:
+        wait = self._settings.wait_time_seconds if wait_s is None else min(wait_s, self._settings.wait_time_seconds)
+        params = receive_params(source.url, asked, wait, self._settings.visibility_timeout)
+        return self._clients.sqs("receive_message", **params).get("Messages") or []
+
+    def _keep(self, source: _Source, asked: int, messages: list[dict[str, Any]]) -> None:
+        """Pass on what there is credit for; make visible what is too much, or came after the end."""
+        received_at = time.monotonic()
+        leases = [
+            Lease(source.url, m["ReceiptHandle"], received_at, self._settings.visibility_timeout) for m in messages
+        ]
+        with self._changed:
+            kept = self._credit.received(source.queue, asked, len(messages))
+            if source.closed:
+                self._credit.returned(source.queue, kept)
+                self._credit.remove(source.queue)
+                kept = 0
+            elif kept:
+                starving = not len(self._inbox)
+                self._leases.hold(leases[:kept])
+                self._inbox.put(
+                    Delivery(self._channel_id, source.queue, message, lease)
+                    for message, lease in zip(messages[:kept], leases, strict=False)
+                )
+                can_grow = source.pollers < self._settings.max_pollers
+                if starving and kept == asked and can_grow and self._credit.may_ask(source.queue):
+                    self._start_poller(source, is_helper=True)
+        if leases[kept:]:
+            self._release(source.url, leases[kept:])
+
+    def _release(self, url: QueueUrl, leases: list[Lease]) -> None:
+        """Make visible at once, from this thread: the settling threads may have ended before an open poll returned."""
+        entries = [
+            {"Id": str(i), "ReceiptHandle": lease.receipt_handle, "VisibilityTimeout": 0}
+            for i, lease in enumerate(leases)
+        ]
+        try:
+            self._clients.sqs("change_message_visibility_batch", QueueUrl=url, Entries=entries)
+        except HakeError as exc:
+            logger.info("%d messages stay hidden until their visibility timeout ends: %s", len(leases), exc)
+
+    def _survive(self, source: _Source, exc: HakeError, trouble: _Trouble) -> bool:
+        """Deal with a failed poll; whether to go on."""
+        if isinstance(exc, BrokerUnavailable | QuotaExceeded):
+            self._pause(trouble.pause_s(exc), source)
+            return True
+        if isinstance(exc, QueueNotFound):
+            return self._find_again(source, exc, trouble)
+        if self._settings.is_best_effort(source.queue):
+            logger.warning("Queue %s is not consumed any more: %s", source.queue, exc)
+        elif not source.closed:
+            self._inbox.put([exc])
+        return False
+
+    def _find_again(self, source: _Source, exc: QueueNotFound, trouble: _Trouble) -> bool:
+        if source.closed:
+            return False
+        self._pause(trouble.pause_s(exc), source)
+        try:
+            url = None if source.closed else self._on_gone(source.queue)
+        except HakeError as again:
+            logger.warning("Queue %s is gone and could not be declared again yet: %s", source.queue, again)
+            return True
+        if url is not None:
+            source.url = url
+        return not source.closed
+
+    def _pause(self, seconds: float, source: _Source) -> None:
+        deadline = time.monotonic() + seconds
+        with self._changed:
+            while not source.closed and (left := deadline - time.monotonic()) > 0:
+                self._changed.wait(left)
+
+
+class _Trouble:
+    """A fault that lasts: how long to wait, and when to say so."""
+
+    def __init__(self, queue: str) -> None:
+        self._queue = queue
+        self._count = 0
+        self._said_at = 0.0
+
+    def pause_s(self, exc: Exception) -> float:
+        """Seconds to wait before the next try."""
+        now = time.monotonic()
+        if not self._count or now - self._said_at > _REMIND_S:
+            logger.warning("Receiving from queue %s fails, and goes on being tried: %s", self._queue, exc)
+            self._said_at = now
+        self._count += 1
+        return backoff_s(self._count - 1)
+
+    def over(self) -> None:
+        """A poll went well."""
+        if self._count:
+            logger.warning("Receiving from queue %s works again, after %d failures.", self._queue, self._count)
+            self._count = 0

@@ -1,0 +1,167 @@
+"""Where a published message goes: exchange and routing key to queues and topics.
+
+A producer needs to know only the exchange's name. What is found out once is remembered; nothing is asked per message.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import NamedTuple
+
+from kombu_hake.concurrency import TtlCache
+from kombu_hake.exceptions import HakeError, QueueNotFound, ReplyQueueNotFound, Unroutable
+from kombu_hake.naming import QueueUrl, TopicArn
+from kombu_hake.settings import Settings
+from kombu_hake.topology import PRIVATE_EXCHANGE, Topology, is_reply_exchange, reply_queue
+
+__all__ = ["QueueTarget", "Routes", "Target", "TopicTarget"]
+
+logger = logging.getLogger(__name__)
+#: How long "there is no such queue" (or topic) is believed where both are possible.
+_ABSENT_TTL_S = 60.0
+#: How often an exchange is looked at for having no queue at all.
+_ROUTABLE_TTL_S = 600.0
+
+
+class QueueTarget(NamedTuple):
+    """Send to a queue."""
+
+    queue: str
+    url: QueueUrl
+
+
+class TopicTarget(NamedTuple):
+    """Publish to a topic."""
+
+    exchange: str
+    arn: TopicArn
+
+
+Target = QueueTarget | TopicTarget
+
+
+class Routes:
+    """Resolves publishes against a :class:`Topology`. Safe to share between threads."""
+
+    def __init__(self, topology: Topology, settings: Settings) -> None:
+        self._topology = topology
+        self._settings = settings
+        self._own_queue: TtlCache[str, QueueUrl | None] = TtlCache(_ABSENT_TTL_S)
+        self._routable: TtlCache[str, bool] = TtlCache(_ROUTABLE_TTL_S)
+        self._warned: TtlCache[str, None] = TtlCache(_ABSENT_TTL_S)
+
+    def resolve(self, exchange: str, routing_key: str, *, mandatory: bool = False) -> list[Target]:
+        """The targets of a publish; ``[]`` when it reaches nobody and that is all right.
+
+        Raises:
+            Unroutable: it would reach nobody, and ``mandatory`` or ``unroutable=raise`` asks for an error.
+            ReplyQueueNotFound: nobody waits for this reply any more.
+            AccessDenied: the exchange's topic was denied to this process before.
+        """
+        if is_reply_exchange(exchange):
+            return [self._reply(exchange, routing_key)]
+        if not exchange or exchange == PRIVATE_EXCHANGE:
+            return self._direct(routing_key, mandatory)
+        denied = self._topology.denied(exchange)
+        own = self._own(exchange) if exchange == routing_key else None
+        if self._is_event_exchange(exchange) and (
+            denied is not None or self._topology.topics.subscribers(exchange) == 0
+        ):
+            return []
+        if denied is not None and own is None:
+            raise denied
+        if own is not None:
+            return [QueueTarget(exchange, own), *self._topic_too(exchange, denied is None)]
+        return [self._topic(exchange, routing_key, mandatory)]
+
+    def queue_is_gone(self, queue: str) -> list[Target]:
+        """Where to send instead, after AWS said that the queue does not exist: made again if it was declared here."""
+        self._own_queue.forget(queue)
+        url = self._topology.make_again(queue)
+        if url is None:
+            return self._unroutable("", queue, mandatory=False)
+        return [QueueTarget(queue, url)]
+
+    def topic_is_gone(self, exchange: str, routing_key: str, *, mandatory: bool = False) -> list[Target]:
+        """Where to publish instead, after AWS said that the topic does not exist: it is created."""
+        if self._settings.is_best_effort(exchange):
+            return []
+        arn = self._topology.topics.create(exchange)
+        logger.info("Created the topic of exchange %s on its first publish.", exchange)
+        if not self._has_queue(exchange):
+            return self._unroutable(exchange, routing_key, mandatory=mandatory)
+        return [TopicTarget(exchange, arn)]
+
+    def _is_event_exchange(self, exchange: str) -> bool:
+        """Whether publishing is skipped while nobody listens.
+
+        Celery sends a heartbeat event every two seconds, listened to or not. Remote control is the other best-effort
+        exchange, and rare: it is always sent, because "nobody listens" may be a minute old.
+        """
+        return self._settings.is_best_effort(exchange) and not exchange.endswith(".pidbox")
+
+    def _reply(self, exchange: str, routing_key: str) -> QueueTarget:
+        queue = reply_queue(exchange, routing_key)
+        try:
+            return QueueTarget(queue, self._topology.queues.url(queue))
+        except QueueNotFound as exc:
+            raise ReplyQueueNotFound(f"Nobody waits for this reply any more: {exc}") from exc
+
+    def _direct(self, queue: str, mandatory: bool) -> list[Target]:
+        try:
+            return [QueueTarget(queue, self._topology.queues.url(queue))]
+        except QueueNotFound:
+            return self._unroutable("", queue, mandatory=mandatory)
+
+    def _own(self, exchange: str) -> QueueUrl | None:
+        """The queue of the exchange's own name, where publishing with that name as key means that queue.
+
+        That is so for a direct exchange (``direct_exchanges=auto``). An exchange that this process did not declare may
+        be of any type: then it is so when it has no topic, because any other binding would have made one.
+        """
+        if self._settings.direct_exchanges != "auto":
+            return None
+        exchange_type = self._topology.exchange_type(exchange)
+        if exchange_type not in (None, "direct"):
+            return None
+        if exchange_type is None and self._topology.topics.subscribers(exchange):
+            return None
+        return self._own_queue.get(exchange, lambda: self._look_for_queue(exchange))
+
+    def _look_for_queue(self, name: str) -> QueueUrl | None:
+        try:
+            return self._topology.queues.url(name)
+        except HakeError as exc:
+            logger.debug("Exchange %s has no queue of its own name: %s", name, exc)
+            return None
+
+    def _topic_too(self, exchange: str, allowed: bool) -> list[Target]:
+        if not allowed or not self._topology.topics.subscribers(exchange):
+            return []
+        return [TopicTarget(exchange, self._topology.topics.arn(exchange))]
+
+    def _topic(self, exchange: str, routing_key: str, mandatory: bool) -> Target:
+        target = TopicTarget(exchange, self._topology.topics.arn(exchange))
+        heeded = mandatory or (self._settings.unroutable != "ignore" and not self._settings.is_best_effort(exchange))
+        if heeded and not self._has_queue(exchange):
+            self._unroutable(exchange, routing_key, mandatory=mandatory)
+        return target
+
+    def _has_queue(self, exchange: str) -> bool:
+        found = self._routable.get(exchange, lambda: self._topology.topics.subscribers(exchange) != 0)
+        if not found:  # believe the bad news for a minute only
+            self._routable.forget(exchange)
+        return found
+
+    def _unroutable(self, exchange: str, routing_key: str, *, mandatory: bool) -> list[Target]:
+        where = f"exchange {exchange!r} with routing key {routing_key!r}" if exchange else f"queue {routing_key!r}"
+        text = (
+            f"A message to {where} reaches nobody: "
+            + ("no queue is bound to the exchange" if exchange else "there is no such queue")
+            + ". Start (or declare) its consumers first; the option unroutable says what happens to such messages."
+        )
+        if mandatory or self._settings.unroutable == "raise":
+            raise Unroutable(text)
+        if self._settings.unroutable == "warn":
+            self._warned.get(where, lambda: logger.warning("%s", text))
+        return []

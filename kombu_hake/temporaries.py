@@ -1,0 +1,92 @@
+"""Exclusive and auto-delete queues of one connection.
+
+Such a queue is created late, at the next thing that is done on the connection: only then is it known whether it is fed
+by a subscription. If so it gets a physical name of its own per incarnation, because AWS refuses a deleted name for
+sixty seconds, and kombu deletes and declares again within one process. A queue that is addressed by its name (a reply
+queue, a result queue) keeps its name.
+
+With the connection go: exclusive queues, queues with an incarnation's name (nobody else can know it), and auto-delete
+queues that were consumed here. A process that only declared an auto-delete queue never deletes it: ``rpc://`` declares
+on the producer's connection.
+"""
+
+from __future__ import annotations
+
+import logging
+from uuid import uuid4
+
+from kombu_hake import forksafe
+from kombu_hake.exceptions import HakeError
+from kombu_hake.queues import QueueSpec
+from kombu_hake.topology import Topology
+
+__all__ = ["Temporaries"]
+
+logger = logging.getLogger(__name__)
+
+
+class Temporaries:
+    """Creates the temporary queues of one connection when they are needed, and removes them with it."""
+
+    def __init__(self, topology: Topology) -> None:
+        self._topology = topology
+        self._fresh()
+        forksafe.register(self)
+
+    def reset_after_fork(self) -> None:
+        """The queues are the parent's."""
+        self._fresh()
+
+    def _fresh(self) -> None:
+        self._pending: dict[str, QueueSpec] = {}
+        self._created: dict[str, QueueSpec] = {}
+        self._incarnated: set[str] = set()
+        self._consumed: set[str] = set()
+
+    def declare(self, spec: QueueSpec) -> None:
+        """Take note; :meth:`create` or :meth:`create_fed` follows."""
+        if spec.name not in self._created:
+            self._pending[spec.name] = spec
+
+    def create_fed(self, queue: str) -> None:
+        """Create *queue*, if it is one of ours and waits, under a name of this incarnation."""
+        spec = self._pending.pop(queue, None)
+        if spec is not None:
+            physical = f"{self._topology.queues.physical(queue)[:47]}-{uuid4().hex}"
+            self._incarnated.add(queue)
+            self._create(spec, physical)
+
+    def create(self) -> None:
+        """Create all that waits, under their own names."""
+        while self._pending:
+            _, spec = self._pending.popitem()
+            self._create(spec, None)
+
+    def consumed(self, queue: str) -> None:
+        """This connection consumes from the queue."""
+        self._consumed.add(queue)
+
+    def forget(self, queue: str) -> None:
+        """The queue was deleted by its user."""
+        self._pending.pop(queue, None)
+        self._created.pop(queue, None)
+        self._incarnated.discard(queue)
+
+    def delete_all(self) -> None:
+        """Delete what goes with the connection, subscriptions first. Faults are logged: the janitor comes later."""
+        self._pending.clear()
+        for queue, spec in list(self._created.items()):
+            mine = spec.exclusive or queue in self._incarnated or (spec.auto_delete and queue in self._consumed)
+            self.forget(queue)
+            if not mine:
+                continue
+            try:
+                self._topology.delete_queue(queue)
+            except HakeError as exc:
+                logger.info("Temporary queue %s was not removed: %s", queue, exc)
+
+    def _create(self, spec: QueueSpec, physical: str | None) -> None:
+        if physical is not None:
+            self._topology.forget(spec.name)  # an earlier incarnation
+        self._topology.queues.declare(spec, physical=physical)
+        self._created[spec.name] = spec

@@ -1,0 +1,245 @@
+"""Embedded AWS: an SNS and SQS for tests and demos, on a free loopback port, with no account and no network.
+
+    from kombu_hake.testing import embedded_aws
+
+    with embedded_aws() as aws:
+        app = Celery(broker=aws.url)
+
+It is moto's server (``pip install kombu-hake[testing]``) in a process of its own, so it shares neither memory, nor
+patches, nor the interpreter lock with the code under test, and any number of processes can use it. By hand:
+``python -m kombu_hake.testing --port 4100``.
+
+Two things differ from a plain ``moto_server``. Requests are handled one at a time, because moto takes no lock around
+its list of messages: two consumers that receive at once may be handed the same message, and one that is sent while
+another is deleted may vanish. And a long poll answers as soon as there is a message, where moto looks about once a
+second; while it waits it holds no lock.
+
+It is not AWS: everything is immediate, nothing is throttled, denied or delivered twice. Keep queues short (every call
+scans the whole queue), and measure nothing on it.
+"""
+
+import argparse
+import http.client
+import importlib.util
+import io
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+__all__ = ["EmbeddedAWS", "embedded_aws"]
+
+HOST = "127.0.0.1"
+REGION = "us-east-1"
+KEY = SECRET = "testing"  # noqa: S105 - moto accepts any
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 5.0
+
+WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+
+@dataclass(frozen=True)
+class EmbeddedAWS:
+    """A running embedded AWS, seen from one namespace.
+
+    Attributes:
+        port: The loopback TCP port it listens on.
+        namespace: Prefix of all names made through :attr:`url`; ``""`` for none.
+    """
+
+    port: int
+    namespace: str = ""
+
+    @property
+    def endpoint_url(self) -> str:
+        """What boto3 and the AWS command line take as ``endpoint_url``: ``http://127.0.0.1:PORT``."""
+        return f"http://{HOST}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """The broker URL: ``hake://key:secret@127.0.0.1:PORT/namespace?region=us-east-1``."""
+        return f"hake://{KEY}:{SECRET}@{HOST}:{self.port}/{quote(self.namespace, safe='')}?region={REGION}"
+
+    def in_namespace(self, namespace: str) -> "EmbeddedAWS":
+        """The same server seen from another namespace: what one creates, the other never meets."""
+        return replace(self, namespace=namespace)
+
+    def client(self, service: str) -> Any:
+        """A boto3 client, to look at what was really made.
+
+        Args:
+            service: ``"sqs"`` or ``"sns"``.
+        """
+        from kombu_hake import clients
+
+        return clients.boto_client(service, endpoint_url=self.endpoint_url, region=REGION, key=KEY, secret=SECRET)
+
+    def reset(self) -> None:
+        """Forget every topic, queue, subscription and message, in all namespaces."""
+        connection = http.client.HTTPConnection(HOST, self.port, timeout=STOP_TIMEOUT_S)
+        try:
+            connection.request("POST", "/moto-api/reset")
+            connection.getresponse().read()
+        finally:
+            connection.close()
+
+
+@contextmanager
+def embedded_aws(*, namespace: str = "", port: int = 0) -> Iterator[EmbeddedAWS]:
+    """Run an embedded AWS for the length of a ``with`` block.
+
+    The server ends with the block, and also when this process dies without leaving it. It does not get the
+    terminal's Ctrl-C, so workers that are stopping can still acknowledge.
+
+    Args:
+        namespace: Namespace of the URL that is yielded.
+        port: TCP port on the loopback interface; 0 takes a free one.
+    Yields:
+        The running server.
+    Raises:
+        ModuleNotFoundError: moto is not installed.
+        RuntimeError: The server did not start; the reason is on standard error.
+    """
+    _require_moto()
+    process = subprocess.Popen(  # noqa: S603 - our own module, no shell
+        [sys.executable, "-m", "kombu_hake.testing", "--port", str(port), "--parent", str(os.getpid())],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        env=_server_environment(),
+        start_new_session=True,
+        text=True,
+    )
+    try:
+        yield EmbeddedAWS(port=_announced_port(process), namespace=namespace)
+    finally:
+        _stop(process)
+
+
+def _require_moto() -> None:
+    if any(importlib.util.find_spec(name) is None for name in ("moto", "flask", "flask_cors")):
+        raise ModuleNotFoundError("The embedded AWS needs moto's server: pip install kombu-hake[testing]")
+
+
+def _server_environment() -> dict[str, str]:
+    """Ours without the user's AWS settings: a profile that does not exist would stop botocore inside moto."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    # The package may be on this process's path only, as in a run from a checkout.
+    path = [str(Path(__file__).parents[1]), kept.get("PYTHONPATH", "")]
+    return kept | {"AWS_EC2_METADATA_DISABLED": "true", "PYTHONPATH": os.pathsep.join(filter(None, path))}
+
+
+def _announced_port(process: subprocess.Popen[str]) -> int:
+    """The port the server prints first; a server that stays silent is killed, which ends the read."""
+    assert process.stdout is not None  # noqa: S101 - stdout=PIPE above
+    watchdog = threading.Timer(START_TIMEOUT_S, process.kill)
+    watchdog.start()
+    try:
+        line = process.stdout.readline().strip()
+    finally:
+        watchdog.cancel()
+    if not line:
+        raise RuntimeError(f"The embedded AWS did not start (exit code {process.wait()}); see standard error.")
+    return int(line.rpartition(":")[2])
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    process.terminate()
+    try:
+        process.wait(STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    assert process.stdout is not None  # noqa: S101 - stdout=PIPE above
+    process.stdout.close()
+
+
+# The server's own process from here on.
+
+
+def _one_request_at_a_time(app: WsgiApp) -> WsgiApp:
+    """Wrap moto's application in a monitor: one request inside at a time, long polls wait outside.
+
+    Args:
+        app: moto's WSGI application.
+    Returns:
+        The application to serve. It also replaces ``SQSBackend.receive_message`` in this process.
+    """
+    from moto.sqs.models import SQSBackend
+
+    # A condition's wait releases its lock however deeply it is held, so a waiting poll lets the others in.
+    monitor = threading.Condition()
+    receive_now = SQSBackend.receive_message
+
+    def receive_message(
+        self: Any, queue_name: str, count: int, wait_seconds_timeout: int, *args: Any, **kwargs: Any
+    ) -> Any:
+        deadline = time.monotonic() + wait_seconds_timeout
+        while True:
+            messages = receive_now(self, queue_name, count, 0, *args, **kwargs)
+            left_s = deadline - time.monotonic()
+            if messages or left_s <= 0:
+                return messages
+            # A tenth of a second for what becomes visible by the clock alone: a delay or a lease that ends.
+            monitor.wait(min(left_s, 0.1))
+
+    SQSBackend.receive_message = receive_message  # type: ignore[method-assign]
+
+    def serialised(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        # Read before the lock is taken: a slow sender must not hold up everyone else.
+        length = int(environ.get("CONTENT_LENGTH") or 0)
+        environ["wsgi.input"] = io.BytesIO(environ["wsgi.input"].read(length))
+        with monitor:
+            try:
+                return app(environ, start_response)
+            finally:
+                monitor.notify_all()
+
+    return serialised
+
+
+def _serve(port: int, parent: int | None) -> None:
+    """Serve until SIGTERM, SIGINT, or until ``parent`` is no longer the process that started this one."""
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+    from werkzeug.serving import WSGIRequestHandler, make_server
+
+    class QuietHandler(WSGIRequestHandler):
+        def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+            """One line per request would bury the test's own output."""
+
+    app = _one_request_at_a_time(DomainDispatcherApplication(create_backend_app))
+    server = make_server(HOST, port, app, threaded=True, request_handler=QuietHandler)
+    stop = threading.Event()
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, lambda *_: stop.set())
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    sys.stdout.write(f"http://{HOST}:{server.server_port}\n")
+    sys.stdout.flush()
+    while not stop.wait(0.5):
+        if parent is not None and os.getppid() != parent:
+            break
+    server.server_close()
+
+
+def main(argv: list[str] | None = None) -> None:
+    """``python -m kombu_hake.testing``: serve, and print the address as the first line."""
+    parser = argparse.ArgumentParser(prog="python -m kombu_hake.testing", description="An SNS and SQS on loopback.")
+    parser.add_argument("--port", type=int, default=0, help="TCP port; 0 (default) takes a free one")
+    parser.add_argument("--parent", type=int, metavar="PID", help="end when PID is no longer the parent process")
+    options = parser.parse_args(argv)
+    try:
+        _require_moto()
+        _serve(options.port, options.parent)
+    except (ModuleNotFoundError, OSError) as error:
+        sys.exit(f"{parser.prog}: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,257 @@
+"""The kombu Transport for ``hake://``: one per connection; it owns the parts and their one stop sequence.
+
+Data flows one way: URL → :mod:`settings` → :mod:`clients` → :mod:`topology`. Clients, topology and publisher are
+shared by all connections of a process with equal settings; inbox, leases and temporary queues are the connection's own.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import socket
+import time
+import weakref
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import kombu.exceptions
+from kombu.transport import base
+
+from kombu_hake._version import __version__
+from kombu_hake.channel import Channel
+from kombu_hake.clients import Clients, shared_clients
+from kombu_hake.dispatch import Dispatcher
+from kombu_hake.exceptions import (
+    AccessDenied,
+    BrokerUnavailable,
+    DeliveryError,
+    PublishError,
+    TopologyError,
+)
+from kombu_hake.inbox import Delivery, Inbox
+from kombu_hake.leases import Leases
+from kombu_hake.publisher import Publisher
+from kombu_hake.routes import Routes
+from kombu_hake.settings import SCHEME, Settings, UrlParts, load, mask_url, split_url
+from kombu_hake.temporaries import Temporaries
+from kombu_hake.topology import Topology
+
+__all__ = ["Transport"]
+
+logger = logging.getLogger(__name__)
+#: How many deliveries one turn of Celery's event loop takes, so that timers and pool results get their turn.
+_PER_TURN = 100
+
+
+class _Shared(NamedTuple):
+    """What all connections of a process with equal settings share."""
+
+    clients: Clients
+    topology: Topology
+    dispatcher: Dispatcher
+
+
+def _build_shared(settings: Settings) -> _Shared:
+    clients = Clients(settings)
+    topology = Topology(clients, settings)
+    dispatcher = Dispatcher(topology, Routes(topology, settings), Publisher(clients), settings)
+    return _Shared(clients, topology, dispatcher)
+
+
+_open: weakref.WeakSet[Transport] = weakref.WeakSet()
+
+
+class Transport(base.Transport):  # type: ignore[misc]
+    """Transport for AWS SNS and SQS. Making one does no I/O and starts nothing."""
+
+    Channel = Channel
+    can_parse_url = True
+    default_port = None
+    driver_type = "hake"
+    driver_name = "hake"
+    polling_interval = None
+
+    # kombu reconnects on the first and third, passes the second and fourth on, or retries in place. Without the
+    # "recoverable" two it would retry on all of them (kombu/connection.py, ``ensure``), denied access included.
+    connection_errors = (BrokerUnavailable, kombu.exceptions.ConnectionError)
+    channel_errors = (AccessDenied, TopologyError, PublishError, DeliveryError, kombu.exceptions.ChannelError)
+    recoverable_connection_errors = (BrokerUnavailable,)
+    recoverable_channel_errors = ()
+
+    implements = base.Transport.implements.extend(
+        asynchronous=True,
+        exchange_type=frozenset(["direct", "topic", "fanout", "headers"]),
+        heartbeats=False,
+    )
+
+    def __init__(self, client: Any, **_kwargs: Any) -> None:
+        self.client = client
+        self.channels: list[Channel] = []
+        self.connected = False
+        self._next_channel_id = 0
+        self._loops: list[tuple[Any, int]] = []
+
+    # --- connection
+
+    def establish_connection(self) -> Transport:
+        """Validate the configuration, and prove with one request that AWS answers.
+
+        Raises:
+            ConfigurationError: with every fault of URL and options; or no region or credentials.
+            BrokerUnavailable: no answer within the connect timeout.
+        """
+        self.settings = self._load_settings()
+        shared: _Shared = shared_clients(self.settings, _build_shared)
+        self.clients, self.topology, self.dispatcher = shared
+        self.clients.check()
+        self.inbox = Inbox()
+        self.leases = Leases(
+            self.clients, visibility_s=self.settings.visibility_timeout, linger_s=self.settings.ack_linger
+        )
+        self.temporaries = Temporaries(self.topology)
+        self.connected = True
+        _open.add(self)
+        return self
+
+    def close_connection(self, connection: Any) -> None:
+        """Stop: pollers first, then release what is unsettled, flush the acks, remove what was temporary."""
+        if not self.connected:
+            return
+        self.connected = False
+        _open.discard(self)
+        for channel in list(self.channels):
+            channel.close()
+        self.leases.stop(self.settings.stop_timeout)
+        self.temporaries.delete_all()
+        for loop, fd in self._loops:
+            loop.remove(fd)
+        self._loops.clear()
+        self.inbox.close()
+
+    def verify_connection(self, connection: Any) -> bool:
+        """Whether the connection is open; there is no socket that could be lost."""
+        return self.connected
+
+    def create_channel(self, connection: Any) -> Channel:
+        """A new channel."""
+        self._next_channel_id += 1
+        channel = Channel(self, self._next_channel_id)
+        self.channels.append(channel)
+        return channel
+
+    def close_channel(self, channel: Channel) -> None:
+        """Forget a channel that closed itself."""
+        if channel in self.channels:
+            self.channels.remove(channel)
+        channel.connection = None
+
+    # --- events
+
+    def drain_events(self, connection: Any, timeout: float | None = None, **_kwargs: Any) -> None:
+        """Deliver one event, waiting for it.
+
+        Args:
+            timeout: Seconds; None waits for ever, 0 not at all.
+        Raises:
+            socket.timeout: none came in time.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            item = self.inbox.get(left)
+            if item is None:
+                raise socket.timeout(f"no message within {timeout} s")
+            if self._deliver(item):
+                return
+
+    def register_with_event_loop(self, connection: Any, loop: Any) -> None:
+        """Have the event loop call us when the inbox holds anything. Again after each reconnect."""
+        fd = self.inbox.fileno()
+        loop.add_reader(fd, self._on_readable)
+        self._loops.append((loop, fd))
+
+    def unregister_from_event_loop(self, connection: Any, loop: Any) -> None:
+        """Undo :meth:`register_with_event_loop`."""
+        for known, fd in [entry for entry in self._loops if entry[0] is loop]:
+            known.remove(fd)
+        self._loops = [entry for entry in self._loops if entry[0] is not loop]
+
+    def on_readable(self, connection: Any, loop: Any) -> None:
+        """kombu's name for what :meth:`register_with_event_loop` registers."""
+        self._on_readable()
+
+    def _on_readable(self) -> None:
+        for _ in range(_PER_TURN):
+            item = self.inbox.get(0)
+            if item is None:
+                return
+            self._deliver(item)
+
+    def _deliver(self, item: Delivery | Exception) -> bool:
+        """Hand one item over; False when its channel is gone."""
+        if isinstance(item, Exception):
+            raise item
+        for channel in self.channels:
+            if channel.channel_id == item.channel_id:
+                channel.deliver(item)
+                return True
+        self.leases.release([item.lease])
+        return False
+
+    # --- description
+
+    def as_uri(self, uri: str, include_password: bool = False, mask: str = "**") -> str:
+        """The broker URL for people; the secret is masked unless asked for."""
+        text = uri if uri and "://" in uri else self._rebuilt_uri(uri)
+        return text if include_password else mask_url(text, mask)
+
+    def driver_version(self) -> str:
+        """Our version."""
+        return __version__
+
+    @property
+    def default_connection_params(self) -> dict[str, Any]:
+        """Nothing is assumed: no host means AWS."""
+        return {}
+
+    def _load_settings(self) -> Settings:
+        client = self.client
+        # A copy: kombu writes into transport_options while it retries (kombu/messaging.py, ``Producer.publish``).
+        options: Mapping[str, Any] = dict(client.transport_options or {})
+        return load(self._url_parts(), options, os.environ, client.connect_timeout)
+
+    def _url_parts(self) -> UrlParts:
+        """From the URL that kombu passes on, or the fields that ``Connection.switch`` (fail-over URLs) leaves us."""
+        client = self.client
+        if client.hostname and "://" in client.hostname:
+            return split_url(client.hostname)
+        namespace = (client.virtual_host or "").strip("/")
+        hostname = None if client.hostname in (None, "", "localhost") and not client.port else client.hostname
+        return UrlParts(client.userid or None, client.password or None, hostname, client.port, namespace, {})
+
+    def _rebuilt_uri(self, host: str | None) -> str:
+        client = self.client
+        credentials = f"{client.userid or ''}:{client.password or ''}@" if client.userid else ""
+        port = f":{client.port}" if client.port else ""
+        return f"{SCHEME}://{credentials}{host or ''}{port}/{(client.virtual_host or '').strip('/')}"
+
+
+def _close_all_at_exit() -> None:
+    """Flush the acks and release what is unsettled of connections that nobody closed."""
+    for transport in list(_open):
+        try:
+            transport.close_connection(transport)
+        except Exception:
+            logger.exception("A connection could not be closed at exit.")
+
+
+atexit.register(_close_all_at_exit)
+
+
+def _forget_all_after_fork() -> None:
+    """In a forked child: the parent's connections are not ours to close."""
+    _open.clear()
+
+
+os.register_at_fork(after_in_child=_forget_all_after_fork)

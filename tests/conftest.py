@@ -1,0 +1,94 @@
+"""Emulators, isolation from the developer's own AWS settings, and the count of tests per emulator."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from uuid import uuid4
+
+import pytest
+from support import loopback
+from support.emulators import Emulator, EmulatorMissing, run_ministack, run_moto
+
+# Before any test module is imported: whatever the developer has set up must neither be used nor be reached.
+for name in list(os.environ):
+    if name.startswith("AWS_") or name.lower().endswith("_proxy"):
+        del os.environ[name]
+os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
+os.environ["AWS_CONFIG_FILE"] = os.environ["AWS_SHARED_CREDENTIALS_FILE"] = os.devnull
+loopback.install()
+
+LEGS = ("moto", "ministack")
+NO_LEG = "no emulator"
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[Emulator]:
+    """moto's server for the whole run."""
+    with run_moto() as emulator:
+        yield emulator
+
+
+@pytest.fixture(scope="session")
+def ministack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
+    """ministack for the whole run; where it is missing, tests skip on a laptop and fail in CI."""
+    try:
+        with run_ministack(tmp_path_factory.mktemp("ministack") / "log") as emulator:
+            yield emulator
+    except EmulatorMissing as missing:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(missing))
+        pytest.skip(str(missing))
+
+
+@pytest.fixture(params=LEGS)
+def leg(request: pytest.FixtureRequest) -> str:
+    """Runs the test once for each emulator: the name of the one it runs on."""
+    return request.param
+
+
+@pytest.fixture
+def aws(leg: str, request: pytest.FixtureRequest) -> Emulator:
+    """Each emulator in turn, in a namespace that no other test has used."""
+    emulator: Emulator = request.getfixturevalue(leg)
+    return emulator.in_namespace(f"t{uuid4().hex[:8]}")
+
+
+@pytest.fixture(autouse=True)
+def _stays_on_loopback() -> Iterator[None]:
+    yield
+    attempts, loopback.attempts[:] = list(loopback.attempts), []
+    assert not attempts, f"tried to leave this machine: {attempts}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        leg_of_item = _leg_of(item)
+        item.user_properties.append(("leg", leg_of_item))
+        if leg_of_item == "ministack":
+            item.add_marker(pytest.mark.ministack)
+
+
+def _leg_of(item: pytest.Item) -> str:
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    if "leg" in parameters:
+        return str(parameters["leg"])
+    fixtures = getattr(item, "fixturenames", ())
+    if "ministack" in fixtures:
+        return "ministack"
+    # The demo and the public fixtures bring their own moto.
+    if {"moto", "hake_aws", "hake_url", "demo"} & set(fixtures):
+        return "moto"
+    return NO_LEG
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    outcomes = ("passed", "failed", "error", "skipped")
+    counts = Counter(
+        (dict(report.user_properties).get("leg"), outcome)
+        for outcome in outcomes
+        for report in terminalreporter.stats.get(outcome, ())
+        if hasattr(report, "user_properties")
+    )
+    terminalreporter.section("tests per emulator")
+    for name in (*LEGS, NO_LEG):
+        terminalreporter.line(f"{name:12}" + ", ".join(f"{counts[name, each]} {each}" for each in outcomes))
