@@ -162,7 +162,7 @@ def _assume(session: Any, settings: Settings) -> Any:
     fetcher = AssumeRoleCredentialFetcher(
         client_creator=sts,
         source_credentials=session.get_credentials(),
-        role_arn=settings.role_arn,
+        role_arn=str(settings.role_arn),
         extra_args={"RoleSessionName": "kombu_hake", "DurationSeconds": settings.role_duration},
     )
     inner = BotocoreSession()
@@ -229,7 +229,7 @@ def boto_client(service: str, *, endpoint_url: str, region: str, key: str, secre
     import boto3
 
     return boto3.client(
-        service,  # type: ignore[call-overload]
+        service,
         endpoint_url=endpoint_url,
         region_name=region,
         aws_access_key_id=key,

@@ -1,8 +1,8 @@
 """botocore's errors to ours, by error code. Pure: takes the error, returns the new one.
 
 Codes are those of ``aws-facts``: SQS answers with the *legacy* code (``AWS.SimpleQueueService.NonExistentQueue``) in
-``Error.Code`` and the modeled name (``QueueDoesNotExist``) in ``QueryErrorCode``; emulators give either. Both are looked
-up.
+``Error.Code`` and the modeled name (``QueueDoesNotExist``) in ``QueryErrorCode``; emulators give either. Both are
+looked up.
 """
 
 from __future__ import annotations

@@ -37,7 +37,9 @@ def is_task(headers: Mapping[str, Any]) -> bool:
     return "task" in headers and "id" in headers
 
 
-def to_message(delivery: Delivery, channel: Any, delivery_tag: int, consumer_tag: str, *, is_bound: bool) -> HakeMessage:
+def to_message(
+    delivery: Delivery, channel: Any, delivery_tag: int, consumer_tag: str, *, is_bound: bool
+) -> HakeMessage:
     """The message to hand over.
 
     Args:

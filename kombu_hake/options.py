@@ -116,8 +116,8 @@ def _text_mapping(value: Any) -> Mapping[str, str]:
 def _queues(value: Any) -> Mapping[str, Any]:
     """``{name: {"url": ...}}`` as in ``sqs://``; also ``{name: url}``."""
     queues: dict[str, Any] = {}
-    for name, entry in _mapping(value).items():
-        entry = {"url": entry} if isinstance(entry, str) else entry
+    for name, given in _mapping(value).items():
+        entry = {"url": given} if isinstance(given, str) else given
         if not isinstance(entry, Mapping) or not isinstance(entry.get("url"), str):
             raise ValueError(f"a dict of queue name to {{'url': …}}, but {name!r} has no url")
         unknown = sorted(set(entry) - {"url", "backoff_policy", "backoff_tasks"})
@@ -140,13 +140,13 @@ def _exchanges(value: Any) -> Mapping[str, Any]:
         unknown = sorted(set(entry) - {"arn"}) if isinstance(entry, Mapping) else []
         if unknown:
             raise ValueError(
-                f"a dict of exchange name to {{'arn': …}}; {name!r} also has {', '.join(unknown)}, which is not supported"
+                f"a dict of exchange name to {{'arn': …}}; {name!r} also has {', '.join(unknown)}, which is unsupported"
             )
         try:
             if parse_arn(arn if isinstance(arn, str) else "").service != "sns":
                 raise ValueError
         except ValueError:
-            raise ValueError(f"a dict of exchange name to {{'arn': 'arn:…:sns:…'}}, but that of {name!r} is not") from None
+            raise ValueError(f"a dict of exchange name to {{'arn': 'arn:…:sns:…'}}; that of {name!r} is not") from None
         exchanges[name] = arn
     return exchanges
 

@@ -37,8 +37,8 @@ MAX_HEADER_ATTRIBUTES = 6
 # What Celery puts into the headers of every task. Nobody routes on these, and they would leave no room for the user's
 # own; "task" is not among them, because its name is worth routing on. (celery/app/amqp.py, as_task_v2)
 _CELERY_HEADERS = frozenset(
-    ("argsrepr", "eta", "expires", "group", "group_index", "id", "ignore_result", "kwargsrepr", "lang", "origin")
-    + ("parent_id", "replaced_task_nesting", "retries", "root_id", "shadow", "stamped_headers", "stamps", "timelimit")
+    {"argsrepr", "eta", "expires", "group", "group_index", "id", "ignore_result", "kwargsrepr", "lang", "origin"}
+    | {"parent_id", "replaced_task_nesting", "retries", "root_id", "shadow", "stamped_headers", "stamps", "timelimit"}
 )
 _HEADER_PREFIX = "h-"
 _MAX_TOKEN_CHARS = 200

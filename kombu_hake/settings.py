@@ -58,7 +58,7 @@ class Settings:
     sqs_endpoint_url: str | None = None
     sns_endpoint_url: str | None = None
     account_id: str | None = None
-    namer: Namer = Namer()
+    namer: Namer = field(default_factory=Namer)
     predefined_queues: Mapping[str, str] = field(default_factory=dict)
     predefined_exchanges: Mapping[str, str] = field(default_factory=dict)
     direct_exchanges: str = "auto"

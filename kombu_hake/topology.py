@@ -25,7 +25,7 @@ from kombu_hake.concurrency import SingleFlight
 from kombu_hake.exceptions import AccessDenied, DeclarationMismatch, TopologyError
 from kombu_hake.naming import QueueArn, QueueUrl, TopicArn, parse_arn, queue_account
 from kombu_hake.policy import allows, namespace_policy, queue_policy
-from kombu_hake.queues import Queues, QueueSpec
+from kombu_hake.queues import Queues
 from kombu_hake.routing import compile_filter, filter_json
 from kombu_hake.settings import Settings
 from kombu_hake.topics import Topics

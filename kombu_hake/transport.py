@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import socket
 import time
 import weakref
 from collections.abc import Mapping
@@ -65,7 +64,6 @@ _open: weakref.WeakSet[Transport] = weakref.WeakSet()
 class Transport(base.Transport):  # type: ignore[misc]
     """Transport for AWS SNS and SQS. Making one does no I/O and starts nothing."""
 
-    Channel = Channel
     can_parse_url = True
     default_port = None
     driver_type = "hake"
@@ -154,14 +152,14 @@ class Transport(base.Transport):  # type: ignore[misc]
         Args:
             timeout: Seconds; None waits for ever, 0 not at all.
         Raises:
-            socket.timeout: none came in time.
+            TimeoutError: (that is ``socket.timeout``) none came in time.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             item = self.inbox.get(left)
             if item is None:
-                raise socket.timeout(f"no message within {timeout} s")
+                raise TimeoutError(f"no message within {timeout} s")
             if self._deliver(item):
                 return
 
