@@ -5,9 +5,23 @@ Importing this package starts nothing, connects to nothing and does not import b
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from kombu_hake._version import __version__
 from kombu_hake.plugin import register_transport
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from kombu_hake.batching import batch
+
+__all__ = ["__version__", "batch"]
 
 register_transport()
+
+
+def __getattr__(name: str) -> Any:
+    # Late, because kombu imports this package while it is itself half imported (see kombu_hake/plugin.py).
+    if name == "batch":
+        from kombu_hake.batching import batch
+
+        return batch
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

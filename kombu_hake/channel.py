@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
 from kombu_hake import forksafe
+from kombu_hake.batching import Session
 from kombu_hake.declaring import DeclaringChannel
 from kombu_hake.dispatch import Dispatcher
 from kombu_hake.exceptions import AccessDenied
@@ -54,7 +55,7 @@ class Channel(DeclaringChannel):
 
     Message = HakeMessage
     #: kombu reads this of every channel (``kombu/messaging.py``, ``Producer.supports_batch_publish``).
-    supports_batch_publish = False
+    supports_batch_publish = True
 
     def __init__(self, connection: Transport, channel_id: int) -> None:
         super().__init__(connection.topology, connection.temporaries)
@@ -127,6 +128,10 @@ class Channel(DeclaringChannel):
         """
         self.temporaries.create()
         self._dispatcher.publish(message, exchange or "", routing_key or "", mandatory=mandatory)
+
+    def create_publish_batch(self, max_size: int) -> Session:
+        """What kombu's ``Producer.batch`` gathers in (kombu 5.7)."""
+        return Session(self, self.basic_publish, max_size)
 
     # --- consume
 

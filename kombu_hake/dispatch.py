@@ -5,12 +5,22 @@ Between the channel, which speaks AMQP, and the publisher, which speaks AWS.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 from uuid import uuid4
 
+from kombu_hake.batching import Published, current_batch
+from kombu_hake.concurrency import backoff_s
 from kombu_hake.envelope import Wire, encode
-from kombu_hake.exceptions import AccessDenied, QueueNotFound, ReplyQueueNotFound, TopicNotFound
+from kombu_hake.exceptions import (
+    AccessDenied,
+    BrokerUnavailable,
+    HakeError,
+    QueueNotFound,
+    ReplyQueueNotFound,
+    TopicNotFound,
+)
 from kombu_hake.messages import send_parameters
 from kombu_hake.publisher import Outgoing, Publisher, outgoing
 from kombu_hake.routes import QueueTarget, Routes, Target
@@ -19,6 +29,9 @@ from kombu_hake.settings import Settings
 from kombu_hake.topology import Topology, is_reply_exchange
 
 __all__ = ["Dispatcher"]
+
+#: A batch has no caller's retry policy: it tries for about ten seconds by itself, on top of the SDK's tries.
+_BATCH_TRIES = 6
 
 
 class Dispatcher:
@@ -39,22 +52,47 @@ class Dispatcher:
         if not targets:
             return
         wire = encode(message, exchange, routing_key, uuid4().hex)
+        published = Published(exchange, routing_key, message)
+        gathering = current_batch()
         for target in targets:
-            self._send(target, wire, message, exchange, routing_key, mandatory)
+            prepared = self._prepare(target, wire, message, routing_key)
+            if gathering is None:
+                self._send(target, prepared, published, mandatory)
+            else:
+                gathering.add(self, target, published, prepared)
 
-    def _send(
-        self, target: Target, wire: Wire, message: Mapping[str, Any], exchange: str, routing_key: str, mandatory: bool
-    ) -> None:
-        prepared = self._prepare(target, wire, message, routing_key)
+    def send_batch(self, target: Target, items: list[tuple[Published, Outgoing]]) -> list[HakeError | None]:
+        """Send up to ten messages to one target in one request, with retries; for each its error, or None."""
+        for attempt in range(_BATCH_TRIES):
+            try:
+                return self._publisher.send_many(target, [prepared for _, prepared in items])
+            except BrokerUnavailable as exc:
+                if attempt == _BATCH_TRIES - 1:
+                    return [exc] * len(items)
+                time.sleep(backoff_s(attempt))
+            except (QueueNotFound, TopicNotFound, AccessDenied):
+                return [self._try(target, prepared, published) for published, prepared in items]
+            except HakeError as exc:
+                return [exc] * len(items)
+        raise AssertionError("unreachable")
+
+    def _try(self, target: Target, prepared: Outgoing, published: Published) -> HakeError | None:
+        try:
+            self._send(target, prepared, published, mandatory=False)
+        except HakeError as exc:
+            return exc
+        return None
+
+    def _send(self, target: Target, prepared: Outgoing, published: Published, mandatory: bool) -> None:
         try:
             self._publisher.send(target, prepared)
         except (QueueNotFound, TopicNotFound) as exc:
-            for instead in self._instead(target, exc, exchange, routing_key, mandatory):
+            for instead in self._instead(target, exc, published.exchange, published.routing_key, mandatory):
                 self._publisher.send(instead, prepared)
         except AccessDenied as exc:
-            if isinstance(target, QueueTarget) or not self._can_do_without(exchange):
+            if isinstance(target, QueueTarget) or not self._can_do_without(published.exchange):
                 raise
-            self._topology.give_up(exchange, exc)
+            self._topology.give_up(published.exchange, exc)
 
     def _prepare(self, target: Target, wire: Wire, message: Mapping[str, Any], routing_key: str) -> Outgoing:
         if isinstance(target, QueueTarget):

@@ -30,7 +30,7 @@ from kombu_hake.limits import (
 )
 from kombu_hake.routes import QueueTarget, Target
 
-__all__ = ["Outgoing", "Publisher", "check_size", "make_batches"]
+__all__ = ["Outgoing", "Publisher", "batch_limit", "check_size", "make_batches"]
 
 #: With one request in flight the next ones wait for its whole round trip; with two, half of it. More than two make
 #: the batches small again.
@@ -219,7 +219,7 @@ class Publisher:
     def _take(target: Target, lane: _Lane, me: _Waiting) -> list[_Waiting]:
         """Those of the waiting who fit into the leader's request."""
         sizes = [me.outgoing.size_bytes, *(w.outgoing.size_bytes for w in lane.waiting)]
-        count = len(make_batches(sizes, _batch_limit(target))[0]) - 1
+        count = len(make_batches(sizes, batch_limit(target))[0]) - 1
         taken, lane.waiting = lane.waiting[:count], lane.waiting[count:]
         return taken
 
@@ -242,7 +242,8 @@ class Publisher:
         return {int(f["Id"]): entry_error(f, service, where) for f in answer.get("Failed") or ()}
 
 
-def _batch_limit(target: Target) -> int:
+def batch_limit(target: Target) -> int:
+    """Most bytes of one batch request, all its messages together."""
     return SQS_MAX_BATCH_BYTES if isinstance(target, QueueTarget) else SNS_MAX_BATCH_BYTES
 
 

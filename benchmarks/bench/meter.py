@@ -25,7 +25,9 @@ class Meter:
         self._cpu_s, self._started_at = cpu_s(), time.perf_counter()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.seconds = time.perf_counter() - self._started_at
         self.cpu_s = cpu_s() - self._cpu_s
         if self._proxy:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+from support.proxy_control import RemoteProxy
+
 from .services import HOST, Services
 
 NAMES = ("hake", "sqs", "redis", "rabbitmq")
@@ -49,12 +51,15 @@ class Broker:
         return Broker(**json.loads(os.environ["BENCH_BROKER"]))
 
 
-def broker(services: Services, peer: str, latency_s: float, *, is_counted: bool = True) -> Broker:
+def broker(
+    services: Services, peer: str, latency_s: float, *, is_counted: bool = True, proxy: RemoteProxy | None = None
+) -> Broker:
     """How to reach a peer.
 
     Args:
         latency_s: 0 or the latency of the services.
         is_counted: False goes to the stand-in directly, past proxy and latency: to fill a queue.
+        proxy: Another proxy than the common one.
     """
     if peer == "redis":
         return Broker(peer, f"redis://{HOST}:{services.ports[peer, latency_s]}/0")
@@ -62,7 +67,7 @@ def broker(services: Services, peer: str, latency_s: float, *, is_counted: bool 
         # Without confirms a publish returns before the broker has the message; the others wait for it.
         port = services.ports[peer, latency_s]
         return Broker(peer, f"amqp://guest:guest@{HOST}:{port}//", {"confirm_publish": True})
-    url = services.proxy.endpoint_url if is_counted else services.aws_url
+    url = (proxy or services.proxy).endpoint_url if is_counted else services.aws_url
     address = urlsplit(url).netloc
     aws = {"proxy_url": url if is_counted else "", "aws_url": services.aws_url}
     if peer == "sqs":

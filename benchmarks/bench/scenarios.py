@@ -82,7 +82,9 @@ def child(scenario: str, count: int, peer: Broker, queue: str, **variables: obje
     return figures
 
 
-def in_child(scenario: str, sizes: dict[str, tuple[int, int]], run: Run, peer: str, latency_s: float, **more: object) -> Figures:
+def in_child(
+    scenario: str, sizes: dict[str, tuple[int, int]], run: Run, peer: str, latency_s: float, **more: object
+) -> Figures:
     """A scenario that is one child process, with (near, far) sizes by peer."""
     queue = queue_name()
     actual = "sqs" if peer == "boto3" else peer
@@ -125,12 +127,11 @@ def end_to_end(pool: str, run: Run, peer: str, latency_s: float) -> Figures:
 def idle(run: Run, peer: str, latency_s: float) -> Figures:
     """Requests of a worker that has nothing to do, per hour and queue, and its processor time."""
     queues = [f"{queue_name()}-{number}" for number in range(IDLE_QUEUES)]
-    peer_broker = run.broker(peer, latency_s)
-    with Worker(run.services, peer_broker, queues, pool="solo") as running:
+    proxy = run.services.start_proxy(latency_s) if peer in AWS else None
+    with Worker(run.services, broker(run.services, peer, latency_s, proxy=proxy), queues, pool="solo") as running:
         running.wait_ready()
         time.sleep(IDLE_SETTLE_S)
         before, started_at = running.usage(), time.monotonic()
-        proxy = RemoteProxy(peer_broker.proxy_url) if peer_broker.proxy_url else None
         if proxy:
             proxy.reset_stats()
         time.sleep(46.0 if run.is_quick else 66.0)
@@ -211,6 +212,7 @@ class Item:
         where: ``near`` (no added latency), ``far`` or both.
         is_quick: Part of the quick run.
         is_repeated: Run in every round; otherwise in the first only.
+        is_parallel: All peers at once, because it measures no speed.
     """
 
     action: Callable[[Run, str, float], Figures]
@@ -218,6 +220,7 @@ class Item:
     where: tuple[str, ...] = ("near", "far")
     is_quick: bool = True
     is_repeated: bool = True
+    is_parallel: bool = False
 
 
 def fan_out(group_count: int, run: Run, peer: str, latency_s: float) -> Figures:
@@ -242,7 +245,7 @@ PLAN: dict[str, Item] = {
     "latency_prefork": Item(partial(end_to_end, "prefork"), peers=("boto3", *ALL), is_quick=False, is_repeated=False),
     "latency_solo": Item(partial(end_to_end, "solo"), peers=("boto3", *ALL), where=("far",), is_repeated=False),
     "start_up": Item(start_up, where=("far",), is_repeated=False),
-    "idle": Item(idle, where=("far",), is_repeated=False),
+    "idle": Item(idle, where=("far",), is_repeated=False, is_parallel=True),
     "long_run": Item(long_run, peers=("hake",), where=("near",), is_quick=False, is_repeated=False),
 }
 

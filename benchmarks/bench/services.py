@@ -56,7 +56,9 @@ class Services:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._stack.close()
 
     def _start(self) -> None:
@@ -69,8 +71,7 @@ class Services:
             except OSError as error:
                 self.missing[broker] = str(error)
         self._start_fauxqs()
-        command = [sys.executable, "-m", "support.proxy", "--upstream", self.aws_url]
-        self.proxy = RemoteProxy(self.spawn_announcing("proxy", command)["endpoint_url"])
+        self.proxy = self.start_proxy()
         for broker, port in list(direct.items()):
             if not wait_for_port(port):
                 self.missing[broker] = f"did not start, see {self.folder}"
@@ -80,6 +81,11 @@ class Services:
             command = [sys.executable, "-m", "bench.tcp_latency", "--latency", str(self._latency_s)]
             relayed = self.spawn_announcing("relay", [*command, *map(str, direct.values())])
             self.ports |= {(broker, self._latency_s): port for broker, port in zip(direct, relayed, strict=True)}
+
+    def start_proxy(self, latency_s: float = 0.0) -> RemoteProxy:
+        """One more proxy in front of fauxqs."""
+        command = [sys.executable, "-m", "support.proxy", "--upstream", self.aws_url, "--latency", str(latency_s)]
+        return RemoteProxy(self.spawn_announcing("proxy", command)["endpoint_url"])
 
     def spawn(self, name: str, command: list[str], **environment: str) -> subprocess.Popen[bytes]:
         """Start a process that ends with the ``with``; its output goes to a file of its name."""

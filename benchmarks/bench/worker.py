@@ -33,7 +33,14 @@ class Worker:
     """
 
     def __init__(
-        self, services: Services, broker: Broker, queues: list[str], *, pool: str, concurrency: int = 2, multiplier: int = 4
+        self,
+        services: Services,
+        broker: Broker,
+        queues: list[str],
+        *,
+        pool: str,
+        concurrency: int = 2,
+        multiplier: int = 4,
     ) -> None:
         self.broker = broker
         self._done = services.folder / f"{queues[0]}.done"
@@ -44,7 +51,7 @@ class Worker:
         environment = broker.environment(
             queue=queues[0], multiplier=multiplier, done=str(self._done), ready=str(self._ready)
         )
-        command = [sys.executable, "-m", "celery", "-A", "bench.tasks", "worker", "-l", "WARNING", "-P", pool]
+        command = [sys.executable, "-m", "celery", "-A", "bench.tasks:app", "worker", "-l", "WARNING", "-P", pool]
         command += ["-c", str(concurrency), "-Q", ",".join(queues), "-n", f"{queues[0]}@localhost"]
         command += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
         self._proxy = RemoteProxy(broker.proxy_url) if broker.proxy_url else None
@@ -55,7 +62,9 @@ class Worker:
     def __enter__(self) -> Worker:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop_s = stop(self._process)
 
     @property
