@@ -27,7 +27,7 @@ from kombu_hake.exceptions import (
 )
 from kombu_hake.settings import Settings
 
-__all__ = ["entry_error", "error_for", "unreachable"]
+__all__ = ["entry_error", "error_for", "error_from_answer", "error_from_transport", "unreachable"]
 
 _LEGACY_PREFIX = "AWS.SimpleQueueService."
 _UNKNOWN_KEYS = (
@@ -117,9 +117,30 @@ def error_for(
     if isinstance(error, bex.ParamValidationError):
         return PublishError(f"{action} on {resource} was not sent: {error}")
     if isinstance(error, bex.BotoCoreError | OSError):
-        where = settings.endpoint_url or f"{service} in {settings.region or 'the configured region'}"
-        return BrokerUnavailable(f"{where} could not be reached for {action}: {error}")
+        return error_from_transport(error, service, operation, settings)
     return None
+
+
+def error_from_answer(
+    status: int, query_error: str, answer: Mapping[str, Any], service: str, operation: str, params: Mapping[str, Any]
+) -> HakeError:
+    """What an error answer of AWS's JSON protocol means.
+
+    Args:
+        status: HTTP status.
+        query_error: The header ``x-amzn-query-error``, ``<legacy code>;<Sender or Receiver>``.
+        answer: The body, ``{"__type": "com.amazonaws.sqs#<modeled name>", "message": …}``.
+    """
+    modeled = str(answer.get("__type", "")).rpartition("#")[2]
+    codes = (query_error.partition(";")[0] or modeled, modeled)
+    text = str(answer.get("message") or answer.get("Message") or "")
+    return _from_codes(codes, text, status, service, f"{service}:{_iam_action(operation)}", _resource(params))
+
+
+def error_from_transport(error: Exception, service: str, operation: str, settings: Settings) -> BrokerUnavailable:
+    """What a failure to get any answer means."""
+    where = settings.endpoint_url or f"{service} in {settings.region or 'the configured region'}"
+    return BrokerUnavailable(f"{where} could not be reached for {service}:{_iam_action(operation)}: {error}")
 
 
 def unreachable(error: HakeError) -> bool:
@@ -140,11 +161,16 @@ def entry_error(entry: Mapping[str, Any], service: str, resource: str) -> HakeEr
 def _from_response(error: Any, service: str, action: str, resource: str) -> HakeError:
     details = error.response.get("Error", {})
     codes = (str(details.get("Code", "")), str(details.get("QueryErrorCode", "")))
-    text = str(details.get("Message", ""))
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return _from_codes(codes, str(details.get("Message", "")), status, service, action, resource)
+
+
+def _from_codes(
+    codes: tuple[str, str], text: str, status: int, service: str, action: str, resource: str
+) -> HakeError:
     known = _by_code(codes, text, action, resource)
     if known is not None:
         return known
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     if status >= 500 or status == 429:
         return BrokerUnavailable(f"{action} on {resource} failed at AWS ({codes[0] or status}): {text}")
     if service == "sns" and "already exists with different" in text:

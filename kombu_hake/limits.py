@@ -56,7 +56,7 @@ TAG_VALUE_MAX_CHARS: Final = 256  # same
 
 SQS_POLICY_MAX_BYTES: Final = 8_192  # DG-SQS "policy quotas"
 SQS_POLICY_MAX_STATEMENTS: Final = 20  # same
-SQS_POLICY_MAX_CONDITIONS: Final = 10  # same; counted here over all statements, the stricter reading
+SQS_POLICY_MAX_CONDITIONS: Final = 10  # same; of a statement, whatever the number of values a condition has
 SQS_POLICY_MAX_PRINCIPALS: Final = 50  # same
 
 # --- SNS: names, sizes -----------------------------------------------------------------------------------------

@@ -148,7 +148,7 @@ def consume(broker: Broker, queue: str, count: int) -> dict[str, Any]:
 
 
 def fan_out(broker: Broker, queue: str, count: int) -> dict[str, Any]:
-    """``count`` events to an exchange with ``BENCH_GROUPS`` queues, all of them consumed; publishing batched if it can."""
+    """Events to an exchange with ``BENCH_GROUPS`` queues, all consumed; published in a batch where the peer has it."""
     from kombu import Connection, Exchange, Queue
 
     group_count = int(os.environ["BENCH_GROUPS"])

@@ -38,8 +38,8 @@ class Meter:
         """Figures for ``count`` messages.
 
         Returns:
-            ``count``, ``seconds``, ``rate`` (per second), ``cpu_ms`` (of this process, per message), ``peak_mb`` (of its
-            whole life), and behind the proxy ``requests`` by action, ``per_message`` and ``proxy_load`` (0..1).
+            ``count``, ``seconds``, ``rate`` (per second), ``cpu_ms`` (of this process, per message), ``peak_mb`` (over
+            its whole life), and behind the proxy ``requests`` by action, ``per_message`` and ``proxy_load`` (0..1).
         """
         figures: dict[str, Any] = {
             "count": count,

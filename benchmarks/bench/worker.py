@@ -99,8 +99,8 @@ class Worker:
 
         Returns:
             ``rate`` (tasks per second, first to last), ``cpu_ms`` and ``own_cpu_ms`` per task (all processes, main
-            process; start-up excluded), ``peak_mb`` (main process), ``memory_mb`` (at 10 %, 20 %, ... of the tasks), and
-            behind the proxy ``requests`` and ``per_message`` (settling included, start-up's control plane not).
+            process; start-up excluded), ``peak_mb`` (main process), ``memory_mb`` (at 10 %, 20 %, ... of the tasks),
+            and behind the proxy ``requests`` and ``per_message`` (settling included, start-up's control plane not).
         """
         if self._proxy:
             self._proxy.reset_stats()

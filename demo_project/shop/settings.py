@@ -11,6 +11,7 @@ SECRET_KEY = "for the demo only"
 DEBUG = True
 ALLOWED_HOSTS = ["localhost", "127.0.0.1"]
 INSTALLED_APPS = ["orders"]
+TIME_ZONE = "UTC"
 USE_TZ = True
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
@@ -34,6 +35,7 @@ GROUPS = ["email", "inventory", "analytics"]
 
 CELERY_BROKER_URL = os.environ.get("HAKE_BROKER_URL", "hake://")
 CELERY_TASK_QUEUES = [Queue(group, ORDERS) for group in GROUPS]
-CELERY_TASK_ROUTES = {"orders.tasks.handle_order": {"exchange": "orders"}}
+# All that a publisher needs to know. (Celery ignores an exchange that comes without a routing key.)
+CELERY_TASK_ROUTES = {"orders.tasks.handle_order": {"exchange": "orders", "routing_key": "order.placed"}}
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True

@@ -185,6 +185,8 @@ class ProgressLine:
 
     def show(self, text: str) -> None:
         self._text = text
+        if text == self._shown:
+            return
         if sys.stdout.isatty():
             sys.stdout.write("\r" + text.ljust(len(self._shown)))
             sys.stdout.flush()
@@ -194,7 +196,7 @@ class ProgressLine:
 
     def end(self) -> None:
         say("" if sys.stdout.isatty() else self._text)
-        self._shown_at = time.monotonic()
+        self._shown, self._shown_at = self._text, time.monotonic()
 
 
 def say(text: str) -> None:

@@ -4,7 +4,7 @@ import re
 from itertools import product
 
 import pytest
-from test_routing import amqp_topic_match
+from amqp_model import amqp_topic_match
 
 from kombu_hake.globs import Candidate, combine, key_candidates, pattern_candidates, spell
 

@@ -7,6 +7,7 @@ from itertools import product
 
 import pytest
 import sns_model
+from amqp_model import amqp_topic_match
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -32,19 +33,6 @@ def topic(pattern: str) -> Binding:
 def headers_binding(**arguments: str | int | float | bool | None) -> Binding:
     named = {name.replace("_", "-") if name.startswith("x_") else name: value for name, value in arguments.items()}
     return Binding("orders", "headers", "", tuple(named.items()))
-
-
-def amqp_topic_match(pattern: str, key: str) -> bool:
-    """AMQP's rule said the slow way, by recursion."""
-
-    def match(expected: list[str], words: list[str]) -> bool:
-        if not expected:
-            return not words
-        if expected[0] == "#":
-            return any(match(expected[1:], words[taken:]) for taken in range(len(words) + 1))
-        return bool(words) and expected[0] in ("*", words[0]) and match(expected[1:], words[1:])
-
-    return match(pattern.split(".") if pattern else [], key.split(".") if key else [])
 
 
 def passes(compiled: Filter, key: str, headers: dict[str, object] | None = None) -> bool:
@@ -220,7 +208,7 @@ def short_keys() -> list[str]:
     return short + [".".join(generator.choices(few, k=generator.randint(4, 8))) for _ in range(1000)]
 
 
-@settings(max_examples=400)
+@settings(max_examples=300)
 @given(st.lists(any_pattern, min_size=1, max_size=5), st.lists(any_key, min_size=1, max_size=8), st.booleans())
 @example(["a.#.a"], ["a"], True)
 @example(["*.#.b"], ["b"], True)
@@ -245,15 +233,18 @@ def near_misses(draw: st.DrawFn) -> tuple[str, str]:
     words = draw(st.lists(st.sampled_from(["*", "#", "a", "b", "1"]), min_size=1, max_size=6))
     key: list[str] = []
     for word in words:
-        count = {"#": draw(st.integers(0, 2)), "*": 1}.get(word)
-        key += [word] if count is None else draw(st.lists(st.sampled_from(["a", "b", "1"]), min_size=count, max_size=count))
+        if word in ("*", "#"):
+            count = 1 if word == "*" else draw(st.integers(0, 2))
+            key += draw(st.lists(st.sampled_from(["a", "b", "1"]), min_size=count, max_size=count))
+        else:
+            key.append(word)
     if key and draw(st.booleans()):
         at = draw(st.integers(0, len(key) - 1))
         key[at : at + 1] = draw(st.lists(st.sampled_from(["a", "b"]), max_size=2))
     return ".".join(words), ".".join(key)
 
 
-@settings(max_examples=1000)
+@settings(max_examples=500)
 @given(near_misses(), st.booleans())
 def test_one_pattern_is_filtered_as_it_claims(pair: tuple[str, str], wildcards: bool) -> None:
     pattern, key = pair
@@ -319,9 +310,9 @@ def test_without_wildcards_the_filter_uses_prefixes_and_suffixes_only() -> None:
     assert not passes(compiled, "invoice.sent")
 
 
-@pytest.mark.parametrize("bound", [["order.*"], ["order.#"], ["#.eu"], ["*.eu"], ["*.created.#"], ["*.b.*"], ["a.b"], ["*"]])
-def test_common_patterns_are_exact_without_wildcards_too(bound: list[str]) -> None:
-    assert compile_filter(map(topic, bound), wildcards=False).exact
+@pytest.mark.parametrize("pattern", ["order.*", "order.#", "#.eu", "*.eu", "*.created.#", "*.b.*", "a.b", "*"])
+def test_common_patterns_are_exact_without_wildcards_too(pattern: str) -> None:
+    assert compile_filter([topic(pattern)], wildcards=False).exact
 
 
 def test_everything_needs_no_filter() -> None:
@@ -379,7 +370,7 @@ bound_arguments = st.builds(
 headers_bindings = st.builds(lambda arguments: Binding("orders", "headers", "", arguments), bound_arguments)
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(st.lists(headers_bindings, min_size=1, max_size=5), message_headers, st.booleans())
 def test_headers_filters_are_never_narrower_than_amqp(
     bound: list[Binding], headers: dict[str, object], wildcards: bool
@@ -418,7 +409,7 @@ def test_messages_with_more_headers_than_fit_pass_all_filters() -> None:
 
 
 def test_conditions_on_many_headers_keep_those_that_most_bindings_use() -> None:
-    arguments = {name: "x" for name in "abcdefg"}
+    arguments = dict.fromkeys("abcdefg", "x")
     compiled = compile_filter([headers_binding(**arguments), headers_binding(g="x")])
     assert sns_model.faults(compiled.policy) == []
     assert not passes(compiled, "key", {"a": "x"})

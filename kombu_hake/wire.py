@@ -1,0 +1,153 @@
+"""The hot calls of SQS with less CPU: botocore's signer, urllib3's pool, and nothing in between.
+
+Why
+    A boto3 call costs about 2.0 ms of CPU on the machine where the benchmarks run, of which signing is 0.3 ms and HTTP
+    0.6 ms; the rest is generic machinery (hooks, endpoint rules, user agent, serialiser, parser) that finds out the
+    same for each call. At two calls for ten messages that is most of what a message costs. SQS speaks plain JSON, so
+    leaving the machinery out takes a few lines. See ``docs/performance.md`` for the measurement.
+
+What stays botocore's
+    Credentials (refreshing included), the signature, endpoint and region, and every call that is not listed in
+    :data:`OPERATIONS`. Where the user configured what only botocore knows (an HTTP proxy, ``client_config``), its
+    client makes these calls too.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import time
+import urllib.request
+from collections.abc import Mapping
+from typing import Any
+
+from kombu_hake._version import __version__
+from kombu_hake.concurrency import backoff_s
+from kombu_hake.error_table import error_from_answer, error_from_transport
+from kombu_hake.exceptions import BrokerUnavailable
+from kombu_hake.settings import Settings
+
+__all__ = ["OPERATIONS", "SqsWire"]
+
+logger = logging.getLogger(__name__)
+#: boto3's name of a call to AWS's.
+OPERATIONS: Mapping[str, str] = {
+    "send_message": "SendMessage",
+    "send_message_batch": "SendMessageBatch",
+    "receive_message": "ReceiveMessage",
+    "delete_message_batch": "DeleteMessageBatch",
+    "change_message_visibility_batch": "ChangeMessageVisibilityBatch",
+}
+_POOL_CONNECTIONS = 64
+
+
+class SqsWire:
+    """Makes the calls in :data:`OPERATIONS`. One per process; safe to share between threads."""
+
+    def __init__(self, session: Any, client: Any, settings: Settings) -> None:
+        """Take endpoint, region and credentials over from a boto3 session and its SQS client."""
+        import urllib3
+
+        self._settings = settings
+        self._credentials = session.get_credentials()
+        self._region = client.meta.region_name
+        self._url = client.meta.endpoint_url.rstrip("/") + "/"
+        self._pool = urllib3.PoolManager(
+            num_pools=2,
+            maxsize=_POOL_CONNECTIONS,
+            block=False,
+            retries=False,
+            ca_certs=_ca_bundle(session),
+            # Headers and body are two writes: without NODELAY each call would wait for a delayed ACK.
+            socket_options=[
+                (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+                (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+            ],
+        )
+
+    @staticmethod
+    def can_serve(client: Any, settings: Settings) -> bool:
+        """Whether nothing is configured that only botocore's own HTTP session would heed."""
+        if settings.client_config:
+            return False
+        scheme, _, rest = client.meta.endpoint_url.partition("://")
+        host = rest.partition("/")[0]
+        return not urllib.request.getproxies().get(scheme) or bool(urllib.request.proxy_bypass(host))
+
+    def call(self, operation: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        """One call, tried again as the SDK would; ``receive_message`` only once, its caller has a back-off of its own.
+
+        Raises:
+            HakeError: as :meth:`kombu_hake.clients.Clients.sqs`.
+        """
+        wait_s = params.get("WaitTimeSeconds", 0)
+        tries = 1 if operation == "receive_message" else self._settings.max_attempts
+        body = json.dumps(params).encode()
+        for attempt in range(tries):
+            try:
+                return self._once(operation, params, body, wait_s)
+            except BrokerUnavailable:
+                if attempt == tries - 1:
+                    raise
+                time.sleep(backoff_s(attempt, first_s=0.1))
+        raise AssertionError("unreachable")
+
+    def _once(self, operation: str, params: Mapping[str, Any], body: bytes, wait_s: float) -> dict[str, Any]:
+        import urllib3
+
+        try:
+            headers = self._signed(OPERATIONS[operation], body)
+            response = self._pool.urlopen(
+                "POST",
+                self._url,
+                body=body,
+                headers=headers,
+                timeout=urllib3.Timeout(
+                    connect=self._settings.connect_timeout, read=self._settings.read_timeout + wait_s
+                ),
+                redirect=False,
+            )
+            data = response.data
+        except (urllib3.exceptions.HTTPError, OSError) as exc:
+            raise error_from_transport(exc, "sqs", operation, self._settings) from exc
+        answer = _parse(data)
+        if response.status == 200 and answer is not None:
+            return answer
+        query_error = response.headers.get("x-amzn-query-error", "")
+        raise error_from_answer(response.status, query_error, answer or {}, "sqs", operation, params)
+
+    def _signed(self, action: str, body: bytes) -> dict[str, str]:
+        from botocore.auth import SigV4Auth
+        from botocore.awsrequest import AWSRequest
+
+        request = AWSRequest(
+            "POST",
+            self._url,
+            headers={
+                "X-Amz-Target": f"AmazonSQS.{action}",
+                "Content-Type": "application/x-amz-json-1.0",
+                "User-Agent": f"kombu_hake/{__version__}",
+            },
+            data=body,
+        )
+        # Frozen: refreshable credentials renew themselves here, and all parts are of one generation.
+        SigV4Auth(self._credentials.get_frozen_credentials(), "sqs", self._region).add_auth(request)
+        return dict(request.headers.items())
+
+
+def _ca_bundle(session: Any) -> str | None:
+    from botocore.httpsession import get_cert_path
+
+    configured = session._session.get_config_variable("ca_bundle")  # AWS_CA_BUNDLE, or ca_bundle of the profile
+    return str(get_cert_path(configured or True))
+
+
+def _parse(data: bytes) -> dict[str, Any] | None:
+    if not data:
+        return {}
+    try:
+        answer = json.loads(data)
+    except ValueError:
+        return None
+    return answer if isinstance(answer, dict) else None
