@@ -46,10 +46,12 @@ clean: ## Remove all that this Makefile made
 	$(PYTHON) -m venv .venv
 
 .venv/demo.stamp: setup.cfg pyproject.toml | .venv/pyvenv.cfg
+	@echo "Installing into .venv (once, takes about a minute)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[demo]'
 	@touch $@
 
 .venv/dev.stamp: setup.cfg pyproject.toml | .venv/pyvenv.cfg
+	@echo "Installing into .venv (once, takes about two minutes)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@ .venv/demo.stamp
 

@@ -1,15 +1,15 @@
-"""The hot calls of SQS with less CPU: botocore's signer, urllib3's pool, and nothing in between.
+"""The hot calls of SQS with less CPU: a signer, urllib3's pool, and nothing in between.
 
 Why
-    A boto3 call costs about 2.0 ms of CPU on the machine where the benchmarks run, of which signing is 0.3 ms and HTTP
-    0.6 ms; the rest is generic machinery (hooks, endpoint rules, user agent, serialiser, parser) that finds out the
-    same for each call. At two calls for ten messages that is most of what a message costs. SQS speaks plain JSON, so
-    leaving the machinery out takes a few lines. See ``docs/performance.md`` for the measurement.
+    A boto3 call costs about 2.0 ms of CPU on the machine where the benchmarks run, of which HTTP is 0.5 ms; the rest is
+    generic machinery (hooks, endpoint rules, user agent, serialiser, signer, parser) that finds out the same for each
+    call. At two calls for ten messages that is most of what a message costs. SQS speaks plain JSON, so leaving the
+    machinery out takes a few lines. See ``docs/performance.md`` for the measurement.
 
 What stays botocore's
-    Credentials (refreshing included), the signature, endpoint and region, and every call that is not listed in
-    :data:`OPERATIONS`. Where the user configured what only botocore knows (an HTTP proxy, ``client_config``), its
-    client makes these calls too.
+    Credentials (refreshing included), endpoint and region, and every call that is not listed in :data:`OPERATIONS`.
+    Where the user configured what only botocore knows (an HTTP proxy, ``client_config``), its client makes these calls
+    too.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from kombu_hake.concurrency import backoff_s
 from kombu_hake.error_table import error_from_answer, error_from_transport
 from kombu_hake.exceptions import BrokerUnavailable
 from kombu_hake.settings import Settings
+from kombu_hake.sigv4 import Keys, Signer
 
 __all__ = ["OPERATIONS", "SqsWire"]
 
@@ -40,6 +41,8 @@ OPERATIONS: Mapping[str, str] = {
     "change_message_visibility_batch": "ChangeMessageVisibilityBatch",
 }
 _POOL_CONNECTIONS = 64
+_CONTENT_TYPE = "application/x-amz-json-1.0"
+_USER_AGENT = f"kombu_hake/{__version__}"
 
 
 class SqsWire:
@@ -51,14 +54,16 @@ class SqsWire:
 
         self._settings = settings
         self._credentials = session.get_credentials()
-        self._region = client.meta.region_name
-        self._url = client.meta.endpoint_url.rstrip("/") + "/"
-        self._pool = urllib3.PoolManager(
-            num_pools=2,
+        url = urllib3.util.parse_url(client.meta.endpoint_url)
+        own_port = url.port in (None, 443 if url.scheme == "https" else 80)
+        self._signer = Signer("sqs", client.meta.region_name, str(url.host if own_port else url.netloc))
+        tls = {"ca_certs": _ca_bundle(session)} if url.scheme == "https" else {}
+        self._pool = urllib3.connectionpool.connection_from_url(
+            client.meta.endpoint_url,
             maxsize=_POOL_CONNECTIONS,
             block=False,
             retries=False,
-            ca_certs=_ca_bundle(session),
+            **tls,
             # Headers and body are two writes: without NODELAY each call would wait for a delayed ACK.
             socket_options=[
                 (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
@@ -72,7 +77,9 @@ class SqsWire:
         if settings.client_config:
             return False
         scheme, _, rest = client.meta.endpoint_url.partition("://")
-        host = rest.partition("/")[0]
+        host, _, path = rest.partition("/")
+        if path:
+            return False
         return not urllib.request.getproxies().get(scheme) or bool(urllib.request.proxy_bypass(host))
 
     def call(self, operation: str, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,10 +104,14 @@ class SqsWire:
         import urllib3
 
         try:
-            headers = self._signed(OPERATIONS[operation], body)
+            # Frozen: refreshable credentials renew themselves here, and all parts are of one generation.
+            frozen = self._credentials.get_frozen_credentials()
+            keys = Keys(frozen.access_key, frozen.secret_key, frozen.token)
+            headers = self._signer.headers(keys, f"AmazonSQS.{OPERATIONS[operation]}", _CONTENT_TYPE, body)
+            headers["User-Agent"] = _USER_AGENT
             response = self._pool.urlopen(
                 "POST",
-                self._url,
+                "/",
                 body=body,
                 headers=headers,
                 timeout=urllib3.Timeout(
@@ -116,24 +127,6 @@ class SqsWire:
             return answer
         query_error = response.headers.get("x-amzn-query-error", "")
         raise error_from_answer(response.status, query_error, answer or {}, "sqs", operation, params)
-
-    def _signed(self, action: str, body: bytes) -> dict[str, str]:
-        from botocore.auth import SigV4Auth
-        from botocore.awsrequest import AWSRequest
-
-        request = AWSRequest(
-            "POST",
-            self._url,
-            headers={
-                "X-Amz-Target": f"AmazonSQS.{action}",
-                "Content-Type": "application/x-amz-json-1.0",
-                "User-Agent": f"kombu_hake/{__version__}",
-            },
-            data=body,
-        )
-        # Frozen: refreshable credentials renew themselves here, and all parts are of one generation.
-        SigV4Auth(self._credentials.get_frozen_credentials(), "sqs", self._region).add_auth(request)
-        return dict(request.headers.items())
 
 
 def _ca_bundle(session: Any) -> str | None:

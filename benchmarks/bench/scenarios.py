@@ -192,7 +192,7 @@ SENT = {"hake": (3000, 240), "sqs": (3000, 240), "redis": (9000, 240), "rabbitmq
 SENT_BY_THREADS = {"hake": (4800, 4800), "sqs": (3200, 3200), "redis": (6400, 6400), "rabbitmq": (6400, 6400)}
 BATCHED = {"hake": (9000, 9000), "sqs": (3000, 240), "redis": (9000, 240), "rabbitmq": (6000, 240)}
 CONSUMED = {"hake": (9000, 9000), "sqs": (2400, 240), "redis": (6000, 240), "rabbitmq": (9000, 9000)}
-TASKS = {"hake": (4200, 4200), "sqs": (900, 300), "redis": (4200, 3000), "rabbitmq": (4200, 4200)}
+TASKS = {"hake": (4200, 4200), "sqs": (600, 300), "redis": (3000, 300), "rabbitmq": (4200, 4200)}
 FANNED = {"hake": (1500, 1500), "sqs": (300, 60), "redis": (1500, 240), "rabbitmq": (1500, 240)}
 
 

@@ -80,10 +80,8 @@ def test_the_model_delivers_what_an_emulator_delivers(ministack: Emulator) -> No
 
     published = messages()
     for first in range(0, len(published), 10):
-        sns.publish_batch(
-            TopicArn=topic,
-            PublishBatchRequestEntries=[entry(first + i, found) for i, found in enumerate(published[first : first + 10])],
-        )
+        entries = [entry(number, published[number]) for number in range(first, min(first + 10, len(published)))]
+        sns.publish_batch(TopicArn=topic, PublishBatchRequestEntries=entries)
 
     differences = []
     for policy, url in subscribed:

@@ -4,6 +4,7 @@ import re
 from itertools import product
 
 import pytest
+import sns_model
 from amqp_model import amqp_topic_match
 
 from kombu_hake.globs import Candidate, combine, key_candidates, pattern_candidates, spell
@@ -51,3 +52,31 @@ def test_a_key_of_two_words_or_less_has_no_tail() -> None:
     assert spell("") == {"rk": "%", "words": "|0"}
     assert spell("a.b") == {"rk": "a.b", "words": "|1.a.2|2.b.1|2"}
     assert spell("a.b.c") == {"rk": "a.b.c", "words": "|1.a.3|2.b.2|3.c.1|3", "tail": "2.b.2|3.c.1|3"}
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "#.a.#.b.#.c.#.a.#",  # too many ways to be written over the routing key
+        "a.#.*.b.#.*.c.#.*.a.#",  # too many wildcards
+        "#.a.#.*.b.#",  # so many words between two that may be anywhere
+        "#.b.*.a.*.#",
+    ],
+)
+@pytest.mark.parametrize("wildcards", [True, False])
+def test_patterns_beyond_the_limits_let_more_pass_and_never_less(pattern: str, wildcards: bool) -> None:
+    policy, exact = combine([pattern_candidates(pattern) or []], wildcards=wildcards)
+    assert sns_model.faults(policy, wildcards=wildcards) == []
+    missed = [k for k in KEYS if amqp_topic_match(pattern, k) and not sns_model.passes(policy, SPELLED[k])]
+    assert missed == []
+    assert not exact or all(
+        amqp_topic_match(pattern, k) for k in KEYS if sns_model.passes(policy, SPELLED[k])
+    )
+
+
+def test_more_values_than_a_policy_holds_means_no_filter() -> None:
+    assert combine([key_candidates(f"key-{i}") for i in range(151)], wildcards=True) == (None, False)
+
+
+def test_too_many_patterns_without_a_fixed_end_mean_no_filter() -> None:
+    assert combine([pattern_candidates(f"#.a{i}.#") or [] for i in range(10)], wildcards=True) == (None, False)
