@@ -66,6 +66,6 @@ clean: ## Remove all that this Makefile made
 
 python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
-	  || { echo "Python 3.10 or later is needed: make PYTHON=/path/to/python3" >&2; exit 1; }
+	  || { echo "$(PYTHON) is missing, or older than Python 3.10: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null \
 	  || { echo "$(PYTHON) cannot make virtual environments (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }

@@ -47,7 +47,8 @@ class _Unsettled(NamedTuple):
     """A delivery that was handed over and is neither acked nor rejected."""
 
     delivery: Delivery
-    message: HakeMessage
+    #: Whether it counts against the prefetch count.
+    counts: bool
 
 
 class Channel(DeclaringChannel):
@@ -225,8 +226,7 @@ class Channel(DeclaringChannel):
         with self._lock:
             unsettled, self._unsettled = list(self._unsettled.values()), {}
         self._leases.release([item.delivery.lease for item in unsettled])
-        for item in unsettled:
-            self._receiver.settled(item.delivery.queue)
+        self._count_settled(unsettled)
 
     # --- the rest of kombu's interface
 
@@ -279,21 +279,27 @@ class Channel(DeclaringChannel):
         delivery.lease.label = f"{label(message)} from queue {delivery.queue}"
         if no_ack:
             self._leases.ack(delivery.lease)
-        else:
-            self._unsettled[tag] = _Unsettled(delivery, message)
-        if counts and (no_ack or not self._receiver.is_limited):
+        keeps_counting = counts and not no_ack and self._receiver.is_limited
+        if not no_ack:
+            with self._lock:
+                self._unsettled[tag] = _Unsettled(delivery, keeps_counting)
+        if counts and not keeps_counting:
             self._receiver.settled(delivery.queue)
         return message
 
     def _settle(self, delivery_tag: int, multiple: bool) -> list[_Unsettled]:
         """Take deliveries out of the unsettled ones; one that is settled already is ignored."""
         with self._lock:
-            tags = [tag for tag in self._unsettled if tag <= delivery_tag] if multiple else [delivery_tag]
+            # AMQP: multiple with tag 0 means all.
+            tags = [t for t in self._unsettled if t <= delivery_tag or not delivery_tag] if multiple else [delivery_tag]
             settled = [self._unsettled.pop(tag) for tag in tags if tag in self._unsettled]
-        if self._receiver.is_limited:
-            for item in settled:
-                self._receiver.settled(item.delivery.queue)
+        self._count_settled(settled)
         return settled
+
+    def _count_settled(self, settled: list[_Unsettled]) -> None:
+        for item in settled:
+            if item.counts:
+                self._receiver.settled(item.delivery.queue)
 
     def _discard(self, unsettled: _Unsettled) -> None:
         logger.info("Rejected %s: deleted.", unsettled.delivery.lease.label)

@@ -50,6 +50,8 @@ class Clients:
     def reset_after_fork(self) -> None:
         """New clients for the child, made when needed."""
         self._lock = threading.Lock()
+        # Kept, never touched: finalizing the parent's connection pools would take their locks, held by nobody here.
+        self._inherited = (self._made, self._wire)
         self._made = {}
         self._wire = None
 

@@ -22,7 +22,7 @@ class SingleFlight:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._flights: dict[Hashable, threading.RLock] = {}
+        self._flights: dict[Hashable, tuple[threading.RLock, list[None]]] = {}
         forksafe.register(self)
 
     def reset_after_fork(self) -> None:
@@ -33,9 +33,16 @@ class SingleFlight:
     @contextmanager
     def __call__(self, key: Hashable) -> Iterator[None]:
         with self._lock:
-            flight = self._flights.setdefault(key, threading.RLock())
-        with flight:
-            yield
+            flight, aboard = self._flights.setdefault(key, (threading.RLock(), []))
+            aboard.append(None)
+        try:
+            with flight:
+                yield
+        finally:
+            with self._lock:
+                aboard.pop()
+                if not aboard and self._flights.get(key) == (flight, aboard):
+                    del self._flights[key]
 
 
 class TtlCache(Generic[K, V]):

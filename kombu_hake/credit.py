@@ -6,7 +6,8 @@ Rules
   the only queue asks for all there is.
 * A busy queue leaves to each other queue what that one may claim: its fair share if busy, one message if idle.
 * It asks again only when that pays: for ten, or half of its share, or when nothing at all is unsettled. Otherwise each
-  settled message would become a request of its own.
+  settled message would become a request of its own. The caller asks for less when waiting has not helped
+  (``even_little``): with three of four prefetched tasks running for an hour, the fourth place is not to stay empty.
 * With less credit than queues every queue keeps a poll for one message, so together they may bring too much; what is
   too much goes back at once (:meth:`Credit.received` says how many to keep).
 """
@@ -78,16 +79,25 @@ class Credit:
         share = self._shares.get(queue)
         if share is not None:
             share.open = False
+            share.reserved = 0  # an open poll will release whatever it brings
             self._drop_if_over(queue, share)
+
+    def has_little(self, queue: str) -> bool:
+        """Whether *queue* could ask for anything with ``even_little``."""
+        return self._allowed(queue, self._shares[queue], even_little=True) > 0
 
     def may_ask(self, queue: str) -> bool:
         """Whether one more poll of *queue* would be given anything."""
         return self._allowed(queue, self._shares[queue]) > 0
 
-    def ask(self, queue: str) -> int:
-        """How many messages a poll of *queue* may ask for now, 0..10; reserved until :meth:`received`."""
+    def ask(self, queue: str, *, even_little: bool = False) -> int:
+        """How many messages a poll of *queue* may ask for now, 0..10; reserved until :meth:`received`.
+
+        Args:
+            even_little: Ask for what there is, though waiting might allow for more.
+        """
         share = self._shares[queue]
-        count = self._allowed(queue, share)
+        count = self._allowed(queue, share, even_little)
         share.reserved += count
         return count
 
@@ -112,7 +122,7 @@ class Credit:
         if not share.open and not share.used:
             self._shares.pop(queue, None)
 
-    def _allowed(self, queue: str, share: Share) -> int:
+    def _allowed(self, queue: str, share: Share, even_little: bool = False) -> int:
         queues = sum(1 for other in self._shares.values() if other.open)
         if self.limit < queues:
             return 1 if not share.reserved and self.in_flight < self.limit else 0
@@ -120,7 +130,7 @@ class Credit:
             return 1 if not share.reserved and self._left_for(queue) > 0 else 0
         left = self._left_for(queue)
         pays = min(MAX_BATCH_ENTRIES, max(1, self._fair() // 2))
-        if left < pays and self.in_flight:
+        if left < pays and self.in_flight and not even_little:
             return 0
         return max(0, min(MAX_BATCH_ENTRIES, left))
 
@@ -135,5 +145,6 @@ class Credit:
         return self.limit - used - claims
 
     def _fair(self) -> int:
-        busy = sum(1 for share in self._shares.values() if share.busy and share.open)
-        return max(1, self.limit // max(1, busy))
+        consumed = [share for share in self._shares.values() if share.open]
+        busy = sum(1 for share in consumed if share.busy)
+        return max(1, (self.limit - (len(consumed) - busy)) // max(1, busy))

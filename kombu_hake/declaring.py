@@ -158,6 +158,7 @@ class DeclaringChannel(StdChannel):  # type: ignore[misc]
             self.topology.delete_queue(queue)
         except QueueNotFound:
             ready = 0
+            self.topology.forget(queue)
         self.temporaries.forget(queue)
         return ready
 

@@ -352,13 +352,11 @@ def _widen(branches: Branches, wildcards: bool) -> Branches:
 
 
 def _wider(glob: str) -> str:
-    """The next wider glob: with fewer ``*``, at last one that everything matches."""
+    """The next wider glob, for a glob with wildcard points: with fewer ``*``, at last a prefix, a suffix or ``*``."""
     head, *middle, tail = glob.split("*")
     if middle:
         middle.remove(min(middle, key=len))
         return "*".join([head, *middle, tail])
-    if not head or not tail:
-        return _EVERYTHING
     return f"{head}*" if len(head) >= len(tail) else f"*{tail}"
 
 

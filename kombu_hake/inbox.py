@@ -34,11 +34,13 @@ class Inbox:
     """A queue of deliveries and errors, with a descriptor that is readable while it holds any."""
 
     def __init__(self) -> None:
+        self._inherited: list[socket.socket | None] = []
         self._fresh()
         forksafe.register(self)
 
     def reset_after_fork(self) -> None:
         """Drop the parent's messages and its descriptor. The descriptor is not closed: the parent's loop watches it."""
+        self._inherited += [self._reader, self._writer]  # dropping the last reference would close them
         self._fresh()
 
     def _fresh(self) -> None:

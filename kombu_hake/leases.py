@@ -205,7 +205,7 @@ class Leases:
         for lease in self._held.values():
             if lease.deadline - now > self._visibility_s / 2:
                 break
-            if now - lease.received_at > _LIFE_S - self._visibility_s:
+            if not self._may_renew(lease, now):
                 continue
             group = open_groups.get(lease.url)
             if group is None or len(group) == MAX_BATCH_ENTRIES:
@@ -215,6 +215,10 @@ class Leases:
         return groups
 
     # --- inside; the lock is held
+
+    def _may_renew(self, lease: Lease, now: float) -> bool:
+        """Whether AWS would extend it: no further than twelve hours since the receive."""
+        return now - lease.received_at <= _LIFE_S - self._visibility_s
 
     def _transition(self, lease: Lease, to: LeaseState) -> bool:
         if lease.state is not LeaseState.HELD:
@@ -272,7 +276,8 @@ class Leases:
         waits = [due - now for due in self._acks_due.values()]
         first = next(iter(self._held.values()), None)
         if first is not None:
-            waits.append(first.deadline - now - self._visibility_s / 2)
+            early = self._visibility_s / 2 if self._may_renew(first, now) else 0
+            waits.append(first.deadline - now - early)
         return max(0.01, min(waits, default=1.0, key=float)) if waits else 1.0
 
     # --- the senders
@@ -291,6 +296,9 @@ class Leases:
                 self._deliver(request)
             except HakeError as exc:
                 self._give_up(request, exc)
+            except Exception as exc:  # a bug of ours or a strange answer must not end the thread in silence
+                logger.exception("A request to settle messages failed in a way that is not known.")
+                self._give_up(request, HakeError(repr(exc)))
             finally:
                 with self._lock:
                     self._unanswered -= 1
@@ -298,18 +306,20 @@ class Leases:
                         self._answered.notify_all()
 
     def _deliver(self, request: _Request) -> None:
+        error = BrokerUnavailable("not tried")
         for attempt in range(_TRIES):
+            if attempt:
+                time.sleep(backoff_s(attempt - 1))
             try:
-                request.leases = self._ask(request)
-            except BrokerUnavailable:
-                if attempt == _TRIES - 1:
-                    raise
+                request.leases, error = self._ask(request, error)
+            except BrokerUnavailable as exc:
+                error = exc
             if not request.leases:
                 return
-            time.sleep(backoff_s(attempt))
+        raise error
 
-    def _ask(self, request: _Request) -> list[Lease]:
-        """One request; the leases that AWS could not take for now."""
+    def _ask(self, request: _Request, error: BrokerUnavailable) -> tuple[list[Lease], BrokerUnavailable]:
+        """One request; the leases that AWS could not take for now, and why."""
         entries = [{"Id": str(i), "ReceiptHandle": lease.receipt_handle} for i, lease in enumerate(request.leases)]
         if request.kind == "ack":
             answer = self._clients.sqs("delete_message_batch", QueueUrl=request.url, Entries=entries)
@@ -320,12 +330,13 @@ class Leases:
         again = []
         for failed in answer.get("Failed") or ():
             lease = request.leases[int(failed["Id"])]
-            error = entry_error(failed, "sqs", request.url)
-            if isinstance(error, BrokerUnavailable):
+            refusal = entry_error(failed, "sqs", request.url)
+            if isinstance(refusal, BrokerUnavailable):
                 again.append(lease)
+                error = refusal
             else:
-                self._lost(lease, request.kind, error)
-        return again
+                self._lost(lease, request.kind, refusal)
+        return again, error
 
     def _give_up(self, request: _Request, exc: HakeError) -> None:
         for lease in request.leases:
@@ -340,7 +351,9 @@ class Leases:
                 return
             if kind == "renew" and isinstance(exc, BrokerUnavailable):
                 lease.deadline = self._clock() + self._visibility_s / 2  # due again now: first in the line
-                self._held.move_to_end(id(lease), last=False)
+                if id(lease) in self._held:
+                    self._held.move_to_end(id(lease), last=False)
+                self._changed.notify()
                 return
             lease.state = LeaseState.LOST
             self._held.pop(id(lease), None)

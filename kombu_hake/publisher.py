@@ -145,9 +145,9 @@ class Publisher:
             else:
                 lane.waiting.append(me)
         if not me.leads:
-            self._wait(lane, me)
+            self._wait(lane, me, address)
         if me.leads:
-            self._lead(target, lane, me)
+            self._lead(target, lane, me, address)
         if me.error is not None:
             raise me.error
 
@@ -162,7 +162,12 @@ class Publisher:
         for attempt in range(_ENTRY_TRIES):
             if attempt:
                 time.sleep(backoff_s(attempt))
-            failed = self._request(target, [batch[i] for i in left])
+            try:
+                failed = self._request(target, [batch[i] for i in left])
+            except HakeError as exc:
+                if not attempt:
+                    raise
+                failed = dict.fromkeys(range(len(left)), exc)  # the others were accepted before
             for index in left:
                 errors[index] = None
             for position, error in failed.items():
@@ -172,7 +177,7 @@ class Publisher:
                 break
         return errors
 
-    def _lead(self, target: Target, lane: _Lane, me: _Waiting) -> None:
+    def _lead(self, target: Target, lane: _Lane, me: _Waiting, address: str) -> None:
         """Send *me* and those who wait with it, then hand the lead over."""
         with self._lock:
             batch = [me, *self._take(target, lane, me)]
@@ -189,11 +194,11 @@ class Publisher:
                 # Each thread raises an error of its own: a traceback is written into the instance.
                 waiting.error = _copy(exc) if isinstance(exc, HakeError) else BrokerUnavailable(_INTERRUPTED % exc)
         finally:
-            self._hand_over(lane)
+            self._hand_over(lane, address)
             for waiting in batch[1:]:
                 waiting.done.set()
 
-    def _wait(self, lane: _Lane, me: _Waiting) -> None:
+    def _wait(self, lane: _Lane, me: _Waiting, address: str) -> None:
         """Wait for the answer, or for the lead; a thread that is interrupted leaves nothing hanging."""
         try:
             me.done.wait()
@@ -203,10 +208,10 @@ class Publisher:
                     lane.waiting.remove(me)
                 abdicates = me.leads
             if abdicates:
-                self._hand_over(lane)
+                self._hand_over(lane, address)
             raise
 
-    def _hand_over(self, lane: _Lane) -> None:
+    def _hand_over(self, lane: _Lane, address: str) -> None:
         with self._lock:
             lane.in_flight -= 1
             if lane.waiting:
@@ -214,6 +219,8 @@ class Publisher:
                 heir.leads = True
                 lane.in_flight += 1
                 heir.done.set()
+            elif not lane.in_flight:
+                self._lanes.pop(address, None)
 
     @staticmethod
     def _take(target: Target, lane: _Lane, me: _Waiting) -> list[_Waiting]:

@@ -37,6 +37,8 @@ __all__ = ["Receiver", "receive_params"]
 
 logger = logging.getLogger(__name__)
 _HELPER_WAIT_S = 1
+#: How long to wait for more credit before asking for the little there is.
+_PATIENCE_S = 0.1
 #: How often a fault that lasts is logged again.
 _REMIND_S = 60.0
 
@@ -97,7 +99,7 @@ class Receiver:
         self._fresh(self._credit.prefetch_count)
 
     def _fresh(self, prefetch_count: int) -> None:
-        self._changed = threading.Condition(threading.Lock())
+        self._changed = threading.Condition()  # re-entrant: stop() may run in a garbage collection, under the lock
         self._credit = Credit(prefetch_count)
         self._sources: dict[str, _Source] = {}
         self._stopped = False
@@ -171,6 +173,11 @@ class Receiver:
                     if not self._survive(source, exc, trouble):
                         return
                     continue
+                except Exception as exc:  # a bug of ours or a strange answer must not end the consumer in silence
+                    logger.exception("Receiving from queue %s failed in a way that is not known.", source.queue)
+                    self._keep(source, asked, [])
+                    self._pause(trouble.pause_s(exc), source)
+                    continue
                 trouble.over()
                 self._keep(source, asked, messages)
                 if is_helper and not messages:
@@ -182,13 +189,15 @@ class Receiver:
     def _await_credit(self, source: _Source, is_helper: bool) -> int:
         """How many to ask for; 0 when this poller is to end."""
         with self._changed:
-            while not source.closed:
-                asked = self._credit.ask(source.queue)
-                if asked:
-                    return asked
-                if not self._changed.wait(_HELPER_WAIT_S if is_helper else None) and is_helper:
-                    return 0
-            return 0
+            asked = 0 if source.closed else self._credit.ask(source.queue)
+            while not asked and not source.closed:
+                wait_s = _HELPER_WAIT_S if is_helper else _PATIENCE_S
+                came = self._changed.wait(wait_s if is_helper or self._credit.has_little(source.queue) else None)
+                if source.closed or (is_helper and not came):
+                    break
+                is_dry = not came and not len(self._inbox)
+                asked = self._credit.ask(source.queue, even_little=is_dry)
+            return asked
 
     def _poll(self, source: _Source, asked: int, wait_s: int | None) -> list[dict[str, Any]]:
         wait = self._settings.wait_time_seconds if wait_s is None else min(wait_s, self._settings.wait_time_seconds)
@@ -202,12 +211,9 @@ class Receiver:
             Lease(source.url, m["ReceiptHandle"], received_at, self._settings.visibility_timeout) for m in messages
         ]
         with self._changed:
-            kept = self._credit.received(source.queue, asked, len(messages))
-            if source.closed:
-                self._credit.returned(source.queue, kept)
-                self._credit.remove(source.queue)
-                kept = 0
-            elif kept:
+            # A closed source has no share any more; another of the same queue may have taken its place.
+            kept = 0 if source.closed else self._credit.received(source.queue, asked, len(messages))
+            if kept:
                 starving = not len(self._inbox)
                 self._leases.hold(leases[:kept])
                 self._inbox.put(

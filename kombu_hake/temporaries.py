@@ -50,7 +50,7 @@ class Temporaries:
 
     def create_fed(self, queue: str) -> None:
         """Create *queue*, if it is one of ours and waits, under a name of this incarnation."""
-        spec = self._pending.pop(queue, None)
+        spec = self._pending.get(queue)
         if spec is not None:
             physical = f"{self._topology.queues.physical(queue)[:47]}-{uuid4().hex}"
             self._incarnated.add(queue)
@@ -58,8 +58,7 @@ class Temporaries:
 
     def create(self) -> None:
         """Create all that waits, under their own names."""
-        while self._pending:
-            _, spec = self._pending.popitem()
+        for spec in list(self._pending.values()):
             self._create(spec, None)
 
     def consumed(self, queue: str) -> None:
@@ -90,3 +89,4 @@ class Temporaries:
             self._topology.forget(spec.name)  # an earlier incarnation
         self._topology.queues.declare(spec, physical=physical)
         self._created[spec.name] = spec
+        self._pending.pop(spec.name, None)

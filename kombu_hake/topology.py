@@ -166,6 +166,9 @@ class Topology:
             logger.error("Queue %s was deleted by somebody; it was declared here, so it has been made again.", queue)
             for binding in sorted(known.bindings) if known is not None else ():
                 self.bind(queue, binding)
+            for exchange in sorted(known.unfiltered) if known is not None else ():
+                self._clients.sqs("tag_queue", QueueUrl=url, Tags=overflow_tags(exchange, self._types[exchange]))
+                self._apply_until_stable(queue, url)
         return url
 
     def known_bindings(self, queue: str) -> BindingSet | None:
@@ -191,11 +194,14 @@ class Topology:
 
     def delete_queue(self, queue: str) -> None:
         """Delete a queue and its subscriptions; a queue that is gone is fine."""
-        url = self.queues.url(queue)
-        for exchange in self._exchanges_of(queue, url):
-            self._unsubscribe(queue, self.queues.arn(url), exchange)
-        self._applied.pop(queue, None)
-        self.queues.delete(queue)
+        try:
+            url = self.queues.url(queue)
+            arn = self.queues.arn(url)
+            for exchange in self._exchanges_of(queue, url):
+                self._unsubscribe(queue, arn, exchange)
+            self.queues.delete(queue)
+        finally:
+            self.forget(queue)
 
     def delete_exchange(self, exchange: str) -> None:
         """Delete an exchange's topic, unless subscriptions that are not ours hang on it; remove ours."""

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import kombu.exceptions
 from kombu.transport import base
 
+from kombu_hake import forksafe
 from kombu_hake._version import __version__
 from kombu_hake.channel import Channel
 from kombu_hake.clients import Clients, shared_clients
@@ -90,6 +91,13 @@ class Transport(base.Transport):  # type: ignore[misc]
         self.connected = False
         self._next_channel_id = 0
         self._loops: list[tuple[Any, int]] = []
+        forksafe.register(self)
+
+    def reset_after_fork(self) -> None:
+        """The connection is the parent's: closing it here must touch nothing, its event loop's epoll above all."""
+        self.connected = False
+        self.channels = []
+        self._loops = []
 
     # --- connection
 

@@ -168,14 +168,14 @@ def fan_out(broker: Broker, queue: str, count: int) -> dict[str, Any]:
             # What is made on first use is made before the clock starts; Redis subscribes in its first drain.
             with suppress(TimeoutError):
                 consuming.drain_events(timeout=1)
-            producer.publish({"n": -1}, routing_key="x")
+            producer.publish({"n": -1})
             while len(received) < group_count:
                 consuming.drain_events(timeout=DRAIN_TIMEOUT_S)
             received.clear()
             with Meter(broker) as meter:
                 with _batch(broker):
                     for number in range(count):
-                        producer.publish({"n": number, "text": PAYLOAD}, routing_key="x")
+                        producer.publish({"n": number, "text": PAYLOAD})
                 published_s = time.perf_counter() - meter._started_at
                 while len(received) < count * group_count:
                     consuming.drain_events(timeout=DRAIN_TIMEOUT_S)

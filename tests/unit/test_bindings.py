@@ -98,7 +98,8 @@ def test_no_tags_make_reading_fail(tags: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["topic orders =FF", "headers e = a:i:x", "headers e = a:q:x", "headers e = a", "topic é", "queue e", "all t =FF"]
+    "text",
+    ["topic orders =FF", "headers e = a:i:x", "headers e = a:q:x", "headers e = a", "topic é", "queue e", "all t =FF"],
 )
 def test_text_that_is_not_of_our_making_is_skipped_though_its_digest_fits(text: str) -> None:
     digested = text.replace("all t", "all") if text.startswith("all") else text
@@ -126,6 +127,10 @@ def test_ordinary_bindings_can_be_read_in_the_console(binding: Binding, value: s
 def test_tags_do_not_change_between_releases() -> None:
     assert to_tags(Binding("orders", "topic", "order.*")) == {"hake:b:59732894d3c054ff": "topic orders order.=2A"}
     assert overflow_tags("orders", "topic") == {"hake:b:d4e16acf26ac2b45": "all topic orders"}
+
+
+def test_a_damaged_overflow_tag_is_skipped() -> None:
+    assert from_tags({key: "all topic other" for key in overflow_tags("orders", "topic")}) == BindingSet()
 
 
 def test_overflow_is_keyed_by_the_exchange_alone() -> None:
