@@ -10,17 +10,20 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
 from kombu_hake import forksafe
+from kombu_hake.admission import Verdict, verdict
 from kombu_hake.batching import Session
 from kombu_hake.declaring import DeclaringChannel
 from kombu_hake.dispatch import Dispatcher
+from kombu_hake.envelope import Envelope, decode
 from kombu_hake.exceptions import AccessDenied
 from kombu_hake.inbox import Delivery
 from kombu_hake.leases import Lease
-from kombu_hake.messages import HakeMessage, label, to_message
+from kombu_hake.messages import HakeMessage, label, sent_ms, to_message
 from kombu_hake.naming import QueueUrl
 from kombu_hake.receiver import Receiver, receive_params
 
@@ -65,6 +68,7 @@ class Channel(DeclaringChannel):
         self.closed = False
         self.no_ack_consumers: set[str] = set()
         self._dispatcher: Dispatcher = connection.dispatcher
+        self._dead_letters = connection.dead_letters
         self._clients = connection.clients
         self._settings = connection.settings
         self._inbox = connection.inbox
@@ -193,18 +197,29 @@ class Channel(DeclaringChannel):
         for raw in answer.get("Messages") or ():
             lease = Lease(url, raw["ReceiptHandle"], self._leases.now(), self._settings.visibility_timeout)
             self._leases.hold([lease])
-            return self._hand_over(Delivery(self.channel_id, queue, raw, lease), "", no_ack, counts=False)
+            delivery = Delivery(self.channel_id, queue, raw, lease)
+            envelope = self._admit(delivery)
+            if envelope is not None:
+                return self._hand_over(envelope, delivery, "", no_ack, counts=False)
         return None
 
-    def deliver(self, delivery: Delivery) -> None:
-        """Call the consumer whose turn it is. In the consuming thread; what the callback raises comes through."""
+    def deliver(self, delivery: Delivery) -> bool:
+        """Call the consumer whose turn it is, in the consuming thread; whether the message was handed over.
+
+        What the callback raises comes through.
+        """
         turn = self._turns.get(delivery.queue)
         if turn is None:  # cancelled in the callback before
             self._leases.release([delivery.lease])
             self._receiver.settled(delivery.queue)
-            return
+            return False
+        envelope = self._admit(delivery)
+        if envelope is None:
+            self._receiver.settled(delivery.queue)
+            return False
         consumer = next(turn)
-        consumer.callback(self._hand_over(delivery, consumer.tag, consumer.no_ack, counts=True))
+        consumer.callback(self._hand_over(envelope, delivery, consumer.tag, consumer.no_ack, counts=True))
+        return True
 
     # --- settle
 
@@ -219,7 +234,8 @@ class Channel(DeclaringChannel):
             if requeue:
                 self._leases.release([unsettled.delivery.lease])
             else:
-                self._discard(unsettled)
+                delivery = unsettled.delivery
+                self._set_aside(delivery, decode(delivery.message.get("Body", ""), delivery.queue), "rejected")
 
     def basic_recover(self, requeue: bool = False) -> None:
         """Make every unsettled message of this channel visible again."""
@@ -272,10 +288,45 @@ class Channel(DeclaringChannel):
         for item in taken:
             self._receiver.settled(item.queue)
 
-    def _hand_over(self, delivery: Delivery, consumer_tag: str, no_ack: bool, *, counts: bool) -> HakeMessage:
+    def _admit(self, delivery: Delivery) -> Envelope | None:
+        """The message, if it is to be handed over; what is not is settled here."""
+        envelope = decode(delivery.message.get("Body", ""), delivery.queue)
+        bindings = self.topology.known_bindings(delivery.queue)
+        judge = partial(
+            verdict,
+            envelope,
+            sent_ms=sent_ms(delivery.message),
+            now_ms=self._clients.now_ms(),
+            queue=self.topology.queues.arguments(delivery.queue),
+        )
+        found = judge(bindings)
+        if found is Verdict.NOT_BOUND:  # before it is dropped: somebody may have bound more since
+            found = judge(self.topology.refreshed_bindings(delivery.queue))
+        if found is Verdict.DELIVER:
+            return envelope
+        if found is Verdict.NOT_BOUND:
+            logger.debug("Queue %s has no binding for a message that its filter let through.", delivery.queue)
+            self._leases.ack(delivery.lease)
+        else:
+            self._set_aside(delivery, envelope, "expired")
+        return None
+
+    def _set_aside(self, delivery: Delivery, envelope: Envelope, reason: str) -> None:
+        arguments = self.topology.queues.arguments(delivery.queue)
+        done = self._dead_letters.set_aside(
+            envelope, delivery.message, queue=delivery.queue, url=delivery.lease.url, arguments=arguments, reason=reason
+        )
+        if done:
+            self._leases.ack(delivery.lease)
+        else:
+            self._leases.abandon(delivery.lease)
+
+    def _hand_over(
+        self, envelope: Envelope, delivery: Delivery, consumer_tag: str, no_ack: bool, *, counts: bool
+    ) -> HakeMessage:
         tag = next(self._tags)
         bound = self.topology.known_bindings(delivery.queue)
-        message = to_message(delivery, self, tag, consumer_tag, is_bound=bool(bound and bound.exchanges()))
+        message = to_message(envelope, delivery, self, tag, consumer_tag, is_bound=bool(bound and bound.exchanges()))
         delivery.lease.label = f"{label(message)} from queue {delivery.queue}"
         if no_ack:
             self._leases.ack(delivery.lease)
@@ -300,10 +351,6 @@ class Channel(DeclaringChannel):
         for item in settled:
             if item.counts:
                 self._receiver.settled(item.delivery.queue)
-
-    def _discard(self, unsettled: _Unsettled) -> None:
-        logger.info("Rejected %s: deleted.", unsettled.delivery.lease.label)
-        self._leases.ack(unsettled.delivery.lease)
 
 
 def _no_callback(message: HakeMessage) -> None:

@@ -95,6 +95,11 @@ class Clients:
                 raise
         self._last_success = time.monotonic()
 
+    def now_ms(self) -> int:
+        """Ms since the epoch by AWS's clock, as far as its answers have told it; else by ours."""
+        offset_s = self._wire.clock_offset_s if isinstance(self._wire, SqsWire) else 0.0
+        return int((time.time() + offset_s) * 1000)
+
     def region(self) -> str:
         """The region in use."""
         return str(self._client("sqs").meta.region_name)

@@ -150,6 +150,11 @@ class Leases:
                 self._acks_due[lease.url] = self._clock() + self._linger_s
                 self._changed.notify()
 
+    def abandon(self, lease: Lease) -> None:
+        """Let the lease run out: the message comes again when its visibility timeout ends."""
+        with self._lock:
+            self._transition(lease, LeaseState.RELEASED)
+
     def release(self, leases: Sequence[Lease]) -> None:
         """Have the messages made visible to others at once, in requests of up to ten."""
         by_url: dict[QueueUrl, list[Lease]] = {}

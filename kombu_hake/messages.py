@@ -16,12 +16,12 @@ from uuid import uuid4
 
 from kombu.message import Message as KombuMessage
 
-from kombu_hake.envelope import Envelope, decode
+from kombu_hake.envelope import Envelope
 from kombu_hake.inbox import Delivery
 from kombu_hake.limits import FIFO_SUFFIX, SQS_MAX_DELAY_S
 from kombu_hake.topology import PRIVATE_EXCHANGE
 
-__all__ = ["ORIGIN_HEADER", "HakeMessage", "is_task", "send_parameters", "to_message"]
+__all__ = ["ORIGIN_HEADER", "HakeMessage", "is_task", "label", "send_parameters", "sent_ms", "to_message"]
 
 #: ``{"exchange": …, "routing_key": …}`` of a task's first publishing.
 ORIGIN_HEADER = "hake-origin"
@@ -37,17 +37,21 @@ def is_task(headers: Mapping[str, Any]) -> bool:
     return "task" in headers and "id" in headers
 
 
+def sent_ms(raw: Mapping[str, Any]) -> int | None:
+    """When SQS accepted the message, ms since the epoch."""
+    stamp = (raw.get("Attributes") or {}).get("SentTimestamp")
+    return int(stamp) if stamp else None
+
+
 def to_message(
-    delivery: Delivery, channel: Any, delivery_tag: int, consumer_tag: str, *, is_bound: bool
+    envelope: Envelope, delivery: Delivery, channel: Any, delivery_tag: int, consumer_tag: str, *, is_bound: bool
 ) -> HakeMessage:
     """The message to hand over.
 
     Args:
         is_bound: Whether the queue has bindings to exchanges other than the direct one of its own name.
     """
-    envelope = decode(delivery.message.get("Body", ""), delivery.queue)
-    attributes = delivery.message.get("Attributes") or {}
-    receive_count = int(attributes.get("ApproximateReceiveCount", 1))
+    receive_count = int((delivery.message.get("Attributes") or {}).get("ApproximateReceiveCount", 1))
     info = _delivery_info(envelope, delivery.queue, is_bound)
     info["redelivered"] = receive_count > 1
     info["consumer_tag"] = consumer_tag
@@ -58,8 +62,9 @@ def to_message(
         "receive_count": receive_count,
         "message_id": envelope.properties.get("message_id") or delivery.message.get("MessageId"),
     }
-    if "SentTimestamp" in attributes:
-        properties["sent_timestamp_ms"] = int(attributes["SentTimestamp"])
+    sent = sent_ms(delivery.message)
+    if sent is not None:
+        properties["sent_timestamp_ms"] = sent
     return HakeMessage(
         body=envelope.body,
         channel=channel,
@@ -95,14 +100,20 @@ def send_parameters(message: Mapping[str, Any], name: str, *, to_queue: bool) ->
         extra["MessageGroupId"] = str(properties["MessageGroupId"])
     if name.endswith(FIFO_SUFFIX):
         extra.setdefault("MessageGroupId", DEFAULT_GROUP_ID)
-        task_id = (message.get("headers") or {}).get("id")
-        wanted = properties.get("MessageDeduplicationId") or task_id or uuid4()
-        extra["MessageDeduplicationId"] = str(wanted)
+        extra["MessageDeduplicationId"] = str(
+            properties.get("MessageDeduplicationId") or _task_run(message.get("headers") or {}) or uuid4()
+        )
     elif to_queue:
         delay = properties.get("DelaySeconds", properties.get("delay_seconds"))
         if delay is not None:
             extra["DelaySeconds"] = max(0, min(SQS_MAX_DELAY_S, int(delay)))
     return extra
+
+
+def _task_run(headers: Mapping[str, Any]) -> str | None:
+    """The id of a task's run: its retries are messages of their own, which SQS must not take for duplicates."""
+    task_id, retries = headers.get("id"), headers.get("retries")
+    return f"{task_id}-{retries}" if task_id and retries else task_id
 
 
 def _delivery_info(envelope: Envelope, queue: str, is_bound: bool) -> dict[str, Any]:

@@ -128,6 +128,11 @@ class Queues:
         """What this process declared the queue with, if it did."""
         return self._specs.get(name)
 
+    def arguments(self, name: str) -> Mapping[str, Any]:
+        """The AMQP arguments that this process declared the queue with; ``{}`` when it did not."""
+        spec = self._specs.get(name)
+        return spec.arguments if spec is not None else {}
+
     def arn(self, url: QueueUrl) -> QueueArn:
         """The ARN of a queue, from AWS itself."""
         if url not in self._arns:

@@ -22,6 +22,7 @@ import argparse
 import http.client
 import importlib.util
 import io
+import logging
 import os
 import signal
 import subprocess
@@ -190,7 +191,7 @@ def _one_request_at_a_time(app: WsgiApp) -> WsgiApp:
             # A tenth of a second for what becomes visible by the clock alone: a delay or a lease that ends.
             monitor.wait(min(left_s, 0.1))
 
-    SQSBackend.receive_message = receive_message  # type: ignore[method-assign]
+    SQSBackend.receive_message = receive_message
 
     def serialised(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         # Read before the lock is taken: a slow sender must not hold up everyone else.
@@ -208,14 +209,11 @@ def _one_request_at_a_time(app: WsgiApp) -> WsgiApp:
 def _serve(port: int, parent: int | None) -> None:
     """Serve until SIGTERM, SIGINT, or until ``parent`` is no longer the process that started this one."""
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
-    from werkzeug.serving import WSGIRequestHandler, make_server
+    from werkzeug.serving import make_server
 
-    class QuietHandler(WSGIRequestHandler):
-        def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-            """One line per request would bury the test's own output."""
-
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line per request would bury the test's own output
     app = _one_request_at_a_time(DomainDispatcherApplication(create_backend_app))
-    server = make_server(HOST, port, app, threaded=True, request_handler=QuietHandler)
+    server = make_server(HOST, port, app, threaded=True)
     stop = threading.Event()
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, lambda *_: stop.set())

@@ -21,8 +21,8 @@ import logging
 
 from kombu_hake.bindings import MAX_BINDING_TAGS, Binding, BindingSet, ExchangeType, from_tags, overflow_tags, to_tags
 from kombu_hake.clients import Clients
-from kombu_hake.concurrency import SingleFlight
-from kombu_hake.exceptions import AccessDenied, DeclarationMismatch, TopologyError
+from kombu_hake.concurrency import SingleFlight, TtlCache
+from kombu_hake.exceptions import AccessDenied, DeclarationMismatch, HakeError, TopologyError
 from kombu_hake.naming import QueueArn, QueueUrl, TopicArn, parse_arn, queue_account
 from kombu_hake.policy import allows, namespace_policy, queue_policy
 from kombu_hake.queues import Queues
@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 PRIVATE_EXCHANGE = "hake.queue"
 #: Two declarers that keep on changing one queue at once; each round is a handful of calls.
 _MAX_ROUNDS = 8
+#: How often the bindings are read again because a message matches none that are known.
+_REFRESH_S = 30.0
 
 
 def is_reply_exchange(exchange: str) -> bool:
@@ -62,6 +64,7 @@ class Topology:
         self._applied: dict[str, BindingSet] = {}
         self._subscribed: dict[tuple[str, str], str] = {}
         self._denied: dict[str, AccessDenied] = {}
+        self._refreshed: TtlCache[str, BindingSet | None] = TtlCache(_REFRESH_S)
 
     # --- exchanges
 
@@ -174,6 +177,18 @@ class Topology:
     def known_bindings(self, queue: str) -> BindingSet | None:
         """The bindings that this process last saw; no call."""
         return self._applied.get(queue)
+
+    def refreshed_bindings(self, queue: str) -> BindingSet | None:
+        """The bindings as they are now, at most half a minute old; None where the tags can't be read."""
+        return self._refreshed.get(queue, lambda: self._refresh(queue))
+
+    def _refresh(self, queue: str) -> BindingSet | None:
+        try:
+            found = self._applied[queue] = self.bindings(queue)
+        except HakeError as exc:
+            logger.info("The bindings of queue %s can't be read, so what is in doubt is delivered: %s", queue, exc)
+            return None
+        return found
 
     def list_bindings(self) -> list[tuple[str, str, str]]:
         """(queue, exchange, routing key) of every binding that this process knows."""

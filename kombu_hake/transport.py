@@ -21,6 +21,7 @@ from kombu_hake import forksafe
 from kombu_hake._version import __version__
 from kombu_hake.channel import Channel
 from kombu_hake.clients import Clients, shared_clients
+from kombu_hake.deadletters import DeadLetters
 from kombu_hake.dispatch import Dispatcher
 from kombu_hake.exceptions import (
     AccessDenied,
@@ -50,13 +51,14 @@ class _Shared(NamedTuple):
     clients: Clients
     topology: Topology
     dispatcher: Dispatcher
+    dead_letters: DeadLetters
 
 
 def _build_shared(settings: Settings) -> _Shared:
     clients = Clients(settings)
     topology = Topology(clients, settings)
     dispatcher = Dispatcher(topology, Routes(topology, settings), Publisher(clients), settings)
-    return _Shared(clients, topology, dispatcher)
+    return _Shared(clients, topology, dispatcher, DeadLetters(clients, dispatcher.publish))
 
 
 _open: weakref.WeakSet[Transport] = weakref.WeakSet()
@@ -110,7 +112,7 @@ class Transport(base.Transport):  # type: ignore[misc]
         """
         self.settings = self._load_settings()
         shared: _Shared = shared_clients(self.settings, _build_shared)
-        self.clients, self.topology, self.dispatcher = shared
+        self.clients, self.topology, self.dispatcher, self.dead_letters = shared
         self.clients.check()
         self.inbox = Inbox()
         self.leases = Leases(
@@ -196,13 +198,12 @@ class Transport(base.Transport):  # type: ignore[misc]
             self._deliver(item)
 
     def _deliver(self, item: Delivery | Exception) -> bool:
-        """Hand one item over; False when its channel is gone."""
+        """Hand one item over; False when no consumer got it."""
         if isinstance(item, Exception):
             raise item
         for channel in self.channels:
             if channel.channel_id == item.channel_id:
-                channel.deliver(item)
-                return True
+                return channel.deliver(item)
         self.leases.release([item.lease])
         return False
 

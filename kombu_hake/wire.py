@@ -20,6 +20,7 @@ import socket
 import time
 import urllib.request
 from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from kombu_hake._version import __version__
@@ -41,6 +42,8 @@ OPERATIONS: Mapping[str, str] = {
     "change_message_visibility_batch": "ChangeMessageVisibilityBatch",
 }
 _POOL_CONNECTIONS = 64
+#: How often AWS's clock is compared with ours.
+_CLOCK_READ_S = 60.0
 _CONTENT_TYPE = "application/x-amz-json-1.0"
 _USER_AGENT = f"kombu_hake/{__version__}"
 
@@ -53,6 +56,9 @@ class SqsWire:
         import urllib3
 
         self._settings = settings
+        #: What to add to our clock to have AWS's, seconds.
+        self.clock_offset_s = 0.0
+        self._clock_read_at = float("-inf")
         self._credentials = session.get_credentials()
         url = urllib3.util.parse_url(client.meta.endpoint_url)
         own_port = url.port in (None, 443 if url.scheme == "https" else 80)
@@ -122,11 +128,24 @@ class SqsWire:
             data = response.data
         except (urllib3.exceptions.HTTPError, OSError) as exc:
             raise error_from_transport(exc, "sqs", operation, self._settings) from exc
+        self._learn_clock(response.headers.get("date"))
         answer = _parse(data)
         if response.status == 200 and answer is not None:
             return answer
         query_error = response.headers.get("x-amzn-query-error", "")
         raise error_from_answer(response.status, query_error, answer or {}, "sqs", operation, params)
+
+    def _learn_clock(self, date: str | None) -> None:
+        now = time.monotonic()
+        if date is None or now - self._clock_read_at < _CLOCK_READ_S:
+            return
+        try:
+            self.clock_offset_s = parsedate_to_datetime(date).timestamp() - time.time()
+        except ValueError:
+            return
+        if abs(self.clock_offset_s) < 2:  # the header has whole seconds; the journey takes some too
+            self.clock_offset_s = 0.0
+        self._clock_read_at = now
 
 
 def _ca_bundle(session: Any) -> str | None:

@@ -1,0 +1,152 @@
+"""Where a message goes that nobody can handle: rejected, expired, or without an envelope that can be understood.
+
+SQS has no operation for it; its redrive policy only counts receives. So the message is *sent*, and deleted once AWS has
+accepted it elsewhere:
+
+* to the exchange in the queue's arguments (``x-dead-letter-exchange``, ``x-dead-letter-routing-key``), as on RabbitMQ;
+* else to the dead-letter queue of the queue's redrive policy, body unchanged, the reason as message attributes;
+* else nowhere: it is deleted, with a log line.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from kombu_hake.clients import Clients
+from kombu_hake.concurrency import TtlCache
+from kombu_hake.envelope import Envelope
+from kombu_hake.exceptions import AccessDenied, HakeError
+from kombu_hake.limits import FIFO_SUFFIX, RAW_DELIVERY_MAX_ATTRIBUTES
+from kombu_hake.naming import QueueUrl, parse_arn
+
+__all__ = ["DeadLetters"]
+
+logger = logging.getLogger(__name__)
+#: A dead-letter queue that is added to a live queue counts from here on.
+_REDRIVE_TTL_S = 300.0
+
+
+class DeadLetters:
+    """Sets messages aside. Shared by the connections of a process; safe to share between threads."""
+
+    def __init__(self, clients: Clients, publish: Callable[..., None]) -> None:
+        """*publish* is :meth:`kombu_hake.dispatch.Dispatcher.publish`."""
+        self._clients = clients
+        self._publish = publish
+        self._redrives: TtlCache[QueueUrl, QueueUrl | None] = TtlCache(_REDRIVE_TTL_S)
+
+    def set_aside(
+        self,
+        envelope: Envelope,
+        raw: Mapping[str, Any],
+        *,
+        queue: str,
+        url: QueueUrl,
+        arguments: Mapping[str, Any],
+        reason: str,
+    ) -> bool:
+        """Send a message where dead ones go; whether it may be deleted now.
+
+        Args:
+            raw: The message as it was received.
+            arguments: What the queue was declared with.
+            reason: ``rejected`` or ``expired``.
+        """
+        try:
+            where = self._send(envelope, raw, queue, url, arguments, reason)
+        except HakeError as exc:
+            logger.error(
+                "A %s message of queue %s could not be dead-lettered; it stays and comes again: %s", reason, queue, exc
+            )
+            return False
+        if where:
+            logger.info("A %s message of queue %s went to %s.", reason, queue, where)
+        else:
+            logger.info("A %s message of queue %s was deleted: the queue has no dead-letter queue.", reason, queue)
+        return True
+
+    def _send(
+        self,
+        envelope: Envelope,
+        raw: Mapping[str, Any],
+        queue: str,
+        url: QueueUrl,
+        arguments: Mapping[str, Any],
+        reason: str,
+    ) -> str:
+        info = envelope.properties["delivery_info"]
+        exchange = arguments.get("x-dead-letter-exchange")
+        if exchange is not None:
+            key = arguments.get("x-dead-letter-routing-key") or info.get("routing_key") or queue
+            self._publish(_message(envelope, queue, reason), exchange, key, mandatory=False)
+            return f"exchange {exchange!r} with key {key!r}"
+        target = self._redrives.get(url, lambda: self._redrive_target(url))
+        if target is None:
+            return ""
+        attributes = {
+            **(raw.get("MessageAttributes") or {}),
+            **{
+                name: {"DataType": "String", "StringValue": value}
+                for name, value in (
+                    ("hake-death-reason", reason),
+                    ("hake-death-queue", json.dumps(queue)),
+                    ("hake-death-time", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())),
+                )
+            },
+        }
+        kept = dict(list(attributes.items())[-RAW_DELIVERY_MAX_ATTRIBUTES:])
+        self._clients.sqs(
+            "send_message", QueueUrl=target, MessageBody=raw["Body"], MessageAttributes=kept, **_fifo(target, raw)
+        )
+        return target
+
+    def _redrive_target(self, url: QueueUrl) -> QueueUrl | None:
+        try:
+            answer = self._clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=["RedrivePolicy"])
+            policy = json.loads(answer.get("Attributes", {}).get("RedrivePolicy") or "{}")
+            if not policy.get("deadLetterTargetArn"):
+                return None
+            arn = parse_arn(policy["deadLetterTargetArn"])
+            found = self._clients.sqs("get_queue_url", QueueName=arn.name, QueueOwnerAWSAccountId=arn.account)
+        except AccessDenied as exc:
+            logger.warning("The dead-letter queue of %s can't be found out: %s", url, exc)
+            raise
+        return QueueUrl(found["QueueUrl"])
+
+
+def _message(envelope: Envelope, queue: str, reason: str) -> dict[str, Any]:
+    """The message to publish, with the headers that RabbitMQ adds to a dead-lettered one."""
+    info = envelope.properties["delivery_info"]
+    death = {
+        "reason": reason,
+        "queue": queue,
+        "exchange": info.get("exchange") or "",
+        "routing-keys": [info.get("routing_key") or ""],
+        "time": int(time.time()),
+        "count": 1,
+    }
+    headers = dict(envelope.headers)
+    before = headers.get("x-death")
+    headers["x-death"] = [death, *(before if isinstance(before, list) else [])]
+    headers.setdefault("x-first-death-reason", reason)
+    headers.setdefault("x-first-death-queue", queue)
+    headers.setdefault("x-first-death-exchange", death["exchange"])
+    properties = {k: v for k, v in envelope.properties.items() if k not in ("expiration", "first_sent_ms")}
+    return {
+        "body": envelope.body,
+        "content-type": envelope.content_type,
+        "content-encoding": envelope.content_encoding,
+        "headers": headers,
+        "properties": properties,
+    }
+
+
+def _fifo(target: QueueUrl, raw: Mapping[str, Any]) -> dict[str, str]:
+    if not target.endswith(FIFO_SUFFIX):
+        return {}
+    group = (raw.get("Attributes") or {}).get("MessageGroupId") or "default"
+    return {"MessageGroupId": group, "MessageDeduplicationId": str(raw.get("MessageId"))}
