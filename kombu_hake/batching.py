@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple, Protocol
 
-from kombu_hake.exceptions import HakeError, PublishFailed
+from kombu_hake.exceptions import HakeError, PublishError, PublishFailed
 from kombu_hake.limits import MAX_BATCH_ENTRIES
 from kombu_hake.publisher import Outgoing, batch_limit, check_size
 from kombu_hake.routes import QueueTarget, Target
@@ -138,7 +138,7 @@ class Batch:
             self._submit(group)
 
     def _submit(self, group: _Group) -> None:
-        if not self._idle and len(self._threads) < self._in_flight:
+        if self._jobs.qsize() >= self._idle and len(self._threads) < self._in_flight:
             thread = threading.Thread(target=self._work, name="hake-batch", daemon=True)
             self._threads.append(thread)
             thread.start()
@@ -155,7 +155,12 @@ class Batch:
                 self._idle -= 1
             if group is None:
                 return
-            errors = group.sender.send_batch(group.target, group.items)
+            errors: list[HakeError | None]
+            try:
+                errors = group.sender.send_batch(group.target, group.items)
+            except Exception as exc:  # a bug of ours or a strange answer: nobody must wait for it for ever
+                logger.exception("A batch failed in a way that is not known.")
+                errors = [PublishError(f"The batch failed: {exc!r}")] * len(group.items)
             with self._changed:
                 self._failed += [
                     (item[0], error) for item, error in zip(group.items, errors, strict=True) if error is not None

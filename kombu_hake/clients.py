@@ -9,6 +9,7 @@ boto3 is imported, and its clients are made, at the first call: importing stays 
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -16,8 +17,9 @@ from typing import Any, Literal
 
 from kombu_hake import forksafe
 from kombu_hake._version import __version__
+from kombu_hake.concurrency import backoff_s
 from kombu_hake.error_table import error_for, unreachable
-from kombu_hake.exceptions import ConfigurationError, HakeError
+from kombu_hake.exceptions import BrokerUnavailable, ConfigurationError, HakeError
 from kombu_hake.limits import SQS_MAX_WAIT_S
 from kombu_hake.settings import Settings
 from kombu_hake.wire import OPERATIONS, SqsWire
@@ -29,6 +31,8 @@ _FRESH_S = 10.0
 #: A poller is a thread that holds a connection for up to twenty seconds; urllib3 drops what its pool can't hold, and
 #: each dropped connection is a TLS handshake.
 _POOL_CONNECTIONS = 64
+#: How long a throttled call goes on trying, beyond what the SDK does.
+_PATIENCE_S = 90.0
 
 
 class Clients:
@@ -113,6 +117,21 @@ class Clients:
         return str(self._call("sts", "get_caller_identity", {})["Account"])
 
     def _call(self, kind: str, operation: str, params: dict[str, Any]) -> dict[str, Any]:
+        is_control = kind in ("sqs", "sns") and not operation.startswith("publish")
+        patience_ends = time.monotonic() + (_PATIENCE_S if is_control else 0)
+        for attempt in itertools.count():
+            try:
+                return self._try(kind, operation, params)
+            except BrokerUnavailable as exc:
+                # Fifty workers that start at once exceed thirty calls a second in a small region. Each must get
+                # through in the end, and starting over would only add to the load.
+                wait_s = backoff_s(attempt, first_s=0.5, most_s=8.0)
+                if not exc.is_throttle or time.monotonic() + wait_s > patience_ends:
+                    raise
+                time.sleep(wait_s)
+        raise AssertionError("unreachable")
+
+    def _try(self, kind: str, operation: str, params: dict[str, Any]) -> dict[str, Any]:
         client = self._made.get(kind) or self._client(kind)
         try:
             answer: dict[str, Any] = getattr(client, operation)(**params)

@@ -107,7 +107,7 @@ class DeclaringChannel(StdChannel):  # type: ignore[misc]
         if spec.is_temporary:
             self.temporaries.declare(spec)
         else:
-            self.topology.queues.declare(spec)
+            self.topology.declare_queue(spec)
         return QueueDeclareOk(name, 0, 0)
 
     def queue_bind(

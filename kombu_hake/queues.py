@@ -40,6 +40,7 @@ __all__ = ["QueueSpec", "Queues", "own_tags"]
 logger = logging.getLogger(__name__)
 #: Messages of a temporary queue whose owner vanished are of no use to anybody.
 _TEMPORARY_RETENTION_S = 3_600
+_MAX_FOREIGN_URLS = 1_000
 _COUNTS = (
     "ApproximateNumberOfMessages",
     "ApproximateNumberOfMessagesNotVisible",
@@ -93,14 +94,17 @@ class Queues:
         with self._flights(name):
             if name not in self._urls:
                 self._urls[name] = self._look_up(name)
+                self._shorten()
             return self._urls[name]
 
     def known_url(self, name: str) -> QueueUrl | None:
         """The URL if this process knows it; no call."""
         return self._urls.get(name)
 
-    def declare(self, spec: QueueSpec, *, physical: str | None = None) -> QueueUrl:
-        """Find the queue, or create it.
+    def declare(self, spec: QueueSpec, *, physical: str | None = None) -> bool:
+        """Find the queue, or create it; whether it was created.
+
+        Always asks AWS: somebody may have deleted it. kombu remembers by itself what it declared on a connection.
 
         Args:
             physical: Its name in AWS, where it is not the one that follows from the logical name.
@@ -108,21 +112,19 @@ class Queues:
             QueueDeletedRecently: AWS still refuses the name a minute after it was deleted.
             AccessDenied: it does not exist and may not be created.
         """
-        with self._flights(spec.name):
+        name = spec.name
+        with self._flights(name):
             if physical is not None:
-                self._physical[spec.name] = physical
-            self._specs[spec.name] = spec
+                self._physical[name] = physical
+            self._specs[name] = spec
+            if name in self._settings.predefined_queues:
+                return False
             try:
-                return self.url(spec.name)
+                self._urls[name] = self._look_up(name)
             except QueueNotFound:
-                url = self._urls[spec.name] = self._create(spec)
-                return url
-
-    def redeclare(self, name: str) -> QueueUrl | None:
-        """Make a queue again that was deleted by somebody else; None when this process never declared it."""
-        spec = self._specs.get(name)
-        self.forget(name)
-        return self.declare(spec) if spec is not None and name not in self._settings.predefined_queues else None
+                self._urls[name] = self._create(spec)
+                return True
+            return False
 
     def spec(self, name: str) -> QueueSpec | None:
         """What this process declared the queue with, if it did."""
@@ -192,6 +194,13 @@ class Queues:
     def physical(self, name: str) -> str:
         """The queue's name in AWS."""
         return self._physical.get(name) or self._settings.namer.queue(name)
+
+    def _shorten(self) -> None:
+        """Forget the oldest of the queues that others declared: a worker answers to ever new reply queues."""
+        if len(self._urls) > _MAX_FOREIGN_URLS + len(self._specs):
+            oldest = next((name for name in self._urls if name not in self._specs), None)
+            if oldest is not None:
+                self.forget(oldest)
 
     def _look_up(self, name: str) -> QueueUrl:
         physical = self.physical(name)

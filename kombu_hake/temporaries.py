@@ -85,8 +85,6 @@ class Temporaries:
                 logger.info("Temporary queue %s was not removed: %s", queue, exc)
 
     def _create(self, spec: QueueSpec, physical: str | None) -> None:
-        if physical is not None:
-            self._topology.forget(spec.name)  # an earlier incarnation
-        self._topology.queues.declare(spec, physical=physical)
+        self._topology.declare_queue(spec, physical=physical)
         self._created[spec.name] = spec
         self._pending.pop(spec.name, None)

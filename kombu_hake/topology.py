@@ -18,6 +18,7 @@ Cost
 from __future__ import annotations
 
 import logging
+import time
 
 from kombu_hake.bindings import MAX_BINDING_TAGS, Binding, BindingSet, ExchangeType, from_tags, overflow_tags, to_tags
 from kombu_hake.clients import Clients
@@ -25,7 +26,7 @@ from kombu_hake.concurrency import SingleFlight, TtlCache
 from kombu_hake.exceptions import AccessDenied, DeclarationMismatch, HakeError, TopologyError
 from kombu_hake.naming import QueueArn, QueueUrl, TopicArn, parse_arn, queue_account
 from kombu_hake.policy import allows, namespace_policy, queue_policy
-from kombu_hake.queues import Queues
+from kombu_hake.queues import Queues, QueueSpec
 from kombu_hake.routing import compile_filter, filter_json
 from kombu_hake.settings import Settings
 from kombu_hake.topics import Topics
@@ -39,6 +40,8 @@ PRIVATE_EXCHANGE = "hake.queue"
 _MAX_ROUNDS = 8
 #: How often the bindings are read again because a message matches none that are known.
 _REFRESH_S = 30.0
+#: How long a binding that was seen is believed when it is declared again: somebody may delete and re-create the queue.
+_BELIEVE_S = 60.0
 
 
 def is_reply_exchange(exchange: str) -> bool:
@@ -62,6 +65,7 @@ class Topology:
         self._flights = SingleFlight()
         self._types: dict[str, ExchangeType] = {}
         self._applied: dict[str, BindingSet] = {}
+        self._applied_at: dict[str, float] = {}
         self._subscribed: dict[tuple[str, str], str] = {}
         self._denied: dict[str, AccessDenied] = {}
         self._refreshed: TtlCache[str, BindingSet | None] = TtlCache(_REFRESH_S)
@@ -105,6 +109,15 @@ class Topology:
                 "directly, and publishing to the exchange raises: %s",
                 exchange, exc.action, exc,
             )
+
+    # --- queues
+
+    def declare_queue(self, spec: QueueSpec, *, physical: str | None = None) -> None:
+        """Find or create a queue; as :meth:`kombu_hake.queues.Queues.declare`."""
+        if physical is not None:
+            self.forget(spec.name)  # an earlier incarnation
+        if self.queues.declare(spec, physical=physical):
+            self._forget_bindings(spec.name)
 
     # --- bindings
 
@@ -163,13 +176,17 @@ class Topology:
     def make_again(self, queue: str) -> QueueUrl | None:
         """Declare a queue again that somebody deleted, bindings included; None if this process never declared it."""
         known = self._applied.get(queue)
+        spec = self.queues.spec(queue)
         self.forget(queue)
-        url = self.queues.redeclare(queue)
-        if url is not None:
-            logger.error("Queue %s was deleted by somebody; it was declared here, so it has been made again.", queue)
-            for binding in sorted(known.bindings) if known is not None else ():
+        if spec is None or queue in self._settings.predefined_queues:
+            return None
+        self.declare_queue(spec)
+        url = self.queues.url(queue)
+        logger.error("Queue %s was deleted by somebody; it was declared here, so it has been made again.", queue)
+        if known is not None:
+            for binding in sorted(known.bindings):
                 self.bind(queue, binding)
-            for exchange in sorted(known.unfiltered) if known is not None else ():
+            for exchange in sorted(known.unfiltered):
                 self._clients.sqs("tag_queue", QueueUrl=url, Tags=overflow_tags(exchange, self._types[exchange]))
                 self._apply_until_stable(queue, url)
         return url
@@ -203,7 +220,11 @@ class Topology:
     def forget(self, queue: str) -> None:
         """Forget what is known of a queue: another one has its logical name now."""
         self.queues.forget(queue)
+        self._forget_bindings(queue)
+
+    def _forget_bindings(self, queue: str) -> None:
         self._applied.pop(queue, None)
+        self._applied_at.pop(queue, None)
         for key in [key for key in self._subscribed if key[0] == queue]:
             del self._subscribed[key]
 
@@ -241,6 +262,8 @@ class Topology:
 
     def _is_applied(self, queue: str, binding: Binding) -> bool:
         known = self._applied.get(queue)
+        if time.monotonic() - self._applied_at.get(queue, float("-inf")) > _BELIEVE_S:
+            return False
         return known is not None and (binding in known.bindings or binding.exchange in known.unfiltered)
 
     def _bind(self, queue: str, binding: Binding) -> None:
@@ -284,6 +307,7 @@ class Topology:
         else:
             logger.warning("The bindings of queue %s keep changing; others are at work on it too.", queue)
         self._applied[queue] = wanted
+        self._applied_at[queue] = time.monotonic()
         return wanted
 
     def _apply(self, queue: str, url: QueueUrl, wanted: BindingSet) -> None:

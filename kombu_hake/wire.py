@@ -25,7 +25,7 @@ from typing import Any
 
 from kombu_hake._version import __version__
 from kombu_hake.concurrency import backoff_s
-from kombu_hake.error_table import error_from_answer, error_from_transport
+from kombu_hake.error_table import error_for, error_from_answer, error_from_transport
 from kombu_hake.exceptions import BrokerUnavailable
 from kombu_hake.settings import Settings
 from kombu_hake.sigv4 import Keys, Signer
@@ -108,6 +108,7 @@ class SqsWire:
 
     def _once(self, operation: str, params: Mapping[str, Any], body: bytes, wait_s: float) -> dict[str, Any]:
         import urllib3
+        from botocore.exceptions import BotoCoreError
 
         try:
             # Frozen: refreshable credentials renew themselves here, and all parts are of one generation.
@@ -126,6 +127,8 @@ class SqsWire:
                 redirect=False,
             )
             data = response.data
+        except BotoCoreError as exc:  # credentials that could not be renewed
+            raise error_for(exc, "sqs", operation, params, self._settings) or exc from exc
         except (urllib3.exceptions.HTTPError, OSError) as exc:
             raise error_from_transport(exc, "sqs", operation, self._settings) from exc
         self._learn_clock(response.headers.get("date"))

@@ -19,6 +19,7 @@ from .peers import Broker
 
 PAYLOAD = "x" * 200
 WARM_UP_COUNT = 20
+LATENCY_WARM_UP_COUNT = 5
 DRAIN_TIMEOUT_S = 30.0
 THREADS = 16
 
@@ -95,7 +96,21 @@ def delay_threads(broker: Broker, queue: str, count: int) -> dict[str, Any]:
 
 
 def batch(broker: Broker, queue: str, count: int) -> dict[str, Any]:
-    """``.delay()`` within ``kombu_hake.batch()``; the others have no batch and just loop."""
+    """kombu's Producer within ``kombu_hake.batch()``; the others have no batch and just loop."""
+    from kombu import Connection, Queue
+
+    with Connection(broker.url, transport_options=broker.options) as connection:
+        producer = connection.Producer(serializer="json")
+        Queue(queue, channel=connection.default_channel).declare()
+        producer.publish({"n": -1, "text": PAYLOAD}, routing_key=queue)
+        with Meter(broker) as meter, _batch(broker):
+            for number in range(count):
+                producer.publish({"n": number, "text": PAYLOAD}, routing_key=queue)
+    return meter.result(count)
+
+
+def delay_batch(broker: Broker, queue: str, count: int) -> dict[str, Any]:
+    """``.delay()`` in the same way."""
     from .tasks import noop
 
     noop.delay(-1)
@@ -161,8 +176,9 @@ def fan_out(broker: Broker, queue: str, count: int) -> dict[str, Any]:
         received.append(1)
 
     with Connection(broker.url, transport_options=broker.options) as consuming:
-        consumer = consuming.Consumer(queues, on_message=on_message, prefetch_count=100)
-        consumer.consume()
+        for each in queues:  # a channel for each group, as workers of their own would have
+            consumer = consuming.Consumer(each, channel=consuming.channel(), on_message=on_message, prefetch_count=100)
+            consumer.consume()
         with Connection(broker.url, transport_options=broker.options) as publishing:
             producer = publishing.Producer(exchange=exchange, serializer="json")
             # What is made on first use is made before the clock starts; Redis subscribes in its first drain.
@@ -185,13 +201,13 @@ def fan_out(broker: Broker, queue: str, count: int) -> dict[str, Any]:
 
 
 def latency(broker: Broker, queue: str, count: int) -> dict[str, Any]:
-    """Send time stamps to an idle worker, one at a time."""
+    """Send time stamps to an idle worker, one at a time; the first few are to be left out."""
     import random
 
     from .tasks import stamp
 
     pause = random.Random(1)
-    for _ in range(count):
+    for _ in range(count + LATENCY_WARM_UP_COUNT):
         stamp.delay(time.time())
         time.sleep(pause.uniform(0.05, 0.09))
     return {}
@@ -254,7 +270,7 @@ def _batch(broker: Broker) -> Any:
 SCENARIOS: dict[str, Callable[[Broker, str, int], dict[str, Any]]] = {
     function.__name__: function
     for function in (
-        *(publish, boto3_send, delay, delay_threads, batch, fill, consume, fan_out),
+        *(publish, boto3_send, delay, delay_threads, batch, delay_batch, fill, consume, fan_out),
         *(latency, wake_up, first_publish, import_time),
     )
 }

@@ -21,6 +21,7 @@ from typing import Any
 from support.proxy_control import RemoteProxy
 
 from . import aws
+from .child import LATENCY_WARM_UP_COUNT
 from .peers import Broker, broker
 from .services import Services
 from .stamps import STAMP
@@ -122,8 +123,9 @@ def end_to_end(pool: str, run: Run, peer: str, latency_s: float) -> Figures:
     with Worker(run.services, peer_broker, [queue], pool=pool) as running:
         running.wait_ready()
         child("latency", count, peer_broker, queue)
-        running.wait_done(count * STAMP.size)
-    return _percentiles([done - sent for sent, done in STAMP.iter_unpack(running.stamps)])
+        running.wait_done((count + LATENCY_WARM_UP_COUNT) * STAMP.size)
+    samples = [done - sent for sent, done in STAMP.iter_unpack(running.stamps)]
+    return _percentiles(samples[LATENCY_WARM_UP_COUNT:])
 
 
 def idle(run: Run, peer: str, latency_s: float) -> Figures:
@@ -237,6 +239,7 @@ PLAN: dict[str, Item] = {
     "delay": Item(partial(in_child, "delay", SENT), where=("far",)),
     "delay_16": Item(partial(in_child, "delay_threads", SENT_BY_THREADS), where=("far",)),
     "batch": Item(partial(in_child, "batch", BATCHED), where=("far",)),
+    "delay_batch": Item(partial(in_child, "delay_batch", BATCHED), where=("far",)),
     "consume": Item(consume),
     "prefork_32": Item(partial(worker, "prefork", 32)),
     "prefork_4": Item(partial(worker, "prefork", 4), where=("far",), is_quick=False),

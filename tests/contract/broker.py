@@ -1,0 +1,157 @@
+"""A leg as a test of the contract sees it: connections to it, and what is in its queues. Only kombu's public API."""
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+from uuid import uuid4
+
+from kombu import Connection, Consumer, Exchange, Message, Producer, Queue
+from support.emulators import Emulator
+
+from contract.features import Features
+
+#: Far more than any answer takes on loopback: whatever is waited for longer has failed.
+PATIENCE_S = 20.0
+#: What is open when a test ends occupies the emulator no longer than this.
+LONG_POLL_S = 1
+
+_strangers = itertools.count(1)
+
+
+class Broker:
+    """One leg in a namespace of its own; closes what it opened."""
+
+    def __init__(self, features: Features, aws: Emulator | None) -> None:
+        self.features = features
+        self._aws = aws
+        self._opened: list[Connection] = []
+
+    @property
+    def aws(self) -> Emulator:
+        """The emulator behind it (``Can.AWS``)."""
+        assert self._aws is not None, f"{self.features.leg} has no AWS"
+        return self._aws
+
+    def url(self, **options: object) -> str:
+        if self._aws is None:
+            return "memory://"
+        return self._aws.url(wait_time_seconds=LONG_POLL_S, **options)
+
+    def connect(self, **options: object) -> Connection:
+        """A new connection; connections with the same options share what the process remembers."""
+        connection = Connection(self.url(**options))
+        self._opened.append(connection)
+        return connection
+
+    def stranger(self, **options: object) -> Connection:
+        """A connection that knows nothing of what others declared, like one of another process.
+
+        What a process remembers is shared by connections of equal options, so an option without effect here does it.
+        """
+        return self.connect(read_timeout=15 + next(_strangers) / 1000, **options)
+
+    def close(self) -> None:
+        for connection in self._opened:
+            connection.release()
+
+    def drain(self, *queues: str, connection: Connection | None = None) -> dict[str, list[Message]]:
+        """Everything that is ready in these queues, taken out.
+
+        A mark is sent to each queue, and what comes before the mark is what the queue held: the legs keep the order of
+        messages, and a topic has delivered when the publish returns.
+        """
+        connection = connection or self.connect()
+        mark = uuid4().hex
+        found: dict[str, list[Message]] = {queue: [] for queue in queues}
+        unmarked = set(queues)
+
+        def take(queue: str, message: Message) -> None:
+            if message.headers.get("mark") == mark:
+                unmarked.discard(queue)
+            else:
+                found[queue].append(message)
+
+        with connection.channel() as channel:
+            for queue in queues:
+                Producer(channel).publish("", routing_key=queue, headers={"mark": mark})
+            with consuming(channel, {queue: partial(take, queue) for queue in queues}, no_ack=True):
+                wait_until(lambda: not unmarked, connection, f"marks in {sorted(unmarked)}")
+        return found
+
+    def bodies(self, *queues: str, connection: Connection | None = None) -> dict[str, list[Any]]:
+        """As :meth:`drain`: the decoded bodies, sorted."""
+        found = self.drain(*queues, connection=connection)
+        return {queue: sorted(message.payload for message in messages) for queue, messages in found.items()}
+
+
+@contextmanager
+def consuming(
+    channel: Any, callbacks: dict[str, Callable[[Message], object]], *, no_ack: bool = False
+) -> Iterator[None]:
+    """Consume from queues that exist, without declaring them."""
+    consumers = [
+        Consumer(channel, [Queue(queue)], on_message=callback, auto_declare=False, no_ack=no_ack)
+        for queue, callback in callbacks.items()
+    ]
+    for consumer in consumers:
+        consumer.consume()
+    try:
+        yield
+    finally:
+        for consumer in consumers:
+            consumer.cancel()
+
+
+def wait_until(condition: Callable[[], object], connection: Connection, what: str) -> None:
+    """Deliver events until the condition holds.
+
+    Raises:
+        AssertionError: it never did.
+    """
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        left_s = deadline - time.monotonic()
+        assert left_s > 0, f"never came: {what}"
+        try:
+            connection.drain_events(timeout=min(left_s, 1.0))
+        except TimeoutError:
+            continue
+
+
+def nothing_comes(connection: Connection, for_s: float = 0.5) -> bool:
+    """Whether no event is delivered for a while. The one thing that can't be waited for is nothing."""
+    try:
+        connection.drain_events(timeout=for_s)
+    except TimeoutError:
+        return True
+    return False
+
+
+def declare(connection: Connection, *queues: Queue) -> None:
+    """Declare queues with their exchanges and bindings."""
+    for queue in queues:
+        queue(connection.default_channel).declare()
+
+
+def queue_of(name: str, exchange: Exchange | str = "", *keys: str, **kwargs: Any) -> Queue:
+    """A queue bound to one exchange by several keys."""
+    bound = Queue(name, exchange, routing_key=keys[0] if keys else "", **kwargs)
+    return bound
+
+
+def publish(connection: Connection, body: object, exchange: str = "", routing_key: str = "", **kwargs: Any) -> None:
+    """Publish by the exchange's name alone: nothing is declared."""
+    Producer(connection).publish(body, exchange=exchange, routing_key=routing_key, **kwargs)
+
+
+def get(connection: Connection, queue: str, *, no_ack: bool = False) -> Message | None:
+    """One message by basic.get, waiting for it."""
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        message: Message | None = connection.default_channel.basic_get(queue, no_ack=no_ack)
+        if message is not None:
+            return message
+    return None

@@ -1,0 +1,82 @@
+"""The legs of the contract, and the table of test by leg at the end of a run."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from uuid import uuid4
+
+import pytest
+from kombu.transport import memory
+
+from contract.broker import Broker
+from contract.features import LEGS, Features
+
+_SIGNS = {"passed": "ok", "failed": "FAILED", "error": "ERROR", "skipped": "-"}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "needs(*what): what a leg must be able to do (see contract/features.py)")
+
+
+@pytest.fixture(params=LEGS)
+def leg(request: pytest.FixtureRequest) -> str:
+    """Runs the test once for each leg."""
+    return request.param
+
+
+@pytest.fixture
+def features(leg: str, request: pytest.FixtureRequest) -> Features:
+    """What the leg can do; skips the test where that is not enough."""
+    features = LEGS[leg]
+    for mark in request.node.iter_markers("needs"):
+        for what in mark.args:
+            if what in features.lacks:
+                pytest.skip(f"{leg} lacks {what.name}: {features.lacks[what]}")
+    return features
+
+
+@pytest.fixture
+def broker(leg: str, features: Features, request: pytest.FixtureRequest) -> Iterator[Broker]:
+    """The leg, empty at first."""
+    if leg == "memory":
+        memory.Transport.global_state.clear()
+        memory.Channel.queues.clear()
+        emulator = None
+    else:
+        emulator = request.getfixturevalue(leg).in_namespace(f"c{uuid4().hex[:8]}")
+    broker = Broker(features, emulator)
+    try:
+        yield broker
+    finally:
+        broker.close()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    rows: dict[str, dict[str, str]] = defaultdict(dict)
+    reasons: dict[str, int] = {}
+    for outcome, sign in _SIGNS.items():
+        for report in terminalreporter.stats.get(outcome, ()):
+            leg = dict(getattr(report, "user_properties", ())).get("leg")
+            file, _, name = report.nodeid.rpartition("::")
+            if "contract/" not in file or leg not in LEGS:
+                continue
+            if outcome == "skipped":
+                reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+                reason = reason.removeprefix("Skipped: ")
+                sign = f"- ({reasons.setdefault(reason, len(reasons) + 1)})"
+            rows[_without_leg(name, leg)][leg] = sign
+    if not rows:
+        return
+    terminalreporter.section("contract: test by leg")
+    width = max(map(len, rows))
+    terminalreporter.line(f"{'':{width}}  " + "".join(f"{leg:12}" for leg in LEGS))
+    for name, signs in rows.items():
+        terminalreporter.line(f"{name:{width}}  " + "".join(f"{signs.get(leg, ''):12}" for leg in LEGS))
+    for reason, number in reasons.items():
+        terminalreporter.line(f"({number}) {reason}")
+
+
+def _without_leg(name: str, leg: str) -> str:
+    """``test_x[moto-order.*]`` as ``x [order.*]``."""
+    function, _, parameters = name.removeprefix("test_").removesuffix("]").partition("[")
+    rest = "-".join(part for part in parameters.split("-") if part != leg) if parameters else ""
+    return f"{function.replace('_', ' ')} [{rest}]" if rest else function.replace("_", " ")

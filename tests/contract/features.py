@@ -1,0 +1,75 @@
+"""What each leg of the contract suite can do, declared once.
+
+A test names what it takes (``@needs(Can.…)``); on a leg that lacks it the test is skipped with the reason given here.
+A leg that can do everything has nothing to declare.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+import pytest
+
+
+class Can(Enum):
+    """Parts of AMQP, or of our promises beyond it, that a leg may lack."""
+
+    EXACT_TOPICS = "topic patterns match as AMQP says, word by word"
+    HEADERS_EXCHANGE = "exchanges of type headers"
+    REPORTS_UNROUTABLE = "mandatory, and the option unroutable"
+    SCOPED_REQUEUE = "what is requeued goes back to one queue only"
+    RECEIVE_COUNT = "the number of receives is a property of the message"
+    PREFETCH_PER_CHANNEL = "the prefetch count holds for basic.consume while another consumer takes the rest"
+    SHARED_QUEUE = "several consumers of one queue on one channel take turns"
+    RETURNS_ON_CANCEL = "cancelling a consumer gives back what was not acknowledged by close of the channel"
+    REFUSES_DELETE = "delete with if_empty, if_unused raises where it must not delete"
+    OWNED_QUEUES = "exclusive and auto-delete queues go with their connection"
+    KEEPS_STRANGERS_APART = "processes that share no memory"
+    SIZE_LIMIT = "a largest message"
+    BATCHES = "publishing in batches"
+    AWS = "topics, subscriptions and policies that can be looked at"
+
+
+@dataclass(frozen=True)
+class Features:
+    """One leg.
+
+    Attributes:
+        leg: Its name.
+        lacks: What it cannot do, and why.
+    """
+
+    leg: str
+    lacks: Mapping[Can, str] = field(default_factory=dict)
+
+
+_IN_MEMORY = "everything is in the memory of one process"
+_NO_AWS = "there is no AWS behind it"
+
+MEMORY = Features(
+    "memory",
+    {
+        Can.EXACT_TOPICS: "kombu's virtual exchange: '*' takes several words, '#' never none",
+        Can.HEADERS_EXCHANGE: "kombu's virtual transports have none",
+        Can.REPORTS_UNROUTABLE: "kombu's virtual transports drop what they can't route",
+        Can.SCOPED_REQUEUE: "kombu's virtual transports publish a requeued message anew, to all queues of its exchange",
+        Can.RECEIVE_COUNT: "not counted",
+        Can.SHARED_QUEUE: "kombu's virtual transports keep one callback a queue, that of the last consumer",
+        Can.RETURNS_ON_CANCEL: "kombu's memory transport restores nothing",
+        Can.REFUSES_DELETE: "kombu's virtual transports return instead of raising",
+        Can.OWNED_QUEUES: "kombu's memory transport knows no owners of queues",
+        Can.KEEPS_STRANGERS_APART: _IN_MEMORY,
+        Can.SIZE_LIMIT: _IN_MEMORY,
+        Can.BATCHES: "kombu publishes at once where a transport has no batches",
+        Can.AWS: _NO_AWS,
+    },
+)
+MOTO = Features("moto")
+MINISTACK = Features("ministack")
+
+LEGS: dict[str, Features] = {features.leg: features for features in (MEMORY, MOTO, MINISTACK)}
+
+
+def needs(*what: Can) -> pytest.MarkDecorator:
+    """Run the test only on legs that can do this."""
+    return pytest.mark.needs(*what)

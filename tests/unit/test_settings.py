@@ -1,0 +1,420 @@
+"""Broker URL, options and environment to settings: forms, precedence, faults, secrets."""
+
+import logging
+import re
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from kombu import Connection
+
+from kombu_hake import settings as settings_module
+from kombu_hake.exceptions import ConfigurationError
+from kombu_hake.options import KOMBU_KEYS, OPTIONS
+from kombu_hake.settings import Settings, UrlParts, load, mask_url, split_url
+
+SECRET = "wJalr/XUtnFEMI+K7MDENG=bPx"
+TOKEN = "FwoGZXIvYXdzEBYaD"
+KEY = "AKIAIOSFODNN7EXAMPLE"
+
+
+def loaded(url: str = "hake://", options: dict[str, Any] | None = None, environ: dict[str, str] | None = None) -> Settings:
+    return load(split_url(url), options or {}, environ or {})
+
+
+def faults_of(url: str = "hake://", options: dict[str, Any] | None = None, environ: dict[str, str] | None = None) -> list[str]:
+    with pytest.raises(ConfigurationError) as caught:
+        loaded(url, options, environ)
+    return list(caught.value.faults)
+
+
+# --- forms of the URL
+
+
+@pytest.mark.parametrize(
+    ("url", "parts"),
+    [
+        ("hake://", (None, None, None, None, "")),
+        ("hake:///", (None, None, None, None, "")),
+        ("hake:///prod", (None, None, None, None, "prod")),
+        ("hake://localhost", (None, None, "localhost", None, "")),
+        ("hake://localhost:4566/prod/", (None, None, "localhost", 4566, "prod")),
+        ("hake://[::1]:4566/prod", (None, None, "[::1]", 4566, "prod")),
+        ("hake://[::1]", (None, None, "[::1]", None, "")),
+        ("hake://k:s@[2001:db8::1]:99", ("k", "s", "[2001:db8::1]", 99, "")),
+        (f"hake://{KEY}:{SECRET}@", (KEY, SECRET, None, None, "")),
+        (f"hake://{KEY}:{SECRET}@host:1/ns", (KEY, SECRET, "host", 1, "ns")),
+        ("hake://k:a%2Fb%2Bc%40d%3Fe@/ns", ("k", "a/b+c@d?e", None, None, "ns")),
+        ("hake://k:a@b@host", ("k", "a@b", "host", None, "")),
+        ("hake://k:a:b@host", ("k", "a:b", "host", None, "")),
+        ("hake://k:a#b@host", ("k", "a#b", "host", None, "")),
+        ("HAKE://host", (None, None, "host", None, "")),
+    ],
+)
+def test_forms_of_the_url(url: str, parts: tuple[Any, ...]) -> None:
+    assert split_url(url) == UrlParts(*parts, {})
+
+
+def test_the_query_is_unquoted() -> None:
+    query = split_url("hake://?region=eu-west-1&queue_name_prefix=a%2Fb&profile=").query
+    assert query == {"region": "eu-west-1", "queue_name_prefix": "a/b", "profile": ""}
+
+
+@pytest.mark.parametrize("url", ["", "hake", "hake:/x", "//host", "1hake://"])
+def test_what_is_no_url_says_how_to_write_one(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="Write hake://"):
+        split_url(url)
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "-1", "x", "²", "1" * 5000, "1.5", " 1"])
+def test_a_port_that_is_none_is_refused(port: str) -> None:
+    with pytest.raises(ConfigurationError, match="from 1 to 65535"):
+        split_url(f"hake://host:{port}/")
+
+
+@given(st.text(max_size=40))
+@example("k:a?b@host")
+def test_any_url_is_understood_or_refused_clearly(rest: str) -> None:
+    try:
+        parts = split_url("hake://" + rest)
+    except ConfigurationError:
+        return
+    assert parts.port is None or 0 < parts.port < 65536
+
+
+# --- endpoint
+
+
+@pytest.mark.parametrize(
+    ("url", "endpoint"),
+    [
+        ("hake://", None),
+        ("hake:///prod", None),
+        ("hake://localhost:4566", "http://localhost:4566"),
+        ("hake://sqs.localhost:4566", "http://sqs.localhost:4566"),
+        ("hake://127.0.0.1", "http://127.0.0.1"),
+        ("hake://[::1]:9", "http://[::1]:9"),
+        ("hake://emulator.internal:4566", "https://emulator.internal:4566"),
+        ("hake://10.0.0.7", "https://10.0.0.7"),
+        ("hake://[2001:db8::1]", "https://[2001:db8::1]"),
+        ("hake://emulator:4566?is_secure=false", "http://emulator:4566"),
+        ("hake://localhost:4566?is_secure=yes", "https://localhost:4566"),
+        ("hake://?endpoint_url=http://emulator:4566/", "http://emulator:4566"),
+    ],
+)
+def test_plain_http_only_where_asked_for_or_for_loopback(url: str, endpoint: str | None) -> None:
+    assert loaded(url).endpoint_url == endpoint
+
+
+@pytest.mark.parametrize(
+    ("url", "is_local"),
+    [
+        ("hake://", False),
+        ("hake://localhost:1", True),
+        ("hake://[::1]:1", True),
+        ("hake://127.9.9.9", True),
+        ("hake://localhost.example.com", False),
+        ("hake://10.0.0.7", False),
+    ],
+)
+def test_an_endpoint_on_this_machine_is_known_as_one(url: str, is_local: bool) -> None:
+    assert loaded(url).is_local == is_local
+
+
+# --- precedence
+
+
+def test_options_come_before_query_before_environment_before_default() -> None:
+    environ = {"AWS_REGION": "from-environment"}
+    assert loaded().region is None
+    assert loaded(environ=environ).region == "from-environment"
+    assert loaded("hake://?region=from-url", environ=environ).region == "from-url"
+    assert loaded("hake://?region=from-url", {"region": "from-options"}, environ).region == "from-options"
+
+
+def test_aws_region_comes_before_aws_default_region() -> None:
+    assert loaded(environ={"AWS_DEFAULT_REGION": "a"}).region == "a"
+    assert loaded(environ={"AWS_DEFAULT_REGION": "a", "AWS_REGION": "b"}).region == "b"
+    assert loaded(environ={"AWS_DEFAULT_REGION": "a", "AWS_REGION": ""}).region == "a"
+
+
+def test_an_option_comes_before_the_same_in_the_url() -> None:
+    assert loaded("hake:///from-path").namer.namespace == "from-path"
+    assert loaded("hake:///from-path?namespace=from-query").namer.namespace == "from-query"
+    assert loaded("hake:///from-path", {"namespace": "from-option"}).namer.namespace == "from-option"
+
+
+def test_options_in_the_url_are_read_as_their_type() -> None:
+    found = loaded("hake://?visibility_timeout=60&ack_linger=0.5&is_secure=false&best_effort_exchanges=a,%20b.*,")
+    assert (found.visibility_timeout, found.ack_linger) == (60, 0.5)
+    assert found.best_effort_exchanges == ("a", "b.*")
+    assert isinstance(found.visibility_timeout, int)
+
+
+def test_zero_is_a_value() -> None:
+    found = loaded(options={"wait_time_seconds": 0, "ack_linger": 0, "stop_timeout": 0})
+    assert (found.wait_time_seconds, found.ack_linger, found.stop_timeout) == (0, 0, 0)
+
+
+def test_the_connect_timeout_is_kombus_unless_an_option_says_otherwise() -> None:
+    assert load(split_url("hake://"), {}, {}).connect_timeout == 5.0
+    assert load(split_url("hake://"), {}, {}, connect_timeout=2).connect_timeout == 2.0
+    assert load(split_url("hake://?connect_timeout=3"), {}, {}, connect_timeout=2).connect_timeout == 3.0
+
+
+def test_defaults_of_the_dataclass_are_those_of_the_table() -> None:
+    assert loaded() == Settings()
+
+
+# --- moving from sqs://
+
+
+def test_names_of_kombus_sqs_transport_are_understood() -> None:
+    found = loaded(
+        options={
+            "sts_role_arn": "arn:aws:iam::111122223333:role/r",
+            "sts_token_timeout": 900,
+            "client-config": {"tcp_keepalive": True},
+            "sqs-creation-attributes": {"KmsMasterKeyId": "alias/aws/sqs", "DelaySeconds": 5},
+            "predefined_queues": {"q": {"url": "https://sqs/1/q"}, "f.fifo": {"url": "https://sqs/1/f.fifo"}},
+            "predefined_exchanges": {"x": {"arn": "arn:aws:sns:eu-west-1:111122223333:x"}},
+            "queue_name_prefix": "shop-",
+            "queue_tags": {"team": "a"},
+            "supports_fanout": True,
+        }
+    )
+    assert found.role_arn == "arn:aws:iam::111122223333:role/r"
+    assert found.role_duration == 900
+    assert found.client_config == {"tcp_keepalive": True}
+    assert found.queue_attributes == {"KmsMasterKeyId": "alias/aws/sqs", "DelaySeconds": "5"}
+    assert found.predefined_queues == {"q": "https://sqs/1/q", "f.fifo": "https://sqs/1/f.fifo"}
+    assert found.predefined_exchanges == {"x": "arn:aws:sns:eu-west-1:111122223333:x"}
+    assert found.namer.prefix == "shop-"
+
+
+@pytest.fixture
+def _nothing_warned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings_module, "_warned", set())
+
+
+@pytest.mark.usefixtures("_nothing_warned")
+def test_an_option_without_meaning_here_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            loaded(options={"polling_interval": 1, "sqs_base64_encoding": False, "supports_fanout": False})
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
+    assert "polling_interval" in caplog.text
+    assert "sqs_base64_encoding" in caplog.text
+
+
+# --- kombu's own keys
+
+
+def test_keys_that_kombu_writes_into_the_options_are_accepted_and_decide_nothing() -> None:
+    plain = loaded(options={"region": "r"})
+    retried = loaded(options={"region": "r", **dict.fromkeys(KOMBU_KEYS, 1)})
+    assert retried == plain
+    assert retried.key() == plain.key()
+
+
+def test_options_as_kombu_leaves_them_after_a_publish_with_retries() -> None:
+    written: dict[str, Any] = {}
+    with Connection("memory://", transport_options=written) as connection:
+        producer = connection.Producer()
+        producer.publish({}, retry=True, retry_policy={"max_retries": 1, "interval_start": 0, "errback": None})
+        assert loaded(options={**connection.transport_options, **connection.clone().transport_options}) == loaded()
+
+
+# --- faults
+
+
+def test_all_faults_are_in_one_error() -> None:
+    found = faults_of(
+        f"hake://{KEY}@localhost/a__b?visibility_timeout=x&profile=p&endpoint_url=ftp://x&session_token={TOKEN}",
+        {"regoin": "r", "unroutable": "maybe", "max_pollers": 0},
+    )
+    assert len(found) == 7
+    text = "\n".join(found)
+    for part in ("a__b", "visibility_timeout", "endpoint_url", "'regoin'", "unroutable", "max_pollers", "secret key"):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("regoin", "region"),
+        ("visibility-timeout", "visibility_timeout"),
+        ("Region", "region"),
+        ("sts_role_arm", "sts_role_arn"),
+        ("predefined_queue", "predefined_queues"),
+        ("wait_time_second", "wait_time_seconds"),
+    ],
+)
+def test_a_misspelt_option_gets_the_nearest_name(written: str, meant: str) -> None:
+    assert faults_of(options={written: "x"}) == [f"Transport option {written!r} is unknown; did you mean {meant!r}?"]
+    assert f"did you mean {meant!r}?" in faults_of(f"hake://?{written}=x")[0]
+
+
+@pytest.mark.parametrize("written", ["zzz", 5, None, b"region"])
+def test_an_option_like_no_other_points_to_the_table(written: Any) -> None:
+    [fault] = faults_of(options={written: 1})
+    assert repr(written) in fault
+    assert "see the table of options" in fault
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        ({"visibility_timeout": 0}, "from 1 to 43200 (seconds)"),
+        ({"visibility_timeout": 43_201}, "from 1 to 43200"),
+        ({"visibility_timeout": 1.5}, "a whole number"),
+        ({"visibility_timeout": float("nan")}, "from 1 to 43200"),
+        ({"visibility_timeout": True}, "from 1 to 43200"),
+        ({"visibility_timeout": None}, "from 1 to 43200"),
+        ({"visibility_timeout": "1e400"}, "from 1 to 43200"),
+        ({"wait_time_seconds": 21}, "from 0 to 20"),
+        ({"is_secure": "maybe"}, "true or false"),
+        ({"unroutable": "drop"}, "warn, raise, ignore"),
+        ({"name_style": ["hake"]}, "hake, kombu"),
+        ({"region": ""}, "a non-empty text"),
+        ({"region": 7}, "a non-empty text"),
+        ({"account_id": "123"}, "twelve digits"),
+        ({"account_id": "１１１１２２２２３３３３"}, "twelve digits"),
+        ({"endpoint_url": "localhost:4566"}, "http://"),
+        ({"endpoint_url": "http://"}, "http://"),
+        ({"client_config": "x"}, "a dict"),
+        ({"client_config": {1: 2}}, "text keys"),
+        ({"queue_tags": ["a"]}, "a dict"),
+        ({"best_effort_exchanges": 5}, "a list of name patterns"),
+        ({"best_effort_exchanges": [5]}, "a list of name patterns"),
+        ({"predefined_queues": {"q": {}}}, "'q' has no url"),
+        ({"predefined_queues": {"q": None}}, "'q' has no url"),
+        ({"predefined_queues": {"q": {"url": "u", "region": "r"}}}, "also has region"),
+        ({"predefined_queues": {"q.fifo": {"url": "u"}}}, "both end in .fifo"),
+        ({"predefined_exchanges": {"x": "arn:aws:sqs:r:1:q"}}, "that of 'x' is not"),
+        ({"predefined_exchanges": {"x": None}}, "that of 'x' is not"),
+        ({"predefined_exchanges": {"x": {"arn": "arn:aws:sns:r:1:x", "region": "r"}}}, "unsupported"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_it_must_be(options: dict[str, Any], part: str) -> None:
+    [fault] = faults_of(options=options)
+    [name] = options
+    assert fault.startswith(f"Transport option {name}: ")
+    assert part in fault
+
+
+@pytest.mark.parametrize(
+    ("url", "part"),
+    [
+        (f"hake://{KEY}@", "without a secret"),
+        (f"hake://:{SECRET}@", "without a secret"),
+        (f"hake://?session_token={TOKEN}", "session_token needs"),
+        (f"hake://{KEY}:{SECRET}@?profile=p", "not both"),
+        ("hake://localhost?endpoint_url=http://x", "not both"),
+        ("hake:///a/b", "Path of the URL, the namespace: 'a/b'"),
+        ("hake://?region=", "Option in the URL region"),
+    ],
+)
+def test_what_does_not_go_together_is_a_fault(url: str, part: str) -> None:
+    [fault] = faults_of(url)
+    assert part in fault
+
+
+def test_a_wrong_environment_variable_is_named() -> None:
+    assert faults_of(environ={"AWS_REGION": "  "}) == [
+        "Environment variable AWS_REGION for region: '  ' must be a non-empty text."
+    ]
+
+
+# --- secrets
+
+secrets = st.text(st.characters(codec="ascii", categories=["Lu", "Ll", "Nd"]), min_size=12, max_size=40)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"hake://{KEY}:{SECRET}@",
+        f"hake://{KEY}:{SECRET}@localhost:1/ns?region=r&session_token={TOKEN}",
+        f"hake://{KEY}:{SECRET}@host:port",
+        f"hake://{KEY}:{SECRET}@?session_token={TOKEN}&profile=p",
+        f"hake://{KEY}:{SECRET}@?session%5Ftoken={TOKEN}&region=",
+        f"hake://{KEY}:what?{SECRET}@host",
+        f"hake://{KEY}:what?{SECRET}@host:x?session_token={TOKEN}",
+        f"hake://{KEY}:{SECRET}?x=@host",
+        f"hake:/{KEY}:{SECRET}@",
+        f"{KEY}:{SECRET}@host",
+        f"hake://{KEY}:{SECRET}@?session_token=&regoin=r",
+    ],
+)
+def test_secrets_are_in_no_text(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    texts = [mask_url(url)]
+    with caplog.at_level(logging.DEBUG):
+        try:
+            found = loaded(url)
+        except ConfigurationError as exc:
+            texts += [str(exc), repr(exc), *exc.faults]
+        else:
+            texts += [repr(found), str(found)]
+    for text in [*texts, caplog.text]:
+        assert SECRET not in text
+        assert SECRET[:12] not in text
+        assert TOKEN not in text
+
+
+def test_what_may_be_configured_for_proxies_is_in_no_repr() -> None:
+    found = loaded(options={"client_config": {"proxies": {"https": f"http://user:{SECRET}@proxy"}}})
+    assert SECRET not in repr(found)
+
+
+@given(secrets, st.sampled_from(["", "host", "localhost:4566", "[::1]:1"]), st.sampled_from(["", "/ns", "/ns?region=r"]))
+def test_a_masked_url_keeps_all_but_the_secret(secret: str, host: str, rest: str) -> None:
+    url = f"hake://{KEY}:{secret}@{host}{rest}"
+    assert mask_url(url) == f"hake://{KEY}:**@{host}{rest}"
+    assert split_url(mask_url(url))._replace(secret=secret) == split_url(url)
+
+
+@pytest.mark.parametrize("url", ["hake://", "hake://host:1/ns?region=r", "hake://?queue_name_prefix=a@b", "hake://[::1]/n"])
+def test_a_url_without_secrets_is_not_masked(url: str) -> None:
+    assert mask_url(url) == url
+
+
+# --- sharing
+
+
+def test_equal_settings_share_a_key() -> None:
+    one = {"queue_tags": {"a": "1", "b": "2"}, "visibility_timeout": 60, "ack_linger": 1}
+    other = {"ack_linger": 1.0, "visibility_timeout": "60", "queue_tags": {"b": "2", "a": "1"}}
+    assert loaded(options=one) == loaded(options=other)
+    assert loaded(options=one).key() == loaded(options=other).key()
+
+
+@pytest.mark.parametrize(
+    ("url", "options"),
+    [
+        (f"hake://{KEY}:other@", {}),
+        ("hake:///other", {}),
+        ("hake://", {"region": "other"}),
+        ("hake://", {"visibility_timeout": 1}),
+        ("hake://", {"queue_tags": {"a": "1"}}),
+        ("hake://", {"client_config": {"a": "1"}}),
+    ],
+)
+def test_different_settings_do_not_share_a_key(url: str, options: dict[str, Any]) -> None:
+    assert loaded(url, options).key() != loaded(f"hake://{KEY}:{SECRET}@").key()
+    assert loaded(url, options).key() != loaded().key()
+
+
+def test_best_effort_exchanges_are_patterns() -> None:
+    found = loaded()
+    assert found.is_best_effort("celery.pidbox")
+    assert found.is_best_effort("celeryev")
+    assert not found.is_best_effort("celeryev.x")
+    assert not found.is_best_effort("orders")
+
+
+def test_every_option_is_a_setting_or_part_of_one() -> None:
+    folded = {"namespace", "queue_name_prefix", "name_style", "is_secure"}
+    assert set(OPTIONS) - folded <= set(Settings.__dataclass_fields__)
+    assert all(re.search(r"\w\.$|\.$|\)$", option.summary.strip()) or option.summary for option in OPTIONS.values())
