@@ -25,6 +25,7 @@ from kombu_hake.inbox import Delivery
 from kombu_hake.leases import Lease
 from kombu_hake.messages import HakeMessage, label, sent_ms, to_message
 from kombu_hake.naming import QueueUrl
+from kombu_hake.priorities import level_names
 from kombu_hake.receiver import Receiver, receive_params
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ class Channel(DeclaringChannel):
         self.temporaries.create()
         tag = consumer_tag or uuid4().hex
         try:
-            url = self.topology.queues.url(queue)
+            levels = self._levels(queue)
         except AccessDenied as exc:
             if not self._settings.is_best_effort(queue):
                 raise
@@ -173,7 +174,7 @@ class Channel(DeclaringChannel):
             self.no_ack_consumers.add(tag)
         self._take_turns(queue)
         if is_first:
-            self._receiver.add(queue, url)
+            self._receiver.add(queue, levels)
         return tag
 
     def basic_cancel(self, consumer_tag: str, **_kwargs: Any) -> None:
@@ -190,17 +191,16 @@ class Channel(DeclaringChannel):
     def basic_get(self, queue: str, no_ack: bool = False, **_kwargs: Any) -> HakeMessage | None:
         """One message, or None when there is none; may take a second to find that out."""
         self.temporaries.create()
-        url = self.topology.queues.url(queue)
-        answer = self._clients.sqs(
-            "receive_message", **receive_params(url, 1, _GET_WAIT_S, self._settings.visibility_timeout)
-        )
-        for raw in answer.get("Messages") or ():
-            lease = Lease(url, raw["ReceiptHandle"], self._leases.now(), self._settings.visibility_timeout)
-            self._leases.hold([lease])
-            delivery = Delivery(self.channel_id, queue, raw, lease)
-            envelope = self._admit(delivery)
-            if envelope is not None:
-                return self._hand_over(envelope, delivery, "", no_ack, counts=False)
+        visibility_s = self._settings.visibility_timeout
+        for source, url in reversed(self._levels(queue)):
+            answer = self._clients.sqs("receive_message", **receive_params(url, 1, _GET_WAIT_S, visibility_s))
+            for raw in answer.get("Messages") or ():
+                lease = Lease(url, raw["ReceiptHandle"], self._leases.now(), visibility_s)
+                self._leases.hold([lease])
+                delivery = Delivery(self.channel_id, queue, source, raw, lease)
+                envelope = self._admit(delivery)
+                if envelope is not None:
+                    return self._hand_over(envelope, delivery, "", no_ack, counts=False)
         return None
 
     def deliver(self, delivery: Delivery) -> bool:
@@ -211,11 +211,11 @@ class Channel(DeclaringChannel):
         turn = self._turns.get(delivery.queue)
         if turn is None:  # cancelled in the callback before
             self._leases.release([delivery.lease])
-            self._receiver.settled(delivery.queue)
+            self._receiver.settled(delivery.source)
             return False
         envelope = self._admit(delivery)
         if envelope is None:
-            self._receiver.settled(delivery.queue)
+            self._receiver.settled(delivery.source)
             return False
         consumer = next(turn)
         consumer.callback(self._hand_over(envelope, delivery, consumer.tag, consumer.no_ack, counts=True))
@@ -269,6 +269,11 @@ class Channel(DeclaringChannel):
 
     # --- inside
 
+    def _levels(self, queue: str) -> list[tuple[str, QueueUrl]]:
+        """The SQS queues behind a queue, lowest priority first."""
+        queues = self.topology.queues
+        return [(name, queues.url(name)) for name in level_names(queue, queues.arguments(queue))]
+
     def _consumers_of(self, queue: str) -> int:
         return sum(1 for consumer in self._consumers.values() if consumer.queue == queue)
 
@@ -286,7 +291,7 @@ class Channel(DeclaringChannel):
         )
         self._leases.release([item.lease for item in taken])
         for item in taken:
-            self._receiver.settled(item.queue)
+            self._receiver.settled(item.source)
 
     def _admit(self, delivery: Delivery) -> Envelope | None:
         """The message, if it is to be handed over; what is not is settled here."""
@@ -335,7 +340,7 @@ class Channel(DeclaringChannel):
             with self._lock:
                 self._unsettled[tag] = _Unsettled(delivery, keeps_counting)
         if counts and not keeps_counting:
-            self._receiver.settled(delivery.queue)
+            self._receiver.settled(delivery.source)
         return message
 
     def _settle(self, delivery_tag: int, multiple: bool) -> list[_Unsettled]:
@@ -350,7 +355,7 @@ class Channel(DeclaringChannel):
     def _count_settled(self, settled: list[_Unsettled]) -> None:
         for item in settled:
             if item.counts:
-                self._receiver.settled(item.delivery.queue)
+                self._receiver.settled(item.delivery.source)
 
 
 def _no_callback(message: HakeMessage) -> None:

@@ -10,6 +10,7 @@ Rules
   (``even_little``): with three of four prefetched tasks running for an hour, the fourth place is not to stay empty.
 * With less credit than queues every queue keeps a poll for one message, so together they may bring too much; what is
   too much goes back at once (:meth:`Credit.received` says how many to keep).
+* Of a queue with priority levels, a level asks only while no higher one has messages.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ class Share:
     busy: bool = True
     #: Whether it is still consumed.
     open: bool = True
+    #: The queue it is a priority level of, and which.
+    group: str = ""
+    rank: int = 0
 
     @property
     def used(self) -> int:
@@ -69,10 +73,21 @@ class Credit:
         """Received and counting against the credit, over all queues."""
         return sum(share.in_flight for share in self._shares.values())
 
-    def add(self, queue: str) -> None:
-        """Give a queue a share."""
+    def add(self, queue: str, group: str = "", rank: int = 0) -> None:
+        """Give a queue a share.
+
+        Args:
+            group: Of a priority level: the queue it belongs to.
+            rank: Higher goes first within the group.
+        """
         share = self._shares.setdefault(queue, Share())
         share.open = share.busy = True
+        share.group, share.rank = group, rank
+
+    def is_busy(self, queue: str) -> bool:
+        """Whether the last poll of *queue* brought anything; also before the first."""
+        share = self._shares.get(queue)
+        return share is None or share.busy
 
     def remove(self, queue: str) -> None:
         """Take the share of a queue that is no longer consumed; what is in flight counts until it is settled."""
@@ -98,7 +113,8 @@ class Credit:
         """
         share = self._shares[queue]
         count = self._allowed(queue, share, even_little)
-        share.reserved += count
+        if not self._is_watching(share):
+            share.reserved += count
         return count
 
     def received(self, queue: str, asked: int, count: int) -> int:
@@ -123,7 +139,11 @@ class Credit:
             self._shares.pop(queue, None)
 
     def _allowed(self, queue: str, share: Share, even_little: bool = False) -> int:
-        queues = sum(1 for other in self._shares.values() if other.open)
+        if self._is_outranked(share):
+            return 0
+        if self._is_watching(share):
+            return 1 if self.in_flight < self.limit else 0
+        queues = sum(1 for other in self._shares.values() if other.open and not self._is_watching(other))
         if self.limit < queues:
             return 1 if not share.reserved and self.in_flight < self.limit else 0
         if not share.busy and queues > 1:
@@ -134,17 +154,29 @@ class Credit:
             return 0
         return max(0, min(MAX_BATCH_ENTRIES, left))
 
+    def _is_outranked(self, share: Share) -> bool:
+        """Whether a higher level of its queue has messages."""
+        return bool(share.group) and any(
+            other.busy and other.open and other.group == share.group and other.rank > share.rank
+            for other in self._shares.values()
+        )
+
+    @staticmethod
+    def _is_watching(share: Share) -> bool:
+        """Whether it is a higher level that waits for its first message: it takes no credit from the lower ones."""
+        return share.rank > 0 and not share.busy
+
     def _left_for(self, queue: str) -> int:
         claims = 0
         used = 0
         fair = self._fair()
         for name, share in self._shares.items():
             used += share.used
-            if name != queue and share.open:
+            if name != queue and share.open and not self._is_watching(share):
                 claims += max(0, (fair if share.busy else 1) - share.used)
         return self.limit - used - claims
 
     def _fair(self) -> int:
-        consumed = [share for share in self._shares.values() if share.open]
+        consumed = [share for share in self._shares.values() if share.open and not self._is_watching(share)]
         busy = sum(1 for share in consumed if share.busy)
         return max(1, (self.limit - (len(consumed) - busy)) // max(1, busy))

@@ -22,6 +22,7 @@ from kombu_hake.exceptions import (
     TopicNotFound,
 )
 from kombu_hake.messages import send_parameters
+from kombu_hake.priorities import level_name, level_of
 from kombu_hake.publisher import Outgoing, Publisher, outgoing
 from kombu_hake.routes import QueueTarget, Routes, Target
 from kombu_hake.routing import message_attributes
@@ -49,6 +50,9 @@ class Dispatcher:
         Raises: as :meth:`kombu_hake.channel.Channel.basic_publish`.
         """
         targets = self._routes.resolve(exchange, routing_key, mandatory=mandatory)
+        priority = message["properties"].get("priority")
+        if priority:
+            targets = [self._at_level(target, priority) for target in targets]
         if not targets:
             return
         wire = encode(message, exchange, routing_key, uuid4().hex)
@@ -60,6 +64,14 @@ class Dispatcher:
                 self._send(target, prepared, published, mandatory)
             else:
                 gathering.add(self, target, published, prepared)
+
+    def _at_level(self, target: Target, priority: Any) -> Target:
+        """The priority level of a queue that has levels; the queue itself otherwise."""
+        if not isinstance(target, QueueTarget):
+            return target
+        queues = self._topology.queues
+        name = level_name(target.queue, level_of(priority, queues.arguments(target.queue)))
+        return target if name == target.queue else QueueTarget(name, queues.url(name))
 
     def send_batch(self, target: Target, items: list[tuple[Published, Outgoing]]) -> list[HakeError | None]:
         """Send up to ten messages to one target in one request, with retries; for each its error, or None."""

@@ -24,7 +24,10 @@ class Delivery(NamedTuple):
     """One received message with its lease, on its way to a channel."""
 
     channel_id: int
+    #: Logical name of the queue that is consumed.
     queue: str
+    #: Logical name of the SQS queue it came from: the same, or a priority level of it.
+    source: str
     #: As boto3 gives it: ``MessageId``, ``Body``, ``Attributes`` …
     message: dict[str, Any]
     lease: Lease

@@ -7,10 +7,12 @@ Pure data and parsers. A parser takes what the user wrote (text from a URL or th
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from kombu_hake.exceptions import InvalidName
 from kombu_hake.limits import SQS_MAX_VISIBILITY_S, SQS_MAX_WAIT_S
 from kombu_hake.naming import parse_arn, valid_namespace
 
@@ -109,8 +111,11 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def _text_mapping(value: Any) -> Mapping[str, str]:
-    items = _mapping(value)
-    return {key: str(item) for key, item in items.items()}
+    # A truth value or a document (a redrive policy) as AWS writes it, not as Python does.
+    return {
+        key: json.dumps(item) if isinstance(item, bool | Mapping) else str(item)
+        for key, item in _mapping(value).items()
+    }
 
 
 def _queues(value: Any) -> Mapping[str, Any]:
@@ -145,7 +150,7 @@ def _exchanges(value: Any) -> Mapping[str, Any]:
         try:
             if parse_arn(arn if isinstance(arn, str) else "").service != "sns":
                 raise ValueError
-        except ValueError:
+        except (ValueError, InvalidName):
             raise ValueError(f"a dict of exchange name to {{'arn': 'arn:…:sns:…'}}; that of {name!r} is not") from None
         exchanges[name] = arn
     return exchanges
@@ -162,7 +167,7 @@ def _account(value: Any) -> str | None:
     if value is None:
         return None
     text = str(value)
-    if not (text.isdigit() and len(text) == 12):
+    if not (text.isascii() and text.isdigit() and len(text) == 12):
         raise ValueError("an AWS account number of twelve digits (as text, so that leading zeros stay)")
     return text
 
@@ -223,6 +228,7 @@ OPTIONS: Mapping[str, Option] = {
 #: ``Connection._extract_failover_opts``). Accepted, and no part of what makes two connections share clients.
 KOMBU_KEYS = frozenset(
     {
+        "callback",
         "connect_retries_timeout",
         "errback",
         "interval_max",

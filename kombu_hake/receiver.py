@@ -20,7 +20,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from kombu_hake import forksafe
@@ -55,13 +55,15 @@ def receive_params(url: QueueUrl, count: int, wait_s: int, visibility_s: int) ->
 
 
 class _Source:
-    """One consumed queue."""
+    """One consumed SQS queue: a queue, or a priority level of one."""
 
-    __slots__ = ("closed", "pollers", "queue", "url")
+    __slots__ = ("closed", "name", "pollers", "queue", "rank", "url")
 
-    def __init__(self, queue: str, url: QueueUrl) -> None:
+    def __init__(self, name: str, queue: str, url: QueueUrl, rank: int) -> None:
+        self.name = name
         self.queue = queue
         self.url = url
+        self.rank = rank
         self.pollers = 0
         self.closed = False
 
@@ -105,25 +107,30 @@ class Receiver:
         self._stopped = False
 
     def __repr__(self) -> str:
-        polling = " ".join(f"{s.queue}:{s.pollers}" for s in self._sources.values())
+        polling = " ".join(f"{s.name}:{s.pollers}" for s in self._sources.values())
         return f"<Receiver {self._credit!r} pollers {polling}>"
 
-    def add(self, queue: str, url: QueueUrl) -> None:
-        """Start polling a queue."""
+    def add(self, queue: str, levels: Sequence[tuple[str, QueueUrl]]) -> None:
+        """Start polling a queue.
+
+        Args:
+            levels: Logical name and URL of each SQS queue behind it, lowest priority first; usually one.
+        """
         with self._changed:
-            source = _Source(queue, url)
-            self._sources[queue] = source
-            self._credit.add(queue)
-            self._start_poller(source, is_helper=False)
+            for rank, (name, url) in enumerate(levels):
+                source = _Source(name, queue, url, rank)
+                self._sources[name] = source
+                self._credit.add(name, queue if len(levels) > 1 else "", rank)
+                self._start_poller(source, is_helper=False)
 
     def remove(self, queue: str) -> None:
         """Stop polling a queue. What of it is buffered is the caller's to release."""
         with self._changed:
-            source = self._sources.pop(queue, None)
-            if source is not None:
+            for source in [source for source in self._sources.values() if source.queue == queue]:
+                del self._sources[source.name]
                 source.closed = True
-                self._credit.remove(queue)
-                self._changed.notify_all()
+                self._credit.remove(source.name)
+            self._changed.notify_all()
 
     def stop(self) -> None:
         """Stop polling. Open long polls end by themselves."""
@@ -140,10 +147,10 @@ class Receiver:
             self._credit.prefetch_count = count
             self._changed.notify_all()
 
-    def settled(self, queue: str, count: int = 1) -> None:
-        """Messages of *queue* are settled (or, without a prefetch limit, handed over): there is credit again."""
+    def settled(self, source: str, count: int = 1) -> None:
+        """Messages of *source* are settled (or, without a prefetch limit, handed over): there is credit again."""
         with self._changed:
-            self._credit.returned(queue, count)
+            self._credit.returned(source, count)
             self._changed.notify_all()
 
     @property
@@ -156,11 +163,11 @@ class Receiver:
     def _start_poller(self, source: _Source, *, is_helper: bool) -> None:
         source.pollers += 1
         threading.Thread(
-            target=self._poll_until_closed, args=(source, is_helper), name=f"hake-poll-{source.queue}", daemon=True
+            target=self._poll_until_closed, args=(source, is_helper), name=f"hake-poll-{source.name}", daemon=True
         ).start()
 
     def _poll_until_closed(self, source: _Source, is_helper: bool) -> None:
-        trouble = _Trouble(source.queue)
+        trouble = _Trouble(source.name)
         try:
             while True:
                 asked = self._await_credit(source, is_helper)
@@ -189,18 +196,20 @@ class Receiver:
     def _await_credit(self, source: _Source, is_helper: bool) -> int:
         """How many to ask for; 0 when this poller is to end."""
         with self._changed:
-            asked = 0 if source.closed else self._credit.ask(source.queue)
+            asked = 0 if source.closed else self._credit.ask(source.name)
             while not asked and not source.closed:
                 wait_s = _HELPER_WAIT_S if is_helper else _PATIENCE_S
-                came = self._changed.wait(wait_s if is_helper or self._credit.has_little(source.queue) else None)
+                came = self._changed.wait(wait_s if is_helper or self._credit.has_little(source.name) else None)
                 if source.closed or (is_helper and not came):
                     break
                 is_dry = not came and not len(self._inbox)
-                asked = self._credit.ask(source.queue, even_little=is_dry)
+                asked = self._credit.ask(source.name, even_little=is_dry)
             return asked
 
     def _poll(self, source: _Source, asked: int, wait_s: int | None) -> list[dict[str, Any]]:
         wait = self._settings.wait_time_seconds if wait_s is None else min(wait_s, self._settings.wait_time_seconds)
+        if source.rank and self._credit.is_busy(source.name):
+            wait = 0  # the lower levels wait to hear that this one is empty
         params = receive_params(source.url, asked, wait, self._settings.visibility_timeout)
         return self._clients.sqs("receive_message", **params).get("Messages") or []
 
@@ -212,16 +221,18 @@ class Receiver:
         ]
         with self._changed:
             # A closed source has no share any more; another of the same queue may have taken its place.
-            kept = 0 if source.closed else self._credit.received(source.queue, asked, len(messages))
+            kept = 0 if source.closed else self._credit.received(source.name, asked, len(messages))
+            if source.rank and not messages:
+                self._changed.notify_all()  # the lower levels' turn
             if kept:
                 starving = not len(self._inbox)
                 self._leases.hold(leases[:kept])
                 self._inbox.put(
-                    Delivery(self._channel_id, source.queue, message, lease)
+                    Delivery(self._channel_id, source.queue, source.name, message, lease)
                     for message, lease in zip(messages[:kept], leases, strict=False)
                 )
                 can_grow = source.pollers < self._settings.max_pollers
-                if starving and kept == asked and can_grow and self._credit.may_ask(source.queue):
+                if starving and kept == asked and can_grow and self._credit.may_ask(source.name):
                     self._start_poller(source, is_helper=True)
         if leases[kept:]:
             self._release(source.url, leases[kept:])
@@ -255,7 +266,7 @@ class Receiver:
             return False
         self._pause(trouble.pause_s(exc), source)
         try:
-            url = None if source.closed else self._on_gone(source.queue)
+            url = None if source.closed else self._on_gone(source.name)
         except HakeError as again:
             logger.warning("Queue %s is gone and could not be declared again yet: %s", source.queue, again)
             return True

@@ -29,6 +29,8 @@ DEFAULT_CONNECT_TIMEOUT_S = 5.0
 _ALIASES = {alias: name for name, option in OPTIONS.items() for alias in option.aliases}
 _SECRETS = {"session_token"}
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)\Z", re.DOTALL)
+#: A host, a port and a path, before the query; with no room for a secret.
+_WITHOUT_SECRET = re.compile(r"(\[[^]]*]|[^:/]*)(:[0-9]{0,5})?(/.*)?\Z", re.DOTALL)
 _warned: set[str] = set()
 
 
@@ -79,7 +81,8 @@ class Settings:
 
     def key(self) -> str:
         """Equal for two settings that may share clients and caches. Holds secrets: for comparing, not for printing."""
-        return repr([(name, getattr(self, name)) for name in self.__dataclass_fields__])
+        values = ((name, getattr(self, name)) for name in self.__dataclass_fields__)
+        return repr([(name, sorted(v.items()) if isinstance(v, Mapping) else v) for name, v in values])
 
     def is_best_effort(self, exchange: str) -> bool:
         """Whether the user can do without this exchange."""
@@ -123,7 +126,7 @@ def _host_and_port(netloc: str, url: str) -> tuple[str | None, int | None]:
         host = f"[{host}]"
     else:
         host, _, port = netloc.partition(":")
-    if port and not (port.isdigit() and 0 < int(port) < 65536):
+    if port and not (re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 65536):
         raise ConfigurationError(
             f"The port in {mask_url(url)!r} must be a number from 1 to 65535. If the access key or secret holds '@' "
             "or '?', write it percent-encoded (urllib.parse.quote(secret, safe=''))."
@@ -132,18 +135,26 @@ def _host_and_port(netloc: str, url: str) -> tuple[str | None, int | None]:
 
 
 def mask_url(url: str, mask: str = "**") -> str:
-    """*url* with the secret key, the session token and what else is secret replaced by *mask*."""
-    head, question, query = url.partition("?")
-    scheme, sep, rest = head.partition("://")
-    if sep and "@" in rest:
-        credentials, _, location = rest.rpartition("@")
-        key, colon, _secret = credentials.partition(":")
-        rest = f"{key}{colon}{mask if colon else ''}@{location}"
+    """*url* with the secret key, the session token and what else is secret replaced by *mask*.
+
+    Of a URL that is none, too much is masked rather than too little: a secret with an unquoted ``?`` ends at the last
+    ``@``, and what stands where a port should, and is none, counts as a secret.
+    """
+    scheme, sep, rest = url.partition("://") if "://" in url else ("", "", url)
+    head, question, query = rest.partition("?")
+    credentials, at, location = head.rpartition("@")
+    if not at and not _WITHOUT_SECRET.match(head):
+        if "@" in query:
+            credentials, at, rest = rest.rpartition("@")
+            location, question, query = rest.partition("?")
+        else:
+            credentials, location = head, ""
+    key, colon, _secret = credentials.partition(":")
     pairs = [
-        f"{name}={mask}" if name in _SECRETS else f"{name}{eq}{value}"
+        f"{name}={mask}" if unquote(name) in _SECRETS else f"{name}{eq}{value}"
         for name, eq, value in (part.partition("=") for part in query.split("&"))
     ]
-    return f"{scheme}{sep}{rest}{question}{'&'.join(pairs) if question else ''}"
+    return f"{scheme}{sep}{key}{colon}{mask if colon else ''}{at}{location}{question}{'&'.join(pairs)}"
 
 
 def load(
@@ -201,7 +212,7 @@ def _gather(
             elif written in WITHOUT_MEANING:
                 _warn_once(written)
             elif written not in KOMBU_KEYS and written not in GRANTED_ANYWAY:
-                faults.append(f"{origin} {written!r} is unknown{_nearest(written)}.")
+                faults.append(f"{origin} {written!r} is unknown; {_nearest(written)}")
     return given
 
 
@@ -231,10 +242,10 @@ def _is_loopback(netloc: str) -> bool:
         return False
 
 
-def _nearest(written: str) -> str:
+def _nearest(written: object) -> str:
     names = [*OPTIONS, *_ALIASES]
-    close = difflib.get_close_matches(written.lower(), names, n=1)
-    return f"; did you mean {close[0]!r}?" if close else "; see the table of options in the README"
+    close = difflib.get_close_matches(str(written).lower(), names, n=1)
+    return f"did you mean {close[0]!r}?" if close else "see the table of options in the README."
 
 
 def _warn_once(written: str) -> None:

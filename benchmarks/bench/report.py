@@ -14,7 +14,7 @@ TITLES = {
     "boto3": "publish, bare boto3",
     "delay": ".delay(), one thread",
     "delay_16": ".delay(), 16 threads",
-    "batch": "publish in a batch, kombu Producer",
+    "batch": "publish in a batch",
     "delay_batch": ".delay() in a batch",
     "consume": "consume and ack",
     "prefork_32": "worker, prefork 2, multiplier 32",

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 from uuid import uuid4
 
-from kombu import Connection, Consumer, Exchange, Message, Producer, Queue
+from kombu import Connection, Consumer, Message, Producer, Queue
 from support.emulators import Emulator
 
 from contract.features import Features
@@ -134,12 +134,6 @@ def declare(connection: Connection, *queues: Queue) -> None:
     """Declare queues with their exchanges and bindings."""
     for queue in queues:
         queue(connection.default_channel).declare()
-
-
-def queue_of(name: str, exchange: Exchange | str = "", *keys: str, **kwargs: Any) -> Queue:
-    """A queue bound to one exchange by several keys."""
-    bound = Queue(name, exchange, routing_key=keys[0] if keys else "", **kwargs)
-    return bound
 
 
 def publish(connection: Connection, body: object, exchange: str = "", routing_key: str = "", **kwargs: Any) -> None:

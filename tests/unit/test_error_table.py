@@ -197,12 +197,12 @@ def test_an_error_of_our_own_is_left_alone(error: Exception) -> None:
         ({}, ex.BrokerUnavailable),
     ],
 )
-def test_an_entry_of_a_batch_is_tried_again_unless_it_is_our_fault(
-    entry: dict[str, Any], cls: type[Exception]
-) -> None:
+def test_an_entry_of_a_batch_is_tried_again_unless_it_is_our_fault(entry: dict[str, Any], cls: type[Exception]) -> None:
     assert type(entry_error(entry, "sqs", "q")) is cls
 
 
 def test_errors_hold_the_words_of_aws() -> None:
     assert "as AWS says it" in str(translated(client_error("SomethingNew")))
-    assert "as AWS says it" in str(entry_error({"Code": "X", "Message": "as AWS says it", "SenderFault": True}, "sqs", ""))
+    assert "as AWS says it" in str(
+        entry_error({"Code": "X", "Message": "as AWS says it", "SenderFault": True}, "sqs", "")
+    )

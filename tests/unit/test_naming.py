@@ -46,7 +46,11 @@ ODD_NAMES = (
 
 def two_hundred_names() -> list[str]:
     words = ["orders", "a", "été", "celery@host", "A"]
-    joined = [sep.join(pair) for sep in (".", "-", "_", "__", "/", " ", ":", "\N{MIDDLE DOT}") for pair in product(words, repeat=2)]
+    joined = [
+        sep.join(pair)
+        for sep in (".", "-", "_", "__", "/", " ", ":", "\N{MIDDLE DOT}")
+        for pair in product(words, repeat=2)
+    ]
     return list(dict.fromkeys([*ODD_NAMES, *joined]))[:200]
 
 
@@ -161,7 +165,9 @@ def test_arns_are_taken_apart_and_put_together() -> None:
     assert str(parse_arn(text)) == text
 
 
-@pytest.mark.parametrize("text", ["", "arn", "arn:aws:sns:eu-west-1:111122223333", "arn:aws:sns:eu-west-1:111122223333:", "x:aws:sns:r:a:n"])
+@pytest.mark.parametrize(
+    "text", ["", "arn", "arn:aws:sns:eu-west-1:111122223333", "arn:aws:sns:eu-west-1:111122223333:", "x:aws:sns:r:a:n"]
+)
 def test_what_is_no_arn_is_refused(text: str) -> None:
     with pytest.raises(InvalidName, match="is not an ARN"):
         parse_arn(text)
