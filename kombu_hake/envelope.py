@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -98,8 +99,7 @@ def decode(text: str, queue: str) -> Envelope:
     if found is None:
         return _foreign(text, queue)
     properties = dict(found["properties"])
-    info = properties.get("delivery_info")
-    properties["delivery_info"] = dict(info) if isinstance(info, dict) else {"exchange": "", "routing_key": queue}
+    properties["delivery_info"] = _delivery_info(properties.get("delivery_info"), queue)
     headers = found.get("headers")
     return Envelope(
         body=_body_from_text(found.get("body"), properties.get("body_encoding")),
@@ -109,6 +109,18 @@ def decode(text: str, queue: str) -> Envelope:
         properties=properties,
         is_kombu=True,
     )
+
+
+def _delivery_info(info: Any, queue: str) -> dict[str, Any]:
+    """With exchange and routing key as text, whoever wrote them: what routes on them must not trip."""
+    if not isinstance(info, dict):
+        return {"exchange": "", "routing_key": queue}
+    exchange, routing_key = info.get("exchange"), info.get("routing_key")
+    return {
+        **info,
+        "exchange": exchange if isinstance(exchange, str) else "",
+        "routing_key": routing_key if isinstance(routing_key, str) else queue,
+    }
 
 
 def _body_to_text(body: Any) -> tuple[str, str]:
@@ -135,26 +147,34 @@ def _body_from_text(body: Any, encoding: Any) -> bytes | str:
 
 def _find(text: str) -> dict[str, Any] | None:
     """kombu's dict in *text*, or None."""
-    candidate = _parse(text)
-    if candidate is None:
-        candidate = _parse(_from_base64(text))
-    if not isinstance(candidate, dict):
-        return None
-    if isinstance(candidate.get("properties"), dict) and "body" in candidate:
-        return candidate
-    if candidate.get("Type") == "Notification" and all(isinstance(candidate.get(k), str) for k in _NOTIFICATION_KEYS):
-        inner = _parse(candidate["Message"])
-        if isinstance(inner, dict) and isinstance(inner.get("properties"), dict) and "body" in inner:
-            return inner
+    outer = _parse_either(text)
+    if _is_kombu(outer):
+        return dict(outer)
+    if isinstance(outer, dict) and outer.get("Type") == "Notification":
+        if all(isinstance(outer.get(key), str) for key in _NOTIFICATION_KEYS):
+            inner = _parse_either(outer["Message"])
+            return dict(inner) if _is_kombu(inner) else None
     return None
+
+
+def _is_kombu(candidate: Any) -> bool:
+    return isinstance(candidate, dict) and isinstance(candidate.get("properties"), dict) and "body" in candidate
+
+
+def _parse_either(text: str) -> Any:
+    """What the text holds as JSON, plain or in base64."""
+    found = _parse(text)
+    return _parse(_from_base64(text)) if found is None else found
 
 
 def _parse(text: str | None) -> Any:
     if not text:
         return None
     try:
-        # kombu's encoder marks a datetime, UUID, … by this key, and only kombu's decoder knows what to make of it.
-        return kombu_json.loads(text) if '"__type__"' in text else json.loads(text)
+        if '"__type__"' in text:  # kombu's encoder marks a datetime, UUID, … so, and only kombu's decoder knows them
+            with contextlib.suppress(Exception):  # they raise whatever the constructors raise
+                return kombu_json.loads(text)
+        return json.loads(text)
     except (ValueError, RecursionError):
         return None
 

@@ -12,7 +12,7 @@ from .report import TITLES, WHERE
 Results = dict[str, Any]
 SHOWN = ("hake", "sqs", "redis", "rabbitmq")
 COLOURS = {"hake": "#2a9d5c", "sqs": "#d9772b", "redis": "#d1495b", "rabbitmq": "#6a7fd0"}
-WIDTH, LEFT, RIGHT, TOP, ROW = 860, 290, 130, 74, 30
+WIDTH, LEFT, RIGHT, TOP, ROW = 860, 280, 130, 74, 30
 STYLE = """
   text { font: 13px system-ui, sans-serif; fill: #24292f }
   .small { font-size: 11px; fill: #59636e }
