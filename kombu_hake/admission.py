@@ -28,18 +28,19 @@ class Verdict(enum.Enum):
     EXPIRED = "expired"
 
 
-def is_bound(envelope: Envelope, bindings: BindingSet | None) -> bool:
+def is_bound(envelope: Envelope, queue: str, bindings: BindingSet | None) -> bool:
     """Whether a binding asks for the message; True where that can't be told.
 
     Args:
+        queue: Logical name of the queue it lies in.
         bindings: What is known of the queue's bindings; None for nothing.
     """
     info = envelope.properties["delivery_info"]
     exchange = info.get("exchange")
     if not envelope.is_kombu or not exchange or bindings is None:
         return True
-    if exchange in bindings.unfiltered:
-        return True
+    if exchange in bindings.unfiltered or exchange == info.get("routing_key") == queue:
+        return True  # the direct exchange of the queue's own name needs no binding in AWS
     candidates = bindings.for_exchange(exchange)
     if not candidates:  # not ours to judge: sent to the queue by its own name, or subscribed by somebody else
         return True
@@ -61,19 +62,25 @@ def expires_at_ms(envelope: Envelope, sent_ms: int | None, queue_ttl_ms: int | N
 
 
 def verdict(
-    envelope: Envelope, bindings: BindingSet | None, *, sent_ms: int | None, now_ms: int, queue: Mapping[str, Any]
+    envelope: Envelope,
+    bindings: BindingSet | None,
+    *,
+    queue: str,
+    arguments: Mapping[str, Any],
+    sent_ms: int | None,
+    now_ms: int,
 ) -> Verdict:
     """What to do with a message.
 
     Args:
+        arguments: What the queue was declared with.
         sent_ms: SQS's SentTimestamp.
         now_ms: Ms since the epoch, by AWS's clock.
-        queue: The arguments that the queue was declared with.
     """
-    expires = expires_at_ms(envelope, sent_ms, _ms(queue.get("x-message-ttl")))
+    expires = expires_at_ms(envelope, sent_ms, _ms(arguments.get("x-message-ttl")))
     if expires is not None and now_ms >= expires:
         return Verdict.EXPIRED
-    return Verdict.DELIVER if is_bound(envelope, bindings) else Verdict.NOT_BOUND
+    return Verdict.DELIVER if is_bound(envelope, queue, bindings) else Verdict.NOT_BOUND
 
 
 def _ms(value: Any) -> int | None:

@@ -19,14 +19,18 @@ from kombu_hake.admission import Verdict, verdict
 from kombu_hake.batching import Session
 from kombu_hake.declaring import DeclaringChannel
 from kombu_hake.dispatch import Dispatcher
-from kombu_hake.envelope import Envelope, decode
-from kombu_hake.exceptions import AccessDenied
+from kombu_hake.envelope import Envelope, decode, with_first_sent
+from kombu_hake.exceptions import AccessDenied, HakeError
 from kombu_hake.inbox import Delivery
 from kombu_hake.leases import Lease
-from kombu_hake.messages import HakeMessage, label, sent_ms, to_message
+from kombu_hake.limits import FIFO_SUFFIX
+from kombu_hake.messages import HakeMessage, label, receive_count, sent_ms, to_message
 from kombu_hake.naming import QueueUrl
+from kombu_hake.parking import EARLY_S, How, due_ms, plan
 from kombu_hake.priorities import level_names
 from kombu_hake.receiver import Receiver, receive_params
+from kombu_hake.routes import QueueTarget
+from kombu_hake.worker import unstarted_tags
 
 if TYPE_CHECKING:
     from kombu_hake.transport import Transport
@@ -187,6 +191,8 @@ class Channel(DeclaringChannel):
         if not self._consumers_of(consumer.queue):
             self._receiver.remove(consumer.queue)
             self._put_back(consumer.queue)
+        if not self._consumers:
+            self._give_back_unstarted()
 
     def basic_get(self, queue: str, no_ack: bool = False, **_kwargs: Any) -> HakeMessage | None:
         """One message, or None when there is none; may take a second to find that out."""
@@ -284,6 +290,13 @@ class Channel(DeclaringChannel):
         else:
             self._turns.pop(queue, None)
 
+    def _give_back_unstarted(self) -> None:
+        tags = unstarted_tags(self)
+        settled = [item for tag in tags for item in self._settle(tag, False)]
+        self._leases.release([item.delivery.lease for item in settled])
+        if settled:
+            logger.info("Gave back %d tasks that were received and not started.", len(settled))
+
     def _put_back(self, queue: str | None) -> None:
         """Release what is buffered for this channel, of one queue or of all."""
         taken = self._inbox.take(
@@ -296,25 +309,51 @@ class Channel(DeclaringChannel):
     def _admit(self, delivery: Delivery) -> Envelope | None:
         """The message, if it is to be handed over; what is not is settled here."""
         envelope = decode(delivery.message.get("Body", ""), delivery.queue)
+        now_ms, sent = self._clients.now_ms(), sent_ms(delivery.message)
+        arguments = self.topology.queues.arguments(delivery.queue)
+        judge = partial(verdict, queue=delivery.queue, arguments=arguments, sent_ms=sent, now_ms=now_ms)
         bindings = self.topology.known_bindings(delivery.queue)
-        judge = partial(
-            verdict,
-            envelope,
-            sent_ms=sent_ms(delivery.message),
-            now_ms=self._clients.now_ms(),
-            queue=self.topology.queues.arguments(delivery.queue),
-        )
-        found = judge(bindings)
-        if found is Verdict.NOT_BOUND:  # before it is dropped: somebody may have bound more since
-            found = judge(self.topology.refreshed_bindings(delivery.queue))
+        found = judge(envelope, bindings)
+        if found is Verdict.NOT_BOUND or (bindings is None and envelope.is_kombu):
+            # Before it is dropped, or where this process never bound: somebody else may have bound more.
+            found = judge(envelope, self.topology.refreshed_bindings(delivery.queue))
         if found is Verdict.DELIVER:
-            return envelope
+            return None if self._park(delivery, envelope, sent, now_ms) else envelope
         if found is Verdict.NOT_BOUND:
             logger.debug("Queue %s has no binding for a message that its filter let through.", delivery.queue)
             self._leases.ack(delivery.lease)
         else:
             self._set_aside(delivery, envelope, "expired")
         return None
+
+    def _park(self, delivery: Delivery, envelope: Envelope, sent: int | None, now_ms: int) -> bool:
+        """Let a task that is not due yet wait in SQS; whether it does."""
+        due = due_ms(envelope.headers)
+        url = delivery.lease.url
+        if due is None or due - now_ms < EARLY_S * 1000 or url.endswith(FIFO_SUFFIX):
+            return False
+        found = plan(
+            due,
+            now_ms,
+            sent=sent,
+            receives=receive_count(delivery.message),
+            max_receives=self._dead_letters.max_receives(url),
+            hidden=self._leases.hidden(),
+        )
+        if found is None:
+            return False
+        if found.how is How.HIDE:
+            self._leases.hide(delivery.lease, found.seconds)
+            return True
+        text = with_first_sent(delivery.message["Body"], sent or now_ms)
+        try:
+            self._dispatcher.send_copy(QueueTarget(delivery.source, url), text, found.seconds)
+        except HakeError as exc:
+            logger.warning("A task that is not due yet comes again when its visibility timeout ends: %s", exc)
+            self._leases.abandon(delivery.lease)
+        else:
+            self._leases.ack(delivery.lease)
+        return True
 
     def _set_aside(self, delivery: Delivery, envelope: Envelope, reason: str) -> None:
         arguments = self.topology.queues.arguments(delivery.queue)

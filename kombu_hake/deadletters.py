@@ -19,7 +19,7 @@ from typing import Any
 from kombu_hake.clients import Clients
 from kombu_hake.concurrency import TtlCache
 from kombu_hake.envelope import Envelope
-from kombu_hake.exceptions import AccessDenied, HakeError
+from kombu_hake.exceptions import HakeError
 from kombu_hake.limits import FIFO_SUFFIX, RAW_DELIVERY_MAX_ATTRIBUTES
 from kombu_hake.naming import QueueUrl, parse_arn
 
@@ -37,7 +37,16 @@ class DeadLetters:
         """*publish* is :meth:`kombu_hake.dispatch.Dispatcher.publish`."""
         self._clients = clients
         self._publish = publish
-        self._redrives: TtlCache[QueueUrl, QueueUrl | None] = TtlCache(_REDRIVE_TTL_S)
+        self._redrives: TtlCache[QueueUrl, Mapping[str, Any]] = TtlCache(_REDRIVE_TTL_S)
+
+    def max_receives(self, url: QueueUrl) -> int | None:
+        """After how many receives AWS dead-letters a message; None for never, or where it can't be read."""
+        try:
+            count = self._redrive(url).get("maxReceiveCount")
+        except HakeError as exc:
+            logger.info("The redrive policy of %s can't be read: %s", url, exc)
+            return None
+        return int(count) if count else None
 
     def set_aside(
         self,
@@ -84,9 +93,12 @@ class DeadLetters:
             key = arguments.get("x-dead-letter-routing-key") or info.get("routing_key") or queue
             self._publish(_message(envelope, queue, reason), exchange, key, mandatory=False)
             return f"exchange {exchange!r} with key {key!r}"
-        target = self._redrives.get(url, lambda: self._redrive_target(url))
-        if target is None:
+        dead_arn = self._redrive(url).get("deadLetterTargetArn")
+        if not dead_arn:
             return ""
+        arn = parse_arn(dead_arn)
+        found = self._clients.sqs("get_queue_url", QueueName=arn.name, QueueOwnerAWSAccountId=arn.account)
+        target = QueueUrl(found["QueueUrl"])
         attributes = {
             **(raw.get("MessageAttributes") or {}),
             **{
@@ -104,18 +116,14 @@ class DeadLetters:
         )
         return target
 
-    def _redrive_target(self, url: QueueUrl) -> QueueUrl | None:
-        try:
-            answer = self._clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=["RedrivePolicy"])
-            policy = json.loads(answer.get("Attributes", {}).get("RedrivePolicy") or "{}")
-            if not policy.get("deadLetterTargetArn"):
-                return None
-            arn = parse_arn(policy["deadLetterTargetArn"])
-            found = self._clients.sqs("get_queue_url", QueueName=arn.name, QueueOwnerAWSAccountId=arn.account)
-        except AccessDenied as exc:
-            logger.warning("The dead-letter queue of %s can't be found out: %s", url, exc)
-            raise
-        return QueueUrl(found["QueueUrl"])
+    def _redrive(self, url: QueueUrl) -> Mapping[str, Any]:
+        """The queue's redrive policy; ``{}`` for none."""
+        return self._redrives.get(url, lambda: self._read_redrive(url))
+
+    def _read_redrive(self, url: QueueUrl) -> Mapping[str, Any]:
+        answer = self._clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=["RedrivePolicy"])
+        policy = json.loads(answer.get("Attributes", {}).get("RedrivePolicy") or "{}")
+        return policy if isinstance(policy, dict) else {}
 
 
 def _message(envelope: Envelope, queue: str, reason: str) -> dict[str, Any]:

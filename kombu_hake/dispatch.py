@@ -65,6 +65,13 @@ class Dispatcher:
             else:
                 gathering.add(self, target, published, prepared)
 
+    def send_copy(self, target: QueueTarget, text: str, delay_s: int) -> None:
+        """Send the text of a received message to its queue again, to come back after a delay.
+
+        Raises: as :meth:`publish`.
+        """
+        self._publisher.send(target, outgoing(text, {}, {"DelaySeconds": delay_s}))
+
     def _at_level(self, target: Target, priority: Any) -> Target:
         """The priority level of a queue that has levels; the queue itself otherwise."""
         if not isinstance(target, QueueTarget):

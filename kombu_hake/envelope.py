@@ -15,7 +15,6 @@ messages. ``ensure_ascii`` keeps out every character that SQS refuses.
 from __future__ import annotations
 
 import base64
-import binascii
 import contextlib
 import json
 from collections.abc import Mapping
@@ -23,7 +22,7 @@ from typing import Any, NamedTuple
 
 from kombu.utils import json as kombu_json
 
-__all__ = ["Envelope", "Wire", "attributes_bytes", "decode", "encode"]
+__all__ = ["Envelope", "Wire", "attributes_bytes", "decode", "encode", "with_first_sent"]
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 #: An SNS notification holds these (DG-SNS "raw message delivery"); an operator's own subscription may send one.
@@ -33,7 +32,7 @@ _NOTIFICATION_KEYS = ("TopicArn", "Message", "MessageId")
 class Envelope(NamedTuple):
     """A received message in kombu's terms."""
 
-    #: The payload, as the publisher's serializer made it; text is encoded by kombu's Message.
+    #: The payload, as the publisher's serializer made it; of a foreign message its text.
     body: bytes | str
     content_type: str | None
     content_encoding: str | None
@@ -123,6 +122,18 @@ def _delivery_info(info: Any, queue: str) -> dict[str, Any]:
     }
 
 
+def with_first_sent(text: str, first_sent_ms: int) -> str:
+    """The same message, to be sent again, with the time of its first sending; one that tells it is left as it is.
+
+    What is no kombu message is returned unchanged.
+    """
+    found = _find(text)
+    if found is None:
+        return text
+    found["properties"].setdefault("first_sent_ms", first_sent_ms)
+    return str(kombu_json.dumps(found, separators=(",", ":")))
+
+
 def _body_to_text(body: Any) -> tuple[str, str]:
     if isinstance(body, str):
         return body, "utf-8"
@@ -133,16 +144,15 @@ def _body_to_text(body: Any) -> tuple[str, str]:
         return base64.b64encode(data).decode("ascii"), "base64"
 
 
-def _body_from_text(body: Any, encoding: Any) -> bytes | str:
+def _body_from_text(body: Any, encoding: Any) -> bytes:
+    """Always bytes, because that is what kombu's decompression takes."""
     if not isinstance(body, str):
         # kombu's own transports write text; whatever else is there is handed over as JSON.
-        return b"" if body is None else _encode(body)
-    if encoding != "base64":
-        return body
-    try:
-        return base64.b64decode(body, validate=True)
-    except (binascii.Error, ValueError):
-        return body
+        return b"" if body is None else _encode(body).encode()
+    if encoding == "base64":
+        with contextlib.suppress(ValueError):
+            return base64.b64decode(body, validate=True)
+    return body.encode("utf-8", "surrogatepass")
 
 
 def _find(text: str) -> dict[str, Any] | None:
@@ -150,11 +160,12 @@ def _find(text: str) -> dict[str, Any] | None:
     outer = _parse_either(text)
     if _is_kombu(outer):
         return dict(outer)
-    if isinstance(outer, dict) and outer.get("Type") == "Notification":
-        if all(isinstance(outer.get(key), str) for key in _NOTIFICATION_KEYS):
-            inner = _parse_either(outer["Message"])
-            return dict(inner) if _is_kombu(inner) else None
-    return None
+    if not isinstance(outer, dict) or outer.get("Type") != "Notification":
+        return None
+    if not all(isinstance(outer.get(key), str) for key in _NOTIFICATION_KEYS):
+        return None
+    inner = _parse_either(outer["Message"])
+    return dict(inner) if _is_kombu(inner) else None
 
 
 def _is_kombu(candidate: Any) -> bool:
@@ -182,12 +193,12 @@ def _parse(text: str | None) -> Any:
 def _from_base64(text: str) -> str | None:
     try:
         return base64.b64decode(text, validate=True).decode("utf-8")
-    except (binascii.Error, ValueError):
+    except ValueError:
         return None
 
 
 def _foreign(text: str, queue: str) -> Envelope:
-    is_json = _parse(text) is not None
+    is_json = _parse(text) is not None or text.strip() == "null"
     return Envelope(
         body=text,
         content_type="application/json" if is_json else "text/plain",

@@ -60,7 +60,7 @@ class LeaseState(enum.Enum):
 class Lease:
     """Our hold on one received message."""
 
-    __slots__ = ("deadline", "label", "receipt_handle", "received_at", "state", "url")
+    __slots__ = ("deadline", "hide_s", "label", "receipt_handle", "received_at", "state", "url")
 
     def __init__(self, url: QueueUrl, receipt_handle: str, received_at: float, visibility_s: float) -> None:
         self.url = url
@@ -69,6 +69,8 @@ class Lease:
         self.received_at = received_at
         self.deadline = received_at + visibility_s
         self.state = LeaseState.HELD
+        #: For how long :meth:`Leases.hide` hides it.
+        self.hide_s = 0
         #: What the message is, for the log; set when it is known.
         self.label = ""
 
@@ -117,6 +119,7 @@ class Leases:
         self._unanswered = 0
         self._threads: list[threading.Thread] = []
         self._idle_senders = 0
+        self._hidden: list[float] = []
         self._stopping = False
 
     def __repr__(self) -> str:
@@ -149,6 +152,22 @@ class Leases:
             elif len(waiting) == 1:
                 self._acks_due[lease.url] = self._clock() + self._linger_s
                 self._changed.notify()
+
+    def hide(self, lease: Lease, seconds: int) -> None:
+        """Have the message come again after *seconds*, and hold it no longer."""
+        with self._lock:
+            if not self._transition(lease, LeaseState.RELEASED):
+                return
+            lease.hide_s = seconds
+            self._hidden.append(self._clock() + seconds)
+            self._enqueue(_Request("release", lease.url, [lease]))
+
+    def hidden(self) -> int:
+        """How many messages :meth:`hide` hides now."""
+        with self._lock:
+            now = self._clock()
+            self._hidden = [until for until in self._hidden if until > now]
+            return len(self._hidden)
 
     def abandon(self, lease: Lease) -> None:
         """Let the lease run out: the message comes again when its visibility timeout ends."""
@@ -329,8 +348,11 @@ class Leases:
         if request.kind == "ack":
             answer = self._clients.sqs("delete_message_batch", QueueUrl=request.url, Entries=entries)
         else:
-            timeout = {"VisibilityTimeout": self._visibility_s if request.kind == "renew" else 0}
-            timed = [{**entry, **timeout} for entry in entries]
+            renews = request.kind == "renew"
+            timed = [
+                {**entry, "VisibilityTimeout": self._visibility_s if renews else lease.hide_s}
+                for entry, lease in zip(entries, request.leases, strict=True)
+            ]
             answer = self._clients.sqs("change_message_visibility_batch", QueueUrl=request.url, Entries=timed)
         again = []
         for failed in answer.get("Failed") or ():

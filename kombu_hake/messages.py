@@ -10,6 +10,7 @@ Group-scoped redelivery
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 from uuid import uuid4
@@ -19,9 +20,19 @@ from kombu.message import Message as KombuMessage
 from kombu_hake.envelope import Envelope
 from kombu_hake.inbox import Delivery
 from kombu_hake.limits import FIFO_SUFFIX, SQS_MAX_DELAY_S
+from kombu_hake.parking import delay_s, due_ms
 from kombu_hake.topology import PRIVATE_EXCHANGE
 
-__all__ = ["ORIGIN_HEADER", "HakeMessage", "is_task", "label", "send_parameters", "sent_ms", "to_message"]
+__all__ = [
+    "ORIGIN_HEADER",
+    "HakeMessage",
+    "is_task",
+    "label",
+    "receive_count",
+    "send_parameters",
+    "sent_ms",
+    "to_message",
+]
 
 #: ``{"exchange": …, "routing_key": …}`` of a task's first publishing.
 ORIGIN_HEADER = "hake-origin"
@@ -43,6 +54,11 @@ def sent_ms(raw: Mapping[str, Any]) -> int | None:
     return int(stamp) if stamp else None
 
 
+def receive_count(raw: Mapping[str, Any]) -> int:
+    """How often SQS has handed the message out, this time included."""
+    return int((raw.get("Attributes") or {}).get("ApproximateReceiveCount", 1))
+
+
 def to_message(
     envelope: Envelope, delivery: Delivery, channel: Any, delivery_tag: int, consumer_tag: str, *, is_bound: bool
 ) -> HakeMessage:
@@ -51,15 +67,15 @@ def to_message(
     Args:
         is_bound: Whether the queue has bindings to exchanges other than the direct one of its own name.
     """
-    receive_count = int((delivery.message.get("Attributes") or {}).get("ApproximateReceiveCount", 1))
+    receives = receive_count(delivery.message)
     info = _delivery_info(envelope, delivery.queue, is_bound)
-    info["redelivered"] = receive_count > 1
+    info["redelivered"] = receives > 1
     info["consumer_tag"] = consumer_tag
     properties = {
         **envelope.properties,
         "delivery_info": info,
         "delivery_tag": delivery_tag,
-        "receive_count": receive_count,
+        "receive_count": receives,
         "message_id": envelope.properties.get("message_id") or delivery.message.get("MessageId"),
     }
     sent = sent_ms(delivery.message)
@@ -87,7 +103,8 @@ def label(message: KombuMessage) -> str:
 
 
 def send_parameters(message: Mapping[str, Any], name: str, *, to_queue: bool) -> dict[str, Any]:
-    """What SQS or SNS takes beside the body, from the message's properties; as kombu's SQS transport reads them.
+    """What SQS or SNS takes beside the body: from the message's properties, as kombu's SQS transport reads them, and
+    from a task's ETA.
 
     Args:
         name: Of the queue or exchange; FIFO ones end in ``.fifo``.
@@ -105,8 +122,11 @@ def send_parameters(message: Mapping[str, Any], name: str, *, to_queue: bool) ->
         )
     elif to_queue:
         delay = properties.get("DelaySeconds", properties.get("delay_seconds"))
-        if delay is not None:
-            extra["DelaySeconds"] = max(0, min(SQS_MAX_DELAY_S, int(delay)))
+        if delay is None:
+            delay = delay_s(due_ms(message.get("headers") or {}), int(time.time() * 1000))
+        seconds = max(0, min(SQS_MAX_DELAY_S, int(delay)))
+        if seconds:
+            extra["DelaySeconds"] = seconds
     return extra
 
 

@@ -19,9 +19,9 @@ class Can(Enum):
     REPORTS_UNROUTABLE = "mandatory, and the option unroutable"
     SCOPED_REQUEUE = "what is requeued goes back to one queue only"
     RECEIVE_COUNT = "the number of receives is a property of the message"
-    PREFETCH_PER_CHANNEL = "the prefetch count holds for basic.consume while another consumer takes the rest"
+    ACK_MULTIPLE = "one ack for all messages up to it"
     SHARED_QUEUE = "several consumers of one queue on one channel take turns"
-    RETURNS_ON_CANCEL = "cancelling a consumer gives back what was not acknowledged by close of the channel"
+    RETURNS_ON_CLOSE = "a channel or connection that closes gives back what it has not settled"
     REFUSES_DELETE = "delete with if_empty, if_unused raises where it must not delete"
     OWNED_QUEUES = "exclusive and auto-delete queues go with their connection"
     KEEPS_STRANGERS_APART = "processes that share no memory"
@@ -55,7 +55,8 @@ MEMORY = Features(
         Can.SCOPED_REQUEUE: "kombu's virtual transports publish a requeued message anew, to all queues of its exchange",
         Can.RECEIVE_COUNT: "not counted",
         Can.SHARED_QUEUE: "kombu's virtual transports keep one callback a queue, that of the last consumer",
-        Can.RETURNS_ON_CANCEL: "kombu's memory transport restores nothing",
+        Can.ACK_MULTIPLE: "kombu's virtual transports ack one message at a time",
+        Can.RETURNS_ON_CLOSE: "kombu's memory transport restores nothing",
         Can.REFUSES_DELETE: "kombu's virtual transports return instead of raising",
         Can.OWNED_QUEUES: "kombu's memory transport knows no owners of queues",
         Can.KEEPS_STRANGERS_APART: _IN_MEMORY,

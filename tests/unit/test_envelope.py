@@ -30,8 +30,10 @@ ALLOWED_BY_SQS = re.compile("[\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010fff
 class SqsSide(SqsChannel):
     """kombu's SQS channel without a connection: only what turns messages into bodies and back."""
 
+    _noack_queues = frozenset()
+
     def __init__(self) -> None:
-        self._noack_queues: set[str] = set()
+        pass
 
     def body_of(self, message: dict[str, Any], *, is_base64: bool) -> str:
         # As ``kombu.transport.SQS.Channel._put`` does it.
@@ -160,7 +162,7 @@ def test_a_compressed_body_comes_back(method: str, body: bytes) -> None:
 
 
 def test_a_compressed_body_that_happens_to_be_text_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(compress.__globals__["_decoders"], "application/x-rot", lambda data: data[::-1])
+    monkeypatch.setitem(compress.__globals__["_decoders"], "application/x-rot", lambda data: bytes(reversed(data)))
     assert handed_over(sent(b"cba", headers={"compression": "application/x-rot"})).body == b"abc"
 
 
@@ -266,7 +268,8 @@ wild_envelopes = st.fixed_dictionaries(
 )
 marked = st.fixed_dictionaries(
     {
-        "__type__": st.sampled_from(["datetime", "date", "time", "decimal", "uuid", "bytes", "base64", "no"]) | json_values,
+        "__type__": st.sampled_from(["datetime", "date", "time", "decimal", "uuid", "bytes", "base64", "no"])
+        | json_values,
         "__value__": json_values,
     }
 )
