@@ -112,6 +112,10 @@ class Clients:
         """The partition in use, such as ``aws`` or ``aws-cn``."""
         return str(self._client("sqs").meta.partition)
 
+    def sqs_endpoint(self) -> str:
+        """Where SQS is called, such as ``https://sqs.eu-west-1.amazonaws.com``."""
+        return str(self._client("sqs").meta.endpoint_url).rstrip("/")
+
     def caller_account(self) -> str:
         """The account of the credentials, from STS, which needs no right. Raises as :meth:`sqs`."""
         return str(self._call("sts", "get_caller_identity", {})["Account"])

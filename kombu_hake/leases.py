@@ -300,8 +300,10 @@ class Leases:
         waits = [due - now for due in self._acks_due.values()]
         first = next(iter(self._held.values()), None)
         if first is not None:
-            early = self._visibility_s / 2 if self._may_renew(first, now) else 0
-            waits.append(first.deadline - now - early)
+            left = first.deadline - now
+            half = self._visibility_s / 2
+            # Behind one that AWS would not extend, others may be due within half of the time.
+            waits.append(left - half if self._may_renew(first, now) else min(left, half))
         return max(0.01, min(waits, default=1.0, key=float)) if waits else 1.0
 
     # --- the senders

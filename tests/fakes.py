@@ -13,6 +13,7 @@ Time is a :class:`FakeClock`: a long poll lasts until something arrives, the clo
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ from kombu_hake import clients as clients_module
 from kombu_hake.exceptions import AccessDenied
 from kombu_hake.settings import Settings, load, split_url
 
-__all__ = ["ACCOUNT", "REGION", "FakeClients", "FakeClock", "connected", "make_settings"]
+__all__ = ["ACCOUNT", "REGION", "FakeClients", "FakeClock", "connected", "eventually", "make_settings"]
 
 ACCOUNT = "111122223333"
 REGION = "eu-west-1"
@@ -89,6 +90,10 @@ class FakeClients:
     def region(self) -> str:
         """The region."""
         return REGION
+
+    def sqs_endpoint(self) -> str:
+        """Where SQS is called."""
+        return f"https://sqs.{REGION}.amazonaws.com"
 
     def partition(self) -> str:
         """The partition."""
@@ -196,6 +201,14 @@ class FakeClients:
         due = self._failures.get(operation)
         if due:
             raise due.pop(0)
+
+
+def eventually(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    """Wait for what another thread does; fails when it does not come true in time (real seconds)."""
+    pause, deadline = threading.Event(), time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        pause.wait(0.001)
 
 
 def make_settings(url: str = URL, **options: Any) -> Settings:

@@ -23,6 +23,8 @@ class Can(Enum):
     SHARED_QUEUE = "several consumers of one queue on one channel take turns"
     RETURNS_ON_CLOSE = "a channel or connection that closes gives back what it has not settled"
     REFUSES_DELETE = "delete with if_empty, if_unused raises where it must not delete"
+    KNOWS_MISSING = "purging or consuming a queue that does not exist raises"
+    SERVER_NAMES = "a queue declared without a name gets one"
     OWNED_QUEUES = "exclusive and auto-delete queues go with their connection"
     KEEPS_STRANGERS_APART = "processes that share no memory"
     SIZE_LIMIT = "a largest message"
@@ -58,6 +60,7 @@ MEMORY = Features(
         Can.ACK_MULTIPLE: "kombu's virtual transports ack one message at a time",
         Can.RETURNS_ON_CLOSE: "kombu's memory transport restores nothing",
         Can.REFUSES_DELETE: "kombu's virtual transports return instead of raising",
+        Can.KNOWS_MISSING: "kombu's memory transport makes a missing queue",
         Can.OWNED_QUEUES: "kombu's memory transport knows no owners of queues",
         Can.KEEPS_STRANGERS_APART: _IN_MEMORY,
         Can.SIZE_LIMIT: _IN_MEMORY,

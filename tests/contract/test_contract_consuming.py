@@ -59,13 +59,10 @@ class TestSettling:
         channel.close()
         assert broker.bodies("work") == {"work": [1]}
 
-    def test_requeued_message_is_back_at_once_and_marked_redelivered(
-        self, broker: Broker, connection: Connection
-    ) -> None:
+    def test_requeued_message_is_back_at_once(self, connection: Connection) -> None:
         send(connection, 1)
         first = get(connection, "work")
         assert first is not None
-        assert not first.delivery_info.get("redelivered")
         first.requeue()
         second = get(connection, "work")
         assert second is not None
@@ -73,7 +70,7 @@ class TestSettling:
         second.ack()
 
     @needs(Can.RECEIVE_COUNT)
-    def test_receives_are_counted(self, broker: Broker, connection: Connection) -> None:
+    def test_receives_are_counted(self, connection: Connection) -> None:
         send(connection, 1)
         seen = []
         for _ in range(3):
@@ -174,10 +171,16 @@ class TestBasicGet:
             message.ack()
             with pytest.raises(queue.Empty):
                 queue.get(timeout=0.2)
+
+    def test_simple_queue_counts_and_clears(self, connection: Connection) -> None:
+        with connection.SimpleQueue("simple") as queue:
             queue.put(1)
-            assert queue.qsize() == 1
-            assert queue.clear() == 1
+            queue.put(2)
+            assert queue.qsize() == 2
+            assert queue.clear() == 2
             assert queue.qsize() == 0
+            with pytest.raises(queue.Empty):
+                queue.get_nowait()
 
 
 class TestPrefetch:
