@@ -57,15 +57,20 @@ def receive_params(url: QueueUrl, count: int, wait_s: int, visibility_s: int) ->
 class _Source:
     """One consumed SQS queue: a queue, or a priority level of one."""
 
-    __slots__ = ("closed", "name", "pollers", "queue", "rank", "url")
+    __slots__ = ("changed", "closed", "hopeless", "name", "pollers", "queue", "rank", "url", "waiting")
 
-    def __init__(self, name: str, queue: str, url: QueueUrl, rank: int) -> None:
+    def __init__(self, name: str, queue: str, url: QueueUrl, rank: int, lock: threading.RLock) -> None:
         self.name = name
         self.queue = queue
         self.url = url
         self.rank = rank
         self.pollers = 0
         self.closed = False
+        #: Its pollers wait here for credit; so many do.
+        self.changed = threading.Condition(lock)
+        self.waiting = 0
+        #: Whether one of them waits with no credit in sight.
+        self.hopeless = False
 
 
 class Receiver:
@@ -101,7 +106,7 @@ class Receiver:
         self._fresh(self._credit.prefetch_count)
 
     def _fresh(self, prefetch_count: int) -> None:
-        self._changed = threading.Condition()  # re-entrant: stop() may run in a garbage collection, under the lock
+        self._lock = threading.RLock()  # re-entrant: stop() may run in a garbage collection, under the lock
         self._credit = Credit(prefetch_count)
         self._sources: dict[str, _Source] = {}
         self._stopped = False
@@ -116,42 +121,43 @@ class Receiver:
         Args:
             levels: Logical name and URL of each SQS queue behind it, lowest priority first; usually one.
         """
-        with self._changed:
+        with self._lock:
             for rank, (name, url) in enumerate(levels):
-                source = _Source(name, queue, url, rank)
+                source = _Source(name, queue, url, rank, self._lock)
                 self._sources[name] = source
                 self._credit.add(name, queue if len(levels) > 1 else "", rank)
                 self._start_poller(source, is_helper=False)
 
     def remove(self, queue: str) -> None:
         """Stop polling a queue. What of it is buffered is the caller's to release."""
-        with self._changed:
+        with self._lock:
             for source in [source for source in self._sources.values() if source.queue == queue]:
                 del self._sources[source.name]
                 source.closed = True
                 self._credit.remove(source.name)
-            self._changed.notify_all()
+                source.changed.notify_all()
+            self._wake_who_may_ask()
 
     def stop(self) -> None:
         """Stop polling. Open long polls end by themselves."""
-        with self._changed:
+        with self._lock:
             self._stopped = True
             for source in self._sources.values():
                 source.closed = True
+                source.changed.notify_all()
             self._sources.clear()
-            self._changed.notify_all()
 
     def set_prefetch(self, count: int) -> None:
         """Change AMQP's prefetch count; 0 is no limit."""
-        with self._changed:
+        with self._lock:
             self._credit.prefetch_count = count
-            self._changed.notify_all()
+            self._wake_who_may_ask()
 
     def settled(self, source: str, count: int = 1) -> None:
         """Messages of *source* are settled (or, without a prefetch limit, handed over): there is credit again."""
-        with self._changed:
+        with self._lock:
             self._credit.returned(source, count)
-            self._changed.notify_all()
+            self._wake_who_may_ask()
 
     @property
     def is_limited(self) -> bool:
@@ -190,21 +196,41 @@ class Receiver:
                 if is_helper and not messages:
                     return
         finally:
-            with self._changed:
+            with self._lock:
                 source.pollers -= 1
 
     def _await_credit(self, source: _Source, is_helper: bool) -> int:
         """How many to ask for; 0 when this poller is to end."""
-        with self._changed:
+        with self._lock:
             asked = 0 if source.closed else self._credit.ask(source.name)
             while not asked and not source.closed:
                 wait_s = _HELPER_WAIT_S if is_helper else _PATIENCE_S
-                came = self._changed.wait(wait_s if is_helper or self._credit.has_little(source.name) else None)
+                source.hopeless = not is_helper and not self._credit.has_little(source.name)
+                source.waiting += 1
+                came = source.changed.wait(None if source.hopeless else wait_s)
+                source.waiting -= 1
                 if source.closed or (is_helper and not came):
                     break
                 is_dry = not came and not len(self._inbox)
                 asked = self._credit.ask(source.name, even_little=is_dry)
+            if asked:
+                self._wake_who_may_ask()  # there may be enough for another one
             return asked
+
+    def _wake_who_may_ask(self) -> None:
+        """Wake one waiting poller of each queue that there is enough credit for. The lock is held.
+
+        Not all of them: each settled message comes by here, and a herd of pollers that look and wait again would take
+        more of the interpreter than the messages do.
+        """
+        for source in self._sources.values():
+            if not source.waiting:
+                continue
+            # One that waits for any credit at all has its patience to count from the first that there is.
+            starts_patience = source.hopeless and self._credit.has_little(source.name)
+            if starts_patience or self._credit.may_ask(source.name):
+                source.hopeless = False
+                source.changed.notify()
 
     def _poll(self, source: _Source, asked: int, wait_s: int | None) -> list[dict[str, Any]]:
         wait = self._settings.wait_time_seconds if wait_s is None else min(wait_s, self._settings.wait_time_seconds)
@@ -219,11 +245,11 @@ class Receiver:
         leases = [
             Lease(source.url, m["ReceiptHandle"], received_at, self._settings.visibility_timeout) for m in messages
         ]
-        with self._changed:
+        with self._lock:
             # A closed source has no share any more; another of the same queue may have taken its place.
             kept = 0 if source.closed else self._credit.received(source.name, asked, len(messages))
-            if source.rank and not messages:
-                self._changed.notify_all()  # the lower levels' turn
+            if not messages:
+                self._wake_who_may_ask()  # what was reserved is free again; the lower levels' turn
             if kept:
                 starving = not len(self._inbox)
                 self._leases.hold(leases[:kept])
@@ -276,9 +302,9 @@ class Receiver:
 
     def _pause(self, seconds: float, source: _Source) -> None:
         deadline = time.monotonic() + seconds
-        with self._changed:
+        with self._lock:
             while not source.closed and (left := deadline - time.monotonic()) > 0:
-                self._changed.wait(left)
+                source.changed.wait(left)
 
 
 class _Trouble:

@@ -37,7 +37,7 @@ class Broker:
 
     def url(self, **options: object) -> str:
         if self._aws is None:
-            return "memory://"
+            return "memory://"  # which knows no options
         return self._aws.url(wait_time_seconds=LONG_POLL_S, **options)
 
     def connect(self, **options: object) -> Connection:
@@ -61,9 +61,9 @@ class Broker:
         """Everything that is ready in these queues, taken out.
 
         A mark is sent to each queue, and what comes before the mark is what the queue held: the legs keep the order of
-        messages, and a topic has delivered when the publish returns.
+        messages for a single poller, and a topic has delivered when the publish returns.
         """
-        connection = connection or self.connect()
+        connection = connection or self.connect(max_pollers=1)
         mark = uuid4().hex
         found: dict[str, list[Message]] = {queue: [] for queue in queues}
         unmarked = set(queues)

@@ -22,9 +22,9 @@ class Can(Enum):
     ACK_MULTIPLE = "one ack for all messages up to it"
     SHARED_QUEUE = "several consumers of one queue on one channel take turns"
     RETURNS_ON_CLOSE = "a channel or connection that closes gives back what it has not settled"
+    DELETE_UNBINDS = "a queue deleted and declared again has none of its old bindings"
     REFUSES_DELETE = "delete with if_empty, if_unused raises where it must not delete"
     KNOWS_MISSING = "purging or consuming a queue that does not exist raises"
-    SERVER_NAMES = "a queue declared without a name gets one"
     OWNED_QUEUES = "exclusive and auto-delete queues go with their connection"
     KEEPS_STRANGERS_APART = "processes that share no memory"
     SIZE_LIMIT = "a largest message"
@@ -59,6 +59,7 @@ MEMORY = Features(
         Can.SHARED_QUEUE: "kombu's virtual transports keep one callback a queue, that of the last consumer",
         Can.ACK_MULTIPLE: "kombu's virtual transports ack one message at a time",
         Can.RETURNS_ON_CLOSE: "kombu's memory transport restores nothing",
+        Can.DELETE_UNBINDS: "kombu's virtual transports keep the bindings of a deleted queue",
         Can.REFUSES_DELETE: "kombu's virtual transports return instead of raising",
         Can.KNOWS_MISSING: "kombu's memory transport makes a missing queue",
         Can.OWNED_QUEUES: "kombu's memory transport knows no owners of queues",

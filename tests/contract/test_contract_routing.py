@@ -3,10 +3,10 @@
 import logging
 
 import pytest
-from kombu import Connection, Exchange, Producer, Queue, binding
+from kombu import Connection, Exchange, Message, Producer, Queue, binding
 from kombu.exceptions import ChannelError
 
-from contract.broker import Broker, declare, publish
+from contract.broker import Broker, consuming, declare, publish, wait_until
 from contract.features import Can, needs
 
 KEYS = ("", "order", "order.created", "order.created.eu", "order.cancelled.us", "invoice.created.eu", "eu", "order..eu")
@@ -287,6 +287,24 @@ class TestBindings:
             publish(producer, key, "orders", key)
         publish(producer, "login", "logins")
         assert broker.bodies("world") == {"world": ["eu", "jp", "login", "us"]}
+
+    @needs(Can.KEEPS_STRANGERS_APART)
+    def test_binding_of_another_process_counts_for_a_running_consumer(self, broker: Broker) -> None:
+        """Also when that consumer has just looked up the bindings, because a filter let too much through."""
+        exchange = Exchange("reports", "headers")
+        consumer, binder, producer = broker.stranger(), broker.stranger(), broker.stranger()
+        eu, us = ({"x-match": "all", "region": region} for region in ("eu", "us"))
+        declare(consumer, Queue("bound", exchange, binding_arguments=eu))
+        found: list[Message] = []
+        with consuming(consumer.default_channel, {"bound": found.append}, no_ack=True):
+            # The producer does not know the exchange's type, so its messages carry no headers that a filter could see.
+            publish(producer, "nobody's", "reports", headers={"region": "jp"})
+            publish(producer, "first", "reports", headers={"region": "eu"})
+            wait_until(lambda: found, consumer, "the first message")
+            declare(binder, Queue("bound", exchange, binding_arguments=us))
+            publish(producer, "second", "reports", headers={"region": "us"})
+            wait_until(lambda: len(found) > 1, consumer, "the message of the new binding")
+        assert [message.payload for message in found] == ["first", "second"]
 
     @needs(Can.KEEPS_STRANGERS_APART)
     def test_unbinding_in_another_process_than_bound(self, broker: Broker) -> None:

@@ -1,5 +1,6 @@
 """Publish path: shared requests, an answer for everybody, and nothing left hanging."""
 
+import itertools
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -409,7 +410,7 @@ def test_batches_hold_everything_in_order_and_fit(sizes: list[int], most: int) -
     for batch in batches:
         assert 1 <= len(batch) <= 10
         assert sum(sizes[index] for index in batch) <= most
-    for batch, following in zip(batches, batches[1:], strict=False):
+    for batch, following in itertools.pairwise(batches):
         # Each is as full as it can be.
         assert len(batch) == 10 or sum(sizes[index] for index in batch) + sizes[following[0]] > most
 

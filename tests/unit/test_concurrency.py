@@ -1,0 +1,138 @@
+"""One caller a key at a time; caches that forget; pauses that grow."""
+
+import threading
+
+import pytest
+from fakes import FakeClock
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kombu_hake.concurrency import SingleFlight, TtlCache, backoff_s
+
+
+def test_callers_of_one_key_go_one_after_another() -> None:
+    flights = SingleFlight()
+    inside = most = done = 0
+    counter = threading.Lock()
+
+    def work() -> None:
+        nonlocal inside, most, done
+        for _ in range(50):
+            with flights("key"):
+                with counter:
+                    inside += 1
+                    most = max(most, inside)
+                with counter:
+                    inside -= 1
+                    done += 1
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (most, done) == (1, 400)
+
+
+def test_callers_of_other_keys_do_not_wait() -> None:
+    flights = SingleFlight()
+    entered = threading.Event()
+
+    def work() -> None:
+        with flights("b"):
+            entered.set()
+
+    with flights("a"):
+        thread = threading.Thread(target=work)
+        thread.start()
+        assert entered.wait(10.0)
+    thread.join()
+
+
+def test_the_caller_may_enter_again() -> None:
+    flights = SingleFlight()
+    with flights("key"), flights("key"):
+        pass
+
+
+def test_a_flight_that_fails_lets_the_next_one_go() -> None:
+    flights = SingleFlight()
+    with pytest.raises(KeyError), flights("key"):
+        raise KeyError
+    entered = threading.Event()
+
+    def work() -> None:
+        with flights("key"):
+            entered.set()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert entered.wait(10.0)
+    thread.join()
+
+
+def test_nothing_is_kept_of_keys_that_are_done_with() -> None:
+    flights = SingleFlight()
+    inside, leave = threading.Event(), threading.Event()
+
+    def first() -> None:
+        with flights("key"):
+            inside.set()
+            assert leave.wait(10.0)
+
+    def second() -> None:
+        with flights("key"):
+            pass
+
+    threads = [threading.Thread(target=first)]
+    threads[0].start()
+    assert inside.wait(10.0)
+    threads += [threading.Thread(target=second) for _ in range(5)]
+    for thread in threads[1:]:
+        thread.start()
+    leave.set()
+    for thread in threads:
+        thread.join(10.0)
+    assert not flights._flights
+
+
+def test_a_value_is_computed_once_while_it_is_fresh() -> None:
+    clock = FakeClock()
+    cache: TtlCache[str, int] = TtlCache(60.0, clock)
+    values = iter(range(9))
+    assert cache.get("k", lambda: next(values)) == 0
+    clock.advance(59.9)
+    assert cache.get("k", lambda: next(values)) == 0
+    clock.advance(0.2)
+    assert cache.get("k", lambda: next(values)) == 1
+    assert cache.get("other", lambda: next(values)) == 2
+
+
+def test_a_value_may_be_none() -> None:
+    cache: TtlCache[str, None] = TtlCache(60.0, FakeClock())
+    calls: list[int] = []
+    for _ in range(3):
+        cache.get("k", lambda: calls.append(1))
+    assert calls == [1]
+
+
+def test_a_forgotten_value_is_computed_anew() -> None:
+    cache: TtlCache[str, int] = TtlCache(60.0, FakeClock())
+    assert cache.get("k", lambda: 1) == 1
+    cache.forget("k")
+    cache.forget("nothing")
+    assert cache.get("k", lambda: 2) == 2
+
+
+def test_a_computation_that_fails_leaves_nothing() -> None:
+    cache: TtlCache[str, float] = TtlCache(60.0, FakeClock())
+    with pytest.raises(ZeroDivisionError):
+        cache.get("k", lambda: 1 / 0)
+    assert cache.get("k", lambda: 2.0) == 2.0
+
+
+@given(st.integers(0, 10_000))
+def test_pauses_grow_up_to_a_limit(attempt: int) -> None:
+    assert 0.1 <= backoff_s(attempt) <= 5.0
+    assert backoff_s(attempt + 1) >= min(5.0, 0.2 * 2 ** min(attempt + 1, 9)) / 2
+    assert backoff_s(attempt, first_s=0.5, most_s=1.0) <= 1.0

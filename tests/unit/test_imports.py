@@ -1,0 +1,128 @@
+"""Imports go down only, AWS is behind one seam, and importing the package is light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import kombu_hake
+
+PACKAGE = Path(kombu_hake.__file__).parent
+#: A module imports from the lines above its own. A new module goes where its imports allow, as high up as it can.
+LAYERS = (
+    "_version envelope exceptions forksafe limits plugin priorities sigv4 worker",
+    "bindings concurrency credit globs naming parking policy",
+    "options routing",
+    "admission settings",
+    "error_table",
+    "wire",
+    "clients",
+    "deadletters home leases queues testing",
+    "inbox pytest_plugin topics",
+    "receiver topology",
+    "messages routes temporaries",
+    "declaring publisher",
+    "batching",
+    "dispatch",
+    "channel",
+    "transport",
+)
+LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names.split()}
+
+#: The seam: whatever else talks to AWS goes through :class:`kombu_hake.clients.Clients`.
+SEAM = {"clients", "wire", "error_table"}
+AWS_LIBRARIES = {"boto3", "botocore", "urllib3", "s3transfer"}
+#: Where kombu meets us; nothing below knows a channel or a connection.
+KOMBU_SIDE = {"channel", "transport"}
+
+
+def module_names() -> list[str]:
+    return sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+
+
+def imports_of(name: str, *, late: bool = True) -> set[str]:
+    """Modules that a module of ours imports, as ``boto3`` or ``kombu_hake.clients``; not those for type checkers.
+
+    Args:
+        late: Those inside functions too.
+    """
+    tree = ast.parse((PACKAGE / f"{name}.py").read_text(encoding="utf-8"))
+    found: set[str] = set()
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not late:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{name}.py: relative import"
+            if node.module == "kombu_hake":
+                found |= {f"kombu_hake.{alias.name}" for alias in node.names}
+            else:
+                found.add(str(node.module))
+        waiting += ast.iter_child_nodes(node)
+    return found
+
+
+def ours(names: set[str]) -> set[str]:
+    return {name.split(".")[1] for name in names if name.startswith("kombu_hake.")} & set(module_names())
+
+
+def libraries(names: set[str]) -> set[str]:
+    return {name.split(".")[0] for name in names}
+
+
+def test_every_module_has_a_layer() -> None:
+    assert set(LAYER_OF) == set(module_names())
+
+
+@pytest.mark.parametrize("name", module_names())
+def test_a_module_imports_lower_layers_only(name: str) -> None:
+    higher = {other for other in ours(imports_of(name)) if LAYER_OF[other] >= LAYER_OF[name]}
+    assert not higher, f"{name} (layer {LAYER_OF[name]}) imports {sorted(higher)}"
+
+
+@pytest.mark.parametrize("name", sorted(set(module_names()) - SEAM - {"testing"}))
+def test_only_the_seam_knows_the_libraries_for_aws(name: str) -> None:
+    assert not libraries(imports_of(name)) & AWS_LIBRARIES
+
+
+@pytest.mark.parametrize("name", sorted(SEAM))
+def test_the_seam_imports_them_late(name: str) -> None:
+    assert not libraries(imports_of(name, late=False)) & AWS_LIBRARIES
+
+
+@pytest.mark.parametrize("name", sorted(set(module_names()) - KOMBU_SIDE - {"worker"}))
+def test_nothing_below_knows_a_channel_or_a_connection(name: str) -> None:
+    assert not ours(imports_of(name)) & KOMBU_SIDE
+
+
+def test_only_clients_makes_boto3_clients() -> None:
+    assert [name for name in module_names() if "boto3" in libraries(imports_of(name))] == ["clients"]
+
+
+@pytest.mark.parametrize("name", module_names())
+def test_celery_is_never_imported_before_it_is_needed(name: str) -> None:
+    assert "celery" not in libraries(imports_of(name, late=False))
+
+
+def loaded_by(statement: str) -> set[str]:
+    script = f"{statement}\nimport sys\nprint(*sorted({{name.split('.')[0] for name in sys.modules}}))"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    return set(result.stdout.split())
+
+
+def test_importing_the_package_loads_no_library_for_aws() -> None:
+    loaded = loaded_by("import kombu_hake, kombu.serialization")
+    assert "kombu_hake" in loaded
+    assert not loaded & (AWS_LIBRARIES | {"celery", "moto"})
+
+
+def test_making_a_connection_loads_no_library_for_aws() -> None:
+    loaded = loaded_by("import kombu, kombu_hake\nkombu.Connection('hake://').transport")
+    assert not loaded & (AWS_LIBRARIES | {"celery", "moto"})

@@ -1,0 +1,485 @@
+"""Settle path: the life of a lease, batches, renewals, and what is said when a lease is lost."""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+from fake_sqs import FakeQueue
+from fakes import FakeClients, FakeClock, eventually
+
+from kombu_hake import leases as leases_module
+from kombu_hake.exceptions import AccessDenied, BrokerUnavailable
+from kombu_hake.leases import Lease, Leases, LeaseState
+from kombu_hake.naming import QueueUrl
+
+VISIBILITY_S = 30
+LINGER_S = 0.5
+TWELVE_HOURS_S = 12 * 3600
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def fake(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> FakeClients:
+    monkeypatch.setattr(leases_module, "backoff_s", lambda *args, **kwargs: 0.0)
+    return FakeClients(clock)
+
+
+@pytest.fixture
+def queue(fake: FakeClients) -> FakeQueue:
+    fake.sqs("create_queue", QueueName="q")
+    return fake.queues.queue("q")
+
+
+def wake_with_the_clock(leases: Leases, clock: FakeClock) -> None:
+    def wake() -> None:
+        with leases._lock:
+            leases._changed.notify_all()
+
+    clock.on_advance(wake)
+
+
+@pytest.fixture
+def leases(fake: FakeClients, clock: FakeClock) -> Iterator[Leases]:
+    made = Leases(fake, visibility_s=VISIBILITY_S, linger_s=LINGER_S, clock=clock)
+    wake_with_the_clock(made, clock)
+    yield made
+    made.stop(5.0)
+
+
+def received(fake: FakeClients, queue: FakeQueue, count: int, visibility_s: int = VISIBILITY_S) -> list[Lease]:
+    """Send and receive *count* messages."""
+    for number in range(count):
+        fake.sqs("send_message", QueueUrl=queue.url, MessageBody=f"m{number}", **_group(queue, number))
+    found: list[Lease] = []
+    while len(found) < count:
+        answer = fake.sqs("receive_message", QueueUrl=queue.url, MaxNumberOfMessages=10, VisibilityTimeout=visibility_s)
+        for message in answer["Messages"]:
+            lease = Lease(QueueUrl(queue.url), message["ReceiptHandle"], fake.clock(), visibility_s)
+            lease.label = message["Body"]
+            found.append(lease)
+    return found
+
+
+def _group(queue: FakeQueue, number: int) -> dict[str, str]:
+    return {"MessageGroupId": str(number), "MessageDeduplicationId": str(number)} if queue.is_fifo else {}
+
+
+def held(fake: FakeClients, leases: Leases, queue: FakeQueue, count: int = 1) -> list[Lease]:
+    found = received(fake, queue, count)
+    leases.hold(found)
+    return found
+
+
+def sizes(fake: FakeClients, operation: str) -> list[int]:
+    return [len(params["Entries"]) for name, params in list(fake.calls) if name == operation]
+
+
+RENEW = RELEASE = "change_message_visibility_batch"
+DELETE = "delete_message_batch"
+
+
+# --- acks
+
+
+def test_an_ack_deletes_the_message(fake: FakeClients, leases: Leases, queue: FakeQueue) -> None:
+    [lease] = held(fake, leases, queue)
+    leases.ack(lease)
+    assert leases.flush(5.0)
+    assert queue.messages == []
+    assert lease.state is LeaseState.SETTLED
+
+
+def test_acks_wait_for_one_another_for_the_linger_time(
+    fake: FakeClients, leases: Leases, queue: FakeQueue, clock: FakeClock
+) -> None:
+    for lease in held(fake, leases, queue, 3):
+        leases.ack(lease)
+    clock.advance(LINGER_S * 0.9)
+    assert fake.count(DELETE) == 0
+    clock.advance(LINGER_S * 0.2)
+    eventually(lambda: not queue.messages)
+    assert sizes(fake, DELETE) == [3]
+
+
+def test_ten_acks_wait_no_longer(fake: FakeClients, leases: Leases, queue: FakeQueue) -> None:
+    for lease in held(fake, leases, queue, 10):
+        leases.ack(lease)
+    eventually(lambda: not queue.messages)
+    assert sizes(fake, DELETE) == [10]
+
+
+def test_acks_of_several_queues_are_requests_of_their_own(fake: FakeClients, leases: Leases, queue: FakeQueue) -> None:
+    fake.sqs("create_queue", QueueName="other")
+    other = fake.queues.queue("other")
+    for lease in [*held(fake, leases, queue, 2), *held(fake, leases, other, 3)]:
+        leases.ack(lease)
+    assert leases.flush(5.0)
+    assert sorted(sizes(fake, DELETE)) == [2, 3]
+    assert not queue.messages
+    assert not other.messages
+
+
+def test_an_ack_in_a_fifo_queue_does_not_linger(fake: FakeClients, leases: Leases) -> None:
+    fake.sqs("create_queue", QueueName="q.fifo", Attributes={"FifoQueue": "true"})
+    fifo = fake.queues.queue("q.fifo")
+    [lease] = held(fake, leases, fifo)
+    leases.ack(lease)
+    eventually(lambda: not fifo.messages)
+
+
+def test_acks_from_many_threads_delete_each_message_once(fake: FakeClients, leases: Leases, queue: FakeQueue) -> None:
+    found = held(fake, leases, queue, 200)
+    threads = [
+        threading.Thread(target=lambda part=found[n::8]: [leases.ack(lease) for lease in part]) for n in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert leases.flush(5.0)
+    assert not queue.messages
+    assert sum(sizes(fake, DELETE)) == 200
+    assert fake.count(DELETE) <= 28
+
+
+# --- releases
+
+
+def test_a_release_makes_the_message_visible_at_once(fake: FakeClients, leases: Leases, queue: FakeQueue) -> None:
+    [lease] = held(fake, leases, queue)
+    leases.release([lease])
+    assert leases.flush(5.0)
+    assert queue.messages[0].visible_at <= fake.clock()
+    assert lease.state is LeaseState.RELEASED
+
+
+def test_releases_share_requests_of_ten(fake: FakeClients, leases: Leases, queue: FakeQueue) -> None:
+    leases.release(held(fake, leases, queue, 25))
+    assert leases.flush(5.0)
+    assert sorted(sizes(fake, RELEASE)) == [5, 10, 10]
+
+
+def test_a_release_that_fails_is_no_loss(
+    fake: FakeClients, leases: Leases, queue: FakeQueue, caplog: pytest.LogCaptureFixture
+) -> None:
+    [lease] = held(fake, leases, queue)
+    fake.fail(RELEASE, AccessDenied("no"))
+    with caplog.at_level(logging.INFO):
+        leases.release([lease])
+        assert leases.flush(5.0)
+    assert [record.levelname for record in caplog.records] == ["INFO"]
+    assert "visibility timeout" in caplog.text
+
+
+def test_an_abandoned_lease_runs_out(fake: FakeClients, leases: Leases, queue: FakeQueue, clock: FakeClock) -> None:
+    [lease] = held(fake, leases, queue)
+    leases.abandon(lease)
+    clock.advance(VISIBILITY_S)
+    assert fake.count(RENEW, DELETE) == 0
+    assert leases.renewals_due(clock()) == []
+
+
+def test_a_hidden_message_comes_again_when_it_should(
+    fake: FakeClients, leases: Leases, queue: FakeQueue, clock: FakeClock
+) -> None:
+    [lease] = held(fake, leases, queue)
+    leases.hide(lease, 600)
+    assert leases.flush(5.0)
+    assert queue.messages[0].visible_at == clock() + 600
+    assert leases.hidden() == 1
+    clock.advance(601)
+    assert leases.hidden() == 0
+    assert fake.count(RENEW) == 1
+
+
+# --- the state table
+
+SETTLES: dict[str, Callable[[Leases, Lease], None]] = {
+    "ack": lambda leases, lease: leases.ack(lease),
+    "release": lambda leases, lease: leases.release([lease]),
+    "abandon": lambda leases, lease: leases.abandon(lease),
+    "hide": lambda leases, lease: leases.hide(lease, 60),
+}
+
+
+@pytest.mark.parametrize("second", SETTLES)
+@pytest.mark.parametrize("first", SETTLES)
+def test_a_second_settle_is_ignored(
+    fake: FakeClients, leases: Leases, queue: FakeQueue, first: str, second: str
+) -> None:
+    [lease] = held(fake, leases, queue)
+    SETTLES[first](leases, lease)
+    state = lease.state
+    assert state is (LeaseState.SETTLED if first == "ack" else LeaseState.RELEASED)
+    SETTLES[second](leases, lease)
+    assert lease.state is state
+    assert leases.flush(5.0)
+    assert fake.count(DELETE, RELEASE) == (0 if first == "abandon" else 1)
+
+
+@pytest.mark.parametrize("second", SETTLES)
+def test_a_lost_lease_is_not_settled(
+    fake: FakeClients, leases: Leases, queue: FakeQueue, clock: FakeClock, second: str
+) -> None:
+    [lease] = held(fake, leases, queue)
+    fake.fail_entries(RENEW, code="ReceiptHandleIsInvalid", sender_fault=True)
+    clock.advance(VISIBILITY_S / 2)
+    eventually(lambda: lease.state is LeaseState.LOST)
+    SETTLES[second](leases, lease)
+    assert leases.flush(5.0)
+    assert lease.state is LeaseState.LOST
+    assert fake.count(DELETE, RENEW) == 1
+
+
+# --- renewals
+
+
+def test_what_is_held_is_renewed_when_half_of_its_time_is_over(
+    fake: FakeClients, leases: Leases, queue: FakeQueue, clock: FakeClock
+) -> None:
+    held(fake, leases, queue, 3)
+    clock.advance(VISIBILITY_S / 2 - 1)
+    assert leases.renewals_due(clock()) == []
+    clock.advance(1)
+    eventually(lambda: fake.count(RENEW) == 1)
+    assert leases.flush(5.0)
+    assert {message.visible_at for message in queue.messages} == {clock() + VISIBILITY_S}
+
+
+def test_a_task_of_an_hour_keeps_its_message(
+    fake: FakeClients, leases: Leases, queue: FakeQueue, clock: FakeClock
+) -> None:
+    [lease] = held(fake, leases, queue)
+    for step in range(3600 // 10):
+        clock.advance(10)
+        if step % 2:
+            eventually(lambda step=step: fake.count(RENEW) >= (step + 1) // 2)
+            assert leases.flush(5.0)
+        assert queue.messages[0].is_in_flight(clock())
+    leases.ack(lease)
+    assert leases.flush(5.0)
+    assert not queue.messages
+
+
+def test_renewals_are_in_requests_of_ten_of_one_queue_earliest_first(
+    fake: FakeClients, leases: Leases, queue: FakeQueue, clock: FakeClock
+) -> None:
+    urls = [QueueUrl("https://sqs/1/a"), QueueUrl("https://sqs/1/b")]
+    found = [Lease(urls[n % 3 == 0], f"handle-{n}", clock() + n / 100, VISIBILITY_S) for n in range(40)]
+    quiet = Leases(fake, visibility_s=VISIBILITY_S, linger_s=LINGER_S, clock=clock)
+    quiet._stopping = True  # decides and does nothing
+    quiet.hold(found)
+    quiet.ack(found[0])
+    quiet.release([found[1]])
+    groups = quiet.renewals_due(clock() + VISIBILITY_S)
+    assert all(1 <= len(group) <= 10 for _, group in groups)
+    assert all({lease.url for lease in group} == {url} for url, group in groups)
+    flat = [lease for _, group in groups for lease in group]
+    assert {id(lease) for lease in flat} == {id(lease) for lease in found[2:]}
+    for url in urls:
+        deadlines = [lease.deadline for lease in flat if lease.url == url]
+        assert deadlines == sorted(deadlines)
+    quiet.stop(1.0)
+
+
+def test_asking_what_is_due_changes_nothing(fake: FakeClients, clock: FakeClock) -> None:
+    quiet = Leases(fake, visibility_s=VISIBILITY_S, linger_s=LINGER_S, clock=clock)
+    quiet._stopping = True
+    lease = Lease(QueueUrl("u"), "handle-1", clock(), VISIBILITY_S)
+    quiet.hold([lease])
+    before = lease.deadline
+    assert quiet.renewals_due(clock() + 20) == quiet.renewals_due(clock() + 20) == [("u", [lease])]
+    assert (lease.deadline, lease.state) == (before, LeaseState.HELD)
+
+
+@pytest.mark.parametrize("visibility_s", [30, 3600, TWELVE_HOURS_S])
+def test_nothing_is_renewed_past_twelve_hours(fake: FakeClients, clock: FakeClock, visibility_s: int) -> None:
+    quiet = Leases(fake, visibility_s=visibility_s, linger_s=LINGER_S, clock=clock)
+    quiet._stopping = True
+    lease = Lease(QueueUrl("u"), "handle-1", clock(), visibility_s)
+    quiet.hold([lease])
+    start, now = clock(), clock()
+    while now - start < TWELVE_HOURS_S + visibility_s:
+        now += 10
+        if quiet.renewals_due(now):
+            lease.deadline = now + visibility_s
+            assert now + visibility_s - start <= TWELVE_HOURS_S
+    assert TWELVE_HOURS_S - visibility_s - 120 <= lease.deadline - start <= TWELVE_HOURS_S
+
+
+def test_a_lease_that_cannot_be_renewed_any_more_keeps_nobody_busy(fake: FakeClients, clock: FakeClock) -> None:
+    quiet = Leases(fake, visibility_s=3600, linger_s=LINGER_S, clock=clock)
+    quiet._stopping = True
+    quiet.hold([Lease(QueueUrl("u"), "handle-1", clock() - TWELVE_HOURS_S + 3000, 3600)])
+    for lease in quiet._held.values():
+        lease.deadline = clock() + 3000
+    assert quiet._pause(clock()) > 60
+
+
+def test_a_lease_of_twelve_hours_is_reported_once_when_it_ends(
+    fake: FakeClients, leases: Leases, queue: FakeQueue, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    [lease] = received(fake, queue, 1)
+    lease.received_at -= TWELVE_HOURS_S - VISIBILITY_S
+    leases.hold([lease])
+    clock.advance(VISIBILITY_S + 1)
+    eventually(lambda: lease.state is LeaseState.LOST)
+    clock.advance(VISIBILITY_S)
+    assert fake.count(RENEW) == 0
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert "m0" in caplog.text
+    assert "twelve hours" in caplog.text
+
+
+# --- losses
+
+
+def test_a_lease_lost_while_the_task_runs_is_reported_once(
+    fake: FakeClients, leases: Leases, queue: FakeQueue, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    lost, kept = held(fake, leases, queue, 2)
+    queue.messages[0].handles.append("handle-of-another-worker")
+    clock.advance(VISIBILITY_S / 2)
+    eventually(lambda: lost.state is LeaseState.LOST)
+    leases.ack(lost)
+    leases.ack(kept)
+    assert leases.flush(5.0)
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert "Lost the lease of m0 (it could not be renewed)" in caplog.text
+    assert "handle-" not in caplog.text
+    assert queue.bodies() == ["m0"]
+
+
+@pytest.mark.parametrize("code", ["ReceiptHandleIsInvalid", "InvalidParameterValue", "AccessDenied"])
+def test_a_refused_ack_is_reported_and_never_raised(
+    fake: FakeClients, leases: Leases, queue: FakeQueue, caplog: pytest.LogCaptureFixture, code: str
+) -> None:
+    bad, good = held(fake, leases, queue, 2)
+    fake.fail_entries(
+        DELETE, code=code, sender_fault=True, of=lambda entry: entry["ReceiptHandle"] == bad.receipt_handle
+    )
+    leases.ack(bad)
+    leases.ack(good)
+    assert leases.flush(5.0)
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert "Lost the lease of m0 (its ack failed)" in caplog.text
+    assert (bad.state, good.state) == (LeaseState.LOST, LeaseState.SETTLED)
+    assert queue.bodies() == ["m0"]
+
+
+def test_an_ack_that_aws_could_not_take_is_tried_again(
+    fake: FakeClients, leases: Leases, queue: FakeQueue, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, *_ = found = held(fake, leases, queue, 3)
+    fake.fail(DELETE, BrokerUnavailable("x"))
+    fake.fail_entries(DELETE, times=2, of=lambda entry: entry["ReceiptHandle"] == first.receipt_handle)
+    for lease in found:
+        leases.ack(lease)
+    assert leases.flush(5.0)
+    assert not queue.messages
+    assert not caplog.records
+    assert sizes(fake, DELETE) == [3, 3, 1, 1]
+
+
+@pytest.mark.parametrize("by_entry", [False, True])
+def test_an_ack_that_never_gets_through_is_reported(
+    fake: FakeClients, leases: Leases, queue: FakeQueue, caplog: pytest.LogCaptureFixture, by_entry: bool
+) -> None:
+    found = held(fake, leases, queue, 2)
+    if by_entry:
+        fake.fail_entries(DELETE, times=50)
+    else:
+        fake.fail(DELETE, *[BrokerUnavailable("x") for _ in range(50)])
+    for lease in found:
+        leases.ack(lease)
+    assert leases.flush(5.0)
+    assert len(caplog.records) == 2
+    assert {lease.state for lease in found} == {LeaseState.LOST}
+    assert fake.count(DELETE) < 10
+
+
+def test_a_renewal_that_aws_could_not_take_is_due_again_at_once(
+    fake: FakeClients, leases: Leases, queue: FakeQueue, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    [lease] = held(fake, leases, queue)
+    fake.fail(RENEW, *[BrokerUnavailable("x") for _ in range(5)])  # all tries of one request
+    clock.advance(VISIBILITY_S / 2)
+    # No time passes: the keeper is told, and does not sleep until the lease is over.
+    eventually(lambda: queue.messages[0].visible_at == clock() + VISIBILITY_S)
+    assert lease.state is LeaseState.HELD
+    assert not caplog.records
+
+
+def test_an_error_that_nobody_expected_does_not_end_the_threads(
+    fake: FakeClients, leases: Leases, queue: FakeQueue, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = held(fake, leases, queue, 20)
+    fake.fail(DELETE, *[KeyError("a bug") for _ in range(15)])
+    for lease in found[:15]:
+        leases.ack(lease)
+        leases.flush(5.0)
+    assert "not known" in caplog.text
+    for lease in found[15:]:
+        leases.ack(lease)
+    assert leases.flush(5.0)
+    assert len(queue.messages) == 15
+
+
+# --- start and stop
+
+
+def test_nothing_starts_before_the_first_lease(fake: FakeClients, clock: FakeClock) -> None:
+    before = threading.active_count()
+    idle = Leases(fake, visibility_s=VISIBILITY_S, linger_s=LINGER_S, clock=clock)
+    assert threading.active_count() == before
+    idle.stop(1.0)
+    assert threading.active_count() == before
+
+
+def test_stop_sends_what_waits_and_ends_the_threads(fake: FakeClients, queue: FakeQueue, clock: FakeClock) -> None:
+    before = set(threading.enumerate())
+    leases = Leases(fake, visibility_s=VISIBILITY_S, linger_s=LINGER_S, clock=clock)
+    ack, release, left = held(fake, leases, queue, 3)
+    leases.ack(ack)
+    leases.release([release])
+    leases.stop(5.0)
+    assert set(threading.enumerate()) <= before
+    assert queue.bodies() == ["m1", "m2"]
+    assert [message.is_in_flight(clock()) for message in queue.messages] == [False, True]
+    assert left.state is LeaseState.HELD
+
+
+def test_an_ack_after_stop_is_still_sent(fake: FakeClients, queue: FakeQueue, clock: FakeClock) -> None:
+    # Celery acknowledges from pool threads while the connection is being closed.
+    leases = Leases(fake, visibility_s=VISIBILITY_S, linger_s=LINGER_S, clock=clock)
+    [lease] = held(fake, leases, queue)
+    leases.stop(5.0)
+    leases.ack(lease)
+    eventually(lambda: not queue.messages)
+    leases.stop(5.0)
+
+
+def test_flush_gives_up_in_time_and_says_so(
+    fake: FakeClients, queue: FakeQueue, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    leases = Leases(fake, visibility_s=VISIBILITY_S, linger_s=LINGER_S, clock=clock)
+    [lease] = held(fake, leases, queue)
+    reached, gate = threading.Event(), threading.Event()
+    fake.before(DELETE, lambda: (reached.set(), gate.wait(10.0)))
+    leases.ack(lease)
+    assert not leases.flush(0.0)
+    assert "not answered in time" in caplog.text
+    gate.set()
+    assert leases.flush(5.0)
+    leases.stop(5.0)
+
+
+def test_repr_shows_the_state(fake: FakeClients, leases: Leases, queue: FakeQueue) -> None:
+    ack, *_ = held(fake, leases, queue, 3)
+    leases.ack(ack)
+    assert repr(leases) == "<Leases held=2 acks waiting=1 requests=0>"
