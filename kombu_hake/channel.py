@@ -40,6 +40,10 @@ __all__ = ["Channel"]
 logger = logging.getLogger(__name__)
 #: basic.get asks every host of SQS; a short poll would sample a few and may miss what is there.
 _GET_WAIT_S = 1
+#: A message is dropped for want of a binding only if the bindings were read so long after it was sent. How fast tags
+#: are seen everywhere on AWS is not documented.
+_TAGS_SETTLE_MS = 2_000
+_JUDGE_AGAIN_S = 4
 
 
 class _Consumer(NamedTuple):
@@ -314,16 +318,21 @@ class Channel(DeclaringChannel):
         judge = partial(verdict, queue=delivery.queue, arguments=arguments, sent_ms=sent, now_ms=now_ms)
         bindings = self.topology.known_bindings(delivery.queue)
         found = judge(envelope, bindings)
+        read_at = 0
         if found is Verdict.NOT_BOUND or (bindings is None and envelope.is_kombu):
-            # Before it is dropped, or where this process never bound: somebody else may have bound more.
-            found = judge(envelope, self.topology.refreshed_bindings(delivery.queue))
+            # Somebody else may have bound more, or this process never bound.
+            bindings, read_at = self.topology.read_bindings(delivery.queue)
+            found = judge(envelope, bindings)
         if found is Verdict.DELIVER:
             return None if self._park(delivery, envelope, sent, now_ms) else envelope
-        if found is Verdict.NOT_BOUND:
+        if found is Verdict.EXPIRED:
+            self._set_aside(delivery, envelope, "expired")
+        elif sent is not None and read_at > sent + _TAGS_SETTLE_MS:
             logger.debug("Queue %s has no binding for a message that its filter let through.", delivery.queue)
             self._leases.ack(delivery.lease)
         else:
-            self._set_aside(delivery, envelope, "expired")
+            # A binding may have been added between the reading and the sending: judge again after the next reading.
+            self._leases.hide(delivery.lease, _JUDGE_AGAIN_S)
         return None
 
     def _park(self, delivery: Delivery, envelope: Envelope, sent: int | None, now_ms: int) -> bool:

@@ -69,6 +69,7 @@ class DeclaringChannel(StdChannel):  # type: ignore[misc]
 
     def exchange_delete(self, exchange: str, if_unused: bool = False, nowait: bool = False) -> None:
         """Delete an exchange: its topic and all our bindings to it."""
+        self.topology.topics.forget_subscribers(exchange)
         if if_unused and self.topology.topics.subscribers(exchange):
             raise DeclarationMismatch(f"Exchange {exchange!r} is in use: queues are bound to it.")
         self.topology.delete_exchange(exchange)
@@ -122,10 +123,11 @@ class DeclaringChannel(StdChannel):  # type: ignore[misc]
         """Let the queue have what is published to the exchange with a matching key."""
         binding = self._binding(exchange, routing_key, arguments)
         if self.topology.needs_topic(queue, binding):
-            self.temporaries.create_fed(queue)
+            self.temporaries.create_fed(queue, exchange)
         else:
             self.temporaries.create()
-        self.topology.bind(queue, binding)
+        if not self.temporaries.is_given_up(queue):
+            self.topology.bind(queue, binding)
 
     def queue_unbind(
         self,
@@ -178,7 +180,7 @@ class DeclaringChannel(StdChannel):  # type: ignore[misc]
     get_bindings = list_bindings
 
     def _binding(self, exchange: str, routing_key: str, arguments: Mapping[str, Any] | None) -> Binding:
-        exchange_type = self.topology.exchange_type(exchange) or "direct"
+        exchange_type = self.topology.bound_type(exchange)
         items: list[tuple[str, Argument]] = []
         for name, value in sorted((arguments or {}).items()):
             if not isinstance(value, str | int | float | bool | None):

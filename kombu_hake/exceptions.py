@@ -32,6 +32,7 @@ __all__ = [
     "ReplyQueueNotFound",
     "TopicNotFound",
     "TopologyError",
+    "TopologyIncomplete",
     "Unroutable",
 ]
 
@@ -98,6 +99,16 @@ class TopologyError(HakeError, ChannelError):  # type: ignore[misc]
     #: The AMQP reply code that RabbitMQ would give.
     code = 541
 
+    @property
+    def reply_code(self) -> int:
+        """py-amqp's other name for :attr:`code`."""
+        return self.code
+
+    @property
+    def reply_text(self) -> str:
+        """py-amqp's name for the text."""
+        return str(self)
+
 
 class QueueNotFound(TopologyError):
     """There is no such queue (or the account may not see it)."""
@@ -129,6 +140,17 @@ class DeclarationMismatch(TopologyError):
     """The entity exists with other properties than declared."""
 
     code = 406
+
+
+class TopologyIncomplete(TopologyError):
+    """What was declared is not there, or not so, and ``topology=verify`` makes nothing. Lists every fault."""
+
+    def __init__(self, faults: str | Sequence[str] = ()) -> None:
+        #: One sentence a fault.
+        self.faults: tuple[str, ...] = (faults,) if isinstance(faults, str) else tuple(faults)
+        count = f"{len(self.faults)} fault{'s' if len(self.faults) != 1 else ''}"
+        listed = "".join(f"\n  - {fault}" for fault in self.faults)
+        super().__init__(f"{count} in what was declared, and topology=verify makes nothing:{listed}")
 
 
 class QueueDeletedRecently(TopologyError):

@@ -49,13 +49,15 @@ class Home:
             return None
         return TopicArn(str(Arn(self._clients.partition(), "sns", self._clients.region(), account, name)))
 
-    def queue_url(self, name: str) -> QueueUrl:
+    def queue_url(self, name: str, account: str | None = None) -> QueueUrl:
         """The URL of a queue of this physical name, built without asking SQS.
 
+        Args:
+            account: Its owner; None for the account of the credentials.
         Raises:
             ConfigurationError: the account is unknown.
         """
-        account = self.account()
+        account = account or self.account()
         if account is None:
             raise ConfigurationError(
                 f"The URL of queue {name!r} can't be built, because the account is unknown: STS can't be reached. Set "

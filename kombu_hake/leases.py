@@ -118,6 +118,7 @@ class Leases:
         self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         self._unanswered = 0
         self._threads: list[threading.Thread] = []
+        self._senders = 0
         self._idle_senders = 0
         self._hidden: list[float] = []
         self._stopping = False
@@ -206,8 +207,9 @@ class Leases:
         self.flush(timeout_s)
         with self._lock:
             threads, self._threads = self._threads, []
-            for _ in threads:
+            for _ in range(self._senders):
                 self._requests.put(None)
+            self._senders = 0
             self._changed.notify_all()
         for thread in threads:
             if thread is not threading.current_thread():
@@ -262,7 +264,8 @@ class Leases:
 
     def _enqueue(self, request: _Request) -> None:
         self._unanswered += 1
-        if self._unanswered > self._idle_senders and len(self._threads) <= _MAX_SENDERS:
+        if self._unanswered > self._idle_senders and self._senders < _MAX_SENDERS:
+            self._senders += 1
             self._start_thread(self._send, "hake-sender")
         self._requests.put(request)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from kombu_hake.exceptions import InvalidName
-from kombu_hake.limits import SQS_MAX_VISIBILITY_S, SQS_MAX_WAIT_S
+from kombu_hake.limits import FIFO_SUFFIX, SQS_MAX_VISIBILITY_S, SQS_MAX_WAIT_S
 from kombu_hake.naming import parse_arn, valid_namespace
 
 __all__ = ["KOMBU_KEYS", "OPTIONS", "WITHOUT_MEANING", "Option"]
@@ -118,23 +118,33 @@ def _text_mapping(value: Any) -> Mapping[str, str]:
     }
 
 
-def _queues(value: Any) -> Mapping[str, Any]:
-    """``{name: {"url": ...}}`` as in ``sqs://``; also ``{name: url}``."""
-    queues: dict[str, Any] = {}
+def _queues(value: Any) -> Mapping[str, str]:
+    """``{name: {"url": ...}}`` as in ``sqs://``; also ``{name: {"arn": ...}}`` and ``{name: url or ARN}``."""
+    queues: dict[str, str] = {}
     for name, given in _mapping(value).items():
-        entry = {"url": given} if isinstance(given, str) else given
-        if not isinstance(entry, Mapping) or not isinstance(entry.get("url"), str):
-            raise ValueError(f"a dict of queue name to {{'url': …}}, but {name!r} has no url")
-        unknown = sorted(set(entry) - {"url", "backoff_policy", "backoff_tasks"})
+        entry = given if isinstance(given, Mapping) else {"arn" if str(given).startswith("arn:") else "url": given}
+        unknown = sorted(set(entry) - {"url", "arn", "backoff_policy", "backoff_tasks"})
         if unknown:
             raise ValueError(
-                f"a dict of queue name to {{'url': …}}; {name!r} also has {', '.join(unknown)}, which is not supported "
-                "(every queue of one broker URL is used with the credentials and region of that URL)"
+                f"a dict of queue name to {{'url': …}} or {{'arn': …}}; {name!r} also has {', '.join(unknown)}, which "
+                "is not supported (every queue of one broker URL is used with the credentials and region of that URL)"
             )
-        if name.endswith(".fifo") != entry["url"].endswith(".fifo"):
-            raise ValueError(f"consistent: the name and the url of a FIFO queue both end in .fifo, {name!r} differs")
-        queues[name] = entry["url"]
+        address = entry.get("url", entry.get("arn"))
+        if not isinstance(address, str) or not address or ("url" in entry and "arn" in entry):
+            raise ValueError(f"a dict of queue name to {{'url': …}} or {{'arn': …}}, but {name!r} has no url or arn")
+        if "arn" in entry and not _is_arn_of("sqs", address):
+            raise ValueError(f"a dict of queue name to {{'arn': 'arn:…:sqs:…'}}; that of {name!r} is not")
+        if name.endswith(FIFO_SUFFIX) != address.endswith(FIFO_SUFFIX):
+            raise ValueError(f"consistent: the name and the address of a FIFO queue end in .fifo, {name!r} differs")
+        queues[name] = address
     return queues
+
+
+def _is_arn_of(service: str, text: str) -> bool:
+    try:
+        return parse_arn(text).service == service
+    except InvalidName:
+        return False
 
 
 def _exchanges(value: Any) -> Mapping[str, Any]:
@@ -147,11 +157,10 @@ def _exchanges(value: Any) -> Mapping[str, Any]:
             raise ValueError(
                 f"a dict of exchange name to {{'arn': …}}; {name!r} also has {', '.join(unknown)}, which is unsupported"
             )
-        try:
-            if parse_arn(arn if isinstance(arn, str) else "").service != "sns":
-                raise ValueError
-        except (ValueError, InvalidName):
-            raise ValueError(f"a dict of exchange name to {{'arn': 'arn:…:sns:…'}}; that of {name!r} is not") from None
+        if not isinstance(arn, str) or not _is_arn_of("sns", arn):
+            raise ValueError(f"a dict of exchange name to {{'arn': 'arn:…:sns:…'}}; that of {name!r} is not")
+        if name.endswith(FIFO_SUFFIX) != arn.endswith(FIFO_SUFFIX):
+            raise ValueError(f"consistent: the name and the ARN of a FIFO topic end in .fifo, {name!r} differs")
         exchanges[name] = arn
     return exchanges
 
@@ -190,9 +199,14 @@ OPTIONS: Mapping[str, Option] = {
     "namespace": Option(_namespace, "", "Put before every name; the path of the URL says the same."),
     "queue_name_prefix": Option(lambda v: v if v == "" else _text(v), "", "Put before every name as it stands."),
     "name_style": Option(_choice("hake", "kombu"), "hake", "kombu: the names that sqs:// makes ('.' becomes '-')."),
-    "predefined_queues": Option(_queues, {}, "Queues made elsewhere: {name: url}. Never created, changed or deleted."),
-    "predefined_exchanges": Option(_exchanges, {}, "Topics made elsewhere: {name: arn}. Never created or deleted."),
+    "predefined_queues": Option(_queues, {}, "Queues made elsewhere: {name: url or ARN}. Never made or deleted."),
+    "predefined_exchanges": Option(_exchanges, {}, "Topics made elsewhere: {name: ARN}. Never made or deleted."),
     # --- declaring
+    "topology": Option(
+        _choice("auto", "verify", "assume"),
+        "auto",
+        "auto: make what is declared and missing; verify: fail with a list of it; assume: it is there, ask nothing.",
+    ),
     "direct_exchanges": Option(
         _choice("auto", "topic"), "auto", "auto: a queue bound to the direct exchange of its own name needs no topic."
     ),

@@ -20,7 +20,7 @@ from kombu_hake.clients import Clients
 from kombu_hake.concurrency import backoff_s
 from kombu_hake.envelope import attributes_bytes
 from kombu_hake.error_table import entry_error
-from kombu_hake.exceptions import BrokerUnavailable, HakeError, MessageTooLarge
+from kombu_hake.exceptions import BrokerUnavailable, HakeError, MessageTooLarge, PublishError
 from kombu_hake.limits import (
     MAX_BATCH_ENTRIES,
     SNS_MAX_BATCH_BYTES,
@@ -32,9 +32,10 @@ from kombu_hake.routes import QueueTarget, Target
 
 __all__ = ["Outgoing", "Publisher", "batch_limit", "check_size", "make_batches"]
 
-#: With one request in flight the next ones wait for its whole round trip; with two, half of it. More than two make
-#: the batches small again.
-_IN_FLIGHT = 2
+#: With one request in flight the next publishes wait for its whole round trip, with three for a third of it; more would
+#: make the batches small again. A further request has to be worth it: so many messages at least.
+_IN_FLIGHT = 3
+_WORTH_IT = 4
 _ENTRY_TRIES = 4
 _INTERRUPTED = "The thread that sent this message together with its own was interrupted (%r): it may not be sent."
 
@@ -139,7 +140,7 @@ class Publisher:
         me = _Waiting(outgoing)
         with self._lock:
             lane = self._lanes.setdefault(address, _Lane())
-            if lane.in_flight < (_IN_FLIGHT if lane.waiting else 1):
+            if lane.in_flight < (_IN_FLIGHT if len(lane.waiting) + 1 >= _WORTH_IT else 1):
                 lane.in_flight += 1
                 me.leads = True
             else:
@@ -167,7 +168,7 @@ class Publisher:
             except HakeError as exc:
                 if not attempt:
                     raise
-                failed = dict.fromkeys(range(len(left)), exc)  # the others were accepted before
+                failed = {position: _copy(exc) for position in range(len(left))}  # the others were accepted before
             for index in left:
                 errors[index] = None
             for position, error in failed.items():
@@ -185,9 +186,7 @@ class Publisher:
             if len(batch) == 1:
                 self._single(target, me.outgoing)
             else:
-                errors = self.send_many(target, [w.outgoing for w in batch])
-                for waiting, error in zip(batch, errors, strict=True):
-                    waiting.error = error
+                self._together(target, batch)
         except BaseException as exc:  # a KeyboardInterrupt of this thread must not pass for success in the others
             me.error = exc
             for waiting in batch[1:]:
@@ -197,6 +196,23 @@ class Publisher:
             self._hand_over(lane, address)
             for waiting in batch[1:]:
                 waiting.done.set()
+
+    def _together(self, target: Target, batch: Sequence[_Waiting]) -> None:
+        """Send what several threads publish; each gets its own error."""
+        try:
+            errors = self.send_many(target, [waiting.outgoing for waiting in batch])
+        except PublishError:
+            # AWS refuses the request as a whole for one bad entry, say a group id with a blank: whose was it?
+            errors = [self._try_single(target, waiting.outgoing) for waiting in batch]
+        for waiting, error in zip(batch, errors, strict=True):
+            waiting.error = error
+
+    def _try_single(self, target: Target, outgoing: Outgoing) -> HakeError | None:
+        try:
+            self._single(target, outgoing)
+        except HakeError as exc:
+            return exc
+        return None
 
     def _wait(self, lane: _Lane, me: _Waiting, address: str) -> None:
         """Wait for the answer, or for the lead; a thread that is interrupted leaves nothing hanging."""

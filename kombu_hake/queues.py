@@ -19,11 +19,13 @@ from kombu_hake.exceptions import (
     AccessDenied,
     BrokerUnavailable,
     DeclarationMismatch,
+    HakeError,
     PurgeInProgress,
     QueueDeletedRecently,
     QueueNotFound,
     TopologyError,
 )
+from kombu_hake.home import Home
 from kombu_hake.limits import (
     FIFO_SUFFIX,
     MAX_BATCH_ENTRIES,
@@ -32,7 +34,8 @@ from kombu_hake.limits import (
     SQS_QUEUE_READY_S,
     SQS_QUEUE_RECREATE_S,
 )
-from kombu_hake.naming import QueueArn, QueueUrl
+from kombu_hake.naming import QueueArn, QueueUrl, queue_account
+from kombu_hake.priorities import level_names
 from kombu_hake.settings import Settings
 
 __all__ = ["QueueSpec", "Queues", "own_tags"]
@@ -73,11 +76,12 @@ def own_tags(settings: Settings) -> dict[str, str]:
 class Queues:
     """Finds and makes queues, and remembers their addresses. Safe to share between threads."""
 
-    def __init__(self, clients: Clients, settings: Settings) -> None:
+    def __init__(self, clients: Clients, settings: Settings, home: Home | None = None) -> None:
         self._clients = clients
         self._settings = settings
+        self._home = home or Home(clients, settings)
         self._flights = SingleFlight()
-        self._urls: dict[str, QueueUrl] = {name: QueueUrl(url) for name, url in settings.predefined_queues.items()}
+        self._urls: dict[str, QueueUrl] = {}
         self._arns: dict[QueueUrl, QueueArn] = {}
         self._specs: dict[str, QueueSpec] = {}
         self._physical: dict[str, str] = {}
@@ -97,12 +101,22 @@ class Queues:
                 self._shorten()
             return self._urls[name]
 
-    def known_url(self, name: str) -> QueueUrl | None:
-        """The URL if this process knows it; no call."""
-        return self._urls.get(name)
+    def find(self, name: str) -> QueueUrl | None:
+        """The URL, if there is such a queue; with ``topology=assume``, if this process was told of it."""
+        if self._settings.topology == "assume" and not (name in self._specs or self.is_predefined(name)):
+            return None
+        try:
+            return self.url(name)
+        except HakeError as exc:
+            logger.debug("Queue %s is not found: %s", name, exc)
+            return None
+
+    def is_predefined(self, name: str) -> bool:
+        """Whether the user said where the queue is: never made, changed or deleted then."""
+        return name in self._settings.predefined_queues
 
     def declare(self, spec: QueueSpec, *, physical: str | None = None) -> bool:
-        """Find the queue, or create it; whether it was created.
+        """Find the queue, or create it; whether it was created. Other than with ``topology=auto``, just take note.
 
         Always asks AWS: somebody may have deleted it. kombu remembers by itself what it declared on a connection.
 
@@ -117,7 +131,7 @@ class Queues:
             if physical is not None:
                 self._physical[name] = physical
             self._specs[name] = spec
-            if name in self._settings.predefined_queues:
+            if self.is_predefined(name) or self._settings.topology != "auto":
                 return False
             try:
                 self._urls[name] = self._look_up(name)
@@ -153,28 +167,29 @@ class Queues:
         self._clients.sqs("set_queue_attributes", QueueUrl=url, Attributes={"Policy": policy})
 
     def counts(self, name: str) -> tuple[int, int, int]:
-        """(ready, in flight, delayed) messages, approximately; AWS settles them a minute after the last change."""
-        answer = self._clients.sqs("get_queue_attributes", QueueUrl=self.url(name), AttributeNames=list(_COUNTS))
-        ready, in_flight, delayed = (int(answer.get("Attributes", {}).get(name, 0)) for name in _COUNTS)
+        """(ready, in flight, delayed) messages, approximately; AWS settles them a minute after the last change.
+
+        Of all priority levels together. With ``topology=assume`` 0, because nothing is asked.
+        """
+        if self._settings.topology == "assume":
+            return 0, 0, 0
+        each = [self._counts(self.url(level)) for level in self.levels(name)]
+        ready, in_flight, delayed = map(sum, zip(*each, strict=True))
         return ready, in_flight, delayed
+
+    def levels(self, name: str) -> list[str]:
+        """The logical names of the SQS queues behind a queue that this process declared, lowest priority first."""
+        return level_names(name, self.arguments(name))
 
     def purge(self, name: str) -> int:
         """Remove the ready messages; about how many there were.
 
         A second purge within AWS's sixty seconds receives and deletes instead.
         """
-        ready = self.counts(name)[0]
-        try:
-            self._clients.sqs("purge_queue", QueueUrl=self.url(name))
-        except PurgeInProgress:
-            return self._drain(self.url(name))
-        return ready
+        return sum(self._purge(self.url(level)) for level in self.levels(name))
 
     def delete(self, name: str) -> None:
         """Delete a queue; a queue that is gone is fine. Its subscriptions are to be removed first, by the caller."""
-        if name in self._settings.predefined_queues:
-            logger.info("Queue %s is predefined: not deleted.", name)
-            return
         try:
             self._clients.sqs("delete_queue", QueueUrl=self.url(name))
         except QueueNotFound:
@@ -188,12 +203,24 @@ class Queues:
         url = self._urls.pop(name, None)
         if url is not None:
             self._arns.pop(url, None)
-        if name in self._settings.predefined_queues:
-            self._urls[name] = QueueUrl(self._settings.predefined_queues[name])
 
     def physical(self, name: str) -> str:
         """The queue's name in AWS."""
         return self._physical.get(name) or self._settings.namer.queue(name)
+
+    def _counts(self, url: QueueUrl) -> tuple[int, ...]:
+        answer = self._clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=list(_COUNTS))
+        return tuple(int(answer.get("Attributes", {}).get(name, 0)) for name in _COUNTS)
+
+    def _purge(self, url: QueueUrl) -> int:
+        if self._settings.topology == "assume":
+            return self._drain(url)
+        ready = self._counts(url)[0]
+        try:
+            self._clients.sqs("purge_queue", QueueUrl=url)
+        except PurgeInProgress:
+            return self._drain(url)
+        return ready
 
     def _shorten(self) -> None:
         """Forget the oldest of the queues that others declared: a worker answers to ever new reply queues."""
@@ -203,14 +230,36 @@ class Queues:
                 self.forget(oldest)
 
     def _look_up(self, name: str) -> QueueUrl:
+        if self.is_predefined(name):
+            return self._predefined(name, self._settings.predefined_queues[name])
         physical = self.physical(name)
+        if self._settings.topology == "assume":
+            return self._home.queue_url(physical)
         try:
-            return QueueUrl(self._clients.sqs("get_queue_url", QueueName=physical)["QueueUrl"])
+            url = QueueUrl(self._clients.sqs("get_queue_url", QueueName=physical)["QueueUrl"])
         except QueueNotFound as exc:
             raise QueueNotFound(
                 f"There is no queue {name!r} (in SQS {physical!r}): declare it, or check the namespace, region and "
                 "account."
             ) from exc
+        self._home.learn_account(queue_account(url))
+        return url
+
+    def _predefined(self, name: str, address: str) -> QueueUrl:
+        if not address.startswith("arn:"):
+            self._home.check_url(address)
+            return QueueUrl(address)
+        arn = self._home.check_arn(address, f"predefined queue {name!r}")
+        if self._settings.topology == "assume":
+            return self._home.queue_url(arn.name, arn.account)
+        try:
+            answer = self._clients.sqs("get_queue_url", QueueName=arn.name, QueueOwnerAWSAccountId=arn.account)
+        except QueueNotFound as exc:
+            raise QueueNotFound(
+                f"The predefined queue {name!r}, {address}, does not exist, or its owner has not let this account see "
+                "it: create it, allow it in the queue's policy, or correct predefined_queues."
+            ) from exc
+        return QueueUrl(answer["QueueUrl"])
 
     def _create(self, spec: QueueSpec) -> QueueUrl:
         physical = self.physical(spec.name)
@@ -230,6 +279,7 @@ class Queues:
                 attempt = self._pause(exc, spec.name, attempt, deadline)
             else:
                 logger.info("Created queue %s (%s).", spec.name, physical)
+                self._home.learn_account(queue_account(url))
                 if not self._settings.is_local:
                     time.sleep(SQS_QUEUE_READY_S)
                 return url

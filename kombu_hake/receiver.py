@@ -57,7 +57,19 @@ def receive_params(url: QueueUrl, count: int, wait_s: int, visibility_s: int) ->
 class _Source:
     """One consumed SQS queue: a queue, or a priority level of one."""
 
-    __slots__ = ("changed", "closed", "hopeless", "name", "pollers", "queue", "rank", "url", "waiting")
+    __slots__ = (
+        "closed",
+        "ended",
+        "for_helper",
+        "for_main",
+        "is_hopeless",
+        "name",
+        "pollers",
+        "queue",
+        "rank",
+        "url",
+        "waiting",
+    )
 
     def __init__(self, name: str, queue: str, url: QueueUrl, rank: int, lock: threading.RLock) -> None:
         self.name = name
@@ -66,11 +78,20 @@ class _Source:
         self.rank = rank
         self.pollers = 0
         self.closed = False
-        #: Its pollers wait here for credit; so many do.
-        self.changed = threading.Condition(lock)
-        self.waiting = 0
-        #: Whether one of them waits with no credit in sight.
-        self.hopeless = False
+        #: The poller that stays, and its helpers, wait here for credit; those that wait, by condition.
+        self.for_main = threading.Condition(lock)
+        self.for_helper = threading.Condition(lock)
+        self.waiting = {self.for_main: 0, self.for_helper: 0}
+        #: Whether the one that stays waits with no credit at all, and so without a time limit.
+        self.is_hopeless = False
+        #: A poller that pauses after a fault waits here.
+        self.ended = threading.Condition(lock)
+
+    def close(self) -> None:
+        """Have its pollers end. The lock is held."""
+        self.closed = True
+        for condition in (self.for_main, self.for_helper, self.ended):
+            condition.notify_all()
 
 
 class Receiver:
@@ -133,9 +154,8 @@ class Receiver:
         with self._lock:
             for source in [source for source in self._sources.values() if source.queue == queue]:
                 del self._sources[source.name]
-                source.closed = True
+                source.close()
                 self._credit.remove(source.name)
-                source.changed.notify_all()
             self._wake_who_may_ask()
 
     def stop(self) -> None:
@@ -143,8 +163,7 @@ class Receiver:
         with self._lock:
             self._stopped = True
             for source in self._sources.values():
-                source.closed = True
-                source.changed.notify_all()
+                source.close()
             self._sources.clear()
 
     def set_prefetch(self, count: int) -> None:
@@ -204,11 +223,14 @@ class Receiver:
         with self._lock:
             asked = 0 if source.closed else self._credit.ask(source.name)
             while not asked and not source.closed:
-                wait_s = _HELPER_WAIT_S if is_helper else _PATIENCE_S
-                source.hopeless = not is_helper and not self._credit.has_little(source.name)
-                source.waiting += 1
-                came = source.changed.wait(None if source.hopeless else wait_s)
-                source.waiting -= 1
+                condition = source.for_helper if is_helper else source.for_main
+                wait_s: float | None = _HELPER_WAIT_S
+                if not is_helper:
+                    source.is_hopeless = not self._credit.has_little(source.name)
+                    wait_s = None if source.is_hopeless else _PATIENCE_S
+                source.waiting[condition] += 1
+                came = condition.wait(wait_s)
+                source.waiting[condition] -= 1
                 if source.closed or (is_helper and not came):
                     break
                 is_dry = not came and not len(self._inbox)
@@ -224,13 +246,15 @@ class Receiver:
         more of the interpreter than the messages do.
         """
         for source in self._sources.values():
-            if not source.waiting:
-                continue
-            # One that waits for any credit at all has its patience to count from the first that there is.
-            starts_patience = source.hopeless and self._credit.has_little(source.name)
-            if starts_patience or self._credit.may_ask(source.name):
-                source.hopeless = False
-                source.changed.notify()
+            if source.waiting[source.for_main]:
+                # It counts its patience from the first credit there is, so it is woken for a little too; once awake
+                # it waits with a time limit, in which it needs no waking but for enough.
+                starts_patience = source.is_hopeless and self._credit.has_little(source.name)
+                if starts_patience or self._credit.may_ask(source.name):
+                    source.is_hopeless = False
+                    source.for_main.notify()
+            elif source.waiting[source.for_helper] and self._credit.may_ask(source.name):
+                source.for_helper.notify()
 
     def _poll(self, source: _Source, asked: int, wait_s: int | None) -> list[dict[str, Any]]:
         wait = self._settings.wait_time_seconds if wait_s is None else min(wait_s, self._settings.wait_time_seconds)
@@ -304,7 +328,7 @@ class Receiver:
         deadline = time.monotonic() + seconds
         with self._lock:
             while not source.closed and (left := deadline - time.monotonic()) > 0:
-                source.changed.wait(left)
+                source.ended.wait(left)
 
 
 class _Trouble:

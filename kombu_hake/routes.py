@@ -9,7 +9,7 @@ import logging
 from typing import NamedTuple
 
 from kombu_hake.concurrency import TtlCache
-from kombu_hake.exceptions import HakeError, QueueNotFound, ReplyQueueNotFound, Unroutable
+from kombu_hake.exceptions import QueueNotFound, ReplyQueueNotFound, Unroutable
 from kombu_hake.naming import QueueUrl, TopicArn
 from kombu_hake.settings import Settings
 from kombu_hake.topology import PRIVATE_EXCHANGE, Topology, is_reply_exchange, reply_queue
@@ -85,8 +85,9 @@ class Routes:
     def topic_is_gone(self, exchange: str, routing_key: str, *, mandatory: bool = False) -> list[Target]:
         """Where to publish instead, after AWS said that the topic does not exist: it is created."""
         if self._settings.is_best_effort(exchange):
+            self._topology.topics.is_gone(exchange)
             return []
-        arn = self._topology.topics.create(exchange)
+        arn = self._topology.topics.create(exchange, self._topology.exchange_type(exchange))
         logger.info("Created the topic of exchange %s on its first publish.", exchange)
         if not self._has_queue(exchange):
             return self._unroutable(exchange, routing_key, mandatory=mandatory)
@@ -124,16 +125,9 @@ class Routes:
         exchange_type = self._topology.exchange_type(exchange)
         if exchange_type not in (None, "direct"):
             return None
-        if exchange_type is None and self._topology.topics.subscribers(exchange):
+        if exchange_type is None and self._topology.has_topic(exchange):
             return None
-        return self._own_queue.get(exchange, lambda: self._look_for_queue(exchange))
-
-    def _look_for_queue(self, name: str) -> QueueUrl | None:
-        try:
-            return self._topology.queues.url(name)
-        except HakeError as exc:
-            logger.debug("Exchange %s has no queue of its own name: %s", name, exc)
-            return None
+        return self._own_queue.get(exchange, lambda: self._topology.queues.find(exchange))
 
     def _topic_too(self, exchange: str, allowed: bool) -> list[Target]:
         if not allowed or not self._topology.topics.subscribers(exchange):

@@ -63,6 +63,7 @@ class Settings:
     namer: Namer = field(default_factory=Namer)
     predefined_queues: Mapping[str, str] = field(default_factory=dict)
     predefined_exchanges: Mapping[str, str] = field(default_factory=dict)
+    topology: str = "auto"
     direct_exchanges: str = "auto"
     best_effort_exchanges: tuple[str, ...] = ("*.pidbox", "celeryev")
     unroutable: str = "warn"

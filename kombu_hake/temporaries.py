@@ -6,7 +6,8 @@ sixty seconds, and kombu deletes and declares again within one process. A queue 
 queue, a result queue) keeps its name.
 
 With the connection go: exclusive queues, queues with an incarnation's name (nobody else can know it), and auto-delete
-queues that were consumed here. A process that only declared an auto-delete queue never deletes it: ``rpc://`` declares
+queues that were consumed here. Where nothing may be made (``topology``), the queues of exchanges that the user can do
+without are given up. A process that only declared an auto-delete queue never deletes it: ``rpc://`` declares
 on the producer's connection.
 """
 
@@ -16,7 +17,7 @@ import logging
 from uuid import uuid4
 
 from kombu_hake import forksafe
-from kombu_hake.exceptions import HakeError
+from kombu_hake.exceptions import HakeError, TopologyError
 from kombu_hake.queues import QueueSpec
 from kombu_hake.topology import Topology
 
@@ -42,16 +43,23 @@ class Temporaries:
         self._created: dict[str, QueueSpec] = {}
         self._incarnated: set[str] = set()
         self._consumed: set[str] = set()
+        self._given_up: set[str] = set()
 
     def declare(self, spec: QueueSpec) -> None:
         """Take note; :meth:`create` or :meth:`create_fed` follows."""
         if spec.name not in self._created:
             self._pending[spec.name] = spec
 
-    def create_fed(self, queue: str) -> None:
-        """Create *queue*, if it is one of ours and waits, under a name of this incarnation."""
+    def create_fed(self, queue: str, exchange: str) -> None:
+        """Create *queue*, if it is one of ours and waits, under a name of this incarnation.
+
+        Raises:
+            TopologyError: with ``topology=verify`` or ``assume``, unless the user can do without *exchange*.
+        """
         spec = self._pending.get(queue)
-        if spec is not None:
+        if spec is not None and not self._topology.makes:
+            self._take_as_made(spec, exchange)
+        elif spec is not None:
             physical = f"{self._topology.queues.physical(queue)[:47]}-{uuid4().hex}"
             self._incarnated.add(queue)
             self._create(spec, physical)
@@ -59,7 +67,14 @@ class Temporaries:
     def create(self) -> None:
         """Create all that waits, under their own names."""
         for spec in list(self._pending.values()):
-            self._create(spec, None)
+            if self._topology.makes:
+                self._create(spec, None)
+            else:
+                self._take_as_made(spec)
+
+    def is_given_up(self, queue: str) -> bool:
+        """Whether the queue could not be made, and the user can do without it."""
+        return queue in self._given_up
 
     def consumed(self, queue: str) -> None:
         """This connection consumes from the queue."""
@@ -70,6 +85,7 @@ class Temporaries:
         self._pending.pop(queue, None)
         self._created.pop(queue, None)
         self._incarnated.discard(queue)
+        self._given_up.discard(queue)
 
     def delete_all(self) -> None:
         """Delete what goes with the connection, subscriptions first. Faults are logged: the janitor comes later."""
@@ -83,6 +99,20 @@ class Temporaries:
                 self._topology.delete_queue(queue)
             except HakeError as exc:
                 logger.info("Temporary queue %s was not removed: %s", queue, exc)
+
+    def _take_as_made(self, spec: QueueSpec, exchange: str = "") -> None:
+        """Nothing is made: do without the queue, or use one that was made by somebody else, or raise."""
+        del self._pending[spec.name]
+        if exchange and self._topology.can_do_without(exchange):
+            self._given_up.add(spec.name)
+        elif self._topology.is_made(spec.name):
+            self._create(spec, None)
+        else:
+            raise TopologyError(
+                f"Temporary queue {spec.name!r} can't be had: only topology=auto makes queues. Use topology=auto, name "
+                "the queue in predefined_queues, or do without what needs it (rpc:// results, replies to remote "
+                "control)."
+            )
 
     def _create(self, spec: QueueSpec, physical: str | None) -> None:
         self._topology.declare_queue(spec, physical=physical)

@@ -13,9 +13,10 @@ from typing import Any
 
 from kombu_hake.clients import Clients
 from kombu_hake.concurrency import SingleFlight, TtlCache
-from kombu_hake.exceptions import AccessDenied, DeclarationMismatch, HakeError, TopicNotFound, TopologyError
+from kombu_hake.exceptions import AccessDenied, DeclarationMismatch, HakeError, TopicNotFound
+from kombu_hake.home import Home
 from kombu_hake.limits import FIFO_SUFFIX
-from kombu_hake.naming import Arn, QueueArn, SubscriptionArn, TopicArn, parse_arn
+from kombu_hake.naming import QueueArn, SubscriptionArn, TopicArn, parse_arn
 from kombu_hake.queues import own_tags
 from kombu_hake.routing import Filter, filter_json
 from kombu_hake.settings import Settings
@@ -25,23 +26,25 @@ __all__ = ["Topics"]
 logger = logging.getLogger(__name__)
 #: How long "nobody subscribes" is believed: a new subscriber of events waits at most this long.
 _SUBSCRIBERS_TTL_S = 60.0
+#: Tag of a topic: the type of its exchange, for processes that were told only its name.
+TYPE_TAG = "hake:exchange-type"
 
 
 class Topics:
     """Finds and makes topics and subscriptions, and remembers ARNs. Safe to share between threads."""
 
-    def __init__(self, clients: Clients, settings: Settings) -> None:
+    def __init__(self, clients: Clients, settings: Settings, home: Home | None = None) -> None:
         self._clients = clients
         self._settings = settings
+        self._home = home or Home(clients, settings)
         self._flights = SingleFlight()
-        self._arns: dict[str, TopicArn] = {e: TopicArn(a) for e, a in settings.predefined_exchanges.items()}
-        self._account: str | None = settings.account_id
+        self._arns: dict[str, TopicArn] = {}
+        self._types: dict[str, str | None] = {}
         self._subscribers: TtlCache[str, int | None] = TtlCache(_SUBSCRIBERS_TTL_S)
 
-    def learn_account(self, account: str) -> None:
-        """Take note of the account that our queues are in; it saves asking STS."""
-        if account and self._account is None:
-            self._account = account
+    def is_predefined(self, exchange: str) -> bool:
+        """Whether the user said where the topic is: never made or deleted then."""
+        return exchange in self._settings.predefined_exchanges
 
     def arn(self, exchange: str) -> TopicArn:
         """The ARN of an exchange's topic, whether or not the topic exists.
@@ -50,54 +53,78 @@ class Topics:
         from creating the topic, which returns its ARN.
         """
         if exchange not in self._arns:
-            with self._flights("account"):
-                account = self._account or self._ask_account()
-            if account is None:
-                return self.create(exchange)
-            name = self._settings.namer.topic(exchange)
-            arn = Arn(self._clients.partition(), "sns", self._clients.region(), account, name)
-            self._arns[exchange] = TopicArn(str(arn))
+            self._arns[exchange] = self._built_arn(exchange) or self.create(exchange)
         return self._arns[exchange]
 
-    def create(self, exchange: str) -> TopicArn:
-        """Create the topic, or find it: AWS does not mind which."""
-        if exchange in self._settings.predefined_exchanges:
-            raise TopicNotFound(
-                f"The predefined topic {self._arns[exchange]} of exchange {exchange!r} does not exist: "
-                "correct predefined_exchanges, or create it."
-            )
+    def create(self, exchange: str, exchange_type: str | None = None) -> TopicArn:
+        """Create the topic, or find it: AWS does not mind which.
+
+        Args:
+            exchange_type: Goes into a tag of the topic, so that other processes can know it.
+        Raises:
+            TopicNotFound: it is predefined, or ``topology`` is not ``auto``, so it is not for us to make.
+        """
+        if self.is_predefined(exchange) or self._settings.topology != "auto":
+            raise TopicNotFound(self._not_made(exchange))
         params: dict[str, Any] = {"Name": self._settings.namer.topic(exchange)}
         if exchange.endswith(FIFO_SUFFIX):
             params["Attributes"] = {"FifoTopic": "true"}
-        tags = [{"Key": key, "Value": value} for key, value in own_tags(self._settings).items()]
+        tags = own_tags(self._settings) | ({TYPE_TAG: exchange_type} if exchange_type else {})
         with self._flights(exchange):
             try:
-                answer = self._clients.sns("create_topic", Tags=tags, **params)
+                answer = self._clients.sns(
+                    "create_topic", Tags=[{"Key": key, "Value": value} for key, value in tags.items()], **params
+                )
             except (DeclarationMismatch, AccessDenied):
-                # It exists with other tags or attributes, or tagging is denied, which is a right of its own.
-                answer = self._clients.sns("create_topic", Name=params["Name"], **self._fifo_only(params))
-        arn = TopicArn(answer["TopicArn"])
-        self._arns[exchange] = arn
-        self.learn_account(parse_arn(arn).account)
+                # It exists with other tags, or tagging is denied, which is a right of its own.
+                answer = self._clients.sns("create_topic", **params)
+                self._types.pop(exchange, None)
+            else:
+                self._types[exchange] = exchange_type
+        arn = self._arns[exchange] = TopicArn(answer["TopicArn"])
+        self._home.learn_account(parse_arn(arn).account)
         self._subscribers.forget(exchange)
         return arn
 
-    def subscribe(self, exchange: str, queue_arn: QueueArn, wanted: Filter) -> SubscriptionArn:
+    def recorded_type(self, exchange: str) -> str | None:
+        """The exchange type that the topic's tag says; None where there is no topic or tag, or reading is denied.
+
+        Asked for once. AWS allows ten such calls a second: not for what is declared with its type anyway.
+        """
+        if self._settings.topology == "assume":
+            return None
+        if exchange not in self._types:
+            with self._flights(exchange):
+                if exchange not in self._types:
+                    self._types[exchange] = self._read_type(exchange)
+        return self._types[exchange]
+
+    def seen_type(self, exchange: str) -> str | None:
+        """As :meth:`recorded_type`, if it was asked for before; no call."""
+        return self._types.get(exchange)
+
+    def subscribe(
+        self, exchange: str, queue_arn: QueueArn, wanted: Filter, exchange_type: str | None = None
+    ) -> bool:
         """Subscribe a queue with raw delivery and this filter, creating the topic if need be. Reads back and mends.
 
+        Returns:
+            Whether there was a subscription that said something else.
         Raises:
             TopologyError: AWS (or an emulator) refuses the filter policy.
         """
         attributes = {"RawMessageDelivery": "true"}
         if wanted.policy is not None:
             attributes["FilterPolicy"] = filter_json(wanted)
+        is_changed = False
         try:
-            arn = self._subscribe(exchange, queue_arn, attributes)
+            arn = self._subscribe(exchange, queue_arn, attributes, exchange_type)
         except DeclarationMismatch:
-            arn = self._subscribe(exchange, queue_arn, {})
-        self._mend(arn, attributes)
+            arn = self._subscribe(exchange, queue_arn, {}, exchange_type)
+            is_changed = True
+        is_changed |= self._mend(arn, attributes)
         self._subscribers.forget(exchange)
-        return arn
+        return is_changed
 
     def unsubscribe(self, exchange: str, queue_arn: QueueArn) -> None:
         """Remove the queue's subscription; none, or no topic, is fine."""
@@ -107,6 +134,7 @@ class Topics:
                     self._clients.sns("unsubscribe", SubscriptionArn=item["SubscriptionArn"])
         except TopicNotFound:
             logger.debug("Exchange %s has no topic, so %s has nothing to unsubscribe.", exchange, queue_arn)
+        self._subscribers.forget(exchange)
 
     def subscriptions(self, exchange: str) -> Iterator[dict[str, str]]:
         """Every subscription of the topic, with ``Endpoint``, ``Protocol``, ``Owner`` and ``SubscriptionArn``.
@@ -127,15 +155,29 @@ class Topics:
             self._clients.sns("delete_topic", TopicArn=self.arn(exchange))
         except TopicNotFound:
             logger.debug("Exchange %s had no topic.", exchange)
-        if exchange not in self._settings.predefined_exchanges:
-            self._arns.pop(exchange, None)
+        self._arns.pop(exchange, None)
+        self._types.pop(exchange, None)
         self._subscribers.forget(exchange)
 
     def subscribers(self, exchange: str) -> int | None:
-        """How many subscriptions the topic has, at most a minute old; 0 for no topic, None where reading is denied."""
+        """How many subscriptions the topic has, at most a minute old; 0 for no topic, None where reading is denied.
+
+        With ``topology=assume`` None, unless a publish found no topic.
+        """
         return self._subscribers.get(exchange, lambda: self._count_subscribers(exchange))
 
+    def forget_subscribers(self, exchange: str) -> None:
+        """Count anew next time."""
+        self._subscribers.forget(exchange)
+
+    def is_gone(self, exchange: str) -> None:
+        """Take note that AWS said so to a publish: believed for as long as a count of subscribers is."""
+        self._subscribers.forget(exchange)
+        self._subscribers.get(exchange, lambda: 0)
+
     def _count_subscribers(self, exchange: str) -> int | None:
+        if self._settings.topology == "assume":
+            return None
         try:
             attributes = self._clients.sns("get_topic_attributes", TopicArn=self.arn(exchange))["Attributes"]
         except TopicNotFound:
@@ -154,42 +196,62 @@ class Topics:
             logger.debug("The subscriptions of exchange %s can't be listed: %s", exchange, exc)
             return None
 
-    def _subscribe(self, exchange: str, queue_arn: QueueArn, attributes: dict[str, str]) -> SubscriptionArn:
+    def _built_arn(self, exchange: str) -> TopicArn | None:
+        if self.is_predefined(exchange):
+            arn = TopicArn(self._settings.predefined_exchanges[exchange])
+            self._home.check_arn(arn, f"predefined topic of exchange {exchange!r},")
+            return arn
+        return self._home.topic_arn(self._settings.namer.topic(exchange))
+
+    def _not_made(self, exchange: str) -> str:
+        known = self._arns.get(exchange, "")
+        if self.is_predefined(exchange):
+            return (
+                f"The predefined topic {known} of exchange {exchange!r} does not exist: correct predefined_exchanges, "
+                "or create it."
+            )
+        return (
+            f"Exchange {exchange!r} has no topic ({known or self._settings.namer.topic(exchange)}), and "
+            f"topology={self._settings.topology} makes none: create it, correct the namespace, region or account_id, "
+            "or use topology=auto."
+        )
+
+    def _read_type(self, exchange: str) -> str | None:
+        try:
+            answer = self._clients.sns("list_tags_for_resource", ResourceArn=self.arn(exchange))
+        except HakeError as exc:
+            logger.debug("The type of exchange %s can't be read: %s", exchange, exc)
+            return None
+        return next((tag["Value"] for tag in answer.get("Tags") or () if tag["Key"] == TYPE_TAG), None)
+
+    def _subscribe(
+        self, exchange: str, queue_arn: QueueArn, attributes: dict[str, str], exchange_type: str | None
+    ) -> SubscriptionArn:
         params: dict[str, Any] = {"Protocol": "sqs", "Endpoint": queue_arn, "ReturnSubscriptionArn": True}
         if attributes:
             params["Attributes"] = attributes
         try:
             answer = self._clients.sns("subscribe", TopicArn=self.arn(exchange), **params)
         except TopicNotFound:
-            answer = self._clients.sns("subscribe", TopicArn=self.create(exchange), **params)
+            answer = self._clients.sns("subscribe", TopicArn=self.create(exchange, exchange_type), **params)
         return SubscriptionArn(answer["SubscriptionArn"])
 
-    def _mend(self, arn: SubscriptionArn, wanted: dict[str, str]) -> None:
-        """Set what the subscription has otherwise: AWS never updates on Subscribe, and some emulators ignore it."""
+    def _mend(self, arn: SubscriptionArn, wanted: dict[str, str]) -> bool:
+        """Set what the subscription has otherwise, and whether it had: AWS never updates on Subscribe."""
+        is_changed = False
         try:
             found = self._clients.sns("get_subscription_attributes", SubscriptionArn=arn)["Attributes"]
         except AccessDenied as exc:
             logger.debug("Subscription %s is taken as it is: %s", arn, exc)
-            return
+            return False
         for name, empty in (("RawMessageDelivery", "false"), ("FilterPolicy", "{}")):
             value = wanted.get(name, empty)
             if not _same_json(found.get(name) or empty, value):
                 self._clients.sns(
                     "set_subscription_attributes", SubscriptionArn=arn, AttributeName=name, AttributeValue=value
                 )
-
-    def _ask_account(self) -> str | None:
-        try:
-            self._account = self._clients.caller_account()
-        except TopologyError:
-            raise
-        except HakeError as exc:
-            logger.info("STS does not tell the account (option account_id saves asking): %s", exc)
-        return self._account
-
-    @staticmethod
-    def _fifo_only(params: dict[str, Any]) -> dict[str, Any]:
-        return {"Attributes": params["Attributes"]} if "Attributes" in params else {}
+                is_changed = True
+        return is_changed
 
 
 def _same_json(one: str, other: str) -> bool:

@@ -1,47 +1,34 @@
 """Exchanges, queues and bindings: declare, bind, unbind, delete. Idempotent, and cheap when repeated.
 
-Where the set of bindings lives
-    With the queue, as one tag a binding. SQS and SNS offer no compare-and-set, so "read, merge, write" of a policy
-    loses one of two concurrent declares; adding a tag does not. Whoever binds adds its tag first, then compiles policy
-    and filters from *all* tags, writes what differs, and reads the tags again until they stay as they were. So the
-    last of several writers has seen every tag.
-
-Order
-    Tag, queue policy, subscription: a message that SNS accepted is never refused by the queue.
-
-Cost
-    A queue that is all there: GetQueueUrl, and for each queue with a topic ListQueueTags (twice), GetQueueAttributes,
-    and for each exchange Subscribe and GetSubscriptionAttributes; once a process. A binding that this process applied
-    before costs nothing.
+``topology=auto`` makes what is missing (:mod:`kombu_hake.binder`), ``verify`` only looks, and fails with a list of what
+is missing (:mod:`kombu_hake.verification`), ``assume`` takes everything as made and asks nothing. What is *taken as
+made*, in the latter two and between a queue and an exchange that are both predefined, is noted here. The set of such
+bindings is never known for certain, because other processes note theirs: a message in doubt is delivered.
 """
 
 from __future__ import annotations
 
 import logging
-import time
+from dataclasses import replace
+from typing import cast
 
-from kombu_hake.bindings import MAX_BINDING_TAGS, Binding, BindingSet, ExchangeType, from_tags, overflow_tags, to_tags
+from kombu_hake.binder import Binder
+from kombu_hake.bindings import Binding, BindingSet, ExchangeType, from_tags
 from kombu_hake.clients import Clients
-from kombu_hake.concurrency import SingleFlight, TtlCache
-from kombu_hake.exceptions import AccessDenied, DeclarationMismatch, HakeError, TopologyError
-from kombu_hake.naming import QueueArn, QueueUrl, TopicArn, parse_arn, queue_account
-from kombu_hake.policy import allows, namespace_policy, queue_policy
+from kombu_hake.exceptions import AccessDenied, DeclarationMismatch, QueueNotFound, TopologyError
+from kombu_hake.home import Home
+from kombu_hake.naming import QueueArn, QueueUrl, parse_arn, queue_account
+from kombu_hake.priorities import level_names
 from kombu_hake.queues import Queues, QueueSpec
-from kombu_hake.routing import compile_filter, filter_json
 from kombu_hake.settings import Settings
 from kombu_hake.topics import Topics
+from kombu_hake.verification import Verification
 
 __all__ = ["PRIVATE_EXCHANGE", "Topology", "is_reply_exchange", "reply_queue"]
 
 logger = logging.getLogger(__name__)
 #: Publishing here is a SendMessage to the queue that the routing key names; declaring it does nothing.
 PRIVATE_EXCHANGE = "hake.queue"
-#: Two declarers that keep on changing one queue at once; each round is a handful of calls.
-_MAX_ROUNDS = 8
-#: How often the bindings are read again because a message matches none that are known.
-_REFRESH_S = 30.0
-#: How long a binding that was seen is believed when it is declared again: somebody may delete and re-create the queue.
-_BELIEVE_S = 60.0
 
 
 def is_reply_exchange(exchange: str) -> bool:
@@ -58,17 +45,22 @@ class Topology:
     """Makes AWS look as declared. One per process and settings; safe to share between threads."""
 
     def __init__(self, clients: Clients, settings: Settings) -> None:
-        self.queues = Queues(clients, settings)
-        self.topics = Topics(clients, settings)
+        self._home = Home(clients, settings)
+        self.queues = Queues(clients, settings, self._home)
+        self.topics = Topics(clients, settings, self._home)
         self._clients = clients
         self._settings = settings
-        self._flights = SingleFlight()
+        self._binder = Binder(clients, settings, self.queues, self.topics)
+        self._verification = Verification(clients, self.queues, self.topics)
         self._types: dict[str, ExchangeType] = {}
-        self._applied: dict[str, BindingSet] = {}
-        self._applied_at: dict[str, float] = {}
-        self._subscribed: dict[tuple[str, str], str] = {}
         self._denied: dict[str, AccessDenied] = {}
-        self._refreshed: TtlCache[str, BindingSet | None] = TtlCache(_REFRESH_S)
+        self._has_warned = False
+        self._noted: dict[str, dict[Binding, None]] = {}
+
+    @property
+    def makes(self) -> bool:
+        """Whether it makes what is missing (``topology=auto``)."""
+        return self._settings.topology == "auto"
 
     # --- exchanges
 
@@ -76,18 +68,30 @@ class Topology:
         """Take note of an exchange's type. Its topic is made by the first binding or publish.
 
         Raises:
-            DeclarationMismatch: this process declared it with another type.
+            DeclarationMismatch: this process declared it with another type, or saw that another one did.
         """
-        known = self._types.setdefault(exchange, exchange_type)
+        known = self.topics.seen_type(exchange) or self._types.setdefault(exchange, exchange_type)
         if known != exchange_type:
             raise DeclarationMismatch(
                 f"Exchange {exchange!r} was declared as {known} and can't become {exchange_type}: delete it first, or "
                 "use another name."
             )
+        self._types[exchange] = exchange_type
 
     def exchange_type(self, exchange: str) -> ExchangeType | None:
         """The type this process declared, if it did."""
         return self._types.get(exchange)
+
+    def bound_type(self, exchange: str) -> ExchangeType:
+        """The type for a binding: as declared here, else as whoever made the topic says, else direct."""
+        declared = self._types.get(exchange)
+        if declared is not None or not exchange or exchange == PRIVATE_EXCHANGE or is_reply_exchange(exchange):
+            return declared or "direct"
+        return cast(ExchangeType, self.topics.recorded_type(exchange) or "direct")
+
+    def has_topic(self, exchange: str) -> bool:
+        """Whether queues are subscribed to the exchange, or it was said that it has a topic."""
+        return self.topics.is_predefined(exchange) or bool(self.topics.subscribers(exchange))
 
     def denied(self, exchange: str) -> AccessDenied | None:
         """Why this exchange is off in this process; None when it is not."""
@@ -97,27 +101,53 @@ class Topology:
         """Do without an exchange whose topic may not be used, and say so once."""
         if exchange in self._denied:
             return
+        is_first = not any(map(self._settings.is_best_effort, self._denied))
         self._denied[exchange] = exc
-        if self._settings.is_best_effort(exchange):
-            logger.warning(
-                "%s is off, because %s is denied: %s Remote control or events do not work in this process.",
-                exchange, exc.action, exc,
-            )
-        else:
+        if not self._settings.is_best_effort(exchange):
             logger.warning(
                 "Exchange %s can't be used by name, because %s is denied; its queues still get what is sent to them "
                 "directly, and publishing to the exchange raises: %s",
                 exchange, exc.action, exc,
             )
+        elif is_first:
+            logger.warning(
+                "Remote control and events are off in this process, because %s is denied, and exchange %s needs it; "
+                "tasks are not affected. Allow it, or set worker_enable_remote_control=False: %s",
+                exc.action, exchange, exc,
+            )
+        else:
+            logger.info("Exchange %s is off, because %s is denied.", exchange, exc.action)
+
+    def can_do_without(self, exchange: str) -> bool:
+        """Whether to do without a temporary queue fed by this exchange, where none can be made; says so once."""
+        if not self._settings.is_best_effort(exchange):
+            return False
+        if not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "Remote control and events are off in this process: they need temporary queues, such as one for "
+                "exchange %s, and topology=%s makes none. Tasks are not affected. Set worker_enable_remote_control="
+                "False to say that this is meant, or use topology=auto.",
+                exchange, self._settings.topology,
+            )
+        return True
 
     # --- queues
 
+    def is_made(self, queue: str) -> bool:
+        """Whether infrastructure code made a queue, as far as can be told."""
+        return self.queues.find(queue) is not None
+
     def declare_queue(self, spec: QueueSpec, *, physical: str | None = None) -> None:
-        """Find or create a queue; as :meth:`kombu_hake.queues.Queues.declare`."""
+        """Find or create a queue, its priority levels included; as :meth:`kombu_hake.queues.Queues.declare`."""
         if physical is not None:
             self.forget(spec.name)  # an earlier incarnation
-        if self.queues.declare(spec, physical=physical):
-            self._forget_bindings(spec.name)
+        for name in level_names(spec.name, spec.arguments):
+            one = spec if name == spec.name else replace(spec, name=name, arguments={})
+            if self.queues.declare(one, physical=physical if one is spec else None) and one is spec:
+                self._binder.forget(spec.name)
+            if self._settings.topology == "verify":
+                self._verification.expect_queue(name)
 
     # --- bindings
 
@@ -138,13 +168,18 @@ class Topology:
             AccessDenied: and nothing shows that the binding is there already. Not for an exchange that the user can do
                 without, nor for a direct one: those are given up, with one warning.
             QueueNotFound: the queue does not exist.
+            TopologyError: the queue is another account's, and does not let the exchange's topic in.
         """
-        if not self.needs_topic(queue, binding) or self._is_applied(queue, binding):
+        if not self.needs_topic(queue, binding):
+            return
+        if self._is_taken_as_made(queue, binding.exchange):
+            self._note(queue, binding)
             return
         try:
-            with self._flights(queue):
-                if not self._is_applied(queue, binding):
-                    self._bind(queue, binding)
+            if self._is_foreign(queue):
+                self._bind_foreign(queue, binding)
+            else:
+                self._binder.bind(queue, binding, self._types.get(binding.exchange))
         except AccessDenied as exc:
             if exc.action.startswith("sns:") and (
                 self._settings.is_best_effort(binding.exchange) or binding.exchange_type == "direct"
@@ -154,31 +189,38 @@ class Topology:
                 raise
             else:
                 logger.info("Queue %s is taken as bound to %s: %s", queue, binding.exchange, exc)
+                self._note(queue, binding)
 
     def unbind(self, queue: str, binding: Binding) -> None:
         """Undo :meth:`bind`; a binding that is not there is fine."""
         if not self.needs_topic(queue, binding):
             return
-        with self._flights(queue):
-            url = self.queues.url(queue)
-            keys = [key for key in to_tags(binding) if key in self._tags(url)]
-            if keys:
-                self._clients.sqs("untag_queue", QueueUrl=url, TagKeys=keys)
-            self._applied.pop(queue, None)
-            wanted = self._apply_until_stable(queue, url, without=binding)
-            if binding.exchange not in wanted.exchanges():
-                self._unsubscribe(queue, self.queues.arn(url), binding.exchange)
+        self._noted.get(queue, {}).pop(binding, None)
+        if self._is_taken_as_made(queue, binding.exchange) or self._is_foreign(queue):
+            self._verification.expect_no_more(queue, binding)
+            logger.info("The binding of queue %s to exchange %s is not ours to remove.", queue, binding.exchange)
+            return
+        self._binder.unbind(queue, binding)
+
+    def verify(self) -> None:
+        """With ``topology=verify``, look whether everything declared so far is there; no call for what was seen before.
+
+        Raises:
+            TopologyIncomplete: something is missing or wrong.
+        """
+        if self._verification.is_due:
+            self._verification.check()
 
     def bindings(self, queue: str) -> BindingSet:
         """The bindings of a queue as its tags say now."""
-        return from_tags(self._tags(self.queues.url(queue)))
+        return from_tags(self._binder.tags(self.queues.url(queue)))
 
     def make_again(self, queue: str) -> QueueUrl | None:
         """Declare a queue again that somebody deleted, bindings included; None if this process never declared it."""
-        known = self._applied.get(queue)
+        known = self._binder.known(queue)
         spec = self.queues.spec(queue)
         self.forget(queue)
-        if spec is None or queue in self._settings.predefined_queues:
+        if spec is None or self.queues.is_predefined(queue) or not self.makes:
             return None
         self.declare_queue(spec)
         url = self.queues.url(queue)
@@ -187,62 +229,71 @@ class Topology:
             for binding in sorted(known.bindings):
                 self.bind(queue, binding)
             for exchange in sorted(known.unfiltered):
-                self._clients.sqs("tag_queue", QueueUrl=url, Tags=overflow_tags(exchange, self._types[exchange]))
-                self._apply_until_stable(queue, url)
+                self._binder.bind_all(queue, exchange, self._types.get(exchange, "direct"))
         return url
 
     def known_bindings(self, queue: str) -> BindingSet | None:
-        """The bindings that this process last saw; no call."""
-        return self._applied.get(queue)
+        """The bindings that this process last saw or took as made; no call."""
+        return self._with_noted(queue, self._binder.known(queue))
 
-    def refreshed_bindings(self, queue: str) -> BindingSet | None:
-        """The bindings as they are now, at most half a minute old; None where the tags can't be read."""
-        return self._refreshed.get(queue, lambda: self._refresh(queue))
+    def read_bindings(self, queue: str) -> tuple[BindingSet | None, int]:
+        """The bindings as their tags say, and when they were read, ms since the epoch by AWS's clock.
 
-    def _refresh(self, queue: str) -> BindingSet | None:
-        try:
-            found = self._applied[queue] = self.bindings(queue)
-        except HakeError as exc:
-            logger.info("The bindings of queue %s can't be read, so what is in doubt is delivered: %s", queue, exc)
-            return None
-        return found
+        A few seconds old at most. None where they can't be known for certain: their tags can't be read, or
+        infrastructure code made them.
+        """
+        if self.queues.is_predefined(queue) or not self.makes:
+            return None, self._clients.now_ms()
+        found, read_at = self._binder.read(queue)
+        return found and self._with_noted(queue, found), read_at
 
     def list_bindings(self) -> list[tuple[str, str, str]]:
         """(queue, exchange, routing key) of every binding that this process knows."""
+        known = {queue for queue, _ in self._binder.all_known()} | set(self._noted)
         return [
             (queue, binding.exchange, binding.routing_key)
-            for queue, known in sorted(self._applied.items())
-            for binding in sorted(known.bindings)
+            for queue in sorted(known)
+            for binding in sorted((self.known_bindings(queue) or BindingSet()).bindings)
         ]
 
     # --- removal
 
     def forget(self, queue: str) -> None:
         """Forget what is known of a queue: another one has its logical name now."""
-        self.queues.forget(queue)
-        self._forget_bindings(queue)
-
-    def _forget_bindings(self, queue: str) -> None:
-        self._applied.pop(queue, None)
-        self._applied_at.pop(queue, None)
-        for key in [key for key in self._subscribed if key[0] == queue]:
-            del self._subscribed[key]
+        for name in self.queues.levels(queue):
+            self.queues.forget(name)
+        self._binder.forget(queue)
 
     def delete_queue(self, queue: str) -> None:
-        """Delete a queue and its subscriptions; a queue that is gone is fine."""
+        """Delete a queue, its priority levels and its subscriptions; a queue that is gone is fine.
+
+        One that infrastructure code made is left alone.
+        """
+        if not self.makes or self.queues.is_predefined(queue):
+            logger.info("Queue %s is not ours to delete (topology=%s).", queue, self._settings.topology)
+            return
+        levels = self.queues.levels(queue)
         try:
             url = self.queues.url(queue)
             arn = self.queues.arn(url)
             for exchange in self._exchanges_of(queue, url):
-                self._unsubscribe(queue, arn, exchange)
-            self.queues.delete(queue)
+                self._binder.unsubscribe(queue, arn, exchange)
+            for name in levels:
+                self.queues.delete(name)
         finally:
+            self._noted.pop(queue, None)
             self.forget(queue)
 
     def delete_exchange(self, exchange: str) -> None:
-        """Delete an exchange's topic, unless subscriptions that are not ours hang on it; remove ours."""
+        """Delete an exchange's topic, unless subscriptions that are not ours hang on it; remove ours.
+
+        One that infrastructure code made is left alone.
+        """
         self._types.pop(exchange, None)
         self._denied.pop(exchange, None)
+        if not self.makes or self.topics.is_predefined(exchange):
+            logger.info("The topic of exchange %s is not ours to delete.", exchange)
+            return
         foreign = 0
         try:
             subscriptions = list(self.topics.subscriptions(exchange))
@@ -260,117 +311,50 @@ class Topology:
 
     # --- inside
 
-    def _is_applied(self, queue: str, binding: Binding) -> bool:
-        known = self._applied.get(queue)
-        if time.monotonic() - self._applied_at.get(queue, float("-inf")) > _BELIEVE_S:
+    def _is_taken_as_made(self, queue: str, exchange: str) -> bool:
+        return not self.makes or (self.queues.is_predefined(queue) and self.topics.is_predefined(exchange))
+
+    def _note(self, queue: str, binding: Binding) -> None:
+        self._noted.setdefault(queue, {})[binding] = None
+        if self._settings.topology == "verify":
+            self._verification.expect_binding(queue, binding)
+
+    def _with_noted(self, queue: str, found: BindingSet | None) -> BindingSet | None:
+        noted = frozenset(tuple(self._noted.get(queue, ())))
+        if not noted:
+            return found
+        return BindingSet(found.bindings | noted, found.unfiltered) if found is not None else BindingSet(noted)
+
+    def _is_foreign(self, queue: str) -> bool:
+        """Whether the queue is another account's: then nearly everything but sending and receiving is refused."""
+        if not self.queues.is_predefined(queue):
             return False
-        return known is not None and (binding in known.bindings or binding.exchange in known.unfiltered)
+        address = self._settings.predefined_queues[queue]
+        owner = parse_arn(address).account if address.startswith("arn:") else queue_account(address)
+        return bool(owner) and owner != (self._home.account() or owner)
 
-    def _bind(self, queue: str, binding: Binding) -> None:
-        url = self.queues.url(queue)
-        self.topics.learn_account(queue_account(url))
-        tags = self._tags(url)
-        current = from_tags(tags)
-        if binding not in current.bindings and binding.exchange not in current.unfiltered:
-            self._record(queue, url, tags, binding)
-        self._apply_until_stable(queue, url, with_=binding)
-
-    def _tags(self, url: QueueUrl) -> dict[str, str]:
-        return dict(self._clients.sqs("list_queue_tags", QueueUrl=url).get("Tags") or {})
-
-    def _record(self, queue: str, url: QueueUrl, tags: dict[str, str], binding: Binding) -> None:
-        new = to_tags(binding)
-        taken = sum(1 for key in tags if key.startswith("hake:b:"))
-        if taken + len(new) > MAX_BINDING_TAGS:
-            logger.warning(
-                "Queue %s has %d bindings, and AWS lets a queue have about fifty tags: it now gets everything that is "
-                "published to exchange %s. Bind fewer keys, use a pattern, or use more queues.",
-                queue, taken, binding.exchange,
+    def _bind_foreign(self, queue: str, binding: Binding) -> None:
+        """Take a binding as made where the queue lets the topic in; SNS and SQS let nobody but its owner make it."""
+        if not self._seems_bound(queue, binding):
+            raise TopologyError(
+                f"Queue {queue!r} ({self._settings.predefined_queues[queue]}) is another account's, and its policy "
+                f"does not let the topic of exchange {binding.exchange!r} in: only its owner can subscribe it to "
+                f"{self.topics.arn(binding.exchange)} and allow that in the queue's policy."
             )
-            new = overflow_tags(binding.exchange, binding.exchange_type)
-        self._clients.sqs("tag_queue", QueueUrl=url, Tags=new)
-
-    def _apply_until_stable(
-        self, queue: str, url: QueueUrl, *, with_: Binding | None = None, without: Binding | None = None
-    ) -> BindingSet:
-        """Compile and write until the tags stay as they were and the policy reads as written."""
-        applied: BindingSet | None = None
-        for _ in range(_MAX_ROUNDS):
-            wanted = from_tags(self._tags(url))
-            # Tags may be read from a copy that lags behind: what we did ourselves is certain.
-            bindings = (wanted.bindings | ({with_} if with_ else set())) - ({without} if without else set())
-            wanted = BindingSet(frozenset(bindings), wanted.unfiltered)
-            if wanted == applied and not self._write_policy(queue, url, wanted):
-                break
-            self._apply(queue, url, wanted)
-            applied = wanted
-        else:
-            logger.warning("The bindings of queue %s keep changing; others are at work on it too.", queue)
-        self._applied[queue] = wanted
-        self._applied_at[queue] = time.monotonic()
-        return wanted
-
-    def _apply(self, queue: str, url: QueueUrl, wanted: BindingSet) -> None:
-        self._write_policy(queue, url, wanted)
-        for exchange in sorted(wanted.exchanges()):
-            self._subscribe(queue, self.queues.arn(url), exchange, wanted)
-
-    def _write_policy(self, queue: str, url: QueueUrl, wanted: BindingSet) -> bool:
-        """Write the queue policy if it differs; whether it did."""
-        existing = self.queues.policy(url)
-        arn = self.queues.arn(url)
-        topic_arns = [self.topics.arn(exchange) for exchange in sorted(wanted.exchanges())]
-        if self._settings.queue_policy == "namespace" and topic_arns:
-            own = parse_arn(topic_arns[0])
-            pattern = str(own._replace(name=self._settings.namer.topic_pattern()))
-            if all(existing is not None and allows(existing, arn, topic) for topic in topic_arns):
-                return False
-            new = namespace_policy(existing, arn, pattern)
-        else:
-            new = queue_policy(existing, arn, topic_arns)
-        if new is None:
-            return False
-        self.queues.write_policy(url, new)
-        logger.info("Queue %s now lets in the topics of %s.", queue, ", ".join(sorted(wanted.exchanges())) or "nobody")
-        return True
-
-    def _subscribe(self, queue: str, arn: QueueArn, exchange: str, wanted: BindingSet) -> None:
-        bindings = wanted.for_exchange(exchange)
-        unfiltered = exchange in wanted.unfiltered
-        compiled = compile_filter(bindings, unfiltered=unfiltered)
-        text = filter_json(compiled)
-        if self._subscribed.get((queue, exchange)) == text:
-            return
-        try:
-            self.topics.subscribe(exchange, arn, compiled)
-        except TopologyError as exc:
-            # A region or an emulator without the wildcard operator, or a filter that AWS finds too complex: let more
-            # through, and have the consumer check.
-            if compiled.policy is None or "ilter" not in str(exc):
-                raise
-            logger.info("Exchange %s takes a wider filter for queue %s: %s", exchange, queue, exc)
-            self.topics.subscribe(exchange, arn, compile_filter(bindings, wildcards=False, unfiltered=unfiltered))
-        self._subscribed[queue, exchange] = text
-
-    def _unsubscribe(self, queue: str, arn: QueueArn, exchange: str) -> None:
-        self._subscribed.pop((queue, exchange), None)
-        self.topics.unsubscribe(exchange, arn)
+        self._note(queue, binding)
 
     def _seems_bound(self, queue: str, binding: Binding) -> bool:
         """Whether the queue's policy lets the topic in, or can't be seen: then this process is a mere producer."""
         try:
-            url = self.queues.url(queue)
-            policy = self.queues.policy(url)
-            topic: TopicArn = self.topics.arn(binding.exchange)
+            return self._binder.is_let_in(queue, binding.exchange)
         except AccessDenied:
             return True
-        return policy is not None and allows(policy, self.queues.arn(url), topic)
 
     def _exchanges_of(self, queue: str, url: QueueUrl) -> set[str]:
-        known = self._applied.get(queue)
+        known = self._binder.known(queue)
         exchanges = set(known.exchanges()) if known is not None else set()
         try:
-            exchanges |= set(from_tags(self._tags(url)).exchanges())
+            exchanges |= set(from_tags(self._binder.tags(url)).exchanges())
         except AccessDenied as exc:
             logger.debug("The tags of queue %s can't be read: %s", queue, exc)
         return exchanges
@@ -382,19 +366,7 @@ class Topology:
             return False
         try:
             url = QueueUrl(self._clients.sqs("get_queue_url", QueueName=where.name)["QueueUrl"])
-            tags = self._tags(url)
-        except TopologyError:
+            return self._binder.remove(where.name, url, exchange)
+        except QueueNotFound:
             self.topics.unsubscribe(exchange, arn)  # the queue is gone: an orphan of ours or nobody's
             return True
-        found = from_tags(tags)
-        mine = [key for binding in found.for_exchange(exchange) for key in to_tags(binding)]
-        if not mine and exchange not in found.unfiltered:
-            return False
-        mine += list(overflow_tags(exchange, "fanout")) if exchange in found.unfiltered else []
-        self.topics.unsubscribe(exchange, arn)
-        self._clients.sqs("untag_queue", QueueUrl=url, TagKeys=mine)
-        rest = from_tags({key: value for key, value in tags.items() if key not in mine})
-        self._write_policy(where.name, url, rest)
-        self._applied.clear()
-        self._subscribed.clear()
-        return True

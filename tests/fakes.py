@@ -99,6 +99,10 @@ class FakeClients:
         """The partition."""
         return "aws"
 
+    def now_ms(self) -> int:
+        """Ms since the epoch, by the clock of this AWS."""
+        return int(self.clock() * 1000)
+
     def caller_account(self) -> str:
         """The account, as STS tells it."""
         self.calls.append(("get_caller_identity", {}))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .peers import LABELS
-from .targets import TARGETS, per_million_events_usd, per_million_tasks_usd, per_task
+from .targets import TARGETS, Target, per_million_events_usd, per_million_tasks_usd, per_task
 
 Results = dict[str, Any]
 TITLES = {
@@ -105,10 +105,16 @@ def _start_up(results: Results) -> str:
         "requests ": "worker_again_requests",
     }
     rows = [
-        [LABELS[peer], *(f"{figures[key]:.3g}" if key in figures else "" for key in columns.values())]
+        [LABELS[peer], *(_number(figures[key]) if key in figures else "" for key in columns.values())]
         for peer, figures in by_peer.items()
     ]
     return table(["start-up, 10 ms", *columns], rows) if rows else ""
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "over 15"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _idle(results: Results) -> str:
@@ -162,10 +168,16 @@ def _targets(results: Results) -> str:
                 target.name,
                 target.wanted,
                 f"{value:.2f} {target.unit}".strip(),
-                "met" if target.is_met(value) else "NOT MET",
+                _verdict(target, value),
             ]
         )
     return table(["target", "wanted", "measured", ""], rows) if rows else ""
+
+
+def _verdict(target: Target, value: float) -> str:
+    if target.wanted == "(stated)":
+        return ""
+    return "met" if target.is_met(value) else "NOT MET"
 
 
 def _notes(results: Results) -> str:

@@ -31,6 +31,7 @@ CHILD_TIMEOUT_S = 300.0
 IDLE_QUEUES = 4
 IDLE_SETTLE_S = 6.0
 MANY_QUEUES = 50
+MANY_QUEUES_TIMEOUT_S = 15.0
 
 Figures = dict[str, Any]
 _numbers = itertools.count(1)
@@ -214,17 +215,18 @@ class Item:
         action: The scenario.
         peers: Who takes part.
         where: ``near`` (no added latency), ``far`` or both.
-        is_quick: Part of the quick run.
+        quick_peers, quick_where: The same for the quick run; no peers: left out there.
         is_repeated: Run in every round; otherwise in the first only.
-        is_parallel: All peers at once, because it measures no speed.
+        is_background: Measures no speed: all peers at once, beside everything else.
     """
 
     action: Callable[[Run, str, float], Figures]
     peers: tuple[str, ...] = ALL
     where: tuple[str, ...] = ("near", "far")
-    is_quick: bool = True
+    quick_peers: tuple[str, ...] = ALL
+    quick_where: tuple[str, ...] = ("far",)
     is_repeated: bool = True
-    is_parallel: bool = False
+    is_background: bool = False
 
 
 def fan_out(group_count: int, run: Run, peer: str, latency_s: float) -> Figures:
@@ -233,27 +235,34 @@ def fan_out(group_count: int, run: Run, peer: str, latency_s: float) -> Figures:
     return in_child("fan_out", sizes, run, peer, latency_s, groups=group_count)
 
 
-PLAN: dict[str, Item] = {
-    "publish": Item(partial(in_child, "publish", SENT)),
-    "boto3": Item(partial(in_child, "boto3_send", SENT), peers=("boto3",)),
-    "delay": Item(partial(in_child, "delay", SENT), where=("far",)),
-    "delay_16": Item(partial(in_child, "delay_threads", SENT_BY_THREADS), where=("far",)),
-    "batch": Item(partial(in_child, "batch", BATCHED), where=("far",)),
-    "delay_batch": Item(partial(in_child, "delay_batch", BATCHED), where=("far",)),
-    "consume": Item(consume),
-    "prefork_32": Item(partial(worker, "prefork", 32)),
-    "prefork_4": Item(partial(worker, "prefork", 4), where=("far",), is_quick=False),
-    "threads_4": Item(partial(worker, "threads", 4), where=("far",), is_quick=False, is_repeated=False),
-    "solo_4": Item(partial(worker, "solo", 4), where=("far",), is_repeated=False),
-    "fan_out_3": Item(partial(fan_out, 3), where=("far",)),
-    "fan_out_10": Item(partial(fan_out, 10), where=("far",), is_quick=False, is_repeated=False),
-    "latency_prefork": Item(partial(end_to_end, "prefork"), peers=("boto3", *ALL), is_quick=False, is_repeated=False),
-    "latency_solo": Item(partial(end_to_end, "solo"), peers=("boto3", *ALL), where=("far",), is_repeated=False),
-    "start_up": Item(start_up, where=("far",), is_repeated=False),
-    "idle": Item(idle, where=("far",), is_repeated=False, is_parallel=True),
-    "long_run": Item(long_run, peers=("hake",), where=("near",), is_quick=False, is_repeated=False),
-}
+def _sent(scenario: str, sizes: dict[str, tuple[int, int]], **item: Any) -> Item:
+    return Item(partial(in_child, scenario, sizes), **item)
 
+
+FAR = ("far",)
+BOTH = ("near", "far")
+PLAN: dict[str, Item] = {
+    "idle": Item(idle, where=FAR, is_repeated=False, is_background=True),
+    "publish": _sent("publish", SENT, quick_peers=AWS, quick_where=BOTH),
+    "boto3": _sent("boto3_send", SENT, peers=("boto3",), quick_peers=("boto3",), quick_where=BOTH),
+    "delay": _sent("delay", SENT, where=FAR),
+    "delay_16": _sent("delay_threads", SENT_BY_THREADS, where=FAR),
+    "batch": _sent("batch", BATCHED, where=FAR),
+    "delay_batch": _sent("delay_batch", BATCHED, where=FAR, quick_peers=AWS),
+    "consume": Item(consume, quick_where=BOTH),
+    "prefork_32": Item(partial(worker, "prefork", 32)),
+    "prefork_4": Item(partial(worker, "prefork", 4), where=FAR, quick_peers=(), is_repeated=False),
+    "threads_4": Item(partial(worker, "threads", 4), where=FAR, quick_peers=(), is_repeated=False),
+    "solo_4": Item(partial(worker, "solo", 4), where=FAR, quick_peers=AWS, is_repeated=False),
+    "fan_out_3": Item(partial(fan_out, 3), where=FAR),
+    "fan_out_10": Item(partial(fan_out, 10), where=FAR, quick_peers=(), is_repeated=False),
+    "latency_prefork": Item(partial(end_to_end, "prefork"), peers=ALL, where=FAR, quick_peers=(), is_repeated=False),
+    "latency_solo": Item(
+        partial(end_to_end, "solo"), peers=("boto3", *ALL), where=FAR, quick_peers=("boto3", *AWS), is_repeated=False
+    ),
+    "start_up": Item(start_up, where=FAR, quick_peers=AWS, is_repeated=False),
+    "long_run": Item(long_run, peers=("hake",), where=("near",), quick_peers=(), is_repeated=False),
+}
 
 # ---- small helpers
 
@@ -277,10 +286,10 @@ def _polls_per_hour(polls: dict[str, dict[str, float]], queues: list[str], secon
     return rates
 
 
-def _wait_for_polls(proxy: RemoteProxy, queues: list[str], running: Worker) -> float:
-    """Seconds from the worker's start until every queue has been asked once; -1 when that takes over a minute."""
-    while time.monotonic() - running.started_at < 60:
+def _wait_for_polls(proxy: RemoteProxy, queues: list[str], running: Worker) -> float | None:
+    """Seconds from the worker's start until every queue has been asked once; None when that takes too long."""
+    while time.monotonic() - running.started_at < MANY_QUEUES_TIMEOUT_S:
         if all(queue in proxy.stats()["polls"] for queue in queues):
             return time.monotonic() - running.started_at
         time.sleep(0.02)
-    return -1.0
+    return None

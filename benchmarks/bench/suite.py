@@ -22,12 +22,13 @@ from typing import Any
 
 from . import plot, report, tools
 from .peers import NAMES
-from .scenarios import PLAN, Item, Run
+from .scenarios import PLAN, Run
 from .services import Services
 
 RESULTS = tools.ROOT / "benchmarks" / "results"
 LATENCY_S = 0.01
 FULL_ROUNDS = 3
+BACKGROUND_START_S = 8.0
 
 Key = tuple[str, str, str]  # scenario, "near" or "far", peer
 
@@ -35,28 +36,29 @@ Key = tuple[str, str, str]  # scenario, "near" or "far", peer
 def main() -> None:
     """Run what the command line asks for; exits with 1 when a scenario failed."""
     options = _parser().parse_args()
-    names = options.only or [name for name, item in PLAN.items() if item.is_quick or not options.quick]
+    names = options.only or [name for name, item in PLAN.items() if item.quick_peers or not options.quick]
     rounds = options.rounds or (1 if options.quick else FULL_ROUNDS)
     started_at = time.monotonic()
     with Services(LATENCY_S, [peer for peer in ("redis", "rabbitmq") if peer in options.peers]) as services:
         for peer, reason in services.missing.items():
             print(f"bench: {peer} is absent: {reason}", file=sys.stderr)
         peers = [peer for peer in options.peers if peer not in services.missing]
-        samples, failures = _run_all(Run(services, options.quick, LATENCY_S), names, peers, rounds)
+        done = Rounds(Run(services, options.quick, LATENCY_S), peers, rounds)
+        done.run(names)
         missing = dict(services.missing)
     results = {
         "machine": _machine(),
         "settings": {"quick": options.quick, "rounds": rounds, "latency_s": LATENCY_S, "scenarios": names},
         "seconds": round(time.monotonic() - started_at),
         "missing": missing,
-        "failures": failures,
-        "figures": _nested({key: merge(figures) for key, figures in samples.items()}),
-        "samples": _nested(samples),
+        "failures": done.failures,
+        "figures": _nested({key: merge(figures) for key, figures in done.samples.items()}),
+        "samples": _nested(done.samples),
     }
     json_file, svg_file = save(results)
     print(report.text(results))
     print(f"\n{json_file}\n{svg_file}")
-    sys.exit(1 if failures else 0)
+    sys.exit(1 if done.failures else 0)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -79,47 +81,58 @@ def _names_of(known: Any) -> Any:
     return parse
 
 
-def _run_all(
-    run: Run, names: list[str], peers: list[str], rounds: int
-) -> tuple[dict[Key, list[dict[str, Any]]], dict[str, str]]:
-    samples: dict[Key, list[dict[str, Any]]] = defaultdict(list)
-    failures: dict[str, str] = {}
-    for number in range(1, rounds + 1):
-        for name in names:
-            item = PLAN[name]
-            taking_part = [peer for peer in item.peers if peer in peers or peer == "boto3"]
-            if number > 1 and not item.is_repeated:
-                continue
-            for where in item.where:
-                _run_item(run, (name, where), item, taking_part, samples, failures, f"{number}/{rounds}")
-    return samples, failures
+class Rounds:
+    """Runs the plan and keeps what comes out.
 
+    Attributes:
+        samples: Figures of each round, by scenario, place and peer.
+        failures: Reason by what failed; one peer's failure does not end the comparison.
+    """
 
-def _run_item(
-    run: Run, what: tuple[str, str], item: Item, peers: list[str], samples: Any, failures: dict[str, str], progress: str
-) -> None:
-    latency_s = run.latency_s if what[1] == "far" else 0.0
+    def __init__(self, run: Run, peers: list[str], count: int) -> None:
+        self._run = run
+        self._peers = peers
+        self._count = count
+        self.samples: dict[Key, list[dict[str, Any]]] = defaultdict(list)
+        self.failures: dict[str, str] = {}
 
-    def measure(peer: str) -> None:
-        label = f"{what[0]} {what[1]} {peer}"
-        started_at = time.monotonic()
+    def run(self, names: list[str]) -> None:
+        """All rounds of these scenarios; those in the background go on beside the others."""
+        behind = [name for name in names if PLAN[name].is_background]
+        with ThreadPoolExecutor(len(NAMES) * len(behind) or 1) as pool:
+            waiting = [pool.submit(self._measure, *one) for name in behind for one in self._of(name, "background")]
+            if behind:
+                time.sleep(BACKGROUND_START_S)
+            for number in range(1, self._count + 1):
+                for name in names:
+                    if name not in behind and (number == 1 or PLAN[name].is_repeated):
+                        for one in self._of(name, f"{number}/{self._count}"):
+                            self._measure(*one)
+            for each in waiting:
+                each.result()
+
+    def _of(self, name: str, progress: str) -> list[tuple[Key, str]]:
+        item, is_quick = PLAN[name], self._run.is_quick
+        peers = item.quick_peers if is_quick and item.quick_peers else item.peers
+        places = [where for where in item.where if not is_quick or where in item.quick_where]
+        return [
+            ((name, where, peer), progress)
+            for where in places
+            for peer in peers
+            if peer in self._peers or peer == "boto3"
+        ]
+
+    def _measure(self, key: Key, progress: str) -> None:
+        name, where, peer = key
+        started_at, outcome = time.monotonic(), "ok"
         try:
-            samples[(*what, peer)].append(item.action(run, peer, latency_s))
-        except Exception as error:  # one peer's failure must not end the comparison; it is shown in the report
-            failures[label] = str(error) or repr(error)
-        outcome = "FAILED" if label in failures else "ok"
-        print(
-            f"bench: [{progress}] {label}: {outcome}, {time.monotonic() - started_at:.1f} s",
-            file=sys.stderr,
-            flush=True,
-        )
-
-    if item.is_parallel:
-        with ThreadPoolExecutor(len(peers) or 1) as pool:
-            list(pool.map(measure, peers))
-    else:
-        for peer in peers:
-            measure(peer)
+            figures = PLAN[name].action(self._run, peer, self._run.latency_s if where == "far" else 0.0)
+            self.samples[key].append(figures)
+        except Exception as error:  # shown in the report
+            self.failures[" ".join(key)] = str(error) or repr(error)
+            outcome = "FAILED"
+        seconds = time.monotonic() - started_at
+        print(f"bench: [{progress}] {' '.join(key)}: {outcome}, {seconds:.1f} s", file=sys.stderr, flush=True)
 
 
 def merge(samples: list[dict[str, Any]]) -> dict[str, Any]:

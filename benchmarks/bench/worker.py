@@ -21,7 +21,7 @@ POLL_S = 0.01
 
 
 class Worker:
-    """``with Worker(...) as worker``; ended by SIGTERM.
+    """``with Worker(...) as worker``; ended by SIGTERM, or killed where nothing can be learnt from its end.
 
     Args:
         queues: Names, the first is the default queue.
@@ -65,6 +65,8 @@ class Worker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if not self.broker.is_aws:
+            self._process.kill()  # how others stop is not measured, and takes up to ten seconds
         self.stop_s = stop(self._process)
 
     @property

@@ -32,6 +32,7 @@ PLACES = {
     ex.ReplyQueueNotFound: CHANNEL,
     ex.TopicNotFound: CHANNEL,
     ex.TopologyError: CHANNEL,
+    ex.TopologyIncomplete: CHANNEL,
     ex.Unroutable: CHANNEL,
 }
 
@@ -42,6 +43,7 @@ EXAMPLES = [
     ex.MessageTooLarge("too big", size_bytes=300_000, limit_bytes=262_144),
     ex.PublishFailed("some", failed=[("first", ex.QueueNotFound("gone")), ("second", ex.PublishError("bad"))]),
     ex.MalformedMessage("what?", message_id="m-1"),
+    ex.TopologyIncomplete(["one fault", "another"]),
     *(cls("a message") for cls in CLASSES),
     *(cls() for cls in CLASSES if cls is not ex.ConfigurationError),
 ]

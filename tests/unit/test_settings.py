@@ -307,7 +307,7 @@ def test_an_option_like_no_other_points_to_the_table(written: Any) -> None:
         ({"predefined_queues": {"q": {}}}, "'q' has no url"),
         ({"predefined_queues": {"q": None}}, "'q' has no url"),
         ({"predefined_queues": {"q": {"url": "u", "region": "r"}}}, "also has region"),
-        ({"predefined_queues": {"q.fifo": {"url": "u"}}}, "both end in .fifo"),
+        ({"predefined_queues": {"q.fifo": {"url": "u"}}}, "end in .fifo"),
         ({"predefined_exchanges": {"x": "arn:aws:sqs:r:1:q"}}, "that of 'x' is not"),
         ({"predefined_exchanges": {"x": None}}, "that of 'x' is not"),
         ({"predefined_exchanges": {"x": {"arn": "arn:aws:sns:r:1:x", "region": "r"}}}, "unsupported"),

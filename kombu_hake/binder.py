@@ -1,0 +1,269 @@
+"""The bindings of queues as they are in AWS: tags, queue policies, subscriptions. The one who knows them.
+
+Where the set of bindings lives
+    With the queue, as one tag a binding. SQS and SNS offer no compare-and-set, so "read, merge, write" of a policy
+    loses one of two concurrent declares; adding a tag does not. Whoever binds adds its tag first, then compiles policy
+    and filters from *all* tags and writes what differs. Whoever wrote something reads the tags again, until they stay
+    as they were. So the last of several writers has seen every tag; and who wrote nothing has overwritten nobody.
+
+Order
+    Tag, queue policy, subscription: a message that SNS accepted is never refused by the queue.
+
+Cost
+    A queue that is bound already, once a process: ListQueueTags, GetQueueAttributes, and for each exchange Subscribe
+    and GetSubscriptionAttributes. A binding that this process applied less than a minute ago costs nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from kombu_hake.bindings import MAX_BINDING_TAGS, Binding, BindingSet, ExchangeType, from_tags, overflow_tags, to_tags
+from kombu_hake.clients import Clients
+from kombu_hake.concurrency import SingleFlight, TtlCache
+from kombu_hake.exceptions import HakeError, TopologyError
+from kombu_hake.naming import QueueArn, QueueUrl, TopicArn, parse_arn
+from kombu_hake.policy import allows, namespace_policy, queue_policy
+from kombu_hake.queues import Queues
+from kombu_hake.routing import compile_filter, filter_json
+from kombu_hake.settings import Settings
+from kombu_hake.topics import Topics
+
+__all__ = ["Binder"]
+
+logger = logging.getLogger(__name__)
+#: Two declarers that keep on changing one queue at once; each round is a handful of calls.
+_MAX_ROUNDS = 8
+#: How often the bindings of a queue are read again because a message matches none that are known.
+_REREAD_S = 2.0
+#: How long a binding that was seen is believed when it is declared again: somebody may delete and re-create the queue.
+_BELIEVE_S = 60.0
+
+
+class Binder:
+    """Binds and unbinds queues of ours. Safe to share between threads."""
+
+    def __init__(self, clients: Clients, settings: Settings, queues: Queues, topics: Topics) -> None:
+        self._clients = clients
+        self._settings = settings
+        self._queues = queues
+        self._topics = topics
+        self._flights = SingleFlight()
+        self._applied: dict[str, BindingSet] = {}
+        self._applied_at: dict[str, float] = {}
+        self._subscribed: dict[tuple[str, str], str] = {}
+        self._reread: TtlCache[str, tuple[BindingSet | None, int]] = TtlCache(_REREAD_S)
+
+    def bind(self, queue: str, binding: Binding, declared_type: ExchangeType | None) -> None:
+        """Let the queue have what the binding says.
+
+        Args:
+            declared_type: What the exchange was declared as here; None if it was not.
+        Raises:
+            AccessDenied: some of it, or reading whether it is there, is denied.
+        """
+        if self._is_applied(queue, binding):
+            return
+        with self._flights(queue):
+            if not self._is_applied(queue, binding):
+                url = self._queues.url(queue)
+                found = self.tags(url)
+                current = from_tags(found)
+                is_recorded = binding in current.bindings or binding.exchange in current.unfiltered
+                if not is_recorded:
+                    self._record(queue, url, found, binding)
+                tags = found if is_recorded else None
+                self._apply_until_stable(queue, url, tags=tags, with_=binding, declared_type=declared_type)
+
+    def unbind(self, queue: str, binding: Binding) -> None:
+        """Undo :meth:`bind`; a binding that is not there is fine."""
+        with self._flights(queue):
+            url = self._queues.url(queue)
+            keys = [key for key in to_tags(binding) if key in self.tags(url)]
+            if keys:
+                self._clients.sqs("untag_queue", QueueUrl=url, TagKeys=keys)
+            self._applied.pop(queue, None)
+            wanted = self._apply_until_stable(queue, url, without=binding)
+            if binding.exchange not in wanted.exchanges():
+                self.unsubscribe(queue, self._queues.arn(url), binding.exchange)
+
+    def bind_all(self, queue: str, unfiltered: str, exchange_type: ExchangeType) -> None:
+        """Let the queue have everything of an exchange."""
+        url = self._queues.url(queue)
+        self._clients.sqs("tag_queue", QueueUrl=url, Tags=overflow_tags(unfiltered, exchange_type))
+        self._apply_until_stable(queue, url, declared_type=exchange_type)
+
+    def unsubscribe(self, queue: str, arn: QueueArn, exchange: str) -> None:
+        """Remove the queue's subscription to an exchange."""
+        self._subscribed.pop((queue, exchange), None)
+        self._topics.unsubscribe(exchange, arn)
+
+    def remove(self, queue: str, url: QueueUrl, exchange: str) -> bool:
+        """Remove all bindings of a queue (by its physical name) to an exchange; False when there is none of ours."""
+        tags = self.tags(url)
+        found = from_tags(tags)
+        mine = [key for binding in found.for_exchange(exchange) for key in to_tags(binding)]
+        mine += list(overflow_tags(exchange, "fanout")) if exchange in found.unfiltered else []
+        if not mine:
+            return False
+        self._topics.unsubscribe(exchange, self._queues.arn(url))
+        self._clients.sqs("untag_queue", QueueUrl=url, TagKeys=mine)
+        self._write_policy(queue, url, from_tags({key: value for key, value in tags.items() if key not in mine}))
+        self._applied.clear()
+        self._subscribed.clear()
+        return True
+
+    def is_let_in(self, queue: str, exchange: str) -> bool:
+        """Whether the queue's policy lets the exchange's topic send to it."""
+        url = self._queues.url(queue)
+        policy = self._queues.policy(url)
+        return policy is not None and allows(policy, self._queues.arn(url), self._topics.arn(exchange))
+
+    # --- what is known
+
+    def tags(self, url: QueueUrl) -> dict[str, str]:
+        """All tags of a queue, as AWS has them now."""
+        return dict(self._clients.sqs("list_queue_tags", QueueUrl=url).get("Tags") or {})
+
+    def known(self, queue: str) -> BindingSet | None:
+        """The bindings as this process last saw them; no call."""
+        return self._applied.get(queue)
+
+    def all_known(self) -> list[tuple[str, BindingSet]]:
+        """(queue, bindings), sorted."""
+        return sorted(self._applied.items(), key=lambda item: item[0])
+
+    def read(self, queue: str) -> tuple[BindingSet | None, int]:
+        """The bindings as their tags say, a few seconds old at most, and when they were read (ms, AWS's clock).
+
+        None where the tags can't be read.
+        """
+        return self._reread.get(queue, lambda: self._read(queue))
+
+    def forget(self, queue: str) -> None:
+        """Another queue has this name now."""
+        self._applied.pop(queue, None)
+        self._applied_at.pop(queue, None)
+        for key in [key for key in self._subscribed if key[0] == queue]:
+            del self._subscribed[key]
+
+    # --- inside
+
+    def _read(self, queue: str) -> tuple[BindingSet | None, int]:
+        read_at = self._clients.now_ms()
+        try:
+            found = self._applied[queue] = from_tags(self.tags(self._queues.url(queue)))
+        except HakeError as exc:
+            logger.info("The bindings of queue %s can't be read, so what is in doubt is delivered: %s", queue, exc)
+            return None, read_at
+        return found, read_at
+
+    def _is_applied(self, queue: str, binding: Binding) -> bool:
+        known = self._applied.get(queue)
+        if time.monotonic() - self._applied_at.get(queue, float("-inf")) > _BELIEVE_S:
+            return False
+        return known is not None and (binding in known.bindings or binding.exchange in known.unfiltered)
+
+    def _record(self, queue: str, url: QueueUrl, tags: dict[str, str], binding: Binding) -> None:
+        new = to_tags(binding)
+        taken = sum(1 for key in tags if key.startswith("hake:b:"))
+        if taken + len(new) > MAX_BINDING_TAGS:
+            logger.warning(
+                "Queue %s has %d bindings, and AWS lets a queue have about fifty tags: it now gets everything that is "
+                "published to exchange %s. Bind fewer keys, use a pattern, or use more queues.",
+                queue, taken, binding.exchange,
+            )
+            new = overflow_tags(binding.exchange, binding.exchange_type)
+        self._clients.sqs("tag_queue", QueueUrl=url, Tags=new)
+
+    def _apply_until_stable(
+        self,
+        queue: str,
+        url: QueueUrl,
+        *,
+        tags: dict[str, str] | None = None,
+        with_: Binding | None = None,
+        without: Binding | None = None,
+        declared_type: ExchangeType | None = None,
+    ) -> BindingSet:
+        """Compile and write until nothing is left to write, or the tags stay as they were and the policy as written.
+
+        Args:
+            tags: The queue's tags where they were read just now, and nothing written since.
+        """
+        applied: BindingSet | None = None
+        types = {with_.exchange: declared_type} if with_ is not None else {}
+        for _ in range(_MAX_ROUNDS):
+            has_written = tags is None  # the caller has
+            wanted = from_tags(self.tags(url) if tags is None else tags)
+            tags = None
+            # Tags may be read from a copy that lags behind: what we did ourselves is certain.
+            bindings = (wanted.bindings | ({with_} if with_ else set())) - ({without} if without else set())
+            wanted = BindingSet(frozenset(bindings), wanted.unfiltered)
+            if wanted == applied and not self._write_policy(queue, url, wanted):
+                break
+            has_written |= self._apply(queue, url, wanted, types)
+            applied = wanted
+            if not has_written:
+                break
+        else:
+            logger.warning("The bindings of queue %s keep changing; others are at work on it too.", queue)
+        self._applied[queue] = wanted
+        self._applied_at[queue] = time.monotonic()
+        return wanted
+
+    def _apply(
+        self, queue: str, url: QueueUrl, wanted: BindingSet, types: dict[str, ExchangeType | None]
+    ) -> bool:
+        """Write what differs, and whether anything did."""
+        has_written = self._write_policy(queue, url, wanted)
+        arn = self._queues.arn(url)
+        for exchange in sorted(wanted.exchanges()):
+            has_written |= self._subscribe(queue, arn, exchange, wanted, types.get(exchange))
+        return has_written
+
+    def _write_policy(self, queue: str, url: QueueUrl, wanted: BindingSet) -> bool:
+        """Write the queue policy if it differs; whether it did."""
+        existing = self._queues.policy(url)
+        arn = self._queues.arn(url)
+        exchanges = sorted(wanted.exchanges())
+        new = self._policy(existing, arn, exchanges)
+        if new is None:
+            return False
+        self._queues.write_policy(url, new)
+        logger.info("Queue %s now lets in the topics of %s.", queue, ", ".join(exchanges) or "nobody")
+        return True
+
+    def _policy(self, existing: str | None, arn: QueueArn, exchanges: list[str]) -> str | None:
+        topic_arns: list[TopicArn] = [self._topics.arn(exchange) for exchange in exchanges]
+        # A predefined topic may be of another account or naming: a pattern of ours does not name it.
+        if self._settings.queue_policy == "topics" or not topic_arns or any(map(self._topics.is_predefined, exchanges)):
+            return queue_policy(existing, arn, topic_arns)
+        if existing is not None and all(allows(existing, arn, topic) for topic in topic_arns):
+            return None
+        pattern = parse_arn(topic_arns[0])._replace(name=self._settings.namer.topic_pattern())
+        return namespace_policy(existing, arn, str(pattern))
+
+    def _subscribe(
+        self, queue: str, arn: QueueArn, exchange: str, wanted: BindingSet, declared_type: ExchangeType | None
+    ) -> bool:
+        """Subscribe, and whether a subscription was there that said something else."""
+        bindings = wanted.for_exchange(exchange)
+        unfiltered = exchange in wanted.unfiltered
+        compiled = compile_filter(bindings, unfiltered=unfiltered)
+        text = filter_json(compiled)
+        if self._subscribed.get((queue, exchange)) == text:
+            return False
+        try:
+            has_written = self._topics.subscribe(exchange, arn, compiled, declared_type)
+        except TopologyError as exc:
+            # A region or an emulator without the wildcard operator, or a filter that AWS finds too complex: let more
+            # through, and have the consumer check.
+            if compiled.policy is None or "ilter" not in str(exc):
+                raise
+            logger.info("Exchange %s takes a wider filter for queue %s: %s", exchange, queue, exc)
+            wider = compile_filter(bindings, wildcards=False, unfiltered=unfiltered)
+            has_written = self._topics.subscribe(exchange, arn, wider, declared_type)
+        self._subscribed[queue, exchange] = text
+        return has_written

@@ -1,0 +1,185 @@
+"""``topology=verify``: what was declared against what is there. Reads only; lists all that is missing or wrong.
+
+Declaring takes note; the first consume or publish afterwards looks, because a filter can be judged only when all the
+bindings of its queue are known. What was found right is not looked at again by this process. What may not be read is
+said once, and does not count as a fault: a role that may only consume can't see the topics.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+
+from kombu_hake.bindings import Binding
+from kombu_hake.clients import Clients
+from kombu_hake.concurrency import SingleFlight
+from kombu_hake.exceptions import AccessDenied, QueueNotFound, TopicNotFound, TopologyError, TopologyIncomplete
+from kombu_hake.filters import passes_at_least
+from kombu_hake.limits import FIFO_SUFFIX
+from kombu_hake.naming import QueueArn, QueueUrl, parse_arn
+from kombu_hake.policy import allows
+from kombu_hake.queues import Queues
+from kombu_hake.routing import compile_filter, filter_json
+from kombu_hake.topics import Topics
+
+__all__ = ["Verification"]
+
+logger = logging.getLogger(__name__)
+_QUEUE_ATTRIBUTES = ["QueueArn", "Policy", "RedrivePolicy", "KmsMasterKeyId"]
+#: The key that AWS manages for SQS: its key policy does not let SNS in and can't be changed.
+_AWS_MANAGED_KEY = "alias/aws/sqs"
+
+#: Exchange to its subscriptions, by endpoint: read once a check.
+_Subscriptions = dict[str, dict[str, dict[str, str]]]
+
+
+class Verification:
+    """What this process declared and has not found right yet. Safe to share between threads."""
+
+    def __init__(self, clients: Clients, queues: Queues, topics: Topics) -> None:
+        self._clients = clients
+        self._queues = queues
+        self._topics = topics
+        self._flights = SingleFlight()
+        self._bindings: dict[str, dict[Binding, None]] = {}
+        self._seen: dict[str, frozenset[Binding]] = {}
+        self._due: dict[str, None] = {}
+        self._unreadable: set[str] = set()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether anything waits to be looked at."""
+        return bool(self._due)
+
+    def expect_queue(self, queue: str) -> None:
+        """A queue was declared."""
+        if queue not in self._seen:
+            self._due[queue] = None
+
+    def expect_binding(self, queue: str, binding: Binding) -> None:
+        """A queue was bound, to an exchange that needs a topic."""
+        self._bindings.setdefault(queue, {})[binding] = None
+        if binding not in self._seen.get(queue, ()):
+            self._due[queue] = None
+
+    def expect_no_more(self, queue: str, binding: Binding) -> None:
+        """A queue was unbound."""
+        self._bindings.get(queue, {}).pop(binding, None)
+
+    def check(self) -> None:
+        """Look at everything that was declared since the last check that found no fault.
+
+        Raises:
+            TopologyIncomplete: with every fault.
+        """
+        with self._flights("check"):
+            faults: list[str] = []
+            found: dict[str, frozenset[Binding]] = {}
+            read: _Subscriptions = {}
+            for queue in tuple(self._due):
+                bindings = frozenset(tuple(self._bindings.get(queue, ())))
+                of_queue = list(self._faults_of(queue, bindings, read))
+                faults += of_queue
+                if not of_queue:
+                    found[queue] = bindings
+            self._seen |= found
+            for queue in found:
+                del self._due[queue]
+            if faults:
+                raise TopologyIncomplete(faults)
+
+    # --- looking
+
+    def _faults_of(self, queue: str, bindings: frozenset[Binding], read: _Subscriptions) -> Iterator[str]:
+        try:
+            url = self._queues.url(queue)
+            attributes = self._attributes(url)
+        except QueueNotFound as exc:
+            self._queues.forget(queue)
+            yield str(exc)
+            return
+        except AccessDenied as exc:
+            self._cannot_see(f"queue {queue!r}", exc)
+            return
+        yield from self._redrive_faults(queue, attributes)
+        if bindings and attributes.get("KmsMasterKeyId") == _AWS_MANAGED_KEY:
+            yield (
+                f"Queue {queue!r} is encrypted with {_AWS_MANAGED_KEY}, a key that SNS can't use: encrypt it with "
+                "SSE-SQS, or a key of your own that lets sns.amazonaws.com in."
+            )
+        for exchange in sorted({binding.exchange for binding in bindings}):
+            of_exchange = {binding for binding in bindings if binding.exchange == exchange}
+            yield from self._binding_faults(queue, exchange, of_exchange, attributes, read)
+
+    def _attributes(self, url: QueueUrl) -> dict[str, str]:
+        answer = self._clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=_QUEUE_ATTRIBUTES)
+        return dict(answer.get("Attributes", {}))
+
+    def _redrive_faults(self, queue: str, attributes: Mapping[str, str]) -> Iterator[str]:
+        target = json.loads(attributes.get("RedrivePolicy") or "{}").get("deadLetterTargetArn")
+        if not target:
+            return
+        arn = parse_arn(target)
+        try:
+            self._clients.sqs("get_queue_url", QueueName=arn.name, QueueOwnerAWSAccountId=arn.account)
+        except QueueNotFound:
+            yield f"Queue {queue!r} has a redrive policy to {target}, which does not exist."
+        except AccessDenied as exc:
+            self._cannot_see(f"the dead-letter queue {target}", exc)
+
+    def _binding_faults(
+        self, queue: str, exchange: str, bindings: set[Binding], attributes: Mapping[str, str], read: _Subscriptions
+    ) -> Iterator[str]:
+        arn = QueueArn(attributes["QueueArn"])
+        topic = self._topics.arn(exchange)
+        if arn.endswith(FIFO_SUFFIX) and not topic.endswith(FIFO_SUFFIX):
+            yield f"Queue {queue!r} is FIFO and the topic of exchange {exchange!r} is not: SNS can't deliver there."
+        if not allows(attributes.get("Policy") or "", arn, topic):
+            yield (
+                f"The policy of queue {queue!r} does not let {topic} in, the topic of exchange {exchange!r}: allow "
+                "sns.amazonaws.com sqs:SendMessage, with that topic as aws:SourceArn."
+            )
+        try:
+            if exchange not in read:
+                read[exchange] = {item["Endpoint"]: item for item in self._topics.subscriptions(exchange)}
+        except TopicNotFound:
+            yield f"Exchange {exchange!r} has no topic: there is no {topic}."
+            return
+        except AccessDenied as exc:
+            self._cannot_see(f"the subscriptions of exchange {exchange!r}", exc)
+            return
+        found = read[exchange].get(arn)
+        if found is None:
+            yield f"Queue {queue!r} is not subscribed to exchange {exchange!r}: {topic} has no subscription of {arn}."
+        elif not found["SubscriptionArn"].startswith("arn:"):
+            yield f"The subscription of queue {queue!r} to exchange {exchange!r} waits to be confirmed."
+        else:
+            yield from self._subscription_faults(queue, exchange, bindings, found["SubscriptionArn"])
+
+    def _subscription_faults(self, queue: str, exchange: str, bindings: set[Binding], arn: str) -> Iterator[str]:
+        try:
+            found = self._clients.sns("get_subscription_attributes", SubscriptionArn=arn)["Attributes"]
+        except AccessDenied as exc:
+            self._cannot_see(f"the subscription of queue {queue!r} to exchange {exchange!r}", exc)
+            return
+        except TopologyError as exc:
+            yield f"The subscription of queue {queue!r} to exchange {exchange!r} can't be read: {exc}"
+            return
+        what = f"The subscription of queue {queue!r} to exchange {exchange!r} ({arn})"
+        if found.get("RawMessageDelivery", "false").lower() != "true":
+            yield f"{what} has no raw message delivery: set RawMessageDelivery to true."
+        text = found.get("FilterPolicy") or "{}"
+        if text != "{}" and found.get("FilterPolicyScope", "MessageAttributes") != "MessageAttributes":
+            yield f"{what} filters on the message body, which holds no routing key: filter on message attributes."
+        elif not passes_at_least(text, bindings):
+            keys = ", ".join(sorted(repr(binding.routing_key) for binding in bindings))
+            yield (
+                f"{what} has the filter policy {text}, which does not pass everything that is bound ({keys}): use "
+                f"{filter_json(compile_filter(bindings))}, a wider one, or none."
+            )
+
+    def _cannot_see(self, what: str, exc: AccessDenied) -> None:
+        if what not in self._unreadable:
+            self._unreadable.add(what)
+            logger.warning("topology=verify can't look at %s and takes it as right: %s", what, exc)

@@ -1,0 +1,101 @@
+"""The policies in docs/iam.md let each role do its work, and nothing else. ministack enforces them."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from kombu import Connection, Exchange, Producer, Queue
+from support.emulators import Emulator
+
+import kombu_hake
+from kombu_hake.exceptions import AccessDenied
+
+PAGE = Path(__file__).parents[2] / "docs" / "iam.md"
+POLICIES = dict(re.findall(r"<!-- role: ([\w-]+) -->\n```json\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL))
+#: ministack wants the batch forms allowed by name; on AWS the single ones cover them.
+BATCHED = {"sns:Publish", "sqs:SendMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility"}
+
+ORDERS = Exchange("orders", type="topic")
+EMAIL = Queue("email", ORDERS, routing_key="order.*")
+PLAIN = Queue("plain", Exchange("plain"), routing_key="plain")
+CONNECTION_OPTIONS = "region=us-east-1&wait_time_seconds=1"
+
+AsRole = Callable[..., Connection]
+
+
+def policy(role: str, account: str) -> dict[str, Any]:
+    text = POLICIES[role].replace("123456789012", account).replace("eu-west-1", "us-east-1")
+    document: dict[str, Any] = json.loads(text)
+    for statement in document["Statement"]:
+        actions = [statement["Action"]] if isinstance(statement["Action"], str) else statement["Action"]
+        statement["Action"] = [*actions, *(f"{action}Batch" for action in actions if action in BATCHED)]
+    return document
+
+
+@pytest.fixture
+def as_role(ministack: Emulator, request: pytest.FixtureRequest) -> AsRole:
+    """A connection with the rights of some roles and no others, in the namespace that the policies name."""
+    iam, account = ministack.client("iam"), ministack.client("sts").get_caller_identity()["Account"]
+
+    def connect(*roles: str) -> Connection:
+        user = f"docs-{uuid4().hex[:8]}"
+        iam.create_user(UserName=user)
+        for role in roles:
+            iam.put_user_policy(UserName=user, PolicyName=role, PolicyDocument=json.dumps(policy(role, account)))
+        key = iam.create_access_key(UserName=user)["AccessKey"]
+        credentials = f"{key['AccessKeyId']}:{key['SecretAccessKey']}"
+        connection = Connection(f"hake://{credentials}@127.0.0.1:{ministack.port}/shop?{CONNECTION_OPTIONS}")
+        request.addfinalizer(connection.release)
+        return connection
+
+    return connect
+
+
+@pytest.fixture
+def declared(as_role: AsRole) -> None:
+    channel = as_role("declarer").default_channel
+    for queue in (EMAIL, PLAIN):
+        queue(channel).declare()
+
+
+@pytest.mark.usefixtures("declared")
+def test_each_role_does_its_work(as_role: AsRole) -> None:
+    producer = Producer(as_role("producer"))
+    producer.publish("to all", exchange="orders", routing_key="order.placed")
+    producer.publish("to one", routing_key="plain")
+    with kombu_hake.batch():
+        producer.publish("in a batch", exchange="orders", routing_key="order.placed")
+
+    channel = as_role("consumer").default_channel
+    EMAIL(channel).declare()
+    PLAIN(channel).declare()
+    received = [EMAIL(channel).get(), EMAIL(channel).get(), PLAIN(channel).get()]
+    assert sorted(message.payload for message in received) == ["in a batch", "to all", "to one"]
+    received[0].requeue()
+    received[1].reject()
+    received[2].ack()
+
+    operator = as_role("declarer", "clean-up").default_channel
+    PLAIN(operator).purge()
+    EMAIL(operator).declare()
+    EMAIL(operator).unbind_from(ORDERS, routing_key="order.*")
+    for queue in (EMAIL, PLAIN):
+        queue(operator).delete()
+    ORDERS(operator).delete()
+
+
+@pytest.mark.usefixtures("declared")
+def test_what_a_role_lacks_is_named(as_role: AsRole) -> None:
+    with pytest.raises(AccessDenied) as denied:
+        EMAIL(as_role("producer").default_channel).get()
+    assert denied.value.action == "sqs:ReceiveMessage"
+    with pytest.raises(AccessDenied) as denied:
+        Producer(as_role("consumer")).publish("x", exchange="orders", routing_key="order.placed")
+    assert denied.value.action == "sns:Publish"
+    with pytest.raises(AccessDenied) as denied:
+        Queue("new")(as_role("consumer").default_channel).declare()
+    assert denied.value.action == "sqs:CreateQueue"

@@ -1,0 +1,149 @@
+"""The Python in README.md and docs/ runs as it stands, on an embedded AWS; the README's first examples with real workers.
+
+The blocks of a page run one after the other in one process. A block whose first line is a comment with a file name, such
+as ``# shop.py``, becomes that file. docs/testing.md is about pytest and has a test of its own.
+"""
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from kombu_hake.testing import EmbeddedAWS
+
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+COMMANDS = re.compile(r"^<!-- run: (\w+) -->\n```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FILE = re.compile(r"# ([\w/]+\.py)\n")
+PAGES = [
+    page
+    for page in (README, *sorted((ROOT / "docs").glob("*.md")))
+    if PYTHON.search(page.read_text()) and page.name != "testing.md"
+]
+PATIENCE_S = 60.0
+
+#: Runs the blocks of a page so that a traceback has the line of the page.
+RUNNER = """
+import re, sys
+from pathlib import Path
+
+page, text = sys.argv[1], Path(sys.argv[1]).read_text()
+space = {"__name__": "__main__"}
+for block in re.finditer(r"^```python\\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+    named = re.match(r"# ([\\w/]+\\.py)\\n", block[1])
+    if named:
+        Path(named[1]).write_text(block[1])
+        sys.modules.pop(Path(named[1]).stem, None)
+    else:
+        lines_before = text.count("\\n", 0, block.start(1))
+        exec(compile("\\n" * lines_before + block[1], page, "exec"), space)
+"""
+
+
+@pytest.fixture
+def environment(hake_aws: EmbeddedAWS) -> Iterator[dict[str, str]]:
+    """What makes ``hake://``, as the pages have it, mean the embedded AWS."""
+    hake_aws.reset()
+    yield os.environ | {
+        "AWS_ENDPOINT_URL": hake_aws.endpoint_url,
+        "AWS_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "docs",
+        "AWS_SECRET_ACCESS_KEY": "docs",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "PYTHONUNBUFFERED": "1",
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+    }
+    hake_aws.reset()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_blocks_of_a_page_run(page: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "run_page.py").write_text(RUNNER)
+    done = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", "run_page.py", str(page)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@contextmanager
+def worker(command: str, folder: Path, environment: dict[str, str]) -> Iterator[Path]:
+    """A Celery worker by the page's command, quick to start; yields its log when it is ready."""
+    log = folder / f"{uuid4().hex}.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [*shlex.split(command), "--pool", "solo", "--loglevel", "INFO"],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        wait_for(log, " ready.", process)
+        yield log
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def wait_for(log: Path, text: str, process: "subprocess.Popen[bytes] | None" = None) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while text not in log.read_text():
+        assert process is None or process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, f"{text!r} not in\n{log.read_text()}"
+        time.sleep(0.05)
+
+
+def example(number: int, folder: Path) -> tuple[list[str], str]:
+    """Write the README's example and return its commands: those that start workers, and the one that sends."""
+    files = [block for block in PYTHON.findall(README.read_text()) if block.startswith("# shop.py\n")]
+    (folder / "shop.py").write_text(files[number])
+    commands = [(what, text.strip()) for what, text in COMMANDS.findall(README.read_text())]
+    (_, workers), (what, send) = commands[2 * number : 2 * number + 2]
+    assert what == "send"
+    return workers.splitlines(), send
+
+
+def send(command: str, folder: Path, environment: dict[str, str]) -> None:
+    subprocess.run(shlex.split(command), cwd=folder, env=environment, timeout=PATIENCE_S, check=True)
+
+
+def test_the_readme_start_runs_a_task(environment: dict[str, str], tmp_path: Path) -> None:
+    (command,), sender = example(0, tmp_path)
+    with worker(command, tmp_path, environment) as log:
+        send(sender, tmp_path, environment)
+        wait_for(log, "the sum is 5")
+
+
+def test_the_readme_fan_out_runs_in_every_group(environment: dict[str, str], tmp_path: Path) -> None:
+    (email, inventory, analytics), sender = example(1, tmp_path)
+    with (
+        worker(email, tmp_path, environment) as first,
+        worker(inventory, tmp_path, environment) as second,
+        worker(analytics, tmp_path, environment) as third,
+    ):
+        send(sender, tmp_path, environment)
+        for log, group in ((first, "email"), (second, "inventory"), (third, "analytics")):
+            wait_for(log, "succeeded")
+            assert f"{group} handles order 7" in log.read_text()
+            assert log.read_text().count("handles order") == 1

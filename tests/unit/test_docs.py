@@ -1,0 +1,230 @@
+"""The pages say what the code says: options, errors, modules, permissions, links.
+
+The tables between ``<!-- name -->`` marks are made from the code: ``python tests/unit/test_docs.py`` writes them anew.
+"""
+
+import ast
+import configparser
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import kombu_hake
+from kombu_hake import exceptions
+from kombu_hake.options import OPTIONS, WITHOUT_MEANING
+
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+DOCS = ROOT / "docs"
+PAGES = [README, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
+PACKAGE = Path(kombu_hake.__file__).parent
+
+_FENCED = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def headings(page: Path) -> list[str]:
+    """The headings of a page, without those in code blocks."""
+    return re.findall(r"^#+ (.*)$", _FENCED.sub("", page.read_text()), re.MULTILINE)
+
+
+def anchor(heading: str) -> str:
+    """What GitHub makes of a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def links(page: Path) -> list[str]:
+    return _LINK.findall(_FENCED.sub("", page.read_text()))
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The code blocks of a language; an indent, as in a list, is taken off."""
+    found = _FENCED.findall(page.read_text())
+    return [re.sub(f"^{indent}", "", code, flags=re.MULTILINE) for indent, name, code in found if name == language]
+
+
+# --- tables made from the code
+
+
+def options_table() -> str:
+    rows = [
+        f"| `{name}` | {_shown(option.default)} | {_cell(option.summary)}{_origin(option.aliases, option.env)} |"
+        for name, option in OPTIONS.items()
+    ]
+    return "\n".join(["| option | default | what it is |", "|---|---|---|", *rows])
+
+
+def modules_table() -> str:
+    rows = [f"| `{name}.py` | {_cell(sentence)} |" for name, sentence in modules()]
+    return "\n".join(["| module | what it is |", "|---|---|", *rows])
+
+
+def modules() -> Iterator[tuple[str, str]]:
+    """Name and first paragraph of each module that has a docstring."""
+    for path in sorted(PACKAGE.glob("*.py")):
+        text = ast.get_docstring(ast.parse(path.read_text()))
+        if text and path.stem != "__init__":
+            plain = re.sub(r":\w+:`~?([^`]*)`", r"`\1`", text.split("\n\n")[0].replace("\n", " "))
+            yield path.stem, plain.replace("``", "`")
+
+
+TABLES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
+    README: {"options": options_table},
+    DOCS / "design.md": {"modules": modules_table},
+}
+
+
+def with_table(text: str, name: str, table: str) -> str:
+    mark, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+    head, _, rest = text.partition(mark)
+    return f"{head}{mark}{table}\n{end}{rest.partition(end)[2]}"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _shown(default: Any) -> str:
+    if default in (None, "", {}):
+        return "–"
+    if isinstance(default, tuple):
+        return "`" + ", ".join(default) + "`"
+    return f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
+
+
+def _origin(aliases: tuple[str, ...], env: tuple[str, ...]) -> str:
+    notes = [f"`sqs://`: `{alias}`." for alias in aliases]
+    if env:
+        notes.append("Environment: " + ", ".join(f"`{name}`" for name in env) + ".")
+    return "".join(f" {note}" for note in notes)
+
+
+def test_the_table_of_options_is_that_of_the_code() -> None:
+    text = README.read_text()
+    assert with_table(text, "options", options_table()) == text, "run: python tests/unit/test_docs.py"
+
+
+def test_the_table_of_modules_names_each_module() -> None:
+    listed = re.findall(r"^\| `(\w+)\.py` \|", (DOCS / "design.md").read_text(), re.MULTILINE)
+    assert listed == [name for name, _ in modules()], "run: python tests/unit/test_docs.py"
+
+
+# --- pages written by hand
+
+
+def test_every_option_has_a_section() -> None:
+    assert [h for h in headings(DOCS / "options.md") if h in OPTIONS] == list(OPTIONS)
+
+
+def test_no_section_is_about_an_option_that_is_gone() -> None:
+    sections = re.findall(r"^### (.*)$", (DOCS / "options.md").read_text(), re.MULTILINE)
+    assert set(sections) == set(OPTIONS)
+
+
+def test_every_option_of_sqs_without_meaning_is_named() -> None:
+    page = (DOCS / "options.md").read_text()
+    assert [name for name in WITHOUT_MEANING if f"`{name}`" not in page] == []
+
+
+def test_every_error_has_a_section() -> None:
+    assert sorted(h for h in headings(DOCS / "errors.md") if h != "Errors") == sorted(exceptions.__all__)
+
+
+def test_bases_of_an_error_that_users_catch_are_named() -> None:
+    page = (DOCS / "errors.md").read_text()
+    for name in exceptions.__all__:
+        section = page.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
+        for base in vars(exceptions)[name].__bases__:
+            if base.__module__ != exceptions.__name__ and base.__name__ != "KombuError":
+                assert f"{base.__name__}`" in section, f"{name} is also a {base.__name__}"
+
+
+def test_every_action_that_the_code_calls_is_in_the_permissions() -> None:
+    granted = {
+        action
+        for document in blocks(DOCS / "iam.md", "json")
+        for statement in json.loads(document)["Statement"]
+        for action in ([statement["Action"]] if isinstance(statement["Action"], str) else statement["Action"])
+    }
+    called = {
+        f"{service}:{''.join(part.capitalize() for part in operation.split('_')).removesuffix('Batch')}"
+        for path in PACKAGE.glob("*.py")
+        for service, operation in re.findall(r"\.(sqs|sns)\(\s*\"(\w+)\"", path.read_text())
+    }
+    assert len(called) > 20
+    assert called - granted == set()
+    assert granted - called <= {"sns:TagResource"}  # for the tags that create_topic is given
+
+
+def test_the_readme_names_the_permissions_of_the_page() -> None:
+    page = (DOCS / "iam.md").read_text()
+    for role in ("producer", "consumer", "declarer"):
+        document = page.partition(f"<!-- role: {role} -->")[2].partition("```json")[2].partition("```")[0]
+        actions = set(re.findall(r"s[nq]s:[A-Z]\w+", document))
+        row = re.search(rf"^\| {role} \|(.*)$", README.read_text(), re.MULTILINE)
+        assert row is not None
+        assert set(re.findall(r"s[nq]s:[A-Z]\w+", row[1])) == actions
+
+
+def test_extras_that_the_pages_install_exist() -> None:
+    config = configparser.ConfigParser(interpolation=None)
+    config.read(ROOT / "setup.cfg")
+    named = {extra for page in PAGES for extra in re.findall(r"kombu-hake\[(\w+)\]", page.read_text())}
+    assert named <= set(config["options.extras_require"])
+
+
+def test_make_targets_that_the_pages_name_exist() -> None:
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {t for page in PAGES for t in re.findall(r"(?:^    |`)make ([a-z-]+)", page.read_text(), re.MULTILINE)}
+    assert named
+    assert named <= targets
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_within_the_repository_lead_somewhere(page: Path) -> None:
+    broken = []
+    for link in links(page):
+        if link.startswith(("https://", "mailto:")):
+            continue
+        path, _, fragment = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        if not target.is_file() or (fragment and fragment not in map(anchor, headings(target))):
+            broken.append(link)
+    assert broken == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_blocks_of_json_are_json(page: Path) -> None:
+    for document in blocks(page, "json"):
+        json.loads(document)
+
+
+def test_every_page_is_reachable_from_the_readme() -> None:
+    seen: set[Path] = set()
+    waiting = [README]
+    while waiting:
+        page = waiting.pop()
+        if page in seen:
+            continue
+        seen.add(page)
+        waiting += [
+            (page.parent / path).resolve()
+            for path in (link.partition("#")[0] for link in links(page))
+            if path.endswith(".md") and "://" not in path
+        ]
+    assert set(PAGES) <= seen
+
+
+def main() -> None:
+    """Write the tables that are made from the code."""
+    for page, tables in TABLES.items():
+        for name, table in tables.items():
+            page.write_text(with_table(page.read_text(), name, table()))
+
+
+if __name__ == "__main__":
+    main()

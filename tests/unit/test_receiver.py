@@ -1,0 +1,426 @@
+"""Receive path: within the credit, fair, back to SQS what is too much, and never a silent stop."""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from fake_sqs import FakeQueue
+from fakes import FakeClients, eventually, make_settings
+
+from kombu_hake import receiver as receiver_module
+from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, HakeError, QueueNotFound, QuotaExceeded
+from kombu_hake.inbox import Delivery, Inbox
+from kombu_hake.leases import Leases
+from kombu_hake.naming import QueueUrl
+from kombu_hake.receiver import Receiver
+
+RELEASE = "change_message_visibility_batch"
+
+
+class Bench:
+    """A receiver on a fake AWS."""
+
+    def __init__(self, fake: FakeClients) -> None:
+        self.fake = fake
+        self.inbox = Inbox()
+        self.leases = Leases(fake, visibility_s=120, linger_s=0.0)
+        self.on_gone: Callable[[str], QueueUrl | None] = lambda queue: None
+        self.receiver = Receiver(
+            7,
+            clients=fake,
+            settings=make_settings(max_pollers=4),
+            inbox=self.inbox,
+            leases=self.leases,
+            on_gone=self._gone,
+        )
+
+    def _gone(self, queue: str) -> QueueUrl | None:
+        return self.on_gone(queue)
+
+    def queue(self, name: str, messages: int = 0) -> FakeQueue:
+        """A queue that holds messages named after it."""
+        self.fake.sqs("create_queue", QueueName=name)
+        queue = self.fake.queues.queue(name)
+        for number in range(messages):
+            self.send(queue, f"{name}{number}")
+        return queue
+
+    def send(self, queue: FakeQueue, text: str) -> None:
+        self.fake.sqs("send_message", QueueUrl=queue.url, MessageBody=text)
+
+    def consume(self, *queues: FakeQueue, prefetch: int = 0) -> None:
+        self.receiver.set_prefetch(prefetch)
+        for queue in queues:
+            self.receiver.add(queue.name, [(queue.name, QueueUrl(queue.url))])
+
+    def next(self) -> Delivery:
+        item = self.inbox.get(10.0)
+        assert isinstance(item, Delivery), item
+        return item
+
+    def settle(self, item: Delivery) -> None:
+        self.leases.ack(item.lease)
+        self.receiver.settled(item.source)
+
+    def in_flight(self) -> int:
+        now = self.fake.clock()
+        return sum(m.is_in_flight(now) for q in self.fake.queues.by_name.values() for m in q.messages)
+
+    def is_polling(self, name: str) -> bool:
+        """Whether a poll is open, and waits for a message."""
+        share = self.receiver._credit._shares.get(name)
+        return share is not None and share.reserved > 0
+
+    def close(self) -> None:
+        self.receiver.stop()
+        self.fake.end()
+        self.leases.stop(5.0)
+        self.inbox.close()
+        eventually(lambda: not [t for t in threading.enumerate() if t.name.startswith("hake-poll")])
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    monkeypatch.setattr(receiver_module, "backoff_s", lambda *args, **kwargs: 0.0)
+    monkeypatch.setattr(receiver_module, "_PATIENCE_S", 0.002)
+    made = Bench(FakeClients())
+    yield made
+    made.close()
+
+
+def visible(bench: Bench, queue: FakeQueue) -> list[str]:
+    return [message.body for message in queue.messages if message.visible_at <= bench.fake.clock()]
+
+
+# --- receiving
+
+
+def test_messages_come_with_all_that_settling_needs(bench: Bench) -> None:
+    queue = bench.queue("q", messages=1)
+    bench.consume(queue)
+    item = bench.next()
+    assert (item.channel_id, item.queue, item.source, item.message["Body"]) == (7, "q", "q", "q0")
+    assert item.message["Attributes"]["ApproximateReceiveCount"] == "1"
+    assert "SentTimestamp" in item.message["Attributes"]
+    assert item.lease.url == queue.url
+    assert queue.messages[0].visible_at == bench.fake.clock() + 120
+    bench.settle(item)
+    eventually(lambda: not queue.messages)
+
+
+def test_nothing_starts_before_a_queue_is_added(bench: Bench) -> None:
+    assert bench.fake.count("receive_message") == 0
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("hake-poll")]
+
+
+def test_an_idle_queue_costs_one_long_poll_at_a_time(bench: Bench) -> None:
+    bench.consume(bench.queue("q"))
+    eventually(lambda: bench.fake.count("receive_message") == 1)
+    for polls in (2, 3):
+        bench.fake.clock.advance(20)
+        eventually(lambda polls=polls: bench.fake.count("receive_message") == polls)
+    assert {params["WaitTimeSeconds"] for name, params in bench.fake.calls if name == "receive_message"} == {20}
+
+
+def test_a_message_that_arrives_during_a_poll_is_delivered_at_once(bench: Bench) -> None:
+    queue = bench.queue("q")
+    bench.consume(queue)
+    eventually(lambda: bench.is_polling("q"))
+    bench.send(queue, "hello")
+    assert bench.next().message["Body"] == "hello"
+
+
+# --- credit
+
+
+@pytest.mark.parametrize("prefetch", [1, 3, 10, 25])
+def test_never_more_in_flight_than_the_prefetch_count(bench: Bench, prefetch: int) -> None:
+    queue = bench.queue("q", messages=60)
+    bench.consume(queue, prefetch=prefetch)
+    done = 0
+    held: list[Delivery] = []
+    while done < 60:
+        while len(held) < min(prefetch, 60 - done):
+            held.append(bench.next())
+        assert bench.in_flight() <= prefetch
+        assert len(bench.inbox) == 0
+        bench.settle(held.pop(0))
+        done += 1
+        assert bench.leases.flush(5.0)
+    assert not queue.messages
+
+
+def test_without_a_prefetch_count_what_is_handed_over_makes_room(bench: Bench) -> None:
+    queue = bench.queue("q", messages=450)
+    bench.consume(queue)
+    eventually(lambda: len(bench.inbox) == 200)
+    for _ in range(450):
+        item = bench.next()
+        assert bench.in_flight() <= 450
+        bench.receiver.settled(item.source)
+    assert len(visible(bench, queue)) == 0
+
+
+def test_no_credit_no_polls(bench: Bench) -> None:
+    bench.consume(bench.queue("q", messages=5), prefetch=2)
+    first, second = bench.next(), bench.next()
+    polls = bench.fake.count("receive_message")
+    bench.fake.clock.advance(60)
+    assert bench.fake.count("receive_message") == polls
+    bench.settle(first)
+    bench.settle(second)
+    bench.next()
+
+
+def test_a_free_place_is_filled_though_long_tasks_hold_the_others(bench: Bench) -> None:
+    bench.consume(bench.queue("q", messages=6), prefetch=4)
+    items = [bench.next() for _ in range(4)]
+    bench.settle(items[0])
+    assert bench.next().message["Body"] == "q4"
+
+
+def test_settled_messages_do_not_each_become_a_request(bench: Bench) -> None:
+    bench.consume(bench.queue("q", messages=200), prefetch=20)
+    for _ in range(200):
+        bench.settle(bench.next())
+    assert bench.fake.count("receive_message") < 60
+
+
+def test_an_idle_queue_is_heard_beside_a_full_one(bench: Bench) -> None:
+    full, idle = bench.queue("full", messages=100), bench.queue("idle")
+    bench.consume(idle, full, prefetch=4)
+    bench.settle(bench.next())
+    eventually(lambda: bench.is_polling("idle"))
+    bench.fake.clock.advance(21)  # its poll comes back empty, and it is known as idle from then on
+    bench.send(idle, "hello")
+    for _ in range(40):
+        item = bench.next()
+        if item.queue == "idle":
+            break
+        bench.settle(item)
+    assert item.message["Body"] == "hello"
+
+
+def test_what_comes_beyond_the_credit_goes_back_at_once(bench: Bench) -> None:
+    together = threading.Barrier(3)
+    bench.fake.before("receive_message", *[lambda: together.wait(10.0)] * 3)
+    queues = [bench.queue(name, messages=1) for name in "abc"]
+    bench.consume(*queues, prefetch=1)
+    kept = bench.next()
+    eventually(lambda: bench.fake.count(RELEASE) == 2)
+    eventually(lambda: bench.in_flight() == 1)
+    assert len(bench.inbox) == 0
+    assert [queue for queue in queues if not visible(bench, queue)] == [bench.fake.queues.queue(kept.queue)]
+    # Each of them is worked on in the end.
+    worked = {kept.queue}
+    bench.settle(kept)
+    while len(worked) < 3:
+        item = bench.next()
+        worked.add(item.queue)
+        bench.settle(item)
+
+
+def test_a_busy_queue_is_polled_by_several_and_by_one_when_it_is_idle(bench: Bench) -> None:
+    bench.consume(bench.queue("q", messages=300))
+    most = 0
+    for _ in range(300):
+        item = bench.next()
+        most = max(most, bench.receiver._sources["q"].pollers)
+        bench.receiver.settled(item.source)
+    assert 1 < most <= 4
+
+    def is_calm() -> bool:
+        bench.fake.clock.advance(1)
+        return bench.receiver._sources["q"].pollers == 1
+
+    eventually(is_calm)
+
+
+# --- the end of consuming
+
+
+@pytest.mark.parametrize("end", ["remove", "stop"])
+def test_what_an_open_poll_brings_after_the_end_goes_back_at_once(bench: Bench, end: str) -> None:
+    queue = bench.queue("q")
+    bench.consume(queue, prefetch=4)
+    eventually(lambda: bench.is_polling("q"))
+    if end == "stop":
+        bench.receiver.stop()
+    else:
+        bench.receiver.remove("q")
+    bench.send(queue, "hello")
+    eventually(lambda: bench.fake.count(RELEASE) == 1 and visible(bench, queue) == ["hello"])
+    assert queue.messages[0].receive_count == 1
+    assert len(bench.inbox) == 0
+
+
+@pytest.mark.parametrize("end", ["remove", "stop"])
+def test_the_end_does_not_wait_for_an_open_poll(bench: Bench, end: str) -> None:
+    bench.consume(bench.queue("q"))
+    eventually(lambda: bench.is_polling("q"))
+    if end == "stop":
+        bench.receiver.stop()
+    else:
+        bench.receiver.remove("q")
+        bench.receiver.remove("nothing")
+    assert bench.receiver._sources == {}
+
+
+def test_a_queue_that_is_consumed_again_at_once_is_polled_at_once(bench: Bench) -> None:
+    queue = bench.queue("q")
+    bench.consume(queue, prefetch=2)
+    eventually(lambda: bench.is_polling("q"))
+    bench.receiver.remove("q")
+    bench.consume(queue, prefetch=2)
+    eventually(lambda: bench.fake.count("receive_message") == 2)
+    for number in range(6):  # the old poll gives back one of them, and both old and new go on
+        bench.send(queue, f"m{number}")
+    for _ in range(6):
+        bench.settle(bench.next())
+    eventually(lambda: not queue.messages)
+
+
+def test_what_is_settled_after_the_end_is_no_trouble(bench: Bench) -> None:
+    bench.consume(bench.queue("q", messages=1), prefetch=1)
+    item = bench.next()
+    bench.receiver.remove("q")
+    bench.settle(item)
+    bench.receiver.settled("nobody")
+
+
+# --- faults
+
+
+@pytest.mark.parametrize("error", [BrokerUnavailable("no network"), QuotaExceeded("in flight"), KeyError("a bug")])
+def test_a_fault_that_passes_is_waited_out(bench: Bench, error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, logger="kombu_hake.receiver")
+    bench.fake.fail("receive_message", *[error] * 5)
+    bench.consume(bench.queue("q", messages=1), prefetch=1)
+    assert bench.next().message["Body"] == "q0"
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == 2
+    assert "fails" in warnings[0]
+    assert "works again, after 5 failures" in warnings[1]
+
+
+def test_a_denied_action_reaches_the_consuming_thread(bench: Bench) -> None:
+    bench.fake.deny("sqs:ReceiveMessage")
+    bench.consume(bench.queue("q"))
+    error = bench.inbox.get(10.0)
+    assert isinstance(error, AccessDenied)
+    assert error.action == "sqs:ReceiveMessage"
+    eventually(lambda: bench.receiver._sources["q"].pollers == 0)
+    assert bench.fake.count("receive_message") == 1
+
+
+def test_a_queue_one_can_do_without_is_given_up_with_a_warning(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    bench.fake.deny("sqs:ReceiveMessage")
+    name = "celery@host.celery.pidbox"
+    url = QueueUrl(bench.queue("pidbox").url)
+    bench.receiver.add(name, [(name, url)])
+    eventually(lambda: "not consumed any more" in caplog.text)
+    assert len(bench.inbox) == 0
+
+
+def test_a_denial_after_the_end_bothers_nobody(bench: Bench) -> None:
+    reached, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        reached.set()
+        assert leave.wait(10.0)
+
+    bench.fake.before("receive_message", hold)
+    bench.fake.fail("receive_message", AccessDenied("x"))
+    bench.consume(bench.queue("q"))
+    assert reached.wait(10.0)
+    bench.receiver.stop()
+    leave.set()
+    eventually(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("hake-poll")])
+    assert len(bench.inbox) == 0
+
+
+def test_a_queue_that_was_deleted_is_polled_where_it_was_made_again(bench: Bench) -> None:
+    queue, again = bench.queue("q"), bench.queue("again", messages=1)
+    asked: list[str] = []
+
+    def make_again(name: str) -> QueueUrl:
+        asked.append(name)
+        return QueueUrl(again.url)
+
+    bench.on_gone = make_again
+    bench.fake.sqs("delete_queue", QueueUrl=queue.url)
+    bench.consume(queue)
+    item = bench.next()
+    assert (item.queue, item.lease.url, asked) == ("q", again.url, ["q"])
+
+
+@pytest.mark.parametrize("trouble", [None, BrokerUnavailable("x"), AccessDenied("x")])
+def test_a_deleted_queue_that_nobody_makes_again_is_looked_for(bench: Bench, trouble: HakeError | None) -> None:
+    queue = bench.queue("q", messages=1)
+
+    def on_gone(name: str) -> QueueUrl | None:
+        if trouble is not None:
+            raise trouble
+        return None
+
+    bench.on_gone = on_gone
+    bench.fake.fail("receive_message", *[QueueNotFound("gone")] * 3)
+    bench.consume(queue)
+    assert bench.next().message["Body"] == "q0"
+
+
+def test_a_release_that_fails_is_logged_and_not_raised(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="kombu_hake.receiver")
+    queue = bench.queue("q")
+    bench.consume(queue)
+    eventually(lambda: bench.is_polling("q"))
+    bench.receiver.stop()
+    bench.fake.fail(RELEASE, BrokerUnavailable("x"))
+    bench.send(queue, "hello")
+    eventually(lambda: "stay hidden" in caplog.text)
+
+
+def test_open_polls_survive_the_garbage_collection_of_their_owner(bench: Bench) -> None:
+    # A finalizer may run in a poller that holds the lock.
+    with bench.receiver._lock:
+        bench.receiver.stop()
+
+
+# --- priority levels
+
+
+def test_higher_levels_go_first(bench: Bench) -> None:
+    low, high = bench.queue("low", messages=3), bench.queue("high", messages=3)
+    bench.receiver.set_prefetch(1)
+    bench.receiver.add("q", [("low", QueueUrl(low.url)), ("high", QueueUrl(high.url))])
+    order: list[Any] = []
+    for _ in range(6):
+        item = bench.next()
+        assert item.queue == "q"
+        order.append(item.source)
+        bench.settle(item)
+    assert order == ["high"] * 3 + ["low"] * 3
+
+
+def test_a_higher_level_is_heard_while_a_lower_one_is_full(bench: Bench) -> None:
+    low, high = bench.queue("low", messages=50), bench.queue("high")
+    bench.receiver.set_prefetch(2)
+    bench.receiver.add("q", [("low", QueueUrl(low.url)), ("high", QueueUrl(high.url))])
+    bench.settle(bench.next())
+    bench.send(high, "urgent")
+    sources = []
+    for _ in range(10):
+        item = bench.next()
+        sources.append(item.source)
+        if item.source == "high":
+            break
+        bench.settle(item)
+    assert sources[-1] == "high"
+
+
+def test_repr_shows_the_state(bench: Bench) -> None:
+    bench.consume(bench.queue("q", messages=1), prefetch=1)
+    bench.next()
+    assert repr(bench.receiver) == "<Receiver <Credit prefetch=1 q=1+0> pollers q:1>"
