@@ -141,6 +141,7 @@ class Channel(DeclaringChannel):
             BrokerUnavailable: AWS did not answer; kombu's retry policy tries again.
         """
         self.temporaries.create()
+        self.topology.verify()
         self._dispatcher.publish(message, exchange or "", routing_key or "", mandatory=mandatory)
 
     def create_publish_batch(self, max_size: int) -> Session:
@@ -167,7 +168,10 @@ class Channel(DeclaringChannel):
             QueueNotFound: there is no such queue.
         """
         self.temporaries.create()
+        self.topology.verify()
         tag = consumer_tag or uuid4().hex
+        if self.temporaries.is_given_up(queue):
+            return tag
         try:
             levels = self._levels(queue)
         except AccessDenied as exc:
@@ -201,6 +205,7 @@ class Channel(DeclaringChannel):
     def basic_get(self, queue: str, no_ack: bool = False, **_kwargs: Any) -> HakeMessage | None:
         """One message, or None when there is none; may take a second to find that out."""
         self.temporaries.create()
+        self.topology.verify()
         visibility_s = self._settings.visibility_timeout
         for source, url in reversed(self._levels(queue)):
             answer = self._clients.sqs("receive_message", **receive_params(url, 1, _GET_WAIT_S, visibility_s))

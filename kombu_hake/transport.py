@@ -113,7 +113,8 @@ class Transport(base.Transport):  # type: ignore[misc]
         self.settings = self._load_settings()
         shared: _Shared = shared_clients(self.settings, _build_shared)
         self.clients, self.topology, self.dispatcher, self.dead_letters = shared
-        self.clients.check()
+        if self.settings.topology != "assume":  # which asks AWS nothing
+            self.clients.check()
         self.inbox = Inbox()
         self.leases = Leases(
             self.clients, visibility_s=self.settings.visibility_timeout, linger_s=self.settings.ack_linger
