@@ -148,9 +148,12 @@ class TopologyIncomplete(TopologyError):
     def __init__(self, faults: str | Sequence[str] = ()) -> None:
         #: One sentence a fault.
         self.faults: tuple[str, ...] = (faults,) if isinstance(faults, str) else tuple(faults)
-        count = f"{len(self.faults)} fault{'s' if len(self.faults) != 1 else ''}"
-        listed = "".join(f"\n  - {fault}" for fault in self.faults)
-        super().__init__(f"{count} in what was declared, and topology=verify makes nothing:{listed}")
+        if len(self.faults) == 1:
+            text = self.faults[0]
+        else:
+            text = f"{len(self.faults)} faults in what was declared, and topology=verify makes nothing:\n"
+            text += "\n".join(f"  - {fault}" for fault in self.faults)
+        super().__init__(text if self.faults else "")
 
 
 class QueueDeletedRecently(TopologyError):

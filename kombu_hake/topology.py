@@ -8,14 +8,17 @@ bindings is never known for certain, because other processes note theirs: a mess
 
 from __future__ import annotations
 
+import itertools
 import logging
+import time
 from dataclasses import replace
 from typing import cast
 
 from kombu_hake.binder import Binder
 from kombu_hake.bindings import Binding, BindingSet, ExchangeType, from_tags
 from kombu_hake.clients import Clients
-from kombu_hake.exceptions import AccessDenied, DeclarationMismatch, QueueNotFound, TopologyError
+from kombu_hake.concurrency import backoff_s
+from kombu_hake.exceptions import AccessDenied, DeclarationMismatch, QueueNotFound, TopicNotFound, TopologyError
 from kombu_hake.home import Home
 from kombu_hake.naming import QueueArn, QueueUrl, parse_arn, queue_account
 from kombu_hake.priorities import level_names
@@ -29,6 +32,8 @@ __all__ = ["PRIVATE_EXCHANGE", "Topology", "is_reply_exchange", "reply_queue"]
 logger = logging.getLogger(__name__)
 #: Publishing here is a SendMessage to the queue that the routing key names; declaring it does nothing.
 PRIVATE_EXCHANGE = "hake.queue"
+#: Each takes as long as AWS refuses the name of a deleted queue.
+_BIND_TRIES = 50
 
 
 def is_reply_exchange(exchange: str) -> bool:
@@ -179,7 +184,7 @@ class Topology:
             if self._is_foreign(queue):
                 self._bind_foreign(queue, binding)
             else:
-                self._binder.bind(queue, binding, self._types.get(binding.exchange))
+                self._bind_own(queue, binding)
         except AccessDenied as exc:
             if exc.action.startswith("sns:") and (
                 self._settings.is_best_effort(binding.exchange) or binding.exchange_type == "direct"
@@ -190,6 +195,20 @@ class Topology:
             else:
                 logger.info("Queue %s is taken as bound to %s: %s", queue, binding.exchange, exc)
                 self._note(queue, binding)
+
+    def _bind_own(self, queue: str, binding: Binding) -> None:
+        """Bind, and begin again where somebody deletes the queue or its subscription in the middle of it."""
+        for attempt in itertools.count():
+            try:
+                return self._binder.bind(queue, binding, self._types.get(binding.exchange))
+            except (QueueNotFound, TopicNotFound) as exc:
+                spec = self.queues.spec(queue)
+                if spec is None or attempt == _BIND_TRIES:
+                    raise
+                logger.info("Queue %s is being deleted while it is bound; declaring it again: %s", queue, exc)
+                self.forget(queue)
+                time.sleep(backoff_s(attempt))
+                self.declare_queue(spec)
 
     def unbind(self, queue: str, binding: Binding) -> None:
         """Undo :meth:`bind`; a binding that is not there is fine."""

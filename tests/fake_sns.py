@@ -113,6 +113,9 @@ class FakeSns:
         counted = {"SubscriptionsConfirmed": str(len(topic.subscriptions)), "SubscriptionsPending": "0"}
         return {"Attributes": {**topic.attributes, **counted, "TopicArn": topic.arn}}
 
+    def list_tags_for_resource(self, ResourceArn: str) -> dict[str, Any]:
+        return {"Tags": [{"Key": key, "Value": value} for key, value in self.topic(ResourceArn).tags.items()]}
+
     # --- subscriptions
 
     def subscribe(

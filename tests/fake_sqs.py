@@ -142,7 +142,9 @@ class FakeSqs:
         self.by_name[QueueName] = FakeQueue(QueueName, url, arn, {**DEFAULTS, **wanted}, dict(tags or {}))
         return {"QueueUrl": url}
 
-    def get_queue_url(self, QueueName: str) -> dict[str, Any]:
+    def get_queue_url(self, QueueName: str, QueueOwnerAWSAccountId: str | None = None) -> dict[str, Any]:
+        if QueueOwnerAWSAccountId not in (None, self._account):
+            raise QueueNotFound(f"There is no queue {QueueName} of account {QueueOwnerAWSAccountId}.")
         return {"QueueUrl": self.queue(QueueName).url}
 
     def delete_queue(self, QueueUrl: str) -> dict[str, Any]:

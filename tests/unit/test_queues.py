@@ -1,0 +1,264 @@
+"""Queues: found or made with few calls, never changed, purged and deleted as AMQP users expect."""
+
+import logging
+import threading
+
+import pytest
+from fakes import ACCOUNT, FakeClients, eventually, make_settings
+
+from kombu_hake import queues as queues_module
+from kombu_hake.exceptions import (
+    AccessDenied,
+    BrokerUnavailable,
+    ConfigurationError,
+    QueueDeletedRecently,
+    QueueNotFound,
+)
+from kombu_hake.queues import Queues, QueueSpec, own_tags
+
+
+@pytest.fixture
+def fake() -> FakeClients:
+    return FakeClients()
+
+
+@pytest.fixture
+def queues(fake: FakeClients) -> Queues:
+    return Queues(fake, make_settings())
+
+
+def test_a_missing_queue_is_created_with_what_a_worker_needs(fake: FakeClients, queues: Queues) -> None:
+    assert queues.declare(QueueSpec("q"))
+    made = fake.queues.queue("q")
+    assert made.attributes["VisibilityTimeout"] == "120"
+    assert made.attributes["ReceiveMessageWaitTimeSeconds"] == "20"
+    assert made.attributes["MessageRetentionPeriod"] == "1209600"
+    assert "FifoQueue" not in made.attributes
+    assert queues.url("q") == made.url
+    assert queues.arn(queues.url("q")) == made.arn
+
+
+def test_a_queue_says_who_made_it_and_for_which_namespace(fake: FakeClients) -> None:
+    Queues(fake, make_settings("hake://localhost:1/prod", queue_tags={"team": "shop"})).declare(QueueSpec("q"))
+    tags = fake.queues.queue("prod__q").tags
+    assert tags["hake:namespace"] == "prod"
+    assert tags["hake:made-by"].startswith("kombu_hake ")
+    assert tags["team"] == "shop"
+    assert own_tags(make_settings())["hake:namespace"] == "-"
+
+
+def test_a_fifo_queue_is_made_as_one(fake: FakeClients, queues: Queues) -> None:
+    queues.declare(QueueSpec("orders.fifo"))
+    assert fake.queues.queue("orders.fifo").attributes["FifoQueue"] == "true"
+
+
+@pytest.mark.parametrize("spec", [QueueSpec("q", exclusive=True), QueueSpec("q", auto_delete=True)])
+def test_a_temporary_queue_keeps_messages_for_a_short_time(fake: FakeClients, queues: Queues, spec: QueueSpec) -> None:
+    queues.declare(spec)
+    assert int(fake.queues.queue("q").attributes["MessageRetentionPeriod"]) <= 3600
+
+
+def test_attributes_of_the_user_come_first(fake: FakeClients) -> None:
+    Queues(fake, make_settings(queue_attributes={"VisibilityTimeout": 7})).declare(QueueSpec("q"))
+    assert fake.queues.queue("q").attributes["VisibilityTimeout"] == "7"
+
+
+def test_what_an_operator_tuned_stays_as_it_is(fake: FakeClients, queues: Queues) -> None:
+    queues.declare(QueueSpec("q"))
+    tuned = {"VisibilityTimeout": "999", "RedrivePolicy": "{}"}
+    fake.sqs("set_queue_attributes", QueueUrl=queues.url("q"), Attributes=tuned)
+    before = dict(fake.queues.queue("q").attributes)
+    for again in (queues, Queues(fake, make_settings(visibility_timeout=5, queue_attributes={"DelaySeconds": 3}))):
+        assert not again.declare(QueueSpec("q"))
+    assert fake.queues.queue("q").attributes == before
+
+
+def test_declaring_an_existing_queue_is_one_call(fake: FakeClients, queues: Queues) -> None:
+    queues.declare(QueueSpec("q"))
+    fake.calls.clear()
+    Queues(fake, make_settings()).declare(QueueSpec("q"))
+    assert fake.counts() == {"get_queue_url": 1}
+
+
+def test_the_url_is_asked_for_once(fake: FakeClients, queues: Queues) -> None:
+    queues.declare(QueueSpec("q"))
+    fake.calls.clear()
+    other = Queues(fake, make_settings())
+    assert {other.url("q") for _ in range(5)} == {fake.queues.queue("q").url}
+    assert fake.counts() == {"get_queue_url": 1}
+
+
+def test_threads_that_declare_the_same_queue_make_one_request(fake: FakeClients, queues: Queues) -> None:
+    inside = threading.Event()
+    others_wait = threading.Event()
+
+    def first_call() -> None:
+        inside.set()
+        assert others_wait.wait(10.0)
+
+    fake.before("get_queue_url", first_call)
+    threads = [threading.Thread(target=queues.url, args=("q",)) for _ in range(8)]
+    fake.sqs("create_queue", QueueName="q")
+    for thread in threads:
+        thread.start()
+    assert inside.wait(10.0)
+    eventually(lambda: len(queues._flights._flights["q"][1]) == 8)
+    others_wait.set()
+    for thread in threads:
+        thread.join()
+    assert fake.count("get_queue_url") == 1
+
+
+def test_a_queue_that_another_process_makes_in_the_same_moment_is_taken(fake: FakeClients, queues: Queues) -> None:
+    fake.before("create_queue", lambda: fake.queues.create_queue("q", {"VisibilityTimeout": "1"}) and None)
+    queues.declare(QueueSpec("q"))
+    assert queues.url("q") == fake.queues.queue("q").url
+    assert fake.queues.queue("q").attributes["VisibilityTimeout"] == "1"
+
+
+def test_without_the_right_to_tag_a_queue_is_made_untagged(fake: FakeClients, queues: Queues) -> None:
+    fake.deny("sqs:TagQueue")
+    queues.declare(QueueSpec("q"))
+    assert fake.queues.queue("q").tags == {}
+
+
+def test_without_the_right_to_create_an_existing_queue_is_fine_and_a_missing_one_is_not(
+    fake: FakeClients, queues: Queues
+) -> None:
+    fake.sqs("create_queue", QueueName="there")
+    fake.deny("sqs:CreateQueue")
+    queues.declare(QueueSpec("there"))
+    with pytest.raises(AccessDenied) as caught:
+        queues.declare(QueueSpec("missing"))
+    assert caught.value.action == "sqs:CreateQueue"
+
+
+def test_a_name_that_was_deleted_a_moment_ago_is_waited_for(
+    fake: FakeClients, queues: Queues, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(queues_module.time, "sleep", fake.clock.advance)
+    monkeypatch.setattr(queues_module.time, "monotonic", fake.clock)
+    queues.declare(QueueSpec("q"))
+    queues.delete("q")
+    queues.declare(QueueSpec("q"))
+    assert "q" in fake.queues.by_name
+    assert caplog.text.count("can't be created yet") == 1
+
+
+def test_a_name_that_stays_refused_is_an_error_after_a_minute(
+    fake: FakeClients, queues: Queues, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queues_module.time, "sleep", fake.clock.advance)
+    monkeypatch.setattr(queues_module.time, "monotonic", fake.clock)
+    fake.fail("create_queue", *[QueueDeletedRecently("x")] * 999)
+    start = fake.clock()
+    with pytest.raises(QueueDeletedRecently):
+        queues.declare(QueueSpec("q"))
+    assert 60 <= fake.clock() - start <= 90
+
+
+def test_a_throttled_create_is_tried_again_and_a_dead_network_is_not(
+    fake: FakeClients, queues: Queues, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queues_module.time, "sleep", fake.clock.advance)
+    fake.fail("create_queue", *[BrokerUnavailable("x", is_throttle=True)] * 3)
+    queues.declare(QueueSpec("q"))
+    fake.fail("create_queue", BrokerUnavailable("x"))
+    with pytest.raises(BrokerUnavailable):
+        queues.declare(QueueSpec("other"))
+
+
+def test_on_aws_a_new_queue_is_left_alone_for_a_second(fake: FakeClients, monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(queues_module.time, "sleep", slept.append)
+    Queues(fake, make_settings("hake://")).declare(QueueSpec("q"))
+    Queues(fake, make_settings("hake://localhost:1")).declare(QueueSpec("other"))
+    assert slept == [1]
+
+
+def test_a_missing_queue_says_where_it_was_looked_for(queues: Queues) -> None:
+    with pytest.raises(QueueNotFound, match=r"no queue 'été' \(in SQS 't_x"):
+        queues.url("été")
+
+
+def test_counts_are_ready_in_flight_and_delayed(fake: FakeClients, queues: Queues) -> None:
+    queues.declare(QueueSpec("q"))
+    url = queues.url("q")
+    for delay in (0, 0, 0, 60):
+        fake.sqs("send_message", QueueUrl=url, MessageBody="x", DelaySeconds=delay)
+    fake.sqs("receive_message", QueueUrl=url)
+    assert queues.counts("q") == (2, 1, 1)
+
+
+def test_a_purge_says_how_many_there_were_and_a_second_one_drains(fake: FakeClients, queues: Queues) -> None:
+    queues.declare(QueueSpec("q"))
+    url = queues.url("q")
+    for count in (3, 25):
+        for _ in range(count):
+            fake.sqs("send_message", QueueUrl=url, MessageBody="x")
+        assert queues.purge("q") == count
+        assert not fake.queues.queue("q").messages
+    assert fake.count("purge_queue") == 2
+
+
+def test_deleting_a_queue_that_is_gone_is_fine(fake: FakeClients, queues: Queues) -> None:
+    queues.declare(QueueSpec("q"))
+    fake.sqs("delete_queue", QueueUrl=queues.url("q"))
+    queues.delete("q")
+    queues.delete("never")
+    with pytest.raises(QueueNotFound):
+        queues.url("q")
+
+
+def test_priority_levels_are_queues_of_their_own_behind_one_name(fake: FakeClients, queues: Queues) -> None:
+    spec = QueueSpec("q", arguments={"x-max-priority": 9})
+    for name in ["q", *[name for name in _levels_of(queues, spec) if name != "q"]]:
+        queues.declare(spec if name == "q" else QueueSpec(name))
+        fake.sqs("send_message", QueueUrl=queues.url(name), MessageBody="x")
+    assert len(fake.queues.by_name) == len(queues.levels("q")) == 4
+    assert queues.counts("q") == (4, 0, 0)
+    assert queues.purge("q") == 4
+
+
+def _levels_of(queues: Queues, spec: QueueSpec) -> list[str]:
+    queues.declare(spec)
+    return queues.levels(spec.name)
+
+
+# --- predefined
+
+
+def test_a_predefined_queue_is_never_made_and_needs_no_call(fake: FakeClients) -> None:
+    url = f"https://sqs.eu-west-1.amazonaws.com/{ACCOUNT}/theirs"
+    queues = Queues(fake, make_settings("hake://", predefined_queues={"q": url}))
+    queues.declare(QueueSpec("q"))
+    assert queues.url("q") == url
+    queues.forget("q")
+    assert queues.url("q") == url
+    assert not fake.calls
+
+
+def test_a_predefined_queue_of_another_region_is_a_fault(fake: FakeClients) -> None:
+    queues = Queues(fake, make_settings("hake://", predefined_queues={"q": f"https://sqs.us-east-1.amazonaws.com/{ACCOUNT}/q"}))
+    with pytest.raises(ConfigurationError, match="us-east-1"):
+        queues.url("q")
+
+
+def test_urls_of_ever_new_reply_queues_are_not_all_kept(
+    fake: FakeClients, queues: Queues, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queues_module, "_MAX_FOREIGN_URLS", 5)
+    queues.declare(QueueSpec("mine"))
+    for number in range(20):
+        fake.sqs("create_queue", QueueName=f"reply-{number}")
+        queues.url(f"reply-{number}")
+    assert len(queues._urls) <= 6
+    fake.calls.clear()
+    queues.url("mine")
+    assert not fake.calls
+
+
+def test_creation_is_logged(queues: Queues, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    queues.declare(QueueSpec("a.b"))
+    assert "Created queue a.b (a_b_x" in caplog.text
