@@ -22,7 +22,7 @@ import time
 from kombu_hake.bindings import MAX_BINDING_TAGS, Binding, BindingSet, ExchangeType, from_tags, overflow_tags, to_tags
 from kombu_hake.clients import Clients
 from kombu_hake.concurrency import SingleFlight, TtlCache
-from kombu_hake.exceptions import HakeError, TopologyError
+from kombu_hake.exceptions import AccessDenied, HakeError, TopologyError
 from kombu_hake.naming import QueueArn, QueueUrl, TopicArn, parse_arn
 from kombu_hake.policy import allows, namespace_policy, queue_policy
 from kombu_hake.queues import Queues
@@ -74,7 +74,20 @@ class Binder:
                 if not is_recorded:
                     self._record(queue, url, found, binding)
                 tags = found if is_recorded else None
-                self._apply_until_stable(queue, url, tags=tags, with_=binding, declared_type=declared_type)
+                try:
+                    self._apply_until_stable(queue, url, tags=tags, with_=binding, declared_type=declared_type)
+                except AccessDenied:
+                    if not is_recorded:
+                        self._take_back(queue, url, binding, current)
+                    raise
+
+    def _take_back(self, queue: str, url: QueueUrl, binding: Binding, before: BindingSet) -> None:
+        """Undo a binding whose last step was denied: its tag and policy would look like evidence that it is there."""
+        try:
+            self._clients.sqs("untag_queue", QueueUrl=url, TagKeys=list(to_tags(binding)))
+            self._write_policy(queue, url, before)
+        except HakeError as exc:
+            logger.warning("Queue %s keeps a tag of a binding that could not be made: %s", queue, exc)
 
     def unbind(self, queue: str, binding: Binding) -> None:
         """Undo :meth:`bind`; a binding that is not there is fine."""

@@ -21,6 +21,7 @@ from kombu_hake.concurrency import TtlCache
 from kombu_hake.envelope import Envelope
 from kombu_hake.exceptions import HakeError
 from kombu_hake.limits import FIFO_SUFFIX, RAW_DELIVERY_MAX_ATTRIBUTES
+from kombu_hake.messages import ORIGIN_HEADER
 from kombu_hake.naming import QueueUrl, parse_arn
 
 __all__ = ["DeadLetters"]
@@ -87,10 +88,9 @@ class DeadLetters:
         arguments: Mapping[str, Any],
         reason: str,
     ) -> str:
-        info = envelope.properties["delivery_info"]
         exchange = arguments.get("x-dead-letter-exchange")
         if exchange is not None:
-            key = arguments.get("x-dead-letter-routing-key") or info.get("routing_key") or queue
+            key = arguments.get("x-dead-letter-routing-key") or _origin(envelope)[1] or queue
             self._publish(_message(envelope, queue, reason), exchange, key, mandatory=False)
             return f"exchange {exchange!r} with key {key!r}"
         dead_arn = self._redrive(url).get("deadLetterTargetArn")
@@ -126,14 +126,22 @@ class DeadLetters:
         return policy if isinstance(policy, dict) else {}
 
 
+def _origin(envelope: Envelope) -> tuple[str, str]:
+    """Exchange and routing key of the first publishing; a retried task was published to a private exchange since."""
+    info = envelope.headers.get(ORIGIN_HEADER)
+    if not isinstance(info, dict):
+        info = envelope.properties["delivery_info"]
+    return info.get("exchange") or "", info.get("routing_key") or ""
+
+
 def _message(envelope: Envelope, queue: str, reason: str) -> dict[str, Any]:
     """The message to publish, with the headers that RabbitMQ adds to a dead-lettered one."""
-    info = envelope.properties["delivery_info"]
+    exchange, routing_key = _origin(envelope)
     death = {
         "reason": reason,
         "queue": queue,
-        "exchange": info.get("exchange") or "",
-        "routing-keys": [info.get("routing_key") or ""],
+        "exchange": exchange,
+        "routing-keys": [routing_key],
         "time": int(time.time()),
         "count": 1,
     }

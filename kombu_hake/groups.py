@@ -13,7 +13,7 @@
 A handler is an ordinary Celery task. A group is a queue, bound to the keys that it has handlers for: its workers are
 ``celery -A shop worker -Q email``. An event is one message to the topic; each handler runs it under a task id of its
 own (:func:`kombu_hake.group_registry.run_id`), so results, retries and revokes of one never touch those of another.
-What a worker does with an event is in :mod:`kombu_hake.group_strategy`.
+What a worker does with an event is in :mod:`kombu_hake.group_worker`.
 """
 
 from __future__ import annotations

@@ -51,6 +51,7 @@ def receive_params(url: QueueUrl, count: int, wait_s: int, visibility_s: int) ->
         "WaitTimeSeconds": wait_s,
         "VisibilityTimeout": visibility_s,
         "MessageSystemAttributeNames": ["ApproximateReceiveCount", "SentTimestamp"],
+        "MessageAttributeNames": list(FOREIGN_ATTRIBUTES),
     }
 
 

@@ -9,7 +9,7 @@ import logging
 from typing import NamedTuple
 
 from kombu_hake.concurrency import TtlCache
-from kombu_hake.exceptions import QueueNotFound, ReplyQueueNotFound, Unroutable
+from kombu_hake.exceptions import InvalidName, QueueNotFound, ReplyQueueNotFound, Unroutable
 from kombu_hake.naming import QueueUrl, TopicArn
 from kombu_hake.settings import Settings
 from kombu_hake.topology import PRIVATE_EXCHANGE, Topology, is_reply_exchange, reply_queue
@@ -109,6 +109,11 @@ class Routes:
             raise ReplyQueueNotFound(f"Nobody waits for this reply any more: {exc}") from exc
 
     def _direct(self, queue: str, mandatory: bool) -> list[Target]:
+        if not queue:
+            raise InvalidName(
+                "A message to the default exchange needs a queue's name as routing key. If a Celery route led here: "
+                "Celery drops the exchange of a route that has no routing_key, so give the route one."
+            )
         try:
             return [QueueTarget(queue, self._topology.queues.url(queue))]
         except QueueNotFound:

@@ -17,7 +17,7 @@ import logging
 from uuid import uuid4
 
 from kombu_hake import forksafe
-from kombu_hake.exceptions import HakeError, TopologyError
+from kombu_hake.exceptions import AccessDenied, HakeError, TopologyError
 from kombu_hake.queues import QueueSpec
 from kombu_hake.topology import Topology
 
@@ -53,7 +53,10 @@ class Temporaries:
     def create_fed(self, queue: str, exchange: str) -> None:
         """Create *queue*, if it is one of ours and waits, under a name of this incarnation.
 
+        Where the user can do without *exchange* and creating a queue is denied, it is given up.
+
         Raises:
+            AccessDenied: creating the queue is denied.
             TopologyError: with ``topology=verify`` or ``assume``, unless the user can do without *exchange*.
         """
         spec = self._pending.get(queue)
@@ -61,8 +64,15 @@ class Temporaries:
             self._take_as_made(spec, exchange)
         elif spec is not None:
             physical = f"{self._topology.queues.physical(queue)[:47]}-{uuid4().hex}"
-            self._incarnated.add(queue)
-            self._create(spec, physical)
+            try:
+                self._create(spec, physical)
+            except AccessDenied as exc:
+                if not self._topology.gives_up(exchange, exc):
+                    raise
+                del self._pending[queue]
+                self._given_up.add(queue)
+            else:
+                self._incarnated.add(queue)
 
     def create(self) -> None:
         """Create all that waits, under their own names."""

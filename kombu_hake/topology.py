@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import cast
 
@@ -32,6 +33,14 @@ __all__ = ["PRIVATE_EXCHANGE", "Topology", "is_reply_exchange", "reply_queue"]
 logger = logging.getLogger(__name__)
 #: Publishing here is a SendMessage to the queue that the routing key names; declaring it does nothing.
 PRIVATE_EXCHANGE = "hake.queue"
+#: AMQP has these from the start.
+_PREDECLARED: Mapping[str, ExchangeType] = {
+    "amq.direct": "direct",
+    "amq.fanout": "fanout",
+    "amq.headers": "headers",
+    "amq.match": "headers",
+    "amq.topic": "topic",
+}
 #: Each takes as long as AWS refuses the name of a deleted queue.
 _BIND_TRIES = 50
 
@@ -57,7 +66,7 @@ class Topology:
         self._settings = settings
         self._binder = Binder(clients, settings, self.queues, self.topics)
         self._verification = Verification(clients, self.queues, self.topics)
-        self._types: dict[str, ExchangeType] = {}
+        self._types: dict[str, ExchangeType] = dict(_PREDECLARED)
         self._denied: dict[str, AccessDenied] = {}
         self._has_warned = False
         self._noted: dict[str, dict[Binding, None]] = {}
@@ -123,6 +132,13 @@ class Topology:
         else:
             logger.info("Exchange %s is off, because %s is denied.", exchange, exc.action)
 
+    def gives_up(self, exchange: str, exc: AccessDenied) -> bool:
+        """Give an exchange up if the user can do without it; whether that is so."""
+        if not self._settings.is_best_effort(exchange):
+            return False
+        self.give_up(exchange, exc)
+        return True
+
     def can_do_without(self, exchange: str) -> bool:
         """Whether to do without a temporary queue fed by this exchange, where none can be made; says so once."""
         if not self._settings.is_best_effort(exchange):
@@ -186,15 +202,14 @@ class Topology:
             else:
                 self._bind_own(queue, binding)
         except AccessDenied as exc:
-            if exc.action.startswith("sns:") and (
-                self._settings.is_best_effort(binding.exchange) or binding.exchange_type == "direct"
-            ):
-                self.give_up(binding.exchange, exc)
-            elif not self._seems_bound(queue, binding):
-                raise
-            else:
+            is_dispensable = self._settings.is_best_effort(binding.exchange) or binding.exchange_type == "direct"
+            if self._seems_bound(queue, binding):
                 logger.info("Queue %s is taken as bound to %s: %s", queue, binding.exchange, exc)
                 self._note(queue, binding)
+            elif exc.action.startswith("sns:") and is_dispensable:
+                self.give_up(binding.exchange, exc)
+            else:
+                raise
 
     def _bind_own(self, queue: str, binding: Binding) -> None:
         """Bind, and begin again where somebody deletes the queue or its subscription in the middle of it."""

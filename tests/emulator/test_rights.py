@@ -17,7 +17,7 @@ from kombu_hake.exceptions import AccessDenied, PublishFailed
 
 ORDERS = Exchange("orders", "fanout")
 EMAIL = Queue("email", ORDERS)
-SQS_ONLY = ("sqs:*", "sts:*")
+SQS_ONLY = ("sqs:*",)
 
 pytestmark = pytest.mark.ministack
 Connect = Callable[..., Connection]

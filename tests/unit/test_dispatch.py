@@ -1,0 +1,229 @@
+"""One publish from start to end, whatever is gone or denied on the way."""
+
+import json
+from typing import Any
+
+import pytest
+from fakes import ACCOUNT, REGION, FakeClients, make_settings
+
+from kombu_hake.bindings import Binding
+from kombu_hake.dispatch import Dispatcher
+from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, MessageTooLarge, ReplyQueueNotFound, Unroutable
+from kombu_hake.publisher import Publisher
+from kombu_hake.queues import QueueSpec
+from kombu_hake.routes import Routes
+from kombu_hake.topology import Topology
+
+
+class Process:
+    """What one process knows."""
+
+    def __init__(self, fake: FakeClients, **options: Any) -> None:
+        settings = make_settings(**options)
+        self.topology = Topology(fake, settings)
+        routes = Routes(self.topology, settings)
+        self.dispatcher = Dispatcher(self.topology, routes, Publisher(fake), settings)
+
+    def declare(self, queue: str, *bindings: Binding, **arguments: Any) -> None:
+        self.topology.declare_queue(QueueSpec(queue, arguments=arguments))
+        for binding in bindings:
+            self.topology.declare_exchange(binding.exchange, binding.exchange_type)
+            self.topology.bind(queue, binding)
+
+    def publish(
+        self,
+        exchange: str,
+        routing_key: str,
+        body: bytes = b"hello",
+        *,
+        headers: Any = None,
+        mandatory: bool = False,
+        **properties: Any,
+    ) -> None:
+        message = {
+            "body": body,
+            "content-type": "text/plain",
+            "content-encoding": "utf-8",
+            "headers": headers or {},
+            "properties": {"delivery_info": {}, **properties},
+        }
+        self.dispatcher.publish(message, exchange, routing_key, mandatory=mandatory)
+
+
+@pytest.fixture
+def fake() -> FakeClients:
+    return FakeClients()
+
+
+@pytest.fixture
+def here(fake: FakeClients) -> Process:
+    return Process(fake)
+
+
+@pytest.fixture
+def elsewhere(fake: FakeClients) -> Process:
+    return Process(fake)
+
+
+def bodies(fake: FakeClients, queue: str) -> list[str]:
+    return [json.loads(text)["body"] for text in fake.queues.queue(queue).bodies()]
+
+
+def test_a_task_to_a_queue_is_one_request(fake: FakeClients, here: Process) -> None:
+    here.declare("q", Binding("q", "direct", "q"))
+    for exchange in ("", "q"):
+        here.publish(exchange, "q")
+        fake.calls.clear()
+        here.publish(exchange, "q")
+        assert fake.counts() == {"send_message": 1}
+    assert bodies(fake, "q") == ["hello"] * 4
+
+
+def test_an_event_to_three_groups_is_one_request(fake: FakeClients, here: Process, elsewhere: Process) -> None:
+    for queue in ("email", "inventory", "analytics"):
+        elsewhere.declare(queue, Binding("orders", "fanout"))
+    here.publish("orders", "order.created")
+    fake.calls.clear()
+    here.publish("orders", "order.created")
+    assert fake.counts() == {"publish": 1}
+    assert [len(bodies(fake, queue)) for queue in ("email", "inventory", "analytics")] == [2, 2, 2]
+
+
+def test_the_routing_key_decides_though_the_producer_knows_no_type(
+    fake: FakeClients, here: Process, elsewhere: Process
+) -> None:
+    elsewhere.declare("all", Binding("orders", "topic", "order.#"))
+    elsewhere.declare("eu", Binding("orders", "topic", "order.*.eu"))
+    elsewhere.declare("none", Binding("orders", "topic", "invoice.#"))
+    here.publish("orders", "order.created.eu")
+    assert [len(bodies(fake, queue)) for queue in ("all", "eu", "none")] == [1, 1, 0]
+
+
+def test_header_values_decide_where_the_exchange_is_declared(fake: FakeClients, here: Process) -> None:
+    arguments = (("region", "eu"), ("x-match", "all"))
+    here.declare("eu", Binding("h", "headers", "", arguments))
+    here.publish("h", "", headers={"region": "eu"})
+    here.publish("h", "", headers={"region": "us"})
+    assert len(bodies(fake, "eu")) == 1
+
+
+def test_a_message_never_has_more_attributes_than_a_raw_delivery_takes(fake: FakeClients, here: Process) -> None:
+    here.declare("q", Binding("h", "headers", "", (("x-match", "any"), ("a0", 1))))
+    here.publish("h", "k", headers={f"a{number}": number for number in range(30)})
+    assert fake.topics.lost == []
+    assert len(bodies(fake, "q")) == 1
+    publishes = [params for name, params in fake.calls if name == "publish"]
+    assert all(1 <= len(params["MessageAttributes"]) <= 9 for params in publishes)
+
+
+def test_an_exchange_that_nobody_declared_is_created_on_first_publish(
+    fake: FakeClients, here: Process, caplog: pytest.LogCaptureFixture
+) -> None:
+    here.publish("orders", "k")
+    assert "orders" in fake.topics.by_name
+    assert "reaches nobody" in caplog.text
+    here.declare("q", Binding("orders", "fanout"))
+    here.publish("orders", "k")
+    assert bodies(fake, "q") == ["hello"]
+
+
+@pytest.mark.parametrize("exchange", ["", "orders"])
+def test_a_mandatory_message_that_reaches_nobody_raises(fake: FakeClients, here: Process, exchange: str) -> None:
+    with pytest.raises(Unroutable):
+        here.publish(exchange, "k", mandatory=True)
+
+
+def test_a_mandatory_message_to_a_queue_that_was_deleted_raises(
+    fake: FakeClients, here: Process, elsewhere: Process
+) -> None:
+    elsewhere.declare("q")
+    here.publish("", "q")
+    fake.sqs("delete_queue", QueueUrl=fake.queues.queue("q").url)
+    with pytest.raises(Unroutable):
+        here.publish("", "q", mandatory=True)
+
+
+def test_a_queue_deleted_by_somebody_is_made_again_and_gets_the_message(fake: FakeClients, here: Process) -> None:
+    here.declare("q", Binding("q", "direct", "q"))
+    here.publish("", "q")
+    fake.sqs("delete_queue", QueueUrl=fake.queues.queue("q").url)
+    fake.clock.advance(61)
+    here.publish("q", "q", b"again")
+    assert bodies(fake, "q") == ["again"]
+
+
+def test_a_reply_to_a_queue_that_is_gone_is_told_apart(fake: FakeClients, here: Process, elsewhere: Process) -> None:
+    queue = "5bd2.reply.celery.pidbox"
+    elsewhere.declare(queue)
+    here.publish("reply.celery.pidbox", "5bd2")
+    elsewhere.topology.delete_queue(queue)
+    for _ in range(2):
+        with pytest.raises(ReplyQueueNotFound):
+            here.publish("reply.celery.pidbox", "5bd2")
+
+
+def test_events_that_may_not_be_published_are_given_up(fake: FakeClients, here: Process, elsewhere: Process) -> None:
+    elsewhere.declare("monitor", Binding("celeryev", "topic", "#"))
+    fake.deny("sns:Publish")
+    for _ in range(3):
+        here.publish("celeryev", "worker.heartbeat")
+    assert fake.count("publish") == 1
+
+
+@pytest.mark.parametrize("exchange", ["orders", "celery.pidbox"])
+def test_what_somebody_asked_for_and_may_not_be_published_raises(
+    fake: FakeClients, here: Process, elsewhere: Process, exchange: str
+) -> None:
+    elsewhere.declare("q", Binding(exchange, "fanout"))
+    fake.deny("sns:Publish")
+    with pytest.raises(AccessDenied):
+        here.publish(exchange, "")
+
+
+def test_a_message_that_is_too_large_is_not_sent(fake: FakeClients, here: Process, elsewhere: Process) -> None:
+    elsewhere.declare("q", Binding("orders", "fanout"))
+    with pytest.raises(MessageTooLarge, match="exchange 'orders'"):
+        here.publish("orders", "k", b"x" * 262_144)
+    assert fake.count("publish") == 0
+    here.publish("", "q", b"x" * 262_144)
+    assert len(bodies(fake, "q")) == 1
+
+
+def test_network_trouble_is_the_callers_to_retry(fake: FakeClients, here: Process) -> None:
+    here.declare("q")
+    fake.fail("send_message", BrokerUnavailable("x"))
+    with pytest.raises(BrokerUnavailable):
+        here.publish("", "q")
+    here.publish("", "q")
+    assert bodies(fake, "q") == ["hello"]
+
+
+def test_a_priority_goes_to_its_level(fake: FakeClients, here: Process) -> None:
+    here.declare("q", **{"x-max-priority": 10})
+    here.publish("", "q", b"low")
+    here.publish("", "q", b"urgent", priority=10)
+    assert bodies(fake, "q") == ["low"]
+    assert sorted(len(queue.messages) for queue in fake.queues.by_name.values()) == [0, 0, 1, 1]
+
+
+def test_a_fifo_queue_bound_to_a_fifo_exchange(fake: FakeClients, here: Process) -> None:
+    here.declare("q.fifo", Binding("orders.fifo", "fanout"))
+    here.publish("orders.fifo", "k", MessageGroupId="customer-1", MessageDeduplicationId="order-1")
+    here.publish("orders.fifo", "k", MessageGroupId="customer-1", MessageDeduplicationId="order-1")
+    [stored] = fake.queues.queue("q.fifo").messages
+    assert stored.group == "customer-1"
+
+
+def test_exchange_and_key_arrive_as_published(fake: FakeClients, here: Process) -> None:
+    here.declare("q", Binding("orders", "fanout"))
+    here.publish("orders", "order.créé")
+    envelope = json.loads(fake.queues.queue("q").bodies()[0])
+    info = envelope["properties"]["delivery_info"]
+    assert (info["exchange"], info["routing_key"]) == ("orders", "order.créé")
+
+
+def test_the_region_and_account_of_a_topic_are_those_of_the_credentials(fake: FakeClients, here: Process) -> None:
+    here.declare("q", Binding("orders", "fanout"))
+    here.publish("orders", "k")
+    [params] = [params for name, params in fake.calls if name == "publish"]
+    assert params["TopicArn"] == f"arn:aws:sns:{REGION}:{ACCOUNT}:orders"

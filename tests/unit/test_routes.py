@@ -1,0 +1,244 @@
+"""Where a publish goes, and what is said when it goes nowhere."""
+
+import logging
+from typing import Any
+
+import pytest
+from fakes import ACCOUNT, REGION, FakeClients, make_settings
+from kombu.exceptions import InconsistencyError
+
+from kombu_hake.bindings import Binding
+from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, Unroutable
+from kombu_hake.queues import QueueSpec
+from kombu_hake.routes import QueueTarget, Routes, TopicTarget
+from kombu_hake.topology import PRIVATE_EXCHANGE, Topology
+
+
+def arn(name: str) -> str:
+    return f"arn:aws:sns:{REGION}:{ACCOUNT}:{name}"
+
+
+class Process:
+    """What one process knows."""
+
+    def __init__(self, fake: FakeClients, **options: Any) -> None:
+        settings = make_settings(**options)
+        self.topology = Topology(fake, settings)
+        self.routes = Routes(self.topology, settings)
+
+    def declare(self, queue: str, *bindings: Binding) -> None:
+        self.topology.declare_queue(QueueSpec(queue))
+        for binding in bindings:
+            self.topology.declare_exchange(binding.exchange, binding.exchange_type)
+            self.topology.bind(queue, binding)
+
+    def targets(self, exchange: str, routing_key: str, *, mandatory: bool = False) -> list[str]:
+        found = self.routes.resolve(exchange, routing_key, mandatory=mandatory)
+        return [f"queue {t.queue}" if isinstance(t, QueueTarget) else f"topic {t.exchange}" for t in found]
+
+
+@pytest.fixture
+def fake() -> FakeClients:
+    return FakeClients()
+
+
+@pytest.fixture
+def here(fake: FakeClients) -> Process:
+    return Process(fake)
+
+
+@pytest.fixture
+def elsewhere(fake: FakeClients) -> Process:
+    return Process(fake)
+
+
+# --- straight to a queue
+
+
+@pytest.mark.parametrize("exchange", ["", PRIVATE_EXCHANGE])
+def test_the_default_exchange_leads_to_the_queue_of_that_name(
+    fake: FakeClients, here: Process, elsewhere: Process, exchange: str
+) -> None:
+    elsewhere.declare("q")
+    assert here.routes.resolve(exchange, "q") == [QueueTarget("q", fake.queues.queue("q").url)]
+    fake.calls.clear()
+    here.targets(exchange, "q")
+    assert not fake.calls
+
+
+def test_a_reply_goes_straight_to_the_queue_that_waits_for_it(here: Process, elsewhere: Process) -> None:
+    elsewhere.declare("5bd2.reply.celery.pidbox")
+    assert here.targets("reply.celery.pidbox", "5bd2") == ["queue 5bd2.reply.celery.pidbox"]
+
+
+def test_a_reply_that_nobody_waits_for_is_what_kombus_mailbox_expects(here: Process) -> None:
+    with pytest.raises(InconsistencyError):
+        here.routes.resolve("reply.celery.pidbox", "gone")
+
+
+# --- the exchange of a queue's own name
+
+
+def test_publishing_to_a_queues_own_exchange_needs_no_topic(fake: FakeClients, here: Process) -> None:
+    here.declare("q", Binding("q", "direct", "q"))
+    assert here.targets("q", "q") == ["queue q"]
+    assert fake.topics.by_name == {}
+
+
+def test_a_producer_that_knows_only_the_name_finds_the_queue(here: Process, elsewhere: Process) -> None:
+    elsewhere.declare("q", Binding("q", "direct", "q"))
+    assert here.targets("q", "q") == ["queue q"]
+
+
+def test_a_queue_bound_by_others_to_that_exchange_gets_it_too(here: Process, elsewhere: Process) -> None:
+    here.declare("q", Binding("q", "direct", "q"))
+    elsewhere.declare("audit", Binding("q", "direct", "q"))
+    assert here.targets("q", "q") == ["queue q", "topic q"]
+
+
+def test_another_key_of_that_exchange_goes_to_its_topic(here: Process) -> None:
+    here.declare("q", Binding("q", "direct", "q"), Binding("q", "direct", "other"))
+    assert here.targets("q", "other") == ["topic q"]
+
+
+@pytest.mark.parametrize("exchange_type", ["fanout", "topic"])
+def test_an_exchange_of_another_type_is_no_short_cut(here: Process, elsewhere: Process, exchange_type: Any) -> None:
+    elsewhere.declare("q", Binding("q", exchange_type, "q"))
+    assert here.targets("q", "q") == ["topic q"]
+    assert elsewhere.targets("q", "q") == ["topic q"]
+
+
+def test_without_the_short_cut_everything_goes_through_the_topic(fake: FakeClients) -> None:
+    process = Process(fake, direct_exchanges="topic")
+    process.declare("q", Binding("q", "direct", "q"))
+    assert process.targets("q", "q") == ["topic q"]
+
+
+def test_a_queue_declared_here_is_found_though_it_was_missing_a_moment_ago(here: Process) -> None:
+    assert here.targets("q", "q") == ["topic q"]
+    here.declare("q", Binding("q", "direct", "q"))
+    assert here.targets("q", "q") == ["queue q"]
+
+
+# --- topics
+
+
+def test_a_producer_needs_only_the_exchanges_name(fake: FakeClients, here: Process, elsewhere: Process) -> None:
+    elsewhere.declare("q", Binding("orders", "fanout"))
+    assert here.routes.resolve("orders", "k") == [TopicTarget("orders", arn("orders"))]
+    fake.calls.clear()
+    for _ in range(100):
+        here.routes.resolve("orders", "k")
+    assert not fake.calls
+
+
+# --- nowhere
+
+
+@pytest.mark.parametrize(("exchange", "part"), [("", "there is no such queue"), ("orders", "no queue is bound")])
+def test_a_message_that_reaches_nobody_is_warned_of_once(
+    here: Process, caplog: pytest.LogCaptureFixture, exchange: str, part: str
+) -> None:
+    for _ in range(5):
+        here.routes.resolve(exchange, "k")
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert part in caplog.text
+
+
+@pytest.mark.parametrize("exchange", ["", "orders"])
+@pytest.mark.parametrize(("unroutable", "mandatory"), [("raise", False), ("raise", True), ("warn", True), ("ignore", True)])
+def test_it_raises_where_that_is_asked_for(
+    fake: FakeClients, exchange: str, unroutable: str, mandatory: bool
+) -> None:
+    process = Process(fake, unroutable=unroutable)
+    with pytest.raises(Unroutable, match="reaches nobody"):
+        process.routes.resolve(exchange, "k", mandatory=mandatory)
+
+
+@pytest.mark.parametrize("exchange", ["", "orders"])
+def test_it_may_be_ignored(fake: FakeClients, caplog: pytest.LogCaptureFixture, exchange: str) -> None:
+    Process(fake, unroutable="ignore").routes.resolve(exchange, "k")
+    assert not caplog.records
+    assert fake.count("get_topic_attributes") == 0
+
+
+def test_a_topic_that_may_not_be_read_is_believed_to_have_queues(fake: FakeClients) -> None:
+    fake.deny("sns:GetTopicAttributes")
+    assert Process(fake, unroutable="raise").targets("orders", "k", mandatory=True) == ["topic orders"]
+
+
+def test_a_queue_that_is_bound_after_a_warning_is_found(here: Process) -> None:
+    here.routes.resolve("orders", "k")
+    here.declare("q", Binding("orders", "fanout"))
+    assert here.targets("orders", "k", mandatory=True) == ["topic orders"]
+
+
+# --- events and remote control
+
+
+def test_events_are_not_published_while_nobody_listens(
+    fake: FakeClients, here: Process, elsewhere: Process, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(50):
+        assert here.targets("celeryev", "worker.heartbeat") == []
+    assert fake.count("get_topic_attributes") == 1
+    assert not caplog.records
+    elsewhere.declare("monitor", Binding("celeryev", "topic", "#"))
+    here.topology.topics.forget_subscribers("celeryev")  # a minute later
+    assert here.targets("celeryev", "worker.heartbeat") == ["topic celeryev"]
+
+
+def test_remote_control_is_always_sent(here: Process, caplog: pytest.LogCaptureFixture) -> None:
+    assert here.targets("celery.pidbox", "") == ["topic celery.pidbox"]
+    assert not caplog.records
+
+
+# --- denied
+
+
+def test_a_denied_exchange_raises_and_its_own_queue_still_gets_its_messages(here: Process) -> None:
+    here.declare("q", Binding("q", "direct", "q"))
+    denied = AccessDenied("no", action="sns:Publish")
+    for exchange in ("q", "orders", "celery.pidbox", "celeryev"):
+        here.topology.give_up(exchange, denied)
+    assert here.targets("q", "q") == ["queue q"]
+    assert here.targets("celeryev", "worker.heartbeat") == []
+    for exchange, key in (("q", "other"), ("orders", "k"), ("celery.pidbox", "")):
+        with pytest.raises(AccessDenied):
+            here.routes.resolve(exchange, key)
+
+
+# --- gone
+
+
+def test_a_topic_that_is_gone_is_made_again_on_publish(fake: FakeClients, here: Process, elsewhere: Process) -> None:
+    elsewhere.declare("q", Binding("orders", "fanout"))
+    here.routes.resolve("orders", "k")
+    fake.sns("delete_topic", TopicArn=arn("orders"))
+    assert here.routes.topic_is_gone("orders", "k") == []
+    assert "orders" in fake.topics.by_name
+
+
+def test_a_topic_of_events_that_is_gone_is_not_made(fake: FakeClients, here: Process) -> None:
+    assert here.routes.topic_is_gone("celeryev", "k") == []
+    assert here.routes.topic_is_gone("celery.pidbox", "") == []
+    assert fake.topics.by_name == {}
+
+
+def test_a_queue_that_is_gone_is_made_again_where_it_was_declared(
+    fake: FakeClients, here: Process, elsewhere: Process, caplog: pytest.LogCaptureFixture
+) -> None:
+    here.declare("q")
+    elsewhere.routes.resolve("", "q")
+    fake.sqs("delete_queue", QueueUrl=fake.queues.queue("q").url)
+    fake.clock.advance(61)
+    with caplog.at_level(logging.WARNING):
+        assert elsewhere.routes.queue_is_gone("q") == []
+    assert "there is no such queue" in caplog.text
+    assert here.routes.queue_is_gone("q") == [QueueTarget("q", fake.queues.queue("q").url)]
+
+
+def test_trouble_on_the_way_is_no_verdict(fake: FakeClients, here: Process) -> None:
+    fake.fail("get_queue_url", BrokerUnavailable("x"))
+    with pytest.raises(BrokerUnavailable):
+        here.routes.resolve("", "q")

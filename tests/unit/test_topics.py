@@ -1,0 +1,211 @@
+"""Topics and subscriptions: ARNs without asking, topics on demand, subscriptions as wanted."""
+
+import json
+import logging
+
+import pytest
+from fakes import ACCOUNT, REGION, FakeClients, make_settings
+
+from kombu_hake.bindings import Binding
+from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, TopicNotFound, TopologyError
+from kombu_hake.naming import QueueArn
+from kombu_hake.routing import Filter, compile_filter
+from kombu_hake.topics import Topics
+
+QUEUE_ARN = QueueArn(f"arn:aws:sqs:{REGION}:{ACCOUNT}:q")
+EVERYTHING = Filter(None, exact=True)
+
+
+def arn(name: str) -> str:
+    return f"arn:aws:sns:{REGION}:{ACCOUNT}:{name}"
+
+
+@pytest.fixture
+def fake() -> FakeClients:
+    return FakeClients()
+
+
+@pytest.fixture
+def topics(fake: FakeClients) -> Topics:
+    return Topics(fake, make_settings())
+
+
+def subscription(fake: FakeClients, topic: str = "orders") -> dict[str, str]:
+    return fake.topics.by_name[topic].subscriptions[QUEUE_ARN].attributes
+
+
+# --- ARNs
+
+
+def test_an_arn_is_built_with_no_call_but_one_to_sts(fake: FakeClients, topics: Topics) -> None:
+    assert [topics.arn(name) for name in ("a", "b", "a")] == [arn("a"), arn("b"), arn("a")]
+    assert fake.counts() == {"get_caller_identity": 1}
+
+
+def test_with_the_account_as_an_option_an_arn_needs_no_call(fake: FakeClients) -> None:
+    assert Topics(fake, make_settings(account_id="444455556666")).arn("a") == f"arn:aws:sns:{REGION}:444455556666:a"
+    assert not fake.calls
+
+
+@pytest.mark.parametrize("error", [BrokerUnavailable("no route"), AccessDenied("no")])
+def test_without_sts_the_topic_itself_tells_the_account(fake: FakeClients, topics: Topics, error: Exception) -> None:
+    fake.fail("get_caller_identity", error)
+    assert topics.arn("a") == arn("a")
+    assert "a" in fake.topics.by_name
+    assert topics.arn("b") == arn("b")
+    assert "b" not in fake.topics.by_name
+
+
+def test_a_predefined_topic_is_taken_as_it_is(fake: FakeClients) -> None:
+    topics = Topics(fake, make_settings(predefined_exchanges={"a": arn("theirs")}))
+    assert topics.arn("a") == arn("theirs")
+    assert not fake.calls
+    with pytest.raises(TopicNotFound, match="predefined"):
+        topics.create("a")
+
+
+# --- creating
+
+
+def test_creating_a_topic_twice_is_fine(fake: FakeClients, topics: Topics) -> None:
+    assert topics.create("orders", "fanout") == topics.create("orders", "fanout") == arn("orders")
+    tags = fake.topics.by_name["orders"].tags
+    assert tags["hake:made-by"].startswith("kombu_hake ")
+    assert tags["hake:namespace"] == "-"
+
+
+def test_a_topic_with_other_tags_is_taken_and_left_alone(fake: FakeClients, topics: Topics) -> None:
+    fake.sns("create_topic", Name="orders", Tags=[{"Key": "team", "Value": "shop"}])
+    assert topics.create("orders") == arn("orders")
+    assert fake.topics.by_name["orders"].tags == {"team": "shop"}
+
+
+def test_without_the_right_to_tag_a_topic_is_made_untagged(fake: FakeClients, topics: Topics) -> None:
+    fake.deny("sns:TagResource")
+    topics.create("orders")
+    assert fake.topics.by_name["orders"].tags == {}
+
+
+def test_without_the_right_to_create_it_says_so(fake: FakeClients, topics: Topics) -> None:
+    fake.deny("sns:CreateTopic")
+    with pytest.raises(AccessDenied) as caught:
+        topics.create("orders")
+    assert caught.value.action == "sns:CreateTopic"
+
+
+def test_a_fifo_topic_is_made_as_one(fake: FakeClients, topics: Topics) -> None:
+    assert topics.create("orders.fifo") == topics.create("orders.fifo") == arn("orders.fifo")
+    assert fake.topics.by_name["orders.fifo"].attributes == {"FifoTopic": "true"}
+
+
+def test_other_processes_can_learn_the_type_of_an_exchange(fake: FakeClients, topics: Topics) -> None:
+    topics.create("orders", "fanout")
+    other = Topics(fake, make_settings())
+    assert other.seen_type("orders") is None
+    assert other.recorded_type("orders") == "fanout"
+    assert other.recorded_type("orders") == other.seen_type("orders") == "fanout"
+    assert fake.count("list_tags_for_resource") == 1
+
+
+@pytest.mark.parametrize("action", ["sns:ListTagsForResource", "nothing"])
+def test_a_type_that_cannot_be_known_is_none(fake: FakeClients, topics: Topics, action: str) -> None:
+    fake.deny(action)
+    assert topics.recorded_type("missing") is None
+
+
+# --- subscribing
+
+
+def test_a_subscription_is_raw_and_creates_the_topic(fake: FakeClients, topics: Topics) -> None:
+    topics.subscribe("orders", QUEUE_ARN, EVERYTHING)
+    assert subscription(fake) == {"RawMessageDelivery": "true"}
+
+
+def test_subscribing_again_changes_nothing(fake: FakeClients, topics: Topics) -> None:
+    wanted = compile_filter([Binding("orders", "direct", "a")])
+    topics.subscribe("orders", QUEUE_ARN, wanted)
+    before = dict(subscription(fake))
+    assert json.loads(before["FilterPolicy"]) == wanted.policy
+    assert not topics.subscribe("orders", QUEUE_ARN, wanted)
+    assert subscription(fake) == before
+    assert fake.count("set_subscription_attributes") == 0
+
+
+@pytest.mark.parametrize("first", [EVERYTHING, compile_filter([Binding("orders", "direct", "a")])])
+@pytest.mark.parametrize("second", [EVERYTHING, compile_filter([Binding("orders", "direct", "b")])])
+def test_a_subscription_with_another_filter_is_mended(
+    fake: FakeClients, topics: Topics, first: Filter, second: Filter
+) -> None:
+    topics.subscribe("orders", QUEUE_ARN, first)
+    is_changed = topics.subscribe("orders", QUEUE_ARN, second)
+    assert is_changed == (first.policy != second.policy)
+    assert json.loads(subscription(fake).get("FilterPolicy", "{}")) == (second.policy or {})
+
+
+def test_a_subscription_that_wraps_messages_is_mended(fake: FakeClients, topics: Topics) -> None:
+    topics.create("orders")
+    fake.sns("subscribe", TopicArn=arn("orders"), Protocol="sqs", Endpoint=QUEUE_ARN)
+    topics.subscribe("orders", QUEUE_ARN, EVERYTHING)
+    assert subscription(fake)["RawMessageDelivery"] == "true"
+
+
+def test_a_subscription_that_cannot_be_read_is_taken_as_it_is(fake: FakeClients, topics: Topics) -> None:
+    fake.deny("sns:GetSubscriptionAttributes", "sns:SetSubscriptionAttributes")
+    topics.subscribe("orders", QUEUE_ARN, EVERYTHING)
+    assert subscription(fake) == {"RawMessageDelivery": "true"}
+
+
+def test_a_filter_that_aws_refuses_is_an_error(topics: Topics) -> None:
+    with pytest.raises(TopologyError, match="FilterPolicy"):
+        topics.subscribe("orders", QUEUE_ARN, Filter({"rk": []}, exact=True))
+
+
+def test_unsubscribing_removes_this_queue_alone_and_is_fine_when_repeated(fake: FakeClients, topics: Topics) -> None:
+    others = [QueueArn(f"arn:aws:sqs:{REGION}:{ACCOUNT}:other{number}") for number in range(230)]  # three pages
+    for endpoint in [*others[:150], QUEUE_ARN, *others[150:]]:
+        topics.subscribe("orders", endpoint, EVERYTHING)
+    for _ in range(2):
+        topics.unsubscribe("orders", QUEUE_ARN)
+    assert set(fake.topics.by_name["orders"].subscriptions) == set(others)
+    topics.unsubscribe("nothing", QUEUE_ARN)
+
+
+# --- counting
+
+
+def test_subscribers_are_counted_once_a_minute(fake: FakeClients, topics: Topics) -> None:
+    assert topics.subscribers("orders") == 0
+    fake.sns("create_topic", Name="orders")
+    fake.sns("subscribe", TopicArn=arn("orders"), Protocol="sqs", Endpoint=QUEUE_ARN)
+    assert topics.subscribers("orders") == 0
+    assert fake.count("get_topic_attributes") == 1
+    topics.forget_subscribers("orders")
+    assert topics.subscribers("orders") == 1
+
+
+def test_what_this_process_changes_it_counts_anew(topics: Topics) -> None:
+    assert topics.subscribers("orders") == 0
+    topics.subscribe("orders", QUEUE_ARN, EVERYTHING)
+    assert topics.subscribers("orders") == 1
+    topics.unsubscribe("orders", QUEUE_ARN)
+    assert topics.subscribers("orders") == 0
+    topics.delete("orders")
+    topics.delete("orders")
+    assert topics.subscribers("orders") == 0
+
+
+def test_counts_that_lag_behind_are_not_believed(fake: FakeClients, topics: Topics) -> None:
+    topics.subscribe("orders", QUEUE_ARN, EVERYTHING)
+    stale = {"Attributes": {"SubscriptionsConfirmed": "0", "SubscriptionsPending": "0"}}
+    fake.topics.get_topic_attributes = lambda TopicArn: stale  # type: ignore[method-assign]
+    assert topics.subscribers("orders") == 1
+
+
+@pytest.mark.parametrize("error", [AccessDenied("no"), BrokerUnavailable("x")])
+def test_a_topic_that_cannot_be_read_has_an_unknown_number(
+    fake: FakeClients, topics: Topics, error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake.fail("get_topic_attributes", error)
+    with caplog.at_level(logging.INFO):
+        assert topics.subscribers("orders") is None
+    assert not caplog.records
