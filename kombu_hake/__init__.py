@@ -12,8 +12,9 @@ from kombu_hake.plugin import register_transport
 
 if TYPE_CHECKING:
     from kombu_hake.batching import batch
+    from kombu_hake.groups import Topic
 
-__all__ = ["__version__", "batch"]
+__all__ = ["Topic", "__version__", "batch"]
 
 register_transport()
 
@@ -24,4 +25,8 @@ def __getattr__(name: str) -> Any:
         from kombu_hake.batching import batch
 
         return batch
+    if name == "Topic":  # needs Celery
+        from kombu_hake.groups import Topic
+
+        return Topic
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -52,7 +52,8 @@ class Binder:
         self._flights = SingleFlight()
         self._applied: dict[str, BindingSet] = {}
         self._applied_at: dict[str, float] = {}
-        self._subscribed: dict[tuple[str, str], str] = {}
+        #: (queue, exchange) to the filter that was set last, and until when that is believed.
+        self._subscribed: dict[tuple[str, str], tuple[str, float]] = {}
         self._reread: TtlCache[str, tuple[BindingSet | None, int]] = TtlCache(_REREAD_S)
 
     def bind(self, queue: str, binding: Binding, declared_type: ExchangeType | None) -> None:
@@ -266,7 +267,8 @@ class Binder:
         unfiltered = exchange in wanted.unfiltered
         compiled = compile_filter(bindings, unfiltered=unfiltered)
         text = filter_json(compiled)
-        if self._subscribed.get((queue, exchange)) == text:
+        known, until = self._subscribed.get((queue, exchange), ("", 0.0))
+        if known == text and time.monotonic() < until:
             return False
         try:
             has_written = self._topics.subscribe(exchange, arn, compiled, declared_type)
@@ -278,5 +280,5 @@ class Binder:
             logger.info("Exchange %s takes a wider filter for queue %s: %s", exchange, queue, exc)
             wider = compile_filter(bindings, wildcards=False, unfiltered=unfiltered)
             has_written = self._topics.subscribe(exchange, arn, wider, declared_type)
-        self._subscribed[queue, exchange] = text
+        self._subscribed[queue, exchange] = text, time.monotonic() + _BELIEVE_S
         return has_written

@@ -228,7 +228,12 @@ class Channel(DeclaringChannel):
             self._leases.release([delivery.lease])
             self._receiver.settled(delivery.source)
             return False
-        envelope = self._admit(delivery)
+        try:
+            envelope = self._admit(delivery)
+        except BaseException:  # nobody holds it yet: it must not stay leased, and keep its place, for twelve hours
+            self._leases.release([delivery.lease])
+            self._receiver.settled(delivery.source)
+            raise
         if envelope is None:
             self._receiver.settled(delivery.source)
             return False

@@ -128,7 +128,7 @@ class Dispatcher:
         if is_reply_exchange(exchange):
             self._topology.queues.forget(target.queue)
             raise ReplyQueueNotFound(f"Nobody waits for this reply any more: {exc}") from exc
-        return self._routes.queue_is_gone(target.queue)
+        return self._routes.queue_is_gone(target.queue, mandatory=mandatory)
 
     def _can_do_without(self, exchange: str) -> bool:
         # An event that nobody gets is no loss; a command that somebody gave is.

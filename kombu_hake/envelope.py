@@ -22,8 +22,11 @@ from typing import Any, NamedTuple
 
 from kombu.utils import json as kombu_json
 
-__all__ = ["Envelope", "Wire", "attributes_bytes", "decode", "encode", "with_first_sent"]
+__all__ = ["FOREIGN_ATTRIBUTES", "Envelope", "Wire", "attributes_bytes", "decode", "encode", "with_first_sent"]
 
+#: What others may say about a message of theirs, as attributes of type String: its routing key, the exchange it was
+#: published to (SNS leaves that out), an id of the event. Our own messages say all that in the envelope.
+FOREIGN_ATTRIBUTES = ("rk", "exchange", "event_id")
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 #: An SNS notification holds these (DG-SNS "raw message delivery"); an operator's own subscription may send one.
 _NOTIFICATION_KEYS = ("TopicArn", "Message", "MessageId")

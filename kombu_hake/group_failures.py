@@ -1,7 +1,7 @@
 """Handlers that have finally failed: *sent* to the group's dead letters with exception and history, then acknowledged.
 
-Celery learns of a failure in the worker's main process (``celery/worker/request.py``, ``Request.on_failure``), after the
-last retry. A retry is not a failure, nor is a task that was revoked, ignored, or goes back to the queue because its
+Celery learns of a failure in the worker's main process (``Request.on_failure`` in ``celery/worker/request.py``), after
+the last retry. A retry is not a failure, nor is a task that was revoked, ignored, or goes back to the queue because its
 worker process was lost (``reject_on_worker_lost``). If sending fails, the message goes back to the queue: the handler
 runs again, and AWS's own redrive policy ends that after twenty receives.
 """
@@ -120,7 +120,8 @@ def set_aside(message: Any, parts: Parts, reason: str, details: Mapping[str, Any
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         **details,
     }
-    sent = resendable(parts._replace(headers=with_death(parts.headers, death)), parts.properties.get("sent_timestamp_ms"))
+    sent_ms = parts.properties.get("sent_timestamp_ms")
+    sent = resendable(parts._replace(headers=with_death(parts.headers, death)), sent_ms)
     text = encode(sent.as_dict(), PRIVATE_EXCHANGE, queue, uuid4().hex).text if is_task(parts.headers) else parts.body
     properties = {**sent.properties, "delivery_info": {"exchange": PRIVATE_EXCHANGE, "routing_key": queue}}
     envelope = Envelope(*sent._replace(properties=properties), is_kombu=True)

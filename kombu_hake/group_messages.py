@@ -12,19 +12,17 @@ from uuid import UUID, uuid5
 
 from kombu import serialization
 
+from kombu_hake.envelope import FOREIGN_ATTRIBUTES
 from kombu_hake.exceptions import MalformedMessage
 from kombu_hake.group_registry import EVENT_HEADER, EVENT_TASK, Subscription, run_id
 from kombu_hake.messages import ORIGIN_HEADER
 
 __all__ = [
     "DEATHS_HEADER",
-    "EVENT_ID_ATTRIBUTE",
-    "EXCHANGE_ATTRIBUTE",
-    "KEY_ATTRIBUTE",
     "Parts",
     "event_of",
-    "foreign_event",
     "for_handler",
+    "foreign_event",
     "resendable",
     "with_death",
 ]
@@ -32,11 +30,7 @@ __all__ = [
 #: Header of a dead letter: its deaths, the latest first. It stays when the message is sent back.
 DEATHS_HEADER = "hake_deaths"
 MAX_DEATHS = 10
-#: What others may say about their JSON, as SNS message attributes of type String.
-KEY_ATTRIBUTE = "rk"
-EXCHANGE_ATTRIBUTE = "exchange"
-EVENT_ID_ATTRIBUTE = "event_id"
-
+KEY_ATTRIBUTE, EXCHANGE_ATTRIBUTE, EVENT_ID_ATTRIBUTE = FOREIGN_ATTRIBUTES
 _FOREIGN_EVENTS = UUID("5f0f3c55-7f4f-5d0b-9d0d-6a3b4a2c1e90")
 #: What :func:`kombu_hake.messages.to_message` adds to what was sent.
 _OF_RECEIVING = frozenset(
@@ -133,7 +127,7 @@ def foreign_event(text: str, attributes: Mapping[str, str], message_id: str, top
         attributes: Its SNS message attributes, those of type String.
         topics: The topics that the group listens to; each with a function that tells whether it has handlers for a key.
     Raises:
-        MalformedMessage: it is no JSON object, or it can't be told which topic it was published to: SNS leaves that out.
+        MalformedMessage: it is no JSON object, or it can't be told which topic it came from: SNS leaves that out.
     """
     try:
         payload = json.loads(text)

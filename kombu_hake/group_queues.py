@@ -66,7 +66,8 @@ def _give(topology: Topology, clients: Clients, queue: str, urls: list[QueueUrl]
 
 def _allow(clients: Clients, dead_url: QueueUrl, sources: list[QueueArn]) -> None:
     """Let these queues in, and keep those that are in; a policy that lets everybody in, or nobody, is an operator's."""
-    answer = clients.sqs("get_queue_attributes", QueueUrl=dead_url, AttributeNames=["RedriveAllowPolicy"])
+    # "All", because not every emulator knows the attribute, and none minds that.
+    answer = clients.sqs("get_queue_attributes", QueueUrl=dead_url, AttributeNames=["All"])
     text = answer.get("Attributes", {}).get("RedriveAllowPolicy")
     known: dict[str, Any] = json.loads(text) if text else {"redrivePermission": "byQueue", "sourceQueueArns": []}
     if known.get("redrivePermission") != "byQueue":

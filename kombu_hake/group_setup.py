@@ -1,7 +1,7 @@
 """What an app needs to have groups: their queues, the event task, and a step of the worker.
 
-Done when the app is finalized, and again for handlers that are imported after that. Queues are *added* to the app's own:
-setting ``task_queues`` would make Celery forget its default queue.
+Done when the app is finalized, and again for handlers that are imported after that. Queues are *added* to the app's
+own: setting ``task_queues`` would make Celery forget its default queue.
 """
 
 from __future__ import annotations

@@ -173,8 +173,8 @@ def event_strategy(task: Any, app: Any, consumer: Any, **_kwargs: Any) -> Callab
             if (group, topic, key) not in said:
                 said.add((group, topic, key))
                 logger.error(
-                    "Group %s has no handler for %r of topic %s. Such events go to its dead letters; `hake dlq requeue` "
-                    "runs them when there is one.", group, key, topic,
+                    "Group %s has no handler for %r of topic %s. Such events go to its dead letters; when there is "
+                    "one, `celery hake dlq requeue` runs them.", group, key, topic,
                 )  # fmt: skip
             return _settle_aside(message, event, "unhandled", f"no handler for {key!r} of topic {topic}")
         if len(handlers) == 1:

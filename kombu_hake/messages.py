@@ -81,6 +81,8 @@ def to_message(
     sent = sent_ms(delivery.message)
     if sent is not None:
         properties["sent_timestamp_ms"] = sent
+    if not envelope.is_kombu:
+        properties["attributes"] = _foreign_attributes(delivery.message)
     return HakeMessage(
         body=envelope.body,
         channel=channel,
@@ -92,6 +94,12 @@ def to_message(
         delivery_info=info,
         postencode="utf-8",
     )
+
+
+def _foreign_attributes(raw: Mapping[str, Any]) -> dict[str, str]:
+    """What somebody else's message says beside its text: those of ``envelope.FOREIGN_ATTRIBUTES`` that it has."""
+    given = raw.get("MessageAttributes") or {}
+    return {name: str(item["StringValue"]) for name, item in given.items() if "StringValue" in item}
 
 
 def label(message: KombuMessage) -> str:

@@ -225,7 +225,7 @@ class Queues:
     def _shorten(self) -> None:
         """Forget the oldest of the queues that others declared: a worker answers to ever new reply queues."""
         if len(self._urls) > _MAX_FOREIGN_URLS + len(self._specs):
-            oldest = next((name for name in self._urls if name not in self._specs), None)
+            oldest = next((name for name in list(self._urls) if name not in self._specs), None)
             if oldest is not None:
                 self.forget(oldest)
 

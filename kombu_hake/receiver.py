@@ -27,6 +27,7 @@ from kombu_hake import forksafe
 from kombu_hake.clients import Clients
 from kombu_hake.concurrency import backoff_s
 from kombu_hake.credit import Credit
+from kombu_hake.envelope import FOREIGN_ATTRIBUTES
 from kombu_hake.exceptions import BrokerUnavailable, HakeError, QueueNotFound, QuotaExceeded
 from kombu_hake.inbox import Delivery, Inbox
 from kombu_hake.leases import Lease, Leases

@@ -74,12 +74,12 @@ class Routes:
             return [QueueTarget(exchange, own), *self._topic_too(exchange, denied is None)]
         return [self._topic(exchange, routing_key, mandatory)]
 
-    def queue_is_gone(self, queue: str) -> list[Target]:
+    def queue_is_gone(self, queue: str, *, mandatory: bool = False) -> list[Target]:
         """Where to send instead, after AWS said that the queue does not exist: made again if it was declared here."""
         self._own_queue.forget(queue)
         url = self._topology.make_again(queue)
         if url is None:
-            return self._unroutable("", queue, mandatory=False)
+            return self._unroutable("", queue, mandatory=mandatory)
         return [QueueTarget(queue, url)]
 
     def topic_is_gone(self, exchange: str, routing_key: str, *, mandatory: bool = False) -> list[Target]:
@@ -87,6 +87,7 @@ class Routes:
         if self._settings.is_best_effort(exchange):
             self._topology.topics.is_gone(exchange)
             return []
+        self._routable.forget(exchange)
         arn = self._topology.topics.create(exchange, self._topology.exchange_type(exchange))
         logger.info("Created the topic of exchange %s on its first publish.", exchange)
         if not self._has_queue(exchange):
@@ -132,6 +133,8 @@ class Routes:
             return None
         if exchange_type is None and self._topology.has_topic(exchange):
             return None
+        if self._topology.queues.spec(exchange) is not None:  # declared here since
+            return self._topology.queues.find(exchange)
         return self._own_queue.get(exchange, lambda: self._topology.queues.find(exchange))
 
     def _topic_too(self, exchange: str, allowed: bool) -> list[Target]:

@@ -21,9 +21,10 @@ from kombu_hake.clients import Clients
 from kombu_hake.concurrency import backoff_s
 from kombu_hake.exceptions import AccessDenied, DeclarationMismatch, QueueNotFound, TopicNotFound, TopologyError
 from kombu_hake.home import Home
-from kombu_hake.naming import QueueArn, QueueUrl, parse_arn, queue_account
+from kombu_hake.naming import QueueUrl, parse_arn, queue_account
 from kombu_hake.priorities import level_names
 from kombu_hake.queues import Queues, QueueSpec
+from kombu_hake.removal import Remover
 from kombu_hake.settings import Settings
 from kombu_hake.topics import Topics
 from kombu_hake.verification import Verification
@@ -65,6 +66,7 @@ class Topology:
         self._clients = clients
         self._settings = settings
         self._binder = Binder(clients, settings, self.queues, self.topics)
+        self._remover = Remover(clients, self.queues, self.topics, self._binder)
         self._verification = Verification(clients, self.queues, self.topics)
         self._types: dict[str, ExchangeType] = dict(_PREDECLARED)
         self._denied: dict[str, AccessDenied] = {}
@@ -218,7 +220,8 @@ class Topology:
                 return self._binder.bind(queue, binding, self._types.get(binding.exchange))
             except (QueueNotFound, TopicNotFound) as exc:
                 spec = self.queues.spec(queue)
-                if spec is None or attempt == _BIND_TRIES:
+                is_given = self.queues.is_predefined(queue) or self.topics.is_predefined(binding.exchange)
+                if spec is None or is_given or attempt == _BIND_TRIES:
                     raise
                 logger.info("Queue %s is being deleted while it is bound; declaring it again: %s", queue, exc)
                 self.forget(queue)
@@ -299,21 +302,12 @@ class Topology:
         self._binder.forget(queue)
 
     def delete_queue(self, queue: str) -> None:
-        """Delete a queue, its priority levels and its subscriptions; a queue that is gone is fine.
-
-        One that infrastructure code made is left alone.
-        """
+        """Delete a queue and its subscriptions; a queue that is gone is fine. One that others made is left alone."""
         if not self.makes or self.queues.is_predefined(queue):
             logger.info("Queue %s is not ours to delete (topology=%s).", queue, self._settings.topology)
             return
-        levels = self.queues.levels(queue)
         try:
-            url = self.queues.url(queue)
-            arn = self.queues.arn(url)
-            for exchange in self._exchanges_of(queue, url):
-                self._binder.unsubscribe(queue, arn, exchange)
-            for name in levels:
-                self.queues.delete(name)
+            self._remover.delete_queue(queue)
         finally:
             self._noted.pop(queue, None)
             self.forget(queue)
@@ -327,21 +321,8 @@ class Topology:
         self._denied.pop(exchange, None)
         if not self.makes or self.topics.is_predefined(exchange):
             logger.info("The topic of exchange %s is not ours to delete.", exchange)
-            return
-        foreign = 0
-        try:
-            subscriptions = list(self.topics.subscriptions(exchange))
-        except TopologyError as exc:
-            logger.debug("Exchange %s has nothing to delete: %s", exchange, exc)
-            return
-        own = parse_arn(self.topics.arn(exchange))
-        for item in subscriptions:
-            if item["Protocol"] != "sqs" or not self._unbind_all(exchange, QueueArn(item["Endpoint"]), own.account):
-                foreign += 1
-        if foreign:
-            logger.warning("The topic of exchange %s is kept: %d subscriptions of others use it.", exchange, foreign)
         else:
-            self.topics.delete(exchange)
+            self._remover.delete_exchange(exchange)
 
     # --- inside
 
@@ -382,25 +363,4 @@ class Topology:
         try:
             return self._binder.is_let_in(queue, binding.exchange)
         except AccessDenied:
-            return True
-
-    def _exchanges_of(self, queue: str, url: QueueUrl) -> set[str]:
-        known = self._binder.known(queue)
-        exchanges = set(known.exchanges()) if known is not None else set()
-        try:
-            exchanges |= set(from_tags(self._binder.tags(url)).exchanges())
-        except AccessDenied as exc:
-            logger.debug("The tags of queue %s can't be read: %s", queue, exc)
-        return exchanges
-
-    def _unbind_all(self, exchange: str, arn: QueueArn, account: str) -> bool:
-        """Remove a queue's bindings to an exchange; False when the queue is not ours."""
-        where = parse_arn(arn)
-        if (where.account, where.region) != (account, self._clients.region()):
-            return False
-        try:
-            url = QueueUrl(self._clients.sqs("get_queue_url", QueueName=where.name)["QueueUrl"])
-            return self._binder.remove(where.name, url, exchange)
-        except QueueNotFound:
-            self.topics.unsubscribe(exchange, arn)  # the queue is gone: an orphan of ours or nobody's
             return True

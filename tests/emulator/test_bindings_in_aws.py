@@ -148,11 +148,11 @@ class Pair:
 
     def __init__(self, url: str) -> None:
         context = multiprocessing.get_context("spawn")
-        barrier = context.Barrier(2)
+        self._barrier = context.Barrier(2)  # kept: it must exist when a process starts to run
         self._answers = context.Queue()
         self._orders = [context.Queue() for _ in range(2)]
         self._processes = [
-            context.Process(target=bind_again_and_again, args=(url, side, barrier, orders, self._answers), daemon=True)
+            context.Process(target=bind_again_and_again, args=(url, side, self._barrier, orders, self._answers), daemon=True)
             for side, orders in enumerate(self._orders)
         ]
         for process in self._processes:

@@ -1,7 +1,7 @@
-"""The Python in README.md and docs/ runs as it stands, on an embedded AWS; the README's first examples with real workers.
+"""The Python in README.md and docs/ runs as it stands, on an embedded AWS; the README's examples with real workers.
 
-The blocks of a page run one after the other in one process. A block whose first line is a comment with a file name, such
-as ``# shop.py``, becomes that file. docs/testing.md is about pytest and has a test of its own.
+The blocks of a page run one after the other in one process. A block whose first line is a comment with a file name,
+such as ``# shop.py``, becomes that file. docs/testing.md is about pytest and has a test of its own.
 """
 
 import os

@@ -90,7 +90,7 @@ def _cell(text: str) -> str:
 
 def _shown(default: Any) -> str:
     if default in (None, "", {}):
-        return "–"
+        return ""
     if isinstance(default, tuple):
         return "`" + ", ".join(default) + "`"
     return f"`{default:g}`" if isinstance(default, float) else f"`{default}`"

@@ -22,6 +22,7 @@ LAYERS = (
     "inbox pytest_plugin queues",
     "receiver topics",
     "binder verification",
+    "removal",
     "topology",
     "messages routes temporaries",
     "declaring publisher",

@@ -144,9 +144,11 @@ def test_what_may_not_be_read_is_no_fault(made: FakeClients, caplog: pytest.LogC
 
 
 def test_verify_makes_no_topic_on_publish(fake: FakeClients) -> None:
-    with connected(fake, topology="verify", unroutable="ignore") as connection:
-        with pytest.raises(TopicNotFound, match="topology=verify makes none"):
-            Producer(connection).publish("hello", exchange="orders", routing_key="x")
+    with (
+        connected(fake, topology="verify", unroutable="ignore") as connection,
+        pytest.raises(TopicNotFound, match="topology=verify makes none"),
+    ):
+        Producer(connection).publish("hello", exchange="orders", routing_key="x")
     assert not fake.count("create_topic")
 
 
@@ -305,7 +307,7 @@ def test_a_queue_of_another_account_is_asked_for_with_its_owner(fake: FakeClient
 )
 def test_another_region_is_refused(topology: Any, options: dict[str, Any]) -> None:
     built = topology(**options)
-    with pytest.raises(ConfigurationError, match="us-east-2.*one region"):
+    with pytest.raises(ConfigurationError, match=r"us-east-2.*one region"):
         built.queues.url("q") if "predefined_queues" in options else built.topics.arn("x")
 
 

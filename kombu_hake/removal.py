@@ -1,0 +1,79 @@
+"""Deleting queues and exchanges so that nothing of ours stays behind, and nothing of others is touched."""
+
+from __future__ import annotations
+
+import logging
+
+from kombu_hake.binder import Binder
+from kombu_hake.bindings import from_tags
+from kombu_hake.clients import Clients
+from kombu_hake.exceptions import AccessDenied, QueueNotFound, TopologyError
+from kombu_hake.naming import QueueArn, QueueUrl, parse_arn
+from kombu_hake.queues import Queues
+from kombu_hake.topics import Topics
+
+__all__ = ["Remover"]
+
+logger = logging.getLogger(__name__)
+
+
+class Remover:
+    """Deletes what :class:`kombu_hake.topology.Topology` made. Keeps no state; safe to share between threads."""
+
+    def __init__(self, clients: Clients, queues: Queues, topics: Topics, binder: Binder) -> None:
+        self._clients = clients
+        self._queues = queues
+        self._topics = topics
+        self._binder = binder
+
+    def delete_queue(self, queue: str) -> None:
+        """Delete a queue with its priority levels, subscriptions first; a queue that is gone is fine.
+
+        Raises:
+            QueueNotFound: it is gone, and was not known here.
+        """
+        levels = self._queues.levels(queue)
+        url = self._queues.url(queue)
+        arn = self._queues.arn(url)
+        for exchange in self._exchanges_of(queue, url):
+            self._binder.unsubscribe(queue, arn, exchange)
+        for name in levels:
+            self._queues.delete(name)
+
+    def delete_exchange(self, exchange: str) -> None:
+        """Delete an exchange's topic, unless subscriptions that are not ours hang on it; remove ours."""
+        foreign = 0
+        try:
+            subscriptions = list(self._topics.subscriptions(exchange))
+        except TopologyError as exc:
+            logger.debug("Exchange %s has nothing to delete: %s", exchange, exc)
+            return
+        own = parse_arn(self._topics.arn(exchange))
+        for item in subscriptions:
+            if item["Protocol"] != "sqs" or not self._unbind_all(exchange, QueueArn(item["Endpoint"]), own.account):
+                foreign += 1
+        if foreign:
+            logger.warning("The topic of exchange %s is kept: %d subscriptions of others use it.", exchange, foreign)
+        else:
+            self._topics.delete(exchange)
+
+    def _exchanges_of(self, queue: str, url: QueueUrl) -> set[str]:
+        known = self._binder.known(queue)
+        exchanges = set(known.exchanges()) if known is not None else set()
+        try:
+            exchanges |= set(from_tags(self._binder.tags(url)).exchanges())
+        except AccessDenied as exc:
+            logger.debug("The tags of queue %s can't be read: %s", queue, exc)
+        return exchanges
+
+    def _unbind_all(self, exchange: str, arn: QueueArn, account: str) -> bool:
+        """Remove a queue's bindings to an exchange; False when the queue is not ours."""
+        where = parse_arn(arn)
+        if (where.account, where.region) != (account, self._clients.region()):
+            return False
+        try:
+            url = QueueUrl(self._clients.sqs("get_queue_url", QueueName=where.name)["QueueUrl"])
+            return self._binder.remove(where.name, url, exchange)
+        except QueueNotFound:
+            self._topics.unsubscribe(exchange, arn)  # the queue is gone: an orphan of ours or nobody's
+            return True
