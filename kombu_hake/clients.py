@@ -79,6 +79,10 @@ class Clients:
         """Call SNS; as :meth:`sqs`."""
         return self._call("sns", operation, params)
 
+    def cloudwatch(self, operation: str, **params: Any) -> dict[str, Any]:
+        """Call CloudWatch, for operators; as :meth:`sqs`."""
+        return self._call("cloudwatch", operation, params)
+
     def check(self) -> None:
         """Prove that AWS answers and knows the credentials, with one cheap request unless that is fresh knowledge.
 

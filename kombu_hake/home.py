@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 
 from kombu_hake.clients import Clients
 from kombu_hake.concurrency import SingleFlight
@@ -18,6 +19,8 @@ from kombu_hake.settings import Settings
 __all__ = ["Home"]
 
 logger = logging.getLogger(__name__)
+#: Where STS can't be reached, asking costs its connect timeout.
+_ASK_AGAIN_S = 60.0
 _URL_OF_AWS = re.compile(r"https?://(?:sqs(?:-fips)?\.)?(?P<region>[a-z]{2}(?:-[a-z]+)+-\d+)\.(?:queue\.|api\.)?(?:amazon)?aws")
 
 
@@ -29,6 +32,7 @@ class Home:
         self._settings = settings
         self._flights = SingleFlight()
         self._account = settings.account_id
+        self._ask_again_at = float("-inf")
 
     def learn_account(self, account: str) -> None:
         """Take note of the account that our own queues and topics are in; it saves asking STS."""
@@ -38,8 +42,9 @@ class Home:
     def account(self) -> str | None:
         """The account: the option ``account_id``, what was learnt, or STS; None where STS can't be reached."""
         with self._flights("account"):
-            if self._account is None:
+            if self._account is None and time.monotonic() >= self._ask_again_at:
                 self._account = self._ask()
+                self._ask_again_at = time.monotonic() + _ASK_AGAIN_S
             return self._account
 
     def topic_arn(self, name: str) -> TopicArn | None:

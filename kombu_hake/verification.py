@@ -84,8 +84,9 @@ class Verification:
                 if not of_queue:
                     found[queue] = bindings
             self._seen |= found
-            for queue in found:
-                del self._due[queue]
+            for queue, bindings in found.items():
+                if bindings == frozenset(tuple(self._bindings.get(queue, ()))):  # else more was bound meanwhile
+                    del self._due[queue]
             if faults:
                 raise TopologyIncomplete(faults)
 

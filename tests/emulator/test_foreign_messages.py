@@ -27,7 +27,7 @@ BODIES: dict[str, tuple[str, str, Any]] = {
     "JSON with strange properties": (
         '{"properties": [], "body": 1}', "application/json", {"properties": [], "body": 1},
     ),
-    "deep JSON": ("[" * 5000 + "]" * 5000, "text/plain", "[" * 5000 + "]" * 5000),
+    "deep JSON": ("[" * 60_000 + "]" * 60_000, "text/plain", "[" * 60_000 + "]" * 60_000),
 }  # fmt: skip
 
 

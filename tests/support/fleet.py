@@ -1,8 +1,8 @@
 """A fleet of workers that start at once: how long until each has declared its queues.
 
-``python -m support.fleet URL --workers 50 --queues 30 --kind bound`` in ``tests/`` prints one JSON line: ``ready_s``, the
-seconds from the common start until each worker was ready, sorted, and ``errors``. It forks while it has one thread, so
-that fifty workers cost the memory of a few.
+``python -m support.fleet URL --workers 50 --queues 30 --kind bound`` in ``tests/`` prints one JSON line: ``ready_s``,
+the seconds from the common start until each worker was ready, sorted, and ``errors``. It forks while it has one
+thread, so that fifty workers cost the memory of a few.
 """
 
 from __future__ import annotations

@@ -239,7 +239,9 @@ def test_a_predefined_queue_is_never_made_and_needs_no_call(fake: FakeClients) -
 
 
 def test_a_predefined_queue_of_another_region_is_a_fault(fake: FakeClients) -> None:
-    queues = Queues(fake, make_settings("hake://", predefined_queues={"q": f"https://sqs.us-east-1.amazonaws.com/{ACCOUNT}/q"}))
+    queues = Queues(
+        fake, make_settings("hake://", predefined_queues={"q": f"https://sqs.us-east-1.amazonaws.com/{ACCOUNT}/q"})
+    )
     with pytest.raises(ConfigurationError, match="us-east-1"):
         queues.url("q")
 

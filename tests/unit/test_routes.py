@@ -146,10 +146,10 @@ def test_a_message_that_reaches_nobody_is_warned_of_once(
 
 
 @pytest.mark.parametrize("exchange", ["", "orders"])
-@pytest.mark.parametrize(("unroutable", "mandatory"), [("raise", False), ("raise", True), ("warn", True), ("ignore", True)])
-def test_it_raises_where_that_is_asked_for(
-    fake: FakeClients, exchange: str, unroutable: str, mandatory: bool
-) -> None:
+@pytest.mark.parametrize(
+    ("unroutable", "mandatory"), [("raise", False), ("raise", True), ("warn", True), ("ignore", True)]
+)
+def test_it_raises_where_that_is_asked_for(fake: FakeClients, exchange: str, unroutable: str, mandatory: bool) -> None:
     process = Process(fake, unroutable=unroutable)
     with pytest.raises(Unroutable, match="reaches nobody"):
         process.routes.resolve(exchange, "k", mandatory=mandatory)

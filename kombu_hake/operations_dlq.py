@@ -1,0 +1,357 @@
+"""Dead letters: look at them, send them back, write them out, remove them.
+
+SQS has no way to look at messages but to receive them, which hides them for a while. So a *scan* receives everything,
+and makes visible again at its end what it did not remove. What arrives while it runs is left alone: a handler that fails
+again would be sent back for ever.
+
+Sending back goes to the one queue that the message died in, never to the topic. It is deleted when AWS has accepted it
+there, so a crash in between leaves two, never none.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any
+from uuid import uuid4
+
+from kombu_hake.envelope import decode, encode
+from kombu_hake.exceptions import HakeError
+from kombu_hake.group_messages import DEATHS_HEADER, Parts, resendable
+from kombu_hake.group_registry import EVENT_HEADER
+from kombu_hake.limits import FIFO_SUFFIX, MAX_BATCH_ENTRIES, SQS_MAX_BATCH_BYTES
+from kombu_hake.messages import is_task
+from kombu_hake.naming import QueueUrl
+from kombu_hake.operations import Desk
+from kombu_hake.publisher import make_batches
+from kombu_hake.topology import PRIVATE_EXCHANGE
+
+__all__ = ["DeadLetter", "Outcome", "Wanted", "purge", "requeue", "scan"]
+
+#: How long a scan hides what it has seen; one that takes longer meets messages again, and skips them.
+HIDE_S = 300
+_WAIT_S = 1
+_DEATH_ATTRIBUTES = "hake-death-"
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """A dead letter as it was received."""
+
+    group: str
+    raw: Mapping[str, Any] = field(repr=False)
+    headers: Mapping[str, Any] = field(repr=False)
+    properties: Mapping[str, Any] = field(repr=False)
+    #: Readable arguments, or the text of somebody else's message.
+    contents: str = field(repr=False)
+    now_s: float = field(repr=False)
+
+    @property
+    def message_id(self) -> str:
+        """SQS's id of the message in the dead-letter queue."""
+        return str(self.raw.get("MessageId", ""))
+
+    @property
+    def task(self) -> str | None:
+        """Name of the task."""
+        return self.headers.get("task")
+
+    @property
+    def task_id(self) -> str | None:
+        """Id of the task, which a run after sending it back keeps."""
+        return self.headers.get("id")
+
+    @property
+    def event_id(self) -> str | None:
+        """Id of the event that it is a run of."""
+        event = self.headers.get(EVENT_HEADER)
+        return event.get("id") if isinstance(event, Mapping) else None
+
+    @property
+    def deaths(self) -> list[dict[str, Any]]:
+        """Its history, the latest first. Empty for what AWS moved, or was dead-lettered as no failure of a task."""
+        deaths = self.headers.get(DEATHS_HEADER)
+        return [death for death in deaths if isinstance(death, dict)] if isinstance(deaths, list) else []
+
+    @property
+    def reason(self) -> str:
+        """``failed``, ``unhandled``, ``malformed``, ``rejected``, ``expired``; ``received too often`` by AWS."""
+        return self._attribute("reason") or "received too often"
+
+    @property
+    def exception(self) -> str | None:
+        """Name of the exception's class."""
+        return self.deaths[0].get("exception") if self.deaths else None
+
+    @property
+    def message(self) -> str:
+        """What the exception said."""
+        return str(self.deaths[0].get("message", "")) if self.deaths else ""
+
+    @property
+    def sent_ms(self) -> int:
+        """When it became a dead letter: ms since the epoch. For what AWS moved, when it was first sent."""
+        return int((self.raw.get("Attributes") or {}).get("SentTimestamp", 0))
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since then."""
+        return max(0.0, self.now_s - self.sent_ms / 1000)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: everything there is, the body as it lies in the queue included."""
+        names = ("group", "message_id", "task", "task_id", "event_id", "reason", "exception", "message", "contents")
+        return {
+            **{name: getattr(self, name) for name in names},
+            "age_s": round(self.age_s, 1),
+            "deaths": self.deaths,
+            "body": self.raw.get("Body"),
+            "attributes": {name: item.get("StringValue") for name, item in self._attributes().items()},
+        }
+
+    def _attributes(self) -> Mapping[str, Any]:
+        return self.raw.get("MessageAttributes") or {}
+
+    def _attribute(self, name: str) -> str | None:
+        item = self._attributes().get(_DEATH_ATTRIBUTES + name) or {}
+        return item.get("StringValue")
+
+
+def read(group: str, raw: Mapping[str, Any], now_s: float) -> DeadLetter:
+    """A received message as a dead letter of a group."""
+    envelope = decode(raw.get("Body", ""), group)
+    text = envelope.body if isinstance(envelope.body, str) else envelope.body.decode("utf-8", "replace")
+    arguments = [str(envelope.headers.get(name) or "") for name in ("argsrepr", "kwargsrepr")]
+    contents = " ".join(arguments) if is_task(envelope.headers) else text
+    return DeadLetter(group, raw, envelope.headers, envelope.properties, contents, now_s)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which dead letters; every condition that is given must hold."""
+
+    #: Glob on the task's name.
+    task: str | None = None
+    #: Glob on the name of the exception's class; or text that the exception's message holds.
+    exception: str | None = None
+    older_than_s: float | None = None
+    newer_than_s: float | None = None
+    #: Ids of messages, tasks or events.
+    ids: tuple[str, ...] = ()
+
+    def matches(self, letter: DeadLetter) -> bool:
+        """Whether it is one of them."""
+        if self.task is not None and not fnmatchcase(letter.task or "", self.task):
+            return False
+        if self.exception is not None and not self._is_exception(letter):
+            return False
+        if self.older_than_s is not None and letter.age_s < self.older_than_s:
+            return False
+        if self.newer_than_s is not None and letter.age_s > self.newer_than_s:
+            return False
+        return not self.ids or not {letter.message_id, letter.task_id, letter.event_id}.isdisjoint(self.ids)
+
+    def _is_exception(self, letter: DeadLetter) -> bool:
+        pattern = str(self.exception)
+        return fnmatchcase(letter.exception or "", pattern) or pattern in letter.message
+
+
+@dataclass
+class Outcome:
+    """What became of the dead letters that were wanted."""
+
+    matched: int = 0
+    done: int = 0
+    #: AWS's reason for each that is still there.
+    failures: list[str] = field(default_factory=list)
+
+
+def scan(
+    desk: Desk, group: str, wanted: Wanted, limit: int | None = None, *, keep: bool = True
+) -> Iterator[list[DeadLetter]]:
+    """The wanted dead letters of a group, up to ten at a time.
+
+    Args:
+        limit: At most so many.
+        keep: Whether all of them are made visible again at the end; else only those that are not wanted.
+    Raises:
+        QueueNotFound: the group has no dead-letter queue.
+    """
+    _, url = desk.dead_queue_of(group)
+    started_ms = desk.clients.now_ms()
+    hidden: list[str] = []
+    seen: set[str] = set()
+    left = limit
+    try:
+        while left is None or left > 0:
+            letters = [read(group, raw, desk.clients.now_ms() / 1000) for raw in _receive(desk, url)]
+            if not letters or all(letter.message_id in seen for letter in letters):
+                return
+            new = [letter for letter in letters if letter.message_id not in seen]
+            seen |= {letter.message_id for letter in new}
+            found = [letter for letter in new if letter.sent_ms <= started_ms and wanted.matches(letter)][:left]
+            taken = set() if keep else {letter.message_id for letter in found}
+            hidden += [str(letter.raw["ReceiptHandle"]) for letter in letters if letter.message_id not in taken]
+            left = None if left is None else left - len(found)
+            if found:
+                yield found
+    finally:
+        _show_again(desk, url, hidden)
+
+
+def _receive(desk: Desk, url: QueueUrl) -> list[dict[str, Any]]:
+    answer = desk.clients.sqs(
+        "receive_message",
+        QueueUrl=url,
+        MaxNumberOfMessages=MAX_BATCH_ENTRIES,
+        WaitTimeSeconds=_WAIT_S,
+        VisibilityTimeout=HIDE_S,
+        MessageSystemAttributeNames=["All"],
+        MessageAttributeNames=["All"],
+    )
+    return list(answer.get("Messages") or [])
+
+
+def _show_again(desk: Desk, url: QueueUrl, handles: list[str]) -> None:
+    for start in range(0, len(handles), MAX_BATCH_ENTRIES):
+        entries = [
+            {"Id": str(number), "ReceiptHandle": handle, "VisibilityTimeout": 0}
+            for number, handle in enumerate(handles[start : start + MAX_BATCH_ENTRIES])
+        ]
+        desk.clients.sqs("change_message_visibility_batch", QueueUrl=url, Entries=entries)
+
+
+def requeue(
+    desk: Desk,
+    group: str,
+    wanted: Wanted,
+    *,
+    limit: int | None = None,
+    rate: float | None = None,
+    on_progress: Callable[[Outcome], None] = lambda outcome: None,
+) -> Outcome:
+    """Send dead letters back to the group's queue, to run there as if for the first time, under the same id.
+
+    Args:
+        rate: At most so many a second.
+    """
+    target = desk.topology.queues.url(group)
+    return _move(desk, group, wanted, lambda letters: _send(desk, target, letters), limit, rate, on_progress)
+
+
+def purge(
+    desk: Desk,
+    group: str,
+    wanted: Wanted,
+    *,
+    limit: int | None = None,
+    on_progress: Callable[[Outcome], None] = lambda outcome: None,
+) -> Outcome:
+    """Remove dead letters for good."""
+    return _move(desk, group, wanted, lambda letters: [None] * len(letters), limit, None, on_progress)
+
+
+#: Does something with dead letters; for each None, or why it must stay.
+_Action = Callable[[list[DeadLetter]], "list[str | None]"]
+
+
+def _move(
+    desk: Desk,
+    group: str,
+    wanted: Wanted,
+    act: _Action,
+    limit: int | None,
+    rate: float | None,
+    on_progress: Callable[[Outcome], None],
+) -> Outcome:
+    _, url = desk.dead_queue_of(group)
+    outcome = Outcome()
+    for letters in scan(desk, group, wanted, limit, keep=False):
+        began = time.monotonic()
+        outcome.matched += len(letters)
+        reasons = act(letters)
+        outcome.failures += [reason for reason in reasons if reason is not None]
+        _show_again(desk, url, [_handle(letter) for letter, reason in zip(letters, reasons, strict=True) if reason])
+        outcome.done += _delete(
+            desk, url, [letter for letter, reason in zip(letters, reasons, strict=True) if not reason], outcome
+        )
+        on_progress(outcome)
+        if rate:
+            time.sleep(max(0.0, len(letters) / rate - (time.monotonic() - began)))
+    return outcome
+
+
+def _handle(letter: DeadLetter) -> str:
+    return str(letter.raw["ReceiptHandle"])
+
+
+def _delete(desk: Desk, url: QueueUrl, letters: list[DeadLetter], outcome: Outcome) -> int:
+    if not letters:
+        return 0
+    entries = [{"Id": str(number), "ReceiptHandle": _handle(letter)} for number, letter in enumerate(letters)]
+    failed = desk.clients.sqs("delete_message_batch", QueueUrl=url, Entries=entries).get("Failed") or []
+    outcome.failures += [
+        f"{letters[int(item['Id'])].message_id}: not deleted, {item.get('Message') or item.get('Code')}"
+        for item in failed
+    ]
+    return len(letters) - len(failed)
+
+
+def _send(desk: Desk, target: QueueUrl, letters: list[DeadLetter]) -> list[str | None]:
+    entries = [revived(letter, is_fifo=target.endswith(FIFO_SUFFIX)) for letter in letters]
+    sizes = [_size_bytes(entry) for entry in entries]
+    reasons: list[str | None] = [None] * len(letters)
+    for indexes in make_batches(sizes, SQS_MAX_BATCH_BYTES):
+        batch = [{**entries[index], "Id": str(index)} for index in indexes]
+        try:
+            failed = desk.clients.sqs("send_message_batch", QueueUrl=target, Entries=batch).get("Failed") or []
+            said = {int(item["Id"]): str(item.get("Message") or item.get("Code")) for item in failed}
+        except HakeError as exc:
+            said = {index: str(exc) for index in indexes}
+        for index, reason in said.items():
+            reasons[index] = f"{letters[index].message_id}: not sent, {reason}"
+    return reasons
+
+
+def revived(letter: DeadLetter, *, is_fifo: bool) -> dict[str, Any]:
+    """What to send to the group's queue: the message as a first try, with its history. Pure.
+
+    Returns:
+        An entry of SendMessageBatch without its ``Id``. What is no task's message is sent as it was.
+    """
+    attributes = {
+        name: {"DataType": item["DataType"], "StringValue": item["StringValue"]}
+        for name, item in letter._attributes().items()
+        if not name.startswith(_DEATH_ATTRIBUTES) and "StringValue" in item
+    }
+    entry: dict[str, Any] = {"MessageBody": letter.raw["Body"]}
+    if is_task(letter.headers):
+        entry["MessageBody"] = _as_first_try(letter)
+    elif attributes:
+        entry["MessageAttributes"] = attributes
+    if is_fifo:
+        system = letter.raw.get("Attributes") or {}
+        entry["MessageGroupId"] = str(system.get("MessageGroupId") or "default")
+        entry["MessageDeduplicationId"] = uuid4().hex
+    return entry
+
+
+def _as_first_try(letter: DeadLetter) -> str:
+    envelope = decode(letter.raw["Body"], letter.group)
+    info = envelope.properties["delivery_info"]
+    # Neither the time it was to run at, nor that after which it was of no use, means anything to who sends it back.
+    headers = {**envelope.headers, "retries": 0, "eta": None, "expires": None}
+    sent = resendable(Parts(*envelope[:3], headers, envelope.properties))
+    for name in ("expiration", "first_sent_ms"):
+        sent.properties.pop(name, None)
+    exchange, key = info.get("exchange") or PRIVATE_EXCHANGE, info.get("routing_key") or letter.group
+    if exchange == PRIVATE_EXCHANGE:
+        key = letter.group
+    return encode(sent.as_dict(), exchange, key, uuid4().hex).text
+
+
+def _size_bytes(entry: Mapping[str, Any]) -> int:
+    return len(json.dumps(entry, ensure_ascii=False).encode("utf-8", "surrogatepass"))

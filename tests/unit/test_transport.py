@@ -1,0 +1,325 @@
+"""The transport, through ``kombu.Connection``: opening, events, errors, closing."""
+
+import gc
+import logging
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from fakes import URL, FakeClients, connected, eventually
+from kombu import Connection, Producer
+from kombu.asynchronous import Hub
+from kombu.message import Message
+
+from kombu_hake import transport as transport_module
+from kombu_hake.channel import Channel
+from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, ConfigurationError
+from kombu_hake.transport import Transport
+
+SECRET = "wJalrXUtnFEMIK7MDENG"
+
+
+@pytest.fixture
+def fake() -> FakeClients:
+    return FakeClients()
+
+
+@pytest.fixture
+def connection(fake: FakeClients) -> Iterator[Connection]:
+    with connected(fake) as made:
+        yield made
+
+
+def consume(connection: Connection, queue: str = "q", **options: Any) -> list[Message]:
+    received: list[Message] = []
+    channel: Channel = connection.channel()
+    channel.queue_declare(queue)
+    channel.basic_consume(queue, callback=received.append, **options)
+    return received
+
+
+# --- opening
+
+
+def test_making_a_connection_calls_nobody_and_starts_nothing(fake: FakeClients) -> None:
+    before = threading.active_count()
+    with connected(fake) as connection:
+        assert isinstance(connection.transport, Transport)
+        assert not connection.connected
+        assert threading.active_count() == before
+        assert not fake.calls
+
+
+def test_opening_checks_and_starts_nothing(connection: Connection) -> None:
+    before = threading.active_count()
+    connection.connect()
+    assert connection.connected
+    assert threading.active_count() == before
+
+
+def test_wrong_options_are_one_error_when_it_is_opened(fake: FakeClients) -> None:
+    with connected(fake, regoin="r", max_pollers=0) as connection, pytest.raises(ConfigurationError) as caught:
+        connection.connect()
+    assert len(caught.value.faults) == 2
+    assert not fake.calls
+
+
+@pytest.mark.parametrize("error", [BrokerUnavailable("no route"), ConfigurationError("no keys")])
+def test_an_aws_that_does_not_answer_is_an_error_when_it_is_opened(
+    fake: FakeClients, connection: Connection, error: Exception
+) -> None:
+    fake.fail("check", error)
+    with pytest.raises(type(error)):  # kombu's own connect() tries twice
+        connection.transport.establish_connection()
+    assert not connection.connected
+    connection.connect()
+    assert connection.connected
+
+
+def test_kombu_tries_again_where_that_may_help_and_nowhere_else(fake: FakeClients, connection: Connection) -> None:
+    seen: list[Exception] = []
+    fake.fail("check", BrokerUnavailable("1"), BrokerUnavailable("2"))
+    connection.ensure_connection(
+        errback=lambda exc, interval: seen.append(exc), max_retries=5, interval_start=0, interval_step=0
+    )
+    assert [str(exc) for exc in seen] == ["1", "2"]
+    connection.close()
+    fake.fail("check", ConfigurationError("wrong keys"))
+    with pytest.raises(ConfigurationError):
+        connection.ensure_connection(max_retries=5, interval_start=0)
+
+
+def test_equal_settings_share_what_can_be_shared(fake: FakeClients) -> None:
+    with connected(fake) as one:
+        one.connect()
+        clone = one.clone()
+        clone.transport_options.update(max_retries=3, interval_start=0)  # as kombu itself does
+        other = Connection(URL, transport_options={**one.transport_options, "visibility_timeout": 7})
+        try:
+            for connection in (clone, other):
+                connection.connect()
+            assert clone.transport.topology is one.transport.topology
+            assert clone.transport.inbox is not one.transport.inbox
+            assert clone.transport.leases is not one.transport.leases
+            assert other.transport.topology is not one.transport.topology
+        finally:
+            clone.release()
+            other.release()
+
+
+def test_fail_over_urls_are_understood(fake: FakeClients) -> None:
+    with connected(fake) as connection:
+        connection.switch(f"hake://key:{SECRET}@localhost:4567/staging")
+        connection.connect()
+        settings = connection.transport.settings
+        assert (settings.access_key_id, settings.secret_access_key) == ("key", SECRET)
+        assert settings.endpoint_url == "http://localhost:4567"
+        assert settings.namer.namespace == "staging"
+        assert SECRET not in connection.as_uri()
+
+
+def test_a_fail_over_without_a_host_is_aws(fake: FakeClients) -> None:
+    with connected(fake) as connection:
+        connection.switch("hake://")
+        connection.connect()
+        assert connection.transport.settings.endpoint_url is None
+
+
+# --- description
+
+
+@pytest.mark.parametrize(
+    ("url", "masked"),
+    [
+        (f"hake://key:{SECRET}@localhost:1/ns", "hake://key:**@localhost:1/ns"),
+        (f"hake://key:{SECRET}@?region=r&session_token={SECRET}", "hake://key:**@?region=r&session_token=**"),
+        ("hake://", "hake://"),
+    ],
+)
+def test_the_secret_is_in_no_description(url: str, masked: str) -> None:
+    connection = Connection(url)
+    assert connection.as_uri() == masked
+    assert SECRET not in repr(connection)
+    assert connection.as_uri(include_password=True) == url
+
+
+def test_what_kombu_and_celery_may_expect(connection: Connection) -> None:
+    for exchange_type in ("direct", "topic", "fanout", "headers"):
+        assert connection.supports_exchange_type(exchange_type)
+    assert connection.is_evented
+    assert not connection.supports_heartbeats
+    assert connection.transport.driver_type == "hake"
+    assert connection.transport.driver_version()
+    assert connection.get_heartbeat_interval() == 0
+
+
+# --- events
+
+
+@pytest.mark.parametrize("timeout", [0, 0.01])
+def test_draining_honours_its_timeout(connection: Connection, timeout: float) -> None:
+    consume(connection)
+    with pytest.raises(socket.timeout):
+        connection.drain_events(timeout=timeout)
+
+
+def test_draining_delivers_one_event_at_a_time(connection: Connection) -> None:
+    received = consume(connection)
+    for number in range(3):
+        Producer(connection).publish(number, routing_key="q")
+    for count in (1, 2, 3):
+        connection.drain_events(timeout=10)
+        assert len(received) == count
+
+
+def test_a_denied_action_is_raised_in_the_consuming_thread(fake: FakeClients, connection: Connection) -> None:
+    fake.deny("sqs:ReceiveMessage")
+    consume(connection)
+    with pytest.raises(AccessDenied):
+        connection.drain_events(timeout=10)
+
+
+def test_a_message_for_a_channel_that_is_closed_goes_back(fake: FakeClients, connection: Connection) -> None:
+    received = consume(connection)
+    Producer(connection).publish("a", routing_key="q")
+    eventually(lambda: len(connection.transport.inbox) == 1)
+    [channel] = [channel for channel in connection.transport.channels if channel._consumers]
+    connection.transport.channels.remove(channel)
+    with pytest.raises(TimeoutError):
+        connection.drain_events(timeout=0.05)
+    assert not received
+    connection.transport.channels.append(channel)
+
+
+def turn(hub: Hub) -> None:
+    """One turn of the event loop, as Celery's worker makes it."""
+    if hub._loop is None:
+        hub._loop = hub.create_loop()
+    next(hub._loop)
+
+
+def test_an_event_loop_is_woken(fake: FakeClients, connection: Connection) -> None:
+    hub = Hub()
+    try:
+        received = consume(connection)
+        connection.transport.register_with_event_loop(connection.connection, hub)
+        for number in range(5):
+            Producer(connection).publish(number, routing_key="q")
+        while len(received) < 5:
+            turn(hub)
+        fd = connection.transport.inbox.fileno()
+        assert fd in hub.readers
+        connection.close()
+        assert fd not in hub.readers
+    finally:
+        hub.close()
+
+
+def test_an_event_loop_gets_its_turn_among_many_messages(
+    fake: FakeClients, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport_module, "_PER_TURN", 10)
+    received = consume(connection)
+    for number in range(25):
+        Producer(connection).publish(number, routing_key="q")
+    eventually(lambda: len(connection.transport.inbox) == 25)
+    connection.transport.on_readable(connection.connection, None)
+    assert len(received) == 10
+
+
+def test_after_a_reconnect_everything_works_again(fake: FakeClients, connection: Connection) -> None:
+    hub = Hub()
+    try:
+        for text in ("a", "b"):
+            received = consume(connection)
+            connection.transport.register_with_event_loop(connection.connection, hub)
+            Producer(connection).publish(text, routing_key="q")
+            while not received:
+                turn(hub)
+            received[0].ack()
+            connection.close()
+            connection._closed = False
+        assert not hub.readers
+    finally:
+        hub.close()
+
+
+def test_a_loop_may_be_left(fake: FakeClients, connection: Connection) -> None:
+    hub = Hub()
+    try:
+        connection.connect()
+        transport = connection.transport
+        transport.register_with_event_loop(connection.connection, hub)
+        transport.unregister_from_event_loop(connection.connection, hub)
+        assert not hub.readers
+    finally:
+        hub.close()
+
+
+# --- closing
+
+
+def test_closing_flushes_acks_gives_back_the_rest_and_ends_the_threads(fake: FakeClients) -> None:
+    with connected(fake, ack_linger=5) as connection:
+        received = consume(connection)
+        for number in range(6):
+            Producer(connection).publish(number, routing_key="q")
+        for _ in range(3):
+            connection.drain_events(timeout=10)
+        eventually(lambda: len(connection.transport.inbox) == 3)
+        received[0].ack()
+        connection.close()
+        assert len(fake.queues.queue("q").messages) == 5
+        assert not any(message.is_in_flight(fake.clock()) for message in fake.queues.queue("q").messages)
+        fake.end()
+        eventually(lambda: not [t for t in threading.enumerate() if t.name.startswith("hake")])
+
+
+def test_closing_twice_is_fine(fake: FakeClients, connection: Connection) -> None:
+    connection.connect()
+    transport = connection.transport
+    connection.close()
+    transport.close_connection(transport)
+    connection.close()
+
+
+def test_closing_removes_what_was_temporary(fake: FakeClients, connection: Connection) -> None:
+    channel = connection.channel()
+    channel.queue_declare("mine", exclusive=True)
+    channel.queue_declare("ours")
+    connection.close()
+    assert set(fake.queues.by_name) == {"ours"}
+
+
+def test_closing_one_connection_leaves_the_others_alone(fake: FakeClients, connection: Connection) -> None:
+    received = consume(connection)
+    with connection.clone() as other:
+        consume(other, "other")
+    Producer(connection).publish("a", routing_key="q")
+    connection.drain_events(timeout=10)
+    assert len(received) == 1
+
+
+def test_connections_that_nobody_closed_are_closed_at_exit(
+    fake: FakeClients, connection: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    consume(connection)
+    Producer(connection).publish("a", routing_key="q")
+    connection.drain_events(timeout=10)
+    transport_module._close_all_at_exit()
+    assert not connection.transport.connected
+    assert not any(message.is_in_flight(fake.clock()) for message in fake.queues.queue("q").messages)
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def test_a_channel_that_nobody_holds_any_more_stops_polling(fake: FakeClients, connection: Connection) -> None:
+    consume(connection)
+    transport = connection.transport
+    [channel] = transport.channels
+    receiver = channel._receiver
+    transport.channels.clear()
+    del channel
+    gc.collect()
+    assert receiver._stopped
