@@ -85,10 +85,11 @@ class Binder:
     def _take_back(self, queue: str, url: QueueUrl, binding: Binding, before: BindingSet) -> None:
         """Undo a binding whose last step was denied: its tag and policy would look like evidence that it is there."""
         try:
-            self._clients.sqs("untag_queue", QueueUrl=url, TagKeys=list(to_tags(binding)))
+            # The policy first: it is what a later bind that is denied goes by.
             self._write_policy(queue, url, before)
+            self._clients.sqs("untag_queue", QueueUrl=url, TagKeys=list(to_tags(binding)))
         except HakeError as exc:
-            logger.warning("Queue %s keeps a tag of a binding that could not be made: %s", queue, exc)
+            logger.warning("Queue %s keeps traces of a binding that could not be made: %s", queue, exc)
 
     def unbind(self, queue: str, binding: Binding) -> None:
         """Undo :meth:`bind`; a binding that is not there is fine."""

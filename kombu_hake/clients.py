@@ -38,8 +38,9 @@ _PATIENCE_S = 90.0
 class Clients:
     """boto3 clients for one :class:`Settings` in one process. Safe to share between threads.
 
-    Three of them, because each kind of call has its own patience: long polls wait longer than any other call may and
-    are not retried by the SDK (the receiver has its own back-off); everything else is.
+    Several of them, because each kind of call has its own patience: long polls wait longer than any other call may and
+    are not retried by the SDK (the receiver has its own back-off); the first proof that AWS answers must not take
+    longer than connecting may; everything else is retried.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -94,8 +95,7 @@ class Clients:
             return
         name = self.settings.namer.queue("hake-connection-check")
         try:
-            # Over the client that does not retry: this must not take a multiple of the connect timeout.
-            self._call("receive", "get_queue_url", {"QueueName": name})
+            self._call("check", "get_queue_url", {"QueueName": name})
         except ConfigurationError:
             raise
         except HakeError as exc:
@@ -170,7 +170,7 @@ class Clients:
 
 
 def _service_of(kind: str) -> str:
-    return "sqs" if kind == "receive" else kind
+    return "sqs" if kind in ("receive", "check") else kind
 
 
 def _session(settings: Settings) -> Any:
@@ -239,6 +239,8 @@ def _config(settings: Settings, kind: str) -> Any:
         # botocore works its own one out anew for each call, which is a tenth of the call's CPU time.
         "user_agent": f"kombu_hake/{__version__} Botocore/{botocore.__version__}",
     }
+    if kind == "check":  # one error, within the connect timeout
+        defaults.update(read_timeout=settings.connect_timeout, retries={"total_max_attempts": 1})
     if kind == "sts":  # a VPC without an endpoint for STS drops packets: give up soon, there are other ways
         defaults.update(connect_timeout=min(3.0, settings.connect_timeout), retries={"total_max_attempts": 1})
     try:

@@ -25,7 +25,7 @@ from kombu_hake.group_messages import Parts, resendable, with_death
 from kombu_hake.messages import HakeMessage, is_task
 from kombu_hake.topology import PRIVATE_EXCHANGE
 
-__all__ = ["GroupRequest", "group_of", "parts_of", "set_aside"]
+__all__ = ["GroupRequest", "group_of", "parts_of", "set_aside", "text_of"]
 
 logger = logging.getLogger(__name__)
 MAX_MESSAGE_CHARS = 1_000
@@ -41,6 +41,11 @@ def group_of(message: Any) -> str | None:
         return None
     key = info.get("routing_key")
     return str(key) if key else None
+
+
+def text_of(body: bytes | str) -> str:
+    """The body of others' messages; kombu hands it over in UTF-8."""
+    return body if isinstance(body, str) else body.decode("utf-8", "replace")
 
 
 def parts_of(message: Any) -> Parts:
@@ -122,7 +127,9 @@ def set_aside(message: Any, parts: Parts, reason: str, details: Mapping[str, Any
     }
     sent_ms = parts.properties.get("sent_timestamp_ms")
     sent = resendable(parts._replace(headers=with_death(parts.headers, death)), sent_ms)
-    text = encode(sent.as_dict(), PRIVATE_EXCHANGE, queue, uuid4().hex).text if is_task(parts.headers) else parts.body
+    text = text_of(parts.body)  # of others, as it was
+    if is_task(parts.headers):
+        text = encode(sent.as_dict(), PRIVATE_EXCHANGE, queue, uuid4().hex).text
     properties = {**sent.properties, "delivery_info": {"exchange": PRIVATE_EXCHANGE, "routing_key": queue}}
     envelope = Envelope(*sent._replace(properties=properties), is_kombu=True)
     raw = {

@@ -30,7 +30,7 @@ from kombu.utils.imports import symbol_by_name
 
 from kombu_hake.batching import batch
 from kombu_hake.exceptions import HakeError, MalformedMessage
-from kombu_hake.group_failures import GroupRequest, group_of, parts_of, set_aside
+from kombu_hake.group_failures import GroupRequest, group_of, parts_of, set_aside, text_of
 from kombu_hake.group_messages import Parts, event_of, for_handler, foreign_event, resendable
 from kombu_hake.group_queues import ensure_dead_queue
 from kombu_hake.group_registry import registry
@@ -100,7 +100,9 @@ def _adopt(message: Any, topics: dict[str, Any]) -> bool:
     """Make others' JSON an event; False if it can't be understood, and was set aside."""
     properties = message.properties
     try:
-        event = foreign_event(message.body, properties["attributes"], str(properties.get("message_id")), topics)
+        event = foreign_event(
+            text_of(message.body), properties["attributes"], str(properties.get("message_id")), topics
+        )
     except MalformedMessage as exc:
         logger.error("A message in the queue of group %s is set aside: %s.", group_of(message), exc)
         _settle_aside(message, parts_of(message), "malformed", str(exc))

@@ -1,7 +1,7 @@
 """What operators ask and do, as functions; :mod:`kombu_hake.cli` prints the answers. Reading needs read-only rights.
 
-Rights that a reading command can do without (tags, subscriptions of a topic, CloudWatch) leave gaps in its answer, never
-an error.
+Rights that a reading command can do without (tags, subscriptions of a topic, CloudWatch) leave gaps in its answer,
+never an error.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Dead letters: look at them, send them back, write them out, remove them.
 
 SQS has no way to look at messages but to receive them, which hides them for a while. So a *scan* receives everything,
-and makes visible again at its end what it did not remove. What arrives while it runs is left alone: a handler that fails
-again would be sent back for ever.
+and makes visible again at its end what it did not remove. What arrives while it runs is left alone: a handler that
+fails again would be sent back for ever.
 
 Sending back goes to the one queue that the message died in, never to the topic. It is deleted when AWS has accepted it
 there, so a crash in between leaves two, never none.
@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -125,7 +126,8 @@ def read(group: str, raw: Mapping[str, Any], now_s: float) -> DeadLetter:
     envelope = decode(raw.get("Body", ""), group)
     text = envelope.body if isinstance(envelope.body, str) else envelope.body.decode("utf-8", "replace")
     arguments = [str(envelope.headers.get(name) or "") for name in ("argsrepr", "kwargsrepr")]
-    contents = " ".join(arguments) if is_task(envelope.headers) else text
+    contents = " ".join(shown for shown in arguments if shown not in ("", "()", "{}"))
+    contents = contents if is_task(envelope.headers) else text
     return DeadLetter(group, raw, envelope.headers, envelope.properties, contents, now_s)
 
 
@@ -171,7 +173,7 @@ class Outcome:
 
 def scan(
     desk: Desk, group: str, wanted: Wanted, limit: int | None = None, *, keep: bool = True
-) -> Iterator[list[DeadLetter]]:
+) -> Generator[list[DeadLetter], None, None]:
     """The wanted dead letters of a group, up to ten at a time.
 
     Args:
@@ -269,18 +271,18 @@ def _move(
 ) -> Outcome:
     _, url = desk.dead_queue_of(group)
     outcome = Outcome()
-    for letters in scan(desk, group, wanted, limit, keep=False):
-        began = time.monotonic()
-        outcome.matched += len(letters)
-        reasons = act(letters)
-        outcome.failures += [reason for reason in reasons if reason is not None]
-        _show_again(desk, url, [_handle(letter) for letter, reason in zip(letters, reasons, strict=True) if reason])
-        outcome.done += _delete(
-            desk, url, [letter for letter, reason in zip(letters, reasons, strict=True) if not reason], outcome
-        )
-        on_progress(outcome)
-        if rate:
-            time.sleep(max(0.0, len(letters) / rate - (time.monotonic() - began)))
+    with closing(scan(desk, group, wanted, limit, keep=False)) as found:
+        for letters in found:
+            began = time.monotonic()
+            outcome.matched += len(letters)
+            reasons = act(letters)
+            outcome.failures += [reason for reason in reasons if reason is not None]
+            judged = list(zip(letters, reasons, strict=True))
+            _show_again(desk, url, [_handle(letter) for letter, reason in judged if reason])
+            outcome.done += _delete(desk, url, [letter for letter, reason in judged if not reason], outcome)
+            on_progress(outcome)
+            if rate:
+                time.sleep(max(0.0, len(letters) / rate - (time.monotonic() - began)))
     return outcome
 
 

@@ -263,7 +263,7 @@ class Queues:
 
     def _create(self, spec: QueueSpec) -> QueueUrl:
         physical = self.physical(spec.name)
-        params = {"QueueName": physical, "Attributes": self._attributes(spec), "tags": own_tags(self._settings)}
+        params = {"QueueName": physical, "Attributes": self._attributes(spec)}
         deadline = time.monotonic() + SQS_QUEUE_RECREATE_S + 15
         attempt = 0
         while True:
@@ -271,10 +271,6 @@ class Queues:
                 url = QueueUrl(self._clients.sqs("create_queue", **params)["QueueUrl"])
             except DeclarationMismatch:  # another process made it in this moment, with other attributes
                 return self._look_up(spec.name)
-            except AccessDenied:
-                if "tags" not in params:
-                    raise
-                del params["tags"]  # tagging needs a right of its own
             except (QueueDeletedRecently, BrokerUnavailable) as exc:
                 attempt = self._pause(exc, spec.name, attempt, deadline)
             else:
@@ -282,7 +278,17 @@ class Queues:
                 self._home.learn_account(queue_account(url))
                 if not self._settings.is_local:
                     time.sleep(SQS_QUEUE_READY_S)
+                self._tag(url)
                 return url
+
+    def _tag(self, url: QueueUrl) -> None:
+        """Say who made the queue. Not in CreateQueue: of two that create it at once, the second's tags might replace
+        what was bound in between.
+        """
+        try:
+            self._clients.sqs("tag_queue", QueueUrl=url, Tags=own_tags(self._settings))
+        except AccessDenied as exc:
+            logger.info("%s has no tags that say who made it: %s", url, exc)
 
     def _pause(self, exc: TopologyError | BrokerUnavailable, name: str, attempt: int, deadline: float) -> int:
         wait = backoff_s(attempt, first_s=0.5)

@@ -15,13 +15,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from kombu_hake.exceptions import ConfigurationError
 from kombu_hake.naming import Namer
 from kombu_hake.options import GRANTED_ANYWAY, KOMBU_KEYS, OPTIONS, WITHOUT_MEANING
 
-__all__ = ["SCHEME", "Settings", "UrlParts", "load", "mask_url", "split_url"]
+__all__ = ["SCHEME", "Settings", "UrlParts", "join_url", "load", "mask_url", "split_url"]
 
 logger = logging.getLogger(__name__)
 SCHEME = "hake"
@@ -118,6 +118,19 @@ def split_url(url: str) -> UrlParts:
     return UrlParts(
         unquote(key) or None, unquote(secret) or None, host, port, unquote(path).strip("/"), pairs
     )
+
+
+def join_url(parts: UrlParts) -> str:
+    """The URL of its parts, quoted; :func:`split_url` gives the parts back."""
+    credentials = f"{_quoted(parts.key)}:{_quoted(parts.secret)}@" if parts.key or parts.secret else ""
+    port = f":{parts.port}" if parts.port else ""
+    query = f"?{urlencode(parts.query)}" if parts.query else ""
+    path = f"/{quote(parts.namespace)}" if parts.namespace else ""
+    return f"{SCHEME}://{credentials}{parts.host or ''}{port}{path}{query}"
+
+
+def _quoted(text: str | None) -> str:
+    return quote(text or "", safe="")
 
 
 def _host_and_port(netloc: str, url: str) -> tuple[str | None, int | None]:

@@ -26,6 +26,7 @@ from kombu_hake.dispatch import Dispatcher
 from kombu_hake.exceptions import (
     AccessDenied,
     BrokerUnavailable,
+    ConfigurationError,
     DeliveryError,
     PublishError,
     TopologyError,
@@ -34,7 +35,7 @@ from kombu_hake.inbox import Delivery, Inbox
 from kombu_hake.leases import Leases
 from kombu_hake.publisher import Publisher
 from kombu_hake.routes import Routes
-from kombu_hake.settings import SCHEME, Settings, UrlParts, load, mask_url, split_url
+from kombu_hake.settings import Settings, UrlParts, join_url, load, mask_url, split_url
 from kombu_hake.temporaries import Temporaries
 from kombu_hake.topology import Topology
 
@@ -43,6 +44,8 @@ __all__ = ["Transport"]
 logger = logging.getLogger(__name__)
 #: How many deliveries one turn of Celery's event loop takes, so that timers and pool results get their turn.
 _PER_TURN = 100
+#: Between the secret key and a session token in kombu's password field; neither holds a blank.
+_BLANK = " "
 
 
 class _Shared(NamedTuple):
@@ -89,6 +92,7 @@ class Transport(base.Transport):  # type: ignore[misc]
 
     def __init__(self, client: Any, **_kwargs: Any) -> None:
         self.client = client
+        _hide_secrets(client)
         self.channels: list[Channel] = []
         self.connected = False
         self._next_channel_id = 0
@@ -212,7 +216,7 @@ class Transport(base.Transport):  # type: ignore[misc]
 
     def as_uri(self, uri: str, include_password: bool = False, mask: str = "**") -> str:
         """The broker URL for people; the secret is masked unless asked for."""
-        text = uri if uri and "://" in uri else self._rebuilt_uri(uri)
+        text = join_url(self._url_parts())
         return text if include_password else mask_url(text, mask)
 
     def driver_version(self) -> str:
@@ -234,16 +238,40 @@ class Transport(base.Transport):  # type: ignore[misc]
         """From the URL that kombu passes on, or the fields that ``Connection.switch`` (fail-over URLs) leaves us."""
         client = self.client
         if client.hostname and "://" in client.hostname:
-            return split_url(client.hostname)
+            secret, _, token = _resolved(client.password).partition(_BLANK)
+            parts = split_url(client.hostname)
+            query = {**parts.query, **({"session_token": token} if token else {})}
+            return parts._replace(key=client.userid or None, secret=secret or None, query=query)
         namespace = (client.virtual_host or "").strip("/")
         hostname = None if client.hostname in (None, "", "localhost") and not client.port else client.hostname
-        return UrlParts(client.userid or None, client.password or None, hostname, client.port, namespace, {})
+        return UrlParts(
+            client.userid or None, _resolved(client.password) or None, hostname, client.port, namespace, {}
+        )
 
-    def _rebuilt_uri(self, host: str | None) -> str:
-        client = self.client
-        credentials = f"{client.userid or ''}:{client.password or ''}@" if client.userid else ""
-        port = f":{client.port}" if client.port else ""
-        return f"{SCHEME}://{credentials}{host or ''}{port}/{(client.virtual_host or '').strip('/')}"
+
+def _resolved(password: Any) -> str:
+    """kombu takes a callable for a password that changes."""
+    return str((password() if callable(password) else password) or "")
+
+
+def _hide_secrets(client: Any) -> None:
+    """Move the credentials from the URL to the fields that kombu and Celery know to be secret.
+
+    kombu keeps the whole URL as ``hostname`` when the transport parses it, and a worker tells ``hostname`` to everybody
+    who may ``inspect stats`` (``celery/worker/consumer/connection.py``, ``info``: all but ``password``).
+    """
+    if not client.hostname or "://" not in client.hostname:
+        return
+    try:
+        parts = split_url(client.hostname)
+    except ConfigurationError:  # told when the connection is made
+        return
+    token = parts.query.get("session_token", "")
+    if parts.key or parts.secret or token:
+        client.userid = parts.key or client.userid
+        client.password = (parts.secret or _resolved(client.password)) + (_BLANK + token if token else "")
+        rest = {name: value for name, value in parts.query.items() if name != "session_token"}
+        client.hostname = join_url(parts._replace(key=None, secret=None, query=rest))
 
 
 def _close_all_at_exit() -> None:

@@ -112,7 +112,7 @@ class AnySequence(RuleBasedStateMachine):
         assert self.credit.in_flight == len(self.unsettled)
 
 
-AnySequence.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+AnySequence.TestCase.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
 test_any_sequence = AnySequence.TestCase
 
 

@@ -31,7 +31,7 @@ def send_receipt(self: Task, order_id: int, **_more: object) -> str:
     return f"receipt {order_id}"
 
 
-@orders.on("placed", group="email", bind=True, name="thank", autoretry_for=(ConnectionError,), default_retry_delay=0)
+@orders.on("placed", group="email", bind=True, name="thank", autoretry_for=(ConnectionError,), default_retry_delay=1)
 def thank(self: Task, order_id: int, **_more: object) -> str:
     note(self, order_id)
     if self.request.retries < 2:

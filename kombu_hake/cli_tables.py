@@ -1,0 +1,145 @@
+"""The commands' answers as text. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kombu_hake.operations import Binding, Group
+    from kombu_hake.operations_dlq import DeadLetter
+
+__all__ = ["dead_counts_table", "groups_table", "letter_sheet", "letters_table", "span"]
+
+_UNKNOWN = "?"
+_NONE = "-"
+_MAX_TEXT = 60
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
+    """Columns as wide as needed.
+
+    Args:
+        right: Numbers of the columns that are numbers.
+    """
+    lines = [list(header), *[list(row) for row in rows]]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def span(seconds: float | None) -> str:
+    """``45s``, ``12m``, ``3h``, ``2d``."""
+    if seconds is None:
+        return _NONE
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= size:
+            return f"{int(seconds // size)}{unit}"
+    return f"{int(seconds)}s"
+
+
+def groups_table(groups: Sequence[Group]) -> str:
+    """One line a group with its counts, then one a binding."""
+    if not groups:
+        return "This app has no groups. Topic(...).on(...) makes one, and its module must be imported by the app."
+    counts = [
+        [
+            group.name + ("" if group.is_ours else " (others')"),
+            *(_number(group, value) for value in (group.ready, group.in_flight, group.delayed)),
+            span(group.oldest_s),
+            _number(group, group.dead) if group.dead_queue or group.state != "ok" else _NONE,
+            group.dead_queue or _NONE,
+            group.state,
+        ]
+        for group in groups
+    ]
+    head = ("GROUP", "READY", "IN FLIGHT", "DELAYED", "OLDEST", "DEAD", "DEAD LETTERS IN", "STATE")
+    bindings = [
+        [item.topic, item.key or '""', group.name, ", ".join(item.handlers) or _NONE, _state(group, item)]
+        for group in groups
+        for item in group.bindings
+    ]
+    text = table(head, counts, right=(1, 2, 3, 4, 5))
+    if bindings:
+        text += "\n\n" + table(("TOPIC", "KEY", "GROUP", "HANDLERS HERE", "BOUND"), sorted(bindings))
+    return text
+
+
+def _number(group: Group, value: int | None) -> str:
+    if value is not None:
+        return str(value)
+    return _NONE if group.state == "missing" else _UNKNOWN
+
+
+def _state(group: Group, item: Binding) -> str:
+    if item.is_bound is None:
+        return _UNKNOWN
+    if not item.is_bound:
+        return "not yet"
+    return "yes" if item.handlers or not group.is_ours else "yes, without handler"
+
+
+def dead_counts_table(counts: Sequence[Mapping[str, Any]]) -> str:
+    """One line a group."""
+    rows = [
+        [row["group"], _NONE if row["dead"] is None else str(row["dead"]), row["dead_queue"] or _NONE] for row in counts
+    ]
+    return table(("GROUP", "DEAD", "DEAD LETTERS IN"), rows, right=(1,))
+
+
+def letters_table(letters: Sequence[DeadLetter]) -> str:
+    """One line a dead letter."""
+    if not letters:
+        return "No dead letters."
+    rows = [
+        [
+            letter.task_id or letter.message_id,
+            span(letter.age_s),
+            letter.reason,
+            letter.task or _NONE,
+            _shortened(letter.contents),
+            _shortened(f"{letter.exception}: {letter.message}" if letter.exception else letter.message or _NONE),
+        ]
+        for letter in letters
+    ]
+    return table(("ID", "AGE", "REASON", "TASK", "ARGUMENTS", "EXCEPTION"), rows, right=(1,))
+
+
+def _shortened(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _MAX_TEXT else line[: _MAX_TEXT - 1] + "…"
+
+
+def letter_sheet(letter: DeadLetter) -> str:
+    """Everything about one."""
+    facts = [
+        ("message", letter.message_id),
+        ("task", letter.task),
+        ("task id", letter.task_id),
+        ("event", _event(letter)),
+        ("reason", letter.reason),
+        ("age", span(letter.age_s)),
+        ("arguments" if letter.task else "body", letter.contents),
+    ]
+    lines = [f"{name + ':':11}{value}" for name, value in facts if value]
+    for number, death in enumerate(letter.deaths, 1):
+        lines.append("")
+        lines.append(
+            f"death {number} of {len(letter.deaths)}: {death.get('time')} {death.get('reason')}"
+            + (f", after {death['retries']} retries" if death.get("retries") else "")
+            + (f", on {death['worker']}" if death.get("worker") else "")
+        )
+        lines.append(str(death.get("traceback") or death.get("message") or "").rstrip())
+    return "\n".join(lines)
+
+
+def _event(letter: DeadLetter) -> str | None:
+    event = letter.headers.get("hake_event")
+    if not isinstance(event, Mapping):
+        return None
+    return f"{event.get('key')} of topic {event.get('topic')}, id {event.get('id')}"
