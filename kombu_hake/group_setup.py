@@ -9,15 +9,16 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from celery import Task, _state
+from celery import Task, _state, current_app
 from kombu import Exchange, Queue, binding
 
 from kombu_hake.group_registry import EVENT_TASK, Subscription, registry
 
-__all__ = ["announce", "finalized_apps"]
+__all__ = ["announce", "finalized_apps", "route"]
 
 _lock = threading.RLock()
 _connected: list[Any] = []
+_ROUTER = "kombu_hake.group_setup:route"
 
 
 class EventTask(Task):  # type: ignore[misc]
@@ -57,9 +58,26 @@ def _install(app: Any) -> None:
     with _lock:
         if EVENT_TASK not in app._tasks:
             app.register_task(EventTask())
+            app.conf.task_routes = [_ROUTER, *_as_list(app.conf.task_routes)]
         app.steps["consumer"].add("kombu_hake.group_worker:GroupStep")
         for subscription in registry.all(app):
             _add_queue(app.amqp.queues, subscription)
+
+
+def route(name: str, _args: Any, _kwargs: Any, _options: Any, task: Any = None) -> dict[str, str] | None:
+    """A router of ``task_routes``: a handler that is called like a task goes to its group's queue."""
+    app = task.app if task is not None else current_app
+    for subscription in registry.all(app):
+        if subscription.name_in(app) == name:
+            return {"queue": subscription.group}
+    return None
+
+
+def _as_list(routes: Any) -> list[Any]:
+    """As Celery reads ``task_routes`` (``celery/app/routes.py``, ``prepare``)."""
+    if routes is None:
+        return []
+    return list(routes) if isinstance(routes, list | tuple) else [routes]
 
 
 def _add_queue(queues: Any, subscription: Subscription) -> None:

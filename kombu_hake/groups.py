@@ -123,7 +123,7 @@ class Topic:
                 raise TypeError(f"option {option!r} is decided by the group: its tasks are in queue {group!r}")
 
         def register(handler: Any) -> Any:
-            task, name_in = self._task(handler, group, options)
+            task, name_in = self._task(handler, options)
             for key in keys:
                 subscription = Subscription(self.name, key, group, name_in, as_mapping, self.dead_letters)
                 registry.add(subscription, self.of_app)
@@ -212,16 +212,14 @@ class Topic:
             args, kwargs = ((payload,), {}) if subscription.as_mapping else ((), payload)
             app.tasks[name].apply(args, kwargs, task_id=run_id(event.id, subscription.group, name))
 
-    def _task(self, handler: Any, group: str, options: dict[str, Any]) -> tuple[Any, Callable[[Any], str]]:
+    def _task(self, handler: Any, options: dict[str, Any]) -> tuple[Any, Callable[[Any], str]]:
         """The handler as a task, and what tells its name in an app."""
         if isinstance(handler, Proxy | Task):
             if options:
                 raise TypeError(f"the handler is a task already: give it {', '.join(sorted(options))} where it is made")
             return handler, lambda app: str(handler.name)
         base = handler if inspect.isclass(handler) else options.get("base")
-        own: dict[str, Any] = {"queue": group}
-        if getattr(base, "acks_late", None) is None:
-            own["acks_late"] = True
+        own = {"acks_late": True} if getattr(base, "acks_late", None) is None else {}
         if inspect.isclass(handler):
             return self._class_task(handler, own | options)
         name_in = partial(_function_name, handler, options.get("name"))

@@ -30,7 +30,7 @@ def on_stage(moto: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 @pytest.fixture(scope="module")
 def worker(on_stage: Stage) -> Worker:
     """One that serves all tests that leave it as it was."""
-    return on_stage.start("apps.plain", "-P", "threads", "-c", "2", name="served")
+    return on_stage.start("apps.plain", "-P", "prefork", "-c", "2", name="served")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -84,6 +84,7 @@ def test_prefetch_count_and_pool_change_at_run_time(app: Celery, worker: Worker)
     assert ask(app, "stats")["prefetch_count"] == 8
     app.control.pool_grow(1)
     wait_until(lambda: ask(app, "stats")["prefetch_count"] == 12, "a greater prefetch count")
+    wait_until(lambda: len(ask(app, "stats")["pool"]["processes"]) == 3, "a third process")
     app.control.pool_shrink(1)
     wait_until(lambda: ask(app, "stats")["prefetch_count"] == 8, "the old prefetch count")
 
@@ -126,11 +127,11 @@ def test_events_are_seen_and_shutdown_ends_the_worker(moto: Emulator, on_stage: 
     def watch() -> None:
         with closing(Celery(broker=broker, set_as_current=False)) as watching, watching.connection() as connection:
             receiver = watching.events.Receiver(connection, handlers={"*": seen.append})
-            with receiver.consumer_context():
+            with receiver.consumer_context() as (consuming, _, _):
                 ready.set()
                 while not stop.is_set():
                     with suppress(TimeoutError):
-                        connection.drain_events(timeout=0.2)
+                        consuming.drain_events(timeout=0.2)
 
     watcher = threading.Thread(target=watch)
     watcher.start()

@@ -1,0 +1,190 @@
+"""How workers end, die, fork and meet messages that are none of theirs."""
+
+import os
+import re
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from celery import Celery
+from kombu import pools
+from support.celery_workers import Stage, stage, wait_until
+from support.emulators import Emulator
+from support.rights import as_user
+
+POOLS = ["prefork", "threads"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _pools() -> Iterator[None]:
+    """kombu's pools of connections outlive the app."""
+    yield
+    pools.reset()
+
+
+@pytest.fixture
+def aws(moto: Emulator) -> Emulator:
+    return moto.in_namespace(f"p{uuid4().hex[:8]}")
+
+
+@pytest.fixture
+def on_stage(aws: Emulator, tmp_path: Path) -> Iterator[Stage]:
+    with stage(aws.url(), tmp_path) as found:
+        yield found
+
+
+def client(stage: Stage) -> Celery:
+    return Celery(broker=stage.broker, set_as_current=False)
+
+
+def unfinished(aws: Emulator, queue: str = "celery") -> tuple[int, int]:
+    """Messages that are (ready, in flight)."""
+    sqs = aws.client("sqs")
+    url = sqs.get_queue_url(QueueName=f"{aws.namespace}__{queue}")["QueueUrl"]
+    names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+    found = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
+    return int(found[names[0]]), int(found[names[1]])
+
+
+@pytest.mark.timeout(150)
+@pytest.mark.parametrize("pool", POOLS)
+def test_warm_shutdown_is_quick_and_gives_back_what_was_prefetched(on_stage: Stage, aws: Emulator, pool: str) -> None:
+    first = on_stage.start("apps.plain", "-P", pool, "-c", "1", name="first")
+    app = client(on_stage)
+    for number in range(6):
+        app.send_task("sleep", [number, 2.0 if number == 0 else 0.0])
+    # Order is not promised: whichever sleeps, the others wait behind it.
+    on_stage.runs.wait_for(1, number=0, event="start")
+    wait_until(lambda: unfinished(aws)[1] >= 1 or len(on_stage.runs.of(event="end")) == 5, "the worker to prefetch")
+    assert first.stop() < 2.0 + 6.0
+    assert first.errors() == []
+    assert first.descendants() == []
+    ready, in_flight = unfinished(aws)
+    assert in_flight == 0, "what is not settled stays hidden for two minutes"
+    assert ready == 6 - len(on_stage.runs.of(event="end"))
+    second = on_stage.start("apps.plain", "-P", pool, "-c", "1", name="second")
+    on_stage.runs.wait_for(6, event="end", timeout_s=20)
+    assert Counter(run["number"] for run in on_stage.runs.of(event="end")) == dict.fromkeys(range(6), 1)
+    second.stop()
+    assert unfinished(aws) == (0, 0)
+
+
+@pytest.mark.timeout(150)
+@pytest.mark.parametrize("pool", POOLS)
+def test_idle_worker_stops_at_once(on_stage: Stage, pool: str) -> None:
+    """No waiting for the end of a long poll."""
+    worker = on_stage.start("apps.plain", "-P", pool, "-c", "2")
+    assert worker.stop() < 6.0
+    assert worker.errors() == []
+    assert worker.descendants() == []
+
+
+@pytest.mark.timeout(150)
+@pytest.mark.parametrize("pool", POOLS)
+def test_killed_worker_with_acks_late_loses_nothing(on_stage: Stage, aws: Emulator, tmp_path: Path, pool: str) -> None:
+    on_stage.broker = aws.url(visibility_timeout=3)
+    victim = on_stage.start("apps.plain", "-P", pool, "-c", "1", name="victim")
+    app = client(on_stage)
+    app.send_task("sleep_late", [1, 600.0])
+    app.send_task("handle", [2])  # prefetched, not begun
+    on_stage.runs.wait_for(1, number=1, event="start")
+    # Held on to for longer than the visibility timeout: the lease is renewed while the worker lives.
+    time.sleep(4)
+    assert len(on_stage.runs.of(number=1, event="start")) == 1
+    victim.kill()
+    heir = on_stage.start("apps.plain", "-P", pool, "-c", "1", name="heir")
+    (_, again) = on_stage.runs.wait_for(2, number=1, event="start", timeout_s=30)
+    assert again["redelivered"] is True
+    on_stage.runs.wait_for(1, number=1, event="end")
+    on_stage.runs.wait_for(1, number=2, timeout_s=30)
+    heir.stop()
+    assert unfinished(aws) == (0, 0)
+    assert len(on_stage.runs.of(number=2)) == 1
+
+
+@pytest.mark.timeout(150)
+def test_messages_of_others_are_logged_and_gone(on_stage: Stage, aws: Emulator) -> None:
+    worker = on_stage.start("apps.plain", "-P", "threads", "-c", "2")
+    sqs = aws.client("sqs")
+    url = sqs.get_queue_url(QueueName=f"{aws.namespace}__celery")["QueueUrl"]
+    bodies = ['{"order": 7}', "[1, 2]", "just text", '{"task": 1, "id": 2}', '"', "\U0001f600", "null"]
+    for body in bodies:
+        sqs.send_message(QueueUrl=url, MessageBody=body)
+    app = client(on_stage)
+    app.send_task("no-such-task", [1])
+    app.send_task("handle", [1])
+    on_stage.runs.wait_for(1, number=1)
+    wait_until(lambda: unfinished(aws) == (0, 0), "the queue to be empty")
+    assert worker.process.poll() is None
+    log = worker.log
+    assert len(re.findall(r"Received and deleted unknown message", log)) == len(bodies)
+    for body in ('{"order": 7}', "just text"):
+        assert log.count(body.replace('"', "'")) + log.count(body) >= 1, f"{body} is nowhere in the log"
+    assert log.count("Received unregistered task of type 'no-such-task'") == 1
+    worker.stop()
+
+
+def children_of(worker: Any) -> int:
+    return len(worker.descendants()) - 1
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize(
+    "options",
+    [["--autoscale", "4,1"], ["-c", "2", "--max-tasks-per-child", "3"]],
+    ids=["autoscale", "max-tasks-per-child"],
+)
+def test_forks_under_load_run_every_task_once(on_stage: Stage, aws: Emulator, options: list[str]) -> None:
+    worker = on_stage.start("apps.plain", "-P", "prefork", *options, environment={"PREFETCH_MULTIPLIER": "2"})
+    app = client(on_stage)
+    for number in range(60):
+        app.send_task("sleep", [number, 0.1])
+    on_stage.runs.wait_for(60, event="end", timeout_s=60)
+    pids = {run["pid"] for run in on_stage.runs.of(event="end")}
+    assert len(pids) > 2, "nothing was forked"
+    assert worker.stop() < 10.0
+    assert Counter(run["number"] for run in on_stage.runs.of(event="start")) == dict.fromkeys(range(60), 1)
+    assert unfinished(aws) == (0, 0)
+    assert worker.errors() == []
+    assert worker.descendants() == []
+
+
+@pytest.mark.timeout(150)
+def test_pool_process_that_is_killed_is_replaced(on_stage: Stage) -> None:
+    worker = on_stage.start("apps.plain", "-P", "prefork", "-c", "1")
+    app = client(on_stage)
+    app.send_task("sleep", [1, 600.0])
+    (run,) = on_stage.runs.wait_for(1, number=1, event="start")
+    os.kill(run["pid"], signal.SIGKILL)
+    app.send_task("handle", [2])
+    on_stage.runs.wait_for(1, number=2)
+    assert len(on_stage.runs.of(number=1)) == 1
+    worker.stop()
+
+
+@pytest.mark.timeout(150)
+@pytest.mark.ministack
+def test_worker_without_rights_to_sns_runs_plain_queues(ministack: Emulator, tmp_path: Path) -> None:
+    aws = ministack.in_namespace(f"p{uuid4().hex[:8]}")
+    user = as_user(aws, ["sqs:*"])
+    with stage(user.url(), tmp_path) as on_stage:
+        worker = on_stage.start("apps.plain", "-P", "prefork", "-c", "2")
+        app = client(on_stage)
+        for number in range(10):
+            app.send_task("handle", [number])
+        on_stage.runs.wait_for(10)
+        # Long enough for several heartbeats, each of which would be an event to publish.
+        wait_until(lambda: unfinished(aws) == (0, 0), "the acks")
+        time.sleep(5)
+        worker.stop()
+        assert worker.errors() == []
+        warned = [line for line in worker.log.splitlines() if "WARNING/" in line and "denie" in line]
+        assert len(warned) == 1, warned
+        assert "sns:" in warned[0]
+        assert "emote control" in warned[0]
+        assert Counter(run["number"] for run in on_stage.runs.all()) == dict.fromkeys(range(10), 1)

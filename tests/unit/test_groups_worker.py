@@ -1,0 +1,340 @@
+"""What a worker does with an event: hand over, share out, set aside. On the fake AWS, with a consumer that notes."""
+
+import json
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from billiard.einfo import ExceptionInfo
+from celery import Celery, Task
+from celery.exceptions import Ignore, Reject, Retry, WorkerLostError
+from fakes import FakeClients, connected
+from kombu import Connection
+
+from kombu_hake import group_worker
+from kombu_hake.exceptions import BrokerUnavailable, MalformedMessage
+from kombu_hake.group_failures import GroupRequest
+from kombu_hake.group_messages import DEATHS_HEADER, foreign_event, with_death
+from kombu_hake.group_queues import ensure_dead_queue
+from kombu_hake.group_registry import run_id
+from kombu_hake.groups import Topic
+
+
+def nothing(**payload: Any) -> None:
+    """A handler."""
+
+
+class Desk:
+    """An app with topic ``orders``, its group ``email`` in a fake AWS, and a worker's consumer as far as it matters."""
+
+    def __init__(self, connection: Connection, fake: FakeClients) -> None:
+        self.app = Celery("shop", broker="hake://localhost:1", set_as_current=False)
+        self.orders = Topic("orders", of_app=self.app)
+        self.fake = fake
+        self.connection = connection
+        self.channel = connection.default_channel
+        self.handed_over: list[tuple[str, Any]] = []
+        self.revoked: set[str] = set()
+
+    def handler(self, name: str, *keys: str, **options: Any) -> Task:
+        return self.orders.on(*(keys or ("placed",)), group="email", name=name, **options)(nothing)
+
+    def open(self) -> None:
+        self.app.finalize()
+        group_worker._prepare_handlers(self.app)
+        self.app.amqp.queues["email"](self.channel).declare()
+        transport = self.connection.connection
+        ensure_dead_queue(transport.topology, transport.clients, transport.settings, "email")
+
+    def receive(self) -> Any:
+        message = self.channel.basic_get("email")
+        assert message is not None
+        return message
+
+    def handle(self, message: Any) -> None:
+        consumer = SimpleNamespace(
+            connection_errors=(),
+            controller=SimpleNamespace(state=SimpleNamespace(revoked=self.revoked)),
+            strategies={
+                name: lambda message, *_args, name=name: self.handed_over.append((name, message))
+                for name in self.app.tasks
+            },
+        )
+        strategy = group_worker.event_strategy(None, self.app, consumer)
+        create = group_worker._task_handler(
+            self.app, lambda: lambda m: strategy(m, None, m.ack_log_error, m.reject_log_error, [])
+        )
+        create(message)
+
+    def bodies(self, queue: str) -> list[dict[str, Any]]:
+        return [json.loads(text) for text in self.fake.queues.queue(queue).bodies()]
+
+    def settled(self) -> bool:
+        return not self.channel._unsettled
+
+
+@pytest.fixture
+def desk() -> Iterator[Desk]:
+    fake = FakeClients()
+    with connected(fake) as connection:
+        yield Desk(connection, fake)
+
+
+def test_one_handler_gets_the_message_itself_under_an_id_of_its_own(desk: Desk) -> None:
+    desk.handler("receipt")
+    desk.open()
+    event = desk.orders.send("placed", {"order_id": 7}, connection=desk.connection)
+    desk.handle(desk.receive())
+    [(name, message)] = desk.handed_over
+    assert name == "receipt"
+    mine = run_id(event.id, "email", "receipt")
+    assert (message.headers["task"], message.headers["id"], message.headers["root_id"]) == ("receipt", mine, mine)
+    assert message.properties["correlation_id"] == mine
+    assert message.headers["hake_event"] == {"id": event.id, "topic": "orders", "key": "placed", "group": "email"}
+    assert message.payload[1] == {"order_id": 7}
+    assert message.delivery_info["routing_key"] == "email"
+    assert not desk.settled()
+
+
+def test_the_results_of_handlers_are_stored_though_an_event_has_none(desk: Desk) -> None:
+    desk.handler("receipt")
+    desk.open()
+    desk.orders.send("placed", {}, connection=desk.connection)
+    message = desk.receive()
+    assert message.headers["ignore_result"] is True
+    desk.handle(message)
+    assert "ignore_result" not in desk.handed_over[0][1].headers
+
+
+def test_an_event_that_a_task_published_stays_in_its_tree(desk: Desk) -> None:
+    desk.handler("receipt")
+    desk.open()
+    desk.orders.send("placed", {}, connection=desk.connection)
+    message = desk.receive()
+    message.headers["root_id"] = "parent"
+    desk.handle(message)
+    assert desk.handed_over[0][1].headers["root_id"] == "parent"
+
+
+def test_several_handlers_get_a_message_each_in_one_request(desk: Desk) -> None:
+    desk.handler("receipt")
+    desk.handler("thank", as_mapping=True)
+    desk.handler("not_this", "paid")
+    desk.open()
+    event = desk.orders.send("placed", {"order_id": 7}, connection=desk.connection)
+    message = desk.receive()
+    desk.fake.calls.clear()
+    desk.handle(message)
+    assert desk.handed_over == []
+    assert desk.fake.count("send_message_batch") == 1
+    assert desk.settled()
+    sent = [body for body in desk.bodies("email") if body["headers"]["task"] != "kombu_hake.event"]
+    assert {body["headers"]["task"]: body["headers"]["id"] for body in sent} == {
+        name: run_id(event.id, "email", name) for name in ("receipt", "thank")
+    }
+    arguments = {body["headers"]["task"]: json.loads(body["body"])[:2] for body in sent}
+    assert arguments == {"receipt": [[], {"order_id": 7}], "thank": [[{"order_id": 7}], {}]}
+
+
+def test_an_event_that_could_not_be_shared_out_comes_again(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk.handler("receipt")
+    desk.handler("thank")
+    desk.open()
+    desk.orders.send("placed", {}, connection=desk.connection)
+    message = desk.receive()
+
+    def refuse(*_args: Any) -> None:
+        raise BrokerUnavailable("AWS is away")
+
+    monkeypatch.setattr(message.channel, "basic_publish", refuse)
+    rejected: list[bool] = []
+    monkeypatch.setattr(message.channel, "basic_reject", lambda tag, requeue: rejected.append(requeue))
+    desk.handle(message)
+    assert rejected == [True]
+    assert "comes again" in caplog.text
+
+
+def test_an_event_without_handler_is_set_aside_and_said_once(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+    desk.handler("receipt", "placed")
+    desk.open()
+    desk.orders.send("placed", {"order_id": 7}, connection=desk.connection)
+    message = desk.receive()
+    message.headers["hake-origin"]["routing_key"] = "gone"
+    desk.handle(message)
+    assert desk.settled()
+    [dead] = desk.bodies("email-dead")
+    assert dead["headers"][DEATHS_HEADER][0]["reason"] == "unhandled"
+    assert dead["headers"]["task"] == "kombu_hake.event"
+    assert caplog.text.count("has no handler for 'gone'") == 1
+
+
+def test_a_revoked_event_is_acknowledged_and_nothing_runs(desk: Desk) -> None:
+    desk.handler("receipt")
+    desk.open()
+    event = desk.orders.send("placed", {}, connection=desk.connection)
+    desk.revoked.add(event.id)
+    desk.handle(desk.receive())
+    assert desk.handed_over == []
+    assert desk.settled()
+
+
+class TestMessagesOfOthers:
+    def send(self, desk: Desk, text: str, **attributes: str) -> Any:
+        given = {name: {"DataType": "String", "StringValue": value} for name, value in attributes.items()}
+        url = desk.fake.sqs("get_queue_url", QueueName="email")["QueueUrl"]
+        desk.fake.sqs("send_message", QueueUrl=url, MessageBody=text, MessageAttributes=given)
+        return desk.receive()
+
+    def test_a_key_named_args_is_no_protocol_1(self, desk: Desk) -> None:
+        desk.handler("receipt")
+        desk.open()
+        desk.handle(self.send(desk, '{"args": [1], "kwargs": {}, "task": "x"}', rk="placed", event_id="e1"))
+        [(_, message)] = desk.handed_over
+        assert message.payload[1] == {"args": [1], "kwargs": {}, "task": "x"}
+        assert message.headers["id"] == run_id("e1", "email", "receipt")
+
+    def test_without_a_key_it_goes_to_who_wants_everything(self, desk: Desk) -> None:
+        desk.handler("receipt")
+        desk.handler("audit", "#", as_mapping=True)
+        desk.open()
+        desk.handle(self.send(desk, '{"order_id": 7}'))
+        [(name, message)] = desk.handed_over
+        assert (name, message.payload[0]) == ("audit", [{"order_id": 7}])
+
+    @pytest.mark.parametrize("text", ["no json", "[1]", "7", "null"])
+    def test_what_is_malformed_is_set_aside_as_it_was(self, desk: Desk, text: str) -> None:
+        desk.handler("receipt")
+        desk.open()
+        desk.handle(self.send(desk, text, rk="placed"))
+        assert desk.settled()
+        [dead] = desk.fake.queues.queue("email-dead").messages
+        assert dead.body == text
+        assert dead.attributes["rk"]["StringValue"] == "placed"
+        assert dead.attributes["hake-death-reason"]["StringValue"] == "malformed"
+
+    def test_a_redelivery_keeps_the_id(self) -> None:
+        first, second = (foreign_event("{}", {}, "m1", {"orders": None}) for _ in range(2))
+        assert first.headers["id"] == second.headers["id"]
+
+    def test_with_several_topics_the_key_or_an_attribute_tells_which(self) -> None:
+        topics = {"orders": lambda key: key in ("placed", "both"), "baskets": lambda key: key in ("left", "both")}
+        origins = [
+            foreign_event("{}", attributes, "m", topics).headers["hake-origin"]["exchange"]
+            for attributes in ({"rk": "placed"}, {"rk": "left"}, {"rk": "both", "exchange": "baskets"})
+        ]
+        assert origins == ["orders", "baskets", "baskets"]
+        with pytest.raises(MalformedMessage, match="exchange"):
+            foreign_event("{}", {"rk": "both"}, "m", topics)
+
+
+class TestFailures:
+    def request(self, desk: Desk, **options: Any) -> GroupRequest:
+        desk.handler("receipt", **options)
+        desk.open()
+        desk.orders.send("placed", {"order_id": 7}, connection=desk.connection)
+        desk.handle(desk.receive())
+        [(_, message)] = desk.handed_over
+        return GroupRequest(
+            message,
+            on_ack=message.ack_log_error,
+            on_reject=message.reject_log_error,
+            app=desk.app,
+            task=desk.app.tasks["receipt"],
+            hostname="w1",
+        )
+
+    def fail(self, request: GroupRequest, exc: BaseException) -> None:
+        try:
+            raise exc
+        except BaseException:
+            request.on_failure(ExceptionInfo(), return_ok=True)
+
+    def test_a_final_failure_is_sent_with_its_history_then_acknowledged(self, desk: Desk) -> None:
+        request = self.request(desk)
+        self.fail(request, ValueError("no such card"))
+        assert request.acknowledged
+        assert desk.settled()
+        [dead] = desk.bodies("email-dead")
+        [death] = dead["headers"][DEATHS_HEADER]
+        assert (death["reason"], death["exception"], death["message"]) == ("failed", "ValueError", "no such card")
+        assert (death["task"], death["queue"], death["worker"], death["retries"]) == ("receipt", "email", "w1", 0)
+        assert 'raise exc' in death["traceback"]
+        assert dead["headers"]["id"] == request.id
+        assert json.loads(dead["body"])[1] == {"order_id": 7}
+
+    @pytest.mark.parametrize("exc", [Retry("later"), Ignore(), Reject("again", requeue=True)])
+    def test_what_is_not_final_is_not_set_aside(self, desk: Desk, exc: Exception) -> None:
+        self.fail(self.request(desk), exc)
+        assert desk.bodies("email-dead") == []
+
+    def test_a_lost_worker_process_is_final_unless_the_task_goes_back(self, desk: Desk) -> None:
+        request = self.request(desk)
+        assert request._is_final(WorkerLostError("killed"))
+        request.task.reject_on_worker_lost = True
+        assert not request._is_final(WorkerLostError("killed"))
+
+    def test_a_rejection_is_set_aside_once(self, desk: Desk) -> None:
+        self.fail(self.request(desk), Reject("bad card", requeue=False))
+        assert len(desk.bodies("email-dead")) == 1
+
+    def test_what_could_not_be_sent_goes_back_to_the_queue(self, desk: Desk) -> None:
+        request = self.request(desk)
+        desk.fake.fail("send_message", BrokerUnavailable("away"))
+        rejected: list[bool] = []
+        request.on_reject = lambda logger, errors, requeue: rejected.append(requeue)
+        self.fail(request, ValueError("no such card"))
+        assert rejected == [True]
+
+    def test_a_request_class_of_the_users_is_kept(self, desk: Desk) -> None:
+        from celery.worker.request import Request
+
+        class Mine(Request):
+            mark = 1
+
+        desk.handler("receipt", Request=Mine)
+        desk.open()
+        used = desk.app.tasks["receipt"].Request
+        assert issubclass(used, GroupRequest)
+        assert used.mark == 1
+
+    def test_history_is_bounded(self) -> None:
+        headers: dict[str, Any] = {}
+        for number in range(30):
+            headers = with_death(headers, {"number": number})
+        assert [death["number"] for death in headers[DEATHS_HEADER]] == list(range(29, 19, -1))
+
+
+class TestDeadQueue:
+    def attributes(self, desk: Desk, name: str) -> dict[str, Any]:
+        return desk.fake.queues.queue(name).attributes
+
+    def test_it_is_made_with_both_policies(self, desk: Desk) -> None:
+        desk.handler("receipt")
+        desk.open()
+        dead, live = desk.fake.queues.queue("email-dead"), desk.fake.queues.queue("email")
+        assert json.loads(live.attributes["RedrivePolicy"]) == {"deadLetterTargetArn": dead.arn, "maxReceiveCount": 20}
+        allowed = {"redrivePermission": "byQueue", "sourceQueueArns": [live.arn]}
+        assert json.loads(dead.attributes["RedriveAllowPolicy"]) == allowed
+
+    def test_one_that_an_operator_chose_is_kept(self, desk: Desk) -> None:
+        desk.handler("receipt")
+        desk.app.finalize()
+        desk.app.amqp.queues["email"](desk.channel).declare()
+        chosen = json.dumps({"deadLetterTargetArn": "arn:aws:sqs:eu-west-1:1:theirs", "maxReceiveCount": 3})
+        self.attributes(desk, "email")["RedrivePolicy"] = chosen
+        desk.open()
+        assert self.attributes(desk, "email")["RedrivePolicy"] == chosen
+        assert desk.fake.count("create_queue") == 1
+
+    def test_without_the_rights_the_group_works_without_it(
+        self, desk: Desk, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        desk.handler("receipt")
+        desk.app.finalize()
+        desk.app.amqp.queues["email"](desk.channel).declare()
+        desk.fake.deny("sqs:CreateQueue")
+        desk.open()
+        assert "may have no dead-letter queue, because sqs:CreateQueue is denied" in caplog.text
