@@ -48,7 +48,7 @@ def _parts(groups: Sequence[Group]) -> tuple[list[_Node], list[_Edge]]:
             for handler in item.handlers:
                 edges.setdefault((mine, node("handler", f"{group.name} {handler}", handler)), [])
         if group.dead_queue:
-            dead = node("dead", group.dead_queue, f"{group.dead_queue}\n{group.dead} dead")
+            dead = node("dead", group.dead_queue, f"{group.dead_queue}\n{'?' if group.dead is None else group.dead} dead")
             edges.setdefault((mine, dead), ["failed"])
     return list(nodes.values()), [_Edge(*ends, ", ".join(labels)) for ends, labels in edges.items()]
 
@@ -193,8 +193,9 @@ def _draw_edges(edges: Sequence[_Edge], boxes: dict[str, _Box]) -> Iterator[str]
             f'd="M{x1:.1f} {y1:.1f}C{bend:.1f} {y1:.1f} {bend:.1f} {y2:.1f} {x2:.1f} {y2:.1f}"/>'
         )
         if edge.label:
-            # Near its end, where the edges of one topic have parted.
-            yield f'<text class="k" text-anchor="end" x="{x2 - 14:.1f}" y="{y2 - 5:.1f}">{escape(edge.label)}</text>'
+            # Near its end, where the edges of one topic have parted, and on the side that the curve does not come from.
+            y = y2 + (_LINE if y2 > y1 + 1 else -6)
+            yield f'<text class="k" text-anchor="end" x="{x2 - 14:.1f}" y="{y:.1f}">{escape(edge.label)}</text>'
 
 
 def _draw_box(box: _Box) -> Iterator[str]:

@@ -19,7 +19,7 @@ from typing import Any
 from kombu_hake.clients import Clients
 from kombu_hake.concurrency import TtlCache
 from kombu_hake.envelope import Envelope
-from kombu_hake.exceptions import HakeError
+from kombu_hake.exceptions import HakeError, TopologyError
 from kombu_hake.limits import FIFO_SUFFIX, RAW_DELIVERY_MAX_ATTRIBUTES
 from kombu_hake.messages import ORIGIN_HEADER
 from kombu_hake.naming import QueueUrl, parse_arn
@@ -121,6 +121,12 @@ class DeadLetters:
         return self._redrives.get(url, lambda: self._read_redrive(url))
 
     def _read_redrive(self, url: QueueUrl) -> Mapping[str, Any]:
+        if self._clients.settings.topology == "assume":
+            # Not known is not none: deleting would lose what has a dead-letter queue.
+            raise TopologyError(
+                f"topology=assume does not ask for the redrive policy of {url}: the message stays, and AWS moves it "
+                "after the receives that the policy allows."
+            )
         answer = self._clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=["RedrivePolicy"])
         policy = json.loads(answer.get("Attributes", {}).get("RedrivePolicy") or "{}")
         return policy if isinstance(policy, dict) else {}

@@ -144,8 +144,8 @@ def error_from_transport(error: Exception, service: str, operation: str, setting
 
 
 def unreachable(error: HakeError) -> bool:
-    """Whether *error* says that no answer of AWS itself was had (as opposed to an answer that says no)."""
-    return isinstance(error, BrokerUnavailable)
+    """Whether *error* says that AWS could not be had, as opposed to an answer that says no, or "not so fast"."""
+    return isinstance(error, BrokerUnavailable) and not error.is_throttle
 
 
 def entry_error(entry: Mapping[str, Any], service: str, resource: str) -> HakeError:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from uuid import uuid4
@@ -76,24 +76,29 @@ class Event:
         self.topic.app.control.revoke([self.id, *known], **options)
 
 
-@dataclass(frozen=True)
 class Topic:
-    """A topic that events are published to, and groups listen to.
+    """A topic that events are published to, and groups listen to."""
 
-    Args:
-        name: Of the exchange, and so of the SNS topic.
-        of_app: The app to use; None means shared tasks and the current app, as :func:`celery.shared_task` does.
-        dead_letters: Whether groups that listen to it get a dead-letter queue.
-    """
+    def __init__(self, name: str, *, app: Any = None, dead_letters: bool = True) -> None:
+        """Nothing is declared before it is needed.
 
-    name: str
-    of_app: Any = field(default=None, repr=False)
-    dead_letters: bool = True
+        Args:
+            name: Of the exchange, and so of the SNS topic.
+            app: The app that handlers and events belong to; None means shared tasks and the current app, as with
+                :func:`celery.shared_task`.
+            dead_letters: Whether groups that listen to it get a dead-letter queue.
+        """
+        self.name = name
+        self.dead_letters = dead_letters
+        self._app = app
+
+    def __repr__(self) -> str:
+        return f"<Topic {self.name}>"
 
     @property
     def app(self) -> Any:
         """The Celery app that events are published with."""
-        return self.of_app if self.of_app is not None else current_app._get_current_object()
+        return self._app if self._app is not None else current_app._get_current_object()
 
     @property
     def exchange(self) -> Exchange:
@@ -126,8 +131,8 @@ class Topic:
             task, name_in = self._task(handler, options)
             for key in keys:
                 subscription = Subscription(self.name, key, group, name_in, as_mapping, self.dead_letters)
-                registry.add(subscription, self.of_app)
-            group_setup.announce(self.of_app)
+                registry.add(subscription, self._app)
+            group_setup.announce(self._app)
             return task
 
         return register
@@ -223,8 +228,12 @@ class Topic:
         if inspect.isclass(handler):
             return self._class_task(handler, own | options)
         name_in = partial(_function_name, handler, options.get("name"))
-        decorate = shared_task if self.of_app is None else self.of_app.task
-        return decorate(**own | options)(handler), name_in
+        if self._app is None:
+            return shared_task(**own | options)(handler), name_in
+        app = self._app
+        app.task(**{"shared": False} | own | options)(handler)
+        # Not Celery's own lazy task: using this one finalizes the app, which is when its queues and routes are made.
+        return Proxy(lambda: app.tasks[name_in(app)]), name_in
 
     def _class_task(self, cls: type, options: dict[str, Any]) -> tuple[Any, Callable[[Any], str]]:
         if not issubclass(cls, Task):
@@ -239,17 +248,18 @@ class Topic:
             if task.name not in app._tasks:
                 app.register_task(task, **options)
 
-        _for_each_app(self.of_app, register)
+        _for_each_app(self._app, register)
         return Proxy(lambda: self.app.tasks[name_in(self.app)]), name_in
 
 
-def _for_each_app(of_app: Any, register: Callable[[Any], None]) -> None:
-    if of_app is not None:
-        register(of_app)
+def _for_each_app(app: Any, register: Callable[[Any], None]) -> None:
+    """As Celery does with shared tasks: now, and for apps that are yet to come."""
+    if app is not None:
+        register(app)
         return
     connect_on_app_finalize(register)
-    for app in group_setup.finalized_apps():
-        register(app)
+    for known in group_setup.finalized_apps():
+        register(known)
 
 
 def _function_name(fun: Any, name: str | None, app: Any) -> str:

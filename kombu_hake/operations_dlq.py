@@ -171,37 +171,38 @@ class Outcome:
     failures: list[str] = field(default_factory=list)
 
 
+#: Ids of messages that are dealt with.
+Taken = set[str]
+
+
 def scan(
-    desk: Desk, group: str, wanted: Wanted, limit: int | None = None, *, keep: bool = True
+    desk: Desk, group: str, wanted: Wanted, limit: int | None = None, *, taken: Taken | None = None
 ) -> Generator[list[DeadLetter], None, None]:
     """The wanted dead letters of a group, up to ten at a time.
 
     Args:
         limit: At most so many.
-        keep: Whether all of them are made visible again at the end; else only those that are not wanted.
+        taken: What the caller has removed while the scan ran; all else is made visible again at its end.
     Raises:
         QueueNotFound: the group has no dead-letter queue.
     """
     _, url = desk.dead_queue_of(group)
     started_ms = desk.clients.now_ms()
-    hidden: list[str] = []
-    seen: set[str] = set()
+    handles: dict[str, str] = {}
     left = limit
     try:
         while left is None or left > 0:
             letters = [read(group, raw, desk.clients.now_ms() / 1000) for raw in _receive(desk, url)]
-            if not letters or all(letter.message_id in seen for letter in letters):
+            new = [letter for letter in letters if letter.message_id not in handles]
+            handles |= {letter.message_id: _handle(letter) for letter in letters}
+            if not new:
                 return
-            new = [letter for letter in letters if letter.message_id not in seen]
-            seen |= {letter.message_id for letter in new}
             found = [letter for letter in new if letter.sent_ms <= started_ms and wanted.matches(letter)][:left]
-            taken = set() if keep else {letter.message_id for letter in found}
-            hidden += [str(letter.raw["ReceiptHandle"]) for letter in letters if letter.message_id not in taken]
             left = None if left is None else left - len(found)
             if found:
                 yield found
     finally:
-        _show_again(desk, url, hidden)
+        _show_again(desk, url, [handle for message_id, handle in handles.items() if message_id not in (taken or ())])
 
 
 def _receive(desk: Desk, url: QueueUrl) -> list[dict[str, Any]]:
@@ -271,15 +272,17 @@ def _move(
 ) -> Outcome:
     _, url = desk.dead_queue_of(group)
     outcome = Outcome()
-    with closing(scan(desk, group, wanted, limit, keep=False)) as found:
+    taken: Taken = set()
+    with closing(scan(desk, group, wanted, limit, taken=taken)) as found:
         for letters in found:
             began = time.monotonic()
             outcome.matched += len(letters)
             reasons = act(letters)
             outcome.failures += [reason for reason in reasons if reason is not None]
-            judged = list(zip(letters, reasons, strict=True))
-            _show_again(desk, url, [_handle(letter) for letter, reason in judged if reason])
-            outcome.done += _delete(desk, url, [letter for letter, reason in judged if not reason], outcome)
+            accepted = [letter for letter, reason in zip(letters, reasons, strict=True) if reason is None]
+            # One that can't be deleted now must not be shown, and sent again, at once either.
+            taken |= {letter.message_id for letter in accepted}
+            outcome.done += _delete(desk, url, accepted, outcome)
             on_progress(outcome)
             if rate:
                 time.sleep(max(0.0, len(letters) / rate - (time.monotonic() - began)))

@@ -276,6 +276,11 @@ class FakeSqs:
                 self._changed.wait()
         hidden = int(queue.attributes["VisibilityTimeout"]) if VisibilityTimeout is None else VisibilityTimeout
         messages = [self._take(message, hidden, MessageSystemAttributeNames or []) for message in ready]
+        for message, answer in zip(ready, messages, strict=True):
+            asked = MessageAttributeNames or []
+            found = {name: item for name, item in message.attributes.items() if name in asked or "All" in asked}
+            if found:
+                answer["MessageAttributes"] = found
         return {"Messages": messages} if messages else {}
 
     def _ready(self, queue: FakeQueue) -> list[Stored]:

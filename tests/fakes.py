@@ -65,6 +65,8 @@ class FakeClients:
         self.changed = threading.Condition(threading.RLock())
         self.queues = FakeSqs(ACCOUNT, REGION, self.clock, self.changed)
         self.topics = FakeSns(ACCOUNT, REGION, self.queues)
+        #: Physical name of a queue to the age of its oldest message, as CloudWatch tells it, seconds.
+        self.ages: dict[str, float] = {}
         #: (operation, parameters) of every call, in the order they came.
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self._denied: dict[str, str] = {}
@@ -82,6 +84,17 @@ class FakeClients:
     def sns(self, operation: str, **params: Any) -> dict[str, Any]:
         """As :meth:`kombu_hake.clients.Clients.sns`."""
         return self._call("sns", self.topics, operation, params)
+
+    def cloudwatch(self, operation: str, **params: Any) -> dict[str, Any]:
+        """As :meth:`kombu_hake.clients.Clients.cloudwatch`: knows the :attr:`ages` of oldest messages."""
+        self.calls.append((operation, params))
+        self._raise_what_is_due(operation)
+        found = []
+        for query in params["MetricDataQueries"]:
+            [dimension] = query["MetricStat"]["Metric"]["Dimensions"]
+            age = self.ages.get(dimension["Value"])
+            found.append({"Id": query["Id"], "Values": [] if age is None else [age]})
+        return {"MetricDataResults": found}
 
     def check(self) -> None:
         """As :meth:`kombu_hake.clients.Clients.check`."""

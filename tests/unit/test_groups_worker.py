@@ -30,7 +30,7 @@ class Desk:
 
     def __init__(self, connection: Connection, fake: FakeClients) -> None:
         self.app = Celery("shop", broker="hake://localhost:1", set_as_current=False)
-        self.orders = Topic("orders", of_app=self.app)
+        self.orders = Topic("orders", app=self.app)
         self.fake = fake
         self.connection = connection
         self.channel = connection.default_channel

@@ -88,6 +88,16 @@ def test_every_name_maps_to_a_legal_one(name: str, namespace: str) -> None:
     assert namer.queue(name).endswith(".fifo") == name.endswith(".fifo") == namer.topic(name).endswith(".fifo")
 
 
+@pytest.mark.parametrize("namespace", NAMESPACES)
+@pytest.mark.parametrize("suffix", ["", ".fifo"])
+def test_names_about_as_long_as_there_is_room_stay_legal_and_different(namespace: str, suffix: str) -> None:
+    made = Namer(namespace)
+    given_names = ["n" * length + suffix for length in range(30, 300)]
+    for physical, most in ((made.queue, QUEUE_MAX), (made.topic, TOPIC_MAX)):
+        assert all(is_legal(physical(name), most) for name in given_names)
+        assert len({physical(name) for name in given_names}) == len(given_names)
+
+
 @given(names, names, namespaces, namespaces)
 @example("b", "a__b", "a", "")
 @example("_b", "b", "a", "a_")

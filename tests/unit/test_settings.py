@@ -12,7 +12,7 @@ from kombu import Connection
 from kombu_hake import settings as settings_module
 from kombu_hake.exceptions import ConfigurationError
 from kombu_hake.options import KOMBU_KEYS, OPTIONS
-from kombu_hake.settings import Settings, UrlParts, load, mask_url, split_url
+from kombu_hake.settings import Settings, UrlParts, join_url, load, mask_url, split_url
 
 SECRET = "wJalr/XUtnFEMI+K7MDENG=bPx"
 TOKEN = "FwoGZXIvYXdzEBYaD"
@@ -63,6 +63,21 @@ def test_forms_of_the_url(url: str, parts: tuple[Any, ...]) -> None:
 def test_the_query_is_unquoted() -> None:
     query = split_url("hake://?region=eu-west-1&queue_name_prefix=a%2Fb&profile=").query
     assert query == {"region": "eu-west-1", "queue_name_prefix": "a/b", "profile": ""}
+
+
+@given(
+    st.none() | st.text(min_size=1, max_size=20),
+    st.sampled_from([None, "host", "[::1]", "127.0.0.1"]),
+    st.none() | st.integers(1, 65535),
+    st.sampled_from(["", "prod", "a-b_c"]),
+    st.dictionaries(st.sampled_from(["region", "profile", "x"]), st.text(max_size=10), max_size=2),
+)
+def test_a_url_can_be_put_together_again(
+    secret: str | None, host: str | None, port: int | None, namespace: str, query: dict[str, str]
+) -> None:
+    key = None if secret is None else "AK/IA+:@?"
+    parts = UrlParts(key, secret, host, port if host else None, namespace, query)
+    assert split_url(join_url(parts)) == parts
 
 
 @pytest.mark.parametrize("url", ["", "hake", "hake:/x", "//host", "1hake://"])
@@ -377,6 +392,10 @@ def test_secrets_are_in_no_text(url: str, caplog: pytest.LogCaptureFixture) -> N
         assert SECRET not in text
         assert SECRET[:12] not in text
         assert TOKEN not in text
+
+
+def test_a_token_of_the_wrong_type_is_not_shown() -> None:
+    assert TOKEN not in "".join(faults_of(f"hake://{KEY}:{SECRET}@", {"session_token": TOKEN.encode()}))
 
 
 def test_what_may_be_configured_for_proxies_is_in_no_repr() -> None:

@@ -145,6 +145,35 @@ def test_the_secret_is_in_no_description(url: str, masked: str) -> None:
     assert connection.as_uri(include_password=True) == url
 
 
+@pytest.mark.parametrize(
+    "url", [f"hake://key:{SECRET}@host:port", f"hake://key:what?{SECRET}@host", f"hake://key:{SECRET}"]
+)
+def test_a_url_that_is_wrong_can_still_be_described(url: str) -> None:
+    connection = Connection(url)
+    assert SECRET not in repr(connection)
+    assert SECRET not in connection.as_uri()
+    with pytest.raises(ConfigurationError):
+        connection.transport.establish_connection()
+
+
+def test_a_worker_tells_nobody_the_secret() -> None:
+    # "inspect stats" answers with all of this but the password (celery/worker/consumer/connection.py).
+    connection = Connection(f"hake://key:{SECRET}@localhost:1/ns?region=r&session_token={SECRET}")
+    assert connection.as_uri()
+    told = {name: value for name, value in connection.info().items() if name != "password"}
+    assert SECRET not in repr(told)
+
+
+def test_a_clone_has_the_credentials_of_the_original(fake: FakeClients) -> None:
+    with connected(fake, f"hake://key:{SECRET}@localhost:1/ns?session_token=to%2Bken") as connection:
+        connection.connect()
+        with connection.clone() as clone:
+            clone.connect()
+            assert clone.transport.settings == connection.transport.settings
+        settings = connection.transport.settings
+        assert (settings.access_key_id, settings.secret_access_key, settings.session_token) == ("key", SECRET, "to+ken")
+
+
 def test_what_kombu_and_celery_may_expect(connection: Connection) -> None:
     for exchange_type in ("direct", "topic", "fanout", "headers"):
         assert connection.supports_exchange_type(exchange_type)
