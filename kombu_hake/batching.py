@@ -26,7 +26,7 @@ from kombu_hake.limits import MAX_BATCH_ENTRIES
 from kombu_hake.publisher import Outgoing, batch_limit, check_size
 from kombu_hake.routes import QueueTarget, Target
 
-__all__ = ["Batch", "Published", "Session", "batch", "current_batch"]
+__all__ = ["Batch", "Published", "Session", "batch", "current_batch", "no_batch"]
 
 logger = logging.getLogger(__name__)
 IN_FLIGHT = 8
@@ -176,6 +176,16 @@ _current: ContextVar[Batch | None] = ContextVar("kombu_hake_batch", default=None
 def current_batch() -> Batch | None:
     """The batch that this thread's publishes join, if it is inside a block."""
     return _current.get()
+
+
+@contextmanager
+def no_batch() -> Iterator[None]:
+    """Publish singly inside of a batch's block."""
+    token = _current.set(None)
+    try:
+        yield
+    finally:
+        _current.reset(token)
 
 
 @contextmanager

@@ -206,16 +206,24 @@ class Channel(DeclaringChannel):
         """One message, or None when there is none; may take a second to find that out."""
         self.temporaries.create()
         self.topology.verify()
-        visibility_s = self._settings.visibility_timeout
         for source, url in reversed(self._levels(queue)):
-            answer = self._clients.sqs("receive_message", **receive_params(url, 1, _GET_WAIT_S, visibility_s))
-            for raw in answer.get("Messages") or ():
-                lease = Lease(url, raw["ReceiptHandle"], self._leases.now(), visibility_s)
-                self._leases.hold([lease])
-                delivery = Delivery(self.channel_id, queue, source, raw, lease)
-                envelope = self._admit(delivery)
+            found = self._get_one(queue, source, url)
+            while found is not None:
+                delivery, envelope = found
                 if envelope is not None:
                     return self._hand_over(envelope, delivery, "", no_ack, counts=False)
+                found = self._get_one(queue, source, url)  # that one was not to be handed over; is there another?
+        return None
+
+    def _get_one(self, queue: str, source: str, url: QueueUrl) -> tuple[Delivery, Envelope | None] | None:
+        """Receive one message; None for none. Without envelope it has been dealt with."""
+        visibility_s = self._settings.visibility_timeout
+        answer = self._clients.sqs("receive_message", **receive_params(url, 1, _GET_WAIT_S, visibility_s))
+        for raw in answer.get("Messages") or ():
+            lease = Lease(url, raw["ReceiptHandle"], self._leases.now(), visibility_s)
+            self._leases.hold([lease])
+            delivery = Delivery(self.channel_id, queue, source, raw, lease)
+            return delivery, self._admit(delivery)
         return None
 
     def deliver(self, delivery: Delivery) -> bool:

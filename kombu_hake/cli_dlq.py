@@ -123,9 +123,7 @@ def purge(
             return
         if not force:
             click.confirm(f"Remove dead letters of group {group} for good?", abort=True)
-        outcome = operations_dlq.purge(
-            desk, group, _wanted(**which), limit=limit, on_progress=_progress("removed")
-        )
+        outcome = operations_dlq.purge(desk, group, _wanted(**which), limit=limit, on_progress=_progress("removed"))
     _finish(outcome, "removed", group)
 
 

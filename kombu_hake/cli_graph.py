@@ -48,7 +48,8 @@ def _parts(groups: Sequence[Group]) -> tuple[list[_Node], list[_Edge]]:
             for handler in item.handlers:
                 edges.setdefault((mine, node("handler", f"{group.name} {handler}", handler)), [])
         if group.dead_queue:
-            dead = node("dead", group.dead_queue, f"{group.dead_queue}\n{'?' if group.dead is None else group.dead} dead")
+            count = "?" if group.dead is None else group.dead
+            dead = node("dead", group.dead_queue, f"{group.dead_queue}\n{count} dead")
             edges.setdefault((mine, dead), ["failed"])
     return list(nodes.values()), [_Edge(*ends, ", ".join(labels)) for ends, labels in edges.items()]
 

@@ -35,7 +35,7 @@ class DeadLetters:
     """Sets messages aside. Shared by the connections of a process; safe to share between threads."""
 
     def __init__(self, clients: Clients, publish: Callable[..., None]) -> None:
-        """*publish* is :meth:`kombu_hake.dispatch.Dispatcher.publish`."""
+        """*publish* is :meth:`kombu_hake.dispatch.Dispatcher.publish_now`."""
         self._clients = clients
         self._publish = publish
         self._redrives: TtlCache[QueueUrl, Mapping[str, Any]] = TtlCache(_REDRIVE_TTL_S)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import uuid4
 
-from kombu_hake.batching import Published, current_batch
+from kombu_hake.batching import Published, current_batch, no_batch
 from kombu_hake.concurrency import backoff_s
 from kombu_hake.envelope import Wire, encode
 from kombu_hake.exceptions import (
@@ -43,6 +43,11 @@ class Dispatcher:
         self._routes = routes
         self._publisher = publisher
         self._settings = settings
+
+    def publish_now(self, message: Mapping[str, Any], exchange: str, routing_key: str, *, mandatory: bool) -> None:
+        """As :meth:`publish`, and outside of any batch: what depends on its being accepted follows at once."""
+        with no_batch():
+            self.publish(message, exchange, routing_key, mandatory=mandatory)
 
     def publish(self, message: Mapping[str, Any], exchange: str, routing_key: str, *, mandatory: bool) -> None:
         """Send a message wherever exchange and routing key lead; returns when AWS has accepted it everywhere.

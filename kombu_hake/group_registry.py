@@ -39,7 +39,7 @@ def run_id(event_id: str, group: str, handler: str) -> str:
 def dead_queue(group: str) -> str:
     """The name of a group's dead-letter queue: ``email-dead``, or ``email-dead.fifo`` for ``email.fifo``."""
     stem = group.removesuffix(FIFO_SUFFIX)
-    return f"{stem}-dead{group[len(stem):]}"
+    return f"{stem}-dead{group[len(stem) :]}"
 
 
 @dataclass(frozen=True)

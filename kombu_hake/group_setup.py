@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from celery import Task, _state, current_app
+from celery import Task, _state
 from kombu import Exchange, Queue, binding
 
 from kombu_hake.group_registry import EVENT_TASK, Subscription, registry
@@ -66,11 +66,11 @@ def _install(app: Any) -> None:
 
 def route(name: str, _args: Any, _kwargs: Any, _options: Any, task: Any = None) -> dict[str, str] | None:
     """A router of ``task_routes``: a handler that is called like a task goes to its group's queue."""
-    app = task.app if task is not None else current_app
-    for subscription in registry.all(app):
-        if subscription.name_in(app) == name:
-            return {"queue": subscription.group}
-    return None
+    if task is None:  # not registered in this app, so no handler of its
+        return None
+    groups = (item.group for item in registry.all(task.app) if item.name_in(task.app) == name)
+    group = next(groups, None)
+    return {"queue": group} if group else None
 
 
 def _as_list(routes: Any) -> list[Any]:

@@ -198,5 +198,3 @@ def _send_each(message: Any, group: str, parts: list[Parts]) -> None:
         for item in parts:
             sent = resendable(item, message.properties.get("sent_timestamp_ms"))
             message.channel.basic_publish(sent.as_dict(), PRIVATE_EXCHANGE, group)
-
-

@@ -61,7 +61,7 @@ def _build_shared(settings: Settings) -> _Shared:
     clients = Clients(settings)
     topology = Topology(clients, settings)
     dispatcher = Dispatcher(topology, Routes(topology, settings), Publisher(clients), settings)
-    return _Shared(clients, topology, dispatcher, DeadLetters(clients, dispatcher.publish))
+    return _Shared(clients, topology, dispatcher, DeadLetters(clients, dispatcher.publish_now))
 
 
 _open: weakref.WeakSet[Transport] = weakref.WeakSet()
@@ -216,7 +216,10 @@ class Transport(base.Transport):  # type: ignore[misc]
 
     def as_uri(self, uri: str, include_password: bool = False, mask: str = "**") -> str:
         """The broker URL for people; the secret is masked unless asked for."""
-        text = join_url(self._url_parts())
+        try:
+            text = join_url(self._url_parts())
+        except ConfigurationError:  # a wrong URL can still be described
+            text = uri
         return text if include_password else mask_url(text, mask)
 
     def driver_version(self) -> str:

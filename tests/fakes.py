@@ -61,6 +61,8 @@ class FakeClients:
     """SQS and SNS of one account and region, in memory. Safe to share between threads."""
 
     def __init__(self, clock: FakeClock | None = None) -> None:
+        #: As of :class:`kombu_hake.clients.Clients`; those of the latest connection.
+        self.settings = make_settings()
         self.clock = clock or FakeClock()
         self.changed = threading.Condition(threading.RLock())
         self.queues = FakeSqs(ACCOUNT, REGION, self.clock, self.changed)
@@ -237,8 +239,13 @@ def make_settings(url: str = URL, **options: Any) -> Settings:
 def connected(fake: FakeClients, url: str = URL, **options: Any) -> Iterator[Connection]:
     """A kombu connection whose AWS is *fake*; closed at the end, with nothing left to poll."""
     shared: dict[str, Any] = {}
+
+    def made(settings: Settings) -> FakeClients:
+        fake.settings = settings
+        return fake
+
     with (
-        mock.patch("kombu_hake.transport.Clients", return_value=fake),
+        mock.patch("kombu_hake.transport.Clients", side_effect=made),
         mock.patch.object(clients_module, "_shared", shared),
         Connection(url, transport_options={"region": REGION, **options}) as connection,
     ):

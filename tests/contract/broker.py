@@ -8,10 +8,9 @@ from functools import partial
 from typing import Any
 from uuid import uuid4
 
+from contract.features import Features
 from kombu import Connection, Consumer, Message, Producer, Queue
 from support.emulators import Emulator
-
-from contract.features import Features
 
 #: Far more than any answer takes on loopback: whatever is waited for longer has failed.
 PATIENCE_S = 20.0
@@ -38,7 +37,9 @@ class Broker:
     def url(self, **options: object) -> str:
         if self._aws is None:
             return "memory://"  # which knows no options
-        return self._aws.url(wait_time_seconds=LONG_POLL_S, **options)
+        # One poller keeps the order of messages, which drain() rests on. And one set of options for all connections:
+        # each further set costs clients of its own.
+        return self._aws.url(**{"wait_time_seconds": LONG_POLL_S, "max_pollers": 1, **options})
 
     def connect(self, **options: object) -> Connection:
         """A new connection; connections with the same options share what the process remembers."""
@@ -63,7 +64,7 @@ class Broker:
         A mark is sent to each queue, and what comes before the mark is what the queue held: the legs keep the order of
         messages for a single poller, and a topic has delivered when the publish returns.
         """
-        connection = connection or self.connect(max_pollers=1)
+        connection = connection or self.connect()
         mark = uuid4().hex
         found: dict[str, list[Message]] = {queue: [] for queue in queues}
         unmarked = set(queues)

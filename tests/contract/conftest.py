@@ -5,10 +5,9 @@ from collections.abc import Iterator
 from uuid import uuid4
 
 import pytest
-from kombu.transport import memory
-
 from contract.broker import Broker
 from contract.features import LEGS, Features
+from kombu.transport import memory
 
 _SIGNS = {"passed": "ok", "failed": "FAILED", "error": "ERROR", "skipped": "-"}
 
@@ -51,28 +50,32 @@ def broker(leg: str, features: Features, request: pytest.FixtureRequest) -> Iter
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    rows: dict[str, dict[str, str]] = defaultdict(dict)
+    rows: dict[tuple[str, int, str], dict[str, str]] = defaultdict(dict)
     reasons: dict[str, int] = {}
-    for outcome, sign in _SIGNS.items():
+    for outcome in _SIGNS:
         for report in terminalreporter.stats.get(outcome, ()):
             leg = dict(getattr(report, "user_properties", ())).get("leg")
-            file, _, name = report.nodeid.rpartition("::")
-            if "contract/" not in file or leg not in LEGS:
+            if "contract/" not in report.nodeid or leg not in LEGS:
                 continue
-            if outcome == "skipped":
-                reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
-                reason = reason.removeprefix("Skipped: ")
-                sign = f"- ({reasons.setdefault(reason, len(reasons) + 1)})"
-            rows[_without_leg(name, leg)][leg] = sign
+            file, line, _ = report.location
+            name = _without_leg(report.nodeid.rpartition("::")[2], leg)
+            rows[file, line, name][leg] = _sign(outcome, report, reasons)
     if not rows:
         return
     terminalreporter.section("contract: test by leg")
-    width = max(map(len, rows))
+    width = max(len(name) for _, _, name in rows)
     terminalreporter.line(f"{'':{width}}  " + "".join(f"{leg:12}" for leg in LEGS))
-    for name, signs in rows.items():
+    for (_, _, name), signs in sorted(rows.items()):
         terminalreporter.line(f"{name:{width}}  " + "".join(f"{signs.get(leg, ''):12}" for leg in LEGS))
     for reason, number in reasons.items():
         terminalreporter.line(f"({number}) {reason}")
+
+
+def _sign(outcome: str, report: pytest.TestReport, reasons: dict[str, int]) -> str:
+    if outcome != "skipped":
+        return _SIGNS[outcome]
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    return f"- ({reasons.setdefault(reason.removeprefix('Skipped: '), len(reasons) + 1)})"
 
 
 def _without_leg(name: str, leg: str) -> str:

@@ -5,16 +5,15 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from kombu import Connection, Consumer, Exchange, Message, Queue
-
 from contract.broker import Broker, consuming, declare, get, nothing_comes, publish, wait_until
 from contract.features import Can, needs
+from kombu import Connection, Consumer, Exchange, Message, Queue
 
 
 @pytest.fixture
 def connection(broker: Broker) -> Connection:
-    """With the queue ``work`` declared."""
-    connection = broker.connect()
+    """With the queue ``work`` declared, and as many pollers as a busy queue gets by default."""
+    connection = broker.connect(max_pollers=8)
     declare(connection, Queue("work"))
     return connection
 
@@ -123,7 +122,7 @@ class TestSettling:
         consumer.release()
         assert broker.bodies("work") == {"work": [found[2].payload]}
 
-    def test_settling_twice_is_refused_by_kombu_and_harmless_below(self, broker: Broker, connection: Connection) -> None:
+    def test_settling_twice_is_refused_and_does_no_harm(self, broker: Broker, connection: Connection) -> None:
         send(connection, 1)
         message = get(connection, "work")
         assert message is not None
@@ -224,12 +223,12 @@ class TestPrefetch:
         with consuming(channel, dict.fromkeys(names, found.append)):
             wait_until(lambda: len(found) == 2, connection, "two messages")
             assert nothing_comes(connection)
-            settled = 0
-            while settled < 12:
-                for message in found[settled:]:
+            acked: list[Message] = []
+            while len(acked) < 12:
+                for message in found[len(acked) :]:
                     message.ack()
-                    settled += 1
-                wait_until(lambda: len(found) > settled or settled == 12, connection, "the rest")
+                    acked.append(message)
+                wait_until(lambda: len(found) > len(acked) or len(acked) == 12, connection, "the rest")
         assert Counter(message.delivery_info["routing_key"] for message in found) == dict.fromkeys(names, 3)
 
     def test_no_limit_delivers_all(self, connection: Connection) -> None:
@@ -249,7 +248,10 @@ class TestConsumers:
         channel = connection.channel()
         one: list[Message] = []
         two: list[Message] = []
-        with consuming(channel, {"work": one.append}, no_ack=True), consuming(channel, {"work": two.append}, no_ack=True):
+        with (
+            consuming(channel, {"work": one.append}, no_ack=True),
+            consuming(channel, {"work": two.append}, no_ack=True),
+        ):
             wait_until(lambda: len(one) + len(two) == 10, connection, "all messages")
         assert sorted(message.payload for message in one + two) == list(range(10))
         assert len(one) == len(two) == 5

@@ -1,13 +1,13 @@
 """What is published is what arrives: bodies, headers, properties, compression, sizes; alone and in batches."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+from contract.broker import Broker, declare, get, publish
+from contract.features import Can, needs
 from kombu import Connection, Exchange, Message, Producer, Queue
 
 import kombu_hake
-from contract.broker import Broker, declare, get, publish
-from contract.features import Can, needs
 from kombu_hake.exceptions import MessageTooLarge
 from kombu_hake.limits import SNS_MAX_MESSAGE_BYTES, SQS_MAX_MESSAGE_BYTES
 
@@ -87,7 +87,7 @@ class TestBodies:
 
 
 class TestHeadersAndProperties:
-    HEADERS: dict[str, Any] = {
+    HEADERS: ClassVar[dict[str, Any]] = {
         "text": "été", "number": 7, "float": 1.5, "none": None, "flag": True, "list": [1, "2", None],
         "nested": {"a": {"b": [1]}}, "x-custom": "kept", "with space": 1, "": "empty name", "long": "y" * 5000,
     }  # fmt: skip

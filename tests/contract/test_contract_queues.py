@@ -3,15 +3,14 @@
 import json
 import threading
 from contextlib import suppress
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+from contract.broker import Broker, consuming, declare, get, publish, wait_until
+from contract.features import Can, needs
 from kombu import Connection, Consumer, Exchange, Message, Producer, Queue, binding
 from kombu.exceptions import ChannelError, InconsistencyError
 from kombu.pidbox import Mailbox
-
-from contract.broker import Broker, consuming, declare, get, publish, wait_until
-from contract.features import Can, needs
 
 ODD_NAMES = (
     "a.b", "a-b", "a_b", "A.B", "a b", "a/b", "a:b", "celery@host.celery.pidbox", "celery@host-celery-pidbox",
@@ -273,9 +272,12 @@ class TestOwners:
 class TestNothingIsLeftBehind:
     """And nothing of others is touched."""
 
-    FOREIGN_STATEMENT: dict[str, Any] = {
-        "Sid": "Audit", "Effect": "Allow", "Principal": {"Service": "events.amazonaws.com"}, "Action": "sqs:SendMessage",
-    }  # fmt: skip
+    FOREIGN_STATEMENT: ClassVar[dict[str, Any]] = {
+        "Sid": "Audit",
+        "Effect": "Allow",
+        "Principal": {"Service": "events.amazonaws.com"},
+        "Action": "sqs:SendMessage",
+    }
 
     @pytest.fixture
     def sqs(self, broker: Broker) -> Any:
@@ -405,7 +407,8 @@ class TestRemoteControl:
 
         def serve(number: int) -> None:
             with broker.connect() as connection, connection.channel() as channel:
-                node = mailbox.Node(f"host{number}", channel=channel, handlers={"add": lambda state, x, y: x + y + number})
+                handlers = {"add": lambda state, x, y: x + y + number}
+                node = mailbox.Node(f"host{number}", channel=channel, handlers=handlers)
                 consumer = node.listen()
                 ready[number].set()
                 while not stop.is_set():

@@ -3,11 +3,10 @@
 import logging
 
 import pytest
-from kombu import Connection, Exchange, Message, Producer, Queue, binding
-from kombu.exceptions import ChannelError
-
 from contract.broker import Broker, consuming, declare, publish, wait_until
 from contract.features import Can, needs
+from kombu import Connection, Exchange, Message, Producer, Queue, binding
+from kombu.exceptions import ChannelError
 
 KEYS = ("", "order", "order.created", "order.created.eu", "order.cancelled.us", "invoice.created.eu", "eu", "order..eu")
 #: Pattern to the keys of KEYS that RabbitMQ gives a queue bound with it.
@@ -121,13 +120,13 @@ class TestDirect:
         publish(connection, 2, "", "celery")
         assert broker.bodies("celery") == {"celery": [1, 2]}
 
-    def test_exchange_named_like_its_queue_serves_other_queues_too(self, broker: Broker, connection: Connection) -> None:
+    def test_exchange_named_like_a_queue_serves_other_queues_too(self, broker: Broker, connection: Connection) -> None:
         exchange = Exchange("celery", "direct")
         declare(connection, Queue("celery", exchange, "celery"), Queue("copy", exchange, "celery"))
         publish(connection, 1, "celery", "celery")
         assert broker.bodies("celery", "copy") == {"celery": [1], "copy": [1]}
 
-    def test_exchange_named_like_its_queue_serves_other_keys_too(self, broker: Broker, connection: Connection) -> None:
+    def test_exchange_named_like_a_queue_serves_other_keys_too(self, broker: Broker, connection: Connection) -> None:
         exchange = Exchange("celery", "direct")
         declare(connection, Queue("celery", [binding(exchange, "celery"), binding(exchange, "urgent")]))
         publish(connection, 1, "celery", "celery")

@@ -143,10 +143,10 @@ def test_ensure_connection_tries_again_as_often_as_it_is_told() -> None:
 
 
 def test_publish_to_a_dead_endpoint_raises_in_time() -> None:
-    with closed_port() as port, Connection(f"hake://k:s@{HOST}:{port}/?region=us-east-1", connect_timeout=2) as connection:
+    with closed_port() as port, Connection(f"hake://k:s@{HOST}:{port}/?region=us-east-1", connect_timeout=2) as dead:
         started = time.monotonic()
         with pytest.raises(kombu.exceptions.OperationalError):
-            Producer(connection, auto_declare=False).publish(1, routing_key="work", retry=True, retry_policy={"max_retries": 1})
+            Producer(dead).publish(1, routing_key="work", retry=True, retry_policy={"max_retries": 1})
         assert time.monotonic() - started < 6
 
 

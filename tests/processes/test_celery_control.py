@@ -143,7 +143,8 @@ def test_events_are_seen_and_shutdown_ends_the_worker(moto: Emulator, on_stage: 
         with closing(Celery(broker=broker, set_as_current=False)) as app:
             app.send_task("handle", [80])
             on_stage.runs.wait_for(1, number=80)
-            wait_until(lambda: {event["type"] for event in seen} >= {"task-succeeded", "worker-heartbeat"}, f"the events {seen}")
+            wanted = {"task-succeeded", "worker-heartbeat"}
+            wait_until(lambda: {event["type"] for event in seen} >= wanted, f"the events {seen}")
             started = time.monotonic()
             app.control.shutdown()
             assert worker.wait_for_end(20) == 0

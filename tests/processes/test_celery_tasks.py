@@ -65,7 +65,8 @@ def test_200_events_of_a_process_that_declared_nothing_reach_three_groups(on_sta
 @pytest.mark.timeout(120)
 def test_retry_in_one_group_runs_in_that_group_only(on_stage: Stage) -> None:
     workers = [
-        on_stage.start("apps.groups", "-Q", group, "-P", "threads", "-c", "1", name=group, ready=False) for group in GROUPS
+        on_stage.start("apps.groups", "-Q", group, "-P", "threads", "-c", "1", name=group, ready=False)
+        for group in GROUPS
     ]
     on_stage.wait_until_ready(*workers)
     on_stage.python(

@@ -76,7 +76,8 @@ class Worker:
 
     def errors(self) -> list[str]:
         """Log lines that tell of an error."""
-        return [line for line in self.log.splitlines() if " ERROR/" in line or " CRITICAL/" in line or "Traceback" in line]
+        marks = (" ERROR/", " CRITICAL/", "Traceback")
+        return [line for line in self.log.splitlines() if any(mark in line for mark in marks)]
 
     def is_ready(self) -> bool:
         assert self.process.poll() is None, f"{self.name} ended at the start:\n{self.log[-4000:]}"

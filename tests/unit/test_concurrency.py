@@ -3,7 +3,7 @@
 import threading
 
 import pytest
-from fakes import FakeClock
+from fakes import FakeClock, eventually
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,26 +12,19 @@ from kombu_hake.concurrency import SingleFlight, TtlCache, backoff_s
 
 def test_callers_of_one_key_go_one_after_another() -> None:
     flights = SingleFlight()
-    inside = most = done = 0
-    counter = threading.Lock()
+    entered = threading.Event()
 
-    def work() -> None:
-        nonlocal inside, most, done
-        for _ in range(50):
-            with flights("key"):
-                with counter:
-                    inside += 1
-                    most = max(most, inside)
-                with counter:
-                    inside -= 1
-                    done += 1
+    def second() -> None:
+        with flights("key"):
+            entered.set()
 
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    for thread in threads:
+    thread = threading.Thread(target=second)
+    with flights("key"):
         thread.start()
-    for thread in threads:
-        thread.join()
-    assert (most, done) == (1, 400)
+        eventually(lambda: len(flights._flights["key"][1]) == 2)
+        assert not entered.wait(0.02)
+    assert entered.wait(10.0)
+    thread.join()
 
 
 def test_callers_of_other_keys_do_not_wait() -> None:

@@ -338,3 +338,28 @@ class TestDeadQueue:
         desk.fake.deny("sqs:CreateQueue")
         desk.open()
         assert "may have no dead-letter queue, because sqs:CreateQueue is denied" in caplog.text
+
+
+def test_a_task_of_others_is_rejected_and_said_once(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+    desk.handler("receipt")
+    desk.open()
+    otherwise: list[Any] = []
+    on_unknown_task = group_worker._UnknownTasks(lambda *args: otherwise.append(args))
+    for _ in range(2):
+        desk.orders.send("placed", {}, connection=desk.connection)
+        message = desk.receive()
+        message.headers["task"] = "other.task"
+        on_unknown_task(None, message, KeyError("other.task"))
+    assert caplog.text.count("Group email gets the task other.task, which its workers have not registered") == 1
+    assert otherwise == []
+    assert len(desk.bodies("email-dead")) == 2
+
+
+def test_a_task_that_was_sent_to_this_queue_alone_is_celerys_business(desk: Desk) -> None:
+    desk.handler("receipt")
+    desk.open()
+    desk.app.send_task("other.task", queue="email", connection=desk.connection)
+    message = desk.receive()
+    otherwise: list[Any] = []
+    group_worker._UnknownTasks(lambda *args: otherwise.append(args))(None, message, KeyError("other.task"))
+    assert len(otherwise) == 1

@@ -220,6 +220,8 @@ def test_a_batch_is_no_larger_than_aws_takes(
     gate.open()
     assert set(threads.join().values()) == {None}
     assert len(fake.queues.queue("q").messages) == 5
+    for params in [params for name, params in fake.calls if name == "send_message_batch"]:
+        assert sum(len(entry["MessageBody"]) for entry in params["Entries"]) <= SQS_MAX_MESSAGE_BYTES
 
 
 def test_each_publisher_gets_the_error_of_its_own_message(
