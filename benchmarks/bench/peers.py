@@ -58,7 +58,7 @@ def broker(
 
     Args:
         latency_s: 0 or the latency of the services.
-        is_counted: False goes to the stand-in directly, past proxy and latency: to fill a queue.
+        is_counted: False is for filling a queue: past proxy and latency, without confirms.
         proxy: Another proxy than the common one.
     """
     if peer == "redis":
@@ -66,7 +66,7 @@ def broker(
     if peer == "rabbitmq":
         # Without confirms a publish returns before the broker has the message; the others wait for it.
         port = services.ports[peer, latency_s]
-        return Broker(peer, f"amqp://guest:guest@{HOST}:{port}//", {"confirm_publish": True})
+        return Broker(peer, f"amqp://guest:guest@{HOST}:{port}//", {"confirm_publish": is_counted})
     url = (proxy or services.proxy).endpoint_url if is_counted else services.aws_url
     address = urlsplit(url).netloc
     aws = {"proxy_url": url if is_counted else "", "aws_url": services.aws_url}

@@ -104,7 +104,8 @@ def consume(run: Run, peer: str, latency_s: float) -> Figures:
 
 def worker(pool: str, multiplier: int, run: Run, peer: str, latency_s: float) -> Figures:
     """Fill a queue with no-op tasks, then start a worker on it."""
-    queue, count = queue_name(), run.size(_size(TASKS, peer, latency_s))
+    sizes = TASKS if multiplier > 4 else TASKS_FEW_AT_ONCE
+    queue, count = queue_name(), run.size(_size(sizes, peer, latency_s))
     child("fill", count, run.broker(peer, 0.0, is_counted=False), queue)
     peer_broker = run.broker(peer, latency_s)
     with Worker(run.services, peer_broker, [queue], pool=pool, multiplier=multiplier) as running:
@@ -192,10 +193,11 @@ def long_run(run: Run, peer: str, latency_s: float) -> Figures:
 # ---- sizes: about three seconds of work each; (no added latency, far)
 
 SENT = {"hake": (3000, 240), "sqs": (3000, 240), "redis": (9000, 240), "rabbitmq": (6000, 240), "boto3": (3000, 240)}
-SENT_BY_THREADS = {"hake": (4800, 4800), "sqs": (3200, 3200), "redis": (6400, 6400), "rabbitmq": (6400, 6400)}
-BATCHED = {"hake": (9000, 9000), "sqs": (3000, 240), "redis": (9000, 240), "rabbitmq": (6000, 240)}
-CONSUMED = {"hake": (9000, 9000), "sqs": (2400, 240), "redis": (6000, 240), "rabbitmq": (9000, 9000)}
-TASKS = {"hake": (4200, 4200), "sqs": (600, 300), "redis": (3000, 300), "rabbitmq": (4200, 4200)}
+SENT_BY_THREADS = {"hake": (3200, 3200), "sqs": (1600, 1600), "redis": (3200, 3200), "rabbitmq": (3200, 3200)}
+BATCHED = {"hake": (6000, 6000), "sqs": (3000, 240), "redis": (6000, 240), "rabbitmq": (6000, 240)}
+CONSUMED = {"hake": (9000, 9000), "sqs": (2400, 240), "redis": (3000, 240), "rabbitmq": (9000, 9000)}
+TASKS = {"hake": (3600, 3600), "sqs": (450, 240), "redis": (2400, 240), "rabbitmq": (3600, 3600)}
+TASKS_FEW_AT_ONCE = {"hake": (1800, 1800), "sqs": (300, 120), "redis": (1800, 150), "rabbitmq": (1800, 1800)}
 FANNED = {"hake": (1500, 1500), "sqs": (300, 60), "redis": (1500, 240), "rabbitmq": (1500, 240)}
 
 

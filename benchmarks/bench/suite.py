@@ -29,6 +29,7 @@ RESULTS = tools.ROOT / "benchmarks" / "results"
 LATENCY_S = 0.01
 FULL_ROUNDS = 3
 BACKGROUND_START_S = 8.0
+BUDGET_S = 24 * 60.0
 
 Key = tuple[str, str, str]  # scenario, "near" or "far", peer
 
@@ -43,12 +44,13 @@ def main() -> None:
         for peer, reason in services.missing.items():
             print(f"bench: {peer} is absent: {reason}", file=sys.stderr)
         peers = [peer for peer in options.peers if peer not in services.missing]
-        done = Rounds(Run(services, options.quick, LATENCY_S), peers, rounds)
+        budget_s = None if options.rounds else BUDGET_S
+        done = Rounds(Run(services, options.quick, LATENCY_S), peers, rounds, budget_s)
         done.run(names)
         missing = dict(services.missing)
     results = {
         "machine": _machine(),
-        "settings": {"quick": options.quick, "rounds": rounds, "latency_s": LATENCY_S, "scenarios": names},
+        "settings": {"quick": options.quick, "rounds": done.done_count, "latency_s": LATENCY_S, "scenarios": names},
         "seconds": round(time.monotonic() - started_at),
         "missing": missing,
         "failures": done.failures,
@@ -66,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="one round, small loads: a few minutes")
     parser.add_argument("--only", type=_names_of(PLAN), help=f"scenarios, comma separated: {', '.join(PLAN)}")
     parser.add_argument("--peers", type=_names_of(NAMES), default=list(NAMES), help=f"of {', '.join(NAMES)}")
-    parser.add_argument("--rounds", type=int, help=f"default {FULL_ROUNDS}, quick 1")
+    parser.add_argument("--rounds", type=int, help=f"default {FULL_ROUNDS} (fewer on a slow machine), quick 1")
     return parser
 
 
@@ -84,15 +86,23 @@ def _names_of(known: Any) -> Any:
 class Rounds:
     """Runs the plan and keeps what comes out.
 
+    Args:
+        count: Rounds wanted.
+        budget_s: No round begins that would end later than this, going by the first one; None: no limit.
     Attributes:
+        done_count: Rounds done.
         samples: Figures of each round, by scenario, place and peer.
         failures: Reason by what failed; one peer's failure does not end the comparison.
     """
 
-    def __init__(self, run: Run, peers: list[str], count: int) -> None:
+    def __init__(self, run: Run, peers: list[str], count: int, budget_s: float | None) -> None:
         self._run = run
         self._peers = peers
         self._count = count
+        self._budget_s = budget_s
+        self._started_at = time.monotonic()
+        self._repeated_s = 0.0
+        self.done_count = 0
         self.samples: dict[Key, list[dict[str, Any]]] = defaultdict(list)
         self.failures: dict[str, str] = {}
 
@@ -103,13 +113,25 @@ class Rounds:
             waiting = [pool.submit(self._measure, *one) for name in behind for one in self._of(name, "background")]
             if behind:
                 time.sleep(BACKGROUND_START_S)
-            for number in range(1, self._count + 1):
-                for name in names:
-                    if name not in behind and (number == 1 or PLAN[name].is_repeated):
-                        for one in self._of(name, f"{number}/{self._count}"):
-                            self._measure(*one)
+            before = [name for name in names if name not in behind]
+            while self.done_count < self._count and self._has_time():
+                self._round([name for name in before if self.done_count == 0 or PLAN[name].is_repeated])
             for each in waiting:
                 each.result()
+
+    def _has_time(self) -> bool:
+        """Whether a round as long as the repeated part of the first still fits."""
+        elapsed_s = time.monotonic() - self._started_at
+        return self._budget_s is None or elapsed_s + self._repeated_s < self._budget_s
+
+    def _round(self, names: list[str]) -> None:
+        for name in names:
+            began_at = time.monotonic()
+            for one in self._of(name, f"{self.done_count + 1}/{self._count}"):
+                self._measure(*one)
+            if self.done_count == 0 and PLAN[name].is_repeated:
+                self._repeated_s += time.monotonic() - began_at
+        self.done_count += 1
 
     def _of(self, name: str, progress: str) -> list[tuple[Key, str]]:
         item, is_quick = PLAN[name], self._run.is_quick

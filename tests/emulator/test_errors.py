@@ -32,8 +32,9 @@ def failure(url: str, expected: type[Exception], **options: object) -> str:
         Connection(url, connect_timeout=CONNECT_TIMEOUT_S, transport_options=options) as connection,
         pytest.raises(expected) as caught,
     ):
-        connection.connect()
-    assert time.monotonic() - started < CONNECT_TIMEOUT_S + 2
+        # One attempt: kombu's connect() makes two of them, with two seconds in between, whatever the transport.
+        connection.transport.establish_connection()
+    assert time.monotonic() - started < CONNECT_TIMEOUT_S + 1
     text = str(caught.value)
     assert SECRET not in text
     return text
@@ -182,9 +183,10 @@ def test_secret_is_in_no_description_of_the_connection(moto: Emulator) -> None:
         connection.connect()
         info = {name: value for name, value in connection.info().items() if name != "password"}
         shown = f"{connection!r} {connection.as_uri()} {connection.transport.settings!r} {info}"
-        assert SECRET in connection.as_uri(include_password=True)
+        assert quote(SECRET, safe="") in connection.as_uri(include_password=True)
     assert SECRET not in shown
     assert quote(SECRET) not in shown
+    assert quote(SECRET, safe="") not in shown
     assert "t0ken" not in shown
 
 
