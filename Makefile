@@ -29,8 +29,8 @@ emulator: .venv/dev.stamp .venv-ministack ## Tests through kombu on moto and min
 processes: .venv/dev.stamp ## Tests with real Celery workers
 	$(PYTEST) tests/processes $(ARGS)
 
-bench: .venv/dev.stamp ## Throughput and latency
-	$(BIN)/python benchmarks/run.py $(ARGS)
+bench: | python ## Throughput, latency and cost beside the peers (its own environment)
+	$(PYTHON) benchmarks/run.py $(ARGS)
 
 dist: .venv/dev.stamp ## Wheel and source archive in ./dist
 	rm -rf build dist

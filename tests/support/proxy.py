@@ -213,8 +213,6 @@ class Proxy:
         request = wire.parse_request(message)
         self._count_request(request)
         fired = self._book.fire(request.action, lambda: request.target)
-        for rule in fired:
-            self._counts["faults"][rule.kind] += 1
         half_s = self.latency_s / 2
         if half_s:
             await asyncio.sleep(half_s)
@@ -235,6 +233,8 @@ class Proxy:
 
     async def _serve_faulty(self, client: ClientSide, plan: Plan) -> Message | None:
         """Carry out a plan; the response to give, if there is to be one."""
+        self._counts["faults"].update(plan.acted)
+        plan.acted.clear()
         await asyncio.sleep(plan.delay_s)
         if plan.close == "reset":
             client.reset()
@@ -245,6 +245,7 @@ class Proxy:
             return None
         answer = plan.answer or await self._upstream.ask(plan.request.message)
         answer = self._faults.finish(plan, answer)
+        self._counts["faults"].update(plan.acted)
         for seconds, act in plan.later:
             self._spawn(self._ask_later(seconds, act))
         if plan.close == "lost":

@@ -12,6 +12,7 @@ events published meanwhile are lost without an error, as on AWS; the wanted filt
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections import defaultdict
@@ -43,6 +44,7 @@ class Plan:
         close: ``""``, ``reset`` (before forwarding), ``lost`` (after forwarding) or ``never`` (do not answer at all).
         refuse_s: Stop listening for so long.
         answer: Say this instead of forwarding.
+        acted: Kinds of the faults that did something to the request.
         later: Requests to make after the response, each with the seconds to wait before it is asked for.
     """
 
@@ -51,6 +53,7 @@ class Plan:
     close: str = ""
     refuse_s: float = 0.0
     answer: Message | None = None
+    acted: list[str] = field(default_factory=list)
     later: list[tuple[float, Callable[[], Request]]] = field(default_factory=list)
     is_reordered: bool = False
     is_duplicated: bool = False
@@ -89,7 +92,8 @@ class Faults:
         """Decide what happens to a request."""
         plan = Plan(request)
         for rule in fired:
-            _HANDLERS[rule.kind](self, plan, rule)
+            if _HANDLERS[rule.kind](self, plan, rule):
+                plan.acted.append(rule.kind)
         if plan.answer is None and request.service == "sqs":
             self._hand_out_held(plan)
             self._settle_duplicates(plan)
@@ -110,78 +114,88 @@ class Faults:
             self._finish_subscribe(plan, answer)
         return self._overlay(request, answer)
 
-    # ---- one handler per kind
+    # ---- one handler per kind; each says whether it did something
 
-    def _answer(self, plan: Plan, answer: Message) -> None:
-        if plan.answer is None:
-            plan.answer = answer
+    def _answer(self, plan: Plan, answer: Message) -> bool:
+        """Answer instead of the emulator; the first rule that does decides."""
+        if plan.answer is not None:
+            return False
+        plan.answer = answer
+        return True
 
-    def _status(self, plan: Plan, rule: Rule) -> None:
-        self._answer(plan, wire.server_error(plan.request, rule.status))
+    def _status(self, plan: Plan, rule: Rule) -> bool:
+        return self._answer(plan, wire.server_error(plan.request, rule.status))
 
-    def _throttle(self, plan: Plan, rule: Rule) -> None:
-        self._answer(plan, wire.throttled(plan.request))
+    def _throttle(self, plan: Plan, rule: Rule) -> bool:
+        return self._answer(plan, wire.throttled(plan.request))
 
-    def _access_denied(self, plan: Plan, rule: Rule) -> None:
-        self._answer(plan, wire.access_denied(plan.request))
+    def _access_denied(self, plan: Plan, rule: Rule) -> bool:
+        return self._answer(plan, wire.access_denied(plan.request))
 
-    def _reset(self, plan: Plan, rule: Rule) -> None:
+    def _reset(self, plan: Plan, rule: Rule) -> bool:
         plan.close = "reset"
+        return True
 
-    def _lost_response(self, plan: Plan, rule: Rule) -> None:
+    def _lost_response(self, plan: Plan, rule: Rule) -> bool:
         plan.close = plan.close or "lost"
+        return plan.close == "lost"
 
-    def _black_hole(self, plan: Plan, rule: Rule) -> None:
+    def _black_hole(self, plan: Plan, rule: Rule) -> bool:
         plan.close = "never"
+        return True
 
-    def _refuse(self, plan: Plan, rule: Rule) -> None:
+    def _refuse(self, plan: Plan, rule: Rule) -> bool:
         plan.close, plan.refuse_s = "reset", rule.seconds
+        return True
 
-    def _delay(self, plan: Plan, rule: Rule) -> None:
+    def _delay(self, plan: Plan, rule: Rule) -> bool:
         plan.delay_s += rule.seconds
+        return True
 
-    def _duplicate(self, plan: Plan, rule: Rule) -> None:
+    def _duplicate(self, plan: Plan, rule: Rule) -> bool:
         plan.is_duplicated = True
+        return False  # only if it receives something, see _finish_receive
 
-    def _reorder(self, plan: Plan, rule: Rule) -> None:
+    def _reorder(self, plan: Plan, rule: Rule) -> bool:
         plan.is_reordered = True
+        return False  # likewise
 
-    def _partial_failure(self, plan: Plan, rule: Rule) -> None:
+    def _partial_failure(self, plan: Plan, rule: Rule) -> bool:
         """Take out each entry with chance ``rule.share``, at least one."""
-        if not plan.request.action.endswith("Batch") or plan.answer is not None:
-            return
+        if plan.answer is not None:
+            return False
         unlucky = self._rules.random.randrange(max(wire.sent_count(plan.request), 1))
-        index = iter(range(1 << 30))
-        is_taken = lambda entry: next(index) == unlucky or self._rules.random.random() < rule.share  # noqa: E731
+        number = itertools.count()
+        is_taken = lambda entry: next(number) == unlucky or self._rules.random.random() < rule.share  # noqa: E731
         plan.request, taken, is_any_left = wire.take_entries(plan.request, is_taken)
         plan.failed_ids += taken
         if not is_any_left:
             self._answer(plan, wire.empty_batch_response(plan.request))
+        return True
 
-    def _recreate_ban(self, plan: Plan, rule: Rule) -> None:
+    def _recreate_ban(self, plan: Plan, rule: Rule) -> bool:
         deleted_at = self._deleted_at.get(plan.request.target)
-        if (
-            plan.request.action == "CreateQueue"
-            and deleted_at is not None
-            and self._clock() - deleted_at < rule.seconds
-        ):
-            self._answer(plan, wire.deleted_recently())
+        if deleted_at is None or self._clock() - deleted_at >= rule.seconds:
+            return False
+        return self._answer(plan, wire.deleted_recently())
 
-    def _rate_limit(self, plan: Plan, rule: Rule) -> None:
+    def _rate_limit(self, plan: Plan, rule: Rule) -> bool:
         if plan.request.action in wire.DATA_ACTIONS:
-            return
+            return False
         bucket = self._buckets.setdefault(rule, TokenBucket(rule.rate, self._clock()))
-        if not bucket.take(self._clock()):
-            self._answer(plan, wire.throttled(plan.request))
+        return not bucket.take(self._clock()) and self._answer(plan, wire.throttled(plan.request))
 
-    def _delayed_effect(self, plan: Plan, rule: Rule) -> None:
+    def _delayed_effect(self, plan: Plan, rule: Rule) -> bool:
         if plan.answer is not None or plan.close:
-            return
+            return False
         if plan.request.action == "SetQueueAttributes":
             self._delay_attributes(plan, rule.seconds)
-        elif plan.request.action == "Subscribe" and _subscription_key(plan.request) not in self._subscribed:
-            plan.request, wanted = with_filter(plan.request, MATCHES_NOTHING)
-            plan.pending_filter = (rule.seconds, wanted)
+            return True
+        if _subscription_key(plan.request) in self._subscribed:
+            return False
+        plan.request, wanted = with_filter(plan.request, MATCHES_NOTHING)
+        plan.pending_filter = (rule.seconds, wanted)
+        return True
 
     # ---- receives and settling
 
@@ -217,12 +231,13 @@ class Faults:
             return answer
         messages = wire.messages_of(answer)
         later = self._held[plan.request.target]
-        if plan.is_duplicated:
+        if plan.is_duplicated and messages:
+            plan.acted.append("duplicate")
             later += [self._duplicate_of(message) for message in messages]
-        if plan.is_reordered:
+        if plan.is_reordered and len(messages) > 1:
+            plan.acted.append("reorder")
             self._rules.random.shuffle(messages)
-            if len(messages) > 1:
-                later.append(messages.pop())
+            later.append(messages.pop())
         if not later:
             del self._held[plan.request.target]
         return wire.with_messages(answer, plan.held_messages + messages)
@@ -285,7 +300,7 @@ class Faults:
         return answer
 
 
-_HANDLERS: dict[str, Callable[[Faults, Plan, Rule], None]] = {kind: getattr(Faults, f"_{kind}") for kind in KINDS}
+_HANDLERS: dict[str, Callable[[Faults, Plan, Rule], bool]] = {kind: getattr(Faults, f"_{kind}") for kind in KINDS}
 
 
 def with_form(request: Request, fields: dict[str, str]) -> Request:

@@ -25,6 +25,15 @@ KINDS: dict[str, str] = {
     "rate_limit": "throttle control-plane calls above `rate` per second",
 }
 
+ACTIONS: dict[str, tuple[str, ...]] = {
+    "partial_failure": ("*Batch",),
+    "duplicate": ("ReceiveMessage",),
+    "reorder": ("ReceiveMessage",),
+    "delayed_effect": ("Subscribe", "SetQueueAttributes"),
+    "recreate_ban": ("CreateQueue",),
+}
+"""The only actions that these kinds can do anything to."""
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -57,8 +66,11 @@ class Rule:
 
     def applies_to(self, action: str, target: Callable[[], str]) -> bool:
         """Whether the rule is about this action on this target (asked for only where needed)."""
-        return (self.action is None or fnmatchcase(action, self.action)) and (
-            not self.target or self.target in target()
+        possible = ACTIONS.get(self.kind, ("*",))
+        return (
+            any(fnmatchcase(action, pattern) for pattern in possible)
+            and (self.action is None or fnmatchcase(action, self.action))
+            and (not self.target or self.target in target())
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -178,6 +178,12 @@ def test_rules_match_by_action_and_target_and_count_down() -> None:
     assert fired == [1, 1, 0]
 
 
+def test_a_rule_is_not_used_up_by_requests_it_can_do_nothing_to() -> None:
+    book = RuleBook([Rule("duplicate", count=1), Rule("recreate_ban"), Rule("partial_failure")])
+    assert not book.fire("SendMessage", str)
+    assert [rule.kind for rule in book.fire("ReceiveMessage", str)] == ["duplicate"]
+
+
 def test_a_probability_holds_on_average() -> None:
     book = RuleBook([Rule("delay", probability=0.1)], seed=1)
     assert 60 < sum(bool(book.fire("Publish", str)) for _ in range(1000)) < 140
@@ -285,6 +291,7 @@ def test_a_denial_names_action_and_resource(proxy: Proxy) -> None:
 def test_control_plane_calls_above_the_rate_are_throttled(proxy: Proxy) -> None:
     proxy.rules = [Rule("rate_limit", rate=2)]
     assert [sqs(proxy, "GetQueueAttributes")[0] for _ in range(3)] == [200, 200, 400]
+    assert proxy.stats()["faults"] == {"rate_limit": 1}
     assert sqs(proxy, "SendMessage")[0] == 200
 
 
@@ -369,6 +376,7 @@ def test_failed_entries_of_a_send_are_not_forwarded(proxy: Proxy, upstream: Upst
     upstream.respond = respond
     proxy.rules = [Rule("partial_failure", "*Batch", share=0.3)]
     _, answer = sqs(proxy, "SendMessageBatch", Entries=entries(10))
+    assert proxy.stats()["faults"] == {"partial_failure": 1}
     failed = [entry["Id"] for entry in answer["Failed"]]
     forwarded = [entry["Id"] for entry in json.loads(upstream.requests[0][1])["Entries"]]
     assert 1 <= len(failed) < 10
@@ -417,6 +425,7 @@ def test_a_duplicate_is_delivered_once_more_and_settled_here(proxy: Proxy, upstr
     upstream.respond = lambda action, body: (200, messages("a", "b"))
     proxy.rules = [Rule("duplicate", "ReceiveMessage", count=1)]
     assert received(sqs(proxy, "ReceiveMessage", MaxNumberOfMessages=10)) == ["a", "b"]
+    assert proxy.stats()["faults"] == {"duplicate": 1}
     upstream.respond = lambda action, body: (200, messages("c") if action == "ReceiveMessage" else "{}")
     _, again = sqs(proxy, "ReceiveMessage", MaxNumberOfMessages=10, WaitTimeSeconds=20)
     assert [message["MessageId"] for message in again["Messages"]] == ["a", "b", "c"]
