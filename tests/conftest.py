@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from uuid import uuid4
 
+import hypothesis
 import pytest
 from support import loopback
 from support.emulators import Emulator, EmulatorMissing, run_ministack, run_moto
@@ -16,6 +17,12 @@ for name in list(os.environ):
 os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 os.environ["AWS_CONFIG_FILE"] = os.environ["AWS_SHARED_CREDENTIALS_FILE"] = os.devnull
 loopback.install()
+
+# How long an example takes says nothing on a machine that does other things too.
+hypothesis.settings.register_profile(
+    "anywhere", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("anywhere")
 
 LEGS = ("moto", "ministack")
 NO_LEG = "no emulator"
