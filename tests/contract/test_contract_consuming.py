@@ -231,6 +231,21 @@ class TestPrefetch:
                 wait_until(lambda: len(found) > len(acked) or len(acked) == 12, connection, "the rest")
         assert Counter(message.delivery_info["routing_key"] for message in found) == dict.fromkeys(names, 3)
 
+    def test_queue_that_is_added_later_gets_its_share_at_once(self, broker: Broker) -> None:
+        """Also while the open long poll of an empty queue could take all that may be prefetched."""
+        connection = broker.connect(wait_time_seconds=20)
+        declare(connection, Queue("work"), Queue("later"))
+        channel = connection.channel()
+        channel.basic_qos(0, 4, False)
+        found: list[Message] = []
+        with consuming(channel, {"work": found.append}):
+            assert nothing_comes(connection)
+            with consuming(channel, {"later": found.append}):
+                publish(connection, 1, routing_key="later")
+                started = time.monotonic()
+                wait_until(lambda: found, connection, "the message of the queue that came later")
+                assert time.monotonic() - started < 5
+
     def test_no_limit_delivers_all(self, connection: Connection) -> None:
         send(connection, *range(25))
         found: list[Message] = []

@@ -93,8 +93,9 @@ def test_prefetch_count_and_pool_change_at_run_time(app: Celery, worker: Worker)
 def test_consumer_of_another_queue_is_added_and_cancelled(on_stage: Stage, app: Celery, worker: Worker) -> None:
     app.control.add_consumer("extra")
     wait_until(lambda: "extra" in [queue["name"] for queue in ask(app, "active_queues")], "the new queue")
+    # At once, though an open long poll of the other queue could take all that may be prefetched.
     app.send_task("handle", [77], queue="extra")
-    on_stage.runs.wait_for(1, number=77)
+    on_stage.runs.wait_for(1, number=77, timeout_s=8)
     app.control.cancel_consumer("extra")
     wait_until(lambda: "extra" not in [queue["name"] for queue in ask(app, "active_queues")], "the queue to go")
 
