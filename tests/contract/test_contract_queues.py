@@ -437,7 +437,8 @@ class TestRemoteControl:
         assert message is not None
         assert message.payload == {"host": 1}
         message.ack()
-        topics = broker.aws.client("sns").list_topics()["Topics"]
+        pages = broker.aws.client("sns").get_paginator("list_topics").paginate()
+        topics = [topic for page in pages for topic in page["Topics"]]
         assert [topic for topic in topics if broker.aws.namespace in topic["TopicArn"]] == []
 
     @needs(Can.AWS)

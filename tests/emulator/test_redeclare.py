@@ -62,7 +62,7 @@ def test_storm_of_deletes_and_declares_ends_in_a_working_group(moto: Emulator, b
     sqs, sns = aws.client("sqs"), aws.client("sns")
     queue_url = sqs.get_queue_url(QueueName=f"{aws.namespace}__group")["QueueUrl"]
     attributes = sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=["All"])["Attributes"]
-    topics = [t["TopicArn"] for t in sns.list_topics()["Topics"] if t["TopicArn"].endswith(f":{aws.namespace}__orders")]
-    subscriptions = sns.list_subscriptions_by_topic(TopicArn=topics[0])["Subscriptions"]
+    topic = sns.create_topic(Name=f"{aws.namespace}__orders")["TopicArn"]  # it exists: this finds it
+    subscriptions = sns.list_subscriptions_by_topic(TopicArn=topic)["Subscriptions"]
     assert [s["Endpoint"] for s in subscriptions] == [attributes["QueueArn"]]
     assert len(json.loads(attributes["Policy"])["Statement"]) == 1
