@@ -13,8 +13,10 @@ help: ## This list
 demo: .venv/demo.stamp ## Embedded AWS, three groups of workers, some orders: ARGS="--orders 100"
 	@cd demo_project && ../$(BIN)/python -m stage $(ARGS)
 
+# Two runs: what hundreds of connections to emulators leave open does not get in the way of the unit tests.
 test: lint .venv-ministack ## All there is: lint, unit, both emulators, real workers
-	$(PYTEST) $(ARGS)
+	$(PYTEST) tests/unit $(ARGS)
+	$(PYTEST) tests/contract tests/emulator tests/processes $(ARGS)
 
 lint: .venv/dev.stamp ## ruff and mypy
 	$(BIN)/ruff check .
