@@ -1,6 +1,6 @@
 """botocore's errors to ours, by error code. Pure: takes the error, returns the new one.
 
-Codes are those of ``aws-facts``: SQS answers with the *legacy* code (``AWS.SimpleQueueService.NonExistentQueue``) in
+SQS answers with the *legacy* code (``AWS.SimpleQueueService.NonExistentQueue``) in
 ``Error.Code`` and the modeled name (``QueueDoesNotExist``) in ``QueryErrorCode``; emulators give either. Both are
 looked up.
 """
