@@ -8,6 +8,7 @@ Rules
 * It asks again only when that pays: for ten, or half of its share, or when nothing at all is unsettled. Otherwise each
   settled message would become a request of its own. The caller asks for less when waiting has not helped
   (``even_little``): with three of four prefetched tasks running for an hour, the fourth place is not to stay empty.
+* A queue without any poll may ask for one message though all credit is promised to open polls of others.
 * With less credit than queues every queue keeps a poll for one message, so together they may bring too much; what is
   too much goes back at once (:meth:`Credit.received` says how many to keep).
 * Of a queue with priority levels, a level asks only while no higher one has messages.
@@ -146,6 +147,10 @@ class Credit:
         queues = sum(1 for other in self._shares.values() if other.open and not self._is_watching(other))
         if self.limit < queues:
             return 1 if not share.reserved and self.in_flight < self.limit else 0
+        if not share.used and self.in_flight < self.limit and self._left_for(queue) <= 0:
+            # All is promised to open polls, perhaps of a queue that was alone until now and is quiet: that poll may
+            # last for twenty seconds, and must not delay this queue.
+            return 1
         if not share.busy and queues > 1:
             return 1 if not share.reserved and self._left_for(queue) > 0 else 0
         left = self._left_for(queue)
