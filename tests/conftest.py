@@ -8,6 +8,7 @@ from uuid import uuid4
 import hypothesis
 import pytest
 from support import loopback
+from support.browser import Browser, BrowserMissing, open_browser
 from support.emulators import Emulator, EmulatorMissing, run_ministack, run_moto
 
 # Before any test module is imported: whatever the developer has set up must neither be used nor be reached.
@@ -42,9 +43,24 @@ def ministack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
         with run_ministack(tmp_path_factory.mktemp("ministack") / "log") as emulator:
             yield emulator
     except EmulatorMissing as missing:
-        if os.environ.get("CI") == "true":
-            pytest.fail(str(missing))
-        pytest.skip(str(missing))
+        _skip_or_fail(missing)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A real browser; where it is missing, tests skip on a laptop and fail in CI."""
+    try:
+        with open_browser(tmp_path_factory.mktemp("browser")) as found:
+            yield found
+            assert not found.outside, f"pages asked for what is not on this machine: {found.outside}"
+    except BrowserMissing as missing:
+        _skip_or_fail(missing)
+
+
+def _skip_or_fail(missing: Exception) -> None:
+    if os.environ.get("CI") == "true":
+        pytest.fail(str(missing))
+    pytest.skip(str(missing))
 
 
 @pytest.fixture(params=LEGS)
