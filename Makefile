@@ -5,7 +5,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint unit emulator processes bench dist clean python
+.PHONY: help demo docs test lint unit emulator processes bench dist clean python
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -34,12 +34,15 @@ processes: .venv/dev.stamp ## Tests with real Celery workers
 bench: | python ## Throughput, latency and cost beside the peers (its own environment)
 	$(PYTHON) benchmarks/run.py $(ARGS)
 
+docs: .venv/docs.stamp ## The pages as a site in ./site; links are checked. ARGS=serve shows it while you write
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs $(or $(ARGS),build) --strict
+
 dist: .venv/dev.stamp ## Wheel and source archive in ./dist
 	rm -rf build dist
 	$(BIN)/python -m build
 
 clean: ## Remove all that this Makefile made
-	rm -rf .venv .venv-ministack build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-ministack build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Virtual environments: made once, and again when what they are made from changes.
@@ -52,10 +55,15 @@ clean: ## Remove all that this Makefile made
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[demo]'
 	@touch $@
 
+.venv/docs.stamp: setup.cfg pyproject.toml | .venv/pyvenv.cfg
+	@echo "Installing into .venv (once, takes some seconds)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@touch $@
+
 .venv/dev.stamp: setup.cfg pyproject.toml | .venv/pyvenv.cfg
 	@echo "Installing into .venv (once, takes about two minutes)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	@touch $@ .venv/demo.stamp
+	@touch $@ .venv/demo.stamp .venv/docs.stamp
 
 .PHONY: .venv-ministack
 .venv-ministack: .venv-ministack/1.5.33.stamp

@@ -1,0 +1,129 @@
+"""Every block of code in the pages is of a kind that some test runs or checks; here, all but the Python.
+
+Python runs in ``tests/processes/test_docs_code.py``. Of a shell block each command is looked at: its program is one
+that we know, and what it is asked to do exists: Celery's commands and options, make's targets, AWS's operations.
+"""
+
+import json
+import re
+import shlex
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+import botocore.session
+import click
+import pytest
+from celery.bin.celery import celery
+from support.pages import PAGES, ROOT, Block, blocks, page_id
+
+from kombu_hake.cli import hake
+
+CHECKED = {"python", "json", "sh", "mermaid"}
+#: Blocks of these languages are what a program prints, or what is no program at all.
+PRINTED = {"", "text"}
+#: Where no test can run a program, its name is all there is to check.
+NAMES_ONLY = {"cd", "git", "python3", "source", "uvicorn", "flask", "gunicorn", "watch", "export", "curl"}
+
+
+def commands(block: Block) -> Iterator[list[str]]:
+    """The commands of a shell block as words, without variables set for them, redirections and what follows a pipe."""
+    for line in block.code.replace("\\\n", " ").splitlines():
+        for command in re.split(r"\s(?:&&|\|\||\||;)\s", line):
+            words = shlex.split(command, comments=True)
+            while words and re.match(r"[A-Z_]+=", words[0]):
+                words.pop(0)
+            words = [word for word in words if word not in ("&", "export")]
+            if words:
+                yield words
+
+
+def check_celery(words: list[str]) -> None:
+    command: click.Command = celery
+    left = words[1:]
+    context = click.Context(celery)
+    while isinstance(command, click.Group):
+        _, left, _ = command.make_parser(context).parse_args(args=left)
+        name, *left = left
+        found = hake if command is celery and name == "hake" else command.get_command(context, name)
+        assert found is not None, f"celery has no command {name}"
+        command, context = found, click.Context(found, parent=context)
+    command.make_parser(context).parse_args(args=left)
+
+
+def check_make(words: list[str]) -> None:
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert {word for word in words[1:] if "=" not in word} <= set(targets)
+
+
+def check_python(words: list[str]) -> None:
+    if words[1] == "-m":
+        assert find_spec(words[2]) is not None, f"there is no module {words[2]}"
+    elif words[1] == "-c":
+        compile(words[2], "page", "exec")
+    else:
+        assert words[1].endswith(".py")
+
+
+def check_pip(words: list[str]) -> None:
+    assert words[1] == "install"
+
+
+def check_aws(words: list[str]) -> None:
+    """The AWS command line is made from botocore's models; so is this."""
+    service, operation, *options = [word for word in words[1:] if not word.startswith("--output")]
+    model = botocore.session.get_session().get_service_model(service)
+    names = {re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower(): name for name in model.operation_names}
+    assert operation in names, f"{service} has no operation {operation}"
+    members = model.operation_model(names[operation]).input_shape.members
+    known = {"--" + re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name).lower() for name in members}
+    given = {option for option in options if option.startswith("--")} - {"--query", "--region", "--profile"}
+    assert given <= known, f"{service} {operation} has no {given - known}"
+
+
+CHECKS: Mapping[str, Callable[[list[str]], None]] = {
+    "celery": check_celery,
+    "make": check_make,
+    "python": check_python,
+    "pip": check_pip,
+    "aws": check_aws,
+}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_every_block_is_of_a_kind_that_is_checked(page: Path) -> None:
+    assert {str(block): block.language for block in blocks(page) if block.language not in CHECKED | PRINTED} == {}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_code_stands_in_fences(page: Path) -> None:
+    """Other ways to write code are not found by the tests that run it."""
+    text = re.sub(r"^( *)```.*?^\1```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    assert re.findall(r"(?<=\n\n)    \S.*", text) == []
+    assert [str(block) for block in blocks(page, "python") if block.is_indented] == []
+
+
+@pytest.mark.parametrize("block", blocks(PAGES, "json"), ids=str)
+def test_blocks_of_json_are_json(block: Block) -> None:
+    json.loads(block.code)
+
+
+@pytest.mark.parametrize("block", blocks(PAGES, "mermaid"), ids=str)
+def test_drawings_are_flowcharts_whose_arrows_lead_to_what_is_drawn(block: Block) -> None:
+    first, *lines = block.code.splitlines()
+    assert first.startswith("flowchart ")
+    drawn = set(re.findall(r"^ *(\w+)[\[({]", block.code, re.MULTILINE))
+    arrows = [re.fullmatch(r"(\w+) (?:-->|-\.->|==>)(?:\|[^|]*\|)? (\w+)", line.strip()) for line in lines]
+    assert {name for arrow in arrows if arrow for name in arrow.groups()} == drawn
+
+
+@pytest.mark.parametrize("block", blocks(PAGES, "sh"), ids=str)
+def test_commands_exist(block: Block) -> None:
+    parsed = subprocess.run(["bash", "-n"], input=block.code, capture_output=True, text=True, check=False)
+    assert parsed.returncode == 0, parsed.stderr
+    for words in commands(block):
+        program = words[0].rpartition("/")[2]
+        if program not in NAMES_ONLY:
+            assert program in CHECKS, f"{words[0]}: nothing checks this program"
+            CHECKS[program](words)
