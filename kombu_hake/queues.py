@@ -287,7 +287,7 @@ class Queues:
         """
         try:
             self._clients.sqs("tag_queue", QueueUrl=url, Tags=own_tags(self._settings))
-        except AccessDenied as exc:
+        except (AccessDenied, QueueNotFound) as exc:  # not found: somebody deleted it in this moment
             logger.info("%s has no tags that say who made it: %s", url, exc)
 
     def _pause(self, exc: TopologyError | BrokerUnavailable, name: str, attempt: int, deadline: float) -> int:

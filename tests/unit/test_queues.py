@@ -116,6 +116,13 @@ def test_a_queue_that_another_process_makes_in_the_same_moment_is_taken(fake: Fa
     assert fake.queues.queue("q").attributes["VisibilityTimeout"] == "1"
 
 
+def test_a_queue_that_is_deleted_the_moment_it_was_made_does_not_fail_its_declare(
+    fake: FakeClients, queues: Queues
+) -> None:
+    fake.fail("tag_queue", QueueNotFound("deleted by somebody"))
+    assert queues.declare(QueueSpec("q"))
+
+
 def test_without_the_right_to_tag_a_queue_is_made_untagged(fake: FakeClients, queues: Queues) -> None:
     fake.deny("sqs:TagQueue")
     queues.declare(QueueSpec("q"))
