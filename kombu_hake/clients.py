@@ -22,7 +22,7 @@ from kombu_hake.error_table import error_for, unreachable
 from kombu_hake.exceptions import BrokerUnavailable, ConfigurationError, HakeError
 from kombu_hake.limits import SQS_MAX_WAIT_S
 from kombu_hake.settings import Settings
-from kombu_hake.wire import OPERATIONS, SqsWire
+from kombu_hake.wire import OPERATIONS, SqsWire, read_timeout_s
 
 __all__ = ["Clients", "boto_client", "shared_clients"]
 
@@ -232,7 +232,7 @@ def _config(settings: Settings, kind: str) -> Any:
     long_poll = kind == "receive"
     defaults: dict[str, Any] = {
         "connect_timeout": settings.connect_timeout,
-        "read_timeout": settings.read_timeout + (SQS_MAX_WAIT_S if long_poll else 0),
+        "read_timeout": read_timeout_s(settings, SQS_MAX_WAIT_S if long_poll else 0),
         "retries": {"mode": "standard", "total_max_attempts": 1 if long_poll else settings.max_attempts},
         "max_pool_connections": _POOL_CONNECTIONS,
         "tcp_keepalive": True,

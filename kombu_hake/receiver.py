@@ -7,8 +7,9 @@ Threads
 
 Faults
     What can pass (network, throttling, AWS's own faults) is waited out with growing pauses, and logged when it starts
-    and when it is over. A queue that is gone is declared again where this process declared it. What can't pass (a
-    denied action) goes to the consuming thread as an error, and the poller ends.
+    and when it is over. Until then polls are short, so that the end of an outage is seen soon (:mod:`trouble`). A queue
+    that is gone is declared again where this process declared it. What can't pass (a denied action) goes to the
+    consuming thread as an error, and the poller ends.
 
 Stop
     :meth:`Receiver.remove` and :meth:`Receiver.stop` return at once. A poll that is still open then makes visible
@@ -25,7 +26,6 @@ from typing import Any
 
 from kombu_hake import forksafe
 from kombu_hake.clients import Clients
-from kombu_hake.concurrency import backoff_s
 from kombu_hake.credit import Credit
 from kombu_hake.envelope import FOREIGN_ATTRIBUTES
 from kombu_hake.exceptions import BrokerUnavailable, HakeError, QueueNotFound, QuotaExceeded
@@ -33,6 +33,7 @@ from kombu_hake.inbox import Delivery, Inbox
 from kombu_hake.leases import Lease, Leases
 from kombu_hake.naming import QueueUrl
 from kombu_hake.settings import Settings
+from kombu_hake.trouble import Hedge, Trouble
 
 __all__ = ["Receiver", "receive_params"]
 
@@ -40,8 +41,6 @@ logger = logging.getLogger(__name__)
 _HELPER_WAIT_S = 1
 #: How long to wait for more credit before asking for the little there is.
 _PATIENCE_S = 0.1
-#: How often a fault that lasts is logged again.
-_REMIND_S = 60.0
 
 
 def receive_params(url: QueueUrl, count: int, wait_s: int, visibility_s: int) -> dict[str, Any]:
@@ -194,17 +193,21 @@ class Receiver:
         ).start()
 
     def _poll_until_closed(self, source: _Source, is_helper: bool) -> None:
-        trouble = _Trouble(source.name)
+        trouble = Trouble(source.name)
+        hedge: Hedge[list[dict[str, Any]]] = Hedge(source.name)
         try:
             while True:
                 asked = self._await_credit(source, is_helper)
                 if not asked:
                     return
                 try:
-                    messages = self._poll(source, asked, _HELPER_WAIT_S if is_helper else None)
+                    if trouble.is_outage:
+                        messages = self._probe(source, asked, hedge)
+                    else:
+                        messages = self._poll(source, asked, _HELPER_WAIT_S if is_helper else None)
                 except HakeError as exc:
                     self._keep(source, asked, [])
-                    if not self._survive(source, exc, trouble):
+                    if not self._survive(source, exc, trouble, is_helper):
                         return
                     continue
                 except Exception as exc:  # a bug of ours or a strange answer must not end the consumer in silence
@@ -265,6 +268,15 @@ class Receiver:
         params = receive_params(source.url, asked, wait, self._settings.visibility_timeout)
         return self._clients.sqs("receive_message", **params).get("Messages") or []
 
+    def _probe(self, source: _Source, asked: int, hedge: Hedge[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+        """A poll in an outage: one that waits for nothing, and more beside it while it is silent."""
+        messages = hedge.first(
+            lambda: self._poll(source, asked, 0),
+            late=lambda more: self._keep(source, 0, more),
+            is_over=lambda: source.closed,
+        )
+        return messages or []
+
     def _keep(self, source: _Source, asked: int, messages: list[dict[str, Any]]) -> None:
         """Pass on what there is credit for; make visible what is too much, or came after the end."""
         received_at = time.monotonic()
@@ -300,9 +312,11 @@ class Receiver:
         except HakeError as exc:
             logger.info("%d messages stay hidden until their visibility timeout ends: %s", len(leases), exc)
 
-    def _survive(self, source: _Source, exc: HakeError, trouble: _Trouble) -> bool:
+    def _survive(self, source: _Source, exc: HakeError, trouble: Trouble, is_helper: bool) -> bool:
         """Deal with a failed poll; whether to go on."""
         if isinstance(exc, BrokerUnavailable | QuotaExceeded):
+            if is_helper:  # the one that stays sees the trouble through
+                return False
             self._pause(trouble.pause_s(exc), source)
             return True
         if isinstance(exc, QueueNotFound):
@@ -313,7 +327,7 @@ class Receiver:
             self._inbox.put([exc])
         return False
 
-    def _find_again(self, source: _Source, exc: QueueNotFound, trouble: _Trouble) -> bool:
+    def _find_again(self, source: _Source, exc: QueueNotFound, trouble: Trouble) -> bool:
         if source.closed:
             return False
         self._pause(trouble.pause_s(exc), source)
@@ -331,27 +345,3 @@ class Receiver:
         with self._lock:
             while not source.closed and (left := deadline - time.monotonic()) > 0:
                 source.ended.wait(left)
-
-
-class _Trouble:
-    """A fault that lasts: how long to wait, and when to say so."""
-
-    def __init__(self, queue: str) -> None:
-        self._queue = queue
-        self._count = 0
-        self._said_at = 0.0
-
-    def pause_s(self, exc: Exception) -> float:
-        """Seconds to wait before the next try."""
-        now = time.monotonic()
-        if not self._count or now - self._said_at > _REMIND_S:
-            logger.warning("Receiving from queue %s fails, and goes on being tried: %s", self._queue, exc)
-            self._said_at = now
-        self._count += 1
-        return backoff_s(self._count - 1)
-
-    def over(self) -> None:
-        """A poll went well."""
-        if self._count:
-            logger.warning("Receiving from queue %s works again, after %d failures.", self._queue, self._count)
-            self._count = 0

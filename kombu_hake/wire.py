@@ -30,7 +30,7 @@ from kombu_hake.exceptions import BrokerUnavailable
 from kombu_hake.settings import Settings
 from kombu_hake.sigv4 import Keys, Signer
 
-__all__ = ["OPERATIONS", "SqsWire"]
+__all__ = ["OPERATIONS", "SqsWire", "read_timeout_s"]
 
 logger = logging.getLogger(__name__)
 #: boto3's name of a call to AWS's.
@@ -42,6 +42,13 @@ OPERATIONS: Mapping[str, str] = {
     "change_message_visibility_batch": "ChangeMessageVisibilityBatch",
 }
 _POOL_CONNECTIONS = 64
+#: How much later than its wait time a long poll may be answered.
+_POLL_GRACE_S = 5.0
+#: A network that swallows everything is noticed so soon, be a request on its way, an answer awaited, or neither. A
+#: long poll is silent for twenty seconds by design, and idle connections would else be found dead only when used.
+_DEAD_AFTER_MS = 8_000
+_PROBE_AFTER_S = 4
+_PROBE_EVERY_S = 2
 #: How often AWS's clock is compared with ours.
 _CLOCK_READ_S = 60.0
 _CONTENT_TYPE = "application/x-amz-json-1.0"
@@ -70,11 +77,7 @@ class SqsWire:
             block=False,
             retries=False,
             **tls,
-            # Headers and body are two writes: without NODELAY each call would wait for a delayed ACK.
-            socket_options=[
-                (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
-                (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-            ],
+            socket_options=_socket_options(),
         )
 
     @staticmethod
@@ -122,7 +125,7 @@ class SqsWire:
                 body=body,
                 headers=headers,
                 timeout=urllib3.Timeout(
-                    connect=self._settings.connect_timeout, read=self._settings.read_timeout + wait_s
+                    connect=self._settings.connect_timeout, read=read_timeout_s(self._settings, wait_s)
                 ),
                 redirect=False,
             )
@@ -149,6 +152,28 @@ class SqsWire:
         if abs(self.clock_offset_s) < 2:  # the header has whole seconds; the journey takes some too
             self.clock_offset_s = 0.0
         self._clock_read_at = now
+
+
+def read_timeout_s(settings: Settings, wait_s: float) -> float:
+    """How long an answer may take, seconds; *wait_s* is the wait time of a long poll.
+
+    A long poll is answered when its time is over. What is silent for longer is lost, and each further second would be
+    one in which nothing is received.
+    """
+    return max(settings.read_timeout, wait_s + min(_POLL_GRACE_S, settings.read_timeout) if wait_s else 0.0)
+
+
+def _socket_options() -> list[tuple[int, int, int]]:
+    """What every connection gets, as far as the system has it."""
+    tcp = {
+        "TCP_NODELAY": 1,  # headers and body are two writes: without it each call would wait for a delayed ACK
+        "TCP_KEEPIDLE": _PROBE_AFTER_S,
+        "TCP_KEEPINTVL": _PROBE_EVERY_S,
+        "TCP_KEEPCNT": (_DEAD_AFTER_MS // 1000 - _PROBE_AFTER_S) // _PROBE_EVERY_S,
+        "TCP_USER_TIMEOUT": _DEAD_AFTER_MS,
+    }
+    known = [(getattr(socket, name), value) for name, value in tcp.items() if hasattr(socket, name)]
+    return [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), *((socket.IPPROTO_TCP, name, value) for name, value in known)]
 
 
 def _ca_bundle(session: Any) -> str | None:

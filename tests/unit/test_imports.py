@@ -14,7 +14,7 @@ PACKAGE = Path(kombu_hake.__file__).parent
 LAYERS = (
     "_version cli_graph cli_tables envelope exceptions forksafe limits plugin priorities sigv4 worker",
     "bindings concurrency credit globs naming parking policy",
-    "options routing",
+    "options routing trouble",
     "admission filters group_registry settings",
     "error_table group_setup",
     "groups wire",

@@ -10,6 +10,7 @@ from fake_sqs import FakeQueue
 from fakes import FakeClients, eventually, make_settings
 
 from kombu_hake import receiver as receiver_module
+from kombu_hake import trouble as trouble_module
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, HakeError, QueueNotFound, QuotaExceeded
 from kombu_hake.inbox import Delivery, Inbox
 from kombu_hake.leases import Leases
@@ -83,7 +84,7 @@ class Bench:
 
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    monkeypatch.setattr(receiver_module, "backoff_s", lambda *args, **kwargs: 0.0)
+    monkeypatch.setattr(trouble_module, "backoff_s", lambda *args, **kwargs: 0.0)
     monkeypatch.setattr(receiver_module, "_PATIENCE_S", 0.002)
     made = Bench(FakeClients())
     yield made
@@ -295,7 +296,7 @@ def test_what_is_settled_after_the_end_is_no_trouble(bench: Bench) -> None:
 
 @pytest.mark.parametrize("error", [BrokerUnavailable("no network"), QuotaExceeded("in flight"), KeyError("a bug")])
 def test_a_fault_that_passes_is_waited_out(bench: Bench, error: Exception, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING, logger="kombu_hake.receiver")
+    caplog.set_level(logging.WARNING, logger="kombu_hake")
     bench.fake.fail("receive_message", *[error] * 5)
     bench.consume(bench.queue("q", messages=1), prefetch=1)
     assert bench.next().message["Body"] == "q0"
@@ -303,6 +304,69 @@ def test_a_fault_that_passes_is_waited_out(bench: Bench, error: Exception, caplo
     assert len(warnings) == 2
     assert "fails" in warnings[0]
     assert "works again, after 5 failures" in warnings[1]
+
+
+def test_a_poll_that_is_lost_in_an_outage_does_not_hold_up_the_others(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A black hole that closes: what was sent into it is never answered, what is sent afterwards is."""
+    monkeypatch.setattr(trouble_module.Hedge.__init__, "__kwdefaults__", {"silence_s": 0.005, "most": 4})
+    lost, lost_ones = threading.Event(), []
+
+    def swallow() -> None:
+        lost_ones.append(threading.current_thread().name)
+        assert lost.wait(10.0)
+
+    bench.fake.fail("receive_message", BrokerUnavailable("silence"))
+    bench.fake.before("receive_message", lambda: None, swallow, swallow)
+    queue = bench.queue("q", messages=1)
+    bench.consume(queue, prefetch=5)
+    bench.settle(bench.next())
+    assert len(lost_ones) == 2
+    # Were they answered after all, with messages, those would not be lost either.
+    for number in range(4):
+        bench.send(queue, f"more{number}")
+    lost.set()
+    assert {bench.next().message["Body"] for _ in range(4)} == {f"more{number}" for number in range(4)}
+    assert bench.in_flight() <= 5
+
+
+def test_polls_are_short_until_an_outage_is_over(bench: Bench) -> None:
+    bench.fake.fail("receive_message", *[BrokerUnavailable("refused")] * 2)
+    bench.consume(bench.queue("q"))
+    eventually(lambda: bench.fake.count("receive_message") == 4)
+    waits = [params["WaitTimeSeconds"] for name, params in bench.fake.calls if name == "receive_message"]
+    assert waits == [20, 0, 0, 20]
+
+
+def test_throttling_is_no_outage(bench: Bench) -> None:
+    bench.fake.fail("receive_message", BrokerUnavailable("not so fast", is_throttle=True))
+    bench.consume(bench.queue("q"))
+    eventually(lambda: bench.fake.count("receive_message") == 2)
+    waits = [params["WaitTimeSeconds"] for name, params in bench.fake.calls if name == "receive_message"]
+    assert waits == [20, 20]
+
+
+def test_a_queue_that_is_given_up_in_an_outage_is_not_tried_any_more(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trouble_module.Hedge.__init__, "__kwdefaults__", {"silence_s": 0.005, "most": 2})
+    leave, tries = threading.Event(), []
+
+    def swallow() -> None:
+        tries.append(threading.current_thread())
+        assert leave.wait(10.0)
+
+    bench.fake.fail("receive_message", BrokerUnavailable("silence"))
+    bench.fake.before("receive_message", lambda: None, swallow, swallow)
+    queue = bench.queue("q", messages=1)
+    bench.consume(queue)
+    eventually(lambda: len(tries) == 2)
+    bench.receiver.remove("q")
+    eventually(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("hake-poll")])
+    leave.set()
+    eventually(lambda: visible(bench, queue) == ["q0"])
+    eventually(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("hake-probe")])
 
 
 def test_a_denied_action_reaches_the_consuming_thread(bench: Bench) -> None:
