@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from kombu_hake.cli_cost import cost
 from kombu_hake.cli_dlq import dlq
 from kombu_hake.cli_tools import at_desk, say
 
@@ -23,6 +24,7 @@ def hake() -> None:
 
 
 hake.add_command(dlq)
+hake.add_command(cost)
 
 
 @hake.command()

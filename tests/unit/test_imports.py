@@ -13,7 +13,7 @@ PACKAGE = Path(kombu_hake.__file__).parent
 #: A module imports from the lines above its own. A new module goes where its imports allow, as high up as it can.
 LAYERS = (
     "_version cli_graph cli_tables envelope exceptions forksafe limits plugin priorities sigv4 worker",
-    "bindings concurrency credit globs naming parking policy",
+    "bindings concurrency costs credit globs naming parking policy",
     "options routing trouble",
     "admission filters group_registry settings",
     "error_table group_setup",
@@ -28,7 +28,7 @@ LAYERS = (
     "group_queues messages operations routes temporaries",
     "cli_tools deadletters declaring group_messages publisher",
     "batching group_failures operations_dlq",
-    "cli_dlq dispatch group_worker",
+    "cli_cost cli_dlq dispatch group_worker",
     "channel cli",
     "transport",
 )
