@@ -13,6 +13,7 @@ from support.emulators import Emulator
 
 import kombu_hake
 from kombu_hake.exceptions import AccessDenied
+from kombu_hake.group_queues import ensure_dead_queue
 
 PAGE = Path(__file__).parents[2] / "docs" / "iam.md"
 POLICIES = dict(re.findall(r"<!-- role: ([\w-]+) -->\n```json\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL))
@@ -99,3 +100,26 @@ def test_what_a_role_lacks_is_named(as_role: AsRole) -> None:
     with pytest.raises(AccessDenied) as denied:
         Queue("new")(as_role("consumer").default_channel).declare()
     assert denied.value.action == "sqs:CreateQueue"
+
+
+def make_dead_queue(connection: Connection) -> str | None:
+    """What a worker of the group ``email`` does at its start; the redrive policy that its queue has then."""
+    transport = connection.default_channel.connection.client.transport
+    EMAIL(connection.default_channel).declare()
+    ensure_dead_queue(transport.topology, transport.clients, transport.settings, "email")
+    url = transport.topology.queues.url("email")
+    answer = transport.clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=["RedrivePolicy"])
+    policy: str | None = answer.get("Attributes", {}).get("RedrivePolicy")
+    return policy
+
+
+@pytest.mark.usefixtures("declared")
+def test_a_worker_of_a_group_may_make_its_dead_letter_queue_as_a_declarer(
+    as_role: AsRole, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert make_dead_queue(as_role("consumer")) is None
+    assert "may have no dead-letter queue" in caplog.text
+    policy = make_dead_queue(as_role("consumer", "declarer"))
+    assert policy is not None
+    assert json.loads(policy)["deadLetterTargetArn"].endswith("shop__email-dead")
+    as_role("consumer").Producer().publish("dead", routing_key="email-dead")

@@ -16,6 +16,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for those who run this file as a script
 from support.pages import DOCS, PAGES, README, ROOT, anchor, blocks, headings, links, page_id
+from support.texts import error_texts
 
 import kombu_hake
 from kombu_hake import exceptions
@@ -49,9 +50,15 @@ def modules() -> Iterator[tuple[str, str]]:
             yield path.stem, plain.replace("``", "`")
 
 
+def error_texts_table() -> str:
+    rows = [f"| `{_cell(text.head)}` | [{text.error}](errors.md#{text.error.lower()}) |" for text in error_texts()]
+    return "\n".join(["| text | class |", "|---|---|", *dict.fromkeys(rows)])
+
+
 TABLES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
     README: {"options": options_table},
     DOCS / "design.md": {"modules": modules_table},
+    DOCS / "messages.md": {"error-texts": error_texts_table},
 }
 
 
