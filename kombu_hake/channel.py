@@ -22,9 +22,9 @@ from kombu_hake.dispatch import Dispatcher
 from kombu_hake.envelope import Envelope, decode, with_first_sent
 from kombu_hake.exceptions import AccessDenied, HakeError
 from kombu_hake.inbox import Delivery
-from kombu_hake.leases import Lease
+from kombu_hake.lease import About, Lease
 from kombu_hake.limits import FIFO_SUFFIX
-from kombu_hake.messages import HakeMessage, label, receive_count, sent_ms, to_message
+from kombu_hake.messages import HakeMessage, label, receive_count, sent_ms, task_of, to_message
 from kombu_hake.naming import QueueUrl
 from kombu_hake.parking import EARLY_S, How, due_ms, plan
 from kombu_hake.priorities import level_names
@@ -232,6 +232,10 @@ class Channel(DeclaringChannel):
         What the callback raises comes through.
         """
         turn = self._turns.get(delivery.queue)
+        if delivery.lease.is_lost:  # somebody else may have it
+            self._leases.abandon(delivery.lease)
+            self._receiver.settled(delivery.source)
+            return False
         if turn is None:  # cancelled in the callback before
             self._leases.release([delivery.lease])
             self._receiver.settled(delivery.source)
@@ -259,10 +263,10 @@ class Channel(DeclaringChannel):
     def basic_reject(self, delivery_tag: int, requeue: bool = False) -> None:
         """Make the message visible again at once, or set it aside: to the dead-letter queue, where there is one."""
         for unsettled in self._settle(delivery_tag, False):
-            if requeue:
-                self._leases.release([unsettled.delivery.lease])
+            delivery = unsettled.delivery
+            if requeue or delivery.lease.is_lost:  # what comes again anyway must not be a dead letter too
+                self._leases.release([delivery.lease])
             else:
-                delivery = unsettled.delivery
                 self._set_aside(delivery, decode(delivery.message.get("Body", ""), delivery.queue), "rejected")
 
     def basic_recover(self, requeue: bool = False) -> None:
@@ -271,6 +275,11 @@ class Channel(DeclaringChannel):
             unsettled, self._unsettled = list(self._unsettled.values()), {}
         self._leases.release([item.delivery.lease for item in unsettled])
         self._count_settled(unsettled)
+
+    def forget(self, delivery_tag: int) -> None:
+        """Let a message go whose lease is lost: it comes again by itself."""
+        for unsettled in self._settle(delivery_tag, False):
+            self._leases.abandon(unsettled.delivery.lease)
 
     # --- the rest of kombu's interface
 
@@ -398,9 +407,11 @@ class Channel(DeclaringChannel):
         tag = next(self._tags)
         bound = self.topology.known_bindings(delivery.queue)
         message = to_message(envelope, delivery, self, tag, consumer_tag, is_bound=bool(bound and bound.exchanges()))
-        delivery.lease.label = f"{label(message)} from queue {delivery.queue}"
+        lease = message.lease = delivery.lease
+        lease.label = f"{label(message)} from queue {delivery.queue}"
+        lease.about = About(self.channel_id, tag, delivery.queue, *task_of(message))
         if no_ack:
-            self._leases.ack(delivery.lease)
+            self._leases.ack(lease)
         keeps_counting = counts and not no_ack and self._receiver.is_limited
         if not no_ack:
             with self._lock:

@@ -62,7 +62,8 @@ class GroupRequest(Request):  # type: ignore[misc]
         """Celery's hook, called for retries and the like too."""
         exc = _exception_of(exc_info)
         group = group_of(self.message)
-        if isinstance(self.message, HakeMessage) and group is not None and self._is_final(exc):
+        is_held = isinstance(self.message, HakeMessage) and not self.message.is_lost  # what is lost runs again
+        if is_held and group is not None and self._is_final(exc):
             self._set_aside(exc, exc_info)
         return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
 

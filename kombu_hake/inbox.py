@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from kombu_hake import forksafe
-from kombu_hake.leases import Lease
+from kombu_hake.lease import Lease, Why
 
-__all__ = ["Delivery", "Inbox"]
+__all__ = ["Delivery", "Inbox", "Item", "LostLease"]
 
 
 class Delivery(NamedTuple):
@@ -31,6 +31,17 @@ class Delivery(NamedTuple):
     #: As boto3 gives it: ``MessageId``, ``Body``, ``Attributes`` …
     message: dict[str, Any]
     lease: Lease
+
+
+class LostLease(NamedTuple):
+    """News from the settle path: a lease is lost."""
+
+    lease: Lease
+    why: Why
+
+
+#: What the consuming thread takes out; an error is raised there.
+Item = Delivery | LostLease | Exception
 
 
 class Inbox:
@@ -48,7 +59,7 @@ class Inbox:
 
     def _fresh(self) -> None:
         self._changed = threading.Condition(threading.Lock())
-        self._items: deque[Delivery | Exception] = deque()
+        self._items: deque[Item] = deque()
         self._reader: socket.socket | None = None
         self._writer: socket.socket | None = None
         self._signalled = False
@@ -56,15 +67,15 @@ class Inbox:
     def __len__(self) -> int:
         return len(self._items)
 
-    def put(self, items: Iterable[Delivery | Exception]) -> None:
-        """Add deliveries, or an error that the consuming thread is to raise. Any thread."""
+    def put(self, items: Iterable[Item]) -> None:
+        """Add deliveries, news of leases, or an error that the consuming thread is to raise. Any thread."""
         with self._changed:
             self._items.extend(items)
             if self._items:
                 self._signal()
                 self._changed.notify()
 
-    def get(self, timeout_s: float | None) -> Delivery | Exception | None:
+    def get(self, timeout_s: float | None) -> Item | None:
         """The next item; None when none came in time.
 
         Args:
@@ -84,7 +95,7 @@ class Inbox:
             return item
 
     def take(self, wanted: Callable[[Delivery], bool]) -> list[Delivery]:
-        """Remove and return the deliveries that *wanted* picks; errors stay."""
+        """Remove and return the deliveries that *wanted* picks; all else stays."""
         with self._changed:
             taken = [item for item in self._items if isinstance(item, Delivery) and wanted(item)]
             if taken:

@@ -1,29 +1,18 @@
 """Settle path: what was received and is not settled, kept alive and then deleted or released, in batches.
 
-The life of a lease
-    ====================  =========  ========  ========  ====
-    state / event         ack        release   refused   renewed
-    ====================  =========  ========  ========  ====
-    HELD                  SETTLED    RELEASED  LOST      HELD
-    SETTLED               (ignored)  (ignored) LOST      (ignored)
-    RELEASED              (ignored)  (ignored) RELEASED  (ignored)
-    LOST                  (ignored)  (ignored) (ignored) (ignored)
-    ====================  =========  ========  ========  ====
-
-    A second settle is ignored: Celery may ack from a pool thread while the connection is being closed. "refused" is
-    AWS's answer that the handle is no longer good; for an ack it is logged once, with what the message was, because
-    that message will be, or was, delivered again.
+The life of a lease is a table in :mod:`kombu_hake.lease`.
 
 Threads
     One keeper decides when: an ack waits for others at most ``ack_linger``, a lease is renewed when half of its time
     is over. Senders do the requests, as many at once as there are, up to a limit. All start when they are needed and
-    end with :meth:`Leases.stop`. Renewals depend on nothing that the main thread does.
+    end with :meth:`Leases.stop`. Renewals depend on nothing that the main thread does. That a lease is lost is told to
+    ``on_lost`` in one of these threads, once a lease.
 """
 
 from __future__ import annotations
 
-import enum
 import logging
+import math
 import queue
 import threading
 import time
@@ -33,12 +22,13 @@ from collections.abc import Callable, Sequence
 from kombu_hake import forksafe
 from kombu_hake.clients import Clients
 from kombu_hake.concurrency import backoff_s
-from kombu_hake.error_table import entry_error
-from kombu_hake.exceptions import BrokerUnavailable, HakeError, LeaseLost
+from kombu_hake.exceptions import BrokerUnavailable, HakeError, QueueNotFound
+from kombu_hake.lease import Event, Lease, LeaseState, Why, after, lost_text
 from kombu_hake.limits import FIFO_SUFFIX, MAX_BATCH_ENTRIES, SQS_MAX_VISIBILITY_S
 from kombu_hake.naming import QueueUrl
+from kombu_hake.settling import Request
 
-__all__ = ["Lease", "LeaseState", "Leases"]
+__all__ = ["Leases"]
 
 logger = logging.getLogger(__name__)
 #: With AWS ten milliseconds away one sender deletes some eight hundred messages a second.
@@ -46,44 +36,6 @@ _MAX_SENDERS = 12
 _TRIES = 5
 #: AWS refuses an extension past twelve hours since the receive; stop asking a little before.
 _LIFE_S = SQS_MAX_VISIBILITY_S - 60
-
-
-class LeaseState(enum.Enum):
-    """Where a received message stands; see the table at the head of the module."""
-
-    HELD = "held"
-    SETTLED = "settled"
-    RELEASED = "released"
-    LOST = "lost"
-
-
-class Lease:
-    """Our hold on one received message."""
-
-    __slots__ = ("deadline", "hide_s", "label", "receipt_handle", "received_at", "state", "url")
-
-    def __init__(self, url: QueueUrl, receipt_handle: str, received_at: float, visibility_s: float) -> None:
-        self.url = url
-        self.receipt_handle = receipt_handle
-        #: Monotonic seconds.
-        self.received_at = received_at
-        self.deadline = received_at + visibility_s
-        self.state = LeaseState.HELD
-        #: For how long :meth:`Leases.hide` hides it.
-        self.hide_s = 0
-        #: What the message is, for the log; set when it is known.
-        self.label = ""
-
-
-class _Request:
-    """Leases of one queue that share a request."""
-
-    __slots__ = ("kind", "leases", "url")
-
-    def __init__(self, kind: str, url: QueueUrl, leases: Sequence[Lease]) -> None:
-        self.kind = kind
-        self.url = url
-        self.leases = list(leases)
 
 
 class Leases:
@@ -96,8 +48,11 @@ class Leases:
         visibility_s: int,
         linger_s: float,
         clock: Callable[[], float] = time.monotonic,
+        on_lost: Callable[[Lease, Why], None] = lambda lease, why: None,
     ) -> None:
+        """*on_lost* is called in a thread of ours, and must neither block nor raise."""
         self._clients = clients
+        self._on_lost = on_lost
         self._visibility_s = visibility_s
         self._linger_s = linger_s
         self._clock = clock
@@ -115,12 +70,14 @@ class Leases:
         self._held: OrderedDict[int, Lease] = OrderedDict()  # by id(lease), earliest deadline first
         self._acks: dict[QueueUrl, list[Lease]] = {}
         self._acks_due: dict[QueueUrl, float] = {}
-        self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
+        self._requests: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self._unanswered = 0
         self._threads: list[threading.Thread] = []
         self._senders = 0
         self._idle_senders = 0
         self._hidden: list[float] = []
+        #: When to look for leases that have run out.
+        self._look_at = math.inf
         self._stopping = False
 
     def __repr__(self) -> str:
@@ -136,15 +93,18 @@ class Leases:
     def hold(self, leases: Sequence[Lease]) -> None:
         """Keep these alive until they are settled."""
         with self._lock:
+            if not self._held:
+                self._changed.notify()
             for lease in leases:
                 self._held[id(lease)] = lease
+                self._look_at = min(self._look_at, lease.held_until)
             if not self._threads and not self._stopping:
                 self._start()
 
     def ack(self, lease: Lease) -> None:
         """Have the message deleted. Returns at once; the request follows within the linger time."""
         with self._lock:
-            if not self._transition(lease, LeaseState.SETTLED):
+            if not self._transition(lease, Event.ACK):
                 return
             waiting = self._acks.setdefault(lease.url, [])
             waiting.append(lease)
@@ -157,11 +117,11 @@ class Leases:
     def hide(self, lease: Lease, seconds: int) -> None:
         """Have the message come again after *seconds*, and hold it no longer."""
         with self._lock:
-            if not self._transition(lease, LeaseState.RELEASED):
+            if not self._let_go(lease):
                 return
             lease.hide_s = seconds
             self._hidden.append(self._clock() + seconds)
-            self._enqueue(_Request("release", lease.url, [lease]))
+            self._enqueue(Request("release", lease.url, [lease]))
 
     def hidden(self) -> int:
         """How many messages :meth:`hide` hides now."""
@@ -173,18 +133,18 @@ class Leases:
     def abandon(self, lease: Lease) -> None:
         """Let the lease run out: the message comes again when its visibility timeout ends."""
         with self._lock:
-            self._transition(lease, LeaseState.RELEASED)
+            self._let_go(lease)
 
     def release(self, leases: Sequence[Lease]) -> None:
         """Have the messages made visible to others at once, in requests of up to ten."""
         by_url: dict[QueueUrl, list[Lease]] = {}
         with self._lock:
             for lease in leases:
-                if self._transition(lease, LeaseState.RELEASED):
+                if self._let_go(lease):
                     by_url.setdefault(lease.url, []).append(lease)
             for url, group in by_url.items():
                 for start in range(0, len(group), MAX_BATCH_ENTRIES):
-                    self._enqueue(_Request("release", url, group[start : start + MAX_BATCH_ENTRIES]))
+                    self._enqueue(Request("release", url, group[start : start + MAX_BATCH_ENTRIES]))
 
     def flush(self, timeout_s: float) -> bool:
         """Send what waits, and wait for the answers; whether all came in time."""
@@ -246,23 +206,31 @@ class Leases:
         """Whether AWS would extend it: no further than twelve hours since the receive."""
         return now - lease.received_at <= _LIFE_S - self._visibility_s
 
-    def _transition(self, lease: Lease, to: LeaseState) -> bool:
-        if lease.state is not LeaseState.HELD:
-            logger.debug("A lease that is %s can't become %s; ignored.", lease.state.value, to.value)
+    def _transition(self, lease: Lease, event: Event) -> bool:
+        """Whether the event meant anything to the lease."""
+        state = after(lease.state, event)
+        if state is None:
+            logger.debug("A lease that is %s: %s is ignored.", lease.state.value, event.value)
             return False
-        lease.state = to
-        self._held.pop(id(lease), None)
+        lease.state = state
+        if state not in (LeaseState.HELD, LeaseState.LAPSED):
+            self._held.pop(id(lease), None)
         if not self._threads and not self._stopping:
             self._start()
         return True
+
+    def _let_go(self, lease: Lease) -> bool:
+        """Hold it no longer; whether it is ours to make visible."""
+        was_held = not lease.is_lost
+        return self._transition(lease, Event.RELEASE) and was_held
 
     def _send_acks(self, url: QueueUrl) -> None:
         self._acks_due.pop(url, None)
         leases = self._acks.pop(url, [])
         for start in range(0, len(leases), MAX_BATCH_ENTRIES):
-            self._enqueue(_Request("ack", url, leases[start : start + MAX_BATCH_ENTRIES]))
+            self._enqueue(Request("ack", url, leases[start : start + MAX_BATCH_ENTRIES]))
 
-    def _enqueue(self, request: _Request) -> None:
+    def _enqueue(self, request: Request) -> None:
         self._unanswered += 1
         if self._unanswered > self._idle_senders and self._senders < _MAX_SENDERS:
             self._senders += 1
@@ -280,34 +248,52 @@ class Leases:
     # --- the keeper
 
     def _keep(self) -> None:
-        with self._lock:
-            while not self._stopping:
+        while not self._stopping:
+            with self._lock:
                 now = self._clock()
-                self._bury(now)
+                lost = self._run_out(now)
                 for url in [url for url, due in self._acks_due.items() if due <= now]:
                     self._send_acks(url)
                 for url, group in self.renewals_due(now):
                     for lease in group:  # to the end of the line, so that it is not due again at once
                         lease.deadline = now + self._visibility_s
                         self._held.move_to_end(id(lease))
-                    self._enqueue(_Request("renew", url, group))
-                self._changed.wait(self._pause(now))
+                    self._enqueue(Request("renew", url, group))
+                if not lost and not self._stopping:
+                    self._changed.wait(self._pause(now))
+            for lease, why in lost:
+                self._report(lease, why)
 
-    def _bury(self, now: float) -> None:
-        """Give up what AWS would not extend any more, once its time is over."""
-        for lease in [h for h in self._held.values() if h.deadline <= now and now - h.received_at > _LIFE_S / 2]:
-            self._lost(lease, "renew", LeaseLost("AWS holds a message for at most twelve hours."))
+    def _run_out(self, now: float) -> list[tuple[Lease, Why]]:
+        """Those that somebody else may have now, because nothing has renewed them. They go on being tried, once AWS
+        answers again, but for those that AWS would not extend any more.
+        """
+        if now < self._look_at:
+            return []
+        found = []
+        for lease in [lease for lease in self._held.values() if lease.held_until <= now]:
+            is_over = not self._may_renew(lease, now)
+            if self._transition(lease, Event.REFUSED if is_over else Event.RUN_OUT):
+                found.append((lease, Why.CAP if is_over else Why.LAPSED))
+        self._look_at = min(map(self._ends_at, self._held.values()), default=math.inf)
+        return found
+
+    def _ends_at(self, lease: Lease) -> float:
+        if lease.state is LeaseState.HELD:
+            return lease.held_until
+        return lease.received_at + _LIFE_S - self._visibility_s + 1
 
     def _pause(self, now: float) -> float:
         """Seconds until the next ack or renewal is due."""
         waits = [due - now for due in self._acks_due.values()]
+        waits += [self._look_at - now] if self._held else []
         first = next(iter(self._held.values()), None)
         if first is not None:
             left = first.deadline - now
             half = self._visibility_s / 2
             # Behind one that AWS would not extend, others may be due within half of the time.
             waits.append(left - half if self._may_renew(first, now) else min(left, half))
-        return max(0.01, min(waits, default=1.0, key=float)) if waits else 1.0
+        return max(0.01, min(waits, default=1.0))
 
     # --- the senders
 
@@ -334,62 +320,73 @@ class Leases:
                     if not self._unanswered:
                         self._answered.notify_all()
 
-    def _deliver(self, request: _Request) -> None:
-        error = BrokerUnavailable("not tried")
+    def _deliver(self, request: Request) -> None:
+        error: HakeError = BrokerUnavailable("not tried")
         for attempt in range(_TRIES):
             if attempt:
                 time.sleep(backoff_s(attempt - 1))
-            try:
-                request.leases, error = self._ask(request, error)
-            except BrokerUnavailable as exc:
-                error = exc
+                self._forget_late_releases(request)
             if not request.leases:
                 return
-        raise error
-
-    def _ask(self, request: _Request, error: BrokerUnavailable) -> tuple[list[Lease], BrokerUnavailable]:
-        """One request; the leases that AWS could not take for now, and why."""
-        entries = [{"Id": str(i), "ReceiptHandle": lease.receipt_handle} for i, lease in enumerate(request.leases)]
-        if request.kind == "ack":
-            answer = self._clients.sqs("delete_message_batch", QueueUrl=request.url, Entries=entries)
-        else:
-            renews = request.kind == "renew"
-            timed = [
-                {**entry, "VisibilityTimeout": self._visibility_s if renews else lease.hide_s}
-                for entry, lease in zip(entries, request.leases, strict=True)
-            ]
-            answer = self._clients.sqs("change_message_visibility_batch", QueueUrl=request.url, Entries=timed)
-        again = []
-        for failed in answer.get("Failed") or ():
-            lease = request.leases[int(failed["Id"])]
-            refusal = entry_error(failed, "sqs", request.url)
-            if isinstance(refusal, BrokerUnavailable):
-                again.append(lease)
-                error = refusal
-            else:
+            asked_at = self._clock()
+            try:
+                answer = request.send(self._clients, self._visibility_s)
+            except BrokerUnavailable as exc:
+                error = exc
+                continue
+            if request.kind == "renew":
+                self._renewed(answer.done, asked_at)
+            for lease, refusal in answer.refused:
                 self._lost(lease, request.kind, refusal)
-        return again, error
+            request.leases = [lease for lease, _ in answer.later]
+            if answer.later:
+                error = answer.later[0][1]
+        if request.leases:
+            raise error
 
-    def _give_up(self, request: _Request, exc: HakeError) -> None:
+    def _forget_late_releases(self, request: Request) -> None:
+        """What ran out while a release was tried is visible by itself, or somebody else's by now."""
+        if request.kind == "release":
+            now = self._clock()
+            request.leases = [lease for lease in request.leases if lease.held_until > now]
+
+    def _give_up(self, request: Request, exc: HakeError) -> None:
         for lease in request.leases:
             self._lost(lease, request.kind, exc)
+
+    def _renewed(self, leases: Sequence[Lease], asked_at: float) -> None:
+        with self._lock:
+            for lease in leases:
+                lease.held_until = max(lease.held_until, asked_at + self._visibility_s)
+                if lease.state is LeaseState.LAPSED:
+                    logger.info("Nobody seems to have received %s meanwhile; it is held again.", lease.label)
+                    self._look_at = min(self._look_at, lease.held_until)
+                    self._transition(lease, Event.RENEWED)
 
     def _lost(self, lease: Lease, kind: str, exc: HakeError) -> None:
         if kind == "release":
             logger.info("A message was not released and stays hidden until its visibility timeout ends: %s", exc)
             return
         with self._lock:
-            if lease.state is LeaseState.LOST or (kind == "renew" and lease.state is not LeaseState.HELD):
+            if kind == "renew" and id(lease) not in self._held:
                 return
             if kind == "renew" and isinstance(exc, BrokerUnavailable):
                 lease.deadline = self._clock() + self._visibility_s / 2  # due again now: first in the line
-                if id(lease) in self._held:
-                    self._held.move_to_end(id(lease), last=False)
+                self._held.move_to_end(id(lease), last=False)
                 self._changed.notify()
                 return
-            lease.state = LeaseState.LOST
-            self._held.pop(id(lease), None)
-        logger.error(
-            "Lost the lease of %s (%s): it will be, or was, delivered again. %s",
-            lease.label or "a message", "its ack failed" if kind == "ack" else "it could not be renewed", exc,
-        )
+            if not self._transition(lease, Event.REFUSED):
+                return
+        gone = isinstance(exc, QueueNotFound)
+        self._report(lease, Why.GONE if gone else Why.ACK_FAILED if kind == "ack" else Why.REFUSED, exc)
+
+    def _report(self, lease: Lease, why: Why, detail: object = "") -> None:
+        """Say it once; outside of the lock."""
+        if lease.is_reported:
+            return
+        lease.is_reported = True
+        if lease.label:
+            logger.error("%s", lost_text(lease, why, detail))
+        else:  # it waits in the inbox, where it is dropped
+            logger.info("%s", lost_text(lease, why, detail))
+        self._on_lost(lease, why)

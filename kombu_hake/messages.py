@@ -19,6 +19,7 @@ from kombu.message import Message as KombuMessage
 
 from kombu_hake.envelope import Envelope
 from kombu_hake.inbox import Delivery
+from kombu_hake.lease import Lease
 from kombu_hake.limits import FIFO_SUFFIX, SQS_MAX_DELAY_S
 from kombu_hake.parking import delay_s, due_ms
 from kombu_hake.topology import PRIVATE_EXCHANGE
@@ -31,6 +32,7 @@ __all__ = [
     "receive_count",
     "send_parameters",
     "sent_ms",
+    "task_of",
     "to_message",
 ]
 
@@ -41,6 +43,14 @@ DEFAULT_GROUP_ID = "default"
 
 class HakeMessage(KombuMessage):  # type: ignore[misc]
     """A message that was received from SQS."""
+
+    #: Our hold on it.
+    lease: Lease | None = None
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether somebody else may have the message by now. A long callback may ask, and stop. Any thread."""
+        return self.lease is not None and self.lease.is_lost
 
 
 def is_task(headers: Mapping[str, Any]) -> bool:
@@ -108,6 +118,12 @@ def label(message: KombuMessage) -> str:
     if is_task(headers):
         return f"task {headers['task']}[{headers['id']}]"
     return f"message {message.properties.get('message_id')}"
+
+
+def task_of(message: KombuMessage) -> tuple[str | None, str | None]:
+    """Name and id of the task that a message is; None for both if it is none."""
+    headers = message.headers
+    return (str(headers["task"]), str(headers["id"])) if is_task(headers) else (None, None)
 
 
 def send_parameters(message: Mapping[str, Any], name: str, *, to_queue: bool) -> dict[str, Any]:

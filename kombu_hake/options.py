@@ -227,6 +227,9 @@ OPTIONS: Mapping[str, Option] = {
     "visibility_timeout": Option(
         _whole(1, SQS_MAX_VISIBILITY_S, "seconds"), 120, "How long AWS hides a received message unless renewed, s."
     ),
+    "on_lost_lease": Option(
+        _choice("warn", "terminate"), "warn", "terminate: end a running task whose message somebody else may have."
+    ),
     "wait_time_seconds": Option(_whole(0, SQS_MAX_WAIT_S, "seconds"), SQS_MAX_WAIT_S, "Length of a long poll, s."),
     "max_pollers": Option(_whole(1, 64, "threads per queue"), 8, "Most concurrent polls of one busy queue."),
     "ack_linger": Option(_number(0, 5, "seconds"), 0.1, "How long an ack may wait for others to share a request, s."),

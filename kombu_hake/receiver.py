@@ -30,7 +30,8 @@ from kombu_hake.credit import Credit
 from kombu_hake.envelope import FOREIGN_ATTRIBUTES
 from kombu_hake.exceptions import BrokerUnavailable, HakeError, QueueNotFound, QuotaExceeded
 from kombu_hake.inbox import Delivery, Inbox
-from kombu_hake.leases import Lease, Leases
+from kombu_hake.lease import Lease
+from kombu_hake.leases import Leases
 from kombu_hake.naming import QueueUrl
 from kombu_hake.settings import Settings
 from kombu_hake.trouble import Hedge, Trouble

@@ -71,6 +71,7 @@ class Settings:
     queue_attributes: Mapping[str, str] = field(default_factory=dict)
     queue_tags: Mapping[str, str] = field(default_factory=dict)
     visibility_timeout: int = 120
+    on_lost_lease: str = "warn"
     wait_time_seconds: int = 20
     max_pollers: int = 8
     ack_linger: float = 0.1

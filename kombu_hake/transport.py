@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import kombu.exceptions
 from kombu.transport import base
 
-from kombu_hake import forksafe
+from kombu_hake import forksafe, lost_tasks, worker
 from kombu_hake._version import __version__
 from kombu_hake.channel import Channel
 from kombu_hake.clients import Clients, shared_clients
@@ -31,7 +31,7 @@ from kombu_hake.exceptions import (
     PublishError,
     TopologyError,
 )
-from kombu_hake.inbox import Delivery, Inbox
+from kombu_hake.inbox import Inbox, Item, LostLease
 from kombu_hake.leases import Leases
 from kombu_hake.publisher import Publisher
 from kombu_hake.routes import Routes
@@ -120,9 +120,14 @@ class Transport(base.Transport):  # type: ignore[misc]
         if self.settings.topology != "assume":  # which asks AWS nothing
             self.clients.check()
         self.inbox = Inbox()
+        inbox = self.inbox
         self.leases = Leases(
-            self.clients, visibility_s=self.settings.visibility_timeout, linger_s=self.settings.ack_linger
+            self.clients,
+            visibility_s=self.settings.visibility_timeout,
+            linger_s=self.settings.ack_linger,
+            on_lost=lambda lease, why: inbox.put([LostLease(lease, why)]),
         )
+        worker.watch()
         self.temporaries = Temporaries(self.topology)
         self.connected = True
         _open.add(self)
@@ -202,15 +207,24 @@ class Transport(base.Transport):  # type: ignore[misc]
                 return
             self._deliver(item)
 
-    def _deliver(self, item: Delivery | Exception) -> bool:
+    def _deliver(self, item: Item) -> bool:
         """Hand one item over; False when no consumer got it."""
         if isinstance(item, Exception):
             raise item
-        for channel in self.channels:
-            if channel.channel_id == item.channel_id:
-                return channel.deliver(item)
+        if isinstance(item, LostLease):
+            about = item.lease.about
+            owner = self._channel(about.channel_id) if about is not None else None
+            ends = self.settings.on_lost_lease == "terminate"
+            lost_tasks.on_lost(owner, item.lease, item.why, terminate=ends)
+            return False
+        channel = self._channel(item.channel_id)
+        if channel is not None:
+            return channel.deliver(item)
         self.leases.release([item.lease])
         return False
+
+    def _channel(self, channel_id: int) -> Channel | None:
+        return next((channel for channel in self.channels if channel.channel_id == channel_id), None)
 
     # --- description
 

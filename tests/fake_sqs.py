@@ -56,6 +56,7 @@ class Stored:
     group: str | None = None
     receive_count: int = 0
     received_at: float = 0.0
+    is_released: bool = False
     #: All handles given out, the valid one last.
     handles: list[str] = field(default_factory=list)
 
@@ -294,6 +295,7 @@ class FakeSqs:
     def _take(self, message: Stored, hidden_s: int, names: list[str]) -> dict[str, Any]:
         message.receive_count += 1
         message.received_at = self._clock()
+        message.is_released = False
         message.visible_at = message.received_at + hidden_s
         message.handles.append(f"handle-{next(self._numbers)}")
         system = {
@@ -329,11 +331,14 @@ class FakeSqs:
         def change(entry: dict[str, Any]) -> None:
             now, timeout = self._clock(), entry["VisibilityTimeout"]
             message = self._of_handle(queue, entry["ReceiptHandle"])
-            if message is None or message.handles[-1] != entry["ReceiptHandle"] or not message.is_in_flight(now):
+            if message is None or message.handles[-1] != entry["ReceiptHandle"]:
                 raise LeaseLost("MessageNotInflight")
+            if not message.is_in_flight(now) and (queue.is_fifo or message.is_released):
+                raise LeaseLost("MessageNotInflight")  # one that merely ran out is taken, where nobody has received it
             if now - message.received_at + timeout > MAX_VISIBILITY_S:
                 raise TopologyError("Total VisibilityTimeout for the message is beyond the limit [43200 seconds].")
             message.visible_at = now + timeout
+            message.is_released = not timeout
 
         answer = self._each(Entries, change)
         self._changed.notify_all()

@@ -19,7 +19,7 @@ from kombu.utils.json import dumps as kombu_dumps
 
 from kombu_hake.envelope import Envelope, attributes_bytes, decode, encode
 from kombu_hake.inbox import Delivery
-from kombu_hake.leases import Lease
+from kombu_hake.lease import Lease
 from kombu_hake.messages import HakeMessage, to_message
 
 URL = "https://sqs.eu-west-1.amazonaws.com/111122223333/q"

@@ -19,7 +19,8 @@ from kombu_hake import forksafe
 from kombu_hake.clients import Clients
 from kombu_hake.concurrency import SingleFlight
 from kombu_hake.inbox import Delivery, Inbox
-from kombu_hake.leases import Lease, Leases
+from kombu_hake.lease import Lease
+from kombu_hake.leases import Leases
 from kombu_hake.naming import QueueUrl
 from kombu_hake.publisher import Publisher, outgoing
 from kombu_hake.routes import QueueTarget

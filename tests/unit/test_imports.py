@@ -12,15 +12,16 @@ import kombu_hake
 PACKAGE = Path(kombu_hake.__file__).parent
 #: A module imports from the lines above its own. A new module goes where its imports allow, as high up as it can.
 LAYERS = (
-    "_version cli_graph cli_tables envelope exceptions forksafe limits plugin priorities sigv4 worker",
+    "_version cli_graph cli_tables envelope exceptions forksafe limits plugin priorities sigv4 signals worker",
     "bindings concurrency costs credit globs naming parking policy",
-    "options routing trouble",
+    "lease options routing trouble",
     "admission filters group_registry settings",
     "error_table group_setup",
     "groups wire",
     "clients",
-    "home leases testing",
-    "inbox pytest_plugin queues",
+    "home lost_tasks settling testing",
+    "leases pytest_plugin queues",
+    "inbox",
     "receiver topics",
     "binder verification",
     "removal",

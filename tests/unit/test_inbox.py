@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kombu_hake.inbox import Delivery, Inbox
-from kombu_hake.leases import Lease
+from kombu_hake.lease import Lease
 from kombu_hake.naming import QueueUrl
 
 

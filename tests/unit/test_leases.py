@@ -8,9 +8,11 @@ import pytest
 from fake_sqs import FakeQueue
 from fakes import FakeClients, FakeClock, eventually
 
+from kombu_hake import lease as lease_module
 from kombu_hake import leases as leases_module
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable
-from kombu_hake.leases import Lease, Leases, LeaseState
+from kombu_hake.lease import Event, Lease, LeaseState, Why
+from kombu_hake.leases import Leases
 from kombu_hake.naming import QueueUrl
 
 VISIBILITY_S = 30
@@ -317,7 +319,8 @@ def test_a_lease_that_cannot_be_renewed_any_more_keeps_nobody_busy(fake: FakeCli
     quiet._stopping = True
     quiet.hold([Lease(QueueUrl("u"), "handle-1", clock() - TWELVE_HOURS_S + 3000, 3600)])
     for lease in quiet._held.values():
-        lease.deadline = clock() + 3000
+        lease.deadline = lease.held_until = clock() + 3000
+        quiet._look_at = lease.held_until
     assert quiet._pause(clock()) > 60
 
 
@@ -428,6 +431,135 @@ def test_an_error_that_nobody_expected_does_not_end_the_threads(
         leases.ack(lease)
     assert leases.flush(5.0)
     assert len(queue.messages) == 15
+
+
+def told(leases: Leases) -> list[tuple[Lease, Why]]:
+    """What is told of lost leases from now on."""
+    found: list[tuple[Lease, Why]] = []
+    leases._on_lost = lambda lease, why: found.append((lease, why))
+    return found
+
+
+def test_a_lease_that_nobody_renewed_in_time_is_told_of_when_it_runs_out_not_when_aws_answers_again(
+    fake: FakeClients, leases: Leases, queue: FakeQueue, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    news = told(leases)
+    [lease] = held(fake, leases, queue)
+    fake.fail(RENEW, *[BrokerUnavailable("the network is down")] * 100_000)
+    clock.advance(VISIBILITY_S - 1)
+    assert not lease.is_lost
+    clock.advance(1)
+    eventually(lambda: news == [(lease, Why.LAPSED)])
+    assert lease.is_lost
+    assert "Lost the lease of m0 (it could not be renewed in time): it will be, or was, delivered again." in caplog.text
+    clock.advance(VISIBILITY_S)
+    fake._failures.clear()
+    clock.advance(1)
+    eventually(lambda: lease.state is LeaseState.HELD)  # nobody else had received it
+    assert queue.messages[0].is_in_flight(clock())
+    assert len(news) == 1
+    assert [record.levelname for record in caplog.records if record.levelno >= logging.WARNING] == ["ERROR"]
+
+
+def lapsed(fake: FakeClients, leases: Leases, queue: FakeQueue, clock: FakeClock) -> Lease:
+    """A lease that ran out while AWS did not answer renewals; another worker has received its message."""
+    [lease] = held(fake, leases, queue)
+    fake.fail(RENEW, *[BrokerUnavailable("the network is down")] * 100_000)
+    clock.advance(VISIBILITY_S)
+    eventually(lambda: lease.state is LeaseState.LAPSED)
+    return lease
+
+
+@pytest.mark.parametrize("settle", ["release", "abandon", "hide"])
+def test_what_has_lapsed_is_not_made_visible_while_somebody_else_has_it(
+    fake: FakeClients, leases: Leases, queue: FakeQueue, clock: FakeClock, settle: str
+) -> None:
+    lease = lapsed(fake, leases, queue, clock)
+    fake._failures.clear()
+    fake.sqs("receive_message", QueueUrl=queue.url, VisibilityTimeout=500)
+    before = fake.count(RELEASE)
+    SETTLES[settle](leases, lease)
+    assert leases.flush(5.0)
+    assert queue.messages[0].visible_at == clock() + 500
+    assert fake.count(RELEASE) - before <= 1  # a renewal that was on its way
+    assert lease.state in (LeaseState.RELEASED, LeaseState.LOST)
+
+
+def test_the_ack_of_what_has_lapsed_spares_a_second_run(
+    fake: FakeClients, leases: Leases, queue: FakeQueue, clock: FakeClock
+) -> None:
+    lease = lapsed(fake, leases, queue, clock)
+    leases.ack(lease)
+    assert leases.flush(5.0)
+    assert not queue.messages
+
+
+def test_a_lost_lease_that_is_refused_later_is_told_of_once(
+    fake: FakeClients, leases: Leases, queue: FakeQueue, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    news = told(leases)
+    lease = lapsed(fake, leases, queue, clock)
+    fake.sqs("receive_message", QueueUrl=queue.url)
+    fake._failures.clear()
+    clock.advance(1)
+    eventually(lambda: lease.state is LeaseState.LOST)
+    assert [why for _, why in news] == [Why.LAPSED]
+    assert len([record for record in caplog.records if record.levelname == "ERROR"]) == 1
+
+
+def test_a_deleted_queue_is_another_reason_than_a_second_delivery(
+    fake: FakeClients, leases: Leases, queue: FakeQueue, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    news = told(leases)
+    [lease] = held(fake, leases, queue)
+    fake.sqs("delete_queue", QueueUrl=queue.url)
+    clock.advance(VISIBILITY_S / 2)
+    eventually(lambda: news == [(lease, Why.GONE)])
+    assert "nobody else will get it" in caplog.text
+
+
+def test_a_lapsed_lease_ends_with_the_twelve_hours(
+    fake: FakeClients, leases: Leases, queue: FakeQueue, clock: FakeClock
+) -> None:
+    lease = lapsed(fake, leases, queue, clock)
+    clock.advance(TWELVE_HOURS_S)
+    eventually(lambda: lease.state is LeaseState.LOST)
+    assert repr(leases).startswith("<Leases held=0")
+
+
+def test_a_release_that_is_tried_until_the_lease_is_over_is_given_up(
+    fake: FakeClients, leases: Leases, queue: FakeQueue, clock: FakeClock
+) -> None:
+    [lease] = held(fake, leases, queue)
+    fake.fail(RELEASE, BrokerUnavailable("x"))
+    fake.before(RELEASE, lambda: clock.advance(VISIBILITY_S))
+    leases.release([lease])
+    eventually(lambda: fake.count(RELEASE) == 1 and "requests=0" in repr(leases))
+    assert fake.count(RELEASE) == 1  # a second one might take it from who has it now
+
+
+def test_a_lease_of_one_second_is_renewed_in_time_after_a_quiet_while() -> None:
+    """The keeper does not sleep through the first half of the first lease."""
+    fake = FakeClients()
+    quick = Leases(fake, visibility_s=1, linger_s=LINGER_S, clock=fake.clock)
+    wake = threading.Event()
+    quick._changed.notify = wake.set  # type: ignore[method-assign]
+    quick.hold([Lease(QueueUrl("u"), "handle-1", fake.clock(), 1)])
+    assert wake.is_set()
+    quick._stopping = True
+
+
+# --- the table
+
+
+@pytest.mark.parametrize("state", LeaseState)
+@pytest.mark.parametrize("event", Event)
+def test_the_table_of_the_docs_is_the_table_of_the_code(state: LeaseState, event: Event) -> None:
+    rows = [line.split() for line in (lease_module.__doc__ or "").replace("(none)", "-").splitlines()]
+    [row] = [row[1:] for row in rows if row and row[0] == state.name]
+    expected = row[list(Event).index(event)]
+    found = lease_module.after(state, event)
+    assert (found.name if found else "-") == expected
 
 
 # --- start and stop
