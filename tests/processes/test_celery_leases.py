@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 from celery import Celery
 from kombu import pools
-from support.celery_workers import Stage, stage, wait_until
+from support.celery_workers import stage, wait_until
 from support.emulators import Emulator
 
 VISIBILITY_S = 4

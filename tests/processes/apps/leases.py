@@ -5,9 +5,9 @@ import time
 from typing import Any
 
 from celery import Celery, Task
-from kombu_hake.signals import lease_lost
 
 from apps.notes import BROKER, facts, note
+from kombu_hake.signals import lease_lost
 
 app = Celery("leases", broker=BROKER)
 app.conf.task_ignore_result = True
