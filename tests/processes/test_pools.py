@@ -1,0 +1,99 @@
+"""Celery's pools: each runs every task once, publishes from its tasks, and leaves nothing behind."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from celery import Celery
+from kombu import pools
+from support.celery_workers import Stage, stage, wait_until
+from support.emulators import Emulator
+
+import kombu_hake
+
+POOLS = ["prefork", "threads", "solo", "gevent", "eventlet"]
+GREEN = ["gevent", pytest.param("eventlet", marks=pytest.mark.slow)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _pools() -> Iterator[None]:
+    """kombu's pools of connections outlive the app."""
+    yield
+    pools.reset()
+
+
+@pytest.fixture
+def aws(moto: Emulator) -> Emulator:
+    return moto.in_namespace(f"p{uuid4().hex[:8]}")
+
+
+@pytest.fixture
+def on_stage(aws: Emulator, tmp_path: Path) -> Iterator[Stage]:
+    with stage(aws.url(), tmp_path) as found:
+        yield found
+
+
+def client(stage: Stage) -> Celery:
+    return Celery(broker=stage.broker, set_as_current=False)
+
+
+def unfinished(aws: Emulator, queue: str = "celery") -> tuple[int, int]:
+    """Messages that are (ready, in flight)."""
+    sqs = aws.client("sqs")
+    url = sqs.get_queue_url(QueueName=f"{aws.namespace}__{queue}")["QueueUrl"]
+    names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+    found = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
+    return int(found[names[0]]), int(found[names[1]])
+
+
+@pytest.mark.timeout(150)
+@pytest.mark.parametrize("pool", POOLS)
+def test_every_pool_runs_tasks_that_publish_tasks(on_stage: Stage, aws: Emulator, pool: str) -> None:
+    worker = on_stage.start("apps.tree", "-P", pool, "-c", "1" if pool == "solo" else "3")
+    app = client(on_stage)
+    for number in range(10):
+        app.send_task("grow", [number, 5])
+    on_stage.runs.wait_for(50, event="leaf")
+    wait_until(lambda: unfinished(aws) == (0, 0), "the acks")
+    assert app.control.inspect(timeout=5, limit=1).ping() is not None, "remote control does not answer"
+    # A long poll is open: it must not hold up the end.
+    assert worker.stop() < 8.0
+    assert worker.errors() == []
+    assert worker.descendants() == []
+    assert Counter((run["number"], run["leaf"]) for run in on_stage.runs.of(event="leaf")) == {
+        (number, leaf): 1 for number in range(10) for leaf in range(5)
+    }
+    assert unfinished(aws) == (0, 0)
+
+
+@pytest.mark.timeout(150)
+@pytest.mark.parametrize("pool", GREEN)
+def test_a_hundred_greenlets_run_a_thousand_tasks_once(ministack: Emulator, tmp_path: Path, pool: str) -> None:
+    aws = ministack.in_namespace(f"p{uuid4().hex[:8]}")  # moto takes half a minute to store so many
+    with stage(aws.url(), tmp_path) as on_stage:
+        worker = on_stage.start("apps.tree", "-P", pool, "-c", "100")
+        app = client(on_stage)
+        with kombu_hake.batch():
+            for number in range(1_000):
+                app.send_task("pause", [number, 0.1])
+        on_stage.runs.wait_for(1_000, event="end")
+        wait_until(lambda: unfinished(aws) == (0, 0), "the acks")
+        assert worker.stop() < 8.0
+        assert worker.errors() == []
+        assert Counter(run["number"] for run in on_stage.runs.of(event="end")) == dict.fromkeys(range(1_000), 1)
+
+
+@pytest.mark.timeout(150)
+@pytest.mark.parametrize("pool", GREEN)
+def test_leases_are_renewed_beside_greenlets_that_wait(on_stage: Stage, aws: Emulator, pool: str) -> None:
+    on_stage.broker = aws.url(visibility_timeout=3)
+    worker = on_stage.start("apps.plain", "-P", pool, "-c", "2")
+    app = client(on_stage)
+    app.send_task("sleep_late", [1, 8.0])
+    on_stage.runs.wait_for(1, number=1, event="end")
+    worker.stop()
+    assert worker.errors() == []
+    assert len(on_stage.runs.of(number=1, event="start")) == 1
+    assert unfinished(aws) == (0, 0)
