@@ -12,9 +12,10 @@ from kombu.transport.base import StdChannel, to_rabbitmq_queue_arguments
 
 from kombu_hake.bindings import Argument, Binding, ExchangeType
 from kombu_hake.exceptions import DeclarationMismatch, QueueNotFound, TopicNotFound, TopologyError
+from kombu_hake.mailbox import is_reply_exchange
 from kombu_hake.queues import QueueSpec
 from kombu_hake.temporaries import Temporaries
-from kombu_hake.topology import PRIVATE_EXCHANGE, Topology, is_reply_exchange
+from kombu_hake.topology import PRIVATE_EXCHANGE, Topology
 
 __all__ = ["DeclaringChannel", "QueueDeclareOk"]
 

@@ -21,13 +21,14 @@ from kombu_hake.exceptions import (
     ReplyQueueNotFound,
     TopicNotFound,
 )
+from kombu_hake.mailbox import is_mailbox, is_reply_exchange
 from kombu_hake.messages import send_parameters
 from kombu_hake.priorities import level_name, level_of
 from kombu_hake.publisher import Outgoing, Publisher, outgoing
 from kombu_hake.routes import QueueTarget, Routes, Target
 from kombu_hake.routing import message_attributes
 from kombu_hake.settings import Settings
-from kombu_hake.topology import Topology, is_reply_exchange
+from kombu_hake.topology import Topology
 
 __all__ = ["Dispatcher"]
 
@@ -137,4 +138,4 @@ class Dispatcher:
 
     def _can_do_without(self, exchange: str) -> bool:
         # An event that nobody gets is no loss; a command that somebody gave is.
-        return self._settings.is_best_effort(exchange) and not exchange.endswith(".pidbox")
+        return self._settings.is_best_effort(exchange) and not is_mailbox(exchange)

@@ -32,6 +32,8 @@ from kombu_hake.exceptions import BrokerUnavailable, HakeError, QueueNotFound, Q
 from kombu_hake.inbox import Delivery, Inbox
 from kombu_hake.lease import Lease
 from kombu_hake.leases import Leases
+from kombu_hake.limits import SQS_MAX_WAIT_S
+from kombu_hake.mailbox import REPLY_POLL_S, is_reply_queue
 from kombu_hake.naming import QueueUrl
 from kombu_hake.settings import Settings
 from kombu_hake.trouble import Hedge, Trouble
@@ -65,6 +67,7 @@ class _Source:
         "for_helper",
         "for_main",
         "is_hopeless",
+        "longest_poll_s",
         "name",
         "pollers",
         "queue",
@@ -78,6 +81,7 @@ class _Source:
         self.queue = queue
         self.url = url
         self.rank = rank
+        self.longest_poll_s = REPLY_POLL_S if is_reply_queue(queue) else SQS_MAX_WAIT_S
         self.pollers = 0
         self.closed = False
         #: The poller that stays, and its helpers, wait here for credit; those that wait, by condition.
@@ -263,7 +267,7 @@ class Receiver:
                 source.for_helper.notify()
 
     def _poll(self, source: _Source, asked: int, wait_s: int | None) -> list[dict[str, Any]]:
-        wait = self._settings.wait_time_seconds if wait_s is None else min(wait_s, self._settings.wait_time_seconds)
+        wait = min(self._settings.wait_time_seconds, source.longest_poll_s if wait_s is None else wait_s)
         if source.rank and self._credit.is_busy(source.name):
             wait = 0  # the lower levels wait to hear that this one is empty
         params = receive_params(source.url, asked, wait, self._settings.visibility_timeout)
@@ -315,6 +319,8 @@ class Receiver:
 
     def _survive(self, source: _Source, exc: HakeError, trouble: Trouble, is_helper: bool) -> bool:
         """Deal with a failed poll; whether to go on."""
+        if source.closed:  # the one poll that was still open
+            return False
         if isinstance(exc, BrokerUnavailable | QuotaExceeded):
             if is_helper:  # the one that stays sees the trouble through
                 return False
@@ -324,7 +330,7 @@ class Receiver:
             return self._find_again(source, exc, trouble)
         if self._settings.is_best_effort(source.queue):
             logger.warning("Queue %s is not consumed any more: %s", source.queue, exc)
-        elif not source.closed:
+        else:
             self._inbox.put([exc])
         return False
 

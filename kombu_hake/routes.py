@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 from kombu_hake.concurrency import TtlCache
 from kombu_hake.exceptions import InvalidName, QueueNotFound, ReplyQueueNotFound, Unroutable
+from kombu_hake.mailbox import is_mailbox, is_reply_exchange, reply_queue
 from kombu_hake.naming import QueueUrl, TopicArn
 from kombu_hake.settings import Settings
-from kombu_hake.topology import PRIVATE_EXCHANGE, Topology, is_reply_exchange, reply_queue
+from kombu_hake.topology import PRIVATE_EXCHANGE, Topology
 
 __all__ = ["QueueTarget", "Routes", "Target", "TopicTarget"]
 
@@ -100,7 +101,7 @@ class Routes:
         Celery sends a heartbeat event every two seconds, listened to or not. Remote control is the other best-effort
         exchange, and rare: it is always sent, because "nobody listens" may be a minute old.
         """
-        return self._settings.is_best_effort(exchange) and not exchange.endswith(".pidbox")
+        return self._settings.is_best_effort(exchange) and not is_mailbox(exchange)
 
     def _reply(self, exchange: str, routing_key: str) -> QueueTarget:
         queue = reply_queue(exchange, routing_key)

@@ -21,6 +21,7 @@ from kombu_hake.clients import Clients
 from kombu_hake.concurrency import backoff_s
 from kombu_hake.exceptions import AccessDenied, DeclarationMismatch, QueueNotFound, TopicNotFound, TopologyError
 from kombu_hake.home import Home
+from kombu_hake.mailbox import is_reply_exchange
 from kombu_hake.naming import QueueUrl, parse_arn, queue_account
 from kombu_hake.priorities import level_names
 from kombu_hake.queues import Queues, QueueSpec
@@ -29,7 +30,7 @@ from kombu_hake.settings import Settings
 from kombu_hake.topics import Topics
 from kombu_hake.verification import Verification
 
-__all__ = ["PRIVATE_EXCHANGE", "Topology", "is_reply_exchange", "reply_queue"]
+__all__ = ["PRIVATE_EXCHANGE", "Topology"]
 
 logger = logging.getLogger(__name__)
 #: Publishing here is a SendMessage to the queue that the routing key names; declaring it does nothing.
@@ -44,16 +45,6 @@ _PREDECLARED: Mapping[str, ExchangeType] = {
 }
 #: Each takes as long as AWS refuses the name of a deleted queue.
 _BIND_TRIES = 50
-
-
-def is_reply_exchange(exchange: str) -> bool:
-    """Whether kombu's mailbox sends replies to this exchange: they go straight to a queue, with no SNS in between."""
-    return exchange.startswith("reply.") and exchange.endswith(".pidbox")
-
-
-def reply_queue(exchange: str, routing_key: str) -> str:
-    """The queue that waits for replies (``kombu/pidbox.py``, ``Mailbox.get_reply_queue``)."""
-    return f"{routing_key}.{exchange}"
 
 
 class Topology:

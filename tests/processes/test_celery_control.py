@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from typing import Any
 from urllib.parse import quote, urlsplit
 from uuid import uuid4
@@ -81,7 +82,7 @@ def inspect(app: Celery, question: str, *args: object, **kwargs: object) -> Any:
     """Each worker's answer; twice in a row, because kombu makes a reply queue for each question."""
     for _ in range(2):
         inspector = app.control.inspect(limit=len(WORKERS))  # else it would wait a second for a third worker
-        found = put(lambda: getattr(inspector, question)(*args, **kwargs) or {}, lambda it: sorted(it) == [*WORKERS])
+        found = put(partial(getattr(inspector, question), *args, **kwargs), lambda it: sorted(it or ()) == [*WORKERS])
     return found
 
 
@@ -103,7 +104,7 @@ def names(answers: list[dict[str, Any]] | None) -> list[str]:
 
 
 def test_ping(app: Celery) -> None:
-    assert inspect(app, "ping") == dict.fromkeys(WORKERS, {"ok": "pong"})
+    assert inspect(app, "ping") == {name: {"ok": "pong"} for name in WORKERS}
 
 
 def test_active_queues(app: Celery) -> None:
@@ -329,7 +330,7 @@ def test_workers_that_autoscale_take_new_bounds_and_shut_down_by_name(on_stage: 
     app.control.shutdown(destination=["scaled@test"])
     assert worker.wait_for_end(20) == 0
     assert worker.descendants() == []
-    assert inspect(app, "ping") == dict.fromkeys(WORKERS, {"ok": "pong"})
+    assert inspect(app, "ping") == {name: {"ok": "pong"} for name in WORKERS}
 
 
 def test_shutdown_ends_all_and_nothing_is_said_of_the_secret(app: Celery, workers: list[Worker]) -> None:

@@ -12,7 +12,7 @@ import kombu_hake
 PACKAGE = Path(kombu_hake.__file__).parent
 #: A module imports from the lines above its own. A new module goes where its imports allow, as high up as it can.
 LAYERS = (
-    "_version cli_graph cli_tables envelope exceptions forksafe limits plugin priorities sigv4 signals worker",
+    "_version cli_graph cli_tables envelope exceptions forksafe limits mailbox plugin priorities sigv4 signals worker",
     "bindings concurrency costs credit globs naming parking policy",
     "lease options routing trouble",
     "admission filters group_registry settings",

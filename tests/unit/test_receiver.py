@@ -125,6 +125,13 @@ def test_an_idle_queue_costs_one_long_poll_at_a_time(bench: Bench) -> None:
     assert {params["WaitTimeSeconds"] for name, params in bench.fake.calls if name == "receive_message"} == {20}
 
 
+def test_a_queue_of_replies_is_polled_briefly(bench: Bench) -> None:
+    queue = bench.queue("replies")
+    bench.receiver.add("5bd2.reply.celery.pidbox", [("5bd2.reply.celery.pidbox", QueueUrl(queue.url))])
+    eventually(lambda: bench.fake.count("receive_message") == 1)
+    assert bench.fake.calls[-1][1]["WaitTimeSeconds"] == 2
+
+
 def test_a_message_that_arrives_during_a_poll_is_delivered_at_once(bench: Bench) -> None:
     queue = bench.queue("q")
     bench.consume(queue)
@@ -388,7 +395,10 @@ def test_a_queue_one_can_do_without_is_given_up_with_a_warning(bench: Bench, cap
     assert len(bench.inbox) == 0
 
 
-def test_a_denial_after_the_end_bothers_nobody(bench: Bench) -> None:
+@pytest.mark.parametrize("fault", [AccessDenied("x"), BrokerUnavailable("x")])
+def test_a_fault_after_the_end_bothers_nobody(
+    bench: Bench, fault: HakeError, caplog: pytest.LogCaptureFixture
+) -> None:
     reached, leave = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -396,13 +406,14 @@ def test_a_denial_after_the_end_bothers_nobody(bench: Bench) -> None:
         assert leave.wait(10.0)
 
     bench.fake.before("receive_message", hold)
-    bench.fake.fail("receive_message", AccessDenied("x"))
+    bench.fake.fail("receive_message", fault)
     bench.consume(bench.queue("q"))
     assert reached.wait(10.0)
     bench.receiver.stop()
     leave.set()
     eventually(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("hake-poll")])
     assert len(bench.inbox) == 0
+    assert not caplog.records
 
 
 def test_a_queue_that_was_deleted_is_polled_where_it_was_made_again(bench: Bench) -> None:

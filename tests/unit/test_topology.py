@@ -14,7 +14,7 @@ from kombu_hake.bindings import Binding
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, DeclarationMismatch, QueueNotFound
 from kombu_hake.queues import QueueSpec
 from kombu_hake.routing import message_attributes
-from kombu_hake.topology import PRIVATE_EXCHANGE, Topology, is_reply_exchange, reply_queue
+from kombu_hake.topology import PRIVATE_EXCHANGE, Topology
 
 OWN_SID = "HakeTopics"
 
@@ -404,12 +404,6 @@ def test_with_direct_exchanges_as_topics_the_own_exchange_is_one(fake: FakeClien
     declare(topology, "q", Binding("q", "direct", "q"))
     publish(fake, "q", "q")
     assert fake.queues.queue("q").bodies() == ["q:q"]
-
-
-def test_replies_go_to_a_queue_named_after_both() -> None:
-    assert is_reply_exchange("reply.celery.pidbox")
-    assert not is_reply_exchange("celery.pidbox")
-    assert reply_queue("reply.celery.pidbox", "5bd2") == "5bd2.reply.celery.pidbox"
 
 
 def test_an_exchange_has_one_type(topology: Topology) -> None:
