@@ -21,6 +21,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple, Protocol
 
+from kombu_hake import forksafe
+from kombu_hake.concurrency import Reentry
 from kombu_hake.exceptions import HakeError, PublishError, PublishFailed
 from kombu_hake.limits import MAX_BATCH_ENTRIES
 from kombu_hake.publisher import Outgoing, batch_limit, check_size
@@ -73,6 +75,19 @@ class Batch:
 
     def __init__(self, in_flight: int = IN_FLIGHT) -> None:
         self._in_flight = max(1, in_flight)
+        self._entered = Reentry()
+        #: Whether a parent of this process opened it.
+        self.is_inherited = False
+        self._fresh()
+        forksafe.register(self)
+
+    def reset_after_fork(self) -> None:
+        """What is gathered is the parent's to send. The child publishes by itself: nobody would end this block here."""
+        self.is_inherited = True
+        self._entered = Reentry()
+        self._fresh()
+
+    def _fresh(self) -> None:
         self._changed = threading.Condition()
         self._open: dict[tuple[int, str], _Group] = {}
         self._jobs: queue.SimpleQueue[_Group | None] = queue.SimpleQueue()
@@ -82,13 +97,21 @@ class Batch:
         self._outstanding_bytes = 0
         self._failed: list[tuple[Published, HakeError]] = []
 
-    def add(self, sender: SendsMany, target: Target, published: Published, outgoing: Outgoing) -> None:
+    def add(self, sender: SendsMany, target: Target, published: Published, outgoing: Outgoing) -> bool:
         """Gather one message; waits while too much is outstanding.
 
+        Returns:
+            False in a signal handler (or finalizer) that interrupts this batch: the message has to be sent singly.
         Raises:
             MessageTooLarge: this message; the others are not touched.
         """
         check_size(outgoing, target)
+        with self._entered() as again:
+            if not again:
+                self._add(sender, target, published, outgoing)
+        return not again
+
+    def _add(self, sender: SendsMany, target: Target, published: Published, outgoing: Outgoing) -> None:
         address = target.url if isinstance(target, QueueTarget) else target.arn
         with self._changed:
             while self._is_full():
@@ -112,7 +135,7 @@ class Batch:
         Raises:
             PublishFailed: names each message that was not accepted.
         """
-        with self._changed:
+        with self._entered(), self._changed:
             self._submit_all()
             while self._outstanding:
                 self._changed.wait()
@@ -138,11 +161,21 @@ class Batch:
             self._submit(group)
 
     def _submit(self, group: _Group) -> None:
-        if self._jobs.qsize() >= self._idle and len(self._threads) < self._in_flight:
-            thread = threading.Thread(target=self._work, name="hake-batch", daemon=True)
-            self._threads.append(thread)
+        wants_another = self._jobs.qsize() >= self._idle and len(self._threads) < self._in_flight
+        if wants_another and not self._start_thread() and not self._threads:
+            self._send(group)  # in the caller's thread, the only one there is
+        else:
+            self._jobs.put(group)
+
+    def _start_thread(self) -> bool:
+        thread = threading.Thread(target=self._work, name="hake-batch", daemon=True)
+        try:
             thread.start()
-        self._jobs.put(group)
+        except RuntimeError as exc:  # the machine has no more, or the interpreter is ending (Python 3.12 and later)
+            logger.info("A batch goes on with %d threads: %s", len(self._threads), exc)
+            return False
+        self._threads.append(thread)
+        return True
 
     # --- the sending threads
 
@@ -155,19 +188,22 @@ class Batch:
                 self._idle -= 1
             if group is None:
                 return
-            errors: list[HakeError | None]
-            try:
-                errors = group.sender.send_batch(group.target, group.items)
-            except Exception as exc:  # a bug of ours or a strange answer: nobody must wait for it for ever
-                logger.exception("A batch failed in a way that is not known.")
-                errors = [PublishError(f"The batch failed: {exc!r}")] * len(group.items)
-            with self._changed:
-                self._failed += [
-                    (item[0], error) for item, error in zip(group.items, errors, strict=True) if error is not None
-                ]
-                self._outstanding -= len(group.items)
-                self._outstanding_bytes -= group.size_bytes
-                self._changed.notify_all()
+            self._send(group)
+
+    def _send(self, group: _Group) -> None:
+        errors: list[HakeError | None]
+        try:
+            errors = group.sender.send_batch(group.target, group.items)
+        except Exception as exc:  # a bug of ours or a strange answer: nobody must wait for it for ever
+            logger.exception("A batch failed in a way that is not known.")
+            errors = [PublishError(f"The batch failed: {exc!r}")] * len(group.items)
+        with self._changed:
+            self._failed += [
+                (item[0], error) for item, error in zip(group.items, errors, strict=True) if error is not None
+            ]
+            self._outstanding -= len(group.items)
+            self._outstanding_bytes -= group.size_bytes
+            self._changed.notify_all()
 
 
 _current: ContextVar[Batch | None] = ContextVar("kombu_hake_batch", default=None)
@@ -175,7 +211,8 @@ _current: ContextVar[Batch | None] = ContextVar("kombu_hake_batch", default=None
 
 def current_batch() -> Batch | None:
     """The batch that this thread's publishes join, if it is inside a block."""
-    return _current.get()
+    found = _current.get()
+    return None if found is None or found.is_inherited else found
 
 
 @contextmanager
@@ -200,7 +237,7 @@ def batch(in_flight: int = IN_FLIGHT) -> Iterator[Batch]:
         PublishFailed: on leaving; ``failed`` holds each message that AWS did not accept with its error. Where the block
             itself raised, that exception goes on and the failures are logged.
     """
-    outer = _current.get()
+    outer = current_batch()
     if outer is not None:
         yield outer
         return

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from kombu_hake import forksafe
 from kombu_hake._version import __version__
-from kombu_hake.concurrency import backoff_s
+from kombu_hake.concurrency import SharedParts, backoff_s
 from kombu_hake.error_table import error_for, unreachable
 from kombu_hake.exceptions import BrokerUnavailable, ConfigurationError, HakeError
 from kombu_hake.limits import SQS_MAX_WAIT_S
@@ -45,18 +45,19 @@ class Clients:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # re-entrant: a signal handler may publish in the middle of this
         self._made: dict[str, Any] = {}
         #: None until it is known whether it may be used; then it, or False.
         self._wire: SqsWire | Literal[False] | None = None
         self._last_success = float("-inf")
+        self._inherited: list[tuple[Any, ...]] = []
         forksafe.register(self)
 
     def reset_after_fork(self) -> None:
         """New clients for the child, made when needed."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         # Kept, never touched: finalizing the parent's connection pools would take their locks, held by nobody here.
-        self._inherited = (self._made, self._wire)
+        self._inherited.append((self._made, self._wire))
         self._made = {}
         self._wire = None
 
@@ -259,27 +260,17 @@ def _client(session: Any, settings: Settings, kind: str) -> Any:
         raise ConfigurationError(f"The endpoint {endpoint!r} of {service} is not usable: {exc}.") from exc
 
 
-_shared: dict[str, Any] = {}
-_shared_lock = threading.Lock()
-
-
-class _SharedReset:
-    def reset_after_fork(self) -> None:
-        global _shared_lock  # noqa: PLW0603 - a lock can't be renewed in place
-        _shared_lock = threading.Lock()
-
-
-_shared_reset = _SharedReset()
-forksafe.register(_shared_reset)
+#: Kept for nobody: scripts open a connection, close it and open the next. What changes at each one must not add up.
+_MOST_UNUSED = 8
+_shared: SharedParts[str, Any] = SharedParts(_MOST_UNUSED)
 
 
 def shared_clients(settings: Settings, build: Callable[[Settings], Any]) -> Any:
-    """One ``build(settings)`` for all equal settings of this process: pools of connections share clients and caches."""
-    key = settings.key()
-    with _shared_lock:
-        if key not in _shared:
-            _shared[key] = build(settings)
-        return _shared[key]
+    """One ``build(settings)`` for all equal settings of this process: pools of connections share clients and caches.
+
+    Hold on to what is returned for as long as it is used.
+    """
+    return _shared.get(settings.key(), lambda: build(settings))
 
 
 def boto_client(service: str, *, endpoint_url: str, region: str, key: str, secret: str) -> Any:

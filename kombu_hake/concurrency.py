@@ -1,17 +1,19 @@
-"""Two small tools for state that is shared between threads: one caller a key at a time, and caches that forget."""
+"""Small tools for state that is shared between threads: one caller a key at a time, caches that forget, re-entry."""
 
 from __future__ import annotations
 
 import random
 import threading
 import time
+import weakref
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 from kombu_hake import forksafe
 
-__all__ = ["SingleFlight", "TtlCache", "backoff_s"]
+__all__ = ["Reentry", "SharedParts", "SingleFlight", "TtlCache", "backoff_s"]
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -21,13 +23,13 @@ class SingleFlight:
     """Lets one thread a key do the work; the others wait and find it done."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # re-entrant: a signal handler may publish in the middle of this
         self._flights: dict[Hashable, tuple[threading.RLock, list[None]]] = {}
         forksafe.register(self)
 
     def reset_after_fork(self) -> None:
         """Forget flights of threads that are not in the child."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._flights = {}
 
     @contextmanager
@@ -66,6 +68,54 @@ class TtlCache(Generic[K, V]):
     def forget(self, key: K) -> None:
         """Have the next ``get`` compute the value anew."""
         self._items.pop(key, None)
+
+
+class SharedParts(Generic[K, V]):
+    """One value a key for all who use it at the same time. The latest few are kept though nobody uses them."""
+
+    def __init__(self, most: int) -> None:
+        """*most*: how many are kept for nobody. Values must allow weak references."""
+        self._most = most
+        self._lock = threading.RLock()
+        self._used: weakref.WeakValueDictionary[K, V] = weakref.WeakValueDictionary()
+        self._kept: OrderedDict[K, V] = OrderedDict()
+        forksafe.register(self)
+
+    def reset_after_fork(self) -> None:
+        """A thread that held the lock is not in the child."""
+        self._lock = threading.RLock()
+
+    def get(self, key: K, build: Callable[[], V]) -> V:
+        """The value for *key*, from ``build()`` when nobody has one."""
+        with self._lock:
+            value = self._used.get(key)
+            if value is None:
+                value = self._used[key] = build()
+            self._kept[key] = value
+            self._kept.move_to_end(key)
+            while len(self._kept) > self._most:
+                self._kept.popitem(last=False)
+            return value
+
+
+class Reentry:
+    """Tells whether this thread is inside already: a signal handler or a finalizer runs in the middle of it."""
+
+    def __init__(self) -> None:
+        self._inside: set[int] = set()
+
+    @contextmanager
+    def __call__(self) -> Iterator[bool]:
+        """Enter; whether this thread had entered before."""
+        me = threading.get_ident()
+        if me in self._inside:
+            yield True
+            return
+        self._inside.add(me)
+        try:
+            yield False
+        finally:
+            self._inside.discard(me)
 
 
 def backoff_s(attempt: int, first_s: float = 0.2, most_s: float = 5.0) -> float:

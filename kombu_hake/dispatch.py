@@ -66,10 +66,8 @@ class Dispatcher:
         gathering = current_batch()
         for target in targets:
             prepared = self._prepare(target, wire, message, routing_key)
-            if gathering is None:
+            if gathering is None or not gathering.add(self, target, published, prepared):
                 self._send(target, prepared, published, mandatory)
-            else:
-                gathering.add(self, target, published, prepared)
 
     def send_copy(self, target: QueueTarget, text: str, delay_s: int) -> None:
         """Send the text of a received message to its queue again, to come back after a delay.

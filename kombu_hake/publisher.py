@@ -5,6 +5,10 @@ Group commit
     the first of those waiting becomes the leader: it takes as many as one batch holds and sends them, the others wait
     for its answer. So a lone publisher never waits for anybody, and sixteen threads share two or three requests.
     A publish returns when AWS has accepted it, and raises when AWS has not.
+
+Re-entry
+    A signal handler, or a finalizer, may publish while its own thread is in the middle of a publish. That one can't go
+    on before the handler returns, so the handler waits for nobody: its message is a request of its own.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from typing import Any
 
 from kombu_hake import forksafe
 from kombu_hake.clients import Clients
-from kombu_hake.concurrency import backoff_s
+from kombu_hake.concurrency import Reentry, backoff_s
 from kombu_hake.envelope import attributes_bytes
 from kombu_hake.error_table import entry_error
 from kombu_hake.exceptions import BrokerUnavailable, HakeError, MessageTooLarge, PublishError
@@ -121,12 +125,14 @@ class Publisher:
         self._clients = clients
         self._lock = threading.Lock()
         self._lanes: dict[str, _Lane] = {}
+        self._entered = Reentry()
         forksafe.register(self)
 
     def reset_after_fork(self) -> None:
         """No publish of the parent is ours to answer."""
         self._lock = threading.Lock()
         self._lanes = {}
+        self._entered = Reentry()
 
     def send(self, target: Target, outgoing: Outgoing) -> None:
         """Send one message; returns when AWS has accepted it.
@@ -136,21 +142,11 @@ class Publisher:
             HakeError: AWS did not accept it, or its answer was lost (then it may have been accepted).
         """
         check_size(outgoing, target)
-        address = target.url if isinstance(target, QueueTarget) else target.arn
-        me = _Waiting(outgoing)
-        with self._lock:
-            lane = self._lanes.setdefault(address, _Lane())
-            if lane.in_flight < (_IN_FLIGHT if len(lane.waiting) + 1 >= _WORTH_IT else 1):
-                lane.in_flight += 1
-                me.leads = True
+        with self._entered() as again:
+            if again:
+                self._single(target, outgoing)
             else:
-                lane.waiting.append(me)
-        if not me.leads:
-            self._wait(lane, me, address)
-        if me.leads:
-            self._lead(target, lane, me, address)
-        if me.error is not None:
-            raise me.error
+                self._send_with_others(target, outgoing)
 
     def send_many(self, target: Target, batch: Sequence[Outgoing]) -> list[HakeError | None]:
         """Send up to ten messages in one request, trying again what AWS could not take for now.
@@ -178,11 +174,34 @@ class Publisher:
                 break
         return errors
 
-    def _lead(self, target: Target, lane: _Lane, me: _Waiting, address: str) -> None:
-        """Send *me* and those who wait with it, then hand the lead over."""
-        with self._lock:
-            batch = [me, *self._take(target, lane, me)]
+    def _send_with_others(self, target: Target, outgoing: Outgoing) -> None:
+        address = target.url if isinstance(target, QueueTarget) else target.arn
+        me = _Waiting(outgoing)
+        lane: _Lane | None = None
         try:
+            with self._lock:
+                lane = self._lanes.setdefault(address, _Lane())
+                if lane.in_flight < (_IN_FLIGHT if len(lane.waiting) + 1 >= _WORTH_IT else 1):
+                    lane.in_flight += 1
+                    me.leads = True
+                else:
+                    lane.waiting.append(me)
+            if not me.leads:
+                me.done.wait()
+            if me.leads:
+                self._lead(target, lane, me)
+        finally:  # Celery's time limits interrupt a thread anywhere, and the lead must not be lost with it
+            if lane is not None:
+                self._leave(lane, me, address)
+        if me.error is not None:
+            raise me.error
+
+    def _lead(self, target: Target, lane: _Lane, me: _Waiting) -> None:
+        """Send *me* and those who wait with it."""
+        batch = [me]
+        try:
+            with self._lock:
+                batch += self._take(target, lane, me)
             if len(batch) == 1:
                 self._single(target, me.outgoing)
             else:
@@ -193,7 +212,6 @@ class Publisher:
                 # Each thread raises an error of its own: a traceback is written into the instance.
                 waiting.error = _copy(exc) if isinstance(exc, HakeError) else BrokerUnavailable(_INTERRUPTED % exc)
         finally:
-            self._hand_over(lane, address)
             for waiting in batch[1:]:
                 waiting.done.set()
 
@@ -214,21 +232,14 @@ class Publisher:
             return exc
         return None
 
-    def _wait(self, lane: _Lane, me: _Waiting, address: str) -> None:
-        """Wait for the answer, or for the lead; a thread that is interrupted leaves nothing hanging."""
-        try:
-            me.done.wait()
-        except BaseException:
-            with self._lock:
-                if me in lane.waiting:
-                    lane.waiting.remove(me)
-                abdicates = me.leads
-            if abdicates:
-                self._hand_over(lane, address)
-            raise
-
-    def _hand_over(self, lane: _Lane, address: str) -> None:
+    def _leave(self, lane: _Lane, me: _Waiting, address: str) -> None:
+        """Hand the lead over, if *me* has it; one that is interrupted while it waits leaves nothing hanging."""
         with self._lock:
+            if me in lane.waiting:
+                lane.waiting.remove(me)
+            if not me.leads:
+                return
+            me.leads = False
             lane.in_flight -= 1
             if lane.waiting:
                 heir = lane.waiting.pop(0)

@@ -12,7 +12,8 @@ import os
 import time
 import weakref
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import kombu.exceptions
 from kombu.transport import base
@@ -48,7 +49,8 @@ _PER_TURN = 100
 _BLANK = " "
 
 
-class _Shared(NamedTuple):
+@dataclass(frozen=True)
+class _Shared:
     """What all connections of a process with equal settings share."""
 
     clients: Clients
@@ -115,8 +117,9 @@ class Transport(base.Transport):  # type: ignore[misc]
             BrokerUnavailable: no answer within the connect timeout.
         """
         self.settings = self._load_settings()
-        shared: _Shared = shared_clients(self.settings, _build_shared)
-        self.clients, self.topology, self.dispatcher, self.dead_letters = shared
+        self._shared: _Shared = shared_clients(self.settings, _build_shared)
+        self.clients, self.topology = self._shared.clients, self._shared.topology
+        self.dispatcher, self.dead_letters = self._shared.dispatcher, self._shared.dead_letters
         if self.settings.topology != "assume":  # which asks AWS nothing
             self.clients.check()
         self.inbox = Inbox()

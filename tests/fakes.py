@@ -25,6 +25,7 @@ from fake_sqs import FakeSqs
 from kombu import Connection
 
 from kombu_hake import clients as clients_module
+from kombu_hake.concurrency import SharedParts
 from kombu_hake.exceptions import AccessDenied
 from kombu_hake.settings import Settings, load, split_url
 
@@ -238,7 +239,7 @@ def make_settings(url: str = URL, **options: Any) -> Settings:
 @contextmanager
 def connected(fake: FakeClients, url: str = URL, **options: Any) -> Iterator[Connection]:
     """A kombu connection whose AWS is *fake*; closed at the end, with nothing left to poll."""
-    shared: dict[str, Any] = {}
+    shared: SharedParts[str, Any] = SharedParts(most=8)
 
     def made(settings: Settings) -> FakeClients:
         fake.settings = settings

@@ -1,13 +1,15 @@
 """One caller a key at a time; caches that forget; pauses that grow."""
 
+import gc
 import threading
+import weakref
 
 import pytest
 from fakes import FakeClock, eventually
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kombu_hake.concurrency import SingleFlight, TtlCache, backoff_s
+from kombu_hake.concurrency import SharedParts, SingleFlight, TtlCache, backoff_s
 
 
 def test_callers_of_one_key_go_one_after_another() -> None:
@@ -129,3 +131,34 @@ def test_pauses_grow_up_to_a_limit(attempt: int) -> None:
     assert 0.1 <= backoff_s(attempt) <= 5.0
     assert backoff_s(attempt + 1) >= min(5.0, 0.2 * 2 ** min(attempt + 1, 9)) / 2
     assert backoff_s(attempt, first_s=0.5, most_s=1.0) <= 1.0
+
+
+# --- SharedParts
+
+
+class Part:
+    """Something that is shared."""
+
+
+def test_equal_keys_share_a_value() -> None:
+    parts: SharedParts[str, Part] = SharedParts(most=2)
+    assert parts.get("a", Part) is parts.get("a", Part)
+    assert parts.get("a", Part) is not parts.get("b", Part)
+
+
+def test_the_latest_values_are_kept_though_nobody_uses_them() -> None:
+    parts: SharedParts[str, Part] = SharedParts(most=2)
+    first, second = weakref.ref(parts.get("a", Part)), weakref.ref(parts.get("b", Part))
+    parts.get("a", Part)
+    parts.get("c", Part)
+    gc.collect()
+    assert first() is parts.get("a", Part)
+    assert second() is None
+
+
+def test_a_value_that_is_used_is_shared_however_many_came_after_it() -> None:
+    parts: SharedParts[str, Part] = SharedParts(most=2)
+    used = parts.get("a", Part)
+    for number in range(10):
+        parts.get(str(number), Part)
+    assert parts.get("a", Part) is used

@@ -148,7 +148,7 @@ def test_locks_that_another_thread_holds_are_free_in_the_child(fake: FakeClients
     publisher, inbox, clients = Publisher(fake), Inbox(), Clients(make_settings())
     leases = Leases(fake, visibility_s=30, linger_s=0.1, clock=clock)
     url = QueueUrl(fake.sqs("create_queue", QueueName="q")["QueueUrl"])
-    locks = [publisher._lock, inbox._changed, leases._lock, clients._lock, clients_module._shared_lock]
+    locks = [publisher._lock, inbox._changed, leases._lock, clients._lock, clients_module._shared._lock]
     let_go = [held_elsewhere(lock) for lock in locks]
 
     def use_all() -> None:
@@ -157,7 +157,7 @@ def test_locks_that_another_thread_holds_are_free_in_the_child(fake: FakeClients
         assert inbox.get(0) is None
         leases.ack(Lease(url, "handle-1", 0.0, 30.0))
         assert leases.flush(5.0)
-        clients_module.shared_clients(make_settings(region="other"), lambda settings: "made")
+        clients_module.shared_clients(make_settings(region="other"), lambda settings: {"made"})
         with clients._lock:
             pass
 
