@@ -1,7 +1,9 @@
 """The Python in README.md and docs/ runs as it stands, on an embedded AWS; the README's examples with real workers.
 
 The blocks of a page run one after the other in one process. A block whose first line is a comment with a file name,
-such as ``# shop.py``, becomes that file. docs/testing.md is about pytest and has a test of its own.
+such as ``# shop.py`` or ``# orders/tasks.py``, becomes that file. After a block marked ``<!-- django -->`` Django is set
+up with the page's ``shop/settings.py``, as in ``manage.py shell``. docs/testing.md is about pytest and has a test of its
+own.
 """
 
 import os
@@ -17,36 +19,47 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from support.pages import PAGES as ALL_PAGES
+from support.pages import README, blocks, page_id
 
 from kombu_hake.testing import EmbeddedAWS
 
-ROOT = Path(__file__).parents[2]
-README = ROOT / "README.md"
-PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMANDS = re.compile(r"^<!-- run: (\w+) -->\n```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-FILE = re.compile(r"# ([\w/]+\.py)\n")
-PAGES = [
-    page
-    for page in (README, *sorted((ROOT / "docs").glob("*.md")))
-    if PYTHON.search(page.read_text()) and page.name != "testing.md"
-]
+PAGES = [page for page in ALL_PAGES if blocks(page, "python") and page.name != "testing.md"]
 PATIENCE_S = 60.0
 
 #: Runs the blocks of a page so that a traceback has the line of the page.
 RUNNER = """
-import re, sys
+import os, re, sys
 from pathlib import Path
 
 page, text = sys.argv[1], Path(sys.argv[1]).read_text()
 space = {"__name__": "__main__"}
-for block in re.finditer(r"^```python\\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
-    named = re.match(r"# ([\\w/]+\\.py)\\n", block[1])
+
+
+def set_up_django():
+    import django
+    from django.core.management import call_command
+
+    os.environ["DJANGO_SETTINGS_MODULE"] = "shop.settings"
+    django.setup()
+    call_command("migrate", run_syncdb=True, verbosity=0)
+
+
+for block in re.finditer(r"^(<!-- django -->\\n)?```python\\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+    named = re.match(r"# ([\\w/]+\\.py)\\n", block[2])
     if named:
-        Path(named[1]).write_text(block[1])
-        sys.modules.pop(Path(named[1]).stem, None)
-    else:
-        lines_before = text.count("\\n", 0, block.start(1))
-        exec(compile("\\n" * lines_before + block[1], page, "exec"), space)
+        path = Path(named[1])
+        path.parent.mkdir(exist_ok=True, parents=True)
+        for folder in list(path.parents)[:-1]:
+            (folder / "__init__.py").touch()
+        path.write_text(block[2])
+        sys.modules.pop(".".join(path.with_suffix("").parts), None)
+        continue
+    if block[1] and "django" not in sys.modules:
+        set_up_django()
+    lines_before = text.count("\\n", 0, block.start(2))
+    exec(compile("\\n" * lines_before + block[2], page, "exec"), space)
 """
 
 
@@ -66,7 +79,7 @@ def environment(hake_aws: EmbeddedAWS) -> Iterator[dict[str, str]]:
     hake_aws.reset()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_the_blocks_of_a_page_run(page: Path, environment: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "run_page.py").write_text(RUNNER)
     done = subprocess.run(
@@ -116,7 +129,7 @@ def wait_for(log: Path, text: str, process: "subprocess.Popen[bytes] | None" = N
 
 def example(number: int, folder: Path) -> tuple[list[str], str]:
     """Write the README's example and return its commands: those that start workers, and the one that sends."""
-    files = [block for block in PYTHON.findall(README.read_text()) if block.startswith("# shop.py\n")]
+    files = [block.code for block in blocks(README, "python") if block.code.startswith("# shop.py\n")]
     (folder / "shop.py").write_text(files[number])
     commands = [(what, text.strip()) for what, text in COMMANDS.findall(README.read_text())]
     (_, workers), (what, send) = commands[2 * number : 2 * number + 2]
