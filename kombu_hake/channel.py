@@ -24,6 +24,7 @@ from kombu_hake.exceptions import AccessDenied, HakeError
 from kombu_hake.inbox import Delivery
 from kombu_hake.lease import About, Lease
 from kombu_hake.limits import FIFO_SUFFIX
+from kombu_hake.mailbox import is_mailbox
 from kombu_hake.messages import HakeMessage, label, receive_count, sent_ms, task_of, to_message
 from kombu_hake.naming import QueueUrl
 from kombu_hake.parking import EARLY_S, How, due_ms, plan
@@ -409,6 +410,8 @@ class Channel(DeclaringChannel):
         message = to_message(envelope, delivery, self, tag, consumer_tag, is_bound=bool(bound and bound.exchanges()))
         lease = message.lease = delivery.lease
         lease.label = f"{label(message)} from queue {delivery.queue}"
+        if is_mailbox(delivery.queue):
+            self._dispatcher.command_came()
         lease.about = About(self.channel_id, tag, delivery.queue, *task_of(message))
         if no_ack:
             self._leases.ack(lease)

@@ -5,14 +5,16 @@ Between the channel, which speaks AMQP, and the publisher, which speaks AWS.
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
-from kombu_hake.batching import Published, current_batch, no_batch
+from kombu_hake.batching import Published, batch, current_batch, no_batch
 from kombu_hake.concurrency import backoff_s
 from kombu_hake.envelope import Wire, encode
+from kombu_hake.events import Event, EventSender
 from kombu_hake.exceptions import (
     AccessDenied,
     BrokerUnavailable,
@@ -32,8 +34,12 @@ from kombu_hake.topology import Topology
 
 __all__ = ["Dispatcher"]
 
+logger = logging.getLogger(__name__)
+
 #: A batch has no caller's retry policy: it tries for about ten seconds by itself, on top of the SDK's tries.
 _BATCH_TRIES = 6
+#: AMQP's delivery mode of a message that need not survive.
+_TRANSIENT = 1
 
 
 class Dispatcher:
@@ -44,6 +50,7 @@ class Dispatcher:
         self._routes = routes
         self._publisher = publisher
         self._settings = settings
+        self._events = EventSender(self._publish_events)
 
     def publish_now(self, message: Mapping[str, Any], exchange: str, routing_key: str, *, mandatory: bool) -> None:
         """As :meth:`publish`, and outside of any batch: what depends on its being accepted follows at once."""
@@ -53,8 +60,16 @@ class Dispatcher:
     def publish(self, message: Mapping[str, Any], exchange: str, routing_key: str, *, mandatory: bool) -> None:
         """Send a message wherever exchange and routing key lead; returns when AWS has accepted it everywhere.
 
+        Celery's events are an exception in a worker: see :mod:`kombu_hake.events`.
+
         Raises: as :meth:`kombu_hake.channel.Channel.basic_publish`.
         """
+        if self._events.is_on and self._is_event(message, exchange):
+            self._events.put(Event(message, exchange, routing_key))
+        else:
+            self._publish(message, exchange, routing_key, mandatory)
+
+    def _publish(self, message: Mapping[str, Any], exchange: str, routing_key: str, mandatory: bool) -> None:
         targets = self._routes.resolve(exchange, routing_key, mandatory=mandatory)
         priority = message["properties"].get("priority")
         if priority:
@@ -68,6 +83,32 @@ class Dispatcher:
             prepared = self._prepare(target, wire, message, routing_key)
             if gathering is None or not gathering.add(self, target, published, prepared):
                 self._send(target, prepared, published, mandatory)
+
+    def send_events_aside(self) -> None:
+        """From now on, send this process's events from a thread of their own."""
+        self._events.is_on = True
+
+    def flush_events(self, timeout_s: float) -> None:
+        """Wait until the events that were published so far are sent, or can't be."""
+        if not self._events.flush(timeout_s):
+            logger.info("Some events were not sent within %s s.", timeout_s)
+
+    def command_came(self) -> None:
+        """A command of remote control has arrived, maybe from somebody who listens to events now."""
+        self._routes.listeners.command_came()
+
+    def _is_event(self, message: Mapping[str, Any], exchange: str) -> bool:
+        # Celery's are transient; a durable message of the user's own is none, whatever exchange he can do without.
+        is_transient = message["properties"].get("delivery_mode") == _TRANSIENT
+        return is_transient and self._routes.is_event_exchange(exchange)
+
+    def _publish_events(self, events: Sequence[Event]) -> None:
+        if len(events) == 1:
+            self._publish(*events[0], mandatory=False)
+            return
+        with batch(in_flight=1):
+            for event in events:
+                self._publish(*event, mandatory=False)
 
     def send_copy(self, target: QueueTarget, text: str, delay_s: int) -> None:
         """Send the text of a received message to its queue again, to come back after a delay.

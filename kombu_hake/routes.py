@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from kombu_hake.concurrency import TtlCache
 from kombu_hake.exceptions import InvalidName, QueueNotFound, ReplyQueueNotFound, Unroutable
+from kombu_hake.listeners import Listeners
 from kombu_hake.mailbox import is_mailbox, is_reply_exchange, reply_queue
 from kombu_hake.naming import QueueUrl, TopicArn
 from kombu_hake.settings import Settings
@@ -50,6 +51,7 @@ class Routes:
         self._own_queue: TtlCache[str, QueueUrl | None] = TtlCache(_ABSENT_TTL_S)
         self._routable: TtlCache[str, bool] = TtlCache(_ROUTABLE_TTL_S)
         self._warned: TtlCache[str, None] = TtlCache(_ABSENT_TTL_S)
+        self.listeners = Listeners(self._count_listeners)
 
     def resolve(self, exchange: str, routing_key: str, *, mandatory: bool = False) -> list[Target]:
         """The targets of a publish; ``[]`` when it reaches nobody and that is all right.
@@ -65,8 +67,8 @@ class Routes:
             return self._direct(routing_key, mandatory)
         denied = self._topology.denied(exchange)
         own = self._own(exchange) if exchange == routing_key else None
-        if self._is_event_exchange(exchange) and (
-            denied is not None or self._topology.topics.subscribers(exchange) == 0
+        if self.is_event_exchange(exchange) and (
+            denied is not None or not self.listeners.is_heard(exchange, routing_key)
         ):
             return []
         if denied is not None and own is None:
@@ -87,6 +89,7 @@ class Routes:
         """Where to publish instead, after AWS said that the topic does not exist: it is created."""
         if self._settings.is_best_effort(exchange):
             self._topology.topics.is_gone(exchange)
+            self.listeners.nobody(exchange)
             return []
         self._routable.forget(exchange)
         arn = self._topology.topics.create(exchange, self._topology.exchange_type(exchange))
@@ -95,13 +98,17 @@ class Routes:
             return self._unroutable(exchange, routing_key, mandatory=mandatory)
         return [TopicTarget(exchange, arn)]
 
-    def _is_event_exchange(self, exchange: str) -> bool:
+    def is_event_exchange(self, exchange: str) -> bool:
         """Whether publishing is skipped while nobody listens.
 
         Celery sends a heartbeat event every two seconds, listened to or not. Remote control is the other best-effort
-        exchange, and rare: it is always sent, because "nobody listens" may be a minute old.
+        exchange, and rare: it is always sent, because "nobody listens" may be minutes old.
         """
         return self._settings.is_best_effort(exchange) and not is_mailbox(exchange)
+
+    def _count_listeners(self, exchange: str) -> int | None:
+        self._topology.topics.forget_subscribers(exchange)
+        return self._topology.topics.subscribers(exchange)
 
     def _reply(self, exchange: str, routing_key: str) -> QueueTarget:
         queue = reply_queue(exchange, routing_key)

@@ -144,6 +144,7 @@ class Transport(base.Transport):  # type: ignore[misc]
         _open.discard(self)
         for channel in list(self.channels):
             channel.close()
+        self.dispatcher.flush_events(self.settings.stop_timeout)
         self.leases.stop(self.settings.stop_timeout)
         self.temporaries.delete_all()
         for loop, fd in self._loops:
@@ -189,6 +190,7 @@ class Transport(base.Transport):  # type: ignore[misc]
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
         """Have the event loop call us when the inbox holds anything. Again after each reconnect."""
+        self.dispatcher.send_events_aside()
         fd = self.inbox.fileno()
         loop.add_reader(fd, self._on_readable)
         self._loops.append((loop, fd))

@@ -227,3 +227,50 @@ def test_the_region_and_account_of_a_topic_are_those_of_the_credentials(fake: Fa
     here.publish("orders", "k")
     [params] = [params for name, params in fake.calls if name == "publish"]
     assert params["TopicArn"] == f"arn:aws:sns:{REGION}:{ACCOUNT}:orders"
+
+
+# --- events
+
+
+@pytest.fixture
+def _soon_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kombu_hake.events._IDLE_S", 0.05)
+
+
+@pytest.mark.usefixtures("_soon_idle")
+def test_a_worker_sends_events_aside_and_together(fake: FakeClients, here: Process, elsewhere: Process) -> None:
+    elsewhere.declare("monitor", Binding("celeryev", "topic", "#"))
+    here.dispatcher.send_events_aside()
+    for number in range(5):
+        here.publish("celeryev", "task.sent", str(number).encode(), delivery_mode=1)
+    here.dispatcher.flush_events(10)
+    assert sorted(bodies(fake, "monitor")) == ["0", "1", "2", "3", "4"]
+
+
+@pytest.mark.usefixtures("_soon_idle")
+def test_an_event_that_cannot_be_sent_is_dropped_and_a_message_raises(
+    fake: FakeClients, here: Process, elsewhere: Process, caplog: pytest.LogCaptureFixture
+) -> None:
+    elsewhere.declare("monitor", Binding("celeryev", "topic", "#"))
+    here.dispatcher.send_events_aside()
+    fake.fail("publish", BrokerUnavailable("no SNS"))
+    here.publish("celeryev", "task.sent", delivery_mode=1)
+    here.dispatcher.flush_events(10)
+    assert bodies(fake, "monitor") == []
+    assert "tasks are not affected: no SNS" in caplog.text
+    fake.fail("publish", BrokerUnavailable("no SNS"))
+    with pytest.raises(BrokerUnavailable):
+        here.publish("celeryev", "task.sent", delivery_mode=2)
+
+
+def test_a_command_makes_an_idle_worker_look_for_listeners(
+    fake: FakeClients, here: Process, elsewhere: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here.publish("celeryev", "worker.heartbeat", delivery_mode=1)
+    elsewhere.declare("monitor", Binding("celeryev", "topic", "#"))
+    here.publish("celeryev", "worker.heartbeat", delivery_mode=1)
+    assert bodies(fake, "monitor") == []
+    monkeypatch.setattr("kombu_hake.listeners._AFTER_COMMAND_S", 0.0)
+    here.dispatcher.command_came()
+    here.publish("celeryev", "worker.heartbeat", delivery_mode=1)
+    assert bodies(fake, "monitor") == ["hello"]

@@ -14,9 +14,9 @@ PACKAGE = Path(kombu_hake.__file__).parent
 LAYERS = (
     "_version cli_graph cli_tables envelope exceptions forksafe limits mailbox plugin priorities sigv4 signals worker",
     "bindings concurrency costs credit globs naming parking policy",
-    "lease options routing trouble",
+    "lease listeners options routing trouble",
     "admission filters group_registry settings",
-    "error_table group_setup",
+    "error_table events group_setup",
     "groups wire",
     "clients",
     "home lost_tasks settling testing",

@@ -9,6 +9,7 @@ from kombu.exceptions import InconsistencyError
 
 from kombu_hake.bindings import Binding
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, Unroutable
+from kombu_hake.listeners import Listeners
 from kombu_hake.queues import QueueSpec
 from kombu_hake.routes import QueueTarget, Routes, TopicTarget
 from kombu_hake.topology import PRIVATE_EXCHANGE, Topology
@@ -184,7 +185,7 @@ def test_events_are_not_published_while_nobody_listens(
     assert fake.count("get_topic_attributes") == 1
     assert not caplog.records
     elsewhere.declare("monitor", Binding("celeryev", "topic", "#"))
-    here.topology.topics.forget_subscribers("celeryev")  # a minute later
+    here.routes.listeners = Listeners(here.routes._count_listeners)  # some minutes later
     assert here.targets("celeryev", "worker.heartbeat") == ["topic celeryev"]
 
 
