@@ -110,10 +110,22 @@ def server_error(request: Request, status: int) -> Message:
     return error(request.service, status, code, "We encountered an internal error. Please try again.")
 
 
-def throttled(request: Request) -> Message:
-    """SQS answers 400 ThrottlingException, SNS 429 Throttled."""
-    status, code = {"sqs": (400, "ThrottlingException"), "sns": (429, "Throttled")}[request.service]
+def throttled(request: Request, *, in_older_words: bool = False) -> Message:
+    """SQS answers 400 ThrottlingException or 403 RequestThrottled, SNS 429 Throttled or 400 Throttling."""
+    words = {
+        "sqs": ((400, "ThrottlingException"), (403, "RequestThrottled")),
+        "sns": ((429, "Throttled"), (400, "Throttling")),
+    }
+    status, code = words[request.service][in_older_words]
     return error(request.service, status, code, "Rate exceeded")
+
+
+def expired(request: Request) -> Message:
+    """403: temporary credentials whose time is over."""
+    return error(
+        request.service, 403, "ExpiredToken", "The security token included in the request is expired",
+        shape="ExpiredTokenException",
+    )  # fmt: skip
 
 
 def access_denied(request: Request) -> Message:

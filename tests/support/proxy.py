@@ -73,6 +73,7 @@ class Proxy:
         self._server: asyncio.Server | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._is_silent = False
         self._reset_stats()
 
     # ---- for the test
@@ -140,6 +141,13 @@ class Proxy:
     def accept(self) -> None:
         """Listen again, on the same port."""
         self._run(self.listen())
+
+    def swallow(self, yes: bool) -> None:
+        """From now on answer nothing, what is under way included, and forward nothing; or serve again.
+
+        What was swallowed is never answered, as when a network that dropped everything comes back.
+        """
+        self._is_silent = yes
 
     # ---- in the event loop
 
@@ -212,6 +220,8 @@ class Proxy:
             return
         request = wire.parse_request(message)
         self._count_request(request)
+        if self._is_silent:
+            return
         fired = self._book.fire(request.action, lambda: request.target)
         half_s = self.latency_s / 2
         if half_s:
@@ -229,7 +239,8 @@ class Proxy:
         self._count_response(request, answer)
         if half_s:
             await asyncio.sleep(half_s)
-        client.send(answer)
+        if not self._is_silent:
+            client.send(answer)
 
     async def _serve_faulty(self, client: ClientSide, plan: Plan) -> Message | None:
         """Carry out a plan; the response to give, if there is to be one."""
@@ -250,6 +261,10 @@ class Proxy:
             self._spawn(self._ask_later(seconds, act))
         if plan.close == "lost":
             client.close()
+            return None
+        if plan.close == "cut":
+            client.send(answer._replace(body=answer.body[: len(answer.body) // 2]))
+            client.reset()
             return None
         return answer
 

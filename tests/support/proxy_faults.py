@@ -41,7 +41,9 @@ class Plan:
     Attributes:
         request: What to forward.
         delay_s: Wait so long first.
-        close: ``""``, ``reset`` (before forwarding), ``lost`` (after forwarding) or ``never`` (do not answer at all).
+        original: What came from the client.
+        close: ``""``, ``reset`` (before forwarding), ``lost`` (after forwarding), ``cut`` (in the middle of the answer)
+            or ``never`` (do not answer at all).
         refuse_s: Stop listening for so long.
         answer: Say this instead of forwarding.
         acted: Kinds of the faults that did something to the request.
@@ -55,6 +57,7 @@ class Plan:
     answer: Message | None = None
     acted: list[str] = field(default_factory=list)
     later: list[tuple[float, Callable[[], Request]]] = field(default_factory=list)
+    original: Request | None = None
     is_reordered: bool = False
     is_duplicated: bool = False
     failed_ids: list[str] = field(default_factory=list)
@@ -90,7 +93,7 @@ class Faults:
 
     def plan(self, request: Request, fired: list[Rule]) -> Plan:
         """Decide what happens to a request."""
-        plan = Plan(request)
+        plan = Plan(request, original=request)
         for rule in fired:
             if _HANDLERS[rule.kind](self, plan, rule):
                 plan.acted.append(rule.kind)
@@ -127,7 +130,10 @@ class Faults:
         return self._answer(plan, wire.server_error(plan.request, rule.status))
 
     def _throttle(self, plan: Plan, rule: Rule) -> bool:
-        return self._answer(plan, wire.throttled(plan.request))
+        return self._answer(plan, wire.throttled(plan.request, in_older_words=rule.status == 403))
+
+    def _expired(self, plan: Plan, rule: Rule) -> bool:
+        return self._answer(plan, wire.expired(plan.request))
 
     def _access_denied(self, plan: Plan, rule: Rule) -> bool:
         return self._answer(plan, wire.access_denied(plan.request))
@@ -139,6 +145,10 @@ class Faults:
     def _lost_response(self, plan: Plan, rule: Rule) -> bool:
         plan.close = plan.close or "lost"
         return plan.close == "lost"
+
+    def _cut(self, plan: Plan, rule: Rule) -> bool:
+        plan.close = plan.close or "cut"
+        return plan.close == "cut"
 
     def _black_hole(self, plan: Plan, rule: Rule) -> bool:
         plan.close = "never"

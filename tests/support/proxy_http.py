@@ -162,7 +162,7 @@ class ClientSide(asyncio.Protocol):
             self._transport.close()
 
     def reset(self) -> None:
-        """End the connection with a reset (RST), dropping what was not sent."""
+        """End the connection with a reset (RST), dropping what was not sent yet."""
         if self._transport is None:
             return
         sock = self._transport.get_extra_info("socket")

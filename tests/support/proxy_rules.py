@@ -10,10 +10,12 @@ from typing import Any
 
 KINDS: dict[str, str] = {
     "status": "answer with the HTTP status `status` (500, 503) without asking upstream",
-    "throttle": "answer as AWS does when the caller is too fast",
+    "throttle": "answer as AWS does when the caller is too fast; with `status` 403 in its older words",
+    "expired": "answer as AWS does when the credentials have expired",
     "access_denied": "answer as AWS does when the caller has no right",
     "reset": "reset the connection before the request is forwarded",
     "lost_response": "forward, then close the connection instead of answering: the request took effect",
+    "cut": "forward, then reset the connection in the middle of the answer: the request took effect",
     "black_hole": "take the request and never answer",
     "refuse": "reset all connections and stop listening for `seconds`",
     "delay": "answer `seconds` later",

@@ -267,6 +267,8 @@ def test_a_long_poll_delays_no_other_request(proxy: Proxy, upstream: Upstream) -
         (Rule("status"), "InternalFailure;Receiver", "InternalError", (500, 500)),
         (Rule("status", status=503), "ServiceUnavailable;Receiver", "ServiceUnavailable", (503, 503)),
         (Rule("throttle"), "ThrottlingException;Sender", "Throttled", (400, 429)),
+        (Rule("throttle", status=403), "RequestThrottled;Sender", "Throttling", (403, 400)),
+        (Rule("expired"), "ExpiredToken;Sender", "ExpiredToken", (403, 403)),
         (Rule("access_denied"), "AccessDenied;Sender", "AuthorizationError", (403, 403)),
     ],
 )
@@ -323,6 +325,13 @@ def test_a_request_whose_response_is_lost_took_effect(proxy: Proxy, upstream: Up
     assert upstream.actions() == ["SendMessage"]
 
 
+def test_an_answer_that_is_cut_belongs_to_a_request_that_took_effect(proxy: Proxy, upstream: Upstream) -> None:
+    proxy.rules = [Rule("cut")]
+    with pytest.raises((ConnectionResetError, http.client.IncompleteRead)):
+        sqs(proxy, "SendMessage")
+    assert upstream.actions() == ["SendMessage"]
+
+
 def test_a_black_hole_takes_the_request_and_never_answers(proxy: Proxy, upstream: Upstream) -> None:
     proxy.rules = [Rule("black_hole")]
     with socket.create_connection(("127.0.0.1", int(proxy.endpoint_url.rpartition(":")[2])), timeout=SHORT_S) as client:
@@ -330,6 +339,19 @@ def test_a_black_hole_takes_the_request_and_never_answers(proxy: Proxy, upstream
         with pytest.raises(TimeoutError):
             client.recv(1)
     assert upstream.requests == []
+
+
+def test_what_was_swallowed_is_never_answered_and_what_comes_later_is(proxy: Proxy, upstream: Upstream) -> None:
+    proxy.swallow(True)
+    with socket.create_connection(("127.0.0.1", int(proxy.endpoint_url.rpartition(":")[2])), timeout=SHORT_S) as client:
+        client.sendall(b"POST / HTTP/1.1\r\nX-Amz-Target: AmazonSQS.SendMessage\r\nContent-Length: 0\r\n\r\n")
+        with pytest.raises(TimeoutError):
+            client.recv(1)
+        proxy.swallow(False)
+        assert sqs(proxy, "SendMessage")[0] == 200
+        with pytest.raises(TimeoutError):
+            client.recv(1)
+    assert upstream.actions() == ["SendMessage"]
 
 
 def test_refusal_ends_open_connections_and_lasts_its_time(proxy: Proxy) -> None:

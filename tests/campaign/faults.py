@@ -1,0 +1,51 @@
+"""The kinds of fault: what the proxy does, and what workers and publishers are told to make of silence."""
+
+from dataclasses import dataclass
+
+from support.proxy_rules import Rule
+
+#: Every tenth request.
+SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of fault.
+
+    Attributes:
+        says: What is done to requests.
+        rules: For the proxy; journal entries are written only while there are rules.
+        lasting: Seconds for which a declaration takes no effect: publishing starts so long after the workers.
+        loses_answers: Whether a request may take effect without an answer.
+    """
+
+    says: str
+    rules: tuple[Rule, ...]
+    lasting: float = 0.0
+    loses_answers: bool = False
+
+
+def _each(kind: str, action: str | None = None, **more: float) -> Rule:
+    return Rule(kind, action, probability=SHARE, **more)  # type: ignore[arg-type]
+
+
+KINDS = {
+    "none": Kind("nothing but the kills", (Rule("delay", probability=0.0),)),
+    # Whoever has a connection loses it: one in a hundred requests takes a dozen others with it.
+    "refused": Kind("all connections reset, new ones refused for 0.3 s", (
+        Rule("refuse", probability=0.01, seconds=0.3),), loses_answers=True),
+    "reset": Kind("connection reset before, or in the middle of the answer", (
+        Rule("reset", probability=SHARE / 2), Rule("cut", probability=SHARE / 2)), loses_answers=True),
+    "black-hole": Kind("never answered", (_each("black_hole"),)),
+    "slow": Kind("answered 2 s later", (_each("delay", seconds=2.0),)),
+    "500": Kind("500", (_each("status", status=500),)),
+    "503": Kind("503", (_each("status", status=503),)),
+    "throttled": Kind("throttled, in the two forms of each service", (
+        Rule("throttle", probability=SHARE / 2), Rule("throttle", probability=SHARE / 2, status=403))),
+    "lost-response": Kind("took effect, and the answer is lost", (_each("lost_response"),), loses_answers=True),
+    "partial": Kind("a batch's entries refused one by one", (_each("partial_failure"),)),
+    "duplicate": Kind("what is received comes again", (_each("duplicate"),)),
+    "reorder": Kind("shuffled, and one kept back", (_each("reorder"),)),
+    "expired": Kind("the credentials have expired, then they are fine", (_each("expired"),)),
+    "delayed-effect": Kind("policies and filters act 2 s later", (Rule("delayed_effect", seconds=2.0),), lasting=4.0),
+}  # fmt: skip
