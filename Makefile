@@ -31,6 +31,16 @@ emulator: .venv/dev.stamp .venv-ministack ## Tests through kombu on moto and min
 processes: .venv/dev.stamp ## Tests with real Celery workers
 	$(PYTEST) tests/processes $(ARGS)
 
+# The tools of tests/campaign: minutes to hours long, so no part of `make test`, which has small versions of them.
+campaign: .venv/dev.stamp ## Events under every kind of fault, workers killed: ARGS="--events 500 --kinds black-hole"
+	@cd tests && ../$(BIN)/python -m campaign.kinds $(ARGS)
+
+outage: .venv/dev.stamp ## Two minutes without AWS in mid-load: ARGS="--kind black-hole --seconds 120"
+	@cd tests && ../$(BIN)/python -m campaign.outage $(ARGS)
+
+soak: .venv/dev.stamp ## Mixed load, random faults, what grows: ARGS="--minutes 30"
+	@cd tests && ../$(BIN)/python -m campaign.soak $(ARGS)
+
 bench: | python ## Throughput, latency and cost beside the peers (its own environment)
 	$(PYTHON) benchmarks/run.py $(ARGS)
 

@@ -322,10 +322,12 @@ class Leases:
 
     def _deliver(self, request: Request) -> None:
         error: HakeError = BrokerUnavailable("not tried")
-        for attempt in range(_TRIES):
-            if attempt:
-                time.sleep(backoff_s(attempt - 1))
+        tries = 0
+        while tries < _TRIES or self._is_worth_more(request):
+            if tries:
+                time.sleep(backoff_s(tries - 1))
                 self._forget_late_releases(request)
+            tries += 1
             if not request.leases:
                 return
             asked_at = self._clock()
@@ -343,6 +345,11 @@ class Leases:
                 error = answer.later[0][1]
         if request.leases:
             raise error
+
+    def _is_worth_more(self, request: Request) -> bool:
+        """An ack saves a second run as long as nobody else gets the message."""
+        is_held = any(lease.held_until > self._clock() for lease in request.leases)
+        return is_held and request.kind == "ack" and not self._stopping
 
     def _forget_late_releases(self, request: Request) -> None:
         """What ran out while a release was tried is visible by itself, or somebody else's by now."""

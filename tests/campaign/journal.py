@@ -61,6 +61,11 @@ class JournalProxy(Proxy):
             self._received(answer)
         return answer
 
+    def swallowed(self, request: wire.Request) -> None:
+        self.spoiled += 1
+        if request.action in _SETTLING:
+            self._settled(request, Plan(request), REFUSED)
+
     def _received(self, answer: Message) -> None:
         for message in wire.messages_of(answer):
             handle = message["ReceiptHandle"]

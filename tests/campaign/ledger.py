@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ Run = Mapping[str, Any]
 UNEXPLAINED = "unexplained"
 #: An ack is sent within a tenth of a second, and tried again for a few more while faults are injected.
 _ACK_TIME_S = 15.0
+_LOST_LEASE = re.compile(r"Lost the lease of task \w+\[([^]]+)\]")
 
 
 @dataclass(frozen=True)
@@ -69,13 +71,14 @@ def expected_of(published: Iterable[Run]) -> dict[str, set[int]]:
 
 def judge(
     expected: Mapping[str, Iterable[int]], runs: Sequence[Run], published: Sequence[Run],
-    kills: Sequence[Kill], deliveries: Callable[[str], list[Receipt]], *, loses_answers: bool = True,
+    kills: Sequence[Kill], deliveries: Callable[[str], list[Receipt]], *, logs: str = "", loses_answers: bool = True,
 ) -> Verdict:  # fmt: skip
     """What is lost, and why what ran twice did.
 
     Args:
         expected: The numbers that are to run, by group.
         deliveries: The deliveries of a message, by SQS's id of it.
+        logs: Of the workers: lost leases are told there.
         loses_answers: Whether publishing may succeed without the publisher's knowing it.
     """
     by_event: dict[tuple[str, int], list[Run]] = defaultdict(list)
@@ -83,6 +86,7 @@ def judge(
         by_event[run["group"], run["number"]].append(run)
     verdict = Verdict({group: [n for n in wanted if (group, n) not in by_event] for group, wanted in expected.items()})
     refused = {entry["number"] for entry in published if entry["error"]}
+    told = set(_LOST_LEASE.findall(logs))
     for (group, number), found in by_event.items():
         found.sort(key=lambda run: float(run["at"]))
         for earlier, later in itertools.pairwise(found):
@@ -93,6 +97,8 @@ def judge(
                     reason = "publish tried again, its answer was lost" if loses_answers else UNEXPLAINED
             else:
                 reason = _reason(earlier, later, number in refused, kills, deliveries)
+            if reason == UNEXPLAINED and later["id"] in told:
+                reason = "its lease was lost, as the log says"
             verdict.duplicates[reason] += 1
             if reason == UNEXPLAINED:
                 history = [vars(receipt) for receipt in deliveries(str(later["message"]))]

@@ -133,7 +133,7 @@ def run(
         spoiled = [entry for entry in published if entry["error"]]
         return Outage(
             kind, seconds, resumed, share, idle_share, max((entry["seconds"] for entry in published), default=0.0),
-            len(spoiled), judge(expected_of(published), runs, published, crew.kills, proxy.of),
+            len(spoiled), judge(expected_of(published), runs, published, crew.kills, proxy.of, logs=crew.logs()),
         )  # fmt: skip
 
 

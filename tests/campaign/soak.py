@@ -102,7 +102,7 @@ def _until_all_ran(crew: Fleet) -> None:
 def _verdict(crew: Fleet, proxy: JournalProxy, soak: Soak) -> bool:
     """Print what came of it; whether all is well."""
     published, runs = crew.published(), crew.runs()
-    verdict = judge(expected_of(published), runs, published, crew.kills, proxy.of)
+    verdict = judge(expected_of(published), runs, published, crew.kills, proxy.of, logs=crew.logs())
     kinds = Counter(entry["kind"] for entry in published if not entry["error"])
     first, last = soak.samples[0][1], soak.samples[-1][1]
     duplicates = ", ".join(f"{count} {reason}" for reason, count in verdict.duplicates.most_common() if count)

@@ -221,6 +221,7 @@ class Proxy:
         request = wire.parse_request(message)
         self._count_request(request)
         if self._is_silent:
+            self.swallowed(request)
             return
         fired = self._book.fire(request.action, lambda: request.target)
         half_s = self.latency_s / 2
@@ -271,6 +272,9 @@ class Proxy:
     async def _ask_later(self, seconds: float, act: Callable[[], wire.Request]) -> None:
         await asyncio.sleep(seconds)
         await self._upstream.ask(act().message)
+
+    def swallowed(self, request: wire.Request) -> None:
+        """A request went into the black hole; for subclasses."""
 
     def _count_request(self, request: wire.Request) -> None:
         action = request.action or "?"

@@ -389,11 +389,25 @@ def test_an_ack_that_aws_could_not_take_is_tried_again(
     assert sizes(fake, DELETE) == [3, 3, 1, 1]
 
 
+def test_an_ack_is_tried_on_until_somebody_else_may_have_the_message(
+    fake: FakeClients, leases: Leases, queue: FakeQueue, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An outage that ends within the visibility timeout runs nothing twice."""
+    [lease] = held(fake, leases, queue)
+    fake.fail(DELETE, *[BrokerUnavailable("the network is down")] * 30)
+    leases.ack(lease)
+    assert leases.flush(5.0)
+    assert not queue.messages
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("by_entry", [False, True])
 def test_an_ack_that_never_gets_through_is_reported(
-    fake: FakeClients, leases: Leases, queue: FakeQueue, caplog: pytest.LogCaptureFixture, by_entry: bool
-) -> None:
+    fake: FakeClients, leases: Leases, queue: FakeQueue, clock: FakeClock, caplog: pytest.LogCaptureFixture,
+    by_entry: bool,
+) -> None:  # fmt: skip
     found = held(fake, leases, queue, 2)
+    fake.before(DELETE, lambda: clock.advance(VISIBILITY_S + 1))
     if by_entry:
         fake.fail_entries(DELETE, times=50)
     else:
