@@ -1,9 +1,9 @@
 """The Python in README.md and docs/ runs as it stands, on an embedded AWS; the README's examples with real workers.
 
 The blocks of a page run one after the other in one process. A block whose first line is a comment with a file name,
-such as ``# shop.py`` or ``# orders/tasks.py``, becomes that file. After a block marked ``<!-- django -->`` Django is set
-up with the page's ``shop/settings.py``, as in ``manage.py shell``. docs/testing.md is about pytest and has a test of its
-own.
+such as ``# shop.py`` or ``# orders/tasks.py``, becomes that file. For a block marked ``<!-- django -->`` Django is set
+up with the page's ``shop/settings.py``, as in ``manage.py shell``. One marked ``<!-- not run: … -->`` has a test of its
+own, as has docs/testing.md, which is about pytest.
 """
 
 import os
@@ -46,7 +46,7 @@ def set_up_django():
     call_command("migrate", run_syncdb=True, verbosity=0)
 
 
-for block in re.finditer(r"^(<!-- django -->\\n)?```python\\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+for block in re.finditer(r"^(<!-- [^\\n]* -->\\n)?```python\\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
     named = re.match(r"# ([\\w/]+\\.py)\\n", block[2])
     if named:
         path = Path(named[1])
@@ -56,7 +56,10 @@ for block in re.finditer(r"^(<!-- django -->\\n)?```python\\n(.*?)^```$", text, 
         path.write_text(block[2])
         sys.modules.pop(".".join(path.with_suffix("").parts), None)
         continue
-    if block[1] and "django" not in sys.modules:
+    mark = block[1] or ""
+    if "not run" in mark:
+        continue
+    if "django" in mark and "django" not in sys.modules:
         set_up_django()
     lines_before = text.count("\\n", 0, block.start(2))
     exec(compile("\\n" * lines_before + block[2], page, "exec"), space)

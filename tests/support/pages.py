@@ -19,7 +19,7 @@ PAGES = [
 ]
 
 _FENCED = re.compile(
-    r"^(?:<!-- (?P<mark>[\w-]+(?:: [^>]*?)?) -->\n)?"
+    r"^(?:<!-- (?P<mark>[\w -]+?(?:: [^>]*?)?) -->\n)?"
     r"^(?P<indent> *)```(?P<language>\w*)\n(?P<code>.*?)^(?P=indent)```$",
     re.MULTILINE | re.DOTALL,
 )
