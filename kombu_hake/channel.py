@@ -171,6 +171,7 @@ class Channel(DeclaringChannel):
         self.temporaries.create()
         self.topology.verify()
         tag = consumer_tag or uuid4().hex
+        self.basic_cancel(tag)  # a tag that is used again names the new consumer
         if self.temporaries.is_given_up(queue):
             return tag
         try:
@@ -186,8 +187,12 @@ class Channel(DeclaringChannel):
         if no_ack:
             self.no_ack_consumers.add(tag)
         self._take_turns(queue)
-        if is_first:
-            self._receiver.add(queue, levels)
+        try:
+            if is_first:
+                self._receiver.add(queue, levels)
+        except RuntimeError:  # no thread to poll in: a consumer that nobody polls for would wait for ever
+            self.basic_cancel(tag)
+            raise
         return tag
 
     def basic_cancel(self, consumer_tag: str, **_kwargs: Any) -> None:

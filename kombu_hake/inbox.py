@@ -63,6 +63,7 @@ class Inbox:
         self._reader: socket.socket | None = None
         self._writer: socket.socket | None = None
         self._signalled = False
+        self._closed = False
 
     def __len__(self) -> int:
         return len(self._items)
@@ -79,12 +80,12 @@ class Inbox:
         """The next item; None when none came in time.
 
         Args:
-            timeout_s: None waits for ever, 0 not at all.
+            timeout_s: None waits for ever (until :meth:`close`), 0 not at all.
         """
         with self._changed:
             if not self._items and timeout_s != 0:
                 deadline = None if timeout_s is None else time.monotonic() + timeout_s
-                while not self._items:
+                while not (self._items or self._closed):
                     left = None if deadline is None else deadline - time.monotonic()
                     if left is not None and left <= 0:
                         break
@@ -118,8 +119,10 @@ class Inbox:
             return self._reader.fileno()
 
     def close(self) -> None:
-        """Close the descriptor."""
+        """Close the descriptor, and wait no more."""
         with self._changed:
+            self._closed = True
+            self._changed.notify_all()
             reader, writer, self._reader, self._writer = self._reader, self._writer, None, None
             self._signalled = False
         for end in (reader, writer):

@@ -7,13 +7,15 @@ Threads
     is over. Senders do the requests, as many at once as there are, up to a limit. All start when they are needed and
     end with :meth:`Leases.stop`. Renewals depend on nothing that the main thread does. That a lease is lost is told to
     ``on_lost`` in one of these threads, once a lease.
+
+    A connection that is forgotten without being closed says so by :meth:`Leases.disown`; the keeper then gives
+    everything back and ends. Otherwise nobody could receive, for twelve hours, what nobody can settle any more.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import queue
 import threading
 import time
 from collections import OrderedDict
@@ -26,6 +28,7 @@ from kombu_hake.exceptions import BrokerUnavailable, HakeError, QueueNotFound
 from kombu_hake.lease import Event, Lease, LeaseState, Why, after, lost_text
 from kombu_hake.limits import FIFO_SUFFIX, MAX_BATCH_ENTRIES, SQS_MAX_VISIBILITY_S
 from kombu_hake.naming import QueueUrl
+from kombu_hake.senders import Senders, start_thread
 from kombu_hake.settling import Request
 
 __all__ = ["Leases"]
@@ -36,6 +39,11 @@ _MAX_SENDERS = 12
 _TRIES = 5
 #: AWS refuses an extension past twelve hours since the receive; stop asking a little before.
 _LIFE_S = SQS_MAX_VISIBILITY_S - 60
+#: How often the keeper looks whether anybody is left who could settle.
+_LOOK_UP_S = 2.0
+#: How long :meth:`Leases.stop` waits for threads that have nothing to do any more.
+_END_S = 1.0
+_GIVE_BACK_S = 5.0
 
 
 class Leases:
@@ -66,15 +74,12 @@ class Leases:
     def _fresh(self) -> None:
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
-        self._answered = threading.Condition(self._lock)
         self._held: OrderedDict[int, Lease] = OrderedDict()  # by id(lease), earliest deadline first
         self._acks: dict[QueueUrl, list[Lease]] = {}
         self._acks_due: dict[QueueUrl, float] = {}
-        self._requests: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
-        self._unanswered = 0
-        self._threads: list[threading.Thread] = []
-        self._senders = 0
-        self._idle_senders = 0
+        self._senders: Senders[Request] = Senders(self._handle, most=_MAX_SENDERS, name="hake-sender")
+        self._keeper: threading.Thread | None = None
+        self._is_disowned = False
         self._hidden: list[float] = []
         #: When to look for leases that have run out.
         self._look_at = math.inf
@@ -82,7 +87,7 @@ class Leases:
 
     def __repr__(self) -> str:
         waiting = sum(len(leases) for leases in self._acks.values())
-        return f"<Leases held={len(self._held)} acks waiting={waiting} requests={self._unanswered}>"
+        return f"<Leases held={len(self._held)} acks waiting={waiting} requests={self._senders.unanswered}>"
 
     # --- what the rest of the package says
 
@@ -98,8 +103,7 @@ class Leases:
             for lease in leases:
                 self._held[id(lease)] = lease
                 self._look_at = min(self._look_at, lease.held_until)
-            if not self._threads and not self._stopping:
-                self._start()
+            self._have_keeper()
 
     def ack(self, lease: Lease) -> None:
         """Have the message deleted. Returns at once; the request follows within the linger time."""
@@ -121,7 +125,7 @@ class Leases:
                 return
             lease.hide_s = seconds
             self._hidden.append(self._clock() + seconds)
-            self._enqueue(Request("release", lease.url, [lease]))
+            self._senders.submit(Request("release", lease.url, [lease]))
 
     def hidden(self) -> int:
         """How many messages :meth:`hide` hides now."""
@@ -144,21 +148,17 @@ class Leases:
                     by_url.setdefault(lease.url, []).append(lease)
             for url, group in by_url.items():
                 for start in range(0, len(group), MAX_BATCH_ENTRIES):
-                    self._enqueue(Request("release", url, group[start : start + MAX_BATCH_ENTRIES]))
+                    self._senders.submit(Request("release", url, group[start : start + MAX_BATCH_ENTRIES]))
 
     def flush(self, timeout_s: float) -> bool:
         """Send what waits, and wait for the answers; whether all came in time."""
-        deadline = self._clock() + timeout_s
         with self._lock:
             for url in list(self._acks):
                 self._send_acks(url)
-            while self._unanswered:
-                left = deadline - self._clock()
-                if left <= 0:
-                    logger.warning("%d requests of acks and releases were not answered in time.", self._unanswered)
-                    return False
-                self._answered.wait(left)
-        return True
+        unanswered = self._senders.wait(timeout_s)
+        if unanswered:
+            logger.warning("%d requests of acks and releases were not answered in time.", unanswered)
+        return not unanswered
 
     def stop(self, timeout_s: float) -> None:
         """Flush, then end the threads. What is still held is left to its visibility timeout."""
@@ -166,14 +166,15 @@ class Leases:
             self._stopping = True
         self.flush(timeout_s)
         with self._lock:
-            threads, self._threads = self._threads, []
-            for _ in range(self._senders):
-                self._requests.put(None)
-            self._senders = 0
             self._changed.notify_all()
-        for thread in threads:
-            if thread is not threading.current_thread():
-                thread.join(timeout=1.0)
+            keeper, self._keeper = self._keeper, None
+        self._senders.stop(_END_S)
+        if keeper is not None and keeper is not threading.current_thread():
+            keeper.join(_END_S)
+
+    def disown(self) -> None:
+        """Nobody is left who could settle. Takes no lock: a garbage collection may run anywhere."""
+        self._is_disowned = True
 
     def renewals_due(self, now: float) -> list[tuple[QueueUrl, list[Lease]]]:
         """Leases to renew now, in request-sized groups. Changes nothing, calls nothing.
@@ -215,8 +216,7 @@ class Leases:
         lease.state = state
         if state not in (LeaseState.HELD, LeaseState.LAPSED):
             self._held.pop(id(lease), None)
-        if not self._threads and not self._stopping:
-            self._start()
+        self._have_keeper()
         return True
 
     def _let_go(self, lease: Lease) -> bool:
@@ -228,41 +228,46 @@ class Leases:
         self._acks_due.pop(url, None)
         leases = self._acks.pop(url, [])
         for start in range(0, len(leases), MAX_BATCH_ENTRIES):
-            self._enqueue(Request("ack", url, leases[start : start + MAX_BATCH_ENTRIES]))
+            self._senders.submit(Request("ack", url, leases[start : start + MAX_BATCH_ENTRIES]))
 
-    def _enqueue(self, request: Request) -> None:
-        self._unanswered += 1
-        if self._unanswered > self._idle_senders and self._senders < _MAX_SENDERS:
-            self._senders += 1
-            self._start_thread(self._send, "hake-sender")
-        self._requests.put(request)
-
-    def _start(self) -> None:
-        self._start_thread(self._keep, "hake-keeper")
-
-    def _start_thread(self, target: Callable[[], None], name: str) -> None:
-        thread = threading.Thread(target=target, name=name, daemon=True)
-        self._threads.append(thread)
-        thread.start()
+    def _have_keeper(self) -> None:
+        if self._keeper is None and not self._stopping:
+            self._keeper = start_thread(self._keep, "hake-keeper")
 
     # --- the keeper
 
     def _keep(self) -> None:
         while not self._stopping:
-            with self._lock:
-                now = self._clock()
-                lost = self._run_out(now)
-                for url in [url for url, due in self._acks_due.items() if due <= now]:
-                    self._send_acks(url)
-                for url, group in self.renewals_due(now):
-                    for lease in group:  # to the end of the line, so that it is not due again at once
-                        lease.deadline = now + self._visibility_s
-                        self._held.move_to_end(id(lease))
-                    self._enqueue(Request("renew", url, group))
-                if not lost and not self._stopping:
-                    self._changed.wait(self._pause(now))
-            for lease, why in lost:
-                self._report(lease, why)
+            try:
+                self._keep_once()
+            except Exception:  # a bug of ours must not end the renewals in silence
+                logger.exception("Keeping leases failed in a way that is not known; it goes on.")
+                time.sleep(_LOOK_UP_S)
+            if self._is_disowned:
+                self._give_all_back()
+
+    def _keep_once(self) -> None:
+        with self._lock:
+            now = self._clock()
+            lost = self._run_out(now)
+            for url in [url for url, due in self._acks_due.items() if due <= now]:
+                self._send_acks(url)
+            for url, group in self.renewals_due(now):
+                for lease in group:  # to the end of the line, so that it is not due again at once
+                    lease.deadline = now + self._visibility_s
+                    self._held.move_to_end(id(lease))
+                self._senders.submit(Request("renew", url, group))
+            if not lost and not self._stopping:
+                self._changed.wait(min(self._pause(now), _LOOK_UP_S))
+        for lease, why in lost:
+            self._report(lease, why)
+
+    def _give_all_back(self) -> None:
+        with self._lock:
+            if self._held:
+                logger.warning("A connection was forgotten, not closed; %d messages go back.", len(self._held))
+            self.release(list(self._held.values()))
+        self.stop(_GIVE_BACK_S)
 
     def _run_out(self, now: float) -> list[tuple[Lease, Why]]:
         """Those that somebody else may have now, because nothing has renewed them. They go on being tried, once AWS
@@ -297,28 +302,14 @@ class Leases:
 
     # --- the senders
 
-    def _send(self) -> None:
-        requests = self._requests
-        while True:
-            with self._lock:
-                self._idle_senders += 1
-            request = requests.get()
-            with self._lock:
-                self._idle_senders -= 1
-            if request is None:
-                return
-            try:
-                self._deliver(request)
-            except HakeError as exc:
-                self._give_up(request, exc)
-            except Exception as exc:  # a bug of ours or a strange answer must not end the thread in silence
-                logger.exception("A request to settle messages failed in a way that is not known.")
-                self._give_up(request, HakeError(repr(exc)))
-            finally:
-                with self._lock:
-                    self._unanswered -= 1
-                    if not self._unanswered:
-                        self._answered.notify_all()
+    def _handle(self, request: Request) -> None:
+        try:
+            self._deliver(request)
+        except HakeError as exc:
+            self._give_up(request, exc)
+        except Exception as exc:  # a bug of ours or a strange answer must not end the thread in silence
+            logger.exception("A request to settle messages failed in a way that is not known.")
+            self._give_up(request, HakeError(repr(exc)))
 
     def _deliver(self, request: Request) -> None:
         error: HakeError = BrokerUnavailable("not tried")
@@ -327,9 +318,9 @@ class Leases:
             if tries:
                 time.sleep(backoff_s(tries - 1))
                 self._forget_late_releases(request)
-            tries += 1
             if not request.leases:
                 return
+            tries += 1
             asked_at = self._clock()
             try:
                 answer = request.send(self._clients, self._visibility_s)
@@ -341,8 +332,9 @@ class Leases:
             for lease, refusal in answer.refused:
                 self._lost(lease, request.kind, refusal)
             request.leases = [lease for lease, _ in answer.later]
-            if answer.later:
-                error = answer.later[0][1]
+            if not answer.later:
+                return
+            error = answer.later[0][1]
         if request.leases:
             raise error
 

@@ -22,6 +22,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from kombu_hake import forksafe
@@ -35,6 +36,7 @@ from kombu_hake.leases import Leases
 from kombu_hake.limits import SQS_MAX_WAIT_S
 from kombu_hake.mailbox import REPLY_POLL_S, is_reply_queue
 from kombu_hake.naming import QueueUrl
+from kombu_hake.senders import start_thread
 from kombu_hake.settings import Settings
 from kombu_hake.trouble import Hedge, Trouble
 
@@ -192,10 +194,11 @@ class Receiver:
     # --- poller threads
 
     def _start_poller(self, source: _Source, *, is_helper: bool) -> None:
-        source.pollers += 1
-        threading.Thread(
-            target=self._poll_until_closed, args=(source, is_helper), name=f"hake-poll-{source.name}", daemon=True
-        ).start()
+        thread = start_thread(partial(self._poll_until_closed, source, is_helper), f"hake-poll-{source.name}")
+        if thread is not None:
+            source.pollers += 1
+        elif not is_helper:
+            raise RuntimeError(f"Queue {source.queue!r} can't be consumed: no thread can be started.")
 
     def _poll_until_closed(self, source: _Source, is_helper: bool) -> None:
         trouble = Trouble(source.name)
@@ -206,27 +209,33 @@ class Receiver:
                 if not asked:
                     return
                 try:
-                    if trouble.is_outage:
-                        messages = self._probe(source, asked, hedge)
-                    else:
-                        messages = self._poll(source, asked, _HELPER_WAIT_S if is_helper else None)
-                except HakeError as exc:
-                    self._keep(source, asked, [])
-                    if not self._survive(source, exc, trouble, is_helper):
+                    if not self._poll_once(source, asked, is_helper, trouble, hedge):
                         return
-                    continue
                 except Exception as exc:  # a bug of ours or a strange answer must not end the consumer in silence
                     logger.exception("Receiving from queue %s failed in a way that is not known.", source.queue)
-                    self._keep(source, asked, [])
                     self._pause(trouble.pause_s(exc), source)
-                    continue
-                trouble.over()
-                self._keep(source, asked, messages)
-                if is_helper and not messages:
-                    return
         finally:
             with self._lock:
                 source.pollers -= 1
+
+    def _poll_once(
+        self, source: _Source, asked: int, is_helper: bool, trouble: Trouble, hedge: Hedge[list[dict[str, Any]]]
+    ) -> bool:
+        """Poll, and deal with what comes of it; whether to go on."""
+        try:
+            if trouble.is_outage:
+                messages = self._probe(source, asked, hedge)
+            else:
+                messages = self._poll(source, asked, _HELPER_WAIT_S if is_helper else None)
+        except HakeError as exc:
+            self._keep(source, asked, [])
+            return self._survive(source, exc, trouble, is_helper)
+        except Exception:
+            self._keep(source, asked, [])
+            raise
+        trouble.over()
+        self._keep(source, asked, messages)
+        return bool(messages) or not is_helper
 
     def _await_credit(self, source: _Source, is_helper: bool) -> int:
         """How many to ask for; 0 when this poller is to end."""

@@ -7,6 +7,7 @@ shared by all connections of a process with equal settings; inbox, leases and te
 from __future__ import annotations
 
 import atexit
+import itertools
 import logging
 import os
 import time
@@ -97,14 +98,12 @@ class Transport(base.Transport):  # type: ignore[misc]
         _hide_secrets(client)
         self.channels: list[Channel] = []
         self.connected = False
-        self._next_channel_id = 0
+        self._channel_ids = itertools.count(1)
         self._loops: list[tuple[Any, int]] = []
         forksafe.register(self)
 
     def reset_after_fork(self) -> None:
-        """The connection is the parent's: closing it here must touch nothing, its event loop's epoll above all."""
-        self.connected = False
-        self.channels = []
+        """The connection stays usable: its parts have started afresh. The event loop's epoll is the parent's."""
         self._loops = []
 
     # --- connection
@@ -130,6 +129,9 @@ class Transport(base.Transport):  # type: ignore[misc]
             linger_s=self.settings.ack_linger,
             on_lost=lambda lease, why: inbox.put([LostLease(lease, why)]),
         )
+        # The threads know the leases and not this object, so that a connection nobody holds any more lets them go.
+        self._disown = weakref.finalize(self, self.leases.disown)
+        self._disown.atexit = False
         worker.watch()
         self.temporaries = Temporaries(self.topology)
         self.connected = True
@@ -145,6 +147,7 @@ class Transport(base.Transport):  # type: ignore[misc]
         for channel in list(self.channels):
             channel.close()
         self.dispatcher.flush_events(self.settings.stop_timeout)
+        self._disown.detach()
         self.leases.stop(self.settings.stop_timeout)
         self.temporaries.delete_all()
         for loop, fd in self._loops:
@@ -158,8 +161,7 @@ class Transport(base.Transport):  # type: ignore[misc]
 
     def create_channel(self, connection: Any) -> Channel:
         """A new channel."""
-        self._next_channel_id += 1
-        channel = Channel(self, self._next_channel_id)
+        channel = Channel(self, next(self._channel_ids))
         self.channels.append(channel)
         return channel
 
@@ -178,11 +180,14 @@ class Transport(base.Transport):  # type: ignore[misc]
             timeout: Seconds; None waits for ever, 0 not at all.
         Raises:
             TimeoutError: (that is ``socket.timeout``) none came in time.
+            BrokerUnavailable: the connection is closed, perhaps by another thread and meanwhile.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            item = self.inbox.get(left)
+            item = self.inbox.get(left) if self.connected else None
+            if not self.connected and item is None:
+                raise BrokerUnavailable("This connection is closed; nothing is received on it any more.")
             if item is None:
                 raise TimeoutError(f"no message within {timeout} s")
             if self._deliver(item):
@@ -307,10 +312,3 @@ def _close_all_at_exit() -> None:
 
 atexit.register(_close_all_at_exit)
 
-
-def _forget_all_after_fork() -> None:
-    """In a forked child: the parent's connections are not ours to close."""
-    _open.clear()
-
-
-os.register_at_fork(after_in_child=_forget_all_after_fork)

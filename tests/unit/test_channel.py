@@ -555,3 +555,37 @@ def test_a_reply_to_somebody_who_left_does_not_stop_the_node(fake: FakeClients, 
     node = mailbox(connection).Node("host", channel=connection.channel())
     node.reply({"ok": 1}, "reply.celery.pidbox", "5bd2", "ticket")
     assert fake.count("send_message") == 0
+
+
+def test_a_consumer_tag_that_is_used_again_names_the_new_consumer(connection: Connection, channel: Channel) -> None:
+    old: list[Message] = []
+    new: list[Message] = []
+    for queue in ("q", "other"):
+        channel.queue_declare(queue)
+    channel.basic_consume("q", callback=old.append, consumer_tag="mine")
+    channel.basic_consume("other", callback=new.append, consumer_tag="mine")
+    Producer(connection).publish("a", routing_key="q")
+    Producer(connection).publish("b", routing_key="other")
+    connection.drain_events(timeout=10)
+    assert [message.payload for message in new] == ["b"]
+    assert not old
+    assert list(channel._receiver._sources) == ["other"]
+
+
+def test_a_consumer_that_cannot_be_polled_for_is_none(
+    connection: Connection, channel: Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    received: list[Message] = []
+    channel.queue_declare("q")
+
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="no thread"):
+            channel.basic_consume("q", callback=received.append)
+    channel.basic_consume("q", callback=received.append)
+    Producer(connection).publish("a", routing_key="q")
+    connection.drain_events(timeout=10)
+    assert len(received) == 1

@@ -10,6 +10,7 @@ import time
 import traceback
 import weakref
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from fakes import FakeClients, FakeClock, connected, eventually, make_settings
@@ -291,3 +292,51 @@ def test_the_child_can_consume_on_a_connection_of_its_own(fake: FakeClients) -> 
                 assert found
 
         in_child(consume)
+
+
+def test_an_inherited_connection_consumes_and_publishes_in_the_child(fake: FakeClients) -> None:
+    with connected(fake) as connection:
+        channel = connection.channel()
+        channel.queue_declare("q")
+        channel.basic_qos(0, 5, False)
+        parents: list[object] = []
+        channel.basic_consume("q", callback=parents.append)
+        producer = connection.Producer()
+        producer.publish({}, routing_key="q")
+        connection.drain_events(timeout=10)
+
+        def consume() -> None:
+            unlock(fake)
+            found: list[Any] = []
+            channel.basic_consume("q", callback=found.append)
+            producer.publish({}, routing_key="q")
+            connection.drain_events(timeout=10)
+            found[0].ack()
+            connection.close()
+            # What the parent holds is left to it.
+            [left] = fake.queues.queue("q").messages
+            assert left.is_in_flight(fake.clock())
+
+        in_child(consume)
+
+
+def test_a_child_of_a_child_keeps_what_both_inherited() -> None:
+    clients = Clients(make_settings())
+    touched: list[str] = []
+
+    class Pool:
+        def __del__(self) -> None:
+            touched.append("finalized")
+
+    clients._made["sqs"] = Pool()
+
+    def fork_again() -> None:
+        clients._made["sqs"] = object()
+
+        def check() -> None:
+            gc.collect()
+            assert not touched
+
+        in_child(check)
+
+    in_child(fork_again)

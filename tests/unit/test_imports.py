@@ -13,7 +13,7 @@ PACKAGE = Path(kombu_hake.__file__).parent
 #: A module imports from the lines above its own. A new module goes where its imports allow, as high up as it can.
 LAYERS = (
     "_version cli_graph cli_tables envelope exceptions forksafe limits mailbox plugin priorities sigv4 signals worker",
-    "bindings concurrency costs credit globs naming parking policy",
+    "bindings concurrency costs credit globs naming parking policy senders",
     "lease listeners options routing trouble",
     "admission filters group_registry settings",
     "error_table events group_setup",

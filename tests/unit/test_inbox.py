@@ -145,3 +145,12 @@ def test_many_threads_lose_nothing(inbox: Inbox) -> None:
     for thread in threads:
         thread.join()
     assert not is_readable(fd)
+
+
+def test_closing_ends_the_wait_for_what_does_not_come_any_more(inbox: Inbox) -> None:
+    found: list[object] = []
+    thread = threading.Thread(target=lambda: found.append(inbox.get(None)))
+    thread.start()
+    inbox.close()
+    thread.join(10.0)
+    assert found == [None]

@@ -629,3 +629,69 @@ def test_repr_shows_the_state(fake: FakeClients, leases: Leases, queue: FakeQueu
     ack, *_ = held(fake, leases, queue, 3)
     leases.ack(ack)
     assert repr(leases) == "<Leases held=2 acks waiting=1 requests=0>"
+
+
+def test_a_bug_does_not_end_the_renewals(
+    fake: FakeClients, leases: Leases, queue: FakeQueue, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases_module, "_LOOK_UP_S", 0.01)
+    held(fake, leases, queue)
+    before = leases.renewals_due
+    failures = [ZeroDivisionError()]
+
+    def fails_once(now: float) -> list[tuple[QueueUrl, list[Lease]]]:
+        if failures:
+            raise failures.pop()
+        return before(now)
+
+    monkeypatch.setattr(leases, "renewals_due", fails_once)
+    clock.advance(VISIBILITY_S * 0.6)
+    eventually(lambda: fake.count(RENEW) == 1)
+    assert not failures
+
+
+def test_what_nobody_can_settle_any_more_goes_back(
+    fake: FakeClients, leases: Leases, queue: FakeQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases_module, "_LOOK_UP_S", 0.01)
+    first, *_ = held(fake, leases, queue, 3)
+    leases.ack(first)
+    keeper = leases._keeper
+    assert keeper is not None
+    leases.disown()
+    keeper.join(10.0)
+    assert not keeper.is_alive()
+    assert fake.count(DELETE) == 1
+    assert sum(message.visible_at <= fake.clock() for message in queue.messages) == 2
+    eventually(lambda: not leases._senders._threads)
+
+
+def test_without_threads_what_waits_is_sent_by_the_one_who_closes(
+    fake: FakeClients, queue: FakeQueue, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python 3.12 and later start no thread while the interpreter ends."""
+
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    leases = Leases(fake, visibility_s=VISIBILITY_S, linger_s=LINGER_S, clock=clock)
+    first, second = held(fake, leases, queue, 2)
+    leases.ack(first)
+    leases.release([second])
+    leases.stop(5.0)
+    assert len(queue.messages) == 1
+    assert queue.messages[0].visible_at <= clock()
+
+
+def test_what_aws_has_done_is_not_waited_for_any_longer(
+    fake: FakeClients, leases: Leases, queue: FakeQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_pause(attempt: int) -> float:
+        raise AssertionError("nothing failed")
+
+    monkeypatch.setattr(leases_module, "backoff_s", no_pause)
+    for lease in held(fake, leases, queue, 5):
+        leases.ack(lease)
+        assert leases.flush(5.0)
+    assert not queue.messages

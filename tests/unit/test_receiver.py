@@ -499,3 +499,51 @@ def test_repr_shows_the_state(bench: Bench) -> None:
     bench.consume(bench.queue("q", messages=1), prefetch=1)
     bench.next()
     assert repr(bench.receiver) == "<Receiver <Credit prefetch=1 q=1+0> pollers q:1>"
+
+
+def test_an_error_that_nobody_expected_while_a_queue_is_made_again_does_not_end_the_consumer(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    queue, again = bench.queue("q"), bench.queue("again", messages=1)
+    failures = [ZeroDivisionError()]
+
+    def make_again(name: str) -> QueueUrl:
+        if failures:
+            raise failures.pop()
+        return QueueUrl(again.url)
+
+    bench.on_gone = make_again
+    bench.fake.sqs("delete_queue", QueueUrl=queue.url)
+    bench.consume(queue)
+    assert bench.next().lease.url == again.url
+    assert "not known" in caplog.text
+
+
+def no_thread(self: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+def test_where_no_more_threads_start_one_poller_goes_on(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = bench.queue("q", messages=40)
+    gate = threading.Event()
+    bench.fake.before("receive_message", lambda: gate.wait(10.0))
+    bench.consume(queue)
+    bench.leases.hold([])  # has its keeper before there are no more
+    bench.leases.release([])
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_thread)
+        gate.set()
+        for _ in range(40):
+            bench.receiver.settled(bench.next().source)
+        assert bench.receiver._sources["q"].pollers == 1
+
+
+def test_a_queue_that_cannot_be_polled_is_an_error(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = bench.queue("q", messages=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_thread)
+        with pytest.raises(RuntimeError, match="no thread"):
+            bench.consume(queue)
+    bench.receiver.remove("q")
+    bench.consume(queue)
+    assert bench.next().queue == "q"

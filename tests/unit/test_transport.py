@@ -13,6 +13,7 @@ from kombu import Connection, Producer
 from kombu.asynchronous import Hub
 from kombu.message import Message
 
+from kombu_hake import leases as leases_module
 from kombu_hake import transport as transport_module
 from kombu_hake.channel import Channel
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, ConfigurationError
@@ -352,3 +353,70 @@ def test_a_channel_that_nobody_holds_any_more_stops_polling(fake: FakeClients, c
     del channel
     gc.collect()
     assert receiver._stopped
+
+
+# --- threads and forgotten connections
+
+
+def test_a_thread_that_drains_hears_that_another_one_closed_the_connection(
+    fake: FakeClients, connection: Connection
+) -> None:
+    consume(connection)
+    transport = connection.transport
+    caught: list[Exception] = []
+
+    def drain() -> None:
+        try:
+            transport.drain_events(transport)
+        except transport.recoverable_connection_errors as exc:
+            caught.append(exc)
+
+    thread = threading.Thread(target=drain)
+    thread.start()
+    eventually(lambda: len(transport.inbox._changed._waiters) == 1)
+    connection.close()
+    thread.join(10.0)
+    assert "closed" in str(caught[0])
+    with pytest.raises(BrokerUnavailable, match="closed"):
+        transport.drain_events(transport, timeout=0)
+
+
+def test_draining_a_connection_that_was_never_opened_is_an_error(connection: Connection) -> None:
+    with pytest.raises(BrokerUnavailable, match="closed"):
+        connection.transport.drain_events(None, timeout=0)
+
+
+def test_channels_opened_by_several_threads_are_told_apart(connection: Connection) -> None:
+    connection.connect()
+    barrier = threading.Barrier(8)
+    ids: list[int] = []
+
+    def open_many() -> None:
+        barrier.wait()
+        for _ in range(25):
+            ids.append(connection.channel().channel_id)
+
+    threads = [threading.Thread(target=open_many) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(ids)) == 200
+
+
+def test_a_connection_that_is_forgotten_gives_its_messages_back(
+    fake: FakeClients, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases_module, "_LOOK_UP_S", 0.01)
+    forgotten = connection.clone()
+    received = consume(forgotten)
+    Producer(forgotten).publish("a", routing_key="q")
+    forgotten.drain_events(timeout=10)
+    [stored] = fake.queues.queue("q").messages
+    assert stored.is_in_flight(fake.clock())
+    received.clear()
+    del forgotten
+    gc.collect()
+    eventually(lambda: not stored.is_in_flight(fake.clock()))
+    fake.end()
+    eventually(lambda: not [t for t in threading.enumerate() if t.name.startswith("hake")])

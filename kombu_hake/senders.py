@@ -1,0 +1,120 @@
+"""A few threads that work off jobs: started when there is more to do than they can, ended by :meth:`Senders.stop`.
+
+Where no thread can be started, jobs wait for whoever calls :meth:`Senders.wait`, and are done in that thread: a machine
+may have run out of threads, and Python 3.12 and later start none while the interpreter ends.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+__all__ = ["Senders", "start_thread"]
+
+logger = logging.getLogger(__name__)
+J = TypeVar("J")
+
+
+def start_thread(target: Callable[[], None], name: str) -> threading.Thread | None:
+    """Start a daemon thread; None where there is none to be had."""
+    thread = threading.Thread(target=target, name=name, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as exc:
+        logger.warning("Thread %s does not start: %s", name, exc)
+        return None
+    return thread
+
+
+class Senders(Generic[J]):
+    """Calls ``work(job)`` for each job, in up to *most* threads. Safe to use from any thread."""
+
+    def __init__(self, work: Callable[[J], None], *, most: int, name: str) -> None:
+        """*work* must not raise."""
+        self._work = work
+        self._most = most
+        self._name = name
+        self._lock = threading.RLock()
+        self._arrived = threading.Condition(self._lock)
+        self._done = threading.Condition(self._lock)
+        self._jobs: deque[J] = deque()
+        self._busy = 0
+        self._idle = 0
+        self._threads: set[threading.Thread] = set()
+        self._stopping = False
+
+    @property
+    def unanswered(self) -> int:
+        """Jobs that are not done."""
+        return len(self._jobs) + self._busy
+
+    def submit(self, job: J) -> None:
+        """Have a job done; also after :meth:`stop`."""
+        with self._lock:
+            self._jobs.append(job)
+            if len(self._jobs) > self._idle and len(self._threads) < self._most:
+                thread = start_thread(self._run, self._name)
+                if thread is not None:
+                    self._threads.add(thread)
+            self._arrived.notify()
+
+    def wait(self, timeout_s: float) -> int:
+        """Wait until all is done; how many jobs are not, when the time is over."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            with self._lock:
+                left = deadline - time.monotonic()
+                if not self.unanswered or left <= 0:
+                    return self.unanswered
+                if self._threads or not self._jobs:
+                    self._done.wait(left)
+                    continue
+                job = self._take()
+            self._do(job)
+
+    def stop(self, timeout_s: float) -> None:
+        """End the threads once there is nothing to do; wait for that, no longer than *timeout_s* in all."""
+        deadline = time.monotonic() + timeout_s
+        with self._lock:
+            self._stopping = True
+            self._arrived.notify_all()
+            threads = list(self._threads)
+        for thread in threads:
+            if thread is not threading.current_thread():
+                thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _run(self) -> None:
+        try:
+            while True:
+                with self._lock:
+                    self._idle += 1
+                    try:
+                        while not self._jobs and not self._stopping:
+                            self._arrived.wait()
+                    finally:
+                        self._idle -= 1
+                    if not self._jobs:
+                        return
+                    job = self._take()
+                self._do(job)
+        finally:
+            with self._lock:
+                self._threads.discard(threading.current_thread())
+                self._done.notify_all()
+
+    def _take(self) -> J:
+        self._busy += 1
+        return self._jobs.popleft()
+
+    def _do(self, job: J) -> None:
+        try:
+            self._work(job)
+        finally:
+            with self._lock:
+                self._busy -= 1
+                if not self.unanswered:
+                    self._done.notify_all()
