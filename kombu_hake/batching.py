@@ -227,7 +227,7 @@ def no_batch() -> Iterator[None]:
 
 @contextmanager
 def batch(in_flight: int = IN_FLIGHT) -> Iterator[Batch]:
-    """Gather this thread's publishes into shared requests; see the module.
+    """Gather what this thread publishes into shared requests, for the length of a ``with`` block.
 
     Args:
         in_flight: Most requests at once.

@@ -45,7 +45,13 @@ SEND_OPTIONS = frozenset(
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened, as it was published."""
+    """Something that happened, as it was published.
+
+    Attributes:
+        topic: The :class:`Topic` that it was published to.
+        key: Its routing key.
+        id: Its identity; the task ids of its handlers' runs follow from it.
+    """
 
     topic: Topic
     key: str

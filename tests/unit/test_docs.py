@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for those who run this file as a script
+from support.api import PUBLIC, api_page
 from support.pages import DOCS, PAGES, README, ROOT, anchor, blocks, headings, links, page_id
 from support.texts import error_texts
 
 import kombu_hake
-from kombu_hake import exceptions
+from kombu_hake import exceptions, testing
 from kombu_hake.options import OPTIONS, WITHOUT_MEANING
 
 PACKAGE = Path(kombu_hake.__file__).parent
@@ -58,6 +59,7 @@ def error_texts_table() -> str:
 TABLES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
     README: {"options": options_table},
     DOCS / "design.md": {"modules": modules_table},
+    DOCS / "api.md": {"api": api_page},
     DOCS / "messages.md": {"error-texts": error_texts_table},
 }
 
@@ -95,6 +97,17 @@ def test_the_table_of_options_is_that_of_the_code() -> None:
 def test_the_table_of_modules_names_each_module() -> None:
     listed = re.findall(r"^\| `(\w+)\.py` \|", (DOCS / "design.md").read_text(), re.MULTILINE)
     assert listed == [name for name, _ in modules()], "run: python tests/unit/test_docs.py"
+
+
+def test_the_page_of_python_names_is_that_of_the_code() -> None:
+    text = (DOCS / "api.md").read_text()
+    assert with_table(text, "api", api_page()) == text, "run: python tests/unit/test_docs.py"
+
+
+def test_the_page_of_python_names_has_all_that_the_package_exports() -> None:
+    exported = {f"kombu_hake.{name}" for name in kombu_hake.__all__} - {"kombu_hake.__version__"}
+    exported |= {f"kombu_hake.testing.{name}" for name in testing.__all__ if name.islower()}
+    assert exported <= {name.shown for name in PUBLIC}
 
 
 # --- pages written by hand

@@ -1,0 +1,106 @@
+"""The public Python names as a page: signatures and docstrings, read from the source, so that nothing is imported."""
+
+import ast
+import re
+from typing import NamedTuple
+
+from support.texts import PACKAGE
+
+__all__ = ["PUBLIC", "api_page"]
+
+
+class Name(NamedTuple):
+    """A public class, function or method; of a class its docstring is shown, ``Class.__init__`` gives its arguments."""
+
+    module: str
+    path: str
+    shown: str
+
+
+PUBLIC = (
+    Name("groups", "Topic", "kombu_hake.Topic"),
+    Name("groups", "Topic.on", "Topic.on"),
+    Name("groups", "Topic.publish", "Topic.publish"),
+    Name("groups", "Topic.publish_on_commit", "Topic.publish_on_commit"),
+    Name("groups", "Topic.send", "Topic.send"),
+    Name("groups", "Topic.event", "Topic.event"),
+    Name("groups", "Event", "Event"),
+    Name("groups", "Event.result", "Event.result"),
+    Name("groups", "Event.results", "Event.results"),
+    Name("groups", "Event.revoke", "Event.revoke"),
+    Name("batching", "batch", "kombu_hake.batch"),
+    Name("batching", "Batch.flush", "Batch.flush"),
+    Name("testing", "embedded_aws", "kombu_hake.testing.embedded_aws"),
+    Name("testing", "EmbeddedAWS", "EmbeddedAWS"),
+    Name("testing", "EmbeddedAWS.endpoint_url", "EmbeddedAWS.endpoint_url"),
+    Name("testing", "EmbeddedAWS.url", "EmbeddedAWS.url"),
+    Name("testing", "EmbeddedAWS.in_namespace", "EmbeddedAWS.in_namespace"),
+    Name("testing", "EmbeddedAWS.client", "EmbeddedAWS.client"),
+    Name("testing", "EmbeddedAWS.reset", "EmbeddedAWS.reset"),
+    Name("pytest_plugin", "hake_aws", "Fixture hake_aws"),
+    Name("pytest_plugin", "hake_url", "Fixture hake_url"),
+)
+_SECTION = re.compile(r"^(Args|Returns|Raises|Yields|Attributes):$")
+
+
+def api_page() -> str:
+    """Everything below the head of docs/api.md."""
+    return "\n\n".join(_entry(name) for name in PUBLIC)
+
+
+def _entry(name: Name) -> str:
+    node = _node(name.module, name.path)
+    doc = ast.get_docstring(node) or ""
+    if isinstance(node, ast.ClassDef):
+        init = next((item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__"), None)
+        signature = _signature(init) if init else ""
+        doc += "\n\n" + (ast.get_docstring(init) or "") if init else ""
+    else:
+        decorators = {ast.unparse(item) for item in node.decorator_list}
+        signature = "" if decorators & {"property"} or name.module == "pytest_plugin" else _signature(node)
+    head = f"### {name.shown}\n"
+    if signature:
+        head += f"\n```text\n{name.shown}{signature}\n```\n"
+    return f"{head}\n{_markdown(doc)}"
+
+
+def _node(module: str, path: str) -> ast.ClassDef | ast.FunctionDef:
+    found: ast.AST = ast.parse((PACKAGE / f"{module}.py").read_text())
+    for part in path.split("."):
+        found = next(
+            item
+            for item in getattr(found, "body", [])
+            if isinstance(item, ast.ClassDef | ast.FunctionDef) and item.name == part
+        )
+    assert isinstance(found, ast.ClassDef | ast.FunctionDef)
+    return found
+
+
+def _signature(node: ast.FunctionDef) -> str:
+    arguments = ast.parse(ast.unparse(node)).body[0]
+    assert isinstance(arguments, ast.FunctionDef)
+    for group in (arguments.args.posonlyargs, arguments.args.args):
+        if group and group[0].arg == "self":
+            del group[0]
+    returns = f" -> {ast.unparse(node.returns)}" if node.returns is not None and node.name != "__init__" else ""
+    return f"({ast.unparse(arguments.args)}){returns}"
+
+
+def _markdown(doc: str) -> str:
+    """Paragraphs as they are; what stands under ``Args:`` and the like as a list."""
+    lines: list[str] = []
+    in_section = False
+    for line in doc.splitlines():
+        section = _SECTION.match(line)
+        if section:
+            in_section = True
+            lines += ["", f"**{section[1]}**", ""]
+        elif in_section and re.match(r"    (\S[^:]*): ", line):
+            lines.append(re.sub(r"^    (\S[^:]*): ", r"- `\1`: ", line))
+        elif in_section and line.startswith("    "):
+            lines.append("  " + line.strip() if line.startswith("        ") else line.strip())
+        else:
+            in_section = in_section and not line.strip()
+            lines.append(line)
+    text = re.sub(r":\w+:`~?(?:kombu_hake\.\w+\.)?([^`]*)`", r"`\1`", "\n".join(lines)).replace("``", "`")
+    return re.sub(r"\n{3,}", "\n\n", text).strip()
