@@ -88,7 +88,7 @@ def run_ministack(log: Path) -> Iterator[Emulator]:
         EmulatorMissing: It is not installed.
     """
     executable = _ministack_executable()
-    port = _free_port()
+    port = free_port()
     settings = {
         "AUTH": "true",
         "BIND_HOST": HOST,
@@ -126,7 +126,8 @@ def _ministack_executable() -> str:
     return found
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A loopback TCP port that nothing listens on."""
     with socket.create_server((HOST, 0)) as probe:
         return int(probe.getsockname()[1])
 
