@@ -135,6 +135,21 @@ class Binder:
         policy = self._queues.policy(url)
         return policy is not None and allows(policy, self._queues.arn(url), self._topics.arn(exchange))
 
+    def lost_exchanges(self, queue: str) -> list[str]:
+        """Exchanges whose subscriptions of the queue somebody removed, sorted. A call for each exchange."""
+        known = self._applied.get(queue)
+        if known is None:
+            return []
+        arn = self._queues.arn(self._queues.url(queue))
+        return [exchange for exchange in sorted(known.exchanges()) if self._topics.has_lost(exchange, arn)]
+
+    def apply_again(self, queue: str) -> None:
+        """Make what the queue's tags say, believing nothing of subscriptions that were seen before."""
+        with self._flights(queue):
+            for key in [key for key in self._subscribed if key[0] == queue]:
+                del self._subscribed[key]
+            self._apply_until_stable(queue, self._queues.url(queue))
+
     # --- what is known
 
     def tags(self, url: QueueUrl) -> dict[str, str]:

@@ -95,6 +95,7 @@ class Channel(DeclaringChannel):
             inbox=connection.inbox,
             leases=connection.leases,
             on_gone=_redeclare(connection.topology),
+            on_check=connection.topology.check_bindings,
         )
         # Pollers know the receiver and not the channel, so that a channel nobody holds any more stops them.
         weakref.finalize(self, self._receiver.stop).atexit = False

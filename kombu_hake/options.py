@@ -231,6 +231,11 @@ OPTIONS: Mapping[str, Option] = {
         _choice("warn", "terminate"), "warn", "terminate: end a running task whose message somebody else may have."
     ),
     "wait_time_seconds": Option(_whole(0, SQS_MAX_WAIT_S, "seconds"), SQS_MAX_WAIT_S, "Length of a long poll, s."),
+    "check_bindings": Option(
+        _number(0, 86_400, "seconds; 0 never"),
+        300.0,
+        "How often a consumer looks whether its queue's subscriptions are still there, s; 0 never.",
+    ),
     "max_pollers": Option(_whole(1, 64, "threads per queue"), 8, "Most concurrent polls of one busy queue."),
     "ack_linger": Option(_number(0, 5, "seconds"), 0.1, "How long an ack may wait for others to share a request, s."),
     "stop_timeout": Option(_number(0, 60, "seconds"), 5.0, "Most time that closing spends on acks and releases, s."),

@@ -19,6 +19,7 @@ Stop
 from __future__ import annotations
 
 import logging
+import random
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -64,6 +65,7 @@ class _Source:
     """One consumed SQS queue: a queue, or a priority level of one."""
 
     __slots__ = (
+        "check_at",
         "closed",
         "ended",
         "for_helper",
@@ -78,13 +80,17 @@ class _Source:
         "waiting",
     )
 
-    def __init__(self, name: str, queue: str, url: QueueUrl, rank: int, lock: threading.RLock) -> None:
+    def __init__(
+        self, name: str, queue: str, url: QueueUrl, rank: int, lock: threading.RLock, check_at: float
+    ) -> None:
         self.name = name
         self.queue = queue
         self.url = url
         self.rank = rank
         self.longest_poll_s = REPLY_POLL_S if is_reply_queue(queue) else SQS_MAX_WAIT_S
         self.pollers = 0
+        #: When to look after its bindings, monotonic; they were just made.
+        self.check_at = check_at
         self.closed = False
         #: The poller that stays, and its helpers, wait here for credit; those that wait, by condition.
         self.for_main = threading.Condition(lock)
@@ -114,12 +120,14 @@ class Receiver:
         inbox: Inbox,
         leases: Leases,
         on_gone: Callable[[str], QueueUrl | None],
+        on_check: Callable[[str], None],
     ) -> None:
         """Store; nothing starts before :meth:`add`.
 
         Args:
             on_gone: Called in a poller thread with the name of a queue that no longer exists; returns the URL of the
                 one that took its place, or None.
+            on_check: Called in a poller thread now and then, to look after what feeds the queue.
         """
         self._channel_id = channel_id
         self._clients = clients
@@ -127,6 +135,7 @@ class Receiver:
         self._inbox = inbox
         self._leases = leases
         self._on_gone = on_gone
+        self._on_check = on_check
         self._fresh(0)
         forksafe.register(self)
 
@@ -152,7 +161,8 @@ class Receiver:
         """
         with self._lock:
             for rank, (name, url) in enumerate(levels):
-                source = _Source(name, queue, url, rank, self._lock)
+                check_at = time.monotonic() + self._settings.check_bindings
+                source = _Source(name, queue, url, rank, self._lock, check_at)
                 self._sources[name] = source
                 self._credit.add(name, queue if len(levels) > 1 else "", rank)
                 self._start_poller(source, is_helper=False)
@@ -235,6 +245,8 @@ class Receiver:
             raise
         trouble.over()
         self._keep(source, asked, messages)
+        if not is_helper:
+            self._check(source)
         return bool(messages) or not is_helper
 
     def _await_credit(self, source: _Source, is_helper: bool) -> int:
@@ -281,6 +293,20 @@ class Receiver:
             wait = 0  # the lower levels wait to hear that this one is empty
         params = receive_params(source.url, asked, wait, self._settings.visibility_timeout)
         return self._clients.sqs("receive_message", **params).get("Messages") or []
+
+    def _check(self, source: _Source) -> None:
+        """Look after what feeds the queue, when that is due."""
+        every_s = self._settings.check_bindings
+        if not every_s or time.monotonic() < source.check_at:
+            return
+        # With jitter: a fleet that started at once does not ask at once.
+        source.check_at = time.monotonic() + every_s * random.uniform(0.75, 1.25)  # noqa: S311 - needs no secrecy
+        try:
+            self._on_check(source.queue)
+        except HakeError as exc:
+            logger.warning("Whether the bindings of queue %s are still there can't be seen: %s", source.queue, exc)
+        except Exception:  # a bug of ours must not end the consumer in silence
+            logger.exception("Looking after the bindings of queue %s failed in a way that is not known.", source.queue)
 
     def _probe(self, source: _Source, asked: int, hedge: Hedge[list[dict[str, Any]]]) -> list[dict[str, Any]]:
         """A poll in an outage: one that waits for nothing, and more beside it while it is silent."""
@@ -351,6 +377,7 @@ class Receiver:
             url = None if source.closed else self._on_gone(source.name)
         except HakeError as again:
             logger.warning("Queue %s is gone and could not be declared again yet: %s", source.queue, again)
+            source.check_at = 0.0  # it may be there, and not bound yet
             return True
         if url is not None:
             source.url = url

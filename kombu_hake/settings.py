@@ -73,6 +73,7 @@ class Settings:
     visibility_timeout: int = 120
     on_lost_lease: str = "warn"
     wait_time_seconds: int = 20
+    check_bindings: float = 300.0
     max_pollers: int = 8
     ack_linger: float = 0.1
     stop_timeout: float = 5.0

@@ -41,6 +41,8 @@ class Topics:
         self._arns: dict[str, TopicArn] = {}
         self._types: dict[str, str | None] = {}
         self._subscribers: TtlCache[str, int | None] = TtlCache(_SUBSCRIBERS_TTL_S)
+        #: What :meth:`has_lost` looks for.
+        self._made: dict[tuple[str, QueueArn], SubscriptionArn] = {}
 
     def is_predefined(self, exchange: str) -> bool:
         """Whether the user said where the topic is: never made or deleted then."""
@@ -123,11 +125,27 @@ class Topics:
             arn = self._subscribe(exchange, queue_arn, {}, exchange_type)
             is_changed = True
         is_changed |= self._mend(arn, attributes)
+        self._made[exchange, queue_arn] = arn
         self._subscribers.forget(exchange)
         return is_changed
 
+    def has_lost(self, exchange: str, queue_arn: QueueArn) -> bool:
+        """Whether AWS says that a subscription, which this process made or found, is gone."""
+        arn = self._made.get((exchange, queue_arn))
+        if arn is None:
+            return False
+        try:
+            self._clients.sns("get_subscription_attributes", SubscriptionArn=arn)
+        except TopicNotFound:
+            return True
+        except AccessDenied as exc:  # it stays denied: not asked again
+            logger.debug("Whether subscription %s is still there can't be seen: %s", arn, exc)
+            self._made.pop((exchange, queue_arn), None)
+        return False
+
     def unsubscribe(self, exchange: str, queue_arn: QueueArn) -> None:
         """Remove the queue's subscription; none, or no topic, is fine."""
+        self._made.pop((exchange, queue_arn), None)
         try:
             for item in self.subscriptions(exchange):
                 if item["Endpoint"] == queue_arn and item["SubscriptionArn"].startswith("arn:"):

@@ -63,6 +63,8 @@ class Topology:
         self._denied: dict[str, AccessDenied] = {}
         self._has_warned = False
         self._noted: dict[str, dict[Binding, None]] = {}
+        #: Queues that were made again, until they are bound again too.
+        self._unbound: dict[str, BindingSet] = {}
 
     @property
     def makes(self) -> bool:
@@ -245,20 +247,45 @@ class Topology:
 
     def make_again(self, queue: str) -> QueueUrl | None:
         """Declare a queue again that somebody deleted, bindings included; None if this process never declared it."""
-        known = self._binder.known(queue)
+        known = self._unbound.get(queue) or self._binder.known(queue)
         spec = self.queues.spec(queue)
         self.forget(queue)
         if spec is None or self.queues.is_predefined(queue) or not self.makes:
             return None
+        if known is not None:
+            self._unbound[queue] = known
         self.declare_queue(spec)
         url = self.queues.url(queue)
         logger.error("Queue %s was deleted by somebody; it was declared here, so it has been made again.", queue)
-        if known is not None:
-            for binding in sorted(known.bindings):
-                self.bind(queue, binding)
-            for exchange in sorted(known.unfiltered):
-                self._binder.bind_all(queue, exchange, self._types.get(exchange, "direct"))
+        self._bind_again(queue)
         return url
+
+    def _bind_again(self, queue: str) -> None:
+        """Bind a queue that was made again as it was bound before; what fails is not forgotten."""
+        known = self._unbound.get(queue, BindingSet())
+        for binding in sorted(known.bindings):
+            self.bind(queue, binding)
+        for exchange in sorted(known.unfiltered):
+            self._binder.bind_all(queue, exchange, self._types.get(exchange, "direct"))
+        self._unbound.pop(queue, None)
+
+    def check_bindings(self, queue: str) -> None:
+        """Look whether the queue's subscriptions are still there, and make again those that somebody removed.
+
+        With a subscription or a topic that is gone, a queue just falls silent: neither SNS nor SQS tells its consumers.
+        """
+        if not self.makes or self._is_foreign(queue):
+            return
+        if queue in self._unbound:
+            self._bind_again(queue)
+        lost = self._binder.lost_exchanges(queue)
+        if lost:
+            self._binder.apply_again(queue)
+            logger.error(
+                "The subscriptions of queue %s to %s were removed by somebody, or their topics were; they have been "
+                "made again. What was published there meanwhile has not reached the queue.",
+                queue, ", ".join(lost),
+            )
 
     def known_bindings(self, queue: str) -> BindingSet | None:
         """The bindings that this process last saw or took as made; no call."""
@@ -301,6 +328,7 @@ class Topology:
             self._remover.delete_queue(queue)
         finally:
             self._noted.pop(queue, None)
+            self._unbound.pop(queue, None)
             self.forget(queue)
 
     def delete_exchange(self, exchange: str) -> None:

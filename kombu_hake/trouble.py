@@ -13,9 +13,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Generic, TypeVar
 
-from kombu_hake.concurrency import backoff_s
+from kombu_hake.concurrency import backoff_s, start_thread
 from kombu_hake.exceptions import BrokerUnavailable
 
 __all__ = ["Hedge", "Trouble"]
@@ -104,9 +105,9 @@ class Hedge(Generic[T]):
         race: _Race[T] = _Race()
         while not is_over():
             if self._slots.acquire(blocking=False):
-                threading.Thread(
-                    target=self._try, args=(race, attempt, late), name=f"hake-probe-{self._name}", daemon=True
-                ).start()
+                one_try = partial(self._try, race, attempt, late)
+                if start_thread(one_try, f"hake-probe-{self._name}") is None:  # no thread to be had: without company
+                    one_try()
             if race.is_decided.wait(self._silence_s):
                 break
         with race.lock:  # from here on every result is a late one

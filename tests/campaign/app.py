@@ -47,9 +47,15 @@ def _note(task: Task, number: int, kind: str) -> None:
 
 @shared_task(bind=True, name="record", exchange=EVENTS.name, routing_key="event")
 def record(self: Task, number: int, kind: str = "event") -> None:
-    """Of an event, or of whatever is sent to a queue: a run."""
+    """A run of an event."""
     _note(self, number, kind)
     time.sleep(random.uniform(0.0, 0.02))
+
+
+@shared_task(bind=True, name="record_plain")
+def record_plain(self: Task, number: int, kind: str = "plain") -> None:
+    """A run of what is sent to a queue."""
+    _note(self, number, kind)
 
 
 @shared_task(bind=True, name="retrying", exchange=EVENTS.name, routing_key="event", max_retries=5)
@@ -58,14 +64,6 @@ def retrying(self: Task, number: int, kind: str = "retry") -> None:
     if self.request.retries < 2:
         raise self.retry(countdown=1)
     _note(self, number, kind)
-
-
-@shared_task(bind=True, name="slow")
-def slow(self: Task, number: int, seconds: float) -> None:
-    """Says when it starts and when it is done."""
-    _note(self, number, "start")
-    time.sleep(seconds)
-    _note(self, number, "end")
 
 
 def _resolve_our_name() -> None:

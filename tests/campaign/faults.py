@@ -49,3 +49,9 @@ KINDS = {
     "expired": Kind("the credentials have expired, then they are fine", (_each("expired"),)),
     "delayed-effect": Kind("policies and filters act 2 s later", (Rule("delayed_effect", seconds=2.0),), lasting=4.0),
 }  # fmt: skip
+
+#: Of several kinds a little, for a run that is short.
+MIXED = Kind("a little of everything", (
+    *(Rule(kind, probability=SHARE / 3) for kind in ("lost_response", "status", "reset", "throttle", "expired")),
+    *(_each(kind) for kind in ("partial_failure", "duplicate", "reorder")),
+), loses_answers=True)  # fmt: skip

@@ -23,7 +23,7 @@ from uuid import uuid4
 from support.emulators import Emulator, run_moto
 
 from campaign.app import GROUPS
-from campaign.faults import KINDS
+from campaign.faults import KINDS, MIXED
 from campaign.fleet import Fleet, Tail, end_tidily, fleet
 from campaign.journal import JournalProxy
 from campaign.ledger import Verdict, judge
@@ -64,7 +64,7 @@ HEADER = (
 
 def run_kind(
     name: str, emulator: Emulator, folder: Path, *, events: int, workers: int = 2, kill_every_s: float = 4.0,
-    rate: float = 60.0, patience_s: float = 120.0,
+    rate: float = 60.0, patience_s: float = 120.0, visibility_s: int = VISIBILITY_S,
 ) -> Row:  # fmt: skip
     """One kind of fault.
 
@@ -72,12 +72,13 @@ def run_kind(
         rate: Most events per second, all publishers together.
         patience_s: How long the last event may take, from when all are published.
     """
-    kind = KINDS[name]
+    kind = MIXED if name == "mixed" else KINDS[name]
     started = time.monotonic()
     with ExitStack() as stack:
         proxy = stack.enter_context(JournalProxy(emulator.endpoint_url, rules=kind.rules))
         seen = replace(emulator, port=int(proxy.endpoint_url.rpartition(":")[2]))
-        crew = stack.enter_context(fleet(seen.url(f"c{uuid4().hex[:8]}"), OPTIONS, folder))
+        options = {**OPTIONS, "visibility_timeout": visibility_s}
+        crew = stack.enter_context(fleet(seen.url(f"c{uuid4().hex[:8]}"), options, folder))
         crew.start(workers, "-P", "prefork", "-c", "2")
         time.sleep(kind.lasting)
         share = -(-events // len(HOW))
@@ -85,7 +86,7 @@ def run_kind(
             first = number * share
             crew.publish(first, min(share, events - first), how, rate / len(HOW))
         _until_all_ran(crew, events, kill_every_s, patience_s)
-        until_calm(crew, VISIBILITY_S)
+        until_calm(crew, visibility_s)
         verdict = judge(
             dict.fromkeys(GROUPS, range(events)), crew.runs(), crew.published(), crew.kills, proxy.of,
             logs=crew.logs(), loses_answers=kind.loses_answers,

@@ -14,7 +14,7 @@ from celery.result import AsyncResult
 from kombu.exceptions import OperationalError
 
 import kombu_hake
-from campaign.app import GROUPS, PLAIN, append, record, retrying
+from campaign.app import GROUPS, PLAIN, append, record, record_plain, retrying
 from kombu_hake.exceptions import PublishFailed
 
 _BATCH = 10
@@ -28,8 +28,8 @@ def _countdown() -> int:
 #: Kind to (how it is published, whether to all groups).
 HOW: dict[str, tuple[Callable[[int], AsyncResult], bool]] = {
     "event": (lambda number: record.delay(number, "event"), True),
-    "plain": (lambda number: record.apply_async([number, "plain"], queue=PLAIN), False),
-    "eta": (lambda number: record.apply_async([number, "eta"], queue=PLAIN, countdown=_countdown()), False),
+    "plain": (lambda number: record_plain.apply_async([number, "plain"], queue=PLAIN), False),
+    "eta": (lambda number: record_plain.apply_async([number, "eta"], queue=PLAIN, countdown=_countdown()), False),
     "eta event": (lambda number: record.apply_async([number, "eta event"], countdown=_countdown()), True),
     "retry": (retrying.delay, True),
 }

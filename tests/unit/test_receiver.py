@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,6 +29,7 @@ class Bench:
         self.inbox = Inbox()
         self.leases = Leases(fake, visibility_s=120, linger_s=0.0)
         self.on_gone: Callable[[str], QueueUrl | None] = lambda queue: None
+        self.on_check: Callable[[str], None] = lambda queue: None
         self.receiver = Receiver(
             7,
             clients=fake,
@@ -35,7 +37,11 @@ class Bench:
             inbox=self.inbox,
             leases=self.leases,
             on_gone=self._gone,
+            on_check=self._check,
         )
+
+    def _check(self, queue: str) -> None:
+        self.on_check(queue)
 
     def _gone(self, queue: str) -> QueueUrl | None:
         return self.on_gone(queue)
@@ -444,6 +450,55 @@ def test_a_deleted_queue_that_nobody_makes_again_is_looked_for(bench: Bench, tro
     bench.fake.fail("receive_message", *[QueueNotFound("gone")] * 3)
     bench.consume(queue)
     assert bench.next().message["Body"] == "q0"
+
+
+@pytest.mark.parametrize("error", [None, BrokerUnavailable("x"), AccessDenied("x"), KeyError("a bug")])
+def test_what_feeds_a_queue_is_looked_after_and_that_ends_no_poller(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception | None
+) -> None:
+    looked: list[str] = []
+
+    def look(name: str) -> None:
+        looked.append(name)
+        if error is not None:
+            raise error
+
+    bench.on_check = look
+    monkeypatch.setattr(receiver_module, "random", SimpleNamespace(uniform=lambda low, high: 0.0))
+    bench.receiver._settings = make_settings(check_bindings=1e-9)
+    queue = bench.queue("q")
+    bench.consume(queue, prefetch=1)
+    for number in range(3):
+        bench.send(queue, f"m{number}")
+        item = bench.next()
+        assert item.message["Body"] == f"m{number}"
+        bench.settle(item)
+        eventually(lambda number=number: len(looked) > number)
+    assert set(looked) == {"q"}
+    assert ("bindings of queue q" in caplog.text) == (error is not None)
+
+
+def test_what_feeds_a_queue_is_looked_after_seldom(bench: Bench) -> None:
+    looked: list[str] = []
+    bench.on_check = looked.append
+    bench.consume(bench.queue("q", messages=30), prefetch=1)
+    for _ in range(30):
+        bench.settle(bench.next())
+    assert looked == []
+
+
+def test_bindings_are_looked_after_once_a_queue_is_back_that_could_not_be_made_again(bench: Bench) -> None:
+    looked: list[str] = []
+    bench.on_check = looked.append
+
+    def on_gone(name: str) -> QueueUrl | None:
+        raise BrokerUnavailable("made, and not bound")
+
+    bench.on_gone = on_gone
+    bench.fake.fail("receive_message", QueueNotFound("gone"))
+    bench.consume(bench.queue("q", messages=1), prefetch=1)
+    bench.next()
+    eventually(lambda: looked == ["q"])
 
 
 def test_a_release_that_fails_is_logged_and_not_raised(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:

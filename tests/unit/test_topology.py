@@ -313,6 +313,84 @@ def test_a_deleted_queue_is_made_again_with_its_bindings(
     assert "deleted by somebody" in caplog.text
 
 
+@pytest.mark.parametrize("operation", ["create_queue", "list_queue_tags", "subscribe"])
+def test_bindings_of_a_deleted_queue_survive_an_outage_while_it_is_made_again(
+    fake: FakeClients, topology: Topology, operation: str
+) -> None:
+    declare(topology, "q", fanout("events"), Binding("orders", "topic", "order.*"))
+    fake.sqs("delete_queue", QueueUrl=fake.queues.queue("q").url)
+    fake.clock.advance(61)
+    fake.fail(operation, BrokerUnavailable("the network is down"))
+    with pytest.raises(BrokerUnavailable):
+        topology.make_again("q")
+    # The consumer asks again for a queue that is missing, and looks after one that is there.
+    if operation == "create_queue":
+        topology.make_again("q")
+    else:
+        topology.check_bindings("q")
+    publish(fake, "events")
+    publish(fake, "orders", "order.paid")
+    assert fake.queues.queue("q").bodies() == ["events:k", "orders:order.paid"]
+
+
+# --- what somebody removed under a running consumer
+
+
+@pytest.mark.parametrize("removed", ["subscription", "topic", "topic, and made again by a publisher"])
+def test_subscriptions_that_somebody_removed_are_made_again_and_that_is_said(
+    fake: FakeClients, topology: Topology, caplog: pytest.LogCaptureFixture, removed: str
+) -> None:
+    declare(topology, "q", fanout("events"), fanout("others"))
+    topology.check_bindings("q")
+    assert not caplog.records
+    if removed == "subscription":
+        [found] = fake.sns("list_subscriptions_by_topic", TopicArn=arn("events"))["Subscriptions"]
+        fake.sns("unsubscribe", SubscriptionArn=found["SubscriptionArn"])
+    else:
+        fake.sns("delete_topic", TopicArn=arn("events"))
+    if "publisher" in removed:
+        fake.sns("create_topic", Name="events")
+    topology.check_bindings("q")
+    topology.check_bindings("q")
+    [record] = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert "queue q to events were removed" in record.getMessage()
+    publish(fake, "events")
+    publish(fake, "others")
+    assert fake.queues.queue("q").bodies() == ["events:k", "others:k"]
+
+
+def test_looking_after_bindings_costs_a_request_for_each_exchange(fake: FakeClients, topology: Topology) -> None:
+    declare(topology, "q", fanout("events"), Binding("orders", "topic", "a"), Binding("orders", "topic", "b"))
+    fake.calls.clear()
+    topology.check_bindings("q")
+    topology.check_bindings("unknown")
+    assert [name for name, _ in fake.calls] == ["get_subscription_attributes"] * 2
+
+
+def test_subscriptions_that_may_not_be_looked_at_are_not_asked_for_again(
+    fake: FakeClients, topology: Topology
+) -> None:
+    declare(topology, "q", fanout("events"))
+    fake.deny("sns:GetSubscriptionAttributes")
+    fake.calls.clear()
+    for _ in range(3):
+        topology.check_bindings("q")
+    assert fake.count("get_subscription_attributes") <= 1
+
+
+def test_an_outage_while_subscriptions_are_made_again_is_not_the_end_of_it(
+    fake: FakeClients, topology: Topology
+) -> None:
+    declare(topology, "q", fanout("events"))
+    fake.sns("delete_topic", TopicArn=arn("events"))
+    fake.fail("subscribe", BrokerUnavailable("the network is down"))
+    with pytest.raises(BrokerUnavailable):
+        topology.check_bindings("q")
+    topology.check_bindings("q")
+    publish(fake, "events")
+    assert fake.queues.queue("q").bodies() == ["events:k"]
+
+
 def test_a_queue_that_was_not_declared_here_is_not_made_again(fake: FakeClients, topology: Topology) -> None:
     assert topology.make_again("q") is None
     assert "q" not in fake.queues.by_name

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 from fakes import eventually
 
+from kombu_hake import trouble as trouble_module
 from kombu_hake.exceptions import BrokerUnavailable, QuotaExceeded
 from kombu_hake.trouble import Hedge, Trouble
 
@@ -106,6 +107,13 @@ def test_whoever_does_not_want_the_answer_any_more_does_not_wait_for_it() -> Non
     thread.join(10.0)
     assert results == [None]
     tries.answer(1)
+
+
+def test_a_process_that_can_start_no_thread_tries_without_company(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trouble_module, "start_thread", lambda target, name: None)
+    tries = Tries()
+    tries.answer(1)
+    assert Hedge[int]("q").first(tries, late=lambda _: None, is_over=never) == 1
 
 
 def test_an_outage_ends_within_seconds_and_throttling_is_left_alone_for_longer() -> None:
