@@ -16,8 +16,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Generic, TypeVar
 
-from kombu_hake.concurrency import backoff_s, start_thread
+from kombu_hake.concurrency import backoff_s
 from kombu_hake.exceptions import BrokerUnavailable
+from kombu_hake.senders import start_thread
 
 __all__ = ["Hedge", "Trouble"]
 
