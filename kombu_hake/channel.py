@@ -206,8 +206,6 @@ class Channel(DeclaringChannel):
         if not self._consumers_of(consumer.queue):
             self._receiver.remove(consumer.queue)
             self._put_back(consumer.queue)
-        if not self._consumers:
-            self._give_back_unstarted()
 
     def basic_get(self, queue: str, no_ack: bool = False, **_kwargs: Any) -> HakeMessage | None:
         """One message, or None when there is none; may take a second to find that out."""
@@ -283,6 +281,19 @@ class Channel(DeclaringChannel):
         self._leases.release([item.delivery.lease for item in unsettled])
         self._count_settled(unsettled)
 
+    def stop_receiving(self) -> None:
+        """Ask for no more messages, and give back what waits to be handed over. Any thread; the channel stays open."""
+        self._receiver.stop()
+        self._put_back(None)
+
+    def give_back_unstarted(self) -> None:
+        """Make visible what a Celery worker that ends has received on this channel and not started."""
+        tags = unstarted_tags(self)
+        settled = [item for tag in tags for item in self._settle(tag, False)]
+        self._leases.release([item.delivery.lease for item in settled])
+        if settled:
+            logger.info("Gave back %d tasks that were received and not started.", len(settled))
+
     def forget(self, delivery_tag: int) -> None:
         """Let a message go whose lease is lost: it comes again by itself."""
         for unsettled in self._settle(delivery_tag, False):
@@ -327,13 +338,6 @@ class Channel(DeclaringChannel):
             self._turns[queue] = itertools.cycle(consumers)
         else:
             self._turns.pop(queue, None)
-
-    def _give_back_unstarted(self) -> None:
-        tags = unstarted_tags(self)
-        settled = [item for tag in tags for item in self._settle(tag, False)]
-        self._leases.release([item.delivery.lease for item in settled])
-        if settled:
-            logger.info("Gave back %d tasks that were received and not started.", len(settled))
 
     def _put_back(self, queue: str | None) -> None:
         """Release what is buffered for this channel, of one queue or of all."""

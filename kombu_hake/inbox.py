@@ -118,6 +118,11 @@ class Inbox:
                     self._signal()
             return self._reader.fileno()
 
+    def wake(self) -> None:
+        """Have an event loop that sleeps look up, though there is nothing new. Any thread."""
+        with self._changed:
+            self._signal()
+
     def close(self) -> None:
         """Close the descriptor, and wait no more."""
         with self._changed:

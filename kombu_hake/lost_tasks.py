@@ -15,7 +15,7 @@ import sys
 from typing import Any
 
 from kombu_hake.lease import Lease, Why
-from kombu_hake.worker import is_unstarted, pool_of_worker, refuse_to_start
+from kombu_hake.worker import consumer_of_worker, is_unstarted, refuse_to_start
 
 __all__ = ["on_lost"]
 
@@ -61,7 +61,7 @@ def _request_of(channel: Any, delivery_tag: int) -> Any:
 
 def _terminate(request: Any) -> bool:
     """End a task that runs; whether the pool can do that."""
-    pool = pool_of_worker()
+    pool = getattr(consumer_of_worker(), "pool", None)
     if pool is None:
         return False
     logger.warning("Ending task %s[%s], whose message comes again.", request.name, request.id)

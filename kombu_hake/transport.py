@@ -19,7 +19,7 @@ from typing import Any
 import kombu.exceptions
 from kombu.transport import base
 
-from kombu_hake import forksafe, lost_tasks, worker
+from kombu_hake import forksafe, lost_tasks, stopping, worker
 from kombu_hake._version import __version__
 from kombu_hake.channel import Channel
 from kombu_hake.clients import Clients, shared_clients
@@ -132,7 +132,7 @@ class Transport(base.Transport):  # type: ignore[misc]
         # The threads know the leases and not this object, so that a connection nobody holds any more lets them go.
         self._disown = weakref.finalize(self, self.leases.disown)
         self._disown.atexit = False
-        worker.watch()
+        stopping.watch()
         self.temporaries = Temporaries(self.topology)
         self.connected = True
         _open.add(self)
@@ -210,8 +210,14 @@ class Transport(base.Transport):  # type: ignore[misc]
         """kombu's name for what :meth:`register_with_event_loop` registers."""
         self._on_readable()
 
+    def wake(self) -> None:
+        """Have the event loop look up: what it does next may have changed. Any thread."""
+        self.inbox.wake()
+
     def _on_readable(self) -> None:
         for _ in range(_PER_TURN):
+            if worker.is_stopping():  # a solo pool runs a task here: no further one
+                return
             item = self.inbox.get(0)
             if item is None:
                 return

@@ -1,9 +1,4 @@
-"""What only a Celery worker's own state tells. Looks at Celery where it is loaded, and imports none of it before.
-
-At a warm shutdown Celery cancels its consumers, waits for the tasks that run, and only then closes its connection. What
-it prefetched and did not start would stay invisible to other workers for as long as the longest task runs. So when the
-last consumer of a channel is cancelled in a worker that stops, the messages of such tasks are released at once.
-"""
+"""What only a Celery worker's own state tells. Looks at Celery where it is loaded, and imports none of it before."""
 
 from __future__ import annotations
 
@@ -11,48 +6,61 @@ import sys
 import weakref
 from typing import Any
 
-__all__ = ["is_unstarted", "pool_of_worker", "refuse_to_start", "unstarted_tags", "watch"]
+__all__ = ["consumer_of_worker", "is_stopping", "is_unstarted", "refuse_to_start", "remember", "unstarted_tags"]
 
-#: The worker's consumer (``celery/worker/consumer/consumer.py``); it has the pool.
 _consumers: list[weakref.ref[Any]] = []
 
 
-def watch() -> None:
-    """Take note of the worker that this process is, if it is one. Harmless when repeated."""
-    signals = sys.modules.get("celery.signals")
-    if signals is not None and "celery.worker.state" in sys.modules:
-        signals.worker_ready.connect(_remember, weak=False, dispatch_uid="kombu_hake.worker")
+def remember(consumer: Any) -> None:
+    """Take note of the worker's consumer (``celery/worker/consumer/consumer.py``); it has the pool."""
+    _consumers[:] = [weakref.ref(consumer)]
 
 
-def _remember(sender: Any = None, **_kwargs: Any) -> None:
-    _consumers[:] = [weakref.ref(sender)]
+def consumer_of_worker() -> Any:
+    """The consumer of this process's worker; None where there is none."""
+    return _consumers[0]() if _consumers else None
 
 
-def pool_of_worker() -> Any:
-    """The pool of this process's worker; None where there is none."""
-    consumer = _consumers[0]() if _consumers else None
-    return getattr(consumer, "pool", None)
+def is_stopping() -> bool:
+    """Whether this process is a worker that was told to end."""
+    state = sys.modules.get("celery.worker.state")
+    return any(
+        flag is not None and flag is not False
+        for flag in (getattr(state, "should_stop", None), getattr(state, "should_terminate", None))
+    )
 
 
 def unstarted_tags(channel: Any) -> list[int]:
-    """Delivery tags of tasks that this worker holds, and will not start any more.
+    """Delivery tags of tasks that a worker which ends holds and has not started; from now on it won't start them.
 
-    ``[]`` outside of a worker, and in one that is not stopping. Left out is whatever may still run: a task that a child
-    process was given (``billiard``'s ``_write_to``), and in a thread pool one that can't be taken back.
+    ``[]`` outside of a worker. Left out is what may still run: a task that a child process was given (``billiard``'s
+    ``_write_to``), and in a thread pool one that can't be taken back.
 
     Source:
         ``celery/worker/state.py``, ``celery/concurrency/asynpool.py`` (``flush`` drops what was not written to a child,
         because "the tasks will be redelivered by the broker").
     """
     state = sys.modules.get("celery.worker.state")
-    if state is None or not _is_stopping(state):
+    if state is None:
         return []
-    waiting = set(state.reserved_requests) | set(getattr(state, "scheduled_requests", ()))
-    mine = [r for r in waiting - set(state.active_requests) if getattr(r.message, "channel", None) is channel]
+    waiting = _listed(state.reserved_requests) | _listed(getattr(state, "scheduled_requests", ()))
+    mine = [
+        request
+        for request in waiting - _listed(state.active_requests)
+        if getattr(request.message, "channel", None) is channel
+    ]
     unstarted = [request for request in mine if _will_not_start(request)]
     for request in unstarted:
         refuse_to_start(request)
     return [request.message.delivery_tag for request in unstarted]
+
+
+def _listed(requests: Any) -> set[Any]:
+    while True:
+        try:
+            return set(requests)
+        except RuntimeError:  # a pool thread has changed it meanwhile
+            continue
 
 
 def is_unstarted(request: Any) -> bool:
@@ -77,13 +85,6 @@ def refuse_to_start(request: Any) -> None:
 
     request.execute_using_pool = refuse
     task_ready(request)
-
-
-def _is_stopping(state: Any) -> bool:
-    return any(
-        flag is not None and flag is not False
-        for flag in (getattr(state, "should_stop", None), getattr(state, "should_terminate", None))
-    )
 
 
 def _will_not_start(request: Any) -> bool:

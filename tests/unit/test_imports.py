@@ -14,7 +14,7 @@ PACKAGE = Path(kombu_hake.__file__).parent
 LAYERS = (
     "_version cli_graph cli_tables envelope exceptions forksafe limits mailbox plugin priorities sigv4 signals worker",
     "bindings concurrency costs credit globs naming parking policy senders",
-    "lease listeners options routing trouble",
+    "lease listeners options routing stopping trouble",
     "admission filters group_registry settings",
     "error_table events group_setup",
     "groups wire",
