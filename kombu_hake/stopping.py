@@ -51,6 +51,8 @@ def _on_ready(sender: Any = None, **_kwargs: Any) -> None:
         lambda **_kwargs: ring(_WARM), weak=False, dispatch_uid="kombu_hake.stopping"
     )
     sender.blueprint.on_close = _before(sender.blueprint.on_close, lambda: _give_back(sender, with_unstarted=True))
+    if hasattr(sender.pool, "executor"):
+        sender.pool.on_apply = _keeping(sender.pool.on_apply)
     controller = sender.controller
     if hasattr(controller, "wait_for_soft_shutdown"):
         controller.wait_for_soft_shutdown = _before(controller.wait_for_soft_shutdown, lambda: ring(_SOFT))
@@ -64,6 +66,24 @@ def _before(then: Callable[[], Any] | None, first: Callable[[], None]) -> Callab
         return then() if then is not None else None
 
     return wraps(then)(both) if then is not None else both
+
+
+def _keeping(apply: Callable[..., Any]) -> Callable[..., Any]:
+    """What hands a task to the thread pool, so that it can be taken back from there: Celery's request knows the result
+    by a weak reference, and nobody else holds it (``celery/concurrency/thread.py``).
+    """
+
+    def on_apply(*args: Any, **kwargs: Any) -> Any:
+        result = apply(*args, **kwargs)
+        result.f.hake_result = result
+        result.f.add_done_callback(_let_go)
+        return result
+
+    return on_apply
+
+
+def _let_go(future: Any) -> None:
+    del future.hake_result
 
 
 def _start_thread(consumer: Any) -> Callable[[bytes], None]:

@@ -75,6 +75,42 @@ def test_warm_shutdown_is_quick_and_gives_back_what_was_prefetched(on_stage: Sta
 
 
 @pytest.mark.timeout(150)
+@pytest.mark.parametrize(
+    ("pool", "end"),
+    [
+        ("prefork", signal.SIGTERM),
+        ("threads", signal.SIGTERM),
+        ("solo", signal.SIGTERM),
+        ("prefork", signal.SIGQUIT),  # a soft shutdown
+    ],
+)
+def test_what_is_not_started_runs_elsewhere_while_the_running_task_goes_on(
+    on_stage: Stage, aws: Emulator, pool: str, end: signal.Signals
+) -> None:
+    count = 20
+    environment = {"PREFETCH_MULTIPLIER": str(count + 1), "SOFT_SHUTDOWN_TIMEOUT": "600"}
+    first = on_stage.start("apps.plain", "-P", pool, "-c", "1", name="first", environment=environment)
+    app = client(on_stage)
+    app.send_task("sleep_late", [0, 600.0])
+    on_stage.runs.wait_for(1, number=0, event="start")
+    for number in range(1, count + 1):
+        app.send_task("handle", [number])
+    # A worker that is busy asks for ten at once, or for none.
+    wait_until(lambda: unfinished(aws)[1] > 10, "the worker to prefetch")
+    first.signal(end)
+    wait_until(lambda: unfinished(aws) == (count, 1), "all but the running task to be visible to others")
+    second = on_stage.start("apps.plain", "-P", "threads", "-c", "2", name="second")
+    on_stage.runs.wait_for(count, worker="second")
+    assert first.process.poll() is None
+    assert on_stage.runs.of(number=0, event="end") == []
+    runs = [run["number"] for run in on_stage.runs.all()]
+    assert Counter(runs) == dict.fromkeys(range(count + 1), 1)
+    first.kill()
+    second.stop()
+    assert first.errors() == []
+
+
+@pytest.mark.timeout(150)
 def test_killed_worker_with_acks_late_loses_nothing(on_stage: Stage, aws: Emulator) -> None:
     on_stage.broker = aws.url(visibility_timeout=3)
     victim = on_stage.start("apps.plain", "-P", "prefork", "-c", "1", name="victim")
