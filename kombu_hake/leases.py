@@ -176,6 +176,14 @@ class Leases:
         """Nobody is left who could settle. Takes no lock: a garbage collection may run anywhere."""
         self._is_disowned = True
 
+    def give_all_back(self) -> None:
+        """Release what is held, then stop."""
+        with self._lock:
+            if self._held:
+                logger.warning("A connection was forgotten, not closed; %d messages go back.", len(self._held))
+            self.release(list(self._held.values()))
+        self.stop(_GIVE_BACK_S)
+
     def renewals_due(self, now: float) -> list[tuple[QueueUrl, list[Lease]]]:
         """Leases to renew now, in request-sized groups. Changes nothing, calls nothing.
 
@@ -244,7 +252,7 @@ class Leases:
                 logger.exception("Keeping leases failed in a way that is not known; it goes on.")
                 time.sleep(_LOOK_UP_S)
             if self._is_disowned:
-                self._give_all_back()
+                self.give_all_back()
 
     def _keep_once(self) -> None:
         with self._lock:
@@ -261,13 +269,6 @@ class Leases:
                 self._changed.wait(min(self._pause(now), _LOOK_UP_S))
         for lease, why in lost:
             self._report(lease, why)
-
-    def _give_all_back(self) -> None:
-        with self._lock:
-            if self._held:
-                logger.warning("A connection was forgotten, not closed; %d messages go back.", len(self._held))
-            self.release(list(self._held.values()))
-        self.stop(_GIVE_BACK_S)
 
     def _run_out(self, now: float) -> list[tuple[Lease, Why]]:
         """Those that somebody else may have now, because nothing has renewed them. They go on being tried, once AWS

@@ -68,6 +68,8 @@ def _build_shared(settings: Settings) -> _Shared:
 
 
 _open: weakref.WeakSet[Transport] = weakref.WeakSet()
+#: Those of forgotten connections live on until they have given everything back.
+_leases: weakref.WeakSet[Leases] = weakref.WeakSet()
 
 
 class Transport(base.Transport):  # type: ignore[misc]
@@ -129,6 +131,7 @@ class Transport(base.Transport):  # type: ignore[misc]
             linger_s=self.settings.ack_linger,
             on_lost=lambda lease, why: inbox.put([LostLease(lease, why)]),
         )
+        _leases.add(self.leases)
         # The threads know the leases and not this object, so that a connection nobody holds any more lets them go.
         self._disown = weakref.finalize(self, self.leases.disown)
         self._disown.atexit = False
@@ -148,6 +151,7 @@ class Transport(base.Transport):  # type: ignore[misc]
             channel.close()
         self.dispatcher.flush_events(self.settings.stop_timeout)
         self._disown.detach()
+        _leases.discard(self.leases)
         self.leases.stop(self.settings.stop_timeout)
         self.temporaries.delete_all()
         for loop, fd in self._loops:
@@ -314,6 +318,8 @@ def _close_all_at_exit() -> None:
             transport.close_connection(transport)
         except Exception:
             logger.exception("A connection could not be closed at exit.")
+    for leases in list(_leases):
+        leases.give_all_back()
 
 
 atexit.register(_close_all_at_exit)
