@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -134,7 +135,7 @@ def example(number: int, folder: Path) -> tuple[list[str], str]:
     """Write the README's example and return its commands: those that start workers, and the one that sends."""
     files = [block.code for block in blocks(README, "python") if block.code.startswith("# shop.py\n")]
     (folder / "shop.py").write_text(files[number])
-    commands = [(what, text.strip()) for what, text in COMMANDS.findall(README.read_text())]
+    commands = [(what, text.strip()) for what, text in COMMANDS.findall(README.read_text()) if what != "aws"]
     (_, workers), (what, send) = commands[2 * number : 2 * number + 2]
     assert what == "send"
     return workers.splitlines(), send
@@ -142,6 +143,23 @@ def example(number: int, folder: Path) -> tuple[list[str], str]:
 
 def send(command: str, folder: Path, environment: dict[str, str]) -> None:
     subprocess.run(shlex.split(command), cwd=folder, env=environment, timeout=PATIENCE_S, check=True)
+
+
+def test_the_readme_start_needs_no_account(environment: dict[str, str], tmp_path: Path) -> None:
+    [start] = [text for what, text in COMMANDS.findall(README.read_text()) if what == "aws"]
+    _, sender = example(0, tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = str(probe.getsockname()[1])
+    ready = f"until python -c 'import socket; socket.create_connection((\"127.0.0.1\", {port}))' 2>&-; do :; done"
+    (tmp_path / "look.py").write_text(
+        "from shop import app\nprint(app.connection().default_channel.queue_declare('celery', passive=True))"
+    )
+    script = "\n".join([start.replace("4100", port), ready, sender, "python look.py", "kill %1"])
+    bare = {name: value for name, value in environment.items() if not name.startswith("AWS_") or "METADATA" in name}
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, env=bare, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
+    assert "message_count=1" in done.stdout, done.stdout + done.stderr
 
 
 def test_the_readme_start_runs_a_task(environment: dict[str, str], tmp_path: Path) -> None:

@@ -51,13 +51,24 @@ def modules() -> Iterator[tuple[str, str]]:
             yield path.stem, plain.replace("``", "`")
 
 
+def figures_table() -> str:
+    """The rows of docs/performance.md that matter most, as they stand there."""
+    page = (DOCS / "performance.md").read_text()
+    chosen = "consume and ack|Celery worker|publish in a batch|events to 3 groups"
+    rows = re.findall(rf"^\| (?:{chosen}).*$", page, re.MULTILINE)
+    assert len(rows) == 5, rows
+    header = re.search(r"^\| \| `hake://` \|.* ratio \|\n.*$", page, re.MULTILINE)
+    assert header is not None
+    return "\n".join([header[0].replace("ratio", "to `sqs://`"), *rows])
+
+
 def error_texts_table() -> str:
     rows = [f"| `{_cell(text.head)}` | [{text.error}](errors.md#{text.error.lower()}) |" for text in error_texts()]
     return "\n".join(["| text | class |", "|---|---|", *dict.fromkeys(rows)])
 
 
 TABLES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
-    README: {"options": options_table},
+    README: {"options": options_table, "figures": figures_table},
     DOCS / "design.md": {"modules": modules_table},
     DOCS / "api.md": {"api": api_page},
     DOCS / "messages.md": {"error-texts": error_texts_table},
@@ -92,6 +103,11 @@ def _origin(aliases: tuple[str, ...], env: tuple[str, ...]) -> str:
 def test_the_table_of_options_is_that_of_the_code() -> None:
     text = README.read_text()
     assert with_table(text, "options", options_table()) == text, "run: python tests/unit/test_docs.py"
+
+
+def test_the_figures_of_the_readme_are_those_that_were_measured() -> None:
+    text = README.read_text()
+    assert with_table(text, "figures", figures_table()) == text, "run: python tests/unit/test_docs.py"
 
 
 def test_the_table_of_modules_names_each_module() -> None:

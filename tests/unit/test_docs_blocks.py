@@ -31,10 +31,9 @@ def commands(block: Block) -> Iterator[list[str]]:
     """The commands of a shell block as words, without variables set for them, redirections and what follows a pipe."""
     for line in block.code.replace("\\\n", " ").splitlines():
         for command in re.split(r"\s(?:&&|\|\||\||;)\s", line):
-            words = shlex.split(command, comments=True)
+            words = [word for word in shlex.split(command, comments=True) if word not in ("&", "export")]
             while words and re.match(r"[A-Z_]+=", words[0]):
                 words.pop(0)
-            words = [word for word in words if word not in ("&", "export")]
             if words:
                 yield words
 
