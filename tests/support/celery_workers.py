@@ -21,7 +21,7 @@ BROKER = "HAKE_TEST_BROKER"
 RUNS = "HAKE_TEST_RUNS"
 
 
-def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 30.0) -> None:
+def wait_until(condition: Callable[[], object], what: str | Callable[[], str], timeout_s: float = 30.0) -> None:
     """Wait until a condition holds.
 
     Args:
@@ -31,7 +31,7 @@ def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 30
     """
     deadline = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < deadline, f"not within {timeout_s:.0f} s: {what}"
+        assert time.monotonic() < deadline, f"not within {timeout_s:.0f} s: {what() if callable(what) else what}"
         time.sleep(TICK_S)
 
 

@@ -1,0 +1,171 @@
+"""What happens to a running worker: rights that go; queues, topics, subscriptions that somebody removes; crashes."""
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from celery import Celery
+from kombu import pools
+from support.celery_workers import Stage, stage, wait_until
+from support.emulators import Emulator
+from support.proxy import Proxy
+from support.proxy_rules import Rule
+
+#: How long a crashed worker's messages stay hidden, and a poll of an idle queue lasts.
+VISIBILITY_S = 3
+OPTIONS = {"visibility_timeout": VISIBILITY_S, "wait_time_seconds": 2, "check_bindings": 1}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _pools() -> Iterator[None]:
+    """kombu's pools of connections outlive the app."""
+    yield
+    pools.reset()
+
+
+@pytest.fixture
+def aws(moto: Emulator) -> Emulator:
+    return moto.in_namespace(f"o{uuid4().hex[:8]}")
+
+
+@pytest.fixture
+def proxy(aws: Emulator) -> Iterator[Proxy]:
+    with Proxy(aws.endpoint_url) as found:
+        yield found
+
+
+@pytest.fixture
+def on_stage(aws: Emulator, proxy: Proxy, tmp_path: Path) -> Iterator[Stage]:
+    seen = replace(aws, port=int(proxy.endpoint_url.rpartition(":")[2]))
+    with stage(seen.url(**OPTIONS), tmp_path) as found:
+        yield found
+
+
+def client(stage: Stage) -> Celery:
+    return Celery(broker=stage.broker, set_as_current=False)
+
+
+def unfinished(aws: Emulator, queue: str = "celery") -> tuple[int, int]:
+    """Messages that are (ready, in flight)."""
+    sqs = aws.client("sqs")
+    url = sqs.get_queue_url(QueueName=f"{aws.namespace}__{queue}")["QueueUrl"]
+    names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+    found = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
+    return int(found[names[0]]), int(found[names[1]])
+
+
+# --- what cannot pass, and what somebody removed
+
+
+@pytest.mark.timeout(120)
+def test_a_right_that_goes_in_mid_run_ends_the_worker_with_an_error_and_is_not_asked_for_again(
+    on_stage: Stage, aws: Emulator, proxy: Proxy
+) -> None:
+    worker = on_stage.start("apps.plain", "-P", "prefork", "-c", "1")
+    client(on_stage).send_task("handle", [1])
+    on_stage.runs.wait_for(1)
+    queue = f"{aws.namespace}__celery"
+    proxy.reset_stats()
+    proxy.rules = [Rule("access_denied", "ReceiveMessage", target=queue)]
+    assert worker.wait_for_end(30) != 0
+    assert "sqs:ReceiveMessage" in worker.log
+    assert "Unrecoverable error" in worker.log
+    assert proxy.stats()["faults"]["access_denied"] <= 2
+    assert worker.descendants() == []
+
+
+def _delete_queue(aws: Emulator) -> None:
+    sqs = aws.client("sqs")
+    sqs.delete_queue(QueueUrl=sqs.get_queue_url(QueueName=f"{aws.namespace}__email")["QueueUrl"])
+
+
+def _topic(aws: Emulator) -> str:
+    found: str = aws.client("sns").create_topic(Name=f"{aws.namespace}__orders")["TopicArn"]
+    return found
+
+
+def _delete_topic(aws: Emulator) -> None:
+    aws.client("sns").delete_topic(TopicArn=_topic(aws))
+
+
+def _unsubscribe(aws: Emulator) -> None:
+    sns = aws.client("sns")
+    found = sns.list_subscriptions_by_topic(TopicArn=_topic(aws))["Subscriptions"]
+    assert found
+    for each in found:
+        sns.unsubscribe(SubscriptionArn=each["SubscriptionArn"])
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("remove", [_delete_queue, _delete_topic, _unsubscribe])
+def test_what_somebody_removes_under_a_running_worker_is_made_again_loudly(
+    on_stage: Stage, aws: Emulator, remove: object
+) -> None:
+    worker = on_stage.start("apps.groups", "-Q", "email", "-P", "threads", "-c", "1")
+    on_stage.python("-m", "apps.publish", "handle", "--exchange", "orders", "--keys", "before")
+    on_stage.runs.wait_for(1, number="before")
+    remove(aws)  # type: ignore[operator]
+    wait_until(lambda: "made again" in worker.log, lambda: worker.log[-2000:])
+    on_stage.python("-m", "apps.publish", "handle", "--exchange", "orders", "--keys", "after")
+    on_stage.runs.wait_for(1, number="after")
+    worker.stop()
+    errors = worker.errors()
+    assert errors
+    assert all("by somebody" in line for line in errors), errors
+
+
+# --- crashes
+
+
+@pytest.mark.timeout(120)
+def test_what_was_acknowledged_early_is_not_run_again_after_a_crash(on_stage: Stage, aws: Emulator) -> None:
+    """As with any broker: without ``acks_late`` a task is acknowledged before it runs."""
+    victim = on_stage.start("apps.plain", "-P", "prefork", "-c", "1", name="victim")
+    client(on_stage).send_task("sleep", [1, 600.0])
+    on_stage.runs.wait_for(1, number=1, event="start")
+    wait_until(lambda: unfinished(aws) == (0, 0), "the early ack")
+    victim.kill()
+    heir = on_stage.start("apps.plain", "-P", "threads", "-c", "1", name="heir")
+    client(on_stage).send_task("handle", [2])
+    on_stage.runs.wait_for(1, number=2)
+    heir.stop()
+    assert unfinished(aws) == (0, 0)
+    assert len(on_stage.runs.of(number=1)) == 1
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("rejects", [True, False], ids=["reject_on_worker_lost", "default"])
+def test_a_pool_process_that_dies_in_a_task_gives_it_back_only_if_asked_to(
+    on_stage: Stage, aws: Emulator, rejects: bool
+) -> None:
+    """Without ``task_reject_on_worker_lost`` Celery acknowledges the task, and records that it failed."""
+    worker = on_stage.start(
+        "apps.plain", "-P", "prefork", "-c", "1", environment={"REJECT_ON_WORKER_LOST": "1" if rejects else ""}
+    )
+    client(on_stage).send_task("sleep_late", [1, 600.0])
+    (run,) = on_stage.runs.wait_for(1, number=1, event="start")
+    os.kill(run["pid"], signal.SIGKILL)
+    if rejects:
+        (_, again) = on_stage.runs.wait_for(2, number=1, event="start")
+        assert again["redelivered"] is True
+        on_stage.runs.wait_for(1, number=1, event="end")
+    wait_until(lambda: unfinished(aws) == (0, 0), "the ack")
+    worker.stop()
+    assert len(on_stage.runs.of(number=1, event="start")) == 1 + rejects
+
+
+@pytest.mark.timeout(120)
+def test_what_was_received_and_never_arrived_comes_again(on_stage: Stage, aws: Emulator, proxy: Proxy) -> None:
+    """A power-cut, or a lost answer, between the receive and the delivery."""
+    worker = on_stage.start("apps.plain", "-P", "threads", "-c", "1")
+    proxy.rules = [Rule("lost_response", "ReceiveMessage", target=f"{aws.namespace}__celery", count=1)]
+    client(on_stage).send_task("handle", [1])
+    on_stage.runs.wait_for(1, number=1)
+    wait_until(lambda: unfinished(aws) == (0, 0), "the ack")
+    worker.stop()
+    assert proxy.rules[0].count == 0
+    assert len(on_stage.runs.of(number=1)) == 1
