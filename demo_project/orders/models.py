@@ -1,26 +1,59 @@
 from django.db import models
 
 
+class Product(models.Model):
+    """What the shop sells."""
+
+    name = models.CharField(max_length=50)
+    price = models.DecimalField(max_digits=6, decimal_places=2)
+    stock = models.IntegerField()
+
+    def __str__(self) -> str:
+        return self.name
+
+
 class Order(models.Model):
-    """What a customer bought."""
+    """What a customer bought, and what the groups found out or did about it."""
 
-    item = models.CharField(max_length=100)
+    product = models.ForeignKey(Product, on_delete=models.PROTECT, related_name="orders")
     placed_at = models.DateTimeField(auto_now_add=True)
+    is_reserved = models.BooleanField(default=False)
+    is_counted = models.BooleanField(default=False)
+    risk = models.PositiveSmallIntegerField(null=True)
 
     def __str__(self) -> str:
-        return f"order {self.pk}: {self.item}"
+        return f"order {self.pk}"
 
 
-class Execution(models.Model):
-    """One run of the task, for one order, in one group.
+class Step(models.Model):
+    """How far one group is with one order. There is none before the group has begun."""
 
-    Nothing here is unique, so that a task which ran twice leaves two rows.
-    """
+    class State(models.TextChoices):
+        RUNNING = "running"
+        RETRYING = "retrying"
+        DONE = "done"
+        FAILED = "failed"
 
-    order = models.ForeignKey(Order, on_delete=models.CASCADE, related_name="executions")
+    order = models.ForeignKey(Order, on_delete=models.CASCADE, related_name="steps")
     group = models.CharField(max_length=50)
-    worker_pid = models.PositiveIntegerField()
-    ran_at = models.DateTimeField(auto_now_add=True)
+    state = models.CharField(max_length=10, choices=State)
+    tries = models.PositiveIntegerField(default=1, help_text="how often it was begun")
+    finished = models.PositiveIntegerField(default=0, help_text="how often it was done: once, if all went well")
+    worker = models.CharField(max_length=200)
+    error = models.CharField(max_length=200, blank=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["order", "group"], name="one_step_per_order_and_group")]
 
     def __str__(self) -> str:
-        return f"order {self.order_id} in {self.group} by process {self.worker_pid}"
+        return f"{self.group} of order {self.order_id}: {self.state}"
+
+
+class Group(models.Model):
+    """A group that has had a worker. What was published before its first one was ready never went to it."""
+
+    name = models.CharField(max_length=50, primary_key=True)
+    joined_at = models.DateTimeField(auto_now_add=True)
+
+    def __str__(self) -> str:
+        return self.name

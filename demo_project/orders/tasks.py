@@ -1,41 +1,42 @@
-"""What happens to an order. One task, run once by every group."""
+"""What the groups do when an order was placed: one handler each. `celery -A shop worker -Q email` runs a group.
 
-import os
+A worker that dies, or a lease that ends, makes a handler run again. So each of them may run twice and do no harm.
+"""
 
-from celery import Task, shared_task
-from celery.utils.log import get_task_logger
+from django.db import transaction
+from django.db.models import F
 
-from orders.models import Execution, Order
+from orders import partners
+from orders.events import orders
+from orders.models import Order, Product
+from orders.progress import GroupTask
 
-log = get_task_logger(__name__)
-
-WORK = {
-    "email": "confirmation sent",
-    "inventory": "stock reserved",
-    "analytics": "revenue counted",
-}
-
-
-@shared_task(bind=True)
-def handle_order(self: Task, order_id: int) -> None:
-    """Do this group's part of the work for one order.
-
-    Args:
-        order_id: Primary key of an :class:`~orders.models.Order`.
-    """
-    order = Order.objects.get(pk=order_id)
-    group = consumed_queue(self)
-    log.info("%s: %s", order, WORK[group])
-    Execution.objects.create(order=order, group=group, worker_pid=os.getpid())
+# A partner that is down for a moment is asked again, in this group alone; what still fails then is a dead letter.
+TRY_AGAIN = {"autoretry_for": (partners.PartnerDown,), "default_retry_delay": 2, "max_retries": 5}
 
 
-def consumed_queue(task: Task) -> str:
-    """The one queue that this worker consumes (``-Q``), which is the name of its group.
+@orders.on("placed", group="email", base=GroupTask, **TRY_AGAIN)
+def send_receipt(order_id: int) -> None:
+    # The mail service sends one receipt for an order number, however often it is asked.
+    partners.ask("mail", order_id)
 
-    Raises:
-        RuntimeError: The worker consumes several queues, so the message could be from any of them.
-    """
-    queues = list(task.app.amqp.queues.consume_from)
-    if len(queues) != 1:
-        raise RuntimeError(f"start one worker per group (celery -A shop worker -Q GROUP); this one consumes {queues}")
-    return queues[0]
+
+@orders.on("placed", group="inventory", base=GroupTask, **TRY_AGAIN)
+def reserve_stock(order_id: int) -> None:
+    partners.ask("warehouse", order_id)
+    with transaction.atomic():
+        # Only the first run finds the order not reserved, so a second one takes nothing.
+        if Order.objects.filter(pk=order_id, is_reserved=False).update(is_reserved=True):
+            Product.objects.filter(orders=order_id).update(stock=F("stock") - 1)
+
+
+@orders.on("placed", group="analytics", base=GroupTask, **TRY_AGAIN)
+def count_revenue(order_id: int) -> None:
+    partners.ask("ledger", order_id)
+    Order.objects.filter(pk=order_id).update(is_counted=True)
+
+
+@orders.on("placed", group="fraud", base=GroupTask, **TRY_AGAIN)
+def rate_risk(order_id: int) -> None:
+    answer = partners.ask("rating", order_id)
+    Order.objects.filter(pk=order_id).update(risk=answer.get("risk", 0))

@@ -3,14 +3,21 @@
 import os
 from pathlib import Path
 
-from kombu import Exchange, Queue
-
 BASE_DIR = Path(__file__).resolve().parent.parent
 
-SECRET_KEY = "for the demo only"
+SECRET_KEY = os.environ.get("SHOP_SECRET_KEY", "for the demo only")
 DEBUG = True
 ALLOWED_HOSTS = ["localhost", "127.0.0.1"]
-INSTALLED_APPS = ["orders"]
+INSTALLED_APPS = ["django.contrib.staticfiles", "orders"]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+ROOT_URLCONF = "shop.urls"
+STATIC_URL = "static/"
+TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True}]
 TIME_ZONE = "UTC"
 USE_TZ = True
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
@@ -28,14 +35,12 @@ DATABASES = {
     }
 }
 
-# Messages. An order is published once, to the exchange; every group has a durable queue of its own, gets its copy of
-# the order, and its workers share that queue: `celery -A shop worker -Q email`.
-ORDERS = Exchange("orders", type="fanout")
-GROUPS = ["email", "inventory", "analytics"]
+# The shop's business partners (mail, warehouse, ...) answer here; without an address the shop does without them.
+PARTNERS_URL = os.environ.get("SHOP_PARTNERS_URL", "")
 
+# Messages. There is nothing to say about topics, queues and groups: orders/events.py and orders/tasks.py do.
 CELERY_BROKER_URL = os.environ.get("HAKE_BROKER_URL", "hake://")
-CELERY_TASK_QUEUES = [Queue(group, ORDERS) for group in GROUPS]
-# All that a publisher needs to know. (Celery ignores an exchange that comes without a routing key.)
-CELERY_TASK_ROUTES = {"orders.tasks.handle_order": {"exchange": "orders", "routing_key": "order.placed"}}
 CELERY_TASK_IGNORE_RESULT = True
+# A worker takes no more than it is working on, so the rest of a backlog is free for other workers of its group.
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True

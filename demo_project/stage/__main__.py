@@ -1,172 +1,156 @@
-"""``python -m stage``: the whole demo from start to clean-up. Exit code 0 only if every group ran every order once."""
+"""``python -m stage``: the demo from start to clean-up."""
 
 import argparse
+import math
 import os
-import re
 import shutil
+import socket
 import sys
 import tempfile
-import time
-from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
-from kombu_hake.testing import EmbeddedAWS, embedded_aws
+from stage import broker, check, show
+from stage.loopback import HOST
 from stage.processes import Child, Children, Clock, Interrupted, StageError
-from stage.report import Runs, faults, progress, table
 
 PROJECT = Path(__file__).resolve().parents[1]
 TAIL_LINES = 20
-LINE_EVERY_S = 5.0
+CHECK_ORDERS = 20
+CHECK_TIMEOUT_S = 120.0
+#: How long the work of a worker that was killed in the show stays with it. Short, so that nobody falls asleep.
+SHOW_LEASE_S = 10
 
 
 def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
     clock = Clock(options.timeout)
-    logs = Path(tempfile.mkdtemp(prefix="hake-demo-logs-"))
     exit_code = 1
-    try:
-        with (
-            tempfile.TemporaryDirectory(prefix="hake-demo-") as state,
-            embedded_aws() as aws,
-            Children(PROJECT, logs) as children,
-        ):
-            try:
-                exit_code = play(options.orders, aws, Path(state), children, clock)
-            except StageError as error:
-                say(f"\nFAILED: {error}")
-            if exit_code:
-                show_logs(children.all, logs)
-    except Interrupted as interrupted:
-        say(f"\n{interrupted}; cleaned up")
-        exit_code = interrupted.exit_code
-        shutil.rmtree(logs)
-    if not exit_code:
-        shutil.rmtree(logs)
+    with ExitStack() as doors:
+        # The port is taken before anything is started, so that no address is printed that is another's.
+        listening = None if options.check else doors.enter_context(listen(options.port))
+        logs = Path(tempfile.mkdtemp(prefix="hake-demo-logs-"))
+        try:
+            exit_code = run(options, clock, logs, listening)
+        except StageError as error:
+            say(f"\nFAILED: {error}")
+        except Interrupted as interrupted:
+            say(f"\n{interrupted}; cleaned up")
+            exit_code = interrupted.exit_code if options.check else 0
+            shutil.rmtree(logs)
+            return exit_code
+        if not exit_code:
+            shutil.rmtree(logs)
     return exit_code
 
 
+def run(options: argparse.Namespace, clock: Clock, logs: Path, listening: socket.socket | None) -> int:
+    """Everything between start and clean-up; returns the exit code."""
+    with tempfile.TemporaryDirectory(prefix="hake-demo-") as state:
+        os.environ["SHOP_DATABASE"] = str(Path(state) / "shop.sqlite3")
+        # A proxy of the house has no business between this machine and itself.
+        os.environ["NO_PROXY"] = os.environ["no_proxy"] = f"{HOST},localhost"
+        with broker.messages(options.broker, None if options.check else SHOW_LEASE_S) as url:
+            groups = open_shop()
+            broker.check_that_it_answers()
+            say(f"embedded AWS at {HOST}" if options.broker is None else f"messages go to {broker.mask_url(url)}")
+            with Children(PROJECT, logs) as children:
+                try:
+                    if listening is None:
+                        return check.play(options.orders, groups, children, clock)
+                    show.play(options.orders, options.pace, groups, listening, children, clock)
+                except StageError as error:
+                    say(f"\nFAILED: {error}")
+                    show_logs(children.all, logs)
+                return 1
+
+
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m stage", description=__doc__)
-    parser.add_argument("--orders", type=positive, default=20, help="how many orders to place (default 20)")
-    parser.add_argument("--timeout", type=float, default=120.0, metavar="SECONDS", help="give up after (default 120)")
-    parser.add_argument("--check", action="store_true", help="headless, for CI (so far the only way)")
-    return parser.parse_args(argv)
+    parser = argparse.ArgumentParser(
+        prog="python -m stage", description="The demo shop on a page of its own, until Ctrl-C; or a check without it."
+    )
+    parser.add_argument("--check", action="store_true", help="no page: place orders, print who ran what, and end")
+    parser.add_argument(
+        "--orders", type=count, metavar="N", help=f"place so many at the start (default 0; {CHECK_ORDERS} with --check)"
+    )
+    parser.add_argument(
+        "--broker", type=broker.broker_url, metavar="URL", help="a hake:// URL instead of the embedded AWS"
+    )
+    parser.add_argument("--port", type=port, help="of the page; a free one where none is given")
+    parser.add_argument("--pace", type=pace, help="how long the work takes: 1 is for watching (default), 0.1 is fast")
+    parser.add_argument(
+        "--timeout", type=seconds, metavar="S", help=f"with --check: give up after (default {CHECK_TIMEOUT_S:g})"
+    )
+    options = parser.parse_args(argv)
+    if options.check:
+        for name in ("port", "pace"):
+            if getattr(options, name) is not None:
+                parser.error(f"--{name} is about the page, which --check does without")
+    elif options.timeout is not None:
+        parser.error("--timeout goes with --check; the page stays until Ctrl-C")
+    if options.orders is None:
+        options.orders = CHECK_ORDERS if options.check else 0
+    if options.check and not options.orders:
+        parser.error("--check needs at least 1 order")
+    if options.timeout is None:
+        options.timeout = CHECK_TIMEOUT_S if options.check else math.inf
+    options.port = options.port or 0
+    options.pace = 1.0 if options.pace is None else options.pace
+    return options
 
 
-def positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("at least 1")
+def count(text: str) -> int:
+    return _whole(text, 0, 1000)
+
+
+def port(text: str) -> int:
+    return _whole(text, 1, 65535)
+
+
+def pace(text: str) -> float:
+    return _number(text, 0, 100)
+
+
+def seconds(text: str) -> float:
+    return _number(text, 0.1, 86400)
+
+
+def _whole(text: str, least: int, most: int) -> int:
+    if not text.isdecimal() or not least <= int(text) <= most:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} to {most}")
+    return int(text)
+
+
+def _number(text: str, least: float, most: float) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not least <= number <= most:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from {least:g} to {most:g}")
     return number
 
 
-def play(wanted: int, aws: EmbeddedAWS, state: Path, children: Children, clock: Clock) -> int:
-    """The demo itself; returns the exit code."""
-    os.environ["HAKE_BROKER_URL"] = aws.url
-    os.environ["SHOP_DATABASE"] = str(state / "shop.sqlite3")
-    # A proxy of the house has no business between this machine and itself.
-    os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
-    groups = open_shop()
-    say(f"embedded AWS at {aws.endpoint_url}")
-
-    workers = [start_worker(children, group) for group in groups]
-    clock.wait_until(lambda: all(is_ready(worker) for worker in workers), "workers ready")
-    say(f"workers ready: {', '.join(groups)}")
-
-    started = time.monotonic()
-    storefront = children.start(
-        "storefront",
-        [sys.executable, "manage.py", "place_orders", str(wanted)],
-        DJANGO_SETTINGS_MODULE="stage.storefront",
-    )
-    sqs = aws.client("sqs")
-    line = ProgressLine()
-
-    def finished() -> bool:
-        if storefront.ended() and storefront.process.returncode != 0:
-            raise StageError(f"the storefront ended with exit code {storefront.process.returncode}")
-        for worker in workers:
-            check_alive(worker)
-        runs, orders = executions(), order_ids()
-        line.show(progress(runs, groups, len(orders), wanted))
-        complete = storefront.ended() and all(runs[order, group] for order in orders for group in groups)
-        # Nothing waiting and nothing in flight: then no late duplicate can come either.
-        return complete and all(is_empty(sqs, group) for group in groups)
-
+def listen(wanted: int) -> socket.socket:
+    """A listening socket on the loopback interface; ends the program if the port is taken."""
     try:
-        clock.wait_until(finished, "every order handled by every group")
-    except StageError as error:
-        say(f"\nFAILED: {error}")
-    line.end()
-    took_s = time.monotonic() - started
-    # A worker that stops finishes what it has begun, so what is counted after that is final.
-    if stubborn := children.stop(workers):
-        say(f"FAILED: had to be killed: {', '.join(worker.name for worker in stubborn)}")
-    return 1 if verdict(groups, wanted, took_s) or stubborn else 0
+        return socket.create_server((HOST, wanted))
+    except OSError as exc:
+        sys.exit(f"port {wanted} of {HOST} can't be had ({exc.strerror}): give another --port, or none")
 
 
 def open_shop() -> list[str]:
     """Set up Django in this process and make the database; returns the names of the groups."""
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "shop.settings")
     import django
-    from django.conf import settings
     from django.core.management import call_command
 
     django.setup()
     call_command("migrate", verbosity=0)
-    return list(settings.GROUPS)
+    from orders.board import group_names
 
-
-def start_worker(children: Children, group: str) -> Child:
-    celery = [sys.executable, "-m", "celery", "-A", "shop", "worker"]
-    return children.start(group, [*celery, "-Q", group, "-n", f"{group}@%h", "--concurrency", "1", "-l", "INFO"])
-
-
-def is_ready(worker: Child) -> bool:
-    """Whether it has said so in its log: by then its queue exists, is subscribed and is being read."""
-    check_alive(worker)
-    return re.search(rf"{worker.name}@\S+ ready\.", worker.log_text()) is not None
-
-
-def check_alive(worker: Child) -> None:
-    if worker.ended():
-        raise StageError(f"the worker of {worker.name} ended with exit code {worker.process.returncode}")
-
-
-def is_empty(sqs: Any, queue: str) -> bool:
-    names = [f"ApproximateNumberOfMessages{state}" for state in ("", "NotVisible", "Delayed")]
-    url = sqs.get_queue_url(QueueName=queue)["QueueUrl"]
-    counts = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
-    return all(int(counts[name]) == 0 for name in names)
-
-
-def executions() -> Runs:
-    from orders.models import Execution
-
-    return Counter(Execution.objects.values_list("order_id", "group"))
-
-
-def order_ids() -> list[int]:
-    from orders.models import Order
-
-    return list(Order.objects.order_by("pk").values_list("pk", flat=True))
-
-
-def verdict(groups: Sequence[str], wanted: int, took_s: float) -> list[str]:
-    """Print the table and what it means; returns the faults."""
-    runs, orders = executions(), order_ids()
-    say(table(runs, orders, groups))
-    found = faults(runs, orders, groups)
-    if len(orders) != wanted:
-        found.append(f"{len(orders)} orders were placed, not {wanted}")
-    if found:
-        say("FAILED:\n" + "\n".join(f"  {fault}" for fault in found))
-    else:
-        total = sum(runs.values())
-        say(f"Every group ran every order exactly once: {wanted} x {len(groups)} = {total} runs in {took_s:.1f} s.")
-    return found
+    return group_names()
 
 
 def show_logs(children: Sequence[Child], logs: Path) -> None:
@@ -174,29 +158,6 @@ def show_logs(children: Sequence[Child], logs: Path) -> None:
         say(f"--- {child.name}: {child.log}")
         say("\n".join(child.log_text().splitlines()[-TAIL_LINES:]))
     say(f"All logs are kept in {logs}")
-
-
-class ProgressLine:
-    """One line that is written over; where the output is no terminal, a new line now and then."""
-
-    def __init__(self) -> None:
-        self._text = self._shown = ""
-        self._shown_at = 0.0
-
-    def show(self, text: str) -> None:
-        self._text = text
-        if text == self._shown:
-            return
-        if sys.stdout.isatty():
-            sys.stdout.write("\r" + text.ljust(len(self._shown)))
-            sys.stdout.flush()
-            self._shown = text
-        elif time.monotonic() - self._shown_at > LINE_EVERY_S:
-            self.end()
-
-    def end(self) -> None:
-        say("" if sys.stdout.isatty() else self._text)
-        self._shown, self._shown_at = self._text, time.monotonic()
 
 
 def say(text: str) -> None:

@@ -79,7 +79,14 @@ class Children:
     def __exit__(self, *exc: type[BaseException] | BaseException | TracebackType | None) -> None:
         self.stop(self.all)
 
-    def start(self, name: str, command: list[str], **environment: str) -> Child:
+    def start(self, name: str, command: list[str], *, keep_open: Iterable[int] = (), **environment: str) -> Child:
+        """Start a process.
+
+        Args:
+            name: Of its log file.
+            keep_open: Descriptors that it inherits.
+            environment: What it gets beside ours.
+        """
         log = self._logs / f"{name}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
@@ -90,6 +97,7 @@ class Children:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                pass_fds=tuple(keep_open),
             )
         child = Child(name, process, log)
         self.all.append(child)
@@ -112,9 +120,14 @@ class Children:
                 child.process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 killed.append(child)
-            _kill_group(child.process.pid)
+            kill(child)
             child.process.wait()
         return killed
+
+
+def kill(child: Child) -> None:
+    """SIGKILL, to it and all it has started."""
+    _kill_group(child.process.pid)
 
 
 def _kill_group(leader: int) -> None:
