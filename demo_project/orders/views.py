@@ -26,7 +26,8 @@ MOST_AT_ONCE = 100
 @require_GET
 def shop(request: HttpRequest) -> HttpResponse:
     groups = [{"name": name, "does": DOES.get(name, "")} for name in board.group_names()]
-    return render(request, "orders/shop.html", {"products": Product.objects.order_by("pk"), "groups": groups})
+    shown = {"products": Product.objects.order_by("pk"), "groups": groups, "states": STATES}
+    return render(request, "orders/shop.html", shown)
 
 
 @require_POST
@@ -89,6 +90,15 @@ def said(request: HttpRequest, text: str, status: int = 200) -> HttpResponse:
     return redirect("shop") if status < 400 else HttpResponse(text, status=status, content_type="text/plain")
 
 
+STATES = [
+    ("queued", "queued"),
+    ("running", "running"),
+    ("retrying", "will be tried again"),
+    ("done", "done"),
+    ("failed", "failed"),
+    ("lost", "worker lost"),
+    ("missed", "placed before the group was there"),
+]
 DOES = {
     "email": "sends the receipt",
     "inventory": "reserves the stock",

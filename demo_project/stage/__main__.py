@@ -59,7 +59,7 @@ def run(options: argparse.Namespace, clock: Clock, logs: Path, listening: socket
                 try:
                     if listening is None:
                         return check.play(options.orders, groups, children, clock)
-                    show.play(options.orders, options.pace, groups, listening, children, clock)
+                    show.play(options, groups, broker.lease_s(url), listening, children, clock)
                 except StageError as error:
                     say(f"\nFAILED: {error}")
                     show_logs(children.all, logs)

@@ -8,8 +8,7 @@ from uuid import uuid4
 
 from kombu_hake.exceptions import HakeError
 from kombu_hake.operations import Desk, open_desk
-from kombu_hake.settings import SCHEME, load, mask_url, split_url
-from kombu_hake.settings import join_url as join
+from kombu_hake.settings import SCHEME, join_url, load, mask_url, split_url
 from kombu_hake.testing import embedded_aws
 from stage.processes import StageError
 
@@ -48,7 +47,7 @@ def messages(url: str | None, lease_s: int | None) -> Iterator[str]:
     is_fresh = not parts.namespace and "namespace" not in parts.query
     if is_fresh:
         parts = parts._replace(namespace=FRESH + uuid4().hex[:8])
-    in_use = _in_use(join(parts), lease_s)
+    in_use = _in_use(join_url(parts), lease_s)
     try:
         yield in_use
     finally:
@@ -56,11 +55,16 @@ def messages(url: str | None, lease_s: int | None) -> Iterator[str]:
             _remove_all(parts.namespace)
 
 
+def lease_s(url: str) -> int:
+    """Visibility timeout of a broker URL."""
+    return load(split_url(url), {}, os.environ).visibility_timeout
+
+
 def _in_use(url: str, lease_s: int | None) -> str:
     parts = split_url(url)
     if lease_s is not None:
         parts = parts._replace(query={"visibility_timeout": str(lease_s), **parts.query})
-    os.environ["HAKE_BROKER_URL"] = join(parts)
+    os.environ["HAKE_BROKER_URL"] = join_url(parts)
     return os.environ["HAKE_BROKER_URL"]
 
 

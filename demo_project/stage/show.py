@@ -1,5 +1,6 @@
 """The show: workers, partners and the page, until a signal ends it. One thread owns the processes and obeys the page."""
 
+import argparse
 import os
 import socket
 import sys
@@ -18,39 +19,48 @@ ACTIONS = ("start", "stop", "kill", "break", "mend")
 
 
 def play(
-    orders: int, pace: float, groups: Sequence[str], listening: socket.socket, children: Children, clock: Clock
+    options: argparse.Namespace,
+    groups: Sequence[str],
+    lease_s: int,
+    listening: socket.socket,
+    children: Children,
+    clock: Clock,
 ) -> None:
     """Returns by an exception only.
 
     Args:
-        orders: Placed at the start.
+        options: ``orders`` to place at the start, and ``pace`` of the work.
+        lease_s: Visibility timeout, to be shown.
         listening: Where the page is to be.
     Raises:
         Interrupted: what ends a show.
         StageError: the web server has ended.
     """
-    channel, partners = Channel(), Partners(pace)
+    channel, partners = Channel(), Partners(options.pace)
     with serve(partners.answer) as partners_url, serve(channel.answer) as control_url:
         os.environ[PARTNERS_VARIABLE] = partners_url
         workers = Workers(children, groups, CONCURRENCY)
         for group in groups:
             if group != LATECOMER:
                 workers.start(group)
-        show = Show(groups, workers, partners, channel)
+        show = Show(groups, workers, partners, channel, lease_s)
         fd = listening.fileno()
         environment = {URL_VARIABLE: control_url, TOKEN_VARIABLE: channel.token}
         web = children.start("web", [sys.executable, "-m", "stage.web", str(fd)], keep_open=[fd], **environment)
         clock.wait_until(lambda: show.tick(web) and show.is_open(web), "the shop open")
         say(f"the shop is open: http://{HOST}:{listening.getsockname()[1]}/  (Ctrl-C closes it)")
-        if orders:
-            children.start("storefront", [sys.executable, "manage.py", "place_orders", str(orders)])
+        if options.orders:
+            children.start("storefront", [sys.executable, "manage.py", "place_orders", str(options.orders)])
         clock.wait_until(lambda: not show.tick(web), "the end of the show")
 
 
 class Show:
     """Carries out what the page asks for."""
 
-    def __init__(self, groups: Sequence[str], workers: Workers, partners: Partners, channel: Channel) -> None:
+    def __init__(
+        self, groups: Sequence[str], workers: Workers, partners: Partners, channel: Channel, lease_s: int
+    ) -> None:
+        self._lease_s = lease_s
         self._groups, self._workers, self._partners, self._channel = groups, workers, partners, channel
         #: Groups of which a worker is to be killed as soon as it is in the middle of a task.
         self._targets: set[str] = set()
@@ -68,7 +78,8 @@ class Show:
             self._obey(command)
         for group in list(self._targets):
             self._kill_in_mid_task(group)
-        self._channel.state = {"groups": {group: self._state(group) for group in self._groups}}
+        groups = {group: self._state(group) for group in self._groups}
+        self._channel.state = {"lease_s": self._lease_s, "groups": groups}
         return True
 
     def _obey(self, command: Command) -> None:

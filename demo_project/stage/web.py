@@ -20,7 +20,7 @@ class Quiet(WSGIRequestHandler):
 
 
 def main() -> None:
-    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "stage.settings")
+    os.environ["DJANGO_SETTINGS_MODULE"] = "stage.settings"
     from django.contrib.staticfiles.handlers import StaticFilesHandler
     from django.core.wsgi import get_wsgi_application
 
