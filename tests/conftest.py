@@ -99,7 +99,7 @@ def _leg_of(item: pytest.Item) -> str:
     if "ministack" in fixtures:
         return "ministack"
     # The demo and the public fixtures bring their own moto.
-    if {"moto", "hake_aws", "hake_url", "demo"} & set(fixtures):
+    if {"moto", "hake_aws", "hake_url", "demo", "shop"} & set(fixtures):
         return "moto"
     return NO_LEG
 

@@ -42,13 +42,13 @@ class Demo:
         assert self._process is not None, "not started"
         return self._process
 
-    def read_until(self, text: str) -> None:
-        """Read its output up to a line that holds ``text``."""
+    def read_until(self, text: str) -> str:
+        """Read its output up to a line that holds ``text``; returns all so far."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self._output += line
             if text in line:
-                return
+                return self._output
         pytest.fail(f"{text!r} never came:\n{self._output}")
 
     def finish(self, timeout_s: float = 150.0) -> tuple[int, str]:
