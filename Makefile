@@ -5,12 +5,12 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo docs test lint unit emulator processes bench dist clean python
+.PHONY: help demo docs screenshots test lint unit emulator processes bench dist clean python
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
-demo: .venv/demo.stamp ## Embedded AWS, three groups of workers, some orders: ARGS="--orders 100"
+demo: .venv/demo.stamp ## The demo shop, on an embedded AWS: prints its address. ARGS=--check without the page, ARGS=--help
 	@cd demo_project && ../$(BIN)/python -m stage $(ARGS)
 
 # Two runs: what hundreds of connections to emulators leave open does not get in the way of the unit tests.
@@ -46,6 +46,9 @@ bench: | python ## Throughput, latency and cost beside the peers (its own enviro
 
 docs: .venv/docs.stamp ## The pages as a site in ./site; links are checked. ARGS=serve shows it while you write
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs $(or $(ARGS),build) --strict
+
+screenshots: .venv/dev.stamp ## The pictures of the demo in docs/images, made anew (needs Chromium)
+	$(BIN)/python tests/screenshots.py
 
 dist: .venv/dev.stamp ## Wheel and source archive in ./dist
 	rm -rf build dist

@@ -91,18 +91,20 @@ class Desk:
         self.topology = topology
         self.clients = clients
 
-    def groups(self, names: Iterable[str] = ()) -> list[Group]:
+    def groups(self, names: Iterable[str] = (), *, with_ages: bool = True) -> list[Group]:
         """The app's groups, and those of others that listen to the same topics.
 
         Args:
             names: Only these; any queue will do.
+            with_ages: Whether to ask CloudWatch for the age of the oldest messages, which is not for free.
         """
         wanted = list(names)
         ours = registry.groups(self.app)
         found = [self._group(name, is_ours=name in ours) for name in wanted or ours]
         if not wanted:
             found += [self._group(name, is_ours=False) for name in self._others(ours)]
-        self._add_ages(found)
+        if with_ages:
+            self._add_ages(found)
         return found
 
     def dead_queue_of(self, group: str) -> tuple[str, QueueUrl]:

@@ -1,5 +1,6 @@
 """What the page shows: orders from the database, queues from the broker. Nothing is kept here but the last answer."""
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -18,19 +19,33 @@ SHOWN_ORDERS = 120
 
 
 class Shared(Generic[Answer]):
-    """An answer that all viewers share for a while, so that more viewers are not more questions."""
+    """An answer that all viewers share for a while, so that more viewers are not more questions.
 
-    def __init__(self, ask: Callable[[], Answer], fresh_s: float) -> None:
-        self._ask, self._fresh_s = ask, fresh_s
+    Args:
+        in_background: Nobody waits for a new answer but the very first; all get the last one meanwhile.
+    """
+
+    def __init__(self, ask: Callable[[], Answer], fresh_s: float, *, in_background: bool = False) -> None:
+        self._ask, self._fresh_s, self._in_background = ask, fresh_s, in_background
         self._lock = threading.Lock()
+        self._answers: list[Answer] = []
         self._until = 0.0
 
     def __call__(self) -> Answer:
         with self._lock:
             if time.monotonic() >= self._until:
-                self._answer = self._ask()
-                self._until = time.monotonic() + self._fresh_s
-            return self._answer
+                if self._answers and self._in_background:
+                    self._until = math.inf
+                    threading.Thread(target=self._renew, daemon=True).start()
+                else:
+                    self._renew()
+            return self._answers[-1]
+
+    def _renew(self) -> None:
+        try:
+            self._answers = [self._ask()]
+        finally:
+            self._until = time.monotonic() + self._fresh_s
 
 
 def group_names() -> list[str]:
@@ -89,14 +104,14 @@ def read_queues() -> dict[str, Any]:
     """``queues``: by group what the broker counts; ``trouble``: why it can't be asked, or ``""``."""
     try:
         with open_desk(current_app._get_current_object()) as desk:
-            groups = desk.groups(group_names())
+            groups = desk.groups(group_names(), with_ages=False)
     except HakeError as exc:
         return {"queues": {}, "trouble": str(exc)}
     fields = ("state", "ready", "in_flight", "delayed", "dead")
     return {"queues": {group.name: {each: getattr(group, each) for each in fields} for group in groups}, "trouble": ""}
 
 
-_orders, _queues = Shared(read_orders, 0.25), Shared(read_queues, 1.0)
+_orders, _queues = Shared(read_orders, 0.25), Shared(read_queues, 1.0, in_background=True)
 
 
 def read() -> dict[str, Any]:

@@ -43,7 +43,7 @@ class Step(models.Model):
     error = models.CharField(max_length=200, blank=True)
 
     class Meta:
-        constraints = [models.UniqueConstraint(fields=["order", "group"], name="one_step_per_order_and_group")]
+        constraints = (models.UniqueConstraint(fields=["order", "group"], name="one_step_per_order_and_group"),)
 
     def __str__(self) -> str:
         return f"{self.group} of order {self.order_id}: {self.state}"

@@ -48,6 +48,8 @@ def main(argv: list[str] | None = None) -> int:
 def run(options: argparse.Namespace, clock: Clock, logs: Path, listening: socket.socket | None) -> int:
     """Everything between start and clean-up; returns the exit code."""
     with tempfile.TemporaryDirectory(prefix="hake-demo-") as state:
+        # What a process that is killed leaves behind, it leaves in here.
+        os.environ["TMPDIR"] = state
         os.environ["SHOP_DATABASE"] = str(Path(state) / "shop.sqlite3")
         # A proxy of the house has no business between this machine and itself.
         os.environ["NO_PROXY"] = os.environ["no_proxy"] = f"{HOST},localhost"

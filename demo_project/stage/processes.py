@@ -1,5 +1,6 @@
 """Child processes that are all gone at the end, and waiting that a signal can end."""
 
+import math
 import os
 import signal
 import subprocess
@@ -41,13 +42,14 @@ class Clock:
     def _note(self, signum: int, frame: object) -> None:
         self._signum = signum
 
-    def wait_until(self, condition: Callable[[], bool], what: str) -> None:
-        """Raises: Interrupted; StageError, naming ``what``, when the time is up."""
+    def wait_until(self, condition: Callable[[], bool], what: str, within_s: float = math.inf) -> None:
+        """Raises: Interrupted; StageError, naming ``what``, when the time is up: this, or all there is."""
+        deadline = min(self._deadline, time.monotonic() + within_s)
         while not condition():
             if self._signum is not None:
                 raise Interrupted(self._signum)
-            if time.monotonic() > self._deadline:
-                raise StageError(f"{what}: not within {self.timeout_s:.0f} seconds")
+            if time.monotonic() > deadline:
+                raise StageError(f"{what}: not within {min(self.timeout_s, within_s):.0f} seconds")
             time.sleep(TICK_S)
 
 

@@ -1,4 +1,4 @@
-"""The show: workers, partners and the page, until a signal ends it. One thread owns the processes and obeys the page."""
+"""The show: workers, partners and the page, until a signal ends it. One thread owns it all, and obeys the page."""
 
 import argparse
 import os
@@ -15,6 +15,7 @@ from stage.workers import Worker, Workers
 #: The group that starts late, by a button.
 LATECOMER = "fraud"
 CONCURRENCY = 2
+OPENS_WITHIN_S = 120.0
 ACTIONS = ("start", "stop", "kill", "break", "mend")
 
 
@@ -47,7 +48,8 @@ def play(
         fd = listening.fileno()
         environment = {URL_VARIABLE: control_url, TOKEN_VARIABLE: channel.token}
         web = children.start("web", [sys.executable, "-m", "stage.web", str(fd)], keep_open=[fd], **environment)
-        clock.wait_until(lambda: show.tick(web) and show.is_open(web), "the shop open")
+        clock.wait_until(lambda: show.tick(web) and show.is_open(web), "the shop open", OPENS_WITHIN_S)
+        show.has_opened = True
         say(f"the shop is open: http://{HOST}:{listening.getsockname()[1]}/  (Ctrl-C closes it)")
         if options.orders:
             children.start("storefront", [sys.executable, "manage.py", "place_orders", str(options.orders)])
@@ -62,6 +64,7 @@ class Show:
     ) -> None:
         self._lease_s = lease_s
         self._groups, self._workers, self._partners, self._channel = groups, workers, partners, channel
+        self.has_opened = False
         #: Groups of which a worker is to be killed as soon as it is in the middle of a task.
         self._targets: set[str] = set()
 
@@ -120,7 +123,7 @@ class Show:
         return workers[-1]
 
     def _kill_in_mid_task(self, group: str) -> None:
-        """Kill who is at work on what the partner is busy with, and start another in its place, as a supervisor would."""
+        """Kill who is at work on what the partner is busy with, and start another in its place: a supervisor would."""
         from orders.models import Step
 
         at_work = self._partners.at_work(PARTNER_OF[group])
@@ -137,7 +140,10 @@ class Show:
                 return
 
     def _died(self, worker: Worker) -> None:
-        say(f"{worker.name} ended with exit code {worker.child.process.returncode}: see {worker.child.log}")
+        text = f"{worker.name} ended with exit code {worker.child.process.returncode}"
+        if not self.has_opened:
+            raise StageError(text)
+        say(f"{text}: see {worker.child.log}")
 
     def _state(self, group: str) -> dict[str, object]:
         workers = [

@@ -4,10 +4,10 @@ from typing import Any
 
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.http import require_GET, require_POST
-
 from orders import board
 from orders.models import Step
 from orders.views import said, stream
+
 from stage import control
 from stage.loopback import Refused
 

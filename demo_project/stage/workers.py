@@ -1,4 +1,4 @@
-"""The Celery workers of the show: several for each group, started, stopped and killed one by one. One thread owns it."""
+"""The Celery workers of the show, several to a group: started, stopped and killed one by one. One thread owns it."""
 
 import re
 import sys

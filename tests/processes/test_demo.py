@@ -10,7 +10,6 @@ from support.demo import DEMO_PROJECT, Demo
 
 from kombu_hake.testing import EmbeddedAWS
 
-
 GROUPS = ("email", "inventory", "analytics", "fraud")
 
 
@@ -38,9 +37,7 @@ def test_every_group_runs_every_order_once(demo: Demo) -> None:
 
 
 @needs_proc
-@pytest.mark.parametrize(
-    ("moment", "signum"), [("embedded AWS at", signal.SIGTERM), ("workers ready", signal.SIGINT)]
-)
+@pytest.mark.parametrize(("moment", "signum"), [("embedded AWS at", signal.SIGTERM), ("workers ready", signal.SIGINT)])
 def test_signal_leaves_no_process_and_no_file(demo: Demo, moment: str, signum: signal.Signals) -> None:
     demo.start("--check", "--orders", "500")
     demo.read_until(moment)

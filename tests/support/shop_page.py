@@ -1,4 +1,4 @@
-"""The demo's page as a person meets it: by roles and names, never by how it is built; and what a page owes everybody."""
+"""The demo's page as a person meets it, by roles and names; and what a page owes everybody."""
 
 import re
 from typing import Any

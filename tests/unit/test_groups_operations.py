@@ -113,6 +113,14 @@ class TestGroups:
         assert (email.ready, email.oldest_s, email.bindings[0].is_bound) == (1, None, None)
         assert len(desk.groups()) == 2
 
+    def test_ages_are_asked_for_only_where_wanted(self, desk: Desk, fake: FakeClients) -> None:
+        put(fake, "email", "{}")
+        fake.calls.clear()
+        desk.groups(with_ages=False)
+        assert "get_metric_data" not in fake.counts()
+        desk.groups()
+        assert fake.counts()["get_metric_data"] == 1
+
     def test_reading_writes_nothing(self, desk: Desk, fake: FakeClients) -> None:
         fake.calls.clear()
         desk.groups()
