@@ -78,7 +78,12 @@ class Fleet:
         return [worker for worker, _ in self._workers.values()]
 
     def kill_next(self, *, spare: str = "") -> None:
-        """SIGKILL to the next in turn: every other time to a pool process only. What was killed starts again."""
+        """SIGKILL to the next in turn: every other time to a pool process only. What was killed starts again.
+
+        Not while two are still starting: on a slow machine none would ever work.
+        """
+        if sum(not worker.is_ready() for worker in self.all_workers()) > 1:
+            return
         names = [name for name in self._workers if name != spare]
         name = names[self._next // 2 % len(names)]
         whole = self._next % 2 == 0

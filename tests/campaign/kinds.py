@@ -30,7 +30,7 @@ from campaign.ledger import Verdict, judge
 
 VISIBILITY_S = 10
 #: Short, so that a request into a black hole costs seconds and not minutes.
-OPTIONS = {"visibility_timeout": VISIBILITY_S, "wait_time_seconds": 3, "read_timeout": 3, "connect_timeout": 2}
+OPTIONS = {"visibility_timeout": VISIBILITY_S, "wait_time_seconds": 3, "read_timeout": 4, "connect_timeout": 2}
 HOW = ("single", "threads", "batch")
 
 

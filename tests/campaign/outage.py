@@ -102,7 +102,7 @@ KINDS: Mapping[str, Callable[[JournalProxy, Path, bool], None]] = {
 
 
 def run(
-    kind: str, seconds: float, emulator: Emulator, folder: Path, *, rate: float = 5.0, workers: int = 1,
+    kind: str, seconds: float, emulator: Emulator, folder: Path, *, rate: float = 2.0, workers: int = 1,
     options: Mapping[str, Any] | None = None, patience_s: float = 300.0,
 ) -> Outage:  # fmt: skip
     """One outage.
@@ -178,7 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--kind", default=",".join(KINDS), help="of " + ", ".join(KINDS))
     parser.add_argument("--seconds", type=float, default=120.0)
-    parser.add_argument("--rate", type=float, default=5.0, help="messages per second")
+    parser.add_argument("--rate", type=float, default=2.0, help="messages per second of each publisher")
     parser.add_argument("--keep", type=Path, help="folder for logs and ledgers")
     options = parser.parse_args(arguments)
     is_good = True
