@@ -210,6 +210,14 @@ def test_links_within_the_repository_lead_somewhere(page: Path) -> None:
     assert broken == []
 
 
+def test_ten_questions_are_answered_one_click_from_the_readme() -> None:
+    """That the links lead somewhere is seen by the test above; here, that none was lost."""
+    table = README.read_text().partition("## Questions\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (How .*?\?|What .*?\?|Why .*?\?) \|(.*)\|$", table, re.MULTILINE)
+    assert len(rows) == 10
+    assert [question for question, answer in rows if "](docs/" not in answer] == []
+
+
 def test_every_page_is_reachable_from_the_readme() -> None:
     seen: set[Path] = set()
     waiting = [README]
