@@ -7,7 +7,8 @@ Where the set of bindings lives
     as they were. So the last of several writers has seen every tag; and who wrote nothing has overwritten nobody.
 
 Order
-    Tag, queue policy, subscription: a message that SNS accepted is never refused by the queue.
+    Tag, queue policy, subscription: a message that SNS accepted is never refused by the queue. Policy and subscription
+    are :mod:`kombu_hake.subscriptions`'s.
 
 Cost
     A queue that is bound already, once a process: ListQueueTags, GetQueueAttributes, and for each exchange Subscribe
@@ -18,16 +19,33 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable
+from dataclasses import replace
 
-from kombu_hake.bindings import MAX_BINDING_TAGS, Binding, BindingSet, ExchangeType, from_tags, overflow_tags, to_tags
+from kombu_hake.bindings import (
+    MAX_BINDING_TAGS,
+    MAX_PRIORITY_TAG,
+    TAG_PREFIX,
+    Binding,
+    BindingSet,
+    ExchangeType,
+    from_tags,
+    overflow_tags,
+    tags_to_add,
+    tags_to_merge,
+    task_tags,
+    to_tags,
+)
 from kombu_hake.clients import Clients
 from kombu_hake.concurrency import SingleFlight, TtlCache
-from kombu_hake.exceptions import AccessDenied, HakeError, TopologyError
-from kombu_hake.naming import QueueArn, QueueUrl, TopicArn, parse_arn
-from kombu_hake.policy import allows, namespace_policy, queue_policy
+from kombu_hake.exceptions import AccessDenied, HakeError, QueueNotFound
+from kombu_hake.limits import FIFO_SUFFIX, SQS_MAX_TAGS
+from kombu_hake.naming import QueueUrl
+from kombu_hake.policy import allows
+from kombu_hake.priorities import max_priority
 from kombu_hake.queues import Queues
-from kombu_hake.routing import compile_filter, filter_json
 from kombu_hake.settings import Settings
+from kombu_hake.subscriptions import BELIEVE_S, LEVEL_TAG, Subscriptions
 from kombu_hake.topics import Topics
 
 __all__ = ["Binder"]
@@ -37,8 +55,8 @@ logger = logging.getLogger(__name__)
 _MAX_ROUNDS = 8
 #: How often the bindings of a queue are read again because a message matches none that are known.
 _REREAD_S = 2.0
-#: How long a binding that was seen is believed when it is declared again: somebody may delete and re-create the queue.
-_BELIEVE_S = 60.0
+#: Of what AWS recommends as the most, some tags are left to the user.
+_MAX_TAGS = SQS_MAX_TAGS - 4
 
 
 class Binder:
@@ -46,14 +64,14 @@ class Binder:
 
     def __init__(self, clients: Clients, settings: Settings, queues: Queues, topics: Topics) -> None:
         self._clients = clients
-        self._settings = settings
         self._queues = queues
         self._topics = topics
+        self._subscriptions = Subscriptions(clients, settings, queues, topics)
         self._flights = SingleFlight()
         self._applied: dict[str, BindingSet] = {}
         self._applied_at: dict[str, float] = {}
-        #: (queue, exchange) to the filter that was set last, and until when that is believed.
-        self._subscribed: dict[tuple[str, str], tuple[str, float]] = {}
+        #: Names of the tasks that this process runs, by queue.
+        self._tasks: dict[str, frozenset[str]] = {}
         self._reread: TtlCache[str, tuple[BindingSet | None, int]] = TtlCache(_REREAD_S)
 
     def bind(self, queue: str, binding: Binding, declared_type: ExchangeType | None) -> None:
@@ -72,9 +90,11 @@ class Binder:
                 found = self.tags(url)
                 current = from_tags(found)
                 is_recorded = binding in current.bindings or binding.exchange in current.unfiltered
-                if not is_recorded:
-                    self._record(queue, url, found, binding)
-                tags = found if is_recorded else None
+                new = {} if is_recorded else self._binding_tags(queue, found, binding)
+                new |= self._shared_tags(queue, found, current)
+                if new:
+                    self._clients.sqs("tag_queue", QueueUrl=url, Tags=new)
+                tags = None if new else found
                 try:
                     self._apply_until_stable(queue, url, tags=tags, with_=binding, declared_type=declared_type)
                 except AccessDenied:
@@ -86,7 +106,7 @@ class Binder:
         """Undo a binding whose last step was denied: its tag and policy would look like evidence that it is there."""
         try:
             # The policy first: it is what a later bind that is denied goes by.
-            self._write_policy(queue, url, before)
+            self._subscriptions.write_policy(queue, url, before.exchanges())
             self._clients.sqs("untag_queue", QueueUrl=url, TagKeys=list(to_tags(binding)))
         except HakeError as exc:
             logger.warning("Queue %s keeps traces of a binding that could not be made: %s", queue, exc)
@@ -101,7 +121,23 @@ class Binder:
             self._applied.pop(queue, None)
             wanted = self._apply_until_stable(queue, url, without=binding)
             if binding.exchange not in wanted.exchanges():
-                self.unsubscribe(queue, self._queues.arn(url), binding.exchange)
+                self.unsubscribe(queue, url, binding.exchange, wanted.max_priority)
+
+    def want_tasks(self, queue: str, names: Iterable[str]) -> None:
+        """Let the queue have these tasks, beside what other workers want, and no more of the others.
+
+        Until somebody says so, a queue gets all tasks that its bindings ask for.
+        """
+        self._tasks[queue] = frozenset(names)
+        with self._flights(queue):
+            url = self._queues.url(queue)
+            found = self.tags(url)
+            new = self._shared_tags(queue, found, from_tags(found))
+            if not new or not from_tags(found).exchanges():
+                return
+            self._clients.sqs("tag_queue", QueueUrl=url, Tags=new)
+            self._merge_task_tags(url)
+            self._apply_until_stable(queue, url)
 
     def bind_all(self, queue: str, unfiltered: str, exchange_type: ExchangeType) -> None:
         """Let the queue have everything of an exchange."""
@@ -109,14 +145,16 @@ class Binder:
         self._clients.sqs("tag_queue", QueueUrl=url, Tags=overflow_tags(unfiltered, exchange_type))
         self._apply_until_stable(queue, url, declared_type=exchange_type)
 
-    def unsubscribe(self, queue: str, arn: QueueArn, exchange: str) -> None:
-        """Remove the queue's subscription to an exchange."""
-        self._subscribed.pop((queue, exchange), None)
-        self._topics.unsubscribe(exchange, arn)
+    def unsubscribe(self, queue: str, url: QueueUrl, exchange: str, highest: int) -> None:
+        """Remove the queue's subscription to an exchange, and those of its levels (``x-max-priority``)."""
+        self._subscriptions.unsubscribe(queue, url, exchange, highest)
 
     def remove(self, queue: str, url: QueueUrl, exchange: str) -> bool:
         """Remove all bindings of a queue (by its physical name) to an exchange; False when there is none of ours."""
         tags = self.tags(url)
+        if LEVEL_TAG in tags:
+            self._remove_level(url, exchange, tags[LEVEL_TAG])
+            return True
         found = from_tags(tags)
         mine = [key for binding in found.for_exchange(exchange) for key in to_tags(binding)]
         mine += list(overflow_tags(exchange, "fanout")) if exchange in found.unfiltered else []
@@ -124,10 +162,21 @@ class Binder:
             return False
         self._topics.unsubscribe(exchange, self._queues.arn(url))
         self._clients.sqs("untag_queue", QueueUrl=url, TagKeys=mine)
-        self._write_policy(queue, url, from_tags({key: value for key, value in tags.items() if key not in mine}))
+        left = from_tags({key: value for key, value in tags.items() if key not in mine})
+        self._subscriptions.write_policy(queue, url, left.exchanges())
         self._applied.clear()
-        self._subscribed.clear()
+        self._subscriptions.forget()
         return True
+
+    def _remove_level(self, url: QueueUrl, exchange: str, main: str) -> None:
+        """The same for a priority level, which has no bindings of its own."""
+        self._topics.unsubscribe(exchange, self._queues.arn(url))
+        try:
+            main_url = QueueUrl(self._clients.sqs("get_queue_url", QueueName=main)["QueueUrl"])
+            left = self._subscriptions.shared_exchanges(from_tags(self.tags(main_url))) - {exchange}
+        except QueueNotFound:
+            left = set()
+        self._subscriptions.write_policy(main, url, left)
 
     def is_let_in(self, queue: str, exchange: str) -> bool:
         """Whether the queue's policy lets the exchange's topic send to it."""
@@ -140,14 +189,17 @@ class Binder:
         known = self._applied.get(queue)
         if known is None:
             return []
-        arn = self._queues.arn(self._queues.url(queue))
-        return [exchange for exchange in sorted(known.exchanges()) if self._topics.has_lost(exchange, arn)]
+        arns = [self._queues.arn(self._queues.url(name)) for name in self._queues.levels(queue)]
+        return [
+            exchange
+            for exchange in sorted(known.exchanges())
+            if any(self._topics.has_lost(exchange, arn) for arn in arns)
+        ]
 
     def apply_again(self, queue: str) -> None:
         """Make what the queue's tags say, believing nothing of subscriptions that were seen before."""
         with self._flights(queue):
-            for key in [key for key in self._subscribed if key[0] == queue]:
-                del self._subscribed[key]
+            self._subscriptions.forget(queue)
             self._apply_until_stable(queue, self._queues.url(queue))
 
     # --- what is known
@@ -175,8 +227,7 @@ class Binder:
         """Another queue has this name now."""
         self._applied.pop(queue, None)
         self._applied_at.pop(queue, None)
-        for key in [key for key in self._subscribed if key[0] == queue]:
-            del self._subscribed[key]
+        self._subscriptions.forget(queue)
 
     # --- inside
 
@@ -184,6 +235,7 @@ class Binder:
         read_at = self._clients.now_ms()
         try:
             found = self._applied[queue] = from_tags(self.tags(self._queues.url(queue)))
+            self._queues.learn_max_priority(queue, found.max_priority)
         except HakeError as exc:
             logger.info("The bindings of queue %s can't be read, so what is in doubt is delivered: %s", queue, exc)
             return None, read_at
@@ -191,13 +243,39 @@ class Binder:
 
     def _is_applied(self, queue: str, binding: Binding) -> bool:
         known = self._applied.get(queue)
-        if time.monotonic() - self._applied_at.get(queue, float("-inf")) > _BELIEVE_S:
+        if time.monotonic() - self._applied_at.get(queue, float("-inf")) > BELIEVE_S:
             return False
-        return known is not None and (binding in known.bindings or binding.exchange in known.unfiltered)
+        if known is None or self._declared_priority(queue) > known.max_priority:
+            return False
+        return binding in known.bindings or binding.exchange in known.unfiltered
 
-    def _record(self, queue: str, url: QueueUrl, tags: dict[str, str], binding: Binding) -> None:
+    def _declared_priority(self, queue: str) -> int:
+        """The queue's ``x-max-priority``, where it has levels of ours for that."""
+        if queue.endswith(FIFO_SUFFIX) or self._queues.is_predefined(queue):
+            return 0
+        return max_priority(self._queues.arguments(queue))
+
+    def _shared_tags(self, queue: str, tags: dict[str, str], current: BindingSet) -> dict[str, str]:
+        """What is missing in a queue's tags besides bindings: its priorities, and the tasks that this process runs."""
+        new: dict[str, str] = {}
+        highest = self._declared_priority(queue)
+        if highest > current.max_priority:
+            new[MAX_PRIORITY_TAG] = str(highest)
+        tasks = tags_to_add(tags, self._tasks.get(queue, frozenset()), _MAX_TAGS)
+        if tasks == task_tags(None):
+            logger.warning("Queue %s gets all tasks: its tags have no room for the names of those it wants.", queue)
+        return new | tasks
+
+    def _merge_task_tags(self, url: QueueUrl) -> None:
+        merged, superseded = tags_to_merge(self.tags(url))
+        if superseded:
+            self._clients.sqs("tag_queue", QueueUrl=url, Tags=merged)
+            self._clients.sqs("untag_queue", QueueUrl=url, TagKeys=superseded)
+
+    def _binding_tags(self, queue: str, tags: dict[str, str], binding: Binding) -> dict[str, str]:
+        """The tags that record a new binding."""
         new = to_tags(binding)
-        taken = sum(1 for key in tags if key.startswith("hake:b:"))
+        taken = sum(1 for key in tags if key.startswith(TAG_PREFIX))
         if taken + len(new) > MAX_BINDING_TAGS:
             logger.warning(
                 "Queue %s has %d bindings, and AWS lets a queue have about fifty tags: it now gets everything that is "
@@ -205,7 +283,7 @@ class Binder:
                 queue, taken, binding.exchange,
             )
             new = overflow_tags(binding.exchange, binding.exchange_type)
-        self._clients.sqs("tag_queue", QueueUrl=url, Tags=new)
+        return new
 
     def _apply_until_stable(
         self,
@@ -230,10 +308,13 @@ class Binder:
             tags = None
             # Tags may be read from a copy that lags behind: what we did ourselves is certain.
             bindings = (wanted.bindings | ({with_} if with_ else set())) - ({without} if without else set())
-            wanted = BindingSet(frozenset(bindings), wanted.unfiltered)
-            if wanted == applied and not self._write_policy(queue, url, wanted):
+            highest = max(wanted.max_priority, self._declared_priority(queue))
+            tasks = None if wanted.tasks is None else wanted.tasks | self._tasks.get(queue, frozenset())
+            wanted = replace(wanted, bindings=frozenset(bindings), max_priority=highest, tasks=tasks)
+            self._queues.learn_max_priority(queue, highest)
+            if wanted == applied and not self._subscriptions.write_policy(queue, url, wanted.exchanges()):
                 break
-            has_written |= self._apply(queue, url, wanted, types)
+            has_written |= self._subscriptions.apply(queue, url, wanted, types)
             applied = wanted
             if not has_written:
                 break
@@ -242,59 +323,3 @@ class Binder:
         self._applied[queue] = wanted
         self._applied_at[queue] = time.monotonic()
         return wanted
-
-    def _apply(
-        self, queue: str, url: QueueUrl, wanted: BindingSet, types: dict[str, ExchangeType | None]
-    ) -> bool:
-        """Write what differs, and whether anything did."""
-        has_written = self._write_policy(queue, url, wanted)
-        arn = self._queues.arn(url)
-        for exchange in sorted(wanted.exchanges()):
-            has_written |= self._subscribe(queue, arn, exchange, wanted, types.get(exchange))
-        return has_written
-
-    def _write_policy(self, queue: str, url: QueueUrl, wanted: BindingSet) -> bool:
-        """Write the queue policy if it differs; whether it did."""
-        existing = self._queues.policy(url)
-        arn = self._queues.arn(url)
-        exchanges = sorted(wanted.exchanges())
-        new = self._policy(existing, arn, exchanges)
-        if new is None:
-            return False
-        self._queues.write_policy(url, new)
-        logger.info("Queue %s now lets in the topics of %s.", queue, ", ".join(exchanges) or "nobody")
-        return True
-
-    def _policy(self, existing: str | None, arn: QueueArn, exchanges: list[str]) -> str | None:
-        topic_arns: list[TopicArn] = [self._topics.arn(exchange) for exchange in exchanges]
-        # A predefined topic may be of another account or naming: a pattern of ours does not name it.
-        if self._settings.queue_policy == "topics" or not topic_arns or any(map(self._topics.is_predefined, exchanges)):
-            return queue_policy(existing, arn, topic_arns)
-        if existing is not None and all(allows(existing, arn, topic) for topic in topic_arns):
-            return None
-        pattern = parse_arn(topic_arns[0])._replace(name=self._settings.namer.topic_pattern())
-        return namespace_policy(existing, arn, str(pattern))
-
-    def _subscribe(
-        self, queue: str, arn: QueueArn, exchange: str, wanted: BindingSet, declared_type: ExchangeType | None
-    ) -> bool:
-        """Subscribe, and whether a subscription was there that said something else."""
-        bindings = wanted.for_exchange(exchange)
-        unfiltered = exchange in wanted.unfiltered
-        compiled = compile_filter(bindings, unfiltered=unfiltered)
-        text = filter_json(compiled)
-        known, until = self._subscribed.get((queue, exchange), ("", 0.0))
-        if known == text and time.monotonic() < until:
-            return False
-        try:
-            has_written = self._topics.subscribe(exchange, arn, compiled, declared_type)
-        except TopologyError as exc:
-            # A region or an emulator without the wildcard operator, or a filter that AWS finds too complex: let more
-            # through, and have the consumer check.
-            if compiled.policy is None or "ilter" not in str(exc):
-                raise
-            logger.info("Exchange %s takes a wider filter for queue %s: %s", exchange, queue, exc)
-            wider = compile_filter(bindings, wildcards=False, unfiltered=unfiltered)
-            has_written = self._topics.subscribe(exchange, arn, wider, declared_type)
-        self._subscribed[queue, exchange] = text, time.monotonic() + _BELIEVE_S
-        return has_written

@@ -12,6 +12,10 @@ that a person reads in the AWS console::
 AWS lets a tag hold few characters: what it forbids, and the separators, are written as ``=`` and two hexadecimal digits
 for each byte of UTF-8. What does not fit one value goes on in ``hake:b:<digest>:<part>:<parts>`` tags. The digest also
 tells a damaged or half-written binding, which is skipped.
+
+Two more things that all who bind the queue must agree on are tags too, because they change its filters:
+``hake:max-priority``, the highest priority it was ever declared with; and, with the option ``task_filter``, the names
+of the tasks that its workers have registered, as ``hake:t:<digest>`` (or parts of it). Workers add what is missing.
 """
 
 from __future__ import annotations
@@ -26,13 +30,19 @@ from kombu_hake.limits import TAG_VALUE_MAX_CHARS
 
 __all__ = [
     "MAX_BINDING_TAGS",
+    "MAX_PRIORITY_TAG",
     "TAG_PREFIX",
+    "TASK_PREFIX",
     "Argument",
     "Binding",
     "BindingSet",
     "ExchangeType",
     "from_tags",
     "overflow_tags",
+    "tags_to_add",
+    "tags_to_merge",
+    "task_names",
+    "task_tags",
     "to_tags",
 ]
 
@@ -40,14 +50,19 @@ ExchangeType: TypeAlias = Literal["direct", "topic", "fanout", "headers"]
 Argument: TypeAlias = "str | int | float | bool | None"
 
 TAG_PREFIX = "hake:b:"
+TASK_PREFIX = "hake:t:"
+#: The value of a task tag that stands for all tasks: there were too many to keep.
+_ALL_TASKS = "all"
+MAX_PRIORITY_TAG = "hake:max-priority"
 #: A queue may have about fifty tags (``limits.SQS_MAX_TAGS``); the rest is for the user and for what else we tag.
 MAX_BINDING_TAGS = 40
+_WORTH_MERGING = 4
 
 _TYPES = get_args(ExchangeType)
 _ALL = "all"  # the first field of an overflow tag
 _EMPTY = "="
 _UNSAFE = re.compile(r"[^A-Za-z0-9_./+@-]")
-_KEY = re.compile(rf"{TAG_PREFIX}(?P<digest>[0-9a-f]+)(?::(?P<part>\d{{1,3}}):(?P<parts>\d{{1,3}}))?\Z", re.ASCII)
+_KEY = re.compile(r"(?P<digest>[0-9a-f]+)(?::(?P<part>\d{1,3}):(?P<parts>\d{1,3}))?\Z", re.ASCII)
 
 
 @dataclass(frozen=True, order=True)
@@ -77,6 +92,10 @@ class BindingSet:
     bindings: frozenset[Binding] = frozenset()
     #: Names of the exchanges of which the queue gets everything, because it has no room for more bindings.
     unfiltered: frozenset[str] = frozenset()
+    #: The highest ``x-max-priority`` that the queue was declared with; 0 for none.
+    max_priority: int = 0
+    #: Names of the tasks that the queue's workers know; None where nobody said so, or it is to get all.
+    tasks: frozenset[str] | None = None
 
     def exchanges(self) -> frozenset[str]:
         """Every exchange that the queue gets anything of."""
@@ -119,7 +138,7 @@ def from_tags(tags: Mapping[str, str]) -> BindingSet:
     """
     bindings: set[Binding] = set()
     unfiltered: set[str] = set()
-    for digest, text in _texts(tags):
+    for digest, text in _texts(tags, TAG_PREFIX):
         fields = ["" if part == _EMPTY else part for part in text.split(" ")]
         try:
             if fields[0] == _ALL:
@@ -130,7 +149,55 @@ def from_tags(tags: Mapping[str, str]) -> BindingSet:
                 bindings.add(_read_binding(fields))
         except ValueError:
             continue  # the text is not of our making, though its digest fits
-    return BindingSet(frozenset(bindings), frozenset(unfiltered))
+    priority = tags.get(MAX_PRIORITY_TAG, "")
+    max_priority = int(priority) if priority.isascii() and priority.isdigit() else 0
+    return BindingSet(frozenset(bindings), frozenset(unfiltered), max_priority, task_names(tags))
+
+
+def task_tags(names: Iterable[str] | None) -> dict[str, str]:
+    """The tags that record names of tasks, as few as will hold them; for None those that say "all tasks"."""
+    if names is None:
+        return {f"{TASK_PREFIX}{_ALL_TASKS}": _ALL_TASKS}
+    text = " ".join(sorted(_quote(name) for name in names))
+    return _tags(text, _digest(text), TASK_PREFIX)
+
+
+def task_names(tags: Mapping[str, str]) -> frozenset[str] | None:
+    """All names that :func:`task_tags` wrote, together; None where there are none, or all tasks are wanted."""
+    if f"{TASK_PREFIX}{_ALL_TASKS}" in tags:
+        return None
+    found: set[str] = set()
+    for digest, text in _texts(tags, TASK_PREFIX):
+        if digest == _digest(text):
+            found.update(_unquote(name) for name in text.split(" "))
+    return frozenset(found) or None
+
+
+def tags_to_add(tags: Mapping[str, str], names: frozenset[str], room: int) -> dict[str, str]:
+    """The task tags that a queue with these tags needs, so that it has all these names; none where it has.
+
+    Args:
+        room: How many tags it may have. Where they do not fit, the answer says "all tasks".
+    """
+    known = task_names(tags)
+    missing = names - (known or frozenset())
+    if not missing or f"{TASK_PREFIX}{_ALL_TASKS}" in tags:
+        return {}
+    new = task_tags(missing)
+    return new if len(new) + len(tags) <= room else task_tags(None)
+
+
+def tags_to_merge(tags: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """The task tags as one record: what to add, and which keys may go then. ``({}, [])`` where little would be gained.
+
+    Every deploy with new tasks leaves a record. One goes only when all its names are in the new one, which is there.
+    """
+    known = task_names(tags)
+    mine = [key for key in tags if key.startswith(TASK_PREFIX)]
+    merged = task_tags(known) if known else {}
+    if not merged or len(mine) < len(merged) + _WORTH_MERGING:
+        return {}, []
+    return merged, [key for key in mine if key not in merged]
 
 
 def _read_binding(fields: list[str]) -> Binding:
@@ -186,20 +253,20 @@ def _digest(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def _tags(text: str, digest: str) -> dict[str, str]:
+def _tags(text: str, digest: str, prefix: str = TAG_PREFIX) -> dict[str, str]:
     if len(text) <= TAG_VALUE_MAX_CHARS:
-        return {f"{TAG_PREFIX}{digest}": text}
+        return {f"{prefix}{digest}": text}
     # Spaces at the ends of a value may be lost on the way: parts of one character less, closed by a "/".
     size = TAG_VALUE_MAX_CHARS - 2
     parts = [text[start : start + size] for start in range(0, len(text), size)]
-    return {f"{TAG_PREFIX}{digest}:{i}:{len(parts)}": f"/{part}/" for i, part in enumerate(parts)}
+    return {f"{prefix}{digest}:{i}:{len(parts)}": f"/{part}/" for i, part in enumerate(parts)}
 
 
-def _texts(tags: Mapping[str, str]) -> Iterable[tuple[str, str]]:
+def _texts(tags: Mapping[str, str], prefix: str) -> Iterable[tuple[str, str]]:
     """Digest and text of every complete record among the tags; the digest is not checked yet."""
     parts: dict[tuple[str, int], dict[int, str]] = {}
     for key, value in tags.items():
-        match = _KEY.match(key)
+        match = _KEY.match(key, len(prefix)) if key.startswith(prefix) else None
         if match is None:
             continue
         if match["parts"] is None:

@@ -14,11 +14,28 @@ from typing import Any
 
 from kombu_hake.bindings import Binding
 from kombu_hake.globs import RK, encode, split_words
-from kombu_hake.routing import compile_filter
+from kombu_hake.priorities import PRIORITY_ATTRIBUTE
+from kombu_hake.routing import TASK_ATTRIBUTE, compile_filter
 
-__all__ = ["passes_at_least"]
+__all__ = ["passes_at_least", "without_conditions"]
 
 Policy = dict[str, Any]
+
+
+def without_conditions(policy_text: str) -> tuple[str, bool]:
+    """A filter policy without what it says of priorities and tasks, and whether it lets only some priorities pass.
+
+    Neither is for the bindings to say. Text that is no JSON object comes back as it is.
+    """
+    try:
+        found = json.loads(policy_text or "{}")
+    except ValueError:
+        return policy_text, False
+    if not isinstance(found, dict):
+        return policy_text, False
+    is_shared = found.pop(PRIORITY_ATTRIBUTE, None) is not None
+    found.pop(TASK_ATTRIBUTE, None)
+    return json.dumps(found), is_shared
 
 
 def passes_at_least(policy_text: str, bindings: Collection[Binding]) -> bool:

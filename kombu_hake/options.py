@@ -219,6 +219,12 @@ OPTIONS: Mapping[str, Option] = {
     "queue_policy": Option(
         _choice("topics", "namespace"), "topics", "namespace: one statement for all topics of the namespace."
     ),
+    "fanout_priorities": Option(
+        _flag, False, "Priorities also hold for queues that get everything of an exchange (fanout, '#'); see Routing."
+    ),
+    "task_filter": Option(
+        _flag, False, "A queue that workers consume gets of an exchange only the tasks that these have registered."
+    ),
     "queue_attributes": Option(
         _text_mapping, {}, "SQS attributes of queues that are created.", aliases=("sqs-creation-attributes",)
     ),

@@ -32,6 +32,7 @@ from kombu_hake.limits import (
     SQS_MAX_BATCH_BYTES,
     SQS_MAX_MESSAGE_BYTES,
 )
+from kombu_hake.priorities import PRIORITY_ATTRIBUTE
 from kombu_hake.routes import QueueTarget, Target
 
 __all__ = ["Outgoing", "Publisher", "batch_limit", "check_size", "make_batches"]
@@ -41,6 +42,8 @@ __all__ = ["Outgoing", "Publisher", "batch_limit", "check_size", "make_batches"]
 _IN_FLIGHT = 3
 _WORTH_IT = 4
 _ENTRY_TRIES = 4
+#: Attributes that are not of type String. "Number" is as long, so the size of a message is the same.
+_TYPES = {PRIORITY_ATTRIBUTE: "Number"}
 _INTERRUPTED = "The thread that sent this message together with its own was interrupted (%r): it may not be sent."
 
 
@@ -285,7 +288,8 @@ def _rest(outgoing: Outgoing) -> dict[str, Any]:
     rest = dict(outgoing.extra)
     if outgoing.attributes:
         rest["MessageAttributes"] = {
-            name: {"DataType": "String", "StringValue": value} for name, value in outgoing.attributes.items()
+            name: {"DataType": _TYPES.get(name, "String"), "StringValue": value}
+            for name, value in outgoing.attributes.items()
         }
     return rest
 

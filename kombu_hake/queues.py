@@ -35,7 +35,7 @@ from kombu_hake.limits import (
     SQS_QUEUE_RECREATE_S,
 )
 from kombu_hake.naming import QueueArn, QueueUrl, queue_account
-from kombu_hake.priorities import level_names
+from kombu_hake.priorities import level_names, max_priority
 from kombu_hake.settings import Settings
 
 __all__ = ["QueueSpec", "Queues", "own_tags"]
@@ -44,6 +44,7 @@ logger = logging.getLogger(__name__)
 #: Messages of a temporary queue whose owner vanished are of no use to anybody.
 _TEMPORARY_RETENTION_S = 3_600
 _MAX_FOREIGN_URLS = 1_000
+_OF_POLICY = ["QueueArn", "Policy", "LastModifiedTimestamp"]
 _COUNTS = (
     "ApproximateNumberOfMessages",
     "ApproximateNumberOfMessagesNotVisible",
@@ -85,6 +86,9 @@ class Queues:
         self._arns: dict[QueueUrl, QueueArn] = {}
         self._specs: dict[str, QueueSpec] = {}
         self._physical: dict[str, str] = {}
+        self._changed_ms: dict[QueueUrl, int] = {}
+        #: ``x-max-priority`` as the tags of a queue say it.
+        self._max_priority: dict[str, int] = {}
 
     def url(self, name: str) -> QueueUrl:
         """The URL of a queue that exists.
@@ -145,9 +149,19 @@ class Queues:
         return self._specs.get(name)
 
     def arguments(self, name: str) -> Mapping[str, Any]:
-        """The AMQP arguments that this process declared the queue with; ``{}`` when it did not."""
+        """The AMQP arguments that this process declared the queue with; ``{}`` when it did not.
+
+        But with the highest ``x-max-priority`` that is known of: the levels of others are the queue's too.
+        """
         spec = self._specs.get(name)
-        return spec.arguments if spec is not None else {}
+        declared = spec.arguments if spec is not None else {}
+        recorded = self._max_priority.get(name, 0)
+        return {**declared, "x-max-priority": recorded} if recorded > max_priority(declared) else declared
+
+    def learn_max_priority(self, name: str, highest: int) -> None:
+        """Take note of the ``x-max-priority`` that others declared a queue with."""
+        if highest:
+            self._max_priority[name] = highest
 
     def arn(self, url: QueueUrl) -> QueueArn:
         """The ARN of a queue, from AWS itself."""
@@ -157,14 +171,20 @@ class Queues:
 
     def policy(self, url: QueueUrl) -> str | None:
         """The queue's access policy as JSON text; None when it has none. Always asks AWS."""
-        answer = self._clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=["QueueArn", "Policy"])
+        answer = self._clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=_OF_POLICY)
         attributes = answer.get("Attributes", {})
         self._arns[url] = QueueArn(attributes["QueueArn"])
+        self._changed_ms[url] = int(float(attributes.get("LastModifiedTimestamp", 0)) * 1000)
         return attributes.get("Policy") or None
 
     def write_policy(self, url: QueueUrl, policy: str) -> None:
         """Replace the queue's access policy (``""`` removes it). AWS may take a minute to act on it."""
         self._clients.sqs("set_queue_attributes", QueueUrl=url, Attributes={"Policy": policy})
+        self._changed_ms[url] = self._clients.now_ms()
+
+    def changed_ms(self, url: QueueUrl) -> int:
+        """When the queue's attributes were last changed, ms since the epoch; 0 where that is not known. No call."""
+        return self._changed_ms.get(url, 0)
 
     def counts(self, name: str) -> tuple[int, int, int]:
         """(ready, in flight, delayed) messages, approximately; AWS settles them a minute after the last change.
@@ -197,12 +217,14 @@ class Queues:
         self.forget(name)
         self._specs.pop(name, None)
         self._physical.pop(name, None)
+        self._max_priority.pop(name, None)
 
     def forget(self, name: str) -> None:
         """Look the queue up anew next time."""
         url = self._urls.pop(name, None)
         if url is not None:
             self._arns.pop(url, None)
+            self._changed_ms.pop(url, None)
 
     def physical(self, name: str) -> str:
         """The queue's name in AWS."""

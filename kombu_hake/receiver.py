@@ -297,7 +297,7 @@ class Receiver:
     def _check(self, source: _Source) -> None:
         """Look after what feeds the queue, when that is due."""
         every_s = self._settings.check_bindings
-        if not every_s or time.monotonic() < source.check_at:
+        if not every_s or source.rank or time.monotonic() < source.check_at:  # the lowest level looks after all
             return
         # With jitter: a fleet that started at once does not ask at once.
         source.check_at = time.monotonic() + every_s * random.uniform(0.75, 1.25)  # noqa: S311 - needs no secrecy

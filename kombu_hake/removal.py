@@ -9,6 +9,7 @@ from kombu_hake.bindings import from_tags
 from kombu_hake.clients import Clients
 from kombu_hake.exceptions import AccessDenied, QueueNotFound, TopologyError
 from kombu_hake.naming import QueueArn, QueueUrl, parse_arn
+from kombu_hake.priorities import max_priority
 from kombu_hake.queues import Queues
 from kombu_hake.topics import Topics
 
@@ -32,13 +33,20 @@ class Remover:
         Raises:
             QueueNotFound: it is gone, and was not known here.
         """
-        levels = self._queues.levels(queue)
         url = self._queues.url(queue)
-        arn = self._queues.arn(url)
-        for exchange in self._exchanges_of(queue, url):
-            self._binder.unsubscribe(queue, arn, exchange)
-        for name in levels:
+        self._queues.arn(url)  # a queue that is gone is not to be found out half way
+        exchanges = self._exchanges_of(queue, url)
+        highest = max_priority(self._queues.arguments(queue))
+        for exchange in exchanges:
+            self._binder.unsubscribe(queue, url, exchange, highest)
+        for name in self._queues.levels(queue):
+            self._delete(name)
+
+    def _delete(self, name: str) -> None:
+        try:
             self._queues.delete(name)
+        except QueueNotFound as exc:
+            logger.debug("A level of the queue was gone: %s", exc)
 
     def delete_exchange(self, exchange: str) -> None:
         """Delete an exchange's topic, unless subscriptions that are not ours hang on it; remove ours."""
@@ -61,7 +69,9 @@ class Remover:
         known = self._binder.known(queue)
         exchanges = set(known.exchanges()) if known is not None else set()
         try:
-            exchanges |= set(from_tags(self._binder.tags(url)).exchanges())
+            found = from_tags(self._binder.tags(url))
+            exchanges |= found.exchanges()
+            self._queues.learn_max_priority(queue, found.max_priority)
         except AccessDenied as exc:
             logger.debug("The tags of queue %s can't be read: %s", queue, exc)
         return exchanges

@@ -17,7 +17,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
@@ -27,12 +27,24 @@ from kombu_hake import limits
 from kombu_hake.bindings import Argument, Binding
 from kombu_hake.globs import RK, combine, encode, key_candidates, pattern_candidates, spell, split_words
 
-__all__ = ["Filter", "compile_filter", "filter_json", "matches", "message_attributes"]
+__all__ = [
+    "TASK_ATTRIBUTE",
+    "Filter",
+    "compile_filter",
+    "filter_json",
+    "matches",
+    "message_attributes",
+    "narrowed",
+    "task_attribute",
+    "task_values",
+]
 
 #: The mark of a message whose header values are all in its attributes.
 HEADERS_MARK = "headers"
 #: Header values that a message carries as attributes, at most; with more of them it carries none.
 MAX_HEADER_ATTRIBUTES = 6
+#: The name of a message's task, with the option ``task_filter``.
+TASK_ATTRIBUTE = "hake-task"
 
 # What Celery puts into the headers of every task. Nobody routes on these, and they would leave no room for the user's
 # own; "task" is not among them, because its name is worth routing on. (celery/app/amqp.py, as_task_v2)
@@ -217,6 +229,36 @@ def compile_filter(bindings: Iterable[Binding], *, wildcards: bool = True, unfil
         choices.append(candidates)
     policy, exact = combine(choices, wildcards=wildcards)
     return Filter(policy, exact)
+
+
+def narrowed(base: Filter, conditions: Mapping[str, Sequence[Any]]) -> Filter | None:
+    """The filter with further attributes that all have to match; None where SNS would find that too complex.
+
+    Args:
+        conditions: Attribute name to the values of which it must have one, as a filter policy says them.
+    """
+    policy = {**(base.policy or {}), **conditions}
+    members: list[dict[str, Any]] = policy.get("$or") or [{}]
+    keys = {name for member in members for name in member} | {name for name in policy if name != "$or"}
+    of_members = sum(prod(len(values) for values in member.values()) for member in members)
+    combinations = of_members * prod(len(values) for name, values in policy.items() if name != "$or")
+    if len(keys) > limits.SNS_FILTER_MAX_KEYS or combinations > limits.SNS_FILTER_MAX_COMBINATIONS:
+        return None
+    return Filter(policy, base.exact)
+
+
+def task_attribute(name: str) -> str:
+    """What :data:`TASK_ATTRIBUTE` says of a task: printable ASCII, never empty."""
+    return _token(name)
+
+
+def task_values(names: Iterable[str]) -> list[Any]:
+    """What a filter policy says of :data:`TASK_ATTRIBUTE`, to let these tasks pass.
+
+    Also passed are Celery's own tasks, which every app has, and what carries no such attribute.
+    """
+    own = {"prefix": task_attribute("celery.")}
+    return [*sorted(task_attribute(name) for name in names if not name.startswith("celery.")), own, {"exists": False}]
 
 
 def filter_json(wanted: Filter) -> str:

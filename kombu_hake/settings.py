@@ -68,6 +68,8 @@ class Settings:
     best_effort_exchanges: tuple[str, ...] = ("*.pidbox", "celeryev")
     unroutable: str = "warn"
     queue_policy: str = "topics"
+    fanout_priorities: bool = False
+    task_filter: bool = False
     queue_attributes: Mapping[str, str] = field(default_factory=dict)
     queue_tags: Mapping[str, str] = field(default_factory=dict)
     visibility_timeout: int = 120

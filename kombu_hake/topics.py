@@ -143,15 +143,16 @@ class Topics:
             self._made.pop((exchange, queue_arn), None)
         return False
 
-    def unsubscribe(self, exchange: str, queue_arn: QueueArn) -> None:
-        """Remove the queue's subscription; none, or no topic, is fine."""
-        self._made.pop((exchange, queue_arn), None)
+    def unsubscribe(self, exchange: str, *queue_arns: QueueArn) -> None:
+        """Remove the subscriptions of queues; none, or no topic, is fine."""
+        for queue_arn in queue_arns:
+            self._made.pop((exchange, queue_arn), None)
         try:
             for item in self.subscriptions(exchange):
-                if item["Endpoint"] == queue_arn and item["SubscriptionArn"].startswith("arn:"):
+                if item["Endpoint"] in queue_arns and item["SubscriptionArn"].startswith("arn:"):
                     self._clients.sns("unsubscribe", SubscriptionArn=item["SubscriptionArn"])
         except TopicNotFound:
-            logger.debug("Exchange %s has no topic, so %s has nothing to unsubscribe.", exchange, queue_arn)
+            logger.debug("Exchange %s has no topic, so %s has nothing to unsubscribe.", exchange, queue_arns[0])
         self._subscribers.forget(exchange)
 
     def subscriptions(self, exchange: str) -> Iterator[dict[str, str]]:

@@ -11,9 +11,9 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 from kombu_hake.binder import Binder
 from kombu_hake.bindings import Binding, BindingSet, ExchangeType, from_tags
@@ -23,7 +23,7 @@ from kombu_hake.exceptions import AccessDenied, DeclarationMismatch, QueueNotFou
 from kombu_hake.home import Home
 from kombu_hake.mailbox import is_reply_exchange
 from kombu_hake.naming import QueueUrl, parse_arn, queue_account
-from kombu_hake.priorities import level_names
+from kombu_hake.priorities import level_names, main_queue, max_priority
 from kombu_hake.queues import Queues, QueueSpec
 from kombu_hake.removal import Remover
 from kombu_hake.settings import Settings
@@ -158,12 +158,16 @@ class Topology:
         """Find or create a queue, its priority levels included; as :meth:`kombu_hake.queues.Queues.declare`."""
         if physical is not None:
             self.forget(spec.name)  # an earlier incarnation
-        for name in level_names(spec.name, spec.arguments):
+        for name in level_names(spec.name, self._arguments_of(spec)):
             one = spec if name == spec.name else replace(spec, name=name, arguments={})
             if self.queues.declare(one, physical=physical if one is spec else None) and one is spec:
                 self._binder.forget(spec.name)
             if self._settings.topology == "verify":
                 self._verification.expect_queue(name)
+
+    def _arguments_of(self, spec: QueueSpec) -> Mapping[str, Any]:
+        known = self.queues.arguments(spec.name)
+        return known if max_priority(known) > max_priority(spec.arguments) else spec.arguments
 
     # --- bindings
 
@@ -232,6 +236,18 @@ class Topology:
             return
         self._binder.unbind(queue, binding)
 
+    def want_tasks(self, queue: str, names: Iterable[str]) -> None:
+        """Let the queue have only these tasks, and those that other workers of it want; where that is ours to say.
+
+        Said in the log where the rights for it are missing: then it gets what its bindings ask for, as before.
+        """
+        if not self.makes or self.queues.is_predefined(queue):
+            return
+        try:
+            self._binder.want_tasks(queue, names)
+        except AccessDenied as exc:
+            logger.warning("Queue %s may get tasks that its workers do not know: %s", queue, exc)
+
     def verify(self) -> None:
         """With ``topology=verify``, look whether everything declared so far is there; no call for what was seen before.
 
@@ -258,6 +274,9 @@ class Topology:
         url = self.queues.url(queue)
         logger.error("Queue %s was deleted by somebody; it was declared here, so it has been made again.", queue)
         self._bind_again(queue)
+        main = main_queue(queue)
+        if main != queue and (of_main := self._binder.known(main)) is not None and of_main.exchanges():
+            self._binder.apply_again(main)  # a level has no bindings of its own
         return url
 
     def _bind_again(self, queue: str) -> None:
@@ -357,7 +376,7 @@ class Topology:
         noted = frozenset(tuple(self._noted.get(queue, ())))
         if not noted:
             return found
-        return BindingSet(found.bindings | noted, found.unfiltered) if found is not None else BindingSet(noted)
+        return replace(found, bindings=found.bindings | noted) if found is not None else BindingSet(noted)
 
     def _is_foreign(self, queue: str) -> bool:
         """Whether the queue is another account's: then nearly everything but sending and receiving is refused."""

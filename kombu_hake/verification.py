@@ -15,10 +15,11 @@ from kombu_hake.bindings import Binding
 from kombu_hake.clients import Clients
 from kombu_hake.concurrency import SingleFlight
 from kombu_hake.exceptions import AccessDenied, QueueNotFound, TopicNotFound, TopologyError, TopologyIncomplete
-from kombu_hake.filters import passes_at_least
+from kombu_hake.filters import passes_at_least, without_conditions
 from kombu_hake.limits import FIFO_SUFFIX
 from kombu_hake.naming import QueueArn, QueueUrl, parse_arn
 from kombu_hake.policy import allows
+from kombu_hake.priorities import main_queue
 from kombu_hake.queues import Queues
 from kombu_hake.routing import compile_filter, filter_json
 from kombu_hake.topics import Topics
@@ -156,9 +157,11 @@ class Verification:
         elif not found["SubscriptionArn"].startswith("arn:"):
             yield f"The subscription of queue {queue!r} to exchange {exchange!r} waits to be confirmed."
         else:
-            yield from self._subscription_faults(queue, exchange, bindings, found["SubscriptionArn"])
+            yield from self._subscription_faults(queue, exchange, bindings, found["SubscriptionArn"], read)
 
-    def _subscription_faults(self, queue: str, exchange: str, bindings: set[Binding], arn: str) -> Iterator[str]:
+    def _subscription_faults(
+        self, queue: str, exchange: str, bindings: set[Binding], arn: str, read: _Subscriptions
+    ) -> Iterator[str]:
         try:
             found = self._clients.sns("get_subscription_attributes", SubscriptionArn=arn)["Attributes"]
         except AccessDenied as exc:
@@ -170,7 +173,7 @@ class Verification:
         what = f"The subscription of queue {queue!r} to exchange {exchange!r} ({arn})"
         if found.get("RawMessageDelivery", "false").lower() != "true":
             yield f"{what} has no raw message delivery: set RawMessageDelivery to true."
-        text = found.get("FilterPolicy") or "{}"
+        text, is_shared = without_conditions(found.get("FilterPolicy") or "{}")
         if text != "{}" and found.get("FilterPolicyScope", "MessageAttributes") != "MessageAttributes":
             yield f"{what} filters on the message body, which holds no routing key: filter on message attributes."
         elif not passes_at_least(text, bindings):
@@ -179,6 +182,23 @@ class Verification:
                 f"{what} has the filter policy {text}, which does not pass everything that is bound ({keys}): use "
                 f"{filter_json(compile_filter(bindings))}, a wider one, or none."
             )
+        if is_shared and queue == main_queue(queue):
+            yield from self._level_faults(queue, exchange, bindings, read)
+
+    def _level_faults(
+        self, queue: str, exchange: str, bindings: set[Binding], read: _Subscriptions
+    ) -> Iterator[str]:
+        """Of the levels that the lowest one leaves the higher priorities to."""
+        for number, name in enumerate(self._queues.levels(queue)[1:], 1):
+            try:
+                attributes = self._attributes(self._queues.url(name))
+            except QueueNotFound:
+                continue  # it was declared itself, and is told of there
+            except AccessDenied as exc:
+                self._cannot_see(f"a priority level of queue {queue!r}", exc)
+                continue
+            for fault in self._binding_faults(name, exchange, bindings, attributes, read):
+                yield f"Of queue {queue!r}, priority level {number}: {fault}"
 
     def _cannot_see(self, what: str, exc: AccessDenied) -> None:
         if what not in self._unreadable:

@@ -12,7 +12,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kombu_hake.bindings import Binding
-from kombu_hake.routing import Filter, compile_filter, filter_json, matches, message_attributes
+from kombu_hake.routing import (
+    Filter,
+    compile_filter,
+    filter_json,
+    matches,
+    message_attributes,
+    narrowed,
+    task_attribute,
+    task_values,
+)
 
 # Few words and short ones, so that keys and patterns often meet; digits and separators, because the attributes hold
 # positions between separators; characters that need encoding.
@@ -414,3 +423,41 @@ def test_conditions_on_many_headers_keep_those_that_most_bindings_use() -> None:
     assert sns_model.faults(compiled.policy) == []
     assert not passes(compiled, "key", {"a": "x"})
     assert passes(compiled, "key", {"g": "x"})
+
+
+# --- further conditions
+
+
+PRIORITY = {"hake-priority": [{"exists": False}, {"numeric": ["<=", 0]}]}
+
+
+@pytest.mark.parametrize("wildcards", [True, False])
+@pytest.mark.parametrize("patterns", [["a"], ["a.*", "#.b"], ["*.a.#", "b.#", "#.c.*"], ["a.b"]])
+def test_a_condition_more_holds_for_every_branch(patterns: list[str], wildcards: bool) -> None:
+    base = compile_filter([Binding("e", "topic", pattern) for pattern in patterns], wildcards=wildcards)
+    found = narrowed(base, {"colour": ["red"]})
+    assert found is not None
+    assert found.exact == base.exact
+    for key in ("a", "a.b", "x.a.y", "b", "b.c.d", "z.c", "zz", ""):
+        attributes = message_attributes(key)
+        assert sns_model.passes(found.policy, attributes | {"colour": "red"}) == sns_model.passes(
+            base.policy, attributes
+        )
+        assert not sns_model.passes(found.policy, attributes)
+        assert not sns_model.passes(found.policy, attributes | {"colour": "blue"})
+
+
+def test_a_filter_that_sns_would_refuse_is_none() -> None:
+    many = compile_filter([Binding("e", "direct", f"key{i}") for i in range(76)])
+    assert narrowed(many, PRIORITY) is None
+    assert narrowed(many, {"hake-priority": [{"numeric": [">", 0]}]}) is not None
+    full = compile_filter([Binding("e", "headers", "", tuple((f"h{i}", i) for i in range(4)))])
+    assert narrowed(full, PRIORITY) is None
+
+
+def test_tasks_of_celery_and_what_is_no_task_pass() -> None:
+    values = task_values(["shop.mail", "celery.chord", "été"])
+    for name in ("shop.mail", "celery.chord", "celery.map", "été"):
+        assert sns_model.passes({"hake-task": values}, {"rk": "a", "hake-task": task_attribute(name)})
+    assert sns_model.passes({"hake-task": values}, {"rk": "a"})
+    assert not sns_model.passes({"hake-task": values}, {"rk": "a", "hake-task": task_attribute("shop.push")})

@@ -10,6 +10,7 @@ import pytest
 from fakes import ACCOUNT, REGION, FakeClients, make_settings
 
 from kombu_hake import binder as binder_module
+from kombu_hake import subscriptions as subscriptions_module
 from kombu_hake.bindings import Binding
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, DeclarationMismatch, QueueNotFound
 from kombu_hake.queues import QueueSpec
@@ -228,7 +229,8 @@ def test_a_process_adds_to_what_others_bound_before(fake: FakeClients) -> None:
 def test_what_another_process_unbound_can_be_bound_again(
     fake: FakeClients, topology: Topology, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(binder_module, "_BELIEVE_S", -1.0)  # a minute has passed
+    for module in (binder_module, subscriptions_module):
+        monkeypatch.setattr(module, "BELIEVE_S", -1.0)
     declare(topology, "q", fanout("x"))
     Topology(fake, make_settings()).unbind("q", fanout("x"))
     topology.bind("q", fanout("x"))
@@ -239,7 +241,8 @@ def test_what_another_process_unbound_can_be_bound_again(
 def test_a_subscription_that_somebody_removed_is_made_again_by_the_next_declare(
     fake: FakeClients, topology: Topology, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(binder_module, "_BELIEVE_S", -1.0)
+    for module in (binder_module, subscriptions_module):
+        monkeypatch.setattr(module, "BELIEVE_S", -1.0)
     declare(topology, "q", fanout("x"))
     fake.sns("delete_topic", TopicArn=arn("x"))
     declare(topology, "q", fanout("x"))
