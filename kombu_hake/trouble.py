@@ -44,11 +44,13 @@ class Trouble:
         self._count = 0
         self._since = 0.0
         self._said_at = 0.0
+        #: When the last pause was over, monotonic.
+        self._tried_at = time.monotonic()
         #: Whether AWS could not be had at the last try, as opposed to an answer that says no.
         self.is_outage = False
 
     def pause_s(self, exc: Exception) -> float:
-        """Seconds to wait before the next try."""
+        """Seconds to wait before the next try: none after one that took longer than the pause would."""
         now = time.monotonic()
         if not self._count:
             self._since = now
@@ -58,7 +60,11 @@ class Trouble:
         self._count += 1
         throttled = isinstance(exc, BrokerUnavailable) and exc.is_throttle
         self.is_outage = isinstance(exc, BrokerUnavailable) and not throttled
-        return backoff_s(self._count - 1, most_s=_THROTTLED_PAUSE_S if throttled else _PAUSE_S)
+        pause_s = backoff_s(self._count - 1, most_s=_THROTTLED_PAUSE_S if throttled else _PAUSE_S)
+        if self.is_outage:
+            pause_s = max(0.0, pause_s - max(0.0, now - self._tried_at))
+        self._tried_at = now + pause_s
+        return pause_s
 
     def over(self) -> None:
         """A poll went well."""

@@ -103,12 +103,13 @@ KINDS: Mapping[str, Callable[[JournalProxy, Path, bool], None]] = {
 
 def run(
     kind: str, seconds: float, emulator: Emulator, folder: Path, *, rate: float = 2.0, workers: int = 1,
-    options: Mapping[str, Any] | None = None, patience_s: float = 300.0,
+    options: Mapping[str, Any] | None = None, patience_s: float = 300.0, quiet_s: float = _QUIET_S,
 ) -> Outage:  # fmt: skip
     """One outage.
 
     Args:
         options: Transport options that differ from the defaults.
+        quiet_s: Seconds of load before and after.
         patience_s: How long all that was accepted may take to run, from the end of the outage.
     """
     with ExitStack() as stack:
@@ -118,12 +119,12 @@ def run(
         broker = f"hake://test:test@{HOST_NAME}:{proxy.endpoint_url.rpartition(':')[2]}/{namespace}?{query}"
         crew = stack.enter_context(fleet(broker, options or {}, folder))
         crew.start(workers, "-P", "prefork", "-c", "2")
-        lasting = 2 * _QUIET_S + seconds
+        lasting = 2 * quiet_s + seconds
         crew.load(lasting, rate, "--kinds", "event")
         crew.load(lasting, rate, "--kinds", "event", "--first", str(_UNAFFECTED), broker=emulator.url(namespace))
         pids = [pid for worker in crew.all_workers() for pid in worker.descendants()]
         _wait_for_first(crew)
-        idle_share = _cpu_share(pids, workers * len(GROUPS), _QUIET_S)
+        idle_share = _cpu_share(pids, workers * len(GROUPS), quiet_s)
         KINDS[kind](proxy, folder, True)
         share = _cpu_share(pids, workers * len(GROUPS), seconds)
         KINDS[kind](proxy, folder, False)

@@ -32,7 +32,7 @@ def test_nothing_is_lost_under_any_kind_of_fault(moto: Emulator, tmp_path: Path,
 
 @pytest.mark.timeout(200)
 def test_workers_go_on_after_a_black_hole(moto: Emulator, tmp_path: Path) -> None:
-    found = outage.run("black-hole", 8.0, moto, tmp_path, options=SHORT, patience_s=60.0)
+    found = outage.run("black-hole", 8.0, moto, tmp_path, options=SHORT, patience_s=60.0, quiet_s=3.0)
     assert found.is_good, f"{found.text()}\n{found.verdict.lost}\n{found.verdict.examples}"
     assert found.longest_publish_s > 3.0, "the publisher was not cut off"
 

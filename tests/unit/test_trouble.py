@@ -3,9 +3,10 @@
 import logging
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
-from fakes import eventually
+from fakes import FakeClock, eventually
 
 from kombu_hake import trouble as trouble_module
 from kombu_hake.exceptions import BrokerUnavailable, QuotaExceeded
@@ -124,6 +125,19 @@ def test_an_outage_ends_within_seconds_and_throttling_is_left_alone_for_longer()
     assert not trouble.is_outage
     trouble.pause_s(QuotaExceeded("in flight"))
     assert not trouble.is_outage
+
+
+def test_after_a_try_that_was_silent_there_is_no_pause_on_top(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = FakeClock()
+    monkeypatch.setattr(trouble_module, "time", SimpleNamespace(monotonic=clock))
+    trouble = Trouble("q")
+    for _ in range(10):
+        clock.advance(trouble.pause_s(BrokerUnavailable("refused")))
+    clock.advance(15.0)
+    assert trouble.pause_s(BrokerUnavailable("no answer within 15 s")) == 0.0
+    assert trouble.pause_s(BrokerUnavailable("refused")) >= 1.0
+    clock.advance(15.0)
+    assert trouble.pause_s(BrokerUnavailable("slowly", is_throttle=True)) >= 2.5
 
 
 def test_the_start_and_the_end_of_a_fault_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
