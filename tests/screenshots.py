@@ -20,7 +20,7 @@ MOST_BYTES = 200_000
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         show = Demo(Path(folder))
-        show.start()
+        show.start("--pace", "1.6")
         try:
             address = re.findall(r"http://\S+", show.read_until("the shop is open"))[-1]
             with open_browser(Path(folder) / "profile") as browser:
@@ -41,10 +41,12 @@ def play(shop: ShopPage) -> None:
     shop.becomes("analytics", 55, "failed")
     shop.switch("analytics").click()
     shop.has_workers("fraud", "fraud-1")
-    for _ in range(14):
+    for _ in range(10):
         shop.place()
     shop.press("Kill in mid-task of inventory")
     expect(shop.lane("inventory").locator("[data-state=lost]").first).to_be_visible(timeout=PATIENCE_MS)
+    for _ in range(4):
+        shop.place()
 
 
 def take(shop: ShopPage) -> None:

@@ -38,7 +38,14 @@ def read() -> dict[str, Any]:
         order | {"steps": {group: _lost(step, alive) for group, step in order["steps"].items()}}
         for order in shown["orders"]
     ]
-    return shown | {"orders": orders, "stage": stage}
+    tallies = {group: _with_lost(tally, group, orders) for group, tally in shown["tallies"].items()}
+    return shown | {"orders": orders, "tallies": tallies, "stage": stage}
+
+
+def _with_lost(tally: dict[str, int], group: str, orders: list[dict[str, Any]]) -> dict[str, int]:
+    """A tally that tells the lost from the running. They are among the latest orders: others had the time to end."""
+    lost = sum(order["steps"][group]["state"] == "lost" for order in orders)
+    return tally | {"running": tally.get(Step.State.RUNNING, 0) - lost, "lost": lost}
 
 
 def _lost(step: dict[str, Any], alive: set[str]) -> dict[str, Any]:

@@ -156,10 +156,12 @@ def test_texts_have_contrast(page: ShopPage, scheme: str) -> None:
     assert page.faint_texts() == []
 
 
-def test_the_page_fits_a_phone(page: ShopPage) -> None:
+def test_the_page_fits_a_phone_and_what_is_between(page: ShopPage) -> None:
     page.page.set_viewport_size(PHONE)
     page.becomes("email", page.place(), "done")
-    assert page.page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
+    for width in (1280, 1250, 1100, 1000, 700, PHONE["width"]):
+        page.page.set_viewport_size({"width": width, "height": PHONE["height"]})
+        assert page.page.evaluate("document.documentElement.scrollWidth") == width
     for button in page.page.get_by_role("button").or_(page.page.get_by_role("switch")).all():
         box = button.bounding_box()
         if box is not None:  # fingers need more than a mouse
