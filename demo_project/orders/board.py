@@ -81,7 +81,7 @@ def _order(order: Order, names: Iterable[str], joined: dict[str, Any]) -> dict[s
         for step in order.steps.all()
     }
     waiting = {name: {"state": _before_it_began(order, joined.get(name)), "tries": 0} for name in names}
-    return {"id": order.pk, "product": order.product.name, "risk": order.risk, "steps": waiting | begun}
+    return {"id": order.pk, "product": order.product.name, "steps": waiting | begun}
 
 
 def _before_it_began(order: Order, joined_at: Any) -> str:
