@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from kombu_hake import forksafe
 from kombu_hake.concurrency import backoff_s
 from kombu_hake.exceptions import HakeError
+from kombu_hake.senders import start_thread
 
 __all__ = ["Event", "EventSender"]
 
@@ -70,8 +71,7 @@ class EventSender:
                 self._dropped += 1
             self._waiting.append(event)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="hake-events", daemon=True)
-                self._thread.start()
+                self._thread = start_thread(self._run, "hake-events")  # else the next event tries again
             self._changed.notify_all()
 
     def flush(self, timeout_s: float) -> bool:

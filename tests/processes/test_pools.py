@@ -86,8 +86,8 @@ def test_a_hundred_greenlets_run_a_thousand_tasks_once(ministack: Emulator, tmp_
 
 
 @pytest.mark.timeout(150)
-@pytest.mark.parametrize("pool", GREEN)
-def test_leases_are_renewed_beside_greenlets_that_wait(on_stage: Stage, aws: Emulator, pool: str) -> None:
+@pytest.mark.parametrize("pool", [*GREEN, "solo"])
+def test_leases_are_renewed_while_tasks_wait(on_stage: Stage, aws: Emulator, pool: str) -> None:
     on_stage.broker = aws.url(visibility_timeout=3)
     worker = on_stage.start("apps.plain", "-P", pool, "-c", "2")
     app = client(on_stage)
@@ -97,3 +97,50 @@ def test_leases_are_renewed_beside_greenlets_that_wait(on_stage: Stage, aws: Emu
     assert worker.errors() == []
     assert len(on_stage.runs.of(number=1, event="start")) == 1
     assert unfinished(aws) == (0, 0)
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize(
+    ("options", "tasks"),
+    [
+        (["-c", "4", "--max-tasks-per-child", "1"], 30),
+        pytest.param(["-c", "4", "--max-tasks-per-child", "1"], 1_000, marks=pytest.mark.slow),
+        pytest.param(["-c", "4", "--max-tasks-per-child", "5"], 1_000, marks=pytest.mark.slow),
+        pytest.param(["--autoscale", "8,1", "--max-tasks-per-child", "5"], 1_000, marks=pytest.mark.slow),
+    ],
+)
+def test_children_forked_under_load_publish_and_lose_nothing(
+    ministack: Emulator, tmp_path: Path, options: list[str], tasks: int
+) -> None:
+    aws = ministack.in_namespace(f"p{uuid4().hex[:8]}")
+    with stage(aws.url(), tmp_path) as on_stage:
+        worker = on_stage.start("apps.tree", "-P", "prefork", *options)
+        app = client(on_stage)
+        with kombu_hake.batch():
+            for number in range(tasks // 2):
+                app.send_task("grow", [number, 1])
+        on_stage.runs.wait_for(tasks // 2, event="leaf", timeout_s=200)
+        wait_until(lambda: unfinished(aws) == (0, 0), "the acks")
+        worker.stop()
+        assert worker.errors() == []
+        assert worker.descendants() == []
+        runs = on_stage.runs.all()
+        for event in ("grown", "leaf"):
+            assert Counter(r["number"] for r in runs if r["event"] == event) == dict.fromkeys(range(tasks // 2), 1)
+        assert len({run["pid"] for run in runs}) >= tasks // 6
+
+
+@pytest.mark.timeout(150)
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_pool_that_is_restarted_under_load_runs_everything(on_stage: Stage, aws: Emulator, pool: str) -> None:
+    worker = on_stage.start("apps.tree", "-P", pool, "-c", "2")
+    app = client(on_stage)
+    for number in range(60):
+        app.send_task("pause", [number, 0.05])
+        if number in (20, 40):
+            app.control.pool_restart(reply=False)
+    on_stage.runs.wait_for(60, event="end")
+    wait_until(lambda: unfinished(aws) == (0, 0), "the acks")
+    worker.stop()
+    assert set(range(60)) == {run["number"] for run in on_stage.runs.of(event="end")}
+    assert worker.descendants() == []

@@ -8,6 +8,7 @@ from apps.notes import BROKER, facts, note
 
 app = Celery("tree", broker=BROKER)
 app.conf.task_ignore_result = True
+app.conf.worker_pool_restarts = True
 
 
 @app.task(bind=True, name="grow")
