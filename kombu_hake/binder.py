@@ -38,6 +38,7 @@ from kombu_hake.bindings import (
 )
 from kombu_hake.clients import Clients
 from kombu_hake.concurrency import SingleFlight, TtlCache
+from kombu_hake.dead_queues import DeadQueues
 from kombu_hake.exceptions import AccessDenied, HakeError, QueueNotFound
 from kombu_hake.limits import FIFO_SUFFIX, SQS_MAX_TAGS
 from kombu_hake.naming import QueueUrl
@@ -62,11 +63,13 @@ _MAX_TAGS = SQS_MAX_TAGS - 4
 class Binder:
     """Binds and unbinds queues of ours. Safe to share between threads."""
 
-    def __init__(self, clients: Clients, settings: Settings, queues: Queues, topics: Topics) -> None:
+    def __init__(
+        self, clients: Clients, settings: Settings, queues: Queues, topics: Topics, dead_queues: DeadQueues
+    ) -> None:
         self._clients = clients
         self._queues = queues
         self._topics = topics
-        self._subscriptions = Subscriptions(clients, settings, queues, topics)
+        self._subscriptions = Subscriptions(clients, settings, queues, topics, dead_queues)
         self._flights = SingleFlight()
         self._applied: dict[str, BindingSet] = {}
         self._applied_at: dict[str, float] = {}

@@ -18,7 +18,7 @@ __all__ = ["dlq"]
 
 @click.group()
 def dlq() -> None:
-    """Dead letters of groups: list, peek, requeue, export, purge."""
+    """Dead letters of groups and other queues: list, peek, requeue, export, purge."""
 
 
 @dlq.command("list")
@@ -115,7 +115,8 @@ def purge(
     """Remove dead letters of GROUP for good."""
     from kombu_hake import operations_dlq
 
-    if not everything and not any(which.values()) and limit is None:
+    says_which = any(value for name, value in which.items() if name != "undelivered")
+    if not everything and not says_which and limit is None:
         raise click.UsageError("Say which (--task, --exception, --older-than, --id, …), or --all.")
     with at_desk(ctx) as desk:
         if dry_run:
@@ -133,10 +134,11 @@ def _wanted(
     older_than: float | None,
     newer_than: float | None,
     ids: tuple[str, ...],
+    undelivered: bool,
 ) -> Wanted:
     from kombu_hake.operations_dlq import Wanted
 
-    return Wanted(task, exception, older_than, newer_than, ids)
+    return Wanted(task, exception, older_than, newer_than, ids, undelivered)
 
 
 def _show(desk: Any, group: str, wanted: Wanted, limit: int | None, what: str) -> None:

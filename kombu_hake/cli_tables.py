@@ -54,17 +54,18 @@ def groups_table(groups: Sequence[Group]) -> str:
             span(group.oldest_s),
             _number(group, group.dead) if group.dead_queue or group.state != "ok" else _NONE,
             group.dead_queue or _NONE,
+            _NONE if group.undelivered is None else str(group.undelivered),
             group.state,
         ]
         for group in groups
     ]
-    head = ("GROUP", "READY", "IN FLIGHT", "DELAYED", "OLDEST", "DEAD", "DEAD LETTERS IN", "STATE")
+    head = ("GROUP", "READY", "IN FLIGHT", "DELAYED", "OLDEST", "DEAD", "DEAD LETTERS IN", "UNDELIVERED", "STATE")
     bindings = [
         [item.topic, item.key or '""', group.name, ", ".join(item.handlers) or _NONE, _state(group, item)]
         for group in groups
         for item in group.bindings
     ]
-    text = table(head, counts, right=(1, 2, 3, 4, 5))
+    text = table(head, counts, right=(1, 2, 3, 4, 5, 7))
     if bindings:
         text += "\n\n" + table(("TOPIC", "KEY", "GROUP", "HANDLERS HERE", "BOUND"), sorted(bindings))
     return text

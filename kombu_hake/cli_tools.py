@@ -62,6 +62,7 @@ def which_letters(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--older-than", type=SPAN, help="Dead for longer than 90s, 15m, 2h, 3d."),
         click.option("--newer-than", type=SPAN, help="Dead for less than that."),
         click.option("--id", "ids", multiple=True, metavar="ID", help="Of a message, task or event; may be repeated."),
+        click.option("--undelivered", is_flag=True, help="Of what SNS could not deliver to the queue, instead."),
         click.option("--limit", type=click.IntRange(min=1), help="So many at most."),
     )
     for option in reversed(options):

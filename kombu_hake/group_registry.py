@@ -15,10 +15,9 @@ from uuid import UUID, uuid5
 from weakref import WeakKeyDictionary
 
 from kombu_hake.bindings import Binding
-from kombu_hake.limits import FIFO_SUFFIX
 from kombu_hake.routing import matches
 
-__all__ = ["EVENT_HEADER", "EVENT_TASK", "Registry", "Subscription", "dead_queue", "registry", "run_id"]
+__all__ = ["EVENT_HEADER", "EVENT_TASK", "Registry", "Subscription", "registry", "run_id"]
 
 #: The task name that an event carries. No code runs under this name: a worker hands the event over to handlers.
 EVENT_TASK = "kombu_hake.event"
@@ -34,12 +33,6 @@ def run_id(event_id: str, group: str, handler: str) -> str:
         handler: Name of the handler's task.
     """
     return str(uuid5(_RUNS, "\0".join((event_id, group, handler))))
-
-
-def dead_queue(group: str) -> str:
-    """The name of a group's dead-letter queue: ``email-dead``, or ``email-dead.fifo`` for ``email.fifo``."""
-    stem = group.removesuffix(FIFO_SUFFIX)
-    return f"{stem}-dead{group[len(stem) :]}"
 
 
 @dataclass(frozen=True)

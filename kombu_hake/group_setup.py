@@ -7,11 +7,13 @@ own: setting ``task_queues`` would make Celery forget its default queue.
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 from celery import Task, _state
 from kombu import Exchange, Queue, binding
 
+from kombu_hake.dead_names import IF_MADE
 from kombu_hake.group_registry import EVENT_TASK, Subscription, registry
 
 __all__ = ["announce", "finalized_apps", "route"]
@@ -89,11 +91,19 @@ def _add_queue(queues: Any, subscription: Subscription) -> None:
         # A worker without -Q consumes all queues that the app names, as with task_queues.
         queues._default_consume_from.setdefault(name, queue)
     queue = queues[name]
+    if subscription.dead_letters:
+        queue.queue_arguments = _with_dead_letters(queue.queue_arguments or {})
     if queue.exchange is not None and queue.exchange.name and not queue.bindings:
         # kombu drops the exchange of a queue that has bindings (kombu/entity.py, ``Queue.__init__``).
         queue.bindings.add(binding(queue.exchange, queue.routing_key, queue.binding_arguments))
     if not any(_is_of(subscription, known) for known in queue.bindings):
         queue.bindings.add(binding(Exchange(subscription.topic, type="topic"), subscription.key))
+
+
+def _with_dead_letters(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a queue, with a dead-letter queue unless they say something else."""
+    says = "x-dead-letter-exchange" in arguments or "x-dead-letter-queue" in arguments
+    return dict(arguments) if says else {**arguments, "x-dead-letter-queue": IF_MADE}
 
 
 def _is_of(subscription: Subscription, known: Any) -> bool:

@@ -32,7 +32,6 @@ from kombu_hake.batching import batch
 from kombu_hake.exceptions import HakeError, MalformedMessage
 from kombu_hake.group_failures import GroupRequest, group_of, parts_of, set_aside, text_of
 from kombu_hake.group_messages import Parts, event_of, for_handler, foreign_event, resendable
-from kombu_hake.group_queues import ensure_dead_queue
 from kombu_hake.group_registry import registry
 from kombu_hake.messages import ORIGIN_HEADER, HakeMessage, is_task
 from kombu_hake.topology import PRIVATE_EXCHANGE
@@ -54,15 +53,10 @@ class GroupStep(bootsteps.StartStopStep):  # type: ignore[misc]
         c.on_unknown_task = _UnknownTasks(c.on_unknown_task)
 
     def start(self, c: Any) -> None:
-        """Give the groups that this worker consumes their dead-letter queues."""
+        """Say so where events can't work."""
         transport = c.connection.transport
         if transport.driver_type != "hake":
             logger.error("Topics and groups need a hake:// broker; this worker's is %s.", transport.driver_type)
-            return
-        wanting = {subscription.group for subscription in registry.all(c.app) if subscription.dead_letters}
-        for queue in c.app.amqp.queues.consume_from:
-            if queue in wanting:
-                ensure_dead_queue(transport.topology, transport.clients, transport.settings, queue)
 
 
 def _prepare_handlers(app: Any) -> None:

@@ -54,6 +54,8 @@ TAG_VALUE_MAX_CHARS: Final = 256  # same
 
 # --- SQS: queue access policy ----------------------------------------------------------------------------------
 
+SQS_MAX_RECEIVE_COUNT: Final = 1_000  # API-SQS SetQueueAttributes, RedrivePolicy: maxReceiveCount
+SQS_MAX_REDRIVE_SOURCES: Final = 10  # same, RedriveAllowPolicy: sourceQueueArns
 SQS_POLICY_MAX_BYTES: Final = 8_192  # DG-SQS "policy quotas"
 SQS_POLICY_MAX_STATEMENTS: Final = 20  # same
 SQS_POLICY_MAX_CONDITIONS: Final = 10  # same; of a statement, whatever the number of values a condition has

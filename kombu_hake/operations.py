@@ -15,8 +15,9 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from kombu_hake.clients import Clients
+from kombu_hake.dead_names import dead_name, undelivered_name
 from kombu_hake.exceptions import ConfigurationError, HakeError, QueueNotFound
-from kombu_hake.group_registry import dead_queue, registry
+from kombu_hake.group_registry import registry
 from kombu_hake.naming import QueueUrl, parse_arn
 from kombu_hake.topology import Topology
 
@@ -60,6 +61,8 @@ class Group:
     oldest_s: float | None = None
     dead_queue: str | None = None
     dead: int | None = None
+    #: How many messages SNS could not deliver to it; None where nothing keeps them.
+    undelivered: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -107,29 +110,36 @@ class Desk:
             self._add_ages(found)
         return found
 
-    def dead_queue_of(self, group: str) -> tuple[str, QueueUrl]:
-        """Name and URL of a group's dead-letter queue: that of its redrive policy, else the one named after it.
+    def dead_queue_of(self, group: str, *, undelivered: bool = False) -> tuple[str, QueueUrl]:
+        """Name and URL of the dead-letter queue of a group, or of any queue: that of its redrive policy, else the one
+        named after it.
 
+        Args:
+            undelivered: The queue of what SNS could not deliver to it, instead.
         Raises:
             QueueNotFound: it has none.
         """
         try:
-            answer = self.clients.sqs(
-                "get_queue_attributes", QueueUrl=self.topology.queues.url(group), AttributeNames=["RedrivePolicy"]
-            )
-            policy = answer.get("Attributes", {}).get("RedrivePolicy")
+            policy = None if undelivered else self._redrive_policy(group)
         except QueueNotFound:
             policy = None
         if policy:
             return self._dead_by_policy(policy)
-        name = dead_queue(group)
+        name = undelivered_name(group) if undelivered else dead_name(group)
         try:
             return name, self.topology.queues.url(name)
         except QueueNotFound as exc:
+            where = "no queue" if undelivered else "none in its redrive policy, and no queue"
             raise QueueNotFound(
-                f"Group {group!r} has no dead-letter queue: none in its redrive policy, and no queue {name!r}. Groups "
-                "that are made with Topic.on() get one when their first worker starts."
+                f"Group {group!r} has no dead-letter queue: {where} {name!r}. Groups that are made with Topic.on() get "
+                "one when their first worker starts, other queues when they are declared with x-dead-letter-queue."
             ) from exc
+
+    def _redrive_policy(self, queue: str) -> str | None:
+        url = self.topology.queues.url(queue)
+        answer = self.clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=["RedrivePolicy"])
+        policy: str | None = answer.get("Attributes", {}).get("RedrivePolicy")
+        return policy
 
     def _group(self, name: str, *, is_ours: bool) -> Group:
         group = Group(name, self._bindings(name), is_ours)
@@ -153,7 +163,16 @@ class Desk:
                 group.dead = self._ready(dead_url)
             except HakeError as exc:
                 logger.info("The dead letters of %s can't be counted: %s", name, exc)
+        group.undelivered = self._undelivered(name)
         return group
+
+    def _undelivered(self, name: str) -> int | None:
+        url = self.topology.queues.find(undelivered_name(name))
+        try:
+            return None if url is None else self._ready(url)
+        except HakeError as exc:
+            logger.info("What was not delivered to %s can't be counted: %s", name, exc)
+            return None
 
     def _bindings(self, name: str) -> list[Binding]:
         """Those of AWS, and those of the app that AWS does not have yet."""

@@ -49,6 +49,8 @@ class DeadLetter:
     #: Readable arguments, or the text of somebody else's message.
     contents: str = field(repr=False)
     now_s: float = field(repr=False)
+    #: Where the message itself does not tell.
+    likely_reason: str = "received too often"
 
     @property
     def message_id(self) -> str:
@@ -79,8 +81,10 @@ class DeadLetter:
 
     @property
     def reason(self) -> str:
-        """``failed``, ``unhandled``, ``malformed``, ``rejected``, ``expired``; ``received too often`` by AWS."""
-        return self._attribute("reason") or "received too often"
+        """``failed``, ``unhandled``, ``malformed``, ``rejected``, ``expired``; by AWS ``received too often``,
+        ``undelivered``.
+        """
+        return self._attribute("reason") or self.likely_reason
 
     @property
     def exception(self) -> str | None:
@@ -121,14 +125,15 @@ class DeadLetter:
         return item.get("StringValue")
 
 
-def read(group: str, raw: Mapping[str, Any], now_s: float) -> DeadLetter:
+def read(group: str, raw: Mapping[str, Any], now_s: float, *, undelivered: bool = False) -> DeadLetter:
     """A received message as a dead letter of a group."""
     envelope = decode(raw.get("Body", ""), group)
     text = envelope.body if isinstance(envelope.body, str) else envelope.body.decode("utf-8", "replace")
     arguments = [str(envelope.headers.get(name) or "") for name in ("argsrepr", "kwargsrepr")]
     contents = " ".join(shown for shown in arguments if shown not in ("", "()", "{}"))
     contents = contents if is_task(envelope.headers) else text
-    return DeadLetter(group, raw, envelope.headers, envelope.properties, contents, now_s)
+    reason = "undelivered" if undelivered else "received too often"
+    return DeadLetter(group, raw, envelope.headers, envelope.properties, contents, now_s, reason)
 
 
 @dataclass(frozen=True)
@@ -143,6 +148,8 @@ class Wanted:
     newer_than_s: float | None = None
     #: Ids of messages, tasks or events.
     ids: tuple[str, ...] = ()
+    #: Of those that SNS could not deliver, instead of those of the queue.
+    undelivered: bool = False
 
     def matches(self, letter: DeadLetter) -> bool:
         """Whether it is one of them."""
@@ -186,13 +193,14 @@ def scan(
     Raises:
         QueueNotFound: the group has no dead-letter queue.
     """
-    _, url = desk.dead_queue_of(group)
+    _, url = desk.dead_queue_of(group, undelivered=wanted.undelivered)
     started_ms = desk.clients.now_ms()
     handles: dict[str, str] = {}
     left = limit
     try:
         while left is None or left > 0:
-            letters = [read(group, raw, desk.clients.now_ms() / 1000) for raw in _receive(desk, url)]
+            now_s, undelivered = desk.clients.now_ms() / 1000, wanted.undelivered
+            letters = [read(group, raw, now_s, undelivered=undelivered) for raw in _receive(desk, url)]
             new = [letter for letter in letters if letter.message_id not in handles]
             handles |= {letter.message_id: _handle(letter) for letter in letters}
             if not new:
@@ -270,7 +278,7 @@ def _move(
     rate: float | None,
     on_progress: Callable[[Outcome], None],
 ) -> Outcome:
-    _, url = desk.dead_queue_of(group)
+    _, url = desk.dead_queue_of(group, undelivered=wanted.undelivered)
     outcome = Outcome()
     taken: Taken = set()
     with closing(scan(desk, group, wanted, limit, taken=taken)) as found:

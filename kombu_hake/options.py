@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from kombu_hake.exceptions import InvalidName
-from kombu_hake.limits import FIFO_SUFFIX, SQS_MAX_VISIBILITY_S, SQS_MAX_WAIT_S
+from kombu_hake.limits import FIFO_SUFFIX, SQS_MAX_RECEIVE_COUNT, SQS_MAX_VISIBILITY_S, SQS_MAX_WAIT_S
 from kombu_hake.naming import parse_arn, valid_namespace
 
 __all__ = ["KOMBU_KEYS", "OPTIONS", "WITHOUT_MEANING", "Option"]
@@ -181,6 +181,19 @@ def _account(value: Any) -> str | None:
     return text
 
 
+def _dead_letter_queue(value: Any) -> str | None:
+    """``{queue}`` stands for the queue's name."""
+    if value in (None, False, "") or (isinstance(value, str) and value.lower() in ("false", "0", "no", "off")):
+        return None
+    if value is True or (isinstance(value, str) and value.lower() in ("true", "1", "yes", "on")):
+        return "{queue}-dead"
+    if not isinstance(value, str) or value.count("{") + value.count("}") != 2 * value.count("{queue}"):
+        raise ValueError("true, or the name of a queue in which {queue} stands for that of the queue it belongs to")
+    if value.strip() == "{queue}":
+        raise ValueError("another name than that of the queue itself, such as {queue}-dead")
+    return value.strip()
+
+
 OPTIONS: Mapping[str, Option] = {
     # --- who and where
     "region": Option(_maybe_text, None, "AWS region.", env=("AWS_REGION", "AWS_DEFAULT_REGION")),
@@ -224,6 +237,15 @@ OPTIONS: Mapping[str, Option] = {
     ),
     "task_filter": Option(
         _flag, False, "A queue that workers consume gets of an exchange only the tasks that these have registered."
+    ),
+    "dead_letter_queue": Option(
+        _dead_letter_queue, None, "Gives every durable queue a dead-letter queue: a name, '{queue}-dead', or true."
+    ),
+    "max_receive_count": Option(
+        _whole(1, SQS_MAX_RECEIVE_COUNT, "receives"), 20, "After so many receives AWS dead-letters a message."
+    ),
+    "keep_undelivered": Option(
+        _flag, True, "Keep what SNS can't deliver to a queue that has a dead-letter queue: in '<queue>-undelivered'."
     ),
     "queue_attributes": Option(
         _text_mapping, {}, "SQS attributes of queues that are created.", aliases=("sqs-creation-attributes",)

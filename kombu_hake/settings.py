@@ -70,6 +70,9 @@ class Settings:
     queue_policy: str = "topics"
     fanout_priorities: bool = False
     task_filter: bool = False
+    dead_letter_queue: str | None = None
+    max_receive_count: int = 20
+    keep_undelivered: bool = True
     queue_attributes: Mapping[str, str] = field(default_factory=dict)
     queue_tags: Mapping[str, str] = field(default_factory=dict)
     visibility_timeout: int = 120

@@ -23,6 +23,7 @@ from typing import Any
 
 from kombu_hake.bindings import BindingSet, ExchangeType
 from kombu_hake.clients import Clients
+from kombu_hake.dead_queues import DeadQueues
 from kombu_hake.exceptions import TopologyError
 from kombu_hake.limits import FIFO_SUFFIX, SQS_ATTRIBUTES_SETTLE_S
 from kombu_hake.naming import QueueArn, QueueUrl, TopicArn, parse_arn
@@ -55,8 +56,13 @@ class _Level:
 class Subscriptions:
     """Writes what bindings come to. Safe to share between threads; for each queue the caller is one at a time."""
 
-    def __init__(self, clients: Clients, settings: Settings, queues: Queues, topics: Topics) -> None:
+    def __init__(
+        self, clients: Clients, settings: Settings, queues: Queues, topics: Topics, dead_queues: DeadQueues
+    ) -> None:
         self._clients = clients
+        self._dead_queues = dead_queues
+        #: Queue to what keeps that which SNS can't deliver to it.
+        self._keepers: dict[str, QueueArn | None] = {}
         self._settings = settings
         self._queues = queues
         self._topics = topics
@@ -71,6 +77,10 @@ class Subscriptions:
             types: Of exchanges that were declared here, for topics that are yet to be made.
         """
         has_written = self.write_policy(queue, url, wanted.exchanges())
+        exchanges = frozenset(wanted.exchanges())
+        self._keepers[queue] = self._dead_queues.undelivered_arn(
+            queue, exchanges, lambda name, at: self.write_policy(name, at, exchanges)
+        )
         main, *higher = self._levels(queue, url, wanted)
         shared: set[str] = set()
         for exchange in sorted(wanted.exchanges()) if higher else ():
@@ -238,9 +248,10 @@ class Subscriptions:
         known, until = self._seen.get((level.name, exchange), ("", 0.0))
         if filters and known == texts[0] and time.monotonic() < until:
             return False
+        arn, keeper = self._queues.arn(level.url), self._keepers.get(main_queue(level.name))
         for number, compiled in enumerate(filters):
             try:
-                has_written = self._topics.subscribe(exchange, self._queues.arn(level.url), compiled, declared_type)
+                has_written = self._topics.subscribe(exchange, arn, compiled, declared_type, keeper)
             except TopologyError as exc:
                 # A region or an emulator without an operator, or a filter that AWS finds too complex.
                 if compiled.policy is None or "ilter" not in str(exc):

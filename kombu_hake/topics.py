@@ -106,10 +106,17 @@ class Topics:
         return self._types.get(exchange)
 
     def subscribe(
-        self, exchange: str, queue_arn: QueueArn, wanted: Filter, exchange_type: str | None = None
+        self,
+        exchange: str,
+        queue_arn: QueueArn,
+        wanted: Filter,
+        exchange_type: str | None = None,
+        keeper: QueueArn | None = None,
     ) -> bool:
         """Subscribe a queue with raw delivery and this filter, creating the topic if need be. Reads back and mends.
 
+        Args:
+            keeper: The dead-letter queue of the subscription, for one that has none.
         Returns:
             Whether there was a subscription that said something else.
         Raises:
@@ -124,7 +131,7 @@ class Topics:
         except DeclarationMismatch:
             arn = self._subscribe(exchange, queue_arn, {}, exchange_type)
             is_changed = True
-        is_changed |= self._mend(arn, attributes)
+        is_changed |= self._mend(arn, attributes, keeper)
         self._made[exchange, queue_arn] = arn
         self._subscribers.forget(exchange)
         return is_changed
@@ -255,7 +262,7 @@ class Topics:
             answer = self._clients.sns("subscribe", TopicArn=self.create(exchange, exchange_type), **params)
         return SubscriptionArn(answer["SubscriptionArn"])
 
-    def _mend(self, arn: SubscriptionArn, wanted: dict[str, str]) -> bool:
+    def _mend(self, arn: SubscriptionArn, wanted: dict[str, str], keeper: QueueArn | None) -> bool:
         """Set what the subscription has otherwise, and whether it had: AWS never updates on Subscribe."""
         is_changed = False
         try:
@@ -270,7 +277,19 @@ class Topics:
                     "set_subscription_attributes", SubscriptionArn=arn, AttributeName=name, AttributeValue=value
                 )
                 is_changed = True
+        if keeper is not None and not found.get("RedrivePolicy"):
+            self._keep(arn, keeper)
         return is_changed
+
+    def _keep(self, arn: SubscriptionArn, keeper: QueueArn) -> None:
+        """Have what SNS can't deliver kept."""
+        value = json.dumps({"deadLetterTargetArn": keeper})
+        try:
+            self._clients.sns(
+                "set_subscription_attributes", SubscriptionArn=arn, AttributeName="RedrivePolicy", AttributeValue=value
+            )
+        except AccessDenied as exc:
+            logger.warning("What SNS can't deliver by %s is not kept: %s", arn, exc)
 
 
 def _same_json(one: str, other: str) -> bool:

@@ -19,6 +19,7 @@ from kombu_hake.binder import Binder
 from kombu_hake.bindings import Binding, BindingSet, ExchangeType, from_tags
 from kombu_hake.clients import Clients
 from kombu_hake.concurrency import backoff_s
+from kombu_hake.dead_queues import DeadQueues
 from kombu_hake.exceptions import AccessDenied, DeclarationMismatch, QueueNotFound, TopicNotFound, TopologyError
 from kombu_hake.home import Home
 from kombu_hake.mailbox import is_reply_exchange
@@ -56,7 +57,8 @@ class Topology:
         self.topics = Topics(clients, settings, self._home)
         self._clients = clients
         self._settings = settings
-        self._binder = Binder(clients, settings, self.queues, self.topics)
+        self.dead_queues = DeadQueues(clients, settings, self.queues)
+        self._binder = Binder(clients, settings, self.queues, self.topics, self.dead_queues)
         self._remover = Remover(clients, self.queues, self.topics, self._binder)
         self._verification = Verification(clients, self.queues, self.topics)
         self._types: dict[str, ExchangeType] = dict(_PREDECLARED)
@@ -164,6 +166,8 @@ class Topology:
                 self._binder.forget(spec.name)
             if self._settings.topology == "verify":
                 self._verification.expect_queue(name)
+        if not spec.is_temporary:
+            self.dead_queues.ensure(spec.name)
 
     def _arguments_of(self, spec: QueueSpec) -> Mapping[str, Any]:
         known = self.queues.arguments(spec.name)
@@ -336,6 +340,7 @@ class Topology:
         """Forget what is known of a queue: another one has its logical name now."""
         for name in self.queues.levels(queue):
             self.queues.forget(name)
+        self.dead_queues.forget(queue)
         self._binder.forget(queue)
 
     def delete_queue(self, queue: str) -> None:
@@ -344,7 +349,10 @@ class Topology:
             logger.info("Queue %s is not ours to delete (topology=%s).", queue, self._settings.topology)
             return
         try:
+            owner, asked = self.queues.physical(queue), self.dead_queues.plan(queue)
             self._remover.delete_queue(queue)
+            if asked is not None:
+                self.dead_queues.remove(queue, owner)
         finally:
             self._noted.pop(queue, None)
             self._unbound.pop(queue, None)

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from kombu_hake.bindings import Binding
 from kombu_hake.clients import Clients
 from kombu_hake.concurrency import SingleFlight
+from kombu_hake.dead_queues import plan
 from kombu_hake.exceptions import AccessDenied, QueueNotFound, TopicNotFound, TopologyError, TopologyIncomplete
 from kombu_hake.filters import passes_at_least, without_conditions
 from kombu_hake.limits import FIFO_SUFFIX
@@ -40,6 +41,7 @@ class Verification:
 
     def __init__(self, clients: Clients, queues: Queues, topics: Topics) -> None:
         self._clients = clients
+        self._settings = clients.settings
         self._queues = queues
         self._topics = topics
         self._flights = SingleFlight()
@@ -121,6 +123,13 @@ class Verification:
     def _redrive_faults(self, queue: str, attributes: Mapping[str, str]) -> Iterator[str]:
         target = json.loads(attributes.get("RedrivePolicy") or "{}").get("deadLetterTargetArn")
         if not target:
+            spec = self._queues.spec(queue)
+            asked = plan(spec, self._settings) if spec is not None else None
+            if asked is not None and asked.is_needed:
+                yield (
+                    f"Queue {queue!r} is to have the dead-letter queue {asked.name!r} and has no redrive policy: set "
+                    f"one with a maxReceiveCount of {asked.max_receives}."
+                )
             return
         arn = parse_arn(target)
         try:

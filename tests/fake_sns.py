@@ -200,7 +200,7 @@ class FakeSns:
         message_id = f"10000000-0000-4000-8000-{next(self._numbers):012x}"
         for subscription in topic.subscriptions.values():
             reason = self._deliver(topic, subscription, Message, attributes, MessageGroupId, MessageDeduplicationId)
-            if reason:
+            if reason and not self._keep(topic, subscription, Message, attributes):
                 self.lost.append((subscription.endpoint.rsplit(":", 1)[1], reason))
         return {"MessageId": message_id}
 
@@ -247,6 +247,15 @@ class FakeSns:
         body = text if is_raw else self._notification(topic, text, attributes)
         self._store(queue, body, attributes if is_raw else {}, group, deduplication)
         return ""
+
+    def _keep(self, topic: Topic, subscription: Subscription, text: str, attributes: dict[str, Any]) -> bool:
+        """Put what can't be delivered into the subscription's dead-letter queue, if there is one that lets SNS in."""
+        target = json.loads(subscription.attributes.get("RedrivePolicy") or "{}").get("deadLetterTargetArn")
+        queue = self._queues.of_arn(target) if target else None
+        if queue is None or not lets_in(queue.attributes.get("Policy"), queue.arn, topic.arn):
+            return False
+        self._store(queue, text, attributes, None, None)
+        return True
 
     def _store(
         self, queue: FakeQueue, body: str, attributes: dict[str, Any], group: str | None, deduplication: str | None

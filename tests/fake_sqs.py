@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import re
 import threading
 from collections.abc import Callable
@@ -286,11 +287,21 @@ class FakeSqs:
 
     def _ready(self, queue: FakeQueue) -> list[Stored]:
         now = self._clock()
+        self._redrive(queue, now)
         ready = [message for message in queue.messages if message.visible_at <= now]
         if not queue.is_fifo:
             return ready
         busy = {message.group for message in queue.messages if message.is_in_flight(now)}
         return [message for message in ready if message.group not in busy]
+
+    def _redrive(self, queue: FakeQueue, now: float) -> None:
+        """Move what is visible once more than the redrive policy allows."""
+        policy = json.loads(queue.attributes.get("RedrivePolicy") or "{}")
+        target = self.of_arn(policy.get("deadLetterTargetArn", ""))
+        for message in list(queue.messages) if target is not None else ():
+            if message.visible_at <= now and message.receive_count >= int(policy["maxReceiveCount"]):
+                queue.messages.remove(message)
+                target.messages.append(message)
 
     def _take(self, message: Stored, hidden_s: int, names: list[str]) -> dict[str, Any]:
         message.receive_count += 1

@@ -12,8 +12,8 @@ from kombu import Connection, Exchange, Producer, Queue
 from support.emulators import Emulator
 
 import kombu_hake
+from kombu_hake.dead_names import IF_MADE
 from kombu_hake.exceptions import AccessDenied
-from kombu_hake.group_queues import ensure_dead_queue
 
 PAGE = Path(__file__).parents[2] / "docs" / "iam.md"
 POLICIES = dict(re.findall(r"<!-- role: ([\w-]+) -->\n```json\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL))
@@ -105,8 +105,8 @@ def test_what_a_role_lacks_is_named(as_role: AsRole) -> None:
 def make_dead_queue(connection: Connection) -> str | None:
     """What a worker of the group ``email`` does at its start; the redrive policy that its queue has then."""
     transport = connection.default_channel.connection.client.transport
-    EMAIL(connection.default_channel).declare()
-    ensure_dead_queue(transport.topology, transport.clients, transport.settings, "email")
+    queue = Queue("email", ORDERS, routing_key="order.*", queue_arguments={"x-dead-letter-queue": IF_MADE})
+    queue(connection.default_channel).declare()
     url = transport.topology.queues.url("email")
     answer = transport.clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=["RedrivePolicy"])
     policy: str | None = answer.get("Attributes", {}).get("RedrivePolicy")
@@ -118,7 +118,7 @@ def test_a_worker_of_a_group_may_make_its_dead_letter_queue_as_a_declarer(
     as_role: AsRole, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert make_dead_queue(as_role("consumer")) is None
-    assert "may have no dead-letter queue" in caplog.text
+    assert "gets no dead-letter queue" in caplog.text
     policy = make_dead_queue(as_role("consumer", "declarer"))
     assert policy is not None
     assert json.loads(policy)["deadLetterTargetArn"].endswith("shop__email-dead")

@@ -12,7 +12,6 @@ from support.emulators import Emulator
 from support.rights import as_user
 
 from kombu_hake.cli import hake
-from kombu_hake.group_queues import ensure_dead_queue
 from kombu_hake.groups import Topic
 
 pytestmark = pytest.mark.ministack
@@ -47,8 +46,6 @@ def aws(ministack: Emulator) -> Emulator:
     app = make_app(root)
     with app.connection_for_write() as connection:
         app.amqp.queues["email"](connection.default_channel).declare()
-        transport = connection.connection
-        ensure_dead_queue(transport.topology, transport.clients, transport.settings, "email")
     return root
 
 

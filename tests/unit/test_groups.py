@@ -9,7 +9,7 @@ from celery import Celery, Task
 from fakes import FakeClients, connected
 
 import kombu_hake
-from kombu_hake.group_registry import EVENT_TASK, Registry, Subscription, dead_queue, run_id
+from kombu_hake.group_registry import EVENT_TASK, Registry, Subscription, run_id
 from kombu_hake.groups import Topic
 
 
@@ -207,10 +207,6 @@ class TestIdentity:
         event = Topic("orders", app=app).event("placed", "e")
         assert event.results() == {}
         assert event.result("email", "receipt").id == run_id("e", "email", "receipt")
-
-    @pytest.mark.parametrize(("group", "name"), [("email", "email-dead"), ("email.fifo", "email-dead.fifo")])
-    def test_dead_letter_queues_are_named_after_their_group(self, group: str, name: str) -> None:
-        assert dead_queue(group) == name
 
 
 class TestRegistry:

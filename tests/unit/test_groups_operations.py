@@ -255,8 +255,8 @@ class TestCommands:
 
     def test_groups(self, desk: Desk) -> None:
         lines = self.run(desk, "groups").splitlines()
-        assert lines[1].split() == ["email", "0", "0", "0", "-", "0", "email-dead", "ok"]
-        assert lines[2].split() == ["stock", "-", "-", "-", "-", "-", "-", "missing"]
+        assert lines[1].split() == ["email", "0", "0", "0", "-", "0", "email-dead", "0", "ok"]
+        assert lines[2].split() == ["stock", "-", "-", "-", "-", "-", "-", "-", "missing"]
         assert ["orders", "placed", "email", "receipt", "yes"] in [line.split() for line in lines]
         assert json.loads(self.run(desk, "groups", "email", "--json"))[0]["ready"] == 0
 

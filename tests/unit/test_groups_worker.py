@@ -10,13 +10,12 @@ from billiard.einfo import ExceptionInfo
 from celery import Celery, Task
 from celery.exceptions import Ignore, Reject, Retry, WorkerLostError
 from fakes import FakeClients, connected
-from kombu import Connection
+from kombu import Connection, Queue
 
 from kombu_hake import group_worker
 from kombu_hake.exceptions import BrokerUnavailable, MalformedMessage
 from kombu_hake.group_failures import GroupRequest
 from kombu_hake.group_messages import DEATHS_HEADER, foreign_event, with_death
-from kombu_hake.group_queues import ensure_dead_queue
 from kombu_hake.group_registry import run_id
 from kombu_hake.groups import Topic
 
@@ -44,8 +43,6 @@ class Desk:
         self.app.finalize()
         group_worker._prepare_handlers(self.app)
         self.app.amqp.queues["email"](self.channel).declare()
-        transport = self.connection.connection
-        ensure_dead_queue(transport.topology, transport.clients, transport.settings, "email")
 
     def receive(self) -> Any:
         message = self.channel.basic_get("email")
@@ -321,23 +318,21 @@ class TestDeadQueue:
 
     def test_one_that_an_operator_chose_is_kept(self, desk: Desk) -> None:
         desk.handler("receipt")
-        desk.app.finalize()
-        desk.app.amqp.queues["email"](desk.channel).declare()
+        Queue("email")(desk.channel).declare()
         chosen = json.dumps({"deadLetterTargetArn": "arn:aws:sqs:eu-west-1:1:theirs", "maxReceiveCount": 3})
         self.attributes(desk, "email")["RedrivePolicy"] = chosen
         desk.open()
         assert self.attributes(desk, "email")["RedrivePolicy"] == chosen
-        assert desk.fake.count("create_queue") == 1
+        assert "email-dead" not in desk.fake.queues.by_name
 
     def test_without_the_rights_the_group_works_without_it(
         self, desk: Desk, caplog: pytest.LogCaptureFixture
     ) -> None:
         desk.handler("receipt")
-        desk.app.finalize()
-        desk.app.amqp.queues["email"](desk.channel).declare()
+        Queue("email")(desk.channel).declare()
         desk.fake.deny("sqs:CreateQueue")
         desk.open()
-        assert "may have no dead-letter queue, because sqs:CreateQueue is denied" in caplog.text
+        assert "Queue email gets no dead-letter queue, because sqs:CreateQueue is denied" in caplog.text
 
 
 def test_a_task_of_others_is_rejected_and_said_once(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:

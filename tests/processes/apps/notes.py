@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 
 from celery import Task
 
@@ -9,7 +10,7 @@ BROKER = os.environ.get("HAKE_TEST_BROKER", "hake://")
 
 
 def note(**fields: object) -> None:
-    line = json.dumps({**fields, "pid": os.getpid()}) + "\n"
+    line = json.dumps({**fields, "pid": os.getpid(), "at": time.time()}) + "\n"
     with open(os.environ["HAKE_TEST_RUNS"], "ab", buffering=0) as runs:
         runs.write(line.encode())
 

@@ -1,0 +1,92 @@
+"""Tasks that run later, or for longer than the visibility timeout: once and on time, whatever becomes of the worker."""
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from celery import Celery
+from kombu import Exchange, pools
+from support.celery_workers import Stage, Worker, stage, wait_until
+from support.emulators import Emulator
+
+#: At most so late, on an idle worker.
+LATE_S = 2.0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _pools() -> Iterator[None]:
+    yield
+    pools.reset()
+
+
+@pytest.fixture
+def aws(moto: Emulator) -> Emulator:
+    return moto.in_namespace(f"p{uuid4().hex[:8]}")
+
+
+def waiting(aws: Emulator, queue: str) -> int:
+    """Messages that SQS keeps from everybody: delayed, or hidden."""
+    sqs = aws.client("sqs")
+    url = sqs.get_queue_url(QueueName=f"{aws.namespace}__{queue}")["QueueUrl"]
+    names = ["ApproximateNumberOfMessagesDelayed", "ApproximateNumberOfMessagesNotVisible"]
+    found = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
+    return sum(map(int, found.values()))
+
+
+def start(on_stage: Stage, name: str) -> Worker:
+    return on_stage.start("apps.later", "-Q", "plain,email", "-P", "threads", "-c", "4", name=name)
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("end", ["stop", "kill"])
+@pytest.mark.parametrize(
+    ("eta_s", "visibility_s"), [pytest.param(15, 3, id="short"), pytest.param(40, 5, id="long", marks=pytest.mark.slow)]
+)
+def test_a_task_with_an_eta_runs_once_and_on_time_though_the_worker_is_replaced(
+    aws: Emulator, tmp_path: Path, eta_s: int, visibility_s: int, end: str
+) -> None:
+    with stage(aws.url(visibility_timeout=visibility_s), tmp_path) as on_stage:
+        first = start(on_stage, "first")
+        app = Celery(broker=on_stage.broker, set_as_current=False)
+        eta = datetime.now(timezone.utc) + timedelta(seconds=eta_s)
+        app.send_task("handle", ["by queue"], queue="plain", eta=eta)
+        orders = Exchange("orders", "fanout")
+        app.send_task("handle", ["by fan-out"], exchange="orders", routing_key="", declare=[orders], eta=eta)
+        wait_until(lambda: (waiting(aws, "plain"), waiting(aws, "email")) == (1, 1), "both to wait in SQS")
+        if end == "stop":
+            first.stop()
+            assert first.errors() == []
+        else:
+            first.kill()
+        second = start(on_stage, "second")
+        on_stage.runs.wait_for(2, timeout_s=eta_s + 60)
+        wait_until(lambda: (waiting(aws, "plain"), waiting(aws, "email")) == (0, 0), "the acks")
+        second.stop()
+        runs = on_stage.runs.all()
+        assert sorted(run["number"] for run in runs) == ["by fan-out", "by queue"]
+        late = {run["number"]: run["at"] - eta.timestamp() for run in runs}
+        print("late by", late)
+        assert all(0 <= seconds <= LATE_S for seconds in late.values()), late
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize(
+    ("seconds", "visibility_s"),
+    [pytest.param(8, 2, id="short"), pytest.param(60, 5, id="long", marks=pytest.mark.slow)],
+)
+def test_a_task_longer_than_the_visibility_timeout_runs_once(
+    aws: Emulator, tmp_path: Path, seconds: int, visibility_s: int
+) -> None:
+    with stage(aws.url(visibility_timeout=visibility_s), tmp_path) as on_stage:
+        workers = [start(on_stage, "one"), start(on_stage, "two")]
+        app = Celery(broker=on_stage.broker, set_as_current=False)
+        for number in range(4):  # more than one worker has hands for; the others could take any that is not held
+            app.send_task("sleep", [number, seconds], queue="plain")
+        on_stage.runs.wait_for(4, event="end", timeout_s=seconds + 60)
+        for worker in workers:
+            worker.stop()
+            assert worker.errors() == []
+        assert sorted(run["number"] for run in on_stage.runs.of(event="start")) == [0, 1, 2, 3]
+        assert waiting(aws, "plain") == 0
