@@ -73,10 +73,16 @@ class DeadLetters:
                 "A %s message of queue %s could not be dead-lettered; it stays and comes again: %s", reason, queue, exc
             )
             return False
+        level = logging.INFO if reason == "expired" else logging.WARNING
+        message_id = raw.get("MessageId")
         if where:
-            logger.info("A %s message of queue %s went to %s.", reason, queue, where)
+            logger.log(level, "A %s message of queue %s (%s) went to %s.", reason, queue, message_id, where)
         else:
-            logger.info("A %s message of queue %s was deleted: the queue has no dead-letter queue.", reason, queue)
+            logger.log(
+                level,
+                "A %s message of queue %s (%s) was deleted: the queue has no dead-letter queue. The queue argument "
+                "x-dead-letter-queue gives it one.", reason, queue, message_id,
+            )  # fmt: skip
         return True
 
     def _send(
@@ -99,18 +105,7 @@ class DeadLetters:
         arn = parse_arn(dead_arn)
         found = self._clients.sqs("get_queue_url", QueueName=arn.name, QueueOwnerAWSAccountId=arn.account)
         target = QueueUrl(found["QueueUrl"])
-        attributes = {
-            **(raw.get("MessageAttributes") or {}),
-            **{
-                name: {"DataType": "String", "StringValue": value}
-                for name, value in (
-                    ("hake-death-reason", reason),
-                    ("hake-death-queue", json.dumps(queue)),
-                    ("hake-death-time", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())),
-                )
-            },
-        }
-        kept = dict(list(attributes.items())[-RAW_DELIVERY_MAX_ATTRIBUTES:])
+        kept = _with_reason(raw.get("MessageAttributes") or {}, queue, reason)
         self._clients.sqs(
             "send_message", QueueUrl=target, MessageBody=raw["Body"], MessageAttributes=kept, **_fifo(target, raw)
         )
@@ -130,6 +125,17 @@ class DeadLetters:
         answer = self._clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=["RedrivePolicy"])
         policy = json.loads(answer.get("Attributes", {}).get("RedrivePolicy") or "{}")
         return policy if isinstance(policy, dict) else {}
+
+
+def _with_reason(attributes: Mapping[str, Any], queue: str, reason: str) -> dict[str, Any]:
+    """Its own attributes, and ours as far as there is room for them."""
+    texts = {
+        "hake-death-reason": reason,
+        "hake-death-queue": json.dumps(queue),
+        "hake-death-time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    ours = {name: {"DataType": "String", "StringValue": value} for name, value in texts.items()}
+    return dict(list({**attributes, **ours}.items())[:RAW_DELIVERY_MAX_ATTRIBUTES])
 
 
 def _origin(envelope: Envelope) -> tuple[str, str]:

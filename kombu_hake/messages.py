@@ -10,6 +10,7 @@ Group-scoped redelivery
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -46,11 +47,31 @@ class HakeMessage(KombuMessage):  # type: ignore[misc]
 
     #: Our hold on it.
     lease: Lease | None = None
+    #: Whether decoding its body has failed.
+    is_undecodable = False
 
     @property
     def is_lost(self) -> bool:
         """Whether somebody else may have the message by now. A long callback may ask, and stop. Any thread."""
         return self.lease is not None and self.lease.is_lost
+
+    def _decode(self) -> Any:
+        try:
+            return super()._decode()
+        except Exception:
+            self.is_undecodable = True
+            raise
+
+    def ack(self, multiple: bool = False) -> None:
+        """Have the message deleted; in a Celery worker one whose body can't be decoded is rejected instead.
+
+        Celery acknowledges those (``Consumer.on_decode_error`` in ``celery/worker/consumer/consumer.py``), so that they
+        don't come again and again. A dead-letter queue ends that too, and keeps them.
+        """
+        if self.is_undecodable and "celery.worker.state" in sys.modules:
+            self.reject()
+        else:
+            super().ack(multiple=multiple)
 
 
 def is_task(headers: Mapping[str, Any]) -> bool:
@@ -107,7 +128,7 @@ def to_message(
 
 
 def _foreign_attributes(raw: Mapping[str, Any]) -> dict[str, str]:
-    """What somebody else's message says beside its text: those of ``envelope.FOREIGN_ATTRIBUTES`` that it has."""
+    """What somebody else's message says beside its text: its attributes of type String and Number."""
     given = raw.get("MessageAttributes") or {}
     return {name: str(item["StringValue"]) for name, item in given.items() if "StringValue" in item}
 

@@ -29,7 +29,6 @@ from typing import Any
 from kombu_hake import forksafe
 from kombu_hake.clients import Clients
 from kombu_hake.credit import Credit
-from kombu_hake.envelope import FOREIGN_ATTRIBUTES
 from kombu_hake.exceptions import BrokerUnavailable, HakeError, QueueNotFound, QuotaExceeded
 from kombu_hake.inbox import Delivery, Inbox
 from kombu_hake.lease import Lease
@@ -56,8 +55,8 @@ def receive_params(url: QueueUrl, count: int, wait_s: int, visibility_s: int) ->
         "MaxNumberOfMessages": count,
         "WaitTimeSeconds": wait_s,
         "VisibilityTimeout": visibility_s,
-        "MessageSystemAttributeNames": ["ApproximateReceiveCount", "SentTimestamp"],
-        "MessageAttributeNames": list(FOREIGN_ATTRIBUTES),
+        "MessageSystemAttributeNames": ["ApproximateReceiveCount", "SentTimestamp", "MessageGroupId"],
+        "MessageAttributeNames": ["All"],  # a dead letter keeps them
     }
 
 
