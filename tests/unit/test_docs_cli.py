@@ -20,7 +20,8 @@ RECEIPT, WELCOME, STOCK, CHARGE = "shop.send_receipt", "shop.welcome", "shop.res
 #: The groups of docs/cli.md.
 GROUPS = [
     Group(
-        "email", [Binding("orders", "placed", [RECEIPT, WELCOME], True)], dead_queue="email-dead", dead=0, undelivered=0,
+        "email", [Binding("orders", "placed", [RECEIPT, WELCOME], True)],
+        dead_queue="email-dead", dead=0, undelivered=0,
         **{**COUNTS, "in_flight": 1},
     ),
     Group(
@@ -29,7 +30,8 @@ GROUPS = [
         state="missing",
     ),
     Group(
-        "billing", [Binding("orders", "placed", [CHARGE], True)], dead_queue="billing-dead", dead=4, undelivered=0,
+        "billing", [Binding("orders", "placed", [CHARGE], True)],
+        dead_queue="billing-dead", dead=4, undelivered=0,
         **COUNTS,
     ),
 ]  # fmt: skip
