@@ -25,6 +25,7 @@ import io
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -198,12 +199,29 @@ def _one_request_at_a_time(app: WsgiApp) -> WsgiApp:
         length = int(environ.get("CONTENT_LENGTH") or 0)
         environ["wsgi.input"] = io.BytesIO(environ["wsgi.input"].read(length))
         with monitor:
+            if _has_left(environ.get("werkzeug.socket")):
+                # Clients that time out ask again: serving the abandoned requests too, a slow machine never catches up.
+                start_response("503 Service Unavailable", [])
+                return []
             try:
                 return app(environ, start_response)
             finally:
-                monitor.notify_all()
+                if not environ.get("HTTP_X_AMZ_TARGET", "").endswith(".ReceiveMessage"):  # which wakes nobody's poll
+                    monitor.notify_all()
 
     return serialised
+
+
+def _has_left(client: socket.socket | None) -> bool:
+    """Whether the client has closed its connection, with nothing more to say."""
+    if client is None:
+        return False
+    try:
+        return client.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
 
 
 def _serve(port: int, parent: int | None) -> None:

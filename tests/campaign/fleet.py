@@ -23,6 +23,8 @@ from campaign.ledger import Kill, read
 TESTS = ROOT / "tests"
 _READY_S = 120.0
 _YOUNG_S = 6.0
+#: Emulators look at every message of a queue for each request: queues are kept short.
+_WINDOW = 60
 
 
 class Fleet:
@@ -115,7 +117,12 @@ class Fleet:
 
     def publish(self, first: int, count: int, how: str, rate: float) -> None:
         """Start a publisher of events *first* to *first* + *count*."""
-        self._run("campaign.publish", str(first), str(count), "--how", how, "--rate", str(rate))
+        pace = ["--rate", str(rate), "--window", str(_WINDOW)]
+        self._run("campaign.publish", str(first), str(count), "--how", how, *pace)
+
+    def tell_done(self, how: str, count: int) -> None:
+        """Tell a publisher how many of its events every group has run."""
+        (self.folder / f"done-{how}").write_text(str(count))
 
     def load(self, seconds: float, rate: float, *arguments: str, broker: str | None = None) -> None:
         """Start a steady load; *broker* where it is not that of the workers."""

@@ -81,7 +81,7 @@ def run_kind(
         crew = stack.enter_context(fleet(seen.url(f"c{uuid4().hex[:8]}"), options, folder))
         crew.start(workers, "-P", "prefork", "-c", "2")
         time.sleep(kind.lasting)
-        share = -(-events // len(HOW))
+        share = _share(events)
         for number, how in enumerate(HOW):
             first = number * share
             crew.publish(first, min(share, events - first), how, rate / len(HOW))
@@ -95,15 +95,23 @@ def run_kind(
         return Row(name, events, verdict, refused, proxy.spoiled, len(crew.kills), time.monotonic() - started)
 
 
+def _share(events: int) -> int:
+    """Of one publisher."""
+    return -(-events // len(HOW))
+
+
 def _until_all_ran(crew: Fleet, events: int, kill_every_s: float, patience_s: float) -> None:
     """Kill one after the other until nearly all ran, then wait for the rest, for so long."""
     left = {group: set(range(events)) for group in GROUPS}
+    share = _share(events)
     tail = Tail(crew.folder / "runs")
     next_kill = time.monotonic() + kill_every_s / 2
     deadline = float("inf")
     while any(left.values()) and time.monotonic() < deadline:
         for run in tail.new():
             left[run["group"]].discard(run["number"])
+        for number, how in enumerate(HOW):
+            crew.tell_done(how, share - len({n for each in left.values() for n in each if n // share == number}))
         if crew.is_publishing():
             deadline = time.monotonic() + patience_s
         if time.monotonic() >= next_kill and (crew.is_publishing() or sum(map(len, left.values())) > events * 0.03):
@@ -133,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--kinds", default=",".join(KINDS), help="of " + ", ".join(KINDS))
     parser.add_argument("--workers", type=int, default=2, help="per group")
     parser.add_argument("--kill-every", type=float, default=4.0, metavar="SECONDS")
-    parser.add_argument("--rate", type=float, default=60.0, help="events per second")
+    parser.add_argument("--rate", type=float, default=60.0, help="most events per second")
     parser.add_argument("--keep", type=Path, help="folder for logs and ledgers")
     options = parser.parse_args(arguments)
     totals: Counter[str] = Counter()

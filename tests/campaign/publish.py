@@ -5,13 +5,15 @@ again, as a careful script would. Each attempt is written down.
 """
 
 import argparse
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from kombu.exceptions import OperationalError
 
 import kombu_hake
-from campaign.app import append, record
+from campaign.app import FOLDER, append, record
 from kombu_hake.exceptions import PublishFailed
 
 _CHUNK = 20
@@ -50,17 +52,28 @@ def publish_together(numbers: range) -> None:
         publish(number)
 
 
+def done(how: str) -> int:
+    """How many of this publisher's events every group has run, as the campaign says."""
+    try:
+        return int((Path(os.environ[FOLDER]) / f"done-{how}").read_text() or 0)
+    except FileNotFoundError:
+        return 0
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("first", type=int)
     parser.add_argument("count", type=int)
     parser.add_argument("--how", choices=("single", "threads", "batch"), default="single")
     parser.add_argument("--rate", type=float, default=0.0, help="at most so many events per second")
+    parser.add_argument("--window", type=int, default=0, help="wait while so many, in each group, have not run yet")
     options = parser.parse_args()
     numbers = range(options.first, options.first + options.count)
     chunks = [numbers[start : start + _CHUNK] for start in range(0, len(numbers), _CHUNK)]
     with ThreadPoolExecutor(8) as threads:
         for chunk in chunks:
+            while options.window and chunk.start - numbers.start - done(options.how) > options.window:
+                time.sleep(0.1)
             due = time.monotonic() + (len(chunk) / options.rate if options.rate else 0.0)
             if options.how == "batch":
                 publish_together(chunk)

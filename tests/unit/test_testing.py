@@ -113,6 +113,25 @@ def test_requests_are_handled_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> 
     assert seen == [1] * 8
 
 
+@pytest.mark.parametrize("leaves", [False, True])
+def test_a_request_whose_client_has_left_is_not_served(monkeypatch: pytest.MonkeyPatch, leaves: bool) -> None:
+    backend = pytest.importorskip("moto.sqs.models").SQSBackend
+    monkeypatch.setattr(backend, "receive_message", backend.receive_message)  # puts it back afterwards
+    served = []
+
+    def moto(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        served.append(environ)
+        return []
+
+    ours, clients = socket.socketpair()
+    with ours, clients:
+        if leaves:
+            clients.close()
+        environ = {"wsgi.input": io.BytesIO(), "werkzeug.socket": ours}
+        assert list(testing._one_request_at_a_time(moto)(environ, lambda *args: None)) == []
+    assert bool(served) != leaves
+
+
 def test_two_consumers_never_get_the_same_message(queue: "Queue") -> None:
     expected = {str(n) for n in range(60)}
     received: list[str] = []
