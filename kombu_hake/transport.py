@@ -48,6 +48,7 @@ logger = logging.getLogger(__name__)
 _PER_TURN = 100
 #: Between the secret key and a session token in kombu's password field; neither holds a blank.
 _BLANK = " "
+_SCHEME, _WAITING = "hake://", "hake-url:"
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ class Transport(base.Transport):  # type: ignore[misc]
 
     def __init__(self, client: Any, **_kwargs: Any) -> None:
         self.client = client
+        _keep_queries(client)
         _hide_secrets(client)
         self.channels: list[Channel] = []
         self.connected = False
@@ -289,6 +291,25 @@ class Transport(base.Transport):  # type: ignore[misc]
 def _resolved(password: Any) -> str:
     """kombu takes a callable for a password that changes."""
     return str((password() if callable(password) else password) or "")
+
+
+def _keep_queries(client: Any) -> None:
+    """Make fail-over URLs survive kombu's ``Connection.switch``.
+
+    It takes what has ``://`` apart by itself, and passes each option of the query on as an argument that no connection
+    knows (a ``TypeError``, kombu 5.7). What has none it takes for a host's name, and leaves to us. So the alternatives
+    are written ``hake-url:…`` until it is their turn.
+    """
+    if (client.hostname or "").startswith(_WAITING):
+        client.hostname = client.hostname.replace(_WAITING, _SCHEME, 1)
+    alternatives = getattr(client, "alt", None) or ()
+    if any(isinstance(url, str) and url.startswith(_SCHEME) for url in alternatives):
+        client.alt = [
+            url.replace(_SCHEME, _WAITING, 1) if isinstance(url, str) and url.startswith(_SCHEME) else url
+            for url in alternatives
+        ]
+        client.cycle = client.failover_strategy(client.alt)
+        next(client.cycle)  # the one in use
 
 
 def _hide_secrets(client: Any) -> None:
