@@ -33,8 +33,9 @@ from kombu_hake.exceptions import HakeError, MalformedMessage
 from kombu_hake.group_failures import GroupRequest, group_of, parts_of, set_aside, text_of
 from kombu_hake.group_messages import Parts, event_of, for_handler, foreign_event, resendable
 from kombu_hake.group_registry import registry
-from kombu_hake.messages import ORIGIN_HEADER, HakeMessage, is_task
+from kombu_hake.messages import HakeMessage
 from kombu_hake.topology import PRIVATE_EXCHANGE
+from kombu_hake.unknown_tasks import say_unknown_once
 
 __all__ = ["GroupStep", "event_strategy"]
 
@@ -50,7 +51,7 @@ class GroupStep(bootsteps.StartStopStep):  # type: ignore[misc]
         super().__init__(c, **kwargs)
         _prepare_handlers(c.app)
         c.create_task_handler = partial(_task_handler, c.app, c.create_task_handler)
-        c.on_unknown_task = _UnknownTasks(c.on_unknown_task)
+        say_unknown_once(c)
 
     def start(self, c: Any) -> None:
         """Say so where events can't work."""
@@ -120,30 +121,6 @@ def _settle_aside(message: Any, parts: Parts, reason: str, text: str) -> None:
         message.ack()
     else:
         message.requeue()
-
-
-class _UnknownTasks:
-    """``Consumer.on_unknown_task`` for messages that reached several groups: said once a name, and no result is stored,
-    because the run in another group has the same task id."""
-
-    def __init__(self, otherwise: Callable[..., Any]) -> None:
-        self._otherwise = otherwise
-        self._said: set[tuple[str | None, str]] = set()
-
-    def __call__(self, body: Any, message: Any, exc: Exception) -> Any:
-        headers = message.headers
-        if not is_task(headers) or ORIGIN_HEADER not in headers or not isinstance(message, HakeMessage):
-            return self._otherwise(body, message, exc)
-        known = group_of(message), str(headers["task"])
-        if known not in self._said:
-            self._said.add(known)
-            logger.error(
-                "Group %s gets the task %s, which its workers have not registered: it is rejected, here and from now "
-                "on. Import its module in these workers, or bind the queue %s to fewer keys of exchange %r.",
-                known[0], known[1], known[0], headers[ORIGIN_HEADER].get("exchange"),
-            )  # fmt: skip
-        message.reject_log_error(logger, (HakeError,))
-        return None
 
 
 def event_strategy(task: Any, app: Any, consumer: Any, **_kwargs: Any) -> Callable[..., Any]:

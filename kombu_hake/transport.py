@@ -19,7 +19,7 @@ from typing import Any
 import kombu.exceptions
 from kombu.transport import base
 
-from kombu_hake import forksafe, lost_tasks, stopping, worker
+from kombu_hake import forksafe, lost_tasks, stopping, unknown_tasks, worker
 from kombu_hake._version import __version__
 from kombu_hake.channel import Channel
 from kombu_hake.clients import Clients, shared_clients
@@ -138,6 +138,7 @@ class Transport(base.Transport):  # type: ignore[misc]
         self._disown = weakref.finalize(self, self.leases.disown)
         self._disown.atexit = False
         stopping.watch()
+        unknown_tasks.watch()
         self.temporaries = Temporaries(self.topology)
         self.connected = True
         _open.add(self)

@@ -114,5 +114,5 @@ def tell_tasks(consumer: Any) -> None:
         return
     for queue in consumer.app.amqp.queues.consume_from:
         known = transport.topology.known_bindings(queue)
-        if known is not None and (transport.settings.task_filter or known.tasks is not None):
+        if transport.settings.task_filter or (known is not None and known.tasks is not None):
             transport.topology.want_tasks(queue, consumer.app.tasks)

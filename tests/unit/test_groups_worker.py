@@ -12,7 +12,7 @@ from celery.exceptions import Ignore, Reject, Retry, WorkerLostError
 from fakes import FakeClients, connected
 from kombu import Connection, Queue
 
-from kombu_hake import group_worker
+from kombu_hake import group_worker, unknown_tasks
 from kombu_hake.exceptions import BrokerUnavailable, MalformedMessage
 from kombu_hake.group_failures import GroupRequest
 from kombu_hake.group_messages import DEATHS_HEADER, foreign_event, with_death
@@ -339,7 +339,7 @@ def test_a_task_of_others_is_rejected_and_said_once(desk: Desk, caplog: pytest.L
     desk.handler("receipt")
     desk.open()
     otherwise: list[Any] = []
-    on_unknown_task = group_worker._UnknownTasks(lambda *args: otherwise.append(args))
+    on_unknown_task = unknown_tasks.UnknownTasks(lambda *args: otherwise.append(args))
     for _ in range(2):
         desk.orders.send("placed", {}, connection=desk.connection)
         message = desk.receive()
@@ -356,5 +356,5 @@ def test_a_task_that_was_sent_to_this_queue_alone_is_celerys_business(desk: Desk
     desk.app.send_task("other.task", queue="email", connection=desk.connection)
     message = desk.receive()
     otherwise: list[Any] = []
-    group_worker._UnknownTasks(lambda *args: otherwise.append(args))(None, message, KeyError("other.task"))
+    unknown_tasks.UnknownTasks(lambda *args: otherwise.append(args))(None, message, KeyError("other.task"))
     assert len(otherwise) == 1

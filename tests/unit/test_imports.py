@@ -29,7 +29,7 @@ LAYERS = (
     "removal",
     "topology",
     "messages operations routes temporaries",
-    "cli_tools deadletters declaring group_messages publisher",
+    "cli_tools deadletters declaring group_messages publisher unknown_tasks",
     "batching group_failures operations_dlq",
     "cli_cost cli_dlq dispatch group_worker",
     "channel cli",
