@@ -126,7 +126,7 @@ class Receiver:
         Args:
             on_gone: Called in a poller thread with the name of a queue that no longer exists; returns the URL of the
                 one that took its place, or None.
-            on_check: Called in a poller thread now and then, to look after what feeds the queue.
+            on_check: Called in a thread of its own now and then, to look after what feeds the queue.
         """
         self._channel_id = channel_id
         self._clients = clients
@@ -294,12 +294,15 @@ class Receiver:
         return self._clients.sqs("receive_message", **params).get("Messages") or []
 
     def _check(self, source: _Source) -> None:
-        """Look after what feeds the queue, when that is due."""
+        """Look after what feeds the queue, when that is due; in a thread: AWS may be slow to tell."""
         every_s = self._settings.check_bindings
         if not every_s or source.rank or time.monotonic() < source.check_at:  # the lowest level looks after all
             return
         # With jitter: a fleet that started at once does not ask at once.
         source.check_at = time.monotonic() + every_s * random.uniform(0.75, 1.25)  # noqa: S311 - needs no secrecy
+        start_thread(partial(self._look_after, source), f"hake-check-{source.name}")
+
+    def _look_after(self, source: _Source) -> None:
         try:
             self._on_check(source.queue)
         except HakeError as exc:

@@ -144,7 +144,7 @@ class Topics:
         try:
             self._clients.sns("get_subscription_attributes", SubscriptionArn=arn)
         except TopicNotFound:
-            return True
+            return self._made.get((exchange, queue_arn)) == arn  # or this process has removed it meanwhile
         except AccessDenied as exc:  # it stays denied: not asked again
             logger.debug("Whether subscription %s is still there can't be seen: %s", arn, exc)
             self._made.pop((exchange, queue_arn), None)

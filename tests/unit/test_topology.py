@@ -362,6 +362,13 @@ def test_subscriptions_that_somebody_removed_are_made_again_and_that_is_said(
     assert fake.queues.queue("q").bodies() == ["events:k", "others:k"]
 
 
+def test_a_subscription_that_is_being_removed_here_is_not_made_again(fake: FakeClients, topology: Topology) -> None:
+    declare(topology, "q", fanout("events"))
+    fake.before("get_subscription_attributes", lambda: topology.unbind("q", fanout("events")))
+    topology.check_bindings("q")
+    assert fake.sns("list_subscriptions_by_topic", TopicArn=arn("events"))["Subscriptions"] == []
+
+
 def test_looking_after_bindings_costs_a_request_for_each_exchange(fake: FakeClients, topology: Topology) -> None:
     declare(topology, "q", fanout("events"), Binding("orders", "topic", "a"), Binding("orders", "topic", "b"))
     fake.calls.clear()
