@@ -22,6 +22,21 @@ from orders.services import place_order, place_orders
 LOOK_EVERY_S = 0.25
 SIGN_OF_LIFE_EVERY_S = 10.0
 MOST_AT_ONCE = 100
+STATES = [
+    ("queued", "queued"),
+    ("running", "running"),
+    ("retrying", "will be tried again"),
+    ("done", "done"),
+    ("failed", "failed"),
+    ("lost", "worker lost"),
+    ("missed", "placed before the group was there"),
+]
+DOES = {
+    "email": "sends the receipt",
+    "inventory": "reserves the stock",
+    "analytics": "counts the revenue",
+    "fraud": "rates the risk",
+}
 
 
 @require_GET
@@ -60,7 +75,8 @@ def send_back(request: HttpRequest, group: str) -> HttpResponse:
         return said(request, f"{group} has no dead letters.")
     except HakeError as exc:
         return said(request, str(exc), status=502)
-    return said(request, f"{outcome.done} of {outcome.matched} dead letters sent back to {group}.")
+    text = f"{outcome.done} of {outcome.matched} dead letters sent back to {group}."
+    return said(request, " ".join([text, *outcome.failures[:1]]))
 
 
 @require_GET
@@ -93,20 +109,3 @@ def said(request: HttpRequest, text: str, status: int = 200) -> HttpResponse:
     if request.headers.get("Accept") == "application/json":
         return JsonResponse({"said": text}, status=status)
     return redirect("shop") if status < 400 else HttpResponse(text, status=status, content_type="text/plain")
-
-
-STATES = [
-    ("queued", "queued"),
-    ("running", "running"),
-    ("retrying", "will be tried again"),
-    ("done", "done"),
-    ("failed", "failed"),
-    ("lost", "worker lost"),
-    ("missed", "placed before the group was there"),
-]
-DOES = {
-    "email": "sends the receipt",
-    "inventory": "reserves the stock",
-    "analytics": "counts the revenue",
-    "fraud": "rates the risk",
-}

@@ -126,6 +126,8 @@ class Show:
         """Kill who is at work on what the partner is busy with, and start another in its place: a supervisor would."""
         from orders.models import Step
 
+        if not self._workers.of(group):
+            self._targets.discard(group)
         at_work = self._partners.at_work(PARTNER_OF[group])
         if not at_work:
             return

@@ -111,13 +111,14 @@ function drawTally(lane, name, tally) {
 
 function drawStage(lane, { workers, isTarget, isBroken }) {
   const list = page("[data-workers]", lane);
-  const items = workers.length ? workers.map((worker) => [worker.name, worker.state]) : [["no worker", "none"]];
+  const items = workers.length ? workers.map((worker) => [worker.name, worker.state, `process ${worker.pid}`]) : [["no worker", "none", ""]];
   const key = JSON.stringify([items, isTarget]);
   if (list.dataset.key !== key) {
     list.dataset.key = key;
-    list.replaceChildren(...items.map(([name, state]) => {
+    list.replaceChildren(...items.map(([name, state, title]) => {
       const item = document.createElement("li");
       item.dataset.worker = state;
+      item.title = title;
       item.textContent = ["ready", "none"].includes(state) ? name : `${name} ${state}`;
       return item;
     }));
