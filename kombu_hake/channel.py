@@ -94,7 +94,7 @@ class Channel(DeclaringChannel):
             settings=connection.settings,
             inbox=connection.inbox,
             leases=connection.leases,
-            on_gone=_redeclare(connection.topology),
+            on_gone=connection.temporaries.make_again,
             on_check=connection.topology.check_bindings,
         )
         # Pollers know the receiver and not the channel, so that a channel nobody holds any more stops them.
@@ -203,6 +203,7 @@ class Channel(DeclaringChannel):
             return
         self.no_ack_consumers.discard(consumer_tag)
         self._take_turns(consumer.queue)
+        self.temporaries.cancelled(consumer.queue)
         if not self._consumers_of(consumer.queue):
             self._receiver.remove(consumer.queue)
             self._put_back(consumer.queue)
@@ -212,6 +213,7 @@ class Channel(DeclaringChannel):
         self.temporaries.create()
         self.topology.verify()
         for source, url in reversed(self._levels(queue)):
+            self.temporaries.got(queue, url)
             found = self._get_one(queue, source, url)
             while found is not None:
                 delivery, envelope = found
@@ -315,6 +317,8 @@ class Channel(DeclaringChannel):
             return
         self.closed = True
         self._receiver.stop()
+        for consumer in self._consumers.values():
+            self.temporaries.cancelled(consumer.queue)
         self._consumers.clear()
         self._turns.clear()
         self._put_back(None)
@@ -450,13 +454,3 @@ class Channel(DeclaringChannel):
 
 def _no_callback(message: HakeMessage) -> None:
     raise NotImplementedError("A message came for a consumer without a callback.")
-
-
-def _redeclare(topology: Any) -> Callable[[str], QueueUrl | None]:
-    def on_gone(queue: str) -> QueueUrl | None:
-        found: QueueUrl | None = topology.make_again(queue)
-        return found
-
-    return on_gone
-
-

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from kombu_hake import forksafe
 from kombu_hake._version import __version__
+from kombu_hake.aws_clock import AwsClock
 from kombu_hake.concurrency import SharedParts, backoff_s
 from kombu_hake.error_table import error_for, unreachable
 from kombu_hake.exceptions import BrokerUnavailable, ConfigurationError, HakeError
@@ -51,6 +52,7 @@ class Clients:
         self._wire: SqsWire | Literal[False] | None = None
         self._last_success = float("-inf")
         self._inherited: list[tuple[Any, ...]] = []
+        self._clock = AwsClock()
         forksafe.register(self)
 
     def reset_after_fork(self) -> None:
@@ -106,8 +108,7 @@ class Clients:
 
     def now_ms(self) -> int:
         """Ms since the epoch by AWS's clock, as far as its answers have told it; else by ours."""
-        offset_s = self._wire.clock_offset_s if isinstance(self._wire, SqsWire) else 0.0
-        return int((time.time() + offset_s) * 1000)
+        return int(self._clock.now_s() * 1000)
 
     def region(self) -> str:
         """The region in use."""
@@ -145,19 +146,26 @@ class Clients:
         try:
             answer: dict[str, Any] = getattr(client, operation)(**params)
         except Exception as exc:
+            self._learn_clock(getattr(exc, "response", None))
             error = error_for(exc, _service_of(kind), operation, params, self.settings)
             if error is None:
                 raise
             raise error from exc
         self._last_success = time.monotonic()
+        self._learn_clock(answer)
         return answer
+
+    def _learn_clock(self, answer: Any) -> None:
+        """From an answer of boto3, or the one in its error."""
+        metadata = (answer or {}).get("ResponseMetadata") or {}
+        self._clock.learn((metadata.get("HTTPHeaders") or {}).get("date"))
 
     def _find_wire(self) -> SqsWire | Literal[False]:
         client = self._client("sqs")
         with self._lock:
             if self._wire is None:
                 usable = SqsWire.can_serve(client, self.settings)
-                self._wire = SqsWire(self._made["session"], client, self.settings) if usable else False
+                self._wire = SqsWire(self._made["session"], client, self.settings, self._clock) if usable else False
             return self._wire
 
     def _client(self, kind: str) -> Any:

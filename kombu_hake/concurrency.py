@@ -65,6 +65,13 @@ class TtlCache(Generic[K, V]):
         self._items[key] = (now + self._ttl_s, value)
         return value
 
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._items.clear()
+
     def forget(self, key: K) -> None:
         """Have the next ``get`` compute the value anew."""
         self._items.pop(key, None)

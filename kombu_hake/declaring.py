@@ -99,13 +99,14 @@ class DeclaringChannel(StdChannel):  # type: ignore[misc]
 
         Raises:
             QueueNotFound: ``passive``, and it does not exist.
+            DeclarationMismatch: ``x-expires`` is no number of milliseconds.
         """
         name = queue or f"amq.gen-{uuid4().hex}"
         if passive:
             self.temporaries.create()
             self.topology.queues.forget(name)
             return QueueDeclareOk(name, self.topology.queues.counts(name)[0], self._consumers_of(name))
-        spec = QueueSpec(name, durable, exclusive, auto_delete, dict(arguments or {}))
+        spec = QueueSpec(name, durable, exclusive, auto_delete, _checked(name, arguments))
         if spec.is_temporary:
             self.temporaries.declare(spec)
         else:
@@ -170,6 +171,10 @@ class DeclaringChannel(StdChannel):  # type: ignore[misc]
         self.temporaries.create()
         return self.topology.queues.purge(queue)
 
+    def after_reply_message_received(self, queue: str) -> None:
+        """kombu's mailbox has no more use for a reply queue; it makes a new one for most of its questions."""
+        self.temporaries.retire(queue)
+
     def prepare_queue_arguments(self, arguments: Mapping[str, Any], **kwargs: Any) -> dict[str, Any]:
         """kombu's queue options as AMQP arguments (``x-expires``, ``x-message-ttl``, …)."""
         return dict(to_rabbitmq_queue_arguments(arguments, **kwargs))
@@ -195,3 +200,14 @@ class DeclaringChannel(StdChannel):  # type: ignore[misc]
     def _consumers_of(self, queue: str) -> int:
         """How many consumers this channel has on the queue; SQS does not know those of others."""
         return 0
+
+
+def _checked(queue: str, arguments: Mapping[str, Any] | None) -> dict[str, Any]:
+    found = dict(arguments or {})
+    expires = found.get("x-expires")
+    is_number = isinstance(expires, int | float) and not isinstance(expires, bool) and 0 < expires < float("inf")
+    if expires is not None and not is_number:
+        raise DeclarationMismatch(
+            f"x-expires of queue {queue!r} is {expires!r}; it must be a number of milliseconds above 0."
+        )
+    return found

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import secrets
 import string
 from typing import NamedTuple, NewType
 
@@ -29,6 +30,7 @@ __all__ = [
     "QueueUrl",
     "SubscriptionArn",
     "TopicArn",
+    "is_incarnation",
     "parse_arn",
     "queue_account",
     "valid_namespace",
@@ -45,6 +47,12 @@ NAMESPACE_MAX_CHARS = 32
 _HASH_CHARS = 20
 _HASH_ALPHABET = "0123456789abcdefghijklmnopqrstuv"
 
+_INCARNATION_CODE_CHARS, _INCARNATION_PROOF_CHARS = 20, 12
+_INCARNATION_CHARS = 1 + _INCARNATION_CODE_CHARS + _INCARNATION_PROOF_CHARS
+_INCARNATION = re.compile(
+    rf"(?P<stem>[A-Za-z0-9_-]+-[0-9a-f]{{{_INCARNATION_CODE_CHARS}}})"
+    rf"(?P<proof>[0-9a-f]{{{_INCARNATION_PROOF_CHARS}}})(?:\.fifo)?\Z"
+)
 _LEGAL = re.compile(r"[A-Za-z0-9_-]+\Z")
 _LOOKS_HASHED = re.compile(rf".*_x[0-9a-v]{{{_HASH_CHARS}}}\Z", re.DOTALL)
 _NAMESPACE = re.compile(r"[A-Za-z0-9-]+(?:_[A-Za-z0-9-]+)*\Z")
@@ -88,6 +96,27 @@ class Namer(NamedTuple):
         """What every topic of this namespace matches, as a pattern with ``*``."""
         return f"{self.namespace}__*" if self.namespace else "*"
 
+    def incarnation(self, queue: str) -> str:
+        """A name of 1..80 characters for a queue, that no other one ever has: AWS refuses a deleted name for a minute.
+
+        Raises: as :meth:`queue`.
+        """
+        name = self.queue(queue)
+        stem, suffix = (name[: -len(FIFO_SUFFIX)], FIFO_SUFFIX) if name.endswith(FIFO_SUFFIX) else (name, "")
+        code = secrets.token_hex(_INCARNATION_CODE_CHARS // 2)
+        stem = f"{stem[: SQS_MAX_QUEUE_NAME_CHARS - _INCARNATION_CHARS - len(suffix)]}-{code}"
+        return f"{stem}{_proof(stem)}{suffix}"
+
+    def owns(self, physical: str) -> bool:
+        """Whether a queue or topic of this name in AWS is one of this namespace."""
+        if self.namespace:
+            return physical.startswith(f"{self.namespace}__")
+        return _LOOKS_NAMESPACED.match(physical) is None
+
+    def queue_prefix(self) -> str:
+        """What the names of all queues of this namespace begin with; those of others may too."""
+        return f"{self.namespace}__" if self.namespace else ""
+
     def _physical(self, name: str, max_chars: int) -> str:
         if not name:
             raise InvalidName("An empty name can't be a queue or an exchange: give it a name.")
@@ -101,6 +130,16 @@ class Namer(NamedTuple):
         if odd or (not space and _LOOKS_NAMESPACED.match(stem)):
             stem = _hashed(stem, room)
         return space + stem + suffix
+
+
+def is_incarnation(physical: str) -> bool:
+    """Whether :meth:`Namer.incarnation` made this name. The name itself proves it, also when the queue is gone."""
+    match = _INCARNATION.match(physical)
+    return match is not None and _proof(match["stem"]) == match["proof"]
+
+
+def _proof(stem: str) -> str:
+    return hashlib.sha256(f"kombu_hake {stem}".encode()).hexdigest()[:_INCARNATION_PROOF_CHARS]
 
 
 def _kombu_stem(stem: str, name: str, room: int) -> str:

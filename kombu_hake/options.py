@@ -251,6 +251,14 @@ OPTIONS: Mapping[str, Option] = {
         _text_mapping, {}, "SQS attributes of queues that are created.", aliases=("sqs-creation-attributes",)
     ),
     "queue_tags": Option(_text_mapping, {}, "Tags of queues and topics that are created."),
+    "temporary_queue_limit": Option(
+        _number(2, 86_400, "seconds"), 600.0, "A temporary queue may be removed after so long without sign of life, s."
+    ),
+    "janitor_interval": Option(
+        _number(0, 604_800, "seconds"),
+        3600.0,
+        "How often, about, to look for temporary queues that were left behind, s; 0: only by command.",
+    ),
     # --- moving messages
     "visibility_timeout": Option(
         _whole(1, SQS_MAX_VISIBILITY_S, "seconds"), 120, "How long AWS hides a received message unless renewed, s."

@@ -7,6 +7,7 @@ never again, because an operator may have tuned them.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -35,15 +36,15 @@ from kombu_hake.limits import (
     SQS_QUEUE_RECREATE_S,
 )
 from kombu_hake.naming import QueueArn, QueueUrl, queue_account
+from kombu_hake.ownership import Kind
 from kombu_hake.priorities import level_names, max_priority
 from kombu_hake.settings import Settings
 
 __all__ = ["QueueSpec", "Queues", "own_tags"]
 
 logger = logging.getLogger(__name__)
-#: Messages of a temporary queue whose owner vanished are of no use to anybody.
-_TEMPORARY_RETENTION_S = 3_600
 _MAX_FOREIGN_URLS = 1_000
+_MIN_EXPIRES_S = 600
 _OF_POLICY = ["QueueArn", "Policy", "LastModifiedTimestamp"]
 _COUNTS = (
     "ApproximateNumberOfMessages",
@@ -64,8 +65,21 @@ class QueueSpec:
 
     @property
     def is_temporary(self) -> bool:
-        """Whether it goes away with its owner."""
+        """Whether it goes away with its owner, or its last consumer."""
         return self.exclusive or self.auto_delete
+
+    @property
+    def expires_s(self) -> int | None:
+        """After how long without use it goes away, seconds; None for never. Ten minutes at least: signs of use are
+        renewed every few minutes.
+        """
+        expires = self.arguments.get("x-expires")
+        return None if expires is None else max(_MIN_EXPIRES_S, math.ceil(float(expires) / 1000))
+
+    @property
+    def kind(self) -> Kind:
+        """What it goes with; false for a queue that stays."""
+        return Kind(self.exclusive, self.auto_delete and not self.exclusive, self.expires_s)
 
 
 def own_tags(settings: Settings) -> dict[str, str]:
@@ -119,13 +133,16 @@ class Queues:
         """Whether the user said where the queue is: never made, changed or deleted then."""
         return name in self._settings.predefined_queues
 
-    def declare(self, spec: QueueSpec, *, physical: str | None = None) -> bool:
+    def declare(
+        self, spec: QueueSpec, *, physical: str | None = None, tags: Mapping[str, str] | None = None
+    ) -> bool:
         """Find the queue, or create it; whether it was created. Other than with ``topology=auto``, just take note.
 
         Always asks AWS: somebody may have deleted it. kombu remembers by itself what it declared on a connection.
 
         Args:
             physical: Its name in AWS, where it is not the one that follows from the logical name.
+            tags: For a queue that is created, besides those of all our queues.
         Raises:
             QueueDeletedRecently: AWS still refuses the name a minute after it was deleted.
             AccessDenied: it does not exist and may not be created.
@@ -140,7 +157,7 @@ class Queues:
             try:
                 self._urls[name] = self._look_up(name)
             except QueueNotFound:
-                self._urls[name] = self._create(spec)
+                self._urls[name] = self._create(spec, tags or {}, is_ours_alone=physical is not None or spec.exclusive)
                 return True
             return False
 
@@ -283,9 +300,11 @@ class Queues:
             ) from exc
         return QueueUrl(answer["QueueUrl"])
 
-    def _create(self, spec: QueueSpec) -> QueueUrl:
+    def _create(self, spec: QueueSpec, tags: Mapping[str, str], *, is_ours_alone: bool) -> QueueUrl:
         physical = self.physical(spec.name)
-        params = {"QueueName": physical, "Attributes": self._attributes(spec)}
+        params: dict[str, Any] = {"QueueName": physical, "Attributes": self._attributes(spec)}
+        if is_ours_alone:  # a crash between creating and tagging would leave a queue that is nobody's
+            params["tags"] = own_tags(self._settings) | dict(tags)
         deadline = time.monotonic() + SQS_QUEUE_RECREATE_S + 15
         attempt = 0
         while True:
@@ -293,6 +312,10 @@ class Queues:
                 url = QueueUrl(self._clients.sqs("create_queue", **params)["QueueUrl"])
             except DeclarationMismatch:  # another process made it in this moment, with other attributes
                 return self._look_up(spec.name)
+            except AccessDenied:
+                if "tags" not in params:
+                    raise
+                del params["tags"]  # tagging is a right of its own
             except (QueueDeletedRecently, BrokerUnavailable) as exc:
                 attempt = self._pause(exc, spec.name, attempt, deadline)
             else:
@@ -300,15 +323,16 @@ class Queues:
                 self._home.learn_account(queue_account(url))
                 if not self._settings.is_local:
                     time.sleep(SQS_QUEUE_READY_S)
-                self._tag(url)
+                if not is_ours_alone:
+                    self._tag(url, own_tags(self._settings) | dict(tags))
                 return url
 
-    def _tag(self, url: QueueUrl) -> None:
+    def _tag(self, url: QueueUrl, tags: Mapping[str, str]) -> None:
         """Say who made the queue. Not in CreateQueue: of two that create it at once, the second's tags might replace
         what was bound in between.
         """
         try:
-            self._clients.sqs("tag_queue", QueueUrl=url, Tags=own_tags(self._settings))
+            self._clients.sqs("tag_queue", QueueUrl=url, Tags=dict(tags))
         except (AccessDenied, QueueNotFound) as exc:  # not found: somebody deleted it in this moment
             logger.info("%s has no tags that say who made it: %s", url, exc)
 
@@ -324,11 +348,10 @@ class Queues:
         return attempt + 1
 
     def _attributes(self, spec: QueueSpec) -> dict[str, str]:
-        retention = _TEMPORARY_RETENTION_S if spec.is_temporary else SQS_MAX_RETENTION_S
         attributes = {
             "VisibilityTimeout": str(self._settings.visibility_timeout),
             "ReceiveMessageWaitTimeSeconds": str(SQS_MAX_WAIT_S),
-            "MessageRetentionPeriod": str(retention),
+            "MessageRetentionPeriod": str(SQS_MAX_RETENTION_S),
         }
         if spec.name.endswith(FIFO_SUFFIX):
             attributes["FifoQueue"] = "true"

@@ -75,6 +75,8 @@ class Settings:
     keep_undelivered: bool = True
     queue_attributes: Mapping[str, str] = field(default_factory=dict)
     queue_tags: Mapping[str, str] = field(default_factory=dict)
+    temporary_queue_limit: float = 600.0
+    janitor_interval: float = 3600.0
     visibility_timeout: int = 120
     on_lost_lease: str = "warn"
     wait_time_seconds: int = 20

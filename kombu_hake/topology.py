@@ -18,16 +18,17 @@ from typing import Any, cast
 from kombu_hake.binder import Binder
 from kombu_hake.bindings import Binding, BindingSet, ExchangeType, from_tags
 from kombu_hake.clients import Clients
-from kombu_hake.concurrency import backoff_s
+from kombu_hake.concurrency import SingleFlight, backoff_s
 from kombu_hake.dead_queues import DeadQueues
 from kombu_hake.exceptions import AccessDenied, DeclarationMismatch, QueueNotFound, TopicNotFound, TopologyError
 from kombu_hake.home import Home
 from kombu_hake.mailbox import is_reply_exchange
-from kombu_hake.naming import QueueUrl, parse_arn, queue_account
+from kombu_hake.naming import QueueUrl, is_incarnation, parse_arn, queue_account
 from kombu_hake.priorities import level_names, main_queue, max_priority
 from kombu_hake.queues import Queues, QueueSpec
 from kombu_hake.removal import Remover
 from kombu_hake.settings import Settings
+from kombu_hake.signs import Signs
 from kombu_hake.topics import Topics
 from kombu_hake.verification import Verification
 
@@ -52,9 +53,10 @@ class Topology:
     """Makes AWS look as declared. One per process and settings; safe to share between threads."""
 
     def __init__(self, clients: Clients, settings: Settings) -> None:
-        self._home = Home(clients, settings)
-        self.queues = Queues(clients, settings, self._home)
-        self.topics = Topics(clients, settings, self._home)
+        self.home = Home(clients, settings)
+        self.signs = Signs(clients, settings)
+        self.queues = Queues(clients, settings, self.home)
+        self.topics = Topics(clients, settings, self.home)
         self._clients = clients
         self._settings = settings
         self.dead_queues = DeadQueues(clients, settings, self.queues)
@@ -67,6 +69,7 @@ class Topology:
         self._noted: dict[str, dict[Binding, None]] = {}
         #: Queues that were made again, until they are bound again too.
         self._unbound: dict[str, BindingSet] = {}
+        self._flights = SingleFlight()
 
     @property
     def makes(self) -> bool:
@@ -156,18 +159,48 @@ class Topology:
         """Whether infrastructure code made a queue, as far as can be told."""
         return self.queues.find(queue) is not None
 
-    def declare_queue(self, spec: QueueSpec, *, physical: str | None = None) -> None:
-        """Find or create a queue, its priority levels included; as :meth:`kombu_hake.queues.Queues.declare`."""
+    def declare_queue(self, spec: QueueSpec, *, physical: str | None = None) -> bool:
+        """Find or create a queue, its priority levels included; as :meth:`kombu_hake.queues.Queues.declare`.
+
+        One that is temporary, or expires, is created with tags that say so (:mod:`kombu_hake.signs`).
+        """
         if physical is not None:
             self.forget(spec.name)  # an earlier incarnation
+        is_new = False
         for name in level_names(spec.name, self._arguments_of(spec)):
-            one = spec if name == spec.name else replace(spec, name=name, arguments={})
-            if self.queues.declare(one, physical=physical if one is spec else None) and one is spec:
-                self._binder.forget(spec.name)
+            if name == spec.name:
+                is_new = self._declare_one(spec, physical)
+                if is_new:
+                    self._binder.forget(name)
+            else:
+                kept = {"x-expires": spec.arguments["x-expires"]} if "x-expires" in spec.arguments else {}
+                self._declare_one(replace(spec, name=name, arguments=kept), None)
             if self._settings.topology == "verify":
                 self._verification.expect_queue(name)
         if not spec.is_temporary:
             self.dead_queues.ensure(spec.name)
+        return is_new
+
+    def _declare_one(self, spec: QueueSpec, physical: str | None) -> bool:
+        kind = spec.kind
+        if not (kind and self.is_managed(spec.name)):
+            return self.queues.declare(spec, physical=physical)
+        tags = self.signs.at_creation(kind, owned=spec.exclusive)
+        is_new = self.queues.declare(spec, physical=physical, tags=tags)
+        url = self.queues.url(spec.name)
+        if is_new:
+            self.signs.created(url, kind)
+        elif kind.expires_s is not None and not kind.exclusive:
+            self.signs.touch(url, kind)
+        return is_new
+
+    def incarnation(self, queue: str) -> str:
+        """A name in AWS for a queue that nobody else has had, or will have."""
+        return self._settings.namer.incarnation(queue)
+
+    def is_managed(self, queue: str) -> bool:
+        """Whether the queue is made, and so may be removed, by us: not by infrastructure code."""
+        return self.makes and not self.queues.is_predefined(queue)
 
     def _arguments_of(self, spec: QueueSpec) -> Mapping[str, Any]:
         known = self.queues.arguments(spec.name)
@@ -267,21 +300,29 @@ class Topology:
 
     def make_again(self, queue: str) -> QueueUrl | None:
         """Declare a queue again that somebody deleted, bindings included; None if this process never declared it."""
-        known = self._unbound.get(queue) or self._binder.known(queue)
-        spec = self.queues.spec(queue)
-        self.forget(queue)
-        if spec is None or self.queues.is_predefined(queue) or not self.makes:
-            return None
-        if known is not None:
-            self._unbound[queue] = known
-        self.declare_queue(spec)
-        url = self.queues.url(queue)
-        logger.error("Queue %s was deleted by somebody; it was declared here, so it has been made again.", queue)
-        self._bind_again(queue)
-        main = main_queue(queue)
-        if main != queue and (of_main := self._binder.known(main)) is not None and of_main.exchanges():
-            self._binder.apply_again(main)  # a level has no bindings of its own
-        return url
+        with self._flights(queue):
+            known = self._unbound.get(queue) or self._binder.known(queue)
+            spec = self.queues.spec(queue)
+            is_own = is_incarnation(self.queues.physical(queue))
+            self.queues.forget(queue)
+            if is_own and self.queues.find(queue) is not None:
+                return self.queues.url(queue)  # another thread has made it again
+            self.forget(queue)
+            if spec is None or not self.is_managed(queue):
+                return None
+            if known is not None:
+                self._unbound[queue] = known
+            self.declare_queue(spec, physical=self.incarnation(queue) if is_own else None)
+            url = self.queues.url(queue)
+            logger.error(
+                "Queue %s was deleted by somebody, with what was in it; it was declared here, so it has been made "
+                "again.", queue,
+            )  # fmt: skip
+            self._bind_again(queue)
+            main = main_queue(queue)
+            if main != queue and (of_main := self._binder.known(main)) is not None and of_main.exchanges():
+                self._binder.apply_again(main)  # a level has no bindings of its own
+            return url
 
     def _bind_again(self, queue: str) -> None:
         """Bind a queue that was made again as it was bound before; what fails is not forgotten."""
@@ -392,7 +433,7 @@ class Topology:
             return False
         address = self._settings.predefined_queues[queue]
         owner = parse_arn(address).account if address.startswith("arn:") else queue_account(address)
-        return bool(owner) and owner != (self._home.account() or owner)
+        return bool(owner) and owner != (self.home.account() or owner)
 
     def _bind_foreign(self, queue: str, binding: Binding) -> None:
         """Take a binding as made where the queue lets the topic in; SNS and SQS let nobody but its owner make it."""

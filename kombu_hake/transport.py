@@ -34,7 +34,9 @@ from kombu_hake.exceptions import (
     TopologyError,
 )
 from kombu_hake.inbox import Inbox, Item, LostLease
+from kombu_hake.janitor import Janitor
 from kombu_hake.leases import Leases
+from kombu_hake.presence import Presence
 from kombu_hake.publisher import Publisher
 from kombu_hake.routes import Routes
 from kombu_hake.settings import Settings, UrlParts, join_url, load, mask_url, split_url
@@ -59,13 +61,16 @@ class _Shared:
     topology: Topology
     dispatcher: Dispatcher
     dead_letters: DeadLetters
+    presence: Presence
 
 
 def _build_shared(settings: Settings) -> _Shared:
     clients = Clients(settings)
     topology = Topology(clients, settings)
     dispatcher = Dispatcher(topology, Routes(topology, settings), Publisher(clients), settings)
-    return _Shared(clients, topology, dispatcher, DeadLetters(clients, dispatcher.publish_now))
+    janitor = Janitor(clients, settings, topology.topics, topology.home)
+    presence = Presence(topology.signs, janitor)
+    return _Shared(clients, topology, dispatcher, DeadLetters(clients, dispatcher.publish_now), presence)
 
 
 _open: weakref.WeakSet[Transport] = weakref.WeakSet()
@@ -139,7 +144,7 @@ class Transport(base.Transport):  # type: ignore[misc]
         self._disown.atexit = False
         stopping.watch()
         unknown_tasks.watch()
-        self.temporaries = Temporaries(self.topology)
+        self.temporaries = Temporaries(self.topology, self._shared.presence)
         self.connected = True
         _open.add(self)
         return self

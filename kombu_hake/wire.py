@@ -20,10 +20,10 @@ import socket
 import time
 import urllib.request
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 from kombu_hake._version import __version__
+from kombu_hake.aws_clock import AwsClock
 from kombu_hake.concurrency import backoff_s
 from kombu_hake.error_table import error_for, error_from_answer, error_from_transport
 from kombu_hake.exceptions import BrokerUnavailable
@@ -49,8 +49,6 @@ _POLL_GRACE_S = 5.0
 _DEAD_AFTER_MS = 8_000
 _PROBE_AFTER_S = 4
 _PROBE_EVERY_S = 2
-#: How often AWS's clock is compared with ours.
-_CLOCK_READ_S = 60.0
 _CONTENT_TYPE = "application/x-amz-json-1.0"
 _USER_AGENT = f"kombu_hake/{__version__}"
 
@@ -58,14 +56,12 @@ _USER_AGENT = f"kombu_hake/{__version__}"
 class SqsWire:
     """Makes the calls in :data:`OPERATIONS`. One per process; safe to share between threads."""
 
-    def __init__(self, session: Any, client: Any, settings: Settings) -> None:
-        """Take endpoint, region and credentials over from a boto3 session and its SQS client."""
+    def __init__(self, session: Any, client: Any, settings: Settings, clock: AwsClock) -> None:
+        """Take endpoint, region and credentials over from a boto3 session and its SQS client; tell *clock* the time."""
         import urllib3
 
         self._settings = settings
-        #: What to add to our clock to have AWS's, seconds.
-        self.clock_offset_s = 0.0
-        self._clock_read_at = float("-inf")
+        self._clock = clock
         self._credentials = session.get_credentials()
         url = urllib3.util.parse_url(client.meta.endpoint_url)
         own_port = url.port in (None, 443 if url.scheme == "https" else 80)
@@ -134,24 +130,12 @@ class SqsWire:
             raise error_for(exc, "sqs", operation, params, self._settings) or exc from exc
         except (urllib3.exceptions.HTTPError, OSError) as exc:
             raise error_from_transport(exc, "sqs", operation, self._settings) from exc
-        self._learn_clock(response.headers.get("date"))
+        self._clock.learn(response.headers.get("date"))
         answer = _parse(data)
         if response.status == 200 and answer is not None:
             return answer
         query_error = response.headers.get("x-amzn-query-error", "")
         raise error_from_answer(response.status, query_error, answer or {}, "sqs", operation, params)
-
-    def _learn_clock(self, date: str | None) -> None:
-        now = time.monotonic()
-        if date is None or now - self._clock_read_at < _CLOCK_READ_S:
-            return
-        try:
-            self.clock_offset_s = parsedate_to_datetime(date).timestamp() - time.time()
-        except ValueError:
-            return
-        if abs(self.clock_offset_s) < 2:  # the header has whole seconds; the journey takes some too
-            self.clock_offset_s = 0.0
-        self._clock_read_at = now
 
 
 def read_timeout_s(settings: Settings, wait_s: float) -> float:

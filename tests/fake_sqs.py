@@ -149,6 +149,15 @@ class FakeSqs:
             raise QueueNotFound(f"There is no queue {QueueName} of account {QueueOwnerAWSAccountId}.")
         return {"QueueUrl": self.queue(QueueName).url}
 
+    def list_queues(
+        self, QueueNamePrefix: str = "", MaxResults: int | None = None, NextToken: str = "0"
+    ) -> dict[str, Any]:
+        names = [name for name in self.by_name if name.startswith(QueueNamePrefix)]
+        start, most = int(NextToken), MaxResults or 1_000
+        urls = [self.by_name[name].url for name in names[start : start + most]]
+        answer: dict[str, Any] = {"QueueUrls": urls} if urls else {}
+        return {**answer, "NextToken": str(start + most)} if MaxResults and len(names) > start + most else answer
+
     def delete_queue(self, QueueUrl: str) -> dict[str, Any]:
         queue = self.of_url(QueueUrl)
         del self.by_name[queue.name]

@@ -27,9 +27,20 @@ from kombu import Connection
 from kombu_hake import clients as clients_module
 from kombu_hake.concurrency import SharedParts
 from kombu_hake.exceptions import AccessDenied
+from kombu_hake.presence import Presence
 from kombu_hake.settings import Settings, load, split_url
 
-__all__ = ["ACCOUNT", "REGION", "FakeClients", "FakeClock", "connected", "eventually", "make_settings"]
+__all__ = [
+    "ACCOUNT",
+    "REGION",
+    "FakeClients",
+    "FakeClock",
+    "NoSweeper",
+    "connected",
+    "eventually",
+    "make_presence",
+    "make_settings",
+]
 
 ACCOUNT = "111122223333"
 REGION = "eu-west-1"
@@ -234,6 +245,27 @@ def eventually(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
 def make_settings(url: str = URL, **options: Any) -> Settings:
     """Settings for a fake AWS."""
     return load(split_url(url), {"region": REGION, **options}, {})
+
+
+class NoSweeper:
+    """Removes nothing."""
+
+    due_at = float("inf")
+
+    def start(self) -> None:
+        """There is nothing to begin."""
+
+    def step(self) -> None:
+        """There is nothing to do."""
+
+
+def make_presence(fake: FakeClients, topology: Any, sweeper: Any = None) -> Any:
+    """The signs of life of a process, by the clock of the fake. Its thread does nothing: call ``work()``."""
+    topology.signs._clock = fake.clock
+    topology.signs.reset_after_fork()
+    presence = Presence(topology.signs, sweeper or NoSweeper(), fake.clock)
+    presence._thread = threading.current_thread()  # as if it ran
+    return presence
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import json
 import threading
 from contextlib import suppress
 from typing import Any, ClassVar
+from uuid import uuid4
 
 import pytest
 from contract.broker import Broker, consuming, declare, get, publish, wait_until
@@ -240,12 +241,23 @@ class TestOwners:
             owner.release()
 
     def test_auto_delete_queue_goes_after_its_consumer(self, broker: Broker) -> None:
-        owner = broker.connect()
-        declare(owner, Queue("passing", Exchange("orders", "fanout"), auto_delete=True))
-        with consuming(owner.default_channel, {"passing": lambda _: None}):
+        owner, name = broker.connect(), f"passing-{uuid4()}"
+        declare(owner, Queue(name, Exchange("orders", "fanout"), auto_delete=True))
+        with consuming(owner.default_channel, {name: lambda _: None}):
             publish(broker.connect(), 1, "orders")
         owner.release()
-        assert not exists(broker.stranger(), "passing")
+        assert not exists(broker.stranger(), name)
+
+    def test_auto_delete_queue_is_shared_by_its_consumers_and_found_by_the_next(self, broker: Broker) -> None:
+        one, other = broker.stranger(), broker.stranger()
+        queue = Queue("shared", Exchange("orders", "fanout"), auto_delete=True)
+        for owner in (one, other):
+            declare(owner, queue)
+        with consuming(one.default_channel, {"shared": lambda _: None}):
+            pass
+        one.release()
+        publish(other, 1, "orders")
+        assert broker.bodies("shared", connection=other) == {"shared": [1]}
 
     def test_auto_delete_queue_outlives_who_only_declared_it(self, broker: Broker) -> None:
         declarer, consumer = broker.stranger(), broker.stranger()

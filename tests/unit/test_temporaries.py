@@ -3,10 +3,11 @@
 import logging
 
 import pytest
-from fakes import FakeClients, make_settings
+from fakes import FakeClients, make_presence, make_settings
 
 from kombu_hake.bindings import Binding
 from kombu_hake.exceptions import BrokerUnavailable
+from kombu_hake.presence import Presence
 from kombu_hake.queues import QueueSpec
 from kombu_hake.temporaries import Temporaries
 from kombu_hake.topology import Topology
@@ -25,8 +26,13 @@ def topology(fake: FakeClients) -> Topology:
 
 
 @pytest.fixture
-def temporaries(topology: Topology) -> Temporaries:
-    return Temporaries(topology)
+def presence(fake: FakeClients, topology: Topology) -> Presence:
+    return make_presence(fake, topology)
+
+
+@pytest.fixture
+def temporaries(topology: Topology, presence: Presence) -> Temporaries:
+    return Temporaries(topology, presence)
 
 
 def exclusive(name: str = "q") -> QueueSpec:
@@ -99,16 +105,208 @@ def test_a_declaration_survives_a_network_fault(fake: FakeClients, temporaries: 
 # --- going
 
 
+UUID = "5bd2f5a0-8a7e-4bd2-9b3f-f0f1e6ee9d2b"
+
+
 def test_what_goes_with_its_connection(fake: FakeClients, topology: Topology, temporaries: Temporaries) -> None:
     temporaries.declare(exclusive("exclusive"))
-    temporaries.declare(auto_delete("consumed"))
+    temporaries.declare(auto_delete(f"results-{UUID}"))
+    temporaries.declare(auto_delete("shared"))
     temporaries.declare(auto_delete("only-declared"))
     temporaries.create()
-    temporaries.consumed("consumed")
-    fed(temporaries, topology, auto_delete("fed"))
+    temporaries.consumed(f"results-{UUID}")
+    temporaries.consumed("shared")
     temporaries.delete_all()
-    # rpc:// declares its result queue on the producer's connection: another one consumes from it.
-    assert set(fake.queues.by_name) == {"only-declared"}
+    # rpc:// declares its result queue on the producer's connection: another one consumes from it. And a shared one is
+    # found by the worker that is started again, or removed by a janitor.
+    assert set(fake.queues.by_name) == {"only-declared", "shared"}
+
+
+def test_a_shared_queue_that_is_fed_is_one_for_all_its_consumers(
+    fake: FakeClients, topology: Topology, temporaries: Temporaries
+) -> None:
+    fed(temporaries, topology, auto_delete("shared"))
+    elsewhere = Topology(fake, make_settings(read_timeout=16))
+    fed(Temporaries(elsewhere, make_presence(fake, elsewhere)), elsewhere, auto_delete("shared"))
+    assert set(fake.queues.by_name) == {"shared"}
+
+
+@pytest.mark.parametrize("name", ["w1@host.celery.pidbox", f"{UUID}.reply.celery.pidbox"])
+def test_the_queue_of_a_mailbox_is_its_own(
+    fake: FakeClients, topology: Topology, temporaries: Temporaries, name: str
+) -> None:
+    # kombu before 5.6 declares it as auto-delete.
+    fed(temporaries, topology, auto_delete(name), Binding("celery.pidbox", "fanout"))
+    assert name not in fake.queues.by_name
+    temporaries.delete_all()
+    assert not fake.queues.by_name
+
+
+def process(fake: FakeClients, number: int) -> tuple[Topology, Temporaries]:
+    """What another process has."""
+    topology = Topology(fake, make_settings(read_timeout=20 + number))
+    return topology, Temporaries(topology, make_presence(fake, topology))
+
+
+@pytest.mark.parametrize("spec", [auto_delete(f"q-{UUID}"), exclusive("q")])
+def test_a_queue_that_another_process_uses_survives(fake: FakeClients, spec: QueueSpec) -> None:
+    users = [process(fake, number)[1] for number in range(2)]
+    for temporaries in users:
+        temporaries.declare(spec)
+        temporaries.create()
+        temporaries.consumed(spec.name)
+    for presence in (temporaries._presence for temporaries in users):
+        presence.work()
+    users[0].delete_all()
+    assert spec.name in fake.queues.by_name
+    users[1].delete_all()
+    assert spec.name not in fake.queues.by_name
+
+
+def test_a_queue_that_another_connection_of_the_process_uses_survives(
+    fake: FakeClients, topology: Topology, presence: Presence
+) -> None:
+    users = [Temporaries(topology, presence) for _ in range(2)]
+    for spec in (exclusive("mine"), auto_delete(f"q-{UUID}")):
+        for temporaries in users:
+            temporaries.declare(spec)
+            temporaries.create()
+            temporaries.consumed(spec.name)
+    users[0].delete_all()
+    assert len(fake.queues.by_name) == 2
+    users[1].delete_all()
+    assert not fake.queues.by_name
+
+
+def test_where_tagging_is_denied_queues_go_with_their_connection_all_the_same(
+    fake: FakeClients, topology: Topology, temporaries: Temporaries
+) -> None:
+    fake.deny("sqs:TagQueue")
+    for spec in (exclusive("mine"), auto_delete(f"q-{UUID}"), auto_delete("shared")):
+        temporaries.declare(spec)
+        temporaries.create()
+        temporaries.consumed(spec.name)
+    temporaries.delete_all()
+    assert set(fake.queues.by_name) == {"shared"}
+
+
+def test_a_queue_that_was_there_before_and_is_not_temporary_stays(
+    fake: FakeClients, topology: Topology, temporaries: Temporaries
+) -> None:
+    name = f"q-{UUID}"
+    Topology(fake, make_settings()).declare_queue(QueueSpec(name))
+    temporaries.declare(auto_delete(name))
+    temporaries.create()
+    temporaries.consumed(name)
+    temporaries.delete_all()
+    assert set(fake.queues.by_name) == {name}
+    assert "hake:temporary" not in fake.queues.queue(name).tags
+
+
+# --- reply queues
+
+
+def test_a_reply_queue_goes_two_minutes_after_its_last_reply(
+    fake: FakeClients, presence: Presence, temporaries: Temporaries
+) -> None:
+    temporaries.declare(exclusive("oid.reply.celery.pidbox"))
+    temporaries.create()
+    temporaries.retire("oid.reply.celery.pidbox")
+    fake.clock.advance(119)
+    presence.work()
+    assert len(fake.queues.by_name) == 1
+    fake.clock.advance(1)
+    assert presence.work() is None
+    assert not fake.queues.by_name
+    assert fake.count("tag_queue") == 0  # a question to the workers costs no request for its signs of life
+
+
+def test_a_reply_queue_that_is_wanted_again_stays(
+    fake: FakeClients, presence: Presence, temporaries: Temporaries
+) -> None:
+    for _ in range(5):
+        temporaries.declare(exclusive("oid.reply.celery.pidbox"))
+        temporaries.create()
+        temporaries.retire("oid.reply.celery.pidbox")
+        fake.clock.advance(100)
+        presence.work()
+    assert fake.count("create_queue") == 1
+    fake.clock.advance(120)
+    presence.work()
+    temporaries.declare(exclusive("oid.reply.celery.pidbox"))
+    fake.clock.advance(60)
+    temporaries.create()
+    assert len(fake.queues.by_name) == 1
+
+
+# --- gone, and about to go
+
+
+def test_an_owner_whose_queue_was_deleted_makes_another_incarnation(
+    fake: FakeClients,
+    topology: Topology,
+    presence: Presence,
+    temporaries: Temporaries,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    fed(temporaries, topology, exclusive())
+    [before] = fake.queues.by_name
+    fake.sqs("delete_queue", QueueUrl=fake.queues.queue(before).url)
+    fake.clock.advance(600)
+    presence.work()
+    [after] = fake.queues.by_name
+    assert after != before
+    assert topology.queues.url("q") == fake.queues.queue(after).url
+    assert fake.queues.queue(after).arn in fake.topics.by_name["celeryev"].subscriptions
+    assert "was deleted by somebody" in caplog.text
+    temporaries.delete_all()
+    assert not fake.queues.by_name
+
+
+def test_its_poller_and_its_signs_of_life_make_it_again_once(
+    fake: FakeClients, topology: Topology, presence: Presence, temporaries: Temporaries
+) -> None:
+    fed(temporaries, topology, exclusive())
+    [before] = fake.queues.by_name
+    fake.sqs("delete_queue", QueueUrl=fake.queues.queue(before).url)
+    url = temporaries.make_again("q")
+    assert temporaries.make_again("q") == url
+    fake.clock.advance(600)
+    presence.work()
+    assert [queue.url for queue in fake.queues.by_name.values()] == [url]
+
+
+def test_an_owner_that_is_late_finds_the_note_of_a_janitor_and_binds_again(
+    fake: FakeClients,
+    topology: Topology,
+    presence: Presence,
+    temporaries: Temporaries,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    fed(temporaries, topology, exclusive())
+    [queue] = fake.queues.by_name.values()
+    queue.tags["hake:condemned"] = "1 somebody"
+    fake.topics.by_name["celeryev"].subscriptions.clear()
+    fake.clock.advance(601)
+    presence.work()
+    assert "hake:condemned" not in queue.tags
+    assert queue.arn in fake.topics.by_name["celeryev"].subscriptions
+    assert "gave no sign of life for" in caplog.text
+    assert "it is kept" in caplog.text
+
+
+def test_an_owner_in_time_looks_for_no_note(
+    fake: FakeClients, topology: Topology, presence: Presence, temporaries: Temporaries
+) -> None:
+    fed(temporaries, topology, exclusive())
+    fake.calls.clear()
+    for _ in range(30):
+        fake.clock.advance(120)
+        presence.work()
+    assert fake.counts() == {"tag_queue": 30}
+
+
+# --- and the rest
 
 
 def test_subscriptions_go_first(fake: FakeClients, topology: Topology, temporaries: Temporaries) -> None:
@@ -172,7 +370,8 @@ def test_a_fed_queue_can_be_deleted_and_declared_at_once(
 
 
 def test_queues_of_another_connection_are_left_alone(fake: FakeClients, topology: Topology) -> None:
-    mine, theirs = Temporaries(topology), Temporaries(topology)
+    presence = make_presence(fake, topology)
+    mine, theirs = Temporaries(topology, presence), Temporaries(topology, presence)
     mine.declare(exclusive("mine"))
     mine.create()
     theirs.declare(exclusive("theirs"))
