@@ -13,6 +13,7 @@ import click
 
 from kombu_hake.cli_cost import cost
 from kombu_hake.cli_dlq import dlq
+from kombu_hake.cli_janitor import janitor
 from kombu_hake.cli_tools import at_desk, say
 
 __all__ = ["hake"]
@@ -25,6 +26,7 @@ def hake() -> None:
 
 hake.add_command(dlq)
 hake.add_command(cost)
+hake.add_command(janitor)
 
 
 @hake.command()

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kombu_hake.janitor import Report
     from kombu_hake.operations import Binding, Group
     from kombu_hake.operations_dlq import DeadLetter
 
-__all__ = ["dead_counts_table", "groups_table", "letter_sheet", "letters_table", "span"]
+__all__ = ["dead_counts_table", "groups_table", "letter_sheet", "letters_table", "span", "temporaries_table"]
 
 _UNKNOWN = "?"
 _NONE = "-"
@@ -83,6 +84,29 @@ def _state(group: Group, item: Binding) -> str:
     if not item.is_bound:
         return "not yet"
     return "yes" if item.handlers or not group.is_ours else "yes, without handler"
+
+
+def temporaries_table(report: Report, *, is_dry: bool) -> str:
+    """One line a temporary queue, and what became of subscriptions whose queue is gone."""
+    lines = []
+    if report.queues:
+        rows = [
+            [one.name, one.kind, one.state, _due(one.due_in_s), one.who or _NONE]
+            for one in sorted(report.queues, key=lambda one: (one.state, one.name))
+        ]
+        lines.append(table(("QUEUE", "KIND", "STATE", "MAY GO", "USED BY"), rows))
+    else:
+        lines.append("There are no temporary queues in this namespace.")
+    if report.subscriptions:
+        done = "would be removed" if is_dry else "removed"
+        lines.append(f"Subscriptions of temporary queues that are gone, {done}: {len(report.subscriptions)}")
+    return "\n\n".join(lines)
+
+
+def _due(seconds: float | None) -> str:
+    if seconds is None:
+        return "never"
+    return f"in {span(seconds)}" if seconds > 0 else f"since {span(-seconds)}"
 
 
 def dead_counts_table(counts: Sequence[Mapping[str, Any]]) -> str:

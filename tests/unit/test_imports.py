@@ -32,7 +32,7 @@ LAYERS = (
     "messages operations routes temporaries",
     "cli_tools deadletters declaring group_messages publisher unknown_tasks",
     "batching group_failures operations_dlq",
-    "cli_cost cli_dlq dispatch group_worker",
+    "cli_cost cli_dlq cli_janitor dispatch group_worker",
     "channel cli",
     "transport",
 )
