@@ -90,11 +90,15 @@ def test_a_queue_with_priorities_goes_with_its_levels_and_their_subscriptions(
     process.temporaries.create_fed("q", "events")
     process.topology.bind("q", Binding("events", "direct", "placed"))
     process.temporaries.consumed("q")
-    assert len(fake.queues.by_name) == len(fake.topics.by_name["events"].subscriptions) == 4
+    topic = fake.topics.by_name["events"]
+    for level in [queue for queue in fake.queues.by_name.values() if queue.name != "q"]:  # as with SNS's own filters
+        level.tags["hake:level-of"] = "q"
+        fake.sns("subscribe", TopicArn=topic.arn, Protocol="sqs", Endpoint=level.arn)
+    assert len(fake.queues.by_name) == len(topic.subscriptions) == 4
     fake.clock.advance(LIMIT_S + 1)
     process.sweep()
     assert not fake.queues.by_name
-    assert not fake.topics.by_name["events"].subscriptions
+    assert not topic.subscriptions
 
 
 def test_subscriptions_go_before_the_queue(fake: FakeClients, process: Process) -> None:
