@@ -9,7 +9,7 @@ import itertools
 import logging
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
@@ -325,6 +325,10 @@ class Channel(DeclaringChannel):
         self.basic_recover(requeue=True)
         if self.connection is not None:
             self.connection.close_channel(self)
+
+    def wait_for_open_polls(self, urls: Collection[QueueUrl], timeout_s: float) -> None:
+        """After :meth:`close`; see :meth:`kombu_hake.receiver.Receiver.wait_for_open_polls`."""
+        self._receiver.wait_for_open_polls(urls, timeout_s)
 
     # --- inside
 

@@ -80,6 +80,8 @@ class Leases:
         self._senders: Senders[Request] = Senders(self._handle, most=_MAX_SENDERS, name="hake-sender")
         self._keeper: threading.Thread | None = None
         self._is_disowned = False
+        #: Queues that :meth:`release` has made messages of visible in.
+        self.given_back: set[QueueUrl] = set()
         self._hidden: list[float] = []
         #: When to look for leases that have run out.
         self._look_at = math.inf
@@ -146,6 +148,7 @@ class Leases:
             for lease in leases:
                 if self._let_go(lease):
                     by_url.setdefault(lease.url, []).append(lease)
+            self.given_back.update(by_url)
             for url, group in by_url.items():
                 for start in range(0, len(group), MAX_BATCH_ENTRIES):
                     self._senders.submit(Request("release", url, group[start : start + MAX_BATCH_ENTRIES]))

@@ -13,7 +13,8 @@ Faults
 
 Stop
     :meth:`Receiver.remove` and :meth:`Receiver.stop` return at once. A poll that is still open then makes visible
-    whatever it brings.
+    whatever it brings. It may well bring what was made visible at the end, so a process that ends should give it a
+    moment: :meth:`Receiver.wait_for_open_polls`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
 
@@ -146,6 +148,8 @@ class Receiver:
         self._lock = threading.RLock()  # re-entrant: stop() may run in a garbage collection, under the lock
         self._credit = Credit(prefetch_count)
         self._sources: dict[str, _Source] = {}
+        self._open_polls: Counter[QueueUrl] = Counter()
+        self._came_back = threading.Condition(self._lock)
         self._stopped = False
 
     def __repr__(self) -> str:
@@ -183,6 +187,11 @@ class Receiver:
                 source.close()
             self._sources.clear()
 
+    def wait_for_open_polls(self, urls: Collection[QueueUrl], timeout_s: float) -> bool:
+        """After the end, wait until no poll of these queues is open, and what they brought is visible to others."""
+        with self._lock:
+            return self._came_back.wait_for(lambda: not any(self._open_polls[url] for url in urls), timeout_s)
+
     def set_prefetch(self, count: int) -> None:
         """Change AMQP's prefetch count; 0 is no limit."""
         with self._lock:
@@ -217,12 +226,19 @@ class Receiver:
                 asked = self._await_credit(source, is_helper)
                 if not asked:
                     return
+                url = source.url
+                with self._lock:
+                    self._open_polls[url] += 1
                 try:
                     if not self._poll_once(source, asked, is_helper, trouble, hedge):
                         return
                 except Exception as exc:  # a bug of ours or a strange answer must not end the consumer in silence
                     logger.exception("Receiving from queue %s failed in a way that is not known.", source.queue)
                     self._pause(trouble.pause_s(exc), source)
+                finally:
+                    with self._lock:
+                        self._open_polls[url] -= 1
+                        self._came_back.notify_all()
         finally:
             with self._lock:
                 source.pollers -= 1

@@ -50,6 +50,8 @@ logger = logging.getLogger(__name__)
 _PER_TURN = 100
 #: Between the secret key and a session token in kombu's password field; neither holds a blank.
 _BLANK = " "
+#: How long close waits for long polls that are still open to make visible what they take of that which was given back.
+_LAST_POLLS_S = 1.0
 _SCHEME, _WAITING = "hake://", "hake-url:"
 
 
@@ -155,12 +157,17 @@ class Transport(base.Transport):  # type: ignore[misc]
             return
         self.connected = False
         _open.discard(self)
-        for channel in list(self.channels):
+        self.leases.given_back.clear()
+        channels = list(self.channels)
+        for channel in channels:
             channel.close()
         self.dispatcher.flush_events(self.settings.stop_timeout)
         self._disown.detach()
         _leases.discard(self.leases)
         self.leases.stop(self.settings.stop_timeout)
+        ends_at = time.monotonic() + _LAST_POLLS_S
+        for channel in channels:
+            channel.wait_for_open_polls(self.leases.given_back, ends_at - time.monotonic())
         self.temporaries.delete_all()
         for loop, fd in self._loops:
             loop.remove(fd)
@@ -345,8 +352,11 @@ def _close_all_at_exit() -> None:
             transport.close_connection(transport)
         except Exception:
             logger.exception("A connection could not be closed at exit.")
-    for leases in list(_leases):
+    forgotten = list(_leases)
+    for leases in forgotten:
         leases.give_all_back()
+    if any(leases.given_back for leases in forgotten):
+        time.sleep(_LAST_POLLS_S)  # for their open polls, too
 
 
 atexit.register(_close_all_at_exit)

@@ -280,6 +280,7 @@ def connected(fake: FakeClients, url: str = URL, **options: Any) -> Iterator[Con
     with (
         mock.patch("kombu_hake.transport.Clients", side_effect=made),
         mock.patch.object(clients_module, "_shared", shared),
+        mock.patch("kombu_hake.transport._LAST_POLLS_S", 0.05),
         Connection(url, transport_options={"region": REGION, **options}) as connection,
     ):
         try:

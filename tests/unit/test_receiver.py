@@ -602,3 +602,16 @@ def test_a_queue_that_cannot_be_polled_is_an_error(bench: Bench, monkeypatch: py
     bench.receiver.remove("q")
     bench.consume(queue)
     assert bench.next().queue == "q"
+
+
+def test_the_end_can_wait_until_open_polls_have_given_back_what_they_took(bench: Bench) -> None:
+    queue = bench.queue("q")
+    url = QueueUrl(queue.url)
+    bench.consume(queue)
+    eventually(lambda: bench.is_polling("q"))
+    bench.receiver.stop()
+    assert not bench.receiver.wait_for_open_polls([url], 0.01)
+    assert bench.receiver.wait_for_open_polls([QueueUrl("another")], 0.0)
+    bench.send(queue, "given back")
+    assert bench.receiver.wait_for_open_polls([url], 10.0)
+    assert visible(bench, queue) == ["given back"]
