@@ -149,12 +149,14 @@ def test_lists_the_workers_and_their_tasks(
     ]
     look(page, "workers")
 
+    page.set_viewport_size({"width": 1280, "height": 560})
     page.goto(f"{flower}/tasks")
     see(page, "SUCCESS")
     rows = cells(page, "#tasks-table")
     assert {row[0] for row in rows} == {"handle"}
     assert {row[2] for row in rows} == {"SUCCESS"}
     look(page, "tasks")
+    page.set_viewport_size({"width": 1280, "height": 800})
 
 
 def test_sets_a_rate_limit(page: "Page", flower: str, app: Celery) -> None:
