@@ -9,6 +9,7 @@ from apps.notes import BROKER, facts, note
 
 app = Celery("plain", broker=BROKER)
 app.conf.task_ignore_result = True
+app.conf.worker_enable_remote_control = "WITHOUT_CONTROL" not in os.environ
 app.conf.worker_prefetch_multiplier = int(os.environ.get("PREFETCH_MULTIPLIER", "4"))
 app.conf.task_reject_on_worker_lost = bool(os.environ.get("REJECT_ON_WORKER_LOST"))
 app.conf.worker_soft_shutdown_timeout = float(os.environ.get("SOFT_SHUTDOWN_TIMEOUT", "0"))
