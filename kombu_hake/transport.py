@@ -326,10 +326,11 @@ def _keep_queries(client: Any) -> None:
 
 
 def _hide_secrets(client: Any) -> None:
-    """Move the credentials from the URL to the fields that kombu and Celery know to be secret.
+    """Move the credentials from URL and options to the fields that kombu and Celery know to be secret.
 
     kombu keeps the whole URL as ``hostname`` when the transport parses it, and a worker tells ``hostname`` to everybody
-    who may ``inspect stats`` (``celery/worker/consumer/connection.py``, ``info``: all but ``password``).
+    who may ``inspect stats`` (``celery/worker/consumer/connection.py``, ``info``: all but ``password``), the options
+    included. It also tells all fail-over URLs as they are, which is not ours to mend: kombu needs them.
     """
     if not client.hostname or "://" not in client.hostname:
         return
@@ -337,7 +338,11 @@ def _hide_secrets(client: Any) -> None:
         parts = split_url(client.hostname)
     except ConfigurationError:  # told when the connection is made
         return
+    options = dict(client.transport_options or {})
     token = parts.query.get("session_token", "")
+    if isinstance(options.get("session_token"), str) and not client.alt:  # a fail-over would lose it
+        token = options.pop("session_token")
+        client.transport_options = options
     if parts.key or parts.secret or token:
         client.userid = parts.key or client.userid
         client.password = (parts.secret or _resolved(client.password)) + (_BLANK + token if token else "")

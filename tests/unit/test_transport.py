@@ -157,9 +157,12 @@ def test_a_url_that_is_wrong_can_still_be_described(url: str) -> None:
         connection.transport.establish_connection()
 
 
-def test_a_worker_tells_nobody_the_secret() -> None:
+@pytest.mark.parametrize(
+    ("query", "options"), [(f"region=r&session_token={SECRET}", {}), ("region=r", {"session_token": SECRET})]
+)
+def test_a_worker_tells_nobody_the_secret(query: str, options: dict[str, str]) -> None:
     # "inspect stats" answers with all of this but the password (celery/worker/consumer/connection.py).
-    connection = Connection(f"hake://key:{SECRET}@localhost:1/ns?region=r&session_token={SECRET}")
+    connection = Connection(f"hake://key:{SECRET}@localhost:1/ns?{query}", transport_options=options)
     assert connection.as_uri()
     told = {name: value for name, value in connection.info().items() if name != "password"}
     assert SECRET not in repr(told)
@@ -173,6 +176,15 @@ def test_a_clone_has_the_credentials_of_the_original(fake: FakeClients) -> None:
             assert clone.transport.settings == connection.transport.settings
         settings = connection.transport.settings
         assert (settings.access_key_id, settings.secret_access_key, settings.session_token) == ("key", SECRET, "to+ken")
+
+
+def test_a_session_token_among_the_options_is_used_and_left_in_the_users_own(fake: FakeClients) -> None:
+    options = {"session_token": "to ken"}
+    with Connection(f"hake://key:{SECRET}@localhost:1/ns?region=r", transport_options=options) as connection:
+        for one in (connection, connection.clone()):
+            settings = one.transport._load_settings()
+            assert (settings.secret_access_key, settings.session_token) == (SECRET, "to ken")
+    assert options == {"session_token": "to ken"}
 
 
 def test_what_kombu_and_celery_may_expect(connection: Connection) -> None:
