@@ -550,6 +550,30 @@ def test_remote_control_and_its_reply(fake: FakeClients) -> None:
     assert replies == [{"host": {"ok": "pong"}}]
 
 
+def test_a_command_has_the_worker_look_for_listeners(
+    fake: FakeClients, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kombu_hake.listeners._AFTER_COMMAND_S", 0.0)
+    events = Exchange("celeryev", "topic")
+
+    def heartbeat() -> None:
+        Producer(connection).publish("alive", exchange=events, routing_key="worker.heartbeat")
+
+    heartbeat()
+    mailbox = Mailbox("celery", type="fanout", accept=["json"])(connection)
+    done = threading.Event()
+    node = mailbox.Node("host", channel=connection.channel(), handlers={"heartbeat": lambda state: done.set()})
+    node.listen()
+    Queue("monitor", events, routing_key="#")(connection.channel()).declare()
+    heartbeat()
+    assert not fake.queues.queue("monitor").messages
+    mailbox.abcast("heartbeat")
+    while not done.is_set():
+        connection.drain_events(timeout=10)
+    heartbeat()
+    assert len(fake.queues.queue("monitor").messages) == 1
+
+
 def test_a_reply_to_somebody_who_left_does_not_stop_the_node(fake: FakeClients, connection: Connection) -> None:
     mailbox = Mailbox("celery", type="fanout")
     node = mailbox(connection).Node("host", channel=connection.channel())

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from fakes import URL, FakeClients, connected, eventually
-from kombu import Connection, Producer
+from kombu import Connection, Exchange, Producer, Queue
 from kombu.asynchronous import Hub
 from kombu.message import Message
 
@@ -284,6 +284,31 @@ def test_after_a_reconnect_everything_works_again(fake: FakeClients, connection:
             connection.close()
             connection._closed = False
         assert not hub.readers
+    finally:
+        hub.close()
+
+
+def test_the_last_events_of_a_worker_are_sent_before_its_connection_is_closed(
+    fake: FakeClients, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kombu_hake.events._IDLE_S", 0.05)
+    events = Exchange("celeryev", "topic")
+    Queue("monitor", events, routing_key="#")(connection.channel()).declare()
+    hub = Hub()
+    try:
+        connection.transport.register_with_event_loop(connection.connection, hub)
+        reached, leave = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            reached.set()
+            assert leave.wait(10)
+
+        fake.before("publish", hold)
+        Producer(connection).publish("bye", exchange=events, routing_key="worker.offline", delivery_mode=1)
+        assert reached.wait(10)  # and the event loop goes on
+        threading.Timer(0.1, leave.set).start()
+        connection.close()
+        assert len(fake.queues.queue("monitor").messages) == 1
     finally:
         hub.close()
 
