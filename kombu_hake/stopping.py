@@ -30,6 +30,8 @@ __all__ = ["watch"]
 
 logger = logging.getLogger(__name__)
 _WARM, _SOFT = b"w", b"s"
+#: What tells the thread of this process's worker.
+_rings: list[Callable[[bytes], None]] = []
 
 
 def watch() -> None:
@@ -47,9 +49,8 @@ def _on_ready(sender: Any = None, **_kwargs: Any) -> None:
 
     worker.remember(sender)
     ring = _start_thread(sender)
-    worker_shutting_down.connect(
-        lambda **_kwargs: ring(_WARM), weak=False, dispatch_uid="kombu_hake.stopping"
-    )
+    _rings[:] = [ring]
+    worker_shutting_down.connect(_on_shutting_down, weak=False, dispatch_uid="kombu_hake.stopping")
     sender.blueprint.on_close = _before(sender.blueprint.on_close, lambda: _give_back(sender, with_unstarted=True))
     if hasattr(sender.pool, "executor"):
         sender.pool.on_apply = _keeping(sender.pool.on_apply)
@@ -57,6 +58,11 @@ def _on_ready(sender: Any = None, **_kwargs: Any) -> None:
     if hasattr(controller, "wait_for_soft_shutdown"):
         controller.wait_for_soft_shutdown = _before(controller.wait_for_soft_shutdown, lambda: ring(_SOFT))
     worker.tell_tasks(sender)
+
+
+def _on_shutting_down(**_kwargs: Any) -> None:
+    for ring in _rings:
+        ring(_WARM)
 
 
 def _before(then: Callable[[], Any] | None, first: Callable[[], None]) -> Callable[[], Any]:
@@ -94,10 +100,7 @@ def _start_thread(consumer: Any) -> Callable[[bytes], None]:
 
     def wait() -> None:
         while byte := reader.recv(1):
-            try:
-                _give_back(consumer, with_unstarted=byte == _SOFT)
-            except Exception:
-                logger.exception("What was not started could not be given back at the start of the shutdown.")
+            _give_back(consumer, with_unstarted=byte == _SOFT)
 
     def ring(byte: bytes) -> None:
         with contextlib.suppress(OSError):
@@ -108,13 +111,16 @@ def _start_thread(consumer: Any) -> Callable[[bytes], None]:
 
 
 def _give_back(consumer: Any, *, with_unstarted: bool) -> None:
-    task_consumer = consumer.task_consumer
-    channel = getattr(task_consumer, "channel", None)
-    if channel is not None and getattr(channel, "connection", None) is not None:
-        channel.connection.wake()
-        channel.stop_receiving()
-        if with_unstarted:
-            channel.give_back_unstarted()
+    """Give back what is buffered, and what Celery has not started. Never raises: who calls it must go on ending."""
+    try:
+        channel = getattr(consumer.task_consumer, "channel", None)
+        if channel is not None and getattr(channel, "connection", None) is not None:
+            channel.connection.wake()
+            channel.stop_receiving()
+            if with_unstarted:
+                channel.give_back_unstarted()
+    except Exception:
+        logger.exception("What was not started could not be given back at the start of the shutdown.")
 
 
 def _transport_of(consumer: Any) -> Any:

@@ -322,6 +322,8 @@ class FakeSqs:
             "ApproximateReceiveCount": str(message.receive_count),
             "SentTimestamp": str(int(message.sent_at * 1000)),
         }
+        if message.group is not None:
+            system["MessageGroupId"] = message.group
         answer: dict[str, Any] = {
             "MessageId": message.message_id,
             "ReceiptHandle": message.handles[-1],

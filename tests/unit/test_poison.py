@@ -1,0 +1,179 @@
+"""Messages that nobody can handle: kept where they can be found, with all that they said, and never in a loop."""
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from fakes import FakeClients, connected, eventually
+from kombu import Connection, Queue
+from kombu.exceptions import ContentDisallowed, DecodeError
+
+from kombu_hake.lease import LeaseState
+
+ASKED = {"x-dead-letter-queue": True}
+
+
+@pytest.fixture
+def fake() -> FakeClients:
+    return FakeClients()
+
+
+@pytest.fixture
+def connection(fake: FakeClients) -> Iterator[Connection]:
+    with connected(fake, ack_linger=0.0, visibility_timeout=60) as made:
+        yield made
+
+
+def declare(connection: Connection, name: str = "q", **arguments: Any) -> Any:
+    channel = connection.default_channel
+    Queue(name, queue_arguments=arguments)(channel).declare()
+    return channel
+
+
+def send(fake: FakeClients, body: str, queue: str = "q", **options: Any) -> None:
+    fake.sqs("send_message", QueueUrl=fake.queues.queue(queue).url, MessageBody=body, **options)
+
+
+def text(value: str) -> dict[str, str]:
+    return {"DataType": "String", "StringValue": value}
+
+
+def get(channel: Any, queue: str = "q") -> Any:
+    message = channel.basic_get(queue)
+    assert message is not None
+    return message
+
+
+def gone(fake: FakeClients, queue: str = "q") -> None:
+    eventually(lambda: not fake.queues.queue(queue).messages)
+
+
+@pytest.mark.parametrize(
+    "body", ['{"order": 7}', "just text", '{"properties": {}, "body"', "[" * 5000, '{"body": 7, "properties": {}}']
+)
+def test_what_is_rejected_is_kept_as_it_came(
+    fake: FakeClients, connection: Connection, caplog: pytest.LogCaptureFixture, body: str
+) -> None:
+    channel = declare(connection, **ASKED)
+    attributes = {"tenant": text("acme"), "blob": {"DataType": "Binary", "BinaryValue": b"\0"}}
+    send(fake, body, MessageAttributes=attributes)
+    get(channel).reject()
+    gone(fake)
+    [dead] = fake.queues.queue("q-dead").messages
+    assert dead.body == body
+    assert {name: dead.attributes[name] for name in attributes} == attributes
+    assert dead.attributes["hake-death-reason"]["StringValue"] == "rejected"
+    [line] = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert line.startswith("A rejected message of queue q (")
+    assert line.endswith("went to https://sqs.eu-west-1.amazonaws.com/111122223333/q-dead.")
+
+
+def test_ten_attributes_of_its_own_leave_no_room_for_ours(fake: FakeClients, connection: Connection) -> None:
+    channel = declare(connection, **ASKED)
+    attributes = {f"a{number}": text(str(number)) for number in range(10)}
+    send(fake, "x", MessageAttributes=attributes)
+    get(channel).reject()
+    gone(fake)
+    [dead] = fake.queues.queue("q-dead").messages
+    assert dead.attributes == attributes
+
+
+def test_a_dead_letter_of_a_fifo_queue_stays_in_its_group(fake: FakeClients, connection: Connection) -> None:
+    channel = declare(connection, "q.fifo", **ASKED)
+    send(fake, "x", "q.fifo", MessageGroupId="customer-7", MessageDeduplicationId="1")
+    get(channel, "q.fifo").reject()
+    gone(fake, "q.fifo")
+    [dead] = fake.queues.queue("q-dead.fifo").messages
+    assert dead.group == "customer-7"
+
+
+def test_where_there_is_no_dead_letter_queue_a_warning_says_what_was_deleted(
+    fake: FakeClients, connection: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    channel = declare(connection)
+    send(fake, "x")
+    message = get(channel)
+    message.reject()
+    gone(fake)
+    [line] = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert message.properties["message_id"] in line
+    assert "was deleted: the queue has no dead-letter queue" in line
+
+
+def test_what_cannot_be_sent_stays_and_does_not_come_at_once(
+    fake: FakeClients, connection: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    channel = declare(connection, **ASKED)
+    send(fake, "x")
+    fake.sqs("delete_queue", QueueUrl=fake.queues.queue("q-dead").url)
+    get(channel).reject()
+    [stored] = fake.queues.queue("q").messages
+    assert stored.visible_at >= fake.clock() + 55  # the visibility timeout, not a loop
+    assert "could not be dead-lettered; it stays and comes again" in caplog.text
+
+
+def test_what_is_lost_is_no_dead_letter_because_it_comes_again(fake: FakeClients, connection: Connection) -> None:
+    channel = declare(connection, **ASKED)
+    send(fake, "x")
+    message = get(channel)
+    message.lease.state = LeaseState.LAPSED
+    assert message.is_lost
+    message.reject()
+    assert fake.queues.queue("q-dead").messages == []
+    assert len(fake.queues.queue("q").messages) == 1
+
+
+@pytest.mark.parametrize(
+    ("content_type", "error"),
+    [("application/json", DecodeError), ("application/x-python-serialize", ContentDisallowed)],
+)
+def test_a_body_that_a_worker_cannot_decode_is_a_dead_letter_though_celery_acknowledges_it(
+    fake: FakeClients, connection: Connection, content_type: str, error: type[Exception]
+) -> None:
+    import celery.worker.state  # noqa: F401 - as in a worker
+
+    channel = declare(connection, **ASKED)
+    envelope = {"body": "{not json", "content-type": content_type, "content-encoding": "utf-8", "properties": {}}
+    send(fake, json.dumps(envelope))
+    message = get(channel)
+    message.accept = {"application/json"}
+    with pytest.raises(error):
+        message.decode()
+    message.ack()
+    gone(fake)
+    assert [dead.body for dead in fake.queues.queue("q-dead").messages] == [json.dumps(envelope)]
+
+
+def test_outside_of_a_worker_an_acknowledged_message_is_deleted(
+    fake: FakeClients, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "celery.worker.state", raising=False)
+    channel = declare(connection, **ASKED)
+    send(fake, "just text")
+    message = get(channel)
+    message.content_type = "application/json"
+    with pytest.raises(DecodeError):
+        message.decode()
+    message.ack()
+    gone(fake)
+    assert fake.queues.queue("q-dead").messages == []
+
+
+def test_a_message_whose_lease_runs_out_before_it_is_handed_over_is_dropped(
+    fake: FakeClients, connection: Connection
+) -> None:
+    channel = declare(connection)
+    received: list[Any] = []
+    channel.basic_qos(0, 5)
+    channel.basic_consume("q", callback=received.append)
+    send(fake, "first")
+    eventually(lambda: len(connection.connection.inbox) == 1)
+    [delivery] = connection.connection.inbox._items
+    delivery.lease.state = LeaseState.LAPSED
+    send(fake, "second")
+    connection.drain_events(timeout=10)
+    assert [message.body for message in received] == [b"second"]
+    received[0].ack()
