@@ -230,7 +230,11 @@ class Channel(DeclaringChannel):
             lease = Lease(url, raw["ReceiptHandle"], self._leases.now(), visibility_s)
             self._leases.hold([lease])
             delivery = Delivery(self.channel_id, queue, source, raw, lease)
-            return delivery, self._admit(delivery)
+            try:
+                return delivery, self._admit(delivery)
+            except BaseException:  # as in deliver
+                self._leases.release([lease])
+                raise
         return None
 
     def deliver(self, delivery: Delivery) -> bool:
@@ -247,17 +251,20 @@ class Channel(DeclaringChannel):
             self._leases.release([delivery.lease])
             self._receiver.settled(delivery.source)
             return False
+        consumer = next(turn)
         try:
             envelope = self._admit(delivery)
+            message = None
+            if envelope is not None:
+                message = self._hand_over(envelope, delivery, consumer.tag, consumer.no_ack, counts=True)
         except BaseException:  # nobody holds it yet: it must not stay leased, and keep its place, for twelve hours
             self._leases.release([delivery.lease])
             self._receiver.settled(delivery.source)
             raise
-        if envelope is None:
+        if message is None:
             self._receiver.settled(delivery.source)
             return False
-        consumer = next(turn)
-        consumer.callback(self._hand_over(envelope, delivery, consumer.tag, consumer.no_ack, counts=True))
+        consumer.callback(message)
         return True
 
     # --- settle
@@ -274,7 +281,11 @@ class Channel(DeclaringChannel):
             if requeue or delivery.lease.is_lost:  # what comes again anyway must not be a dead letter too
                 self._leases.release([delivery.lease])
             else:
-                self._set_aside(delivery, decode(delivery.message.get("Body", ""), delivery.queue), "rejected")
+                try:
+                    self._set_aside(delivery, decode(delivery.message.get("Body", ""), delivery.queue), "rejected")
+                except BaseException:  # as with an error that is known: it comes again after the visibility timeout
+                    self._leases.abandon(delivery.lease)
+                    raise
 
     def basic_recover(self, requeue: bool = False) -> None:
         """Make every unsettled message of this channel visible again."""

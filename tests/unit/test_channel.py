@@ -14,6 +14,7 @@ from kombu.message import Message
 from kombu.pidbox import Mailbox
 
 import kombu_hake
+from kombu_hake import channel as channel_module
 from kombu_hake.channel import Channel
 from kombu_hake.exceptions import (
     BrokerUnavailable,
@@ -613,3 +614,42 @@ def test_a_consumer_that_cannot_be_polled_for_is_none(
     Producer(connection).publish("a", routing_key="q")
     connection.drain_events(timeout=10)
     assert len(received) == 1
+
+
+@pytest.mark.parametrize(("step", "how"), [("_admit", "consume"), ("to_message", "consume"), ("_admit", "get")])
+def test_a_message_that_cannot_be_handed_over_is_held_by_nobody(
+    fake: FakeClients, connection: Connection, channel: Channel, monkeypatch: pytest.MonkeyPatch, step: str, how: str
+) -> None:
+    def fails(*args: Any, **kwargs: Any) -> None:
+        raise ZeroDivisionError
+
+    if step == "_admit":
+        monkeypatch.setattr(channel, "_admit", fails)
+    else:
+        monkeypatch.setattr(channel_module, "to_message", fails)
+    channel.queue_declare("q")
+    channel.basic_qos(0, 1, False)
+    Producer(connection).publish("a", routing_key="q")
+    if how == "consume":
+        channel.basic_consume("q", callback=lambda message: None)
+    with pytest.raises(ZeroDivisionError):
+        channel.basic_get("q") if how == "get" else connection.drain_events(timeout=10)
+    channel.close()  # it may have been received again meanwhile
+    eventually(lambda: not channel._leases._held)
+
+
+def test_a_rejection_that_fails_leaves_the_message_to_come_again(
+    connection: Connection, channel: Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel.queue_declare("q")
+    Producer(connection).publish("a", routing_key="q")
+    message = channel.basic_get("q")
+    assert message is not None
+
+    def fails(*args: Any, **kwargs: Any) -> bool:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(channel._dead_letters, "set_aside", fails)
+    with pytest.raises(ZeroDivisionError):
+        message.reject()
+    assert not channel._leases._held
