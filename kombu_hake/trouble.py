@@ -31,7 +31,7 @@ _THROTTLED_PAUSE_S = 5.0
 #: How long a try may be silent before another one is made beside it.
 _SILENCE_S = 2.0
 #: Most tries at once: with a read timeout of 15 s there is always one that is young.
-_MOST_TRIES = 8
+_MOST_TRIES = 10
 #: How often a fault that lasts is logged again.
 _REMIND_S = 60.0
 
