@@ -30,6 +30,8 @@ PRICES_FROM = "us-east-1, 2026"
 _BILLED_BYTES = 64 * 1024
 #: From a poll's answer to the next poll's question at AWS. What came meanwhile is received together.
 _GAP_S = 0.02
+#: Signs of life of a temporary queue, a second: five in ``temporary_queue_limit``, which is ten minutes.
+_SIGNS_OF_LIFE = 5 / 600
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,9 @@ def requests_a_month(load: Load) -> Mapping[str, float]:
     found["sqs:DeleteMessage"] = queues * received / min(MAX_BATCH_ENTRIES, 1 + per_worker * load.ack_linger)
     renewals = math.floor(load.held_s / (load.visibility_timeout / 2))
     found["sqs:ChangeMessageVisibility"] = queues * received * renewals / at_once
-    found["sqs:ReceiveMessage, remote control"] = queues * load.workers * _empty_polls(0) if load.remote_control else 0
+    controlled = queues * load.workers if load.remote_control else 0
+    found["sqs:ReceiveMessage, remote control"] = controlled * _empty_polls(0)
+    found["sqs:TagQueue, remote control"] = controlled * _SIGNS_OF_LIFE
     return {name: a_second * MONTH_S for name, a_second in found.items()}
 
 
