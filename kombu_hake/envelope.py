@@ -28,6 +28,7 @@ __all__ = ["FOREIGN_ATTRIBUTES", "Envelope", "Wire", "attributes_bytes", "decode
 #: published to (SNS leaves that out), an id of the event. Our own messages say all that in the envelope.
 FOREIGN_ATTRIBUTES = ("rk", "exchange", "event_id")
 _encode = json.JSONEncoder(separators=(",", ":")).encode
+_KOMBU_PROPERTIES = frozenset({"body_encoding", "delivery_info", "delivery_tag"})
 #: An SNS notification holds these (DG-SNS "raw message delivery"); an operator's own subscription may send one.
 _NOTIFICATION_KEYS = ("TopicArn", "Message", "MessageId")
 
@@ -172,7 +173,11 @@ def _find(text: str) -> dict[str, Any] | None:
 
 
 def _is_kombu(candidate: Any) -> bool:
-    return isinstance(candidate, dict) and isinstance(candidate.get("properties"), dict) and "body" in candidate
+    if not isinstance(candidate, dict) or "body" not in candidate:
+        return False
+    # An object of others may well have "properties" and a "body"; hardly these in them, one of which kombu always adds.
+    properties = candidate.get("properties")
+    return isinstance(properties, dict) and not _KOMBU_PROPERTIES.isdisjoint(properties)
 
 
 def _parse_either(text: str) -> Any:

@@ -298,5 +298,21 @@ def test_no_text_makes_it_raise(text: str) -> None:
 
 
 def test_headers_that_only_look_like_kombus_types_are_handed_over_as_they_are() -> None:
-    text = json.dumps({"body": "x", "properties": {}, "headers": {"at": {"__type__": "datetime", "__value__": "soon"}}})
+    headers = {"at": {"__type__": "datetime", "__value__": "soon"}}
+    text = json.dumps({"body": "x", "properties": {"delivery_tag": "1"}, "headers": headers})
     assert decode(text, "q").headers == {"at": {"__type__": "datetime", "__value__": "soon"}}
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        {"body": "a house", "properties": {"rooms": 7}},
+        {"body": "a house", "properties": {}},
+        {"body": "a house", "properties": [], "headers": {}},
+        {"properties": {"delivery_tag": "t"}},
+    ],
+)
+def test_an_object_of_others_that_looks_alike_is_handed_over_whole(foreign: dict[str, object]) -> None:
+    text = json.dumps(foreign)
+    found = decode(text, "q")
+    assert (found.is_kombu, found.body) == (False, text)

@@ -121,7 +121,7 @@ def test_celery_publishes_a_retry_to_the_queue_that_the_task_lies_in(
     message = handed_over(wire(exchange, routing_key, TASK), is_bound=is_bound)
     app = Celery("test", broker="memory://", set_as_current=False)
 
-    @app.task(name="t")
+    @app.task(name="t", shared=False)
     def task() -> None:
         """Nothing."""
 

@@ -1,0 +1,80 @@
+"""Publishing by an exchange's name alone, as seen in AWS: what a first publish makes, and what a publisher costs.
+
+Where messages go is stated in ``test_contract_routing.py`` (``TestProducerThatDeclaredNothing``, ``TestUnroutable``).
+"""
+
+from typing import Any
+
+import pytest
+from contract.broker import Broker, declare, publish
+from contract.features import Can, needs
+from kombu import Exchange, Queue
+from kombu.exceptions import ChannelError
+
+
+def topics(broker: Broker) -> set[str]:
+    """Exchanges of the namespace that have a topic."""
+    pages = broker.aws.client("sns").get_paginator("list_topics").paginate()
+    names = {topic["TopicArn"].rpartition(":")[2] for page in pages for topic in page["Topics"]}
+    return {name.partition("__")[2] for name in names if name.startswith(f"{broker.aws.namespace}__")}
+
+
+def queues(broker: Broker) -> list[Any]:
+    return list(broker.aws.client("sqs").list_queues(QueueNamePrefix=broker.aws.namespace).get("QueueUrls", []))
+
+
+@needs(Can.AWS)
+class TestFirstPublish:
+    def test_makes_the_exchange_and_no_queue(self, broker: Broker) -> None:
+        publish(broker.stranger(), 1, "orders", "order.placed")
+        assert topics(broker) == {"orders"}
+        assert queues(broker) == []
+
+    def test_queue_that_is_bound_later_gets_what_is_published_from_then_on(self, broker: Broker) -> None:
+        producer = broker.stranger()
+        publish(producer, "too early", "orders", "order.placed")
+        declare(broker.stranger(), Queue("email", Exchange("orders", "topic"), "order.*"))
+        publish(producer, "in time", "orders", "order.placed")
+        assert broker.bodies("email") == {"email": ["in time"]}
+
+    @pytest.mark.parametrize("unroutable", ["warn", "ignore"])
+    def test_mandatory_raises_each_time_until_there_is_a_queue(self, broker: Broker, unroutable: str) -> None:
+        producer = broker.stranger(unroutable=unroutable)
+        for _ in range(2):
+            with pytest.raises(ChannelError, match="orders"):
+                publish(producer, 1, "orders", "order.placed", mandatory=True)
+        declare(producer, Queue("email", Exchange("orders", "topic"), "order.*"))
+        publish(producer, 2, "orders", "order.placed", mandatory=True)
+        assert broker.bodies("email") == {"email": [2]}
+
+    def test_to_a_missing_queue_makes_nothing(self, broker: Broker) -> None:
+        publish(broker.stranger(), 1, "", "nobody")
+        assert (topics(broker), queues(broker)) == (set(), [])
+
+    def test_after_somebody_deleted_the_topic_makes_it_again(self, broker: Broker) -> None:
+        producer = broker.stranger()
+        publish(producer, 1, "orders", "order.placed")
+        sns = broker.aws.client("sns")
+        sns.delete_topic(TopicArn=sns.create_topic(Name=f"{broker.aws.namespace}__orders")["TopicArn"])
+        publish(producer, 2, "orders", "order.placed")
+        assert topics(broker) == {"orders"}
+
+
+@needs(Can.AWS)
+class TestFifo:
+    """A FIFO exchange feeds FIFO queues, in the order of each group."""
+
+    def test_order_of_a_group_is_kept_in_every_queue(self, broker: Broker) -> None:
+        exchange = Exchange("events.fifo", "topic")
+        declare(broker.stranger(), Queue("one.fifo", exchange, "a.#"), Queue("two.fifo", exchange, "#"))
+        producer = broker.stranger()
+        for number in range(6):
+            publish(producer, number, "events.fifo", "a.b", MessageGroupId=f"group-{number % 2}")
+        for queue in ("one.fifo", "two.fifo"):
+            seen: list[Any] = []
+            channel = broker.connect().default_channel
+            while len(seen) < 6:
+                message = channel.basic_get(queue, no_ack=True)  # None while an earlier one's delete is under way
+                seen += [message.payload] if message is not None else []
+            assert [n for n in seen if n % 2 == 0] == [0, 2, 4]
+            assert [n for n in seen if n % 2 == 1] == [1, 3, 5]
