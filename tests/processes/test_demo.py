@@ -74,17 +74,6 @@ def test_a_broker_of_the_users_is_used_and_left_as_it_was(demo: Demo, hake_aws: 
     assert sns.list_subscriptions()["Subscriptions"] == []
 
 
-@needs_proc
-def test_the_page_closes_on_ctrl_c_and_leaves_nothing(demo: Demo) -> None:
-    demo.start("--orders", "30")
-    demo.read_until("the shop is open")
-    demo.process.send_signal(signal.SIGINT)
-    exit_code, output = demo.finish()
-    assert exit_code == 0, output
-    assert demo.descendants() == []
-    assert list(demo.temporary.iterdir()) == []
-
-
 @pytest.fixture
 def parse(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.syspath_prepend(str(DEMO_PROJECT))
