@@ -15,6 +15,10 @@ from stage.processes import StageError
 FRESH = "shop-demo-"
 
 
+class Unusable(StageError):
+    """The broker does not let anybody in."""
+
+
 def broker_url(text: str) -> str:
     """A ``hake://`` URL, for argparse."""
     if not text.startswith(f"{SCHEME}://"):
@@ -50,6 +54,9 @@ def messages(url: str | None, lease_s: int | None) -> Iterator[str]:
     in_use = _in_use(join_url(parts), lease_s)
     try:
         yield in_use
+    except Unusable:
+        is_fresh = False  # nothing was made
+        raise
     finally:
         if is_fresh:
             _remove_all(parts.namespace)
@@ -69,14 +76,14 @@ def _in_use(url: str, lease_s: int | None) -> str:
 
 
 def check_that_it_answers() -> None:
-    """Raises: StageError, with what it said."""
+    """Raises: Unusable, with what it said."""
     from shop.celery import app
 
     try:
         with open_desk(app) as desk:
             desk.groups()
     except HakeError as exc:
-        raise StageError(f"the broker {mask_url(app.conf.broker_url)} can't be used: {exc}") from exc
+        raise Unusable(f"the broker {mask_url(app.conf.broker_url)} can't be used: {exc}") from exc
 
 
 def _remove_all(namespace: str) -> None:

@@ -123,6 +123,7 @@ def test_a_broker_that_does_not_answer_is_said(demo: Demo) -> None:
     assert exit_code == 1
     assert f"FAILED: the broker hake://k:**@127.0.0.1:{port}/" in output
     assert "hidden" not in output
+    assert "may be left" not in output
     assert demo.descendants() == []
 
 
