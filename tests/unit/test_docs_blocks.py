@@ -123,6 +123,7 @@ def test_drawings_are_flowcharts_whose_arrows_lead_to_what_is_drawn(block: Block
     assert {name for arrow in arrows if arrow for name in arrow.groups()} == drawn
 
 
+@pytest.mark.filterwarnings("ignore:The parameter -d is used more than once:UserWarning")  # Flower's
 @pytest.mark.parametrize("block", blocks(PAGES, "sh"), ids=str)
 def test_commands_exist(block: Block) -> None:
     parsed = subprocess.run(["bash", "-n"], input=block.code, capture_output=True, text=True, check=False)
