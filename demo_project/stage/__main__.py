@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
             exit_code = interrupted.exit_code if options.check else 0
             shutil.rmtree(logs)
             return exit_code
-        if not exit_code:
+        if not exit_code or not any(logs.iterdir()):
             shutil.rmtree(logs)
     return exit_code
 

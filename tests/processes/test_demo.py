@@ -125,6 +125,7 @@ def test_a_broker_that_does_not_answer_is_said(demo: Demo) -> None:
     assert "hidden" not in output
     assert "may be left" not in output
     assert demo.descendants() == []
+    assert list(demo.temporary.iterdir()) == []
 
 
 def test_one_run_of_each_is_no_fault(report) -> None:
