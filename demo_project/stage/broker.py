@@ -3,7 +3,7 @@
 import argparse
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from uuid import uuid4
 
 from kombu_hake.exceptions import HakeError
@@ -41,10 +41,14 @@ def messages(url: str | None, lease_s: int | None) -> Iterator[str]:
         url: None for an embedded AWS.
         lease_s: Visibility timeout, where the URL does not say; None for the usual.
     Raises:
-        StageError: nothing answers there.
+        StageError: the embedded AWS does not start.
     """
     if url is None:
-        with embedded_aws() as aws:
+        with ExitStack() as doors:
+            try:
+                aws = doors.enter_context(embedded_aws())
+            except (ModuleNotFoundError, RuntimeError) as exc:
+                raise StageError(str(exc)) from exc
             yield _in_use(aws.url, lease_s)
         return
     parts = split_url(url)
