@@ -79,7 +79,8 @@ def check_crash(aws: Emulator, on_stage: Stage, count: int, clean: Callable[[], 
     crash(on_stage, count)
     dead = mailboxes(aws)
     assert len(dead) == count
-    similar = {f"{sorted(dead)[0][:-1]}x", f"{aws.namespace}2__{sorted(dead)[0].partition('__')[2]}"}
+    one = sorted(dead)[0]
+    similar = {f"{one[:-1]}x", f"{aws.namespace}2__{one.partition('__')[2][1:]}"}
     for name in similar:
         sqs.create_queue(QueueName=name)
     stays = queues(aws) - dead
