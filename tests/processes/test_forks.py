@@ -31,7 +31,7 @@ def left(aws: Emulator, queue: str) -> tuple[int, int]:
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("how", ["os.fork", "fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("how", ["os.fork", "spawn", *(pytest.param(each, marks=pytest.mark.slow) for each in ("fork", "forkserver"))])
 def test_children_of_a_process_that_consumes_publish_and_consume(on_stage: Stage, aws: Emulator, how: str) -> None:
     answer = json.loads(on_stage.python("-m", "apps.forks", how))
     assert answer["codes"] == [0, 0, 0]

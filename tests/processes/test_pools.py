@@ -13,8 +13,9 @@ from support.emulators import Emulator
 
 import kombu_hake
 
-POOLS = ["prefork", "threads", "solo", "gevent", "eventlet"]
-GREEN = ["gevent", pytest.param("eventlet", marks=pytest.mark.slow)]
+SLOW = pytest.mark.slow
+GREEN = ["gevent", pytest.param("eventlet", marks=SLOW)]
+POOLS = ["prefork", "threads", "solo", *GREEN]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -86,7 +87,7 @@ def test_a_hundred_greenlets_run_a_thousand_tasks_once(ministack: Emulator, tmp_
 
 
 @pytest.mark.timeout(150)
-@pytest.mark.parametrize("pool", [*GREEN, "solo"])
+@pytest.mark.parametrize("pool", [*GREEN, pytest.param("solo", marks=SLOW)])
 def test_leases_are_renewed_while_tasks_wait(on_stage: Stage, aws: Emulator, pool: str) -> None:
     on_stage.broker = aws.url(visibility_timeout=3)
     worker = on_stage.start("apps.plain", "-P", pool, "-c", "2")
@@ -104,9 +105,9 @@ def test_leases_are_renewed_while_tasks_wait(on_stage: Stage, aws: Emulator, poo
     ("options", "tasks"),
     [
         (["-c", "4", "--max-tasks-per-child", "1"], 30),
-        pytest.param(["-c", "4", "--max-tasks-per-child", "1"], 1_000, marks=pytest.mark.slow),
-        pytest.param(["-c", "4", "--max-tasks-per-child", "5"], 1_000, marks=pytest.mark.slow),
-        pytest.param(["--autoscale", "8,1", "--max-tasks-per-child", "5"], 1_000, marks=pytest.mark.slow),
+        pytest.param(["-c", "4", "--max-tasks-per-child", "1"], 1_000, marks=SLOW),
+        pytest.param(["-c", "4", "--max-tasks-per-child", "5"], 1_000, marks=SLOW),
+        pytest.param(["--autoscale", "8,1", "--max-tasks-per-child", "5"], 1_000, marks=SLOW),
     ],
 )
 def test_children_forked_under_load_publish_and_lose_nothing(
@@ -131,7 +132,7 @@ def test_children_forked_under_load_publish_and_lose_nothing(
 
 
 @pytest.mark.timeout(150)
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@pytest.mark.parametrize("pool", ["prefork", pytest.param("threads", marks=SLOW)])
 def test_a_pool_that_is_restarted_under_load_runs_everything(on_stage: Stage, aws: Emulator, pool: str) -> None:
     worker = on_stage.start("apps.tree", "-P", pool, "-c", "2")
     app = client(on_stage)
