@@ -10,6 +10,10 @@ from support.celery_workers import Stage, stage
 from support.emulators import Emulator
 
 
+#: As the other two, seen from here.
+SLOW = [pytest.param(how, marks=pytest.mark.slow) for how in ("fork", "forkserver")]
+
+
 @pytest.fixture
 def aws(moto: Emulator) -> Emulator:
     return moto.in_namespace(f"p{uuid4().hex[:8]}")
@@ -31,7 +35,7 @@ def left(aws: Emulator, queue: str) -> tuple[int, int]:
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("how", ["os.fork", "spawn", *(pytest.param(each, marks=pytest.mark.slow) for each in ("fork", "forkserver"))])
+@pytest.mark.parametrize("how", ["os.fork", "spawn", *SLOW])
 def test_children_of_a_process_that_consumes_publish_and_consume(on_stage: Stage, aws: Emulator, how: str) -> None:
     answer = json.loads(on_stage.python("-m", "apps.forks", how))
     assert answer["codes"] == [0, 0, 0]
