@@ -9,7 +9,6 @@ import pytest
 from support.celery_workers import Stage, stage
 from support.emulators import Emulator
 
-
 #: As the other two, seen from here.
 SLOW = [pytest.param(how, marks=pytest.mark.slow) for how in ("fork", "forkserver")]
 
