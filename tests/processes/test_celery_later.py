@@ -53,7 +53,7 @@ def test_a_task_with_an_eta_runs_once_and_on_time_though_the_worker_is_replaced(
         eta = datetime.now(timezone.utc) + timedelta(seconds=eta_s)
         app.send_task("handle", ["by queue"], queue="plain", eta=eta)
         orders = Exchange("orders", "fanout")
-        app.send_task("handle", ["by fan-out"], exchange="orders", routing_key="", declare=[orders], eta=eta)
+        app.send_task("handle", ["by fan-out"], exchange="orders", routing_key="any", declare=[orders], eta=eta)
         wait_until(lambda: waiting(aws, "plain") and waiting(aws, "email"), "both to wait in SQS")
         if end == "stop":
             first.stop()

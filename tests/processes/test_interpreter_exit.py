@@ -1,0 +1,107 @@
+"""Processes that end without closing their connections, in whatever way: quickly, with their acks sent, nothing held."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from support.emulators import ROOT, Emulator
+
+#: Connects, sends two messages, receives both, acknowledges the first.
+START = """
+import atexit, os, signal, sys, threading, time
+from kombu import Connection, Consumer, Producer, Queue
+import kombu_hake
+
+connection = Connection(sys.argv[1])
+channel = connection.default_channel
+queue = Queue("q")(channel)
+queue.declare()
+for number in range(2):
+    Producer(channel).publish({"number": number}, routing_key="q")
+received = []
+consumer = Consumer(channel, [queue], on_message=received.append, prefetch_count=2)
+consumer.consume()
+while len(received) < 2:
+    connection.drain_events(timeout=20)
+received[0].ack()
+"""
+ENDS = {
+    "falls off the end": "",
+    "close": "connection.close()",
+    "close twice": "connection.close(); connection.close()",
+    "release": "connection.release()",
+    "with": "with connection: pass",
+    "sys.exit": "sys.exit(0)",
+    "sys.exit in a thread": "thread = threading.Thread(target=sys.exit); thread.start(); thread.join()",
+    "while a thread waits for messages": (
+        "threading.Thread(target=lambda: connection.drain_events(), daemon=True).start(); time.sleep(0.2)"
+    ),
+    "a handler that was registered after us acknowledges": (
+        "one = received.pop(0); atexit.register(lambda: None)"
+    ),
+    "after a child that was forked has ended": (
+        "pid = os.fork()\nif not pid: os._exit(0)\nassert os.waitpid(pid, 0)[1] == 0"
+    ),
+    "after a child that was forked has fallen off its end": (
+        "pid = os.fork()\nif not pid: sys.exit(0)\nassert os.waitpid(pid, 0)[1] == 0"
+    ),
+    "after a child of multiprocessing": (
+        "import multiprocessing\n"
+        "child = multiprocessing.get_context('fork').Process(target=connection.close)\n"
+        "child.start(); child.join(); assert child.exitcode == 0"
+    ),
+}
+
+
+def counts(aws: Emulator) -> tuple[int, int]:
+    """Messages that are (ready, in flight)."""
+    sqs = aws.client("sqs")
+    url = sqs.get_queue_url(QueueName=f"{aws.namespace}__q")["QueueUrl"]
+    names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+    found = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
+    return int(found[names[0]]), int(found[names[1]])
+
+
+def run(aws: Emulator, script: str) -> float:
+    """Run a script to its end; seconds from its last line to the end of the process."""
+    path = f"{ROOT}{os.pathsep}{Path(__file__).parent}"
+    last = "\nprint(time.monotonic(), flush=True)"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", START + last + "\n" + script, aws.url()],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    ended_at = time.monotonic()  # of the same clock: the time since the machine was started
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    return ended_at - float(done.stdout.split()[-1])
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("end", ENDS)
+def test_a_process_that_ends_sends_its_acks_and_holds_nothing(moto: Emulator, end: str) -> None:
+    aws = moto.in_namespace(f"x{uuid4().hex[:8]}")
+    took_s = run(aws, ENDS[end])
+    assert counts(aws) == (1, 0)
+    assert took_s < 15.0, "it waits for the end of a long poll"
+
+
+@pytest.mark.timeout(120)
+def test_a_process_that_is_killed_leaves_it_to_the_visibility_timeout(moto: Emulator) -> None:
+    aws = moto.in_namespace(f"x{uuid4().hex[:8]}")
+    path = f"{ROOT}{os.pathsep}{Path(__file__).parent}"
+    done = subprocess.run(
+        [sys.executable, "-c", START + "time.sleep(1); os.kill(os.getpid(), signal.SIGKILL)", aws.url()],
+        env={**os.environ, "PYTHONPATH": path},
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == -9
+    assert counts(aws) == (0, 1)
