@@ -12,6 +12,7 @@ import logging
 import os
 import time
 import weakref
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -111,6 +112,8 @@ class Transport(base.Transport):  # type: ignore[misc]
         self.connected = False
         self._channel_ids = itertools.count(1)
         self._loops: list[tuple[Any, int]] = []
+        #: The channels that were closed last, and when.
+        self._parted: deque[tuple[Channel, float]] = deque(maxlen=4)
         forksafe.register(self)
 
     def reset_after_fork(self) -> None:
@@ -157,8 +160,11 @@ class Transport(base.Transport):  # type: ignore[misc]
             return
         self.connected = False
         _open.discard(self)
-        self.leases.given_back.clear()
-        channels = list(self.channels)
+        # kombu closes its default channel just before (kombu/connection.py, ``_do_close_self``).
+        parted = [channel for channel, at in self._parted if time.monotonic() - at < _LAST_POLLS_S]
+        if not parted:
+            self.leases.given_back.clear()
+        channels = [*parted, *self.channels]
         for channel in channels:
             channel.close()
         self.dispatcher.flush_events(self.settings.stop_timeout)
@@ -172,6 +178,7 @@ class Transport(base.Transport):  # type: ignore[misc]
         for loop, fd in self._loops:
             loop.remove(fd)
         self._loops.clear()
+        self._parted.clear()
         self.inbox.close()
 
     def verify_connection(self, connection: Any) -> bool:
@@ -188,6 +195,7 @@ class Transport(base.Transport):  # type: ignore[misc]
         """Forget a channel that closed itself."""
         if channel in self.channels:
             self.channels.remove(channel)
+            self._parted.append((channel, time.monotonic()))
         channel.connection = None
 
     # --- events
