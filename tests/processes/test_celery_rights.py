@@ -50,7 +50,10 @@ def start_as(on_stage: Stage, user: Emulator, name: str, queue: str) -> Worker:
 
 @pytest.mark.parametrize(
     ("name", "allow", "denied"),
-    [("no_sns", ("sqs:*",), "sns:"), ("consumer", CONSUMER, "sqs:CreateQueue")],
+    [
+        ("no_sns", ("sqs:*",), "sns:"),
+        pytest.param("consumer", CONSUMER, "sqs:CreateQueue", marks=pytest.mark.slow),
+    ],
 )
 def test_a_worker_goes_on_without_and_says_once_what_is_missing(
     on_stage: Stage, root: Emulator, allowed: Worker, name: str, allow: tuple[str, ...], denied: str
@@ -82,6 +85,7 @@ def test_a_caller_is_told_which_right_is_missing(on_stage: Stage, root: Emulator
             assert "celery_pidbox" in caught.value.resource
 
 
+@pytest.mark.slow
 def test_the_command_line_says_it_in_one_line(on_stage: Stage, root: Emulator, allowed: Worker, tmp_path: Path) -> None:
     environment = {**on_stage.environment(), "HAKE_TEST_BROKER": as_user(root, ("sqs:*",)).url()}
     done = subprocess.run(

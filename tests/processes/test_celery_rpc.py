@@ -45,7 +45,7 @@ def app(on_stage: Stage) -> Iterator[Celery]:
     pools.reset()
 
 
-@pytest.fixture(params=POOLS)
+@pytest.fixture(params=["prefork", pytest.param("solo", marks=pytest.mark.slow)])
 def queue(request: pytest.FixtureRequest, workers: dict[str, Worker]) -> str:
     """Of the worker that is to do it."""
     return str(request.param)
@@ -99,8 +99,8 @@ def test_result_can_be_polled_for(on_stage: Stage, queue: str) -> None:
 
 
 def test_several_clients_get_their_own(on_stage: Stage, workers: dict[str, Worker]) -> None:
-    with ThreadPoolExecutor(3) as pool:
-        clients = [pool.submit(on_stage.python, "-m", "apps.rpc", name, "5") for name in ("prefork", "solo", "solo")]
+    with ThreadPoolExecutor(2) as pool:
+        clients = [pool.submit(on_stage.python, "-m", "apps.rpc", name, "5") for name in POOLS]
         for client in clients:
             assert json.loads(client.result()) == [1, 2, 3, 4, 5]
 
@@ -114,6 +114,7 @@ def test_each_worker_has_its_copy_of_a_broadcast(app: Celery, on_stage: Stage, w
         assert sorted(run["worker"] for run in on_stage.runs.of(number=number)) == [*POOLS]
 
 
+@pytest.mark.slow
 def test_results_come_from_a_worker_that_was_restarted(
     app: Celery, on_stage: Stage, workers: dict[str, Worker]
 ) -> None:

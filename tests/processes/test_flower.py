@@ -172,6 +172,7 @@ def test_sets_a_rate_limit(page: "Page", flower: str, app: Celery) -> None:
     assert "handle" in ask(app, "registered", "two@test")
 
 
+@pytest.mark.slow
 def test_shows_the_settings_without_the_secret(page: "Page", flower: str) -> None:
     page.goto(f"{flower}/worker/one@test")
     for tab in ("broker", "queues", "config", "system", "other"):
@@ -180,6 +181,7 @@ def test_shows_the_settings_without_the_secret(page: "Page", flower: str) -> Non
         look(page, tab)
 
 
+@pytest.mark.slow
 def test_lets_the_pool_grow(page: "Page", flower: str, app: Celery) -> None:
     page.goto(f"{flower}/worker/one@test")
     page.fill("#pool-size", "2")
@@ -190,6 +192,7 @@ def test_lets_the_pool_grow(page: "Page", flower: str, app: Celery) -> None:
     look(page, "pool")
 
 
+@pytest.mark.slow
 def test_has_a_worker_consume_one_more_queue(page: "Page", flower: str, app: Celery, on_stage: Stage) -> None:
     page.goto(f"{flower}/worker/one@test")
     page.click("#worker-tab-queues")
