@@ -10,9 +10,9 @@ from uuid import uuid4
 import pytest
 from celery import Celery
 from kombu import pools
-from support.celery_workers import Stage, Worker, stage
+from support.celery_workers import Stage, Worker, stage, wait_until
 from support.emulators import Emulator
-from support.rights import CONSUMER, as_user
+from support.rights import CONSUMER, PRODUCER, as_user
 
 from kombu_hake.exceptions import AccessDenied
 
@@ -83,6 +83,15 @@ def test_a_caller_is_told_which_right_is_missing(on_stage: Stage, root: Emulator
                 ask()
             assert caught.value.action == "sns:Publish"
             assert "celery_pidbox" in caught.value.resource
+
+
+def test_a_producer_commands_and_is_told_that_it_can_have_no_answer(root: Emulator, allowed: Worker) -> None:
+    with closing(Celery(broker=as_user(root, PRODUCER).url(), set_as_current=False)) as app:
+        app.control.rate_limit("handle", "8/m")
+        wait_until(lambda: "New rate limit for tasks of type handle: 8/m." in allowed.log, "the command to arrive")
+        with pytest.raises(AccessDenied) as caught:
+            app.control.inspect().ping()
+        assert caught.value.action == "sqs:CreateQueue"
 
 
 @pytest.mark.slow
