@@ -9,7 +9,7 @@ from pathlib import Path
 from playwright.sync_api import expect
 from support.browser import open_browser
 from support.demo import Demo
-from support.shop_page import PATIENCE_MS, ShopPage
+from support.shop_page import ShopPage
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 SIZE = {"width": 1280, "height": 820}
@@ -44,7 +44,7 @@ def play(shop: ShopPage) -> None:
     for _ in range(10):
         shop.place()
     shop.press("Kill in mid-task of inventory")
-    expect(shop.lane("inventory").locator("[data-state=lost]").first).to_be_visible(timeout=PATIENCE_MS)
+    expect(shop.lane("inventory").locator("[data-state=lost]").first).to_be_visible()
     for _ in range(4):
         shop.place()
 

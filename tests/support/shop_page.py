@@ -6,6 +6,7 @@ from typing import Any
 from playwright.sync_api import Locator, Page, expect
 
 PATIENCE_MS = 45_000
+expect.set_options(timeout=PATIENCE_MS)
 
 #: Every element with text of its own that can be seen, with its colours. Backgrounds that are pictures are left out.
 _TEXTS = """
@@ -45,7 +46,7 @@ class ShopPage:
     def said(self, text: "str | re.Pattern[str]") -> str:
         """Wait until the status line says so; returns all of it."""
         line = self.page.get_by_role("status")
-        expect(line).to_have_text(text, timeout=PATIENCE_MS)
+        expect(line).to_have_text(text)
         return line.inner_text()
 
     def place(self) -> int:
@@ -53,7 +54,7 @@ class ShopPage:
         line = self.page.get_by_role("status")
         before = line.inner_text()
         self.press("Place the order")
-        expect(line).not_to_have_text(before, timeout=PATIENCE_MS)
+        expect(line).not_to_have_text(before)
         return int(self.said(re.compile(r"^Order \d+ placed"))[len("Order ") :].partition(" ")[0])
 
     def lane(self, group: str) -> Locator:
@@ -64,17 +65,17 @@ class ShopPage:
 
     def becomes(self, group: str, order: int, says: str) -> None:
         """Wait until the square of an order in a group says, for who points at it: ``done``, ``done, try 2``, …"""
-        expect(self.square(group, order)).to_have_attribute("title", f"order {order}: {says}", timeout=PATIENCE_MS)
+        expect(self.square(group, order)).to_have_attribute("title", f"order {order}: {says}")
 
     def counts(self, group: str, name: str, number: int) -> None:
         """Wait until the broker's count of a group has this value."""
         count = self.lane(group).locator(".counts div", has_text=name).get_by_role("definition")
-        expect(count).to_have_text(str(number), timeout=PATIENCE_MS)
+        expect(count).to_have_text(str(number))
 
     def has_workers(self, group: str, *names: str) -> None:
         """Wait until these are its workers, and all are ready."""
         chips = self.page.get_by_role("list", name=f"Workers of {group}").get_by_role("listitem")
-        expect(chips).to_have_text(list(names), timeout=PATIENCE_MS)
+        expect(chips).to_have_text(list(names))
 
     def latest(self, order: int) -> list[str]:
         """What the table says of an order: the cells of its row."""
