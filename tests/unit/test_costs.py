@@ -60,6 +60,13 @@ def test_remote_control_is_one_more_idle_queue_for_each_worker_and_its_signs_of_
     assert sum(without.values()) == requests["sqs:ReceiveMessage, empty"]
 
 
+def test_an_idle_worker_costs_what_was_counted() -> None:
+    page = (DOCS / "remote-control.md").read_text()
+    row = re.search(r"^\| \*\*as it comes\*\*[^|]*\| ([\d,]+) \|", page, re.MULTILINE)
+    assert row is not None
+    assert sum(requests_a_month(Load()).values()) / MONTH_S * 3600 == pytest.approx(int(row[1]), rel=0.05)
+
+
 def test_messages_that_come_one_at_a_time_take_three_requests_each() -> None:
     assert each(Load(0.1, remote_control=False)) == pytest.approx(3, rel=0.15)
 
