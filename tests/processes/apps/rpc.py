@@ -14,7 +14,7 @@ from kombu.common import Broadcast
 from apps.notes import BROKER, facts, note
 
 app = Celery("rpc", broker=BROKER, backend="rpc://")
-app.conf.task_queues = [Queue("prefork"), Queue("solo"), Broadcast("news", "news")]
+app.conf.task_queues = [Queue("prefork"), Queue("solo"), Broadcast("news")]
 app.conf.task_default_queue = "prefork"
 app.conf.result_persistent = False
 
