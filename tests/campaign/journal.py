@@ -50,11 +50,12 @@ class JournalProxy(Proxy):
 
     async def _serve_faulty(self, client: ClientSide, plan: Plan) -> Message | None:
         request, answer, failed = plan.original or plan.request, None, True
-        self.spoiled += bool(plan.acted)
+        is_spoiled = bool(plan.acted)
         try:
             answer = await super()._serve_faulty(client, plan)
             failed = False
         finally:
+            self.spoiled += is_spoiled or bool(plan.acted)  # some faults act on the answer
             if request.action in _SETTLING:
                 self._settled(request, plan, _outcome(plan, answer, failed))
         if answer is not None and request.action == "ReceiveMessage":
