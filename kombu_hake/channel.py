@@ -10,27 +10,23 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable, Collection
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
 from kombu_hake import forksafe
-from kombu_hake.admission import Verdict, verdict
 from kombu_hake.batching import Session
 from kombu_hake.declaring import DeclaringChannel
 from kombu_hake.dispatch import Dispatcher
-from kombu_hake.envelope import Envelope, decode, with_first_sent
-from kombu_hake.exceptions import AccessDenied, HakeError
+from kombu_hake.envelope import Envelope, decode
+from kombu_hake.exceptions import AccessDenied
+from kombu_hake.gate import Gate
 from kombu_hake.inbox import Delivery
 from kombu_hake.lease import About, Lease
-from kombu_hake.limits import FIFO_SUFFIX
 from kombu_hake.mailbox import is_mailbox
-from kombu_hake.messages import HakeMessage, label, receive_count, sent_ms, task_of, to_message
+from kombu_hake.messages import HakeMessage, label, task_of, to_message
 from kombu_hake.naming import QueueUrl
-from kombu_hake.parking import EARLY_S, How, due_ms, plan
 from kombu_hake.priorities import level_names
 from kombu_hake.receiver import Receiver, receive_params
-from kombu_hake.routes import QueueTarget
 from kombu_hake.worker import unstarted_tags
 
 if TYPE_CHECKING:
@@ -41,10 +37,6 @@ __all__ = ["Channel"]
 logger = logging.getLogger(__name__)
 #: basic.get asks every host of SQS; a short poll would sample a few and may miss what is there.
 _GET_WAIT_S = 1
-#: A message is dropped for want of a binding only if the bindings were read so long after it was sent. How fast tags
-#: are seen everywhere on AWS is not documented.
-_TAGS_SETTLE_MS = 2_000
-_JUDGE_AGAIN_S = 4
 
 
 class _Consumer(NamedTuple):
@@ -78,11 +70,13 @@ class Channel(DeclaringChannel):
         self.closed = False
         self.no_ack_consumers: set[str] = set()
         self._dispatcher: Dispatcher = connection.dispatcher
-        self._dead_letters = connection.dead_letters
         self._clients = connection.clients
         self._settings = connection.settings
         self._inbox = connection.inbox
         self._leases = connection.leases
+        self._gate = Gate(
+            connection.clients, connection.topology, connection.leases, connection.dead_letters, connection.dispatcher
+        )
         self._tags = itertools.count(1)
         self._consumers: dict[str, _Consumer] = {}
         self._turns: dict[str, itertools.cycle[_Consumer]] = {}
@@ -231,7 +225,7 @@ class Channel(DeclaringChannel):
             self._leases.hold([lease])
             delivery = Delivery(self.channel_id, queue, source, raw, lease)
             try:
-                return delivery, self._admit(delivery)
+                return delivery, self._gate.admit(delivery)
             except BaseException:  # as in deliver
                 self._leases.release([lease])
                 raise
@@ -253,7 +247,7 @@ class Channel(DeclaringChannel):
             return False
         consumer = next(turn)
         try:
-            envelope = self._admit(delivery)
+            envelope = self._gate.admit(delivery)
             message = None
             if envelope is not None:
                 message = self._hand_over(envelope, delivery, consumer.tag, consumer.no_ack, counts=True)
@@ -282,7 +276,7 @@ class Channel(DeclaringChannel):
                 self._leases.release([delivery.lease])
             else:
                 try:
-                    self._set_aside(delivery, decode(delivery.message.get("Body", ""), delivery.queue), "rejected")
+                    self._gate.set_aside(delivery, decode(delivery.message.get("Body", ""), delivery.queue), "rejected")
                 except BaseException:  # as with an error that is known: it comes again after the visibility timeout
                     self._leases.abandon(delivery.lease)
                     raise
@@ -366,70 +360,6 @@ class Channel(DeclaringChannel):
         self._leases.release([item.lease for item in taken])
         for item in taken:
             self._receiver.settled(item.source)
-
-    def _admit(self, delivery: Delivery) -> Envelope | None:
-        """The message, if it is to be handed over; what is not is settled here."""
-        envelope = decode(delivery.message.get("Body", ""), delivery.queue)
-        now_ms, sent = self._clients.now_ms(), sent_ms(delivery.message)
-        arguments = self.topology.queues.arguments(delivery.queue)
-        judge = partial(verdict, queue=delivery.queue, arguments=arguments, sent_ms=sent, now_ms=now_ms)
-        bindings = self.topology.known_bindings(delivery.queue)
-        found = judge(envelope, bindings)
-        read_at = 0
-        if found is Verdict.NOT_BOUND or (bindings is None and envelope.is_kombu):
-            # Somebody else may have bound more, or this process never bound.
-            bindings, read_at = self.topology.read_bindings(delivery.queue)
-            found = judge(envelope, bindings)
-        if found is Verdict.DELIVER:
-            return None if self._park(delivery, envelope, sent, now_ms) else envelope
-        if found is Verdict.EXPIRED:
-            self._set_aside(delivery, envelope, "expired")
-        elif sent is not None and read_at > sent + _TAGS_SETTLE_MS:
-            logger.debug("Queue %s has no binding for a message that its filter let through.", delivery.queue)
-            self._leases.ack(delivery.lease)
-        else:
-            # A binding may have been added between the reading and the sending: judge again after the next reading.
-            self._leases.hide(delivery.lease, _JUDGE_AGAIN_S)
-        return None
-
-    def _park(self, delivery: Delivery, envelope: Envelope, sent: int | None, now_ms: int) -> bool:
-        """Let a task that is not due yet wait in SQS; whether it does."""
-        due = due_ms(envelope.headers)
-        url = delivery.lease.url
-        if due is None or due - now_ms < EARLY_S * 1000 or url.endswith(FIFO_SUFFIX):
-            return False
-        found = plan(
-            due,
-            now_ms,
-            sent=sent,
-            receives=receive_count(delivery.message),
-            max_receives=self._dead_letters.max_receives(url),
-            hidden=self._leases.hidden(),
-        )
-        if found is None:
-            return False
-        if found.how is How.HIDE:
-            self._leases.hide(delivery.lease, found.seconds)
-            return True
-        text = with_first_sent(delivery.message["Body"], sent or now_ms)
-        try:
-            self._dispatcher.send_copy(QueueTarget(delivery.source, url), text, found.seconds)
-        except HakeError as exc:
-            logger.warning("A task that is not due yet comes again when its visibility timeout ends: %s", exc)
-            self._leases.abandon(delivery.lease)
-        else:
-            self._leases.ack(delivery.lease)
-        return True
-
-    def _set_aside(self, delivery: Delivery, envelope: Envelope, reason: str) -> None:
-        arguments = self.topology.queues.arguments(delivery.queue)
-        done = self._dead_letters.set_aside(
-            envelope, delivery.message, queue=delivery.queue, url=delivery.lease.url, arguments=arguments, reason=reason
-        )
-        if done:
-            self._leases.ack(delivery.lease)
-        else:
-            self._leases.abandon(delivery.lease)
 
     def _hand_over(
         self, envelope: Envelope, delivery: Delivery, consumer_tag: str, no_ack: bool, *, counts: bool

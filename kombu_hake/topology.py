@@ -18,15 +18,16 @@ from typing import Any, cast
 from kombu_hake.binder import Binder
 from kombu_hake.bindings import Binding, BindingSet, ExchangeType, from_tags
 from kombu_hake.clients import Clients
-from kombu_hake.concurrency import SingleFlight, backoff_s
+from kombu_hake.concurrency import backoff_s
 from kombu_hake.dead_queues import DeadQueues
 from kombu_hake.exceptions import AccessDenied, DeclarationMismatch, QueueNotFound, TopicNotFound, TopologyError
 from kombu_hake.home import Home
 from kombu_hake.mailbox import is_reply_exchange
-from kombu_hake.naming import QueueUrl, is_incarnation, parse_arn, queue_account
-from kombu_hake.priorities import level_names, main_queue, max_priority
+from kombu_hake.naming import QueueUrl, parse_arn, queue_account
+from kombu_hake.priorities import level_names, max_priority
 from kombu_hake.queues import Queues, QueueSpec
 from kombu_hake.removal import Remover
+from kombu_hake.repair import Repairer
 from kombu_hake.settings import Settings
 from kombu_hake.signs import Signs
 from kombu_hake.topics import Topics
@@ -67,9 +68,7 @@ class Topology:
         self._denied: dict[str, AccessDenied] = {}
         self._has_warned = False
         self._noted: dict[str, dict[Binding, None]] = {}
-        #: Queues that were made again, until they are bound again too.
-        self._unbound: dict[str, BindingSet] = {}
-        self._flights = SingleFlight()
+        self._repairer = Repairer(self, self._binder)
 
     @property
     def makes(self) -> bool:
@@ -300,56 +299,12 @@ class Topology:
 
     def make_again(self, queue: str) -> QueueUrl | None:
         """Declare a queue again that somebody deleted, bindings included; None if this process never declared it."""
-        with self._flights(queue):
-            known = self._unbound.get(queue) or self._binder.known(queue)
-            spec = self.queues.spec(queue)
-            is_own = is_incarnation(self.queues.physical(queue))
-            self.queues.forget(queue)
-            if is_own and self.queues.find(queue) is not None:
-                return self.queues.url(queue)  # another thread has made it again
-            self.forget(queue)
-            if spec is None or not self.is_managed(queue):
-                return None
-            if known is not None:
-                self._unbound[queue] = known
-            self.declare_queue(spec, physical=self.incarnation(queue) if is_own else None)
-            url = self.queues.url(queue)
-            logger.error(
-                "Queue %s was deleted by somebody, with what was in it; it was declared here, so it has been made "
-                "again.", queue,
-            )  # fmt: skip
-            self._bind_again(queue)
-            main = main_queue(queue)
-            if main != queue and (of_main := self._binder.known(main)) is not None and of_main.exchanges():
-                self._binder.apply_again(main)  # a level has no bindings of its own
-            return url
-
-    def _bind_again(self, queue: str) -> None:
-        """Bind a queue that was made again as it was bound before; what fails is not forgotten."""
-        known = self._unbound.get(queue, BindingSet())
-        for binding in sorted(known.bindings):
-            self.bind(queue, binding)
-        for exchange in sorted(known.unfiltered):
-            self._binder.bind_all(queue, exchange, self._types.get(exchange, "direct"))
-        self._unbound.pop(queue, None)
+        return self._repairer.make_again(queue)
 
     def check_bindings(self, queue: str) -> None:
-        """Look whether the queue's subscriptions are still there, and make again those that somebody removed.
-
-        With a subscription or a topic that is gone, a queue just falls silent: neither SNS nor SQS tells its consumers.
-        """
-        if not self.makes or self._is_foreign(queue):
-            return
-        if queue in self._unbound:
-            self._bind_again(queue)
-        lost = self._binder.lost_exchanges(queue)
-        if lost:
-            self._binder.apply_again(queue)
-            logger.error(
-                "The subscriptions of queue %s to %s were removed by somebody, or their topics were; they have been "
-                "made again. What was published there meanwhile has not reached the queue.",
-                queue, ", ".join(lost),
-            )
+        """Look whether the queue's subscriptions are still there, and make again those that somebody removed."""
+        if self.makes and not self._is_foreign(queue):
+            self._repairer.check_bindings(queue)
 
     def known_bindings(self, queue: str) -> BindingSet | None:
         """The bindings that this process last saw or took as made; no call."""
@@ -396,7 +351,7 @@ class Topology:
                 self.dead_queues.remove(queue, owner)
         finally:
             self._noted.pop(queue, None)
-            self._unbound.pop(queue, None)
+            self._repairer.forget(queue)
             self.forget(queue)
 
     def delete_exchange(self, exchange: str) -> None:

@@ -616,15 +616,15 @@ def test_a_consumer_that_cannot_be_polled_for_is_none(
     assert len(received) == 1
 
 
-@pytest.mark.parametrize(("step", "how"), [("_admit", "consume"), ("to_message", "consume"), ("_admit", "get")])
+@pytest.mark.parametrize(("step", "how"), [("admit", "consume"), ("to_message", "consume"), ("admit", "get")])
 def test_a_message_that_cannot_be_handed_over_is_held_by_nobody(
     fake: FakeClients, connection: Connection, channel: Channel, monkeypatch: pytest.MonkeyPatch, step: str, how: str
 ) -> None:
     def fails(*args: Any, **kwargs: Any) -> None:
         raise ZeroDivisionError
 
-    if step == "_admit":
-        monkeypatch.setattr(channel, "_admit", fails)
+    if step == "admit":
+        monkeypatch.setattr(channel._gate, "admit", fails)
     else:
         monkeypatch.setattr(channel_module, "to_message", fails)
     channel.queue_declare("q")
@@ -649,7 +649,7 @@ def test_a_rejection_that_fails_leaves_the_message_to_come_again(
     def fails(*args: Any, **kwargs: Any) -> bool:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(channel._dead_letters, "set_aside", fails)
+    monkeypatch.setattr(channel._gate, "set_aside", fails)
     with pytest.raises(ZeroDivisionError):
         message.reject()
     assert not channel._leases._held

@@ -27,13 +27,14 @@ LAYERS = (
     "dead_queues",
     "subscriptions verification",
     "binder janitor",
-    "removal",
+    "removal repair",
     "topology",
     "messages operations routes temporaries",
     "cli_tools deadletters declaring group_messages publisher unknown_tasks",
     "batching group_failures operations_dlq",
     "cli_cost cli_dlq cli_janitor dispatch group_worker",
-    "channel cli",
+    "cli gate",
+    "channel",
     "transport",
 )
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names.split()}

@@ -1,0 +1,110 @@
+"""Decides in the consuming thread what becomes of a received message: hand it over, park it, set it aside, or drop it.
+
+The judgement is pure (:mod:`kombu_hake.admission`, :mod:`kombu_hake.parking`); here is what it needs to know, and what
+follows from it. Keeps no state.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+
+from kombu_hake.admission import Verdict, verdict
+from kombu_hake.clients import Clients
+from kombu_hake.deadletters import DeadLetters
+from kombu_hake.dispatch import Dispatcher
+from kombu_hake.envelope import Envelope, decode, with_first_sent
+from kombu_hake.exceptions import HakeError
+from kombu_hake.inbox import Delivery
+from kombu_hake.leases import Leases
+from kombu_hake.limits import FIFO_SUFFIX
+from kombu_hake.messages import receive_count, sent_ms
+from kombu_hake.parking import EARLY_S, How, due_ms, plan
+from kombu_hake.routes import QueueTarget
+from kombu_hake.topology import Topology
+
+__all__ = ["Gate"]
+
+logger = logging.getLogger(__name__)
+#: A message is dropped for want of a binding only if the bindings were read so long after it was sent. How fast tags
+#: are seen everywhere on AWS is not documented.
+_TAGS_SETTLE_MS = 2_000
+_JUDGE_AGAIN_S = 4
+
+
+class Gate:
+    """What every received message of a channel goes through before it is handed over."""
+
+    def __init__(
+        self, clients: Clients, topology: Topology, leases: Leases, dead_letters: DeadLetters, dispatcher: Dispatcher
+    ) -> None:
+        self._clients = clients
+        self._topology = topology
+        self._leases = leases
+        self._dead_letters = dead_letters
+        self._dispatcher = dispatcher
+
+    def admit(self, delivery: Delivery) -> Envelope | None:
+        """The message, if it is to be handed over; what is not is settled here."""
+        envelope = decode(delivery.message.get("Body", ""), delivery.queue)
+        now_ms, sent = self._clients.now_ms(), sent_ms(delivery.message)
+        arguments = self._topology.queues.arguments(delivery.queue)
+        judge = partial(verdict, queue=delivery.queue, arguments=arguments, sent_ms=sent, now_ms=now_ms)
+        bindings = self._topology.known_bindings(delivery.queue)
+        found = judge(envelope, bindings)
+        read_at = 0
+        if found is Verdict.NOT_BOUND or (bindings is None and envelope.is_kombu):
+            # Somebody else may have bound more, or this process never bound.
+            bindings, read_at = self._topology.read_bindings(delivery.queue)
+            found = judge(envelope, bindings)
+        if found is Verdict.DELIVER:
+            return None if self._park(delivery, envelope, sent, now_ms) else envelope
+        if found is Verdict.EXPIRED:
+            self.set_aside(delivery, envelope, "expired")
+        elif sent is not None and read_at > sent + _TAGS_SETTLE_MS:
+            logger.debug("Queue %s has no binding for a message that its filter let through.", delivery.queue)
+            self._leases.ack(delivery.lease)
+        else:
+            # A binding may have been added between the reading and the sending: judge again after the next reading.
+            self._leases.hide(delivery.lease, _JUDGE_AGAIN_S)
+        return None
+
+    def _park(self, delivery: Delivery, envelope: Envelope, sent: int | None, now_ms: int) -> bool:
+        """Let a task that is not due yet wait in SQS; whether it does."""
+        due = due_ms(envelope.headers)
+        url = delivery.lease.url
+        if due is None or due - now_ms < EARLY_S * 1000 or url.endswith(FIFO_SUFFIX):
+            return False
+        found = plan(
+            due,
+            now_ms,
+            sent=sent,
+            receives=receive_count(delivery.message),
+            max_receives=self._dead_letters.max_receives(url),
+            hidden=self._leases.hidden(),
+        )
+        if found is None:
+            return False
+        if found.how is How.HIDE:
+            self._leases.hide(delivery.lease, found.seconds)
+            return True
+        text = with_first_sent(delivery.message["Body"], sent or now_ms)
+        try:
+            self._dispatcher.send_copy(QueueTarget(delivery.source, url), text, found.seconds)
+        except HakeError as exc:
+            logger.warning("A task that is not due yet comes again when its visibility timeout ends: %s", exc)
+            self._leases.abandon(delivery.lease)
+        else:
+            self._leases.ack(delivery.lease)
+        return True
+
+    def set_aside(self, delivery: Delivery, envelope: Envelope, reason: str) -> None:
+        """Send a message to where its dead letters go, and settle it; one that can't be sent comes again."""
+        arguments = self._topology.queues.arguments(delivery.queue)
+        done = self._dead_letters.set_aside(
+            envelope, delivery.message, queue=delivery.queue, url=delivery.lease.url, arguments=arguments, reason=reason
+        )
+        if done:
+            self._leases.ack(delivery.lease)
+        else:
+            self._leases.abandon(delivery.lease)
