@@ -26,5 +26,6 @@ def facts(task: Task) -> dict[str, object]:
         "exchange": request.delivery_info.get("exchange"),
         "routing_key": request.delivery_info.get("routing_key"),
         "redelivered": request.delivery_info.get("redelivered"),
+        "receives": (request.properties or {}).get("receive_count"),
         "origin": request.get("hake-origin"),
     }
