@@ -125,7 +125,7 @@ def test_killed_worker_with_acks_late_loses_nothing(on_stage: Stage, aws: Emulat
     heir = on_stage.start("apps.plain", "-P", "threads", "-c", "1", name="heir")
     (_, again) = on_stage.runs.wait_for(2, number=1, event="start", timeout_s=30)
     assert again["redelivered"] is True
-    assert again["receives"] == 2
+    assert again["receives"] >= 2
     on_stage.runs.wait_for(1, number=1, event="end")
     on_stage.runs.wait_for(1, number=2, timeout_s=30)
     heir.stop()
