@@ -276,8 +276,10 @@ class Faults:
         arn = found[1].decode() if found else ""
         self._subscribed[_subscription_key(plan.request)] = arn
         if plan.pending_filter:
+            is_first = arn not in self._pending_filters  # of two that subscribe the queue at once
             seconds, self._pending_filters[arn] = plan.pending_filter
-            plan.later.append((seconds, lambda: filter_write(plan.request, arn, self._pending_filters.pop(arn))))
+            if is_first:
+                plan.later.append((seconds, lambda: filter_write(plan.request, arn, self._pending_filters.pop(arn))))
 
     def _write_while_pending(self, plan: Plan) -> None:
         """A subscription whose filter is pending: a new filter replaces the pending one, Subscribe compares nothing."""

@@ -523,6 +523,24 @@ def test_a_subscription_shows_at_once_and_acts_later(proxy: Proxy, upstream: Ups
     assert dict(parse_qsl(upstream.requests[-1][1]))["AttributeValue"] == '{"rk":["a"]}'
 
 
+def test_two_that_subscribe_a_queue_at_once_wait_for_one_filter(proxy: Proxy, upstream: Upstream) -> None:
+    together = threading.Barrier(2)
+
+    def respond(action: str, body: str) -> tuple[int, str]:
+        if action == "Subscribe":
+            together.wait(5)
+        return 200, subscription_xml(action, "never")
+
+    upstream.respond = respond
+    proxy.rules = [Rule("delayed_effect", seconds=SHORT_S)]
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(lambda _: sns(proxy, "Subscribe", Endpoint="arn:queue"), range(2)))
+    wait_until(lambda: "SetSubscriptionAttributes" in upstream.actions())
+    proxy.rules = []
+    wait_until(lambda: proxy._faults.is_idle)
+    assert upstream.actions().count("SetSubscriptionAttributes") == 1
+
+
 def test_a_filter_written_while_the_subscription_is_pending_waits_with_it(proxy: Proxy, upstream: Upstream) -> None:
     upstream.respond = lambda action, body: (200, subscription_xml(action, "never"))
     proxy.rules = [Rule("delayed_effect", seconds=SHORT_S)]
