@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from campaign.journal import DONE, Receipt
+from campaign.journal import DONE, REFUSED, Receipt
 
 Run = Mapping[str, Any]
 #: A reason that is none: the campaign has failed.
@@ -122,8 +122,9 @@ def _reason(
     before = [(kind, outcome, at) for kind, outcome, at in mine[0].settles if at <= again[0].at]
     acks = [outcome for kind, outcome, _ in before if kind == "ack"]
     killed = _was_killed(earlier, again[0].at, kills)
-    if any(outcome != DONE for outcome in acks) and DONE not in acks:
-        return "its ack was lost"
+    if killed is None or REFUSED in acks:  # an ack without an answer may be one whose sender was killed
+        if acks and DONE not in acks:
+            return "its ack was lost"
     if killed is not None:
         return "its worker was killed" if killed.whole else "its pool process was killed"
     if any(kind == "ack" for kind, _, _ in mine[0].settles) and not acks:

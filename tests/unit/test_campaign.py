@@ -48,6 +48,11 @@ def test_what_ran_once_is_no_duplicate() -> None:
         ([receipt(1, 1.0), receipt(2, 9.0)], [Kill("w", frozenset([1, 7]), 2.0, True)], "its worker was killed"),
         ([receipt(1, 1.0), receipt(2, 9.0)], [Kill("w", frozenset([7]), 2.0, False)], "its pool process was killed"),
         ([receipt(1, 1.0, ("ack", DONE, 11.0)), receipt(2, 9.0)], [], "its lease ran out before its ack"),
+        (
+            [receipt(1, 1.0, ("ack", UNANSWERED, 2.0)), receipt(2, 9.0)],
+            [Kill("w", frozenset([7]), 2.0, True)],
+            "its worker was killed",
+        ),
         ([receipt(1, 1.0), receipt(2, 1.5, is_copy=True)], [], "delivered twice"),
         # What is no reason: somebody else was killed, before or long after; the ack was answered.
         ([receipt(1, 1.0), receipt(2, 9.0)], [Kill("x", frozenset([1, 7]), 2.0, True)], UNEXPLAINED),
