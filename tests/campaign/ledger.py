@@ -122,9 +122,9 @@ def _reason(
     before = [(kind, outcome, at) for kind, outcome, at in mine[0].settles if at <= again[0].at]
     acks = [outcome for kind, outcome, _ in before if kind == "ack"]
     killed = _was_killed(earlier, again[0].at, kills)
-    if killed is None or REFUSED in acks:  # an ack without an answer may be one whose sender was killed
-        if acks and DONE not in acks:
-            return "its ack was lost"
+    # An ack without an answer may be one whose sender was killed.
+    if acks and DONE not in acks and (killed is None or REFUSED in acks):
+        return "its ack was lost"
     if killed is not None:
         return "its worker was killed" if killed.whole else "its pool process was killed"
     if any(kind == "ack" for kind, _, _ in mine[0].settles) and not acks:
