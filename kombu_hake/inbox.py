@@ -64,6 +64,7 @@ class Inbox:
         self._writer: socket.socket | None = None
         self._signalled = False
         self._closed = False
+        self._woken = False
 
     def __len__(self) -> int:
         return len(self._items)
@@ -85,11 +86,12 @@ class Inbox:
         with self._changed:
             if not self._items and timeout_s != 0:
                 deadline = None if timeout_s is None else time.monotonic() + timeout_s
-                while not (self._items or self._closed):
+                while not (self._items or self._closed or self._woken):
                     left = None if deadline is None else deadline - time.monotonic()
                     if left is not None and left <= 0:
                         break
                     self._changed.wait(left)
+            self._woken = False
             item = self._items.popleft() if self._items else None
             if not self._items:
                 self._quiet()
@@ -119,9 +121,11 @@ class Inbox:
             return self._reader.fileno()
 
     def wake(self) -> None:
-        """Have an event loop that sleeps look up, though there is nothing new. Any thread."""
+        """Have an event loop, or who waits in :meth:`get`, look up, though there is nothing new. Any thread."""
         with self._changed:
+            self._woken = True
             self._signal()
+            self._changed.notify()
 
     def close(self) -> None:
         """Close the descriptor, and wait no more."""

@@ -50,6 +50,15 @@ def test_getting_waits_no_longer_than_told(inbox: Inbox) -> None:
     assert inbox.get(-1) is None
 
 
+def test_who_waits_looks_up_when_woken(inbox: Inbox) -> None:
+    found: list[object] = []
+    thread = threading.Thread(target=lambda: found.append(inbox.get(60.0)))
+    thread.start()
+    inbox.wake()
+    thread.join(10.0)
+    assert found == [None]
+
+
 def test_getting_waits_for_what_another_thread_puts(inbox: Inbox) -> None:
     item = delivery(1)
     found: list[object] = []
