@@ -136,7 +136,10 @@ def test_a_body_that_a_worker_cannot_decode_is_a_dead_letter_though_celery_ackno
     import celery.worker.state  # noqa: F401 - as in a worker
 
     channel = declare(connection, **ASKED)
-    envelope = {"body": "{not json", "content-type": content_type, "content-encoding": "utf-8", "properties": {}}
+    properties = {"delivery_tag": "1"}
+    envelope = {
+        "body": "{not json", "content-type": content_type, "content-encoding": "utf-8", "properties": properties,
+    }  # fmt: skip
     send(fake, json.dumps(envelope))
     message = get(channel)
     message.accept = {"application/json"}
