@@ -1,4 +1,4 @@
-"""What publishers and workers run: three groups on one exchange, plain shared tasks that write down each run."""
+"""What publishers and workers run: three groups on one exchange, plain tasks that write down each run."""
 
 import json
 import os
@@ -7,7 +7,7 @@ import socket
 import time
 from pathlib import Path
 
-from celery import Celery, Task, shared_task
+from celery import Celery, Task
 from kombu import Exchange, Queue
 
 BROKER = "CAMPAIGN_BROKER"
@@ -20,8 +20,9 @@ EVENTS = Exchange("events", "fanout")
 PLAIN = "plain"
 
 app = Celery("campaign", broker=os.environ.get(BROKER, "hake://"))
-app.set_default()  # shared tasks find it in every thread
 app.conf.task_queues = [*(Queue(group, EVENTS) for group in GROUPS), Queue(PLAIN)]
+TO_ALL = {"exchange": EVENTS.name, "routing_key": "event"}
+app.conf.task_routes = {"record": TO_ALL, "retrying": TO_ALL}
 app.conf.task_ignore_result = True
 app.conf.task_acks_late = os.environ.get("CAMPAIGN_EARLY") is None
 app.conf.task_reject_on_worker_lost = True
@@ -45,20 +46,20 @@ def _note(task: Task, number: int, kind: str) -> None:
     )  # fmt: skip
 
 
-@shared_task(bind=True, name="record", exchange=EVENTS.name, routing_key="event")
+@app.task(bind=True, name="record")
 def record(self: Task, number: int, kind: str = "event") -> None:
     """A run of an event."""
     _note(self, number, kind)
     time.sleep(random.uniform(0.0, 0.02))
 
 
-@shared_task(bind=True, name="record_plain")
+@app.task(bind=True, name="record_plain")
 def record_plain(self: Task, number: int, kind: str = "plain") -> None:
     """A run of what is sent to a queue."""
     _note(self, number, kind)
 
 
-@shared_task(bind=True, name="retrying", exchange=EVENTS.name, routing_key="event", max_retries=5)
+@app.task(bind=True, name="retrying", max_retries=5)
 def retrying(self: Task, number: int, kind: str = "retry") -> None:
     """Fails twice in each group."""
     if self.request.retries < 2:
