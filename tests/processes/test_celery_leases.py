@@ -61,7 +61,10 @@ def test_a_running_task_is_ended_and_a_waiting_one_not_started_when_their_leases
         assert {(run["thread"], run["known"], run["pid"]) for run in lost} == {
             ("MainThread", True, worker.process.pid)
         }
-        assert on_stage.runs.of(number=2) == []
+        # Leases are renewed in requests of their own: the second may have begun before its loss was known, never after.
+        runs = on_stage.runs.all()
+        told = next(i for i, run in enumerate(runs) if run["event"] == "lost" and run["id"] == second)
+        assert [run for run in runs[told:] if run.get("number") == 2 and run["event"] == "start"] == []
         assert on_stage.runs.of(number=1, event="end") == []
         assert len(errors_of_leases(worker)) == 2
         assert sum(f"task sleep[{first}] from queue celery" in line for line in errors_of_leases(worker)) == 1
