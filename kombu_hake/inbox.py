@@ -104,7 +104,7 @@ class Inbox:
             if taken:
                 gone = {id(item) for item in taken}
                 self._items = deque(item for item in self._items if id(item) not in gone)
-            if not self._items:
+            if not self._items and not self._woken:
                 self._quiet()
             return taken
 

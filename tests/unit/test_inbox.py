@@ -59,6 +59,16 @@ def test_who_waits_looks_up_when_woken(inbox: Inbox) -> None:
     assert found == [None]
 
 
+def test_taking_does_not_undo_waking(inbox: Inbox) -> None:
+    fd = inbox.fileno()
+    inbox.put([delivery(1)])
+    inbox.wake()
+    assert len(inbox.take(lambda item: True)) == 1
+    assert is_readable(fd)
+    assert inbox.get(60.0) is None
+    assert not is_readable(fd)
+
+
 def test_getting_waits_for_what_another_thread_puts(inbox: Inbox) -> None:
     item = delivery(1)
     found: list[object] = []
