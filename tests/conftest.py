@@ -9,7 +9,7 @@ import hypothesis
 import pytest
 from support import loopback
 from support.browser import Browser, BrowserMissing, open_browser
-from support.emulators import Emulator, EmulatorMissing, run_ministack, run_moto
+from support.emulators import LEGS, Emulator, EmulatorMissing, run_ministack, run_moto
 
 # Before any test module is imported: whatever the developer has set up must neither be used nor be reached.
 for name in list(os.environ):
@@ -25,7 +25,6 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("anywhere")
 
-LEGS = ("moto", "ministack")
 NO_LEG = "no emulator"
 
 

@@ -1,13 +1,10 @@
 """What tasks start after a fan-out goes where its own options say; what is tried again stays in its group."""
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
-from support.celery_workers import Stage, stage, wait_until
-from support.emulators import Emulator
+from support.celery_workers import Stage, wait_until
 
 GROUPS = ("email", "inventory", "analytics")
 PUBLISH = """
@@ -52,12 +49,6 @@ EXPECTED: dict[tuple[str, str], dict[str, int]] = {
     ("troubled", "retries everywhere"): dict.fromkeys(GROUPS, 2),
     ("requeued", "requeue"): {"email": 1, "inventory": 2, "analytics": 1},
 }
-
-
-@pytest.fixture
-def on_stage(moto: Emulator, tmp_path: Path) -> Iterator[Stage]:
-    with stage(moto.url(f"p{uuid4().hex[:8]}"), tmp_path) as found:
-        yield found
 
 
 @pytest.mark.timeout(180)

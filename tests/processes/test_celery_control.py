@@ -16,8 +16,7 @@ from uuid import uuid4
 
 import pytest
 from celery import Celery
-from kombu import pools
-from support.celery_workers import Stage, Worker, stage, wait_until
+from support.celery_workers import Stage, Worker, client, stage, wait_until
 from support.emulators import Emulator
 from support.proxy import Proxy
 
@@ -56,17 +55,10 @@ def workers(on_stage: Stage) -> list[Worker]:
     return both
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _pools() -> Iterator[None]:
-    """kombu's pools of connections outlive the app."""
-    yield
-    pools.reset()
-
-
 @pytest.fixture(scope="module")
 def app(on_stage: Stage) -> Iterator[Celery]:
     """In this process, which knows the broker and nothing else."""
-    with closing(Celery(broker=on_stage.broker, set_as_current=False)) as app:
+    with closing(client(on_stage)) as app:
         yield app
 
 

@@ -15,8 +15,7 @@ from uuid import uuid4
 
 import pytest
 from celery import Celery
-from kombu import pools
-from support.celery_workers import Stage, Worker, stage, wait_until
+from support.celery_workers import Stage, Worker, client, stage, wait_until
 from support.emulators import Emulator
 
 pytestmark = pytest.mark.timeout(120)
@@ -38,9 +37,8 @@ def worker(on_stage: Stage) -> Worker:
 
 @pytest.fixture(scope="module")
 def app(on_stage: Stage) -> Iterator[Celery]:
-    with closing(Celery(broker=on_stage.broker, set_as_current=False)) as app:
+    with closing(client(on_stage)) as app:
         yield app
-    pools.reset()
 
 
 class Monitor:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.emulators import Emulator
+from support.emulators import LEGS, Emulator
 from support.workers import Console, all_logs, celery, log, until, workers
 
 APP = "groups_shop"
@@ -81,6 +81,7 @@ def shop(aws: Emulator, tmp_path: Path) -> Iterator[Shop]:
     shop.console.close()
 
 
+@pytest.mark.parametrize("leg", LEGS)
 def test_groups_of_one_topic(shop: Shop) -> None:
     event = shop.publish("placed", order_id=7)
     each_handler_runs_as_often_as_it_has_to(shop, event)

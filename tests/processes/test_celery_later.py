@@ -1,29 +1,15 @@
 """Tasks that run later, or for longer than the visibility timeout: once and on time, whatever becomes of the worker."""
 
-from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
-from celery import Celery
-from kombu import Exchange, pools
-from support.celery_workers import Stage, Worker, stage, wait_until
+from kombu import Exchange
+from support.celery_workers import Stage, Worker, client, stage, wait_until
 from support.emulators import Emulator
 
 #: At most so late, on an idle worker.
 LATE_S = 2.0
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _pools() -> Iterator[None]:
-    yield
-    pools.reset()
-
-
-@pytest.fixture
-def aws(moto: Emulator) -> Emulator:
-    return moto.in_namespace(f"p{uuid4().hex[:8]}")
 
 
 def waiting(aws: Emulator, queue: str) -> int:
@@ -49,7 +35,7 @@ def test_a_task_with_an_eta_runs_once_and_on_time_though_the_worker_is_replaced(
 ) -> None:
     with stage(aws.url(visibility_timeout=visibility_s), tmp_path) as on_stage:
         first = start(on_stage, "first")
-        app = Celery(broker=on_stage.broker, set_as_current=False)
+        app = client(on_stage)
         eta = datetime.now(timezone.utc) + timedelta(seconds=eta_s)
         app.send_task("handle", ["by queue"], queue="plain", eta=eta)
         orders = Exchange("orders", "fanout")
@@ -81,7 +67,7 @@ def test_a_task_longer_than_the_visibility_timeout_runs_once(
 ) -> None:
     with stage(aws.url(visibility_timeout=visibility_s), tmp_path) as on_stage:
         workers = [start(on_stage, "one"), start(on_stage, "two")]
-        app = Celery(broker=on_stage.broker, set_as_current=False)
+        app = client(on_stage)
         for number in range(4):  # more than one worker has hands for; the others could take any that is not held
             app.send_task("sleep", [number, seconds], queue="plain")
         on_stage.runs.wait_for(4, event="end", timeout_s=seconds + 60)

@@ -1,28 +1,13 @@
 """Leases of tasks in real workers: renewed while a task runs, told of when they are lost."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
-from celery import Celery
-from kombu import pools
-from support.celery_workers import stage, wait_until
+from support.celery_workers import client, stage, wait_until
 from support.emulators import Emulator
 
 VISIBILITY_S = 4
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _pools() -> Iterator[None]:
-    yield
-    pools.reset()
-
-
-@pytest.fixture
-def aws(moto: Emulator) -> Emulator:
-    return moto.in_namespace(f"p{uuid4().hex[:8]}")
 
 
 def take_away(aws: Emulator) -> None:
@@ -40,8 +25,8 @@ def test_a_running_task_is_ended_and_a_waiting_one_not_started_when_their_leases
     aws: Emulator, tmp_path: Path
 ) -> None:
     with stage(aws.url(visibility_timeout=VISIBILITY_S, on_lost_lease="terminate"), tmp_path) as on_stage:
-        app = Celery(broker=on_stage.broker, set_as_current=False)
-        # Both are there before the worker: one poll brings both, so one request renews both, and one answer refuses both.
+        app = client(on_stage)
+        # Both are there before the worker: one poll brings both, one request renews both, one answer refuses both.
         first, second = app.send_task("sleep", [1, 600.0]).id, app.send_task("sleep", [2, 0.0]).id
         worker = on_stage.start("apps.leases", "-P", "prefork", "-c", "1")
         on_stage.runs.wait_for(1, number=1, event="start")
@@ -73,7 +58,7 @@ def test_a_running_task_is_ended_and_a_waiting_one_not_started_when_their_leases
 def test_a_task_in_a_thread_stops_itself_when_it_is_told(aws: Emulator, tmp_path: Path) -> None:
     with stage(aws.url(visibility_timeout=VISIBILITY_S), tmp_path) as on_stage:
         worker = on_stage.start("apps.leases", "-P", "threads", "-c", "1")
-        app = Celery(broker=on_stage.broker, set_as_current=False)
+        app = client(on_stage)
         app.send_task("sleep_until_told", [1])
         on_stage.runs.wait_for(1, number=1, event="start")
         take_away(aws)

@@ -9,7 +9,6 @@ from uuid import uuid4
 
 import pytest
 from celery import Celery
-from kombu import pools
 from support.celery_workers import Stage, Worker, stage, wait_until
 from support.emulators import Emulator
 from support.rights import CONSUMER, PRODUCER, as_user
@@ -29,12 +28,6 @@ def root(ministack: Emulator) -> Emulator:
 def on_stage(root: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     with stage(root.url(), tmp_path_factory.mktemp("rights")) as found:
         yield found
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _pools() -> Iterator[None]:
-    yield
-    pools.reset()
 
 
 @pytest.fixture(scope="module")

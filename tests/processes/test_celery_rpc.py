@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 from celery import Celery, Signature, chain, chord, group
 from celery.exceptions import TimeoutError as NoResultYet
-from kombu import Queue, pools
+from kombu import Queue
 from support.celery_workers import Stage, Worker, stage, wait_until
 from support.emulators import Emulator
 
@@ -42,7 +42,6 @@ def app(on_stage: Stage) -> Iterator[Celery]:
     with closing(Celery(broker=on_stage.broker, backend="rpc://", set_as_current=False)) as app:
         app.conf.task_queues = [Queue(pool) for pool in POOLS]
         yield app
-    pools.reset()
 
 
 @pytest.fixture(params=["prefork", pytest.param("solo", marks=pytest.mark.slow)])

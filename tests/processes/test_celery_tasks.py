@@ -1,13 +1,10 @@
 """Celery as its users run it: workers and publishers in processes of their own, one embedded AWS between them."""
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
-from support.celery_workers import Stage, stage, wait_until
-from support.emulators import Emulator
+from support.celery_workers import Stage, wait_until
 from unit.amqp_model import amqp_topic_match
 
 GROUPS = ("email", "inventory", "analytics")
@@ -19,12 +16,6 @@ app = Celery("five", broker={broker!r})
 def add(x, y):
     return x + y
 """
-
-
-@pytest.fixture
-def on_stage(moto: Emulator, tmp_path: Path) -> Iterator[Stage]:
-    with stage(moto.url(f"p{uuid4().hex[:8]}"), tmp_path) as found:
-        yield found
 
 
 @pytest.mark.timeout(120)

@@ -18,9 +18,8 @@ from uuid import uuid4
 
 import pytest
 from celery import Celery
-from kombu import pools
 from support.browser import Browser
-from support.celery_workers import Stage, Worker, stage, wait_until
+from support.celery_workers import Stage, Worker, client, stage, wait_until
 from support.emulators import Emulator, free_port
 
 if TYPE_CHECKING:
@@ -54,9 +53,8 @@ def workers(on_stage: Stage) -> list[Worker]:
 
 @pytest.fixture(scope="module")
 def app(on_stage: Stage) -> Iterator[Celery]:
-    with closing(Celery(broker=on_stage.broker, set_as_current=False)) as app:
+    with closing(client(on_stage)) as app:
         yield app
-    pools.reset()
 
 
 @pytest.fixture(scope="module")

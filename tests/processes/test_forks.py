@@ -1,36 +1,13 @@
 """Processes that have used the broker and then fork, spawn, exit, or open connection after connection."""
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
-from uuid import uuid4
 
 import pytest
-from support.celery_workers import Stage, stage
+from support.celery_workers import Stage, unfinished
 from support.emulators import Emulator
 
 #: As the other two, seen from here.
 SLOW = [pytest.param(how, marks=pytest.mark.slow) for how in ("fork", "forkserver")]
-
-
-@pytest.fixture
-def aws(moto: Emulator) -> Emulator:
-    return moto.in_namespace(f"p{uuid4().hex[:8]}")
-
-
-@pytest.fixture
-def on_stage(aws: Emulator, tmp_path: Path) -> Iterator[Stage]:
-    with stage(aws.url(), tmp_path) as found:
-        yield found
-
-
-def left(aws: Emulator, queue: str) -> tuple[int, int]:
-    """Messages that are (ready, in flight)."""
-    sqs = aws.client("sqs")
-    url = sqs.get_queue_url(QueueName=f"{aws.namespace}__{queue}")["QueueUrl"]
-    names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
-    found = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
-    return int(found[names[0]]), int(found[names[1]])
 
 
 @pytest.mark.timeout(120)
@@ -40,8 +17,8 @@ def test_children_of_a_process_that_consumes_publish_and_consume(on_stage: Stage
     assert answer["codes"] == [0, 0, 0]
     children = {f"child {number}{own}": 5 for number in range(3) for own in ("", " own")}
     assert answer["counted"] == {"parent": 5, **children}
-    assert left(aws, "results") == (0, 0)
-    assert left(aws, "work") == (0, 0)
+    assert unfinished(aws, "results") == (0, 0)
+    assert unfinished(aws, "work") == (0, 0)
 
 
 @pytest.mark.timeout(300)
@@ -57,18 +34,18 @@ def test_connections_that_are_closed_or_forgotten_leave_nothing_behind(
     # What the latest few settings share is kept: a socket or two each.
     assert after["sockets"] <= before["sockets"] + 2 * 8, answer
     assert after["descriptors"] <= before["descriptors"] + 2 * 8, answer
-    assert left(aws, "many") == (0, 0)
+    assert unfinished(aws, "many") == (0, 0)
 
 
 @pytest.mark.timeout(90)
 def test_signal_handlers_publish_while_their_thread_publishes(on_stage: Stage, aws: Emulator) -> None:
     answer = json.loads(on_stage.python("-m", "apps.lives", "signals"))
     assert answer["handled"] > 5
-    assert left(aws, "many") == (80 + answer["handled"], 0)
+    assert unfinished(aws, "many") == (80 + answer["handled"], 0)
 
 
 @pytest.mark.timeout(90)
 def test_a_process_that_ends_without_closing_sends_and_gives_back_everything(on_stage: Stage, aws: Emulator) -> None:
     on_stage.python("-m", "apps.lives", "exits")
-    assert left(aws, "many") == (2, 0)
-    assert left(aws, "celery") == (28, 0)
+    assert unfinished(aws, "many") == (2, 0)
+    assert unfinished(aws, "celery") == (28, 0)

@@ -5,9 +5,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
+from support.celery_workers import unfinished
 from support.emulators import ROOT, Emulator
 
 #: Connects, sends two messages, receives both, acknowledges the first.
@@ -61,15 +61,6 @@ ENDS = {
 USUAL = ("falls off the end", "close", "sys.exit in a thread", "after a child that was forked has fallen off its end")
 
 
-def counts(aws: Emulator) -> tuple[int, int]:
-    """Messages that are (ready, in flight)."""
-    sqs = aws.client("sqs")
-    url = sqs.get_queue_url(QueueName=f"{aws.namespace}__q")["QueueUrl"]
-    names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
-    found = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
-    return int(found[names[0]]), int(found[names[1]])
-
-
 def run(aws: Emulator, script: str) -> float:
     """Run a script to its end; seconds from its last line to the end of the process."""
     path = f"{ROOT}{os.pathsep}{Path(__file__).parent}"
@@ -92,16 +83,14 @@ def run(aws: Emulator, script: str) -> float:
 @pytest.mark.parametrize(
     "end", [end if end in USUAL else pytest.param(end, marks=pytest.mark.slow) for end in ENDS]
 )
-def test_a_process_that_ends_sends_its_acks_and_holds_nothing(moto: Emulator, end: str) -> None:
-    aws = moto.in_namespace(f"x{uuid4().hex[:8]}")
+def test_a_process_that_ends_sends_its_acks_and_holds_nothing(aws: Emulator, end: str) -> None:
     took_s = run(aws, ENDS[end])
-    assert counts(aws) == (1, 0)
+    assert unfinished(aws, "q") == (1, 0)
     assert took_s < 15.0, "it waits for the end of a long poll"
 
 
 @pytest.mark.timeout(120)
-def test_a_process_that_is_killed_leaves_it_to_the_visibility_timeout(moto: Emulator) -> None:
-    aws = moto.in_namespace(f"x{uuid4().hex[:8]}")
+def test_a_process_that_is_killed_leaves_it_to_the_visibility_timeout(aws: Emulator) -> None:
     path = f"{ROOT}{os.pathsep}{Path(__file__).parent}"
     done = subprocess.run(
         [sys.executable, "-c", START + "time.sleep(1); os.kill(os.getpid(), signal.SIGKILL)", aws.url()],
@@ -110,4 +99,4 @@ def test_a_process_that_is_killed_leaves_it_to_the_visibility_timeout(moto: Emul
         check=False,
     )
     assert done.returncode == -9
-    assert counts(aws) == (0, 1)
+    assert unfinished(aws, "q") == (0, 1)

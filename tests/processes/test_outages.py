@@ -5,12 +5,9 @@ import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
-from celery import Celery
-from kombu import pools
-from support.celery_workers import Stage, stage, wait_until
+from support.celery_workers import Stage, client, stage, unfinished, wait_until
 from support.emulators import Emulator
 from support.proxy import Proxy
 from support.proxy_rules import Rule
@@ -18,18 +15,6 @@ from support.proxy_rules import Rule
 #: How long a crashed worker's messages stay hidden, and a poll of an idle queue lasts.
 VISIBILITY_S = 3
 OPTIONS = {"visibility_timeout": VISIBILITY_S, "wait_time_seconds": 2, "check_bindings": 1}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _pools() -> Iterator[None]:
-    """kombu's pools of connections outlive the app."""
-    yield
-    pools.reset()
-
-
-@pytest.fixture
-def aws(moto: Emulator) -> Emulator:
-    return moto.in_namespace(f"o{uuid4().hex[:8]}")
 
 
 @pytest.fixture
@@ -43,19 +28,6 @@ def on_stage(aws: Emulator, proxy: Proxy, tmp_path: Path) -> Iterator[Stage]:
     seen = replace(aws, port=int(proxy.endpoint_url.rpartition(":")[2]))
     with stage(seen.url(**OPTIONS), tmp_path) as found:
         yield found
-
-
-def client(stage: Stage) -> Celery:
-    return Celery(broker=stage.broker, set_as_current=False)
-
-
-def unfinished(aws: Emulator, queue: str = "celery") -> tuple[int, int]:
-    """Messages that are (ready, in flight)."""
-    sqs = aws.client("sqs")
-    url = sqs.get_queue_url(QueueName=f"{aws.namespace}__{queue}")["QueueUrl"]
-    names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
-    found = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
-    return int(found[names[0]]), int(found[names[1]])
 
 
 # --- what cannot pass, and what somebody removed

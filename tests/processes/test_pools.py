@@ -1,14 +1,11 @@
 """Celery's pools: each runs every task once, publishes from its tasks, and leaves nothing behind."""
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from celery import Celery
-from kombu import pools
-from support.celery_workers import Stage, stage, wait_until
+from support.celery_workers import Stage, client, stage, unfinished, wait_until
 from support.emulators import Emulator
 
 import kombu_hake
@@ -16,37 +13,6 @@ import kombu_hake
 SLOW = pytest.mark.slow
 GREEN = ["gevent", pytest.param("eventlet", marks=SLOW)]
 POOLS = ["prefork", "threads", "solo", *GREEN]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _pools() -> Iterator[None]:
-    """kombu's pools of connections outlive the app."""
-    yield
-    pools.reset()
-
-
-@pytest.fixture
-def aws(moto: Emulator) -> Emulator:
-    return moto.in_namespace(f"p{uuid4().hex[:8]}")
-
-
-@pytest.fixture
-def on_stage(aws: Emulator, tmp_path: Path) -> Iterator[Stage]:
-    with stage(aws.url(), tmp_path) as found:
-        yield found
-
-
-def client(stage: Stage) -> Celery:
-    return Celery(broker=stage.broker, set_as_current=False)
-
-
-def unfinished(aws: Emulator, queue: str = "celery") -> tuple[int, int]:
-    """Messages that are (ready, in flight)."""
-    sqs = aws.client("sqs")
-    url = sqs.get_queue_url(QueueName=f"{aws.namespace}__{queue}")["QueueUrl"]
-    names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
-    found = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
-    return int(found[names[0]]), int(found[names[1]])
 
 
 @pytest.mark.timeout(150)

@@ -10,20 +10,13 @@ from uuid import uuid4
 
 import pytest
 from celery import Celery
-from kombu import Connection, Consumer, Exchange, Queue, pools
-from support.celery_workers import Stage, stage, wait_until
-from support.emulators import Emulator
+from kombu import Connection, Consumer, Exchange, Queue
+from support.celery_workers import Stage, client, stage, wait_until
+from support.emulators import LEGS, Emulator
 
 #: Seconds; a living worker gives a sign of life each second.
 LIMIT_S = 5
 OPTIONS = {"temporary_queue_limit": LIMIT_S, "janitor_interval": 0, "wait_time_seconds": 2}
-
-
-@pytest.fixture(autouse=True)
-def _pools() -> Iterator[None]:
-    """kombu's pools of connections outlive the app."""
-    yield
-    pools.reset()
 
 
 @pytest.fixture
@@ -113,7 +106,7 @@ def pong(app: Celery, *names: str) -> bool:
 @pytest.fixture
 def app(on_stage: Stage) -> Iterator[Celery]:
     """In this process, which knows the broker and nothing else."""
-    with closing(Celery(broker=on_stage.broker, set_as_current=False)) as app:
+    with closing(client(on_stage)) as app:
         yield app
 
 
@@ -121,13 +114,13 @@ def app(on_stage: Stage) -> Iterator[Celery]:
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("leg", ["moto"])
 def test_nothing_is_left_of_workers_that_were_killed(aws: Emulator, on_stage: Stage) -> None:
     check_crash(aws, on_stage, 3, by_command(on_stage))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+@pytest.mark.parametrize("leg", LEGS)
 def test_nothing_is_left_of_twenty_workers_that_were_killed(aws: Emulator, on_stage: Stage) -> None:
     started = time.monotonic()
     check_crash(aws, on_stage, 20, by_command(on_stage))
@@ -135,7 +128,6 @@ def test_nothing_is_left_of_twenty_workers_that_were_killed(aws: Emulator, on_st
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("leg", ["moto"])
 def test_a_worker_removes_what_others_left_behind(aws: Emulator, on_stage: Stage, app: Celery) -> None:
     crash(on_stage, 2)
     before = mailboxes(aws)
@@ -151,7 +143,6 @@ def test_a_worker_removes_what_others_left_behind(aws: Emulator, on_stage: Stage
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("leg", ["moto"])
 def test_a_worker_that_was_suspended_for_too_long_makes_its_queue_again(
     aws: Emulator, on_stage: Stage, app: Celery
 ) -> None:
@@ -183,19 +174,18 @@ def check_restarts(on_stage: Stage, app: Celery, aws: Emulator, times: int) -> N
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("leg", ["moto"])
 def test_control_works_after_each_restart(on_stage: Stage, app: Celery, aws: Emulator) -> None:
     check_restarts(on_stage, app, aws, 3)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize("leg", LEGS)
 def test_control_works_after_each_of_ten_restarts(on_stage: Stage, app: Celery, aws: Emulator) -> None:
     check_restarts(on_stage, app, aws, 10)
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("leg", ["moto"])
 def test_ten_questions_in_a_row_have_answers(aws: Emulator, on_stage: Stage, app: Celery) -> None:
     on_stage.start("apps.watched", "-P", "solo", "-Q", "email", name="w1")
     inspect = app.control.inspect(timeout=5, limit=1)
@@ -206,6 +196,7 @@ def test_ten_questions_in_a_row_have_answers(aws: Emulator, on_stage: Stage, app
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.parametrize("leg", LEGS)
 def test_an_auto_delete_queue_survives_the_first_of_its_consumers(aws: Emulator, on_stage: Stage) -> None:
     name = f"shared-{uuid4()}"
     script = f"""
@@ -222,6 +213,7 @@ with Connection({on_stage.broker!r}) as connection:
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.parametrize("leg", LEGS)
 def test_an_expiring_queue_goes_when_nobody_has_used_it(aws: Emulator, on_stage: Stage) -> None:
     sqs = aws.client("sqs")
     with Connection(on_stage.broker) as connection:

@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
 from support.celery_workers import Stage, stage, wait_until
@@ -12,11 +11,6 @@ from support.emulators import Emulator
 
 PUBLISH = ("-m", "apps.publish")
 TO_ALL = ("--exchange", "orders", "--keys")
-
-
-@pytest.fixture
-def aws(moto: Emulator) -> Emulator:
-    return moto.in_namespace(f"p{uuid4().hex[:8]}")
 
 
 @pytest.fixture

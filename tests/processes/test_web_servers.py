@@ -12,24 +12,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
-from support.celery_workers import Stage, Worker, stage, wait_until
+from support.celery_workers import Stage, Worker, wait_until
 from support.emulators import Emulator
 
 SITE = Path(__file__).parent / "apps" / "site.py"
-
-
-@pytest.fixture
-def aws(moto: Emulator) -> Emulator:
-    return moto.in_namespace(f"p{uuid4().hex[:8]}")
-
-
-@pytest.fixture
-def on_stage(aws: Emulator, tmp_path: Path) -> Iterator[Stage]:
-    with stage(aws.url(), tmp_path) as found:
-        yield found
 
 
 def free_port() -> int:

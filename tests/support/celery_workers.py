@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from support.emulators import ROOT
+from celery import Celery
+from support.emulators import ROOT, Emulator
 
 APPS = ROOT / "tests" / "processes"
 #: A worker that has to share two cores with everything else takes its time to import Celery.
@@ -200,3 +201,17 @@ def stage(broker: str, folder: Path) -> Iterator[Stage]:
         yield found
     finally:
         found.close()
+
+
+def client(stage: Stage) -> Celery:
+    """An app in this process that knows the broker and nothing else."""
+    return Celery(broker=stage.broker, set_as_current=False)
+
+
+def unfinished(aws: Emulator, queue: str = "celery") -> tuple[int, int]:
+    """Messages of a queue that are (ready, in flight)."""
+    sqs = aws.client("sqs")
+    url = sqs.get_queue_url(QueueName=f"{aws.namespace}__{queue}")["QueueUrl"]
+    names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+    found = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
+    return int(found[names[0]]), int(found[names[1]])

@@ -21,6 +21,8 @@ from kombu_hake.testing import embedded_aws
 
 ROOT = Path(__file__).parents[2]
 HOST = "127.0.0.1"
+#: Their names.
+LEGS = ("moto", "ministack")
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 10.0
 
