@@ -302,7 +302,7 @@ class Channel(DeclaringChannel):
             logger.info("Gave back %d tasks that were received and not started.", len(settled))
 
     def forget(self, delivery_tag: int) -> None:
-        """Let a message go whose lease is lost: it comes again by itself."""
+        """Let a message go: it comes again when its lease runs out."""
         for unsettled in self._settle(delivery_tag, False):
             self._leases.abandon(unsettled.delivery.lease)
 

@@ -37,7 +37,7 @@ from kombu_hake.dead_names import (
 )
 from kombu_hake.exceptions import AccessDenied, HakeError, QueueNotFound, TopologyError
 from kombu_hake.limits import SQS_MAX_RECEIVE_COUNT, SQS_MAX_REDRIVE_SOURCES
-from kombu_hake.naming import QueueArn, QueueUrl
+from kombu_hake.naming import QueueArn, QueueUrl, parse_arn
 from kombu_hake.priorities import level_names
 from kombu_hake.queues import Queues, QueueSpec
 from kombu_hake.settings import Settings
@@ -119,6 +119,31 @@ class DeadQueues:
         except AccessDenied as exc:
             logger.warning("Queue %s gets no dead-letter queue, because %s is denied: %s", queue, exc.action, exc)
         self._done.add(queue)
+
+    def make_again(self, queue: str, arn: QueueArn) -> bool:
+        """Make the dead-letter queue of *queue* again that somebody deleted; whether it was made.
+
+        Args:
+            arn: Of the one that is missing. One that *queue* did not ask for here is not ours to make.
+        Raises:
+            QueueDeletedRecently: AWS refuses the name for a minute. Not waited for: a worker's main thread may be here.
+            AccessDenied: it may not be created.
+        """
+        wanted = self.plan(queue)
+        if wanted is None or self._queues.physical(wanted.name) != parse_arn(arn).name:
+            return False
+        self._queues.forget(wanted.name)
+        if not self._queues.declare(QueueSpec(wanted.name), patience_s=0):
+            return False
+        if wanted.is_own:
+            self._own(queue, wanted.name)
+        urls = map(self._queues.url, level_names(queue, self._queues.arguments(queue)))
+        self._allow(self._queues.url(wanted.name), [self._queues.arn(url) for url in urls], is_new=True)
+        logger.error(
+            "Dead-letter queue %s of queue %s was deleted by somebody, with what was in it; it has been made again.",
+            wanted.name, queue,
+        )  # fmt: skip
+        return True
 
     def undelivered_arn(
         self, queue: str, exchanges: frozenset[str], let_in: Callable[[str, QueueUrl], Any]

@@ -19,10 +19,10 @@ from typing import Any
 from kombu_hake.clients import Clients
 from kombu_hake.concurrency import TtlCache
 from kombu_hake.envelope import Envelope
-from kombu_hake.exceptions import HakeError, TopologyError
+from kombu_hake.exceptions import HakeError, QueueNotFound, TopologyError
 from kombu_hake.limits import FIFO_SUFFIX, RAW_DELIVERY_MAX_ATTRIBUTES
 from kombu_hake.messages import ORIGIN_HEADER
-from kombu_hake.naming import QueueUrl, parse_arn
+from kombu_hake.naming import QueueArn, QueueUrl, parse_arn
 
 __all__ = ["DeadLetters"]
 
@@ -34,10 +34,18 @@ _REDRIVE_TTL_S = 300.0
 class DeadLetters:
     """Sets messages aside. Shared by the connections of a process; safe to share between threads."""
 
-    def __init__(self, clients: Clients, publish: Callable[..., None]) -> None:
-        """*publish* is :meth:`kombu_hake.dispatch.Dispatcher.publish_now`."""
+    def __init__(
+        self, clients: Clients, publish: Callable[..., None], make_again: Callable[[str, QueueArn], bool]
+    ) -> None:
+        """Do so by other parts of the package.
+
+        Args:
+            publish: :meth:`kombu_hake.dispatch.Dispatcher.publish_now`.
+            make_again: :meth:`kombu_hake.dead_queues.DeadQueues.make_again`.
+        """
         self._clients = clients
         self._publish = publish
+        self._make_again = make_again
         self._redrives: TtlCache[QueueUrl, Mapping[str, Any]] = TtlCache(_REDRIVE_TTL_S)
 
     def max_receives(self, url: QueueUrl) -> int | None:
@@ -102,10 +110,18 @@ class DeadLetters:
         dead_arn = self._redrive(url).get("deadLetterTargetArn")
         if not dead_arn:
             return ""
+        kept = _with_reason(raw.get("MessageAttributes") or {}, queue, reason)
+        try:
+            return self._send_to(QueueArn(dead_arn), raw, kept)
+        except QueueNotFound:
+            if not self._make_again(queue, QueueArn(dead_arn)):
+                raise
+        return self._send_to(QueueArn(dead_arn), raw, kept)
+
+    def _send_to(self, dead_arn: QueueArn, raw: Mapping[str, Any], kept: Mapping[str, Any]) -> QueueUrl:
         arn = parse_arn(dead_arn)
         found = self._clients.sqs("get_queue_url", QueueName=arn.name, QueueOwnerAWSAccountId=arn.account)
         target = QueueUrl(found["QueueUrl"])
-        kept = _with_reason(raw.get("MessageAttributes") or {}, queue, reason)
         self._clients.sqs(
             "send_message", QueueUrl=target, MessageBody=raw["Body"], MessageAttributes=kept, **_fifo(target, raw)
         )

@@ -93,8 +93,9 @@ class GroupRequest(Request):  # type: ignore[misc]
         }
         if set_aside(self.message, parts_of(self.message), "failed", death):
             self.acknowledge()
-        else:
-            self.reject(requeue=True)
+        else:  # not at once: the handler would run in a loop for as long as nothing can be sent there
+            self.message.come_later()
+            self.acknowledged = True
 
 
 def _exception_of(exc_info: Any) -> BaseException:

@@ -120,7 +120,7 @@ def _settle_aside(message: Any, parts: Parts, reason: str, text: str) -> None:
     if set_aside(message, parts, reason, {"message": text}):
         message.ack()
     else:
-        message.requeue()
+        message.come_later()
 
 
 def event_strategy(task: Any, app: Any, consumer: Any, **_kwargs: Any) -> Callable[..., Any]:
@@ -158,7 +158,7 @@ def event_strategy(task: Any, app: Any, consumer: Any, **_kwargs: Any) -> Callab
             _send_each(message, group, [parts for _, parts in handlers])
         except HakeError as exc:
             logger.error("Event %s of topic %s comes again, as it could not be shared out: %s", event_id, topic, exc)
-            return reject(logger, consumer.connection_errors, True)
+            return message.come_later()
         return ack(logger, consumer.connection_errors)
 
     return on_event

@@ -55,6 +55,11 @@ class HakeMessage(KombuMessage):  # type: ignore[misc]
         """Whether somebody else may have the message by now. A long callback may ask, and stop. Any thread."""
         return self.lease is not None and self.lease.is_lost
 
+    def come_later(self) -> None:
+        """Let go of it: it comes again when its visibility timeout ends, where :meth:`requeue` would be a loop."""
+        self.channel.forget(self.delivery_tag)
+        self._state = "REQUEUED"
+
     def _decode(self) -> Any:
         try:
             return super()._decode()

@@ -134,7 +134,12 @@ class Queues:
         return name in self._settings.predefined_queues
 
     def declare(
-        self, spec: QueueSpec, *, physical: str | None = None, tags: Mapping[str, str] | None = None
+        self,
+        spec: QueueSpec,
+        *,
+        physical: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        patience_s: float = SQS_QUEUE_RECREATE_S + 15,
     ) -> bool:
         """Find the queue, or create it; whether it was created. Other than with ``topology=auto``, just take note.
 
@@ -143,8 +148,9 @@ class Queues:
         Args:
             physical: Its name in AWS, where it is not the one that follows from the logical name.
             tags: For a queue that is created, besides those of all our queues.
+            patience_s: How long to wait for the name of a deleted queue.
         Raises:
-            QueueDeletedRecently: AWS still refuses the name a minute after it was deleted.
+            QueueDeletedRecently: AWS still refuses the name then; it does for a minute.
             AccessDenied: it does not exist and may not be created.
         """
         name = spec.name
@@ -157,7 +163,8 @@ class Queues:
             try:
                 self._urls[name] = self._look_up(name)
             except QueueNotFound:
-                self._urls[name] = self._create(spec, tags or {}, is_ours_alone=physical is not None or spec.exclusive)
+                is_ours_alone = physical is not None or spec.exclusive
+                self._urls[name] = self._create(spec, tags or {}, patience_s, is_ours_alone=is_ours_alone)
                 return True
             return False
 
@@ -300,12 +307,14 @@ class Queues:
             ) from exc
         return QueueUrl(answer["QueueUrl"])
 
-    def _create(self, spec: QueueSpec, tags: Mapping[str, str], *, is_ours_alone: bool) -> QueueUrl:
+    def _create(
+        self, spec: QueueSpec, tags: Mapping[str, str], patience_s: float, *, is_ours_alone: bool
+    ) -> QueueUrl:
         physical = self.physical(spec.name)
         params: dict[str, Any] = {"QueueName": physical, "Attributes": self._attributes(spec)}
         if is_ours_alone:  # a crash between creating and tagging would leave a queue that is nobody's
             params["tags"] = own_tags(self._settings) | dict(tags)
-        deadline = time.monotonic() + SQS_QUEUE_RECREATE_S + 15
+        deadline = time.monotonic() + patience_s
         attempt = 0
         while True:
             try:

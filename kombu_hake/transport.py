@@ -73,7 +73,8 @@ def _build_shared(settings: Settings) -> _Shared:
     dispatcher = Dispatcher(topology, Routes(topology, settings), Publisher(clients), settings)
     janitor = Janitor(clients, settings, topology.topics, topology.home)
     presence = Presence(topology.signs, janitor)
-    return _Shared(clients, topology, dispatcher, DeadLetters(clients, dispatcher.publish_now), presence)
+    dead_letters = DeadLetters(clients, dispatcher.publish_now, topology.dead_queues.make_again)
+    return _Shared(clients, topology, dispatcher, dead_letters, presence)
 
 
 _open: weakref.WeakSet[Transport] = weakref.WeakSet()

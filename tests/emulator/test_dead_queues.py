@@ -84,6 +84,24 @@ def test_a_rejected_message_is_shown_with_its_reason_and_removed(aws: Emulator, 
     wait_until(lambda: ready(aws, "mails-dead") == 0, "its removal")
 
 
+def test_a_dead_letter_queue_that_somebody_deleted_is_made_again(aws: Emulator, connection: Connection) -> None:
+    channel = connection.default_channel
+    queue = Queue("mails", queue_arguments=ASKED)(channel)
+    queue.declare()
+    before = attributes(aws, "mails-dead")
+    sqs = aws.client("sqs")
+    sqs.delete_queue(QueueUrl=sqs.get_queue_url(QueueName=f"{aws.namespace}__mails-dead")["QueueUrl"])
+    Producer(channel).publish("x", routing_key="mails")
+    message = queue.get()
+    assert message is not None
+    message.reject()
+    wait_until(lambda: ready(aws, "mails-dead") == 1, "the dead letter")
+    after = attributes(aws, "mails-dead")
+    assert after["QueueArn"] == before["QueueArn"]
+    assert after.get("RedriveAllowPolicy") == before.get("RedriveAllowPolicy")
+    assert "1 dead letter of group mails sent back" in run(aws, "dlq", "requeue", "mails")
+
+
 def test_the_subscription_names_a_queue_for_what_sns_cannot_deliver(aws: Emulator, connection: Connection) -> None:
     channel = connection.default_channel
     queue = Queue("mails", ORDERS, queue_arguments=ASKED)(channel)

@@ -11,6 +11,7 @@ from fakes import FakeClients, connected, eventually
 from kombu import Connection, Queue
 from kombu.exceptions import ContentDisallowed, DecodeError
 
+from kombu_hake.exceptions import BrokerUnavailable
 from kombu_hake.lease import LeaseState
 
 ASKED = {"x-dead-letter-queue": True}
@@ -108,10 +109,53 @@ def test_what_cannot_be_sent_stays_and_does_not_come_at_once(
 ) -> None:
     channel = declare(connection, **ASKED)
     send(fake, "x")
-    fake.sqs("delete_queue", QueueUrl=fake.queues.queue("q-dead").url)
+    fake.fail("send_message", BrokerUnavailable("away"))
     get(channel).reject()
     [stored] = fake.queues.queue("q").messages
     assert stored.visible_at >= fake.clock() + 55  # the visibility timeout, not a loop
+    assert "could not be dead-lettered; it stays and comes again" in caplog.text
+
+
+def test_a_dead_letter_queue_that_somebody_deleted_is_made_again(
+    fake: FakeClients, connection: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    channel = declare(connection, **ASKED)
+    before = fake.queues.queue("q-dead").attributes
+    fake.sqs("delete_queue", QueueUrl=fake.queues.queue("q-dead").url)
+    fake.clock.advance(61)  # until then AWS refuses the name
+    send(fake, "x")
+    get(channel).reject()
+    gone(fake)
+    made = fake.queues.queue("q-dead")
+    assert [dead.body for dead in made.messages] == ["x"]
+    assert made.attributes == before
+    assert "Dead-letter queue q-dead of queue q was deleted by somebody" in caplog.text
+
+
+def test_while_aws_refuses_the_name_of_a_deleted_dead_letter_queue_the_message_waits(
+    fake: FakeClients, connection: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    channel = declare(connection, **ASKED)
+    fake.sqs("delete_queue", QueueUrl=fake.queues.queue("q-dead").url)
+    send(fake, "x")
+    fake.calls.clear()
+    get(channel).reject()
+    assert fake.count("create_queue") == 1  # the consuming thread has other things to do
+    assert "could not be dead-lettered; it stays and comes again" in caplog.text
+    [stored] = fake.queues.queue("q").messages
+    assert stored.visible_at >= fake.clock() + 55
+
+
+def test_a_dead_letter_queue_that_an_operator_chose_is_not_made(
+    fake: FakeClients, connection: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    channel = declare(connection, **ASKED)
+    chosen = "arn:aws:sqs:eu-west-1:111122223333:theirs"
+    policy = json.dumps({"deadLetterTargetArn": chosen, "maxReceiveCount": 3})
+    fake.queues.queue("q").attributes["RedrivePolicy"] = policy
+    send(fake, "x")
+    get(channel).reject()
+    assert "theirs" not in fake.queues.by_name
     assert "could not be dead-lettered; it stays and comes again" in caplog.text
 
 
