@@ -209,7 +209,7 @@ def test_an_idle_queue_is_heard_beside_a_full_one(bench: Bench) -> None:
     eventually(lambda: bench.is_polling("idle"))
     bench.fake.clock.advance(21)  # its poll comes back empty, and it is known as idle from then on
     bench.send(idle, "hello")
-    for _ in range(40):
+    for _ in range(90):  # before the other one is empty
         item = bench.next()
         if item.queue == "idle":
             break
