@@ -24,6 +24,7 @@ import argparse
 import asyncio
 import json
 import os
+import socket
 import threading
 import time
 from collections import Counter
@@ -71,6 +72,8 @@ class Proxy:
         self._connections: set[ClientSide] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
+        #: Bound and never listening: while we refuse, nobody's outgoing connection may get the port.
+        self._reserved: socket.socket | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._is_silent = False
@@ -164,11 +167,15 @@ class Proxy:
         """Accept connections, if it does not yet; for a program that has an event loop itself."""
         if self._server is not None:
             return
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(
-            lambda: ClientSide(self._on_request, self._connections), "127.0.0.1", self._port, backlog=512
-        )
-        self._port = self._server.sockets[0].getsockname()[1]
+        if self._reserved is None:
+            self._reserved = socket.socket()
+            self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            self._reserved.bind(("127.0.0.1", self._port))
+            self._port = self._reserved.getsockname()[1]
+        self._server = await asyncio.get_running_loop().create_server(
+            lambda: ClientSide(self._on_request, self._connections), "127.0.0.1", self._port, backlog=512,
+            reuse_port=True,
+        )  # fmt: skip
 
     def _stop_listening(self) -> None:
         if self._server is not None:
@@ -183,6 +190,9 @@ class Proxy:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._upstream.close()
+        if self._reserved is not None:
+            self._reserved.close()
+            self._reserved = None
 
     async def _listen_again(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

@@ -382,6 +382,15 @@ def test_refusal_ends_open_connections_and_lasts_its_time(proxy: Proxy) -> None:
     assert is_back()
 
 
+def test_nobody_else_gets_the_port_while_it_refuses(proxy: Proxy) -> None:
+    proxy.refuse()
+    address = ("127.0.0.1", int(proxy.endpoint_url.rpartition(":")[2]))
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind(address)
+    proxy.accept()
+    assert sqs(proxy, "SendMessage")[0] == 200
+
+
 def test_a_dead_emulator_looks_dead_through_the_proxy(upstream: Upstream) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
