@@ -88,8 +88,8 @@ def _add_queue(queues: Any, subscription: Subscription) -> None:
         # Its own direct exchange is what makes handler.delay() a send to this queue alone.
         queue = Queue(name, Exchange(name, type="direct"), routing_key=name)
         queues.add(queue)
-        # A worker without -Q consumes all queues that the app names, as with task_queues.
-        queues._default_consume_from.setdefault(name, queue)
+        # A worker without -Q consumes all queues that the app names, as with task_queues; older Celery by itself.
+        getattr(queues, "_default_consume_from", {}).setdefault(name, queue)
     queue = queues[name]
     if subscription.dead_letters:
         queue.queue_arguments = _with_dead_letters(queue.queue_arguments or {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,8 @@ from support.proxy_faults import DUPLICATE_HANDLE, Plan
 from support.proxy_http import ClientSide, Message
 
 _SETTLING = {"DeleteMessageBatch": "ack", "ChangeMessageVisibilityBatch": "visibility"}
+_PUBLISHING = ("Publish", "PublishBatch", "SendMessage", "SendMessageBatch")
+_ID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
 #: How a request ended: it took effect and was answered; it took effect, or may have, without an answer; it did not.
 DONE, UNANSWERED, REFUSED = "done", "unanswered", "refused"
 
@@ -43,6 +46,8 @@ class JournalProxy(Proxy):
         super().__init__(upstream, **more)
         self.receipts: dict[str, Receipt] = {}
         self.spoiled = 0
+        #: Ids of tasks whose publisher did not wait for the answer: a busy machine takes longer than its patience.
+        self.unheard: set[str] = set()
 
     def of(self, message: str) -> list[Receipt]:
         """The deliveries of a message, in order."""
@@ -58,6 +63,8 @@ class JournalProxy(Proxy):
             self.spoiled += is_spoiled or bool(plan.acted)  # some faults act on the answer
             if request.action in _SETTLING:
                 self._settled(request, plan, _outcome(plan, answer, failed))
+            elif request.action in _PUBLISHING and _outcome(plan, answer, failed) == UNANSWERED:
+                self.unheard.update(_ID.findall(request.body.decode(errors="replace")))
         if answer is not None and request.action == "ReceiveMessage":
             self._received(answer)
         return answer

@@ -89,7 +89,7 @@ def run_kind(
         until_calm(crew, visibility_s)
         verdict = judge(
             dict.fromkeys(GROUPS, range(events)), crew.runs(), crew.published(), crew.kills, proxy.of,
-            logs=crew.logs(), loses_answers=kind.loses_answers,
+            logs=crew.logs(), loses_answers=kind.loses_answers, unheard=proxy.unheard,
         )  # fmt: skip
         refused = sum(bool(entry["error"]) for entry in crew.published())
         return Row(name, events, verdict, refused, proxy.spoiled, len(crew.kills), time.monotonic() - started)

@@ -6,7 +6,7 @@ import itertools
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,7 @@ def expected_of(published: Iterable[Run]) -> dict[str, set[int]]:
 def judge(
     expected: Mapping[str, Iterable[int]], runs: Sequence[Run], published: Sequence[Run],
     kills: Sequence[Kill], deliveries: Callable[[str], list[Receipt]], *, logs: str = "", loses_answers: bool = True,
+    unheard: Container[str] = (),
 ) -> Verdict:  # fmt: skip
     """What is lost, and why what ran twice did.
 
@@ -80,6 +81,7 @@ def judge(
         deliveries: The deliveries of a message, by SQS's id of it.
         logs: Of the workers: lost leases are told there.
         loses_answers: Whether publishing may succeed without the publisher's knowing it.
+        unheard: Ids of tasks with which that has happened anyway.
     """
     by_event: dict[tuple[str, int], list[Run]] = defaultdict(list)
     for run in runs:
@@ -93,8 +95,10 @@ def judge(
             if earlier["id"] == later["id"] and earlier["message"] != later["message"]:
                 if earlier["retries"]:
                     reason = "an earlier try of it ran twice"
+                elif loses_answers or later["id"] in unheard:
+                    reason = "publish tried again, its answer was lost"
                 else:
-                    reason = "publish tried again, its answer was lost" if loses_answers else UNEXPLAINED
+                    reason = UNEXPLAINED
             else:
                 reason = _reason(earlier, later, number in refused, kills, deliveries)
             if reason == UNEXPLAINED and later["id"] in told:

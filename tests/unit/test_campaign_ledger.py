@@ -81,6 +81,8 @@ def test_two_messages_of_one_publish_are_explained_only_where_answers_are_lost()
     runs = [run(1, 1.0), run(1, 2.0, message="another")]
     assert reasons(judged(runs)) == ["publish tried again, its answer was lost"]
     assert reasons(judged(runs, loses_answers=False)) == [UNEXPLAINED]
+    assert reasons(judged(runs, loses_answers=False, unheard={"another"})) == [UNEXPLAINED]
+    assert reasons(judged(runs, loses_answers=False, unheard={"task1"})) == ["publish tried again, its answer was lost"]
 
 
 def test_two_publishes_are_explained_only_if_the_publisher_had_an_error() -> None:

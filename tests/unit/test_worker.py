@@ -62,6 +62,10 @@ class Request:
         self.cancelled.append((pool, emit_retry))
 
 
+#: Older Celery has them among the reserved ones.
+SCHEDULED = getattr(state, "scheduled_requests", state.reserved_requests)
+
+
 class Job(SimpleNamespace):
     """A result of a pool; weakly referable."""
 
@@ -69,7 +73,7 @@ class Job(SimpleNamespace):
 @pytest.fixture(autouse=True)
 def _state() -> Iterator[None]:
     yield
-    for known in (state.requests, state.reserved_requests, state.active_requests, state.scheduled_requests):
+    for known in (state.requests, state.reserved_requests, state.active_requests, SCHEDULED):
         known.clear()
     worker._consumers.clear()
 
@@ -109,7 +113,7 @@ def test_only_what_was_not_started_is_given_back_and_never_starts_then() -> None
     Request(other, 6)
     later = Request(channel, 7)
     state.reserved_requests.discard(later)
-    state.scheduled_requests.add(later)
+    SCHEDULED.add(later)
     active = Request(channel, 8)
     state.active_requests.add(active)
     assert sorted(worker.unstarted_tags(channel)) == [1, 2, 4, 7]
