@@ -126,15 +126,16 @@ class Hedge(Generic[T]):
     def _try(self, race: _Race[T], attempt: Callable[[], T], late: Callable[[T], None]) -> None:
         result, error = None, None
         try:
-            result = attempt()
-        except Exception as exc:
-            error = exc
+            try:
+                result = attempt()
+            except Exception as exc:
+                error = exc
+            with race.lock:
+                is_first = not race.is_decided.is_set()
+                if is_first:
+                    race.winner, race.error = result, error
+                    race.is_decided.set()
         finally:
-            self._slots.release()
-        with race.lock:
-            if not race.is_decided.is_set():
-                race.winner, race.error = result, error
-                race.is_decided.set()
-                return
-        if error is None:
+            self._slots.release()  # when the race is decided, or it would begin one more try
+        if not is_first and error is None:
             late(result)  # type: ignore[arg-type]

@@ -37,14 +37,14 @@ def test_connections_that_are_closed_or_forgotten_leave_nothing_behind(
     assert unfinished(aws, "many") == (0, 0)
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(150)
 def test_signal_handlers_publish_while_their_thread_publishes(on_stage: Stage, aws: Emulator) -> None:
     answer = json.loads(on_stage.python("-m", "apps.lives", "signals"))
     assert answer["handled"] > 5
     assert unfinished(aws, "many") == (80 + answer["handled"], 0)
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(150)
 def test_a_process_that_ends_without_closing_sends_and_gives_back_everything(on_stage: Stage, aws: Emulator) -> None:
     on_stage.python("-m", "apps.lives", "exits")
     assert unfinished(aws, "many") == (2, 0)

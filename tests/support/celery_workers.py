@@ -168,7 +168,7 @@ class Stage:
         for worker in workers:
             wait_until(worker.is_ready, f"{worker.name} to be ready", START_TIMEOUT_S)
 
-    def python(self, *arguments: str, timeout_s: float = 60.0, cwd: Path | None = None) -> str:
+    def python(self, *arguments: str, timeout_s: float = 100.0, cwd: Path | None = None) -> str:
         """Run Python in a process of its own, such as ``-m apps.publish orders 200``; what it printed."""
         done = subprocess.run(
             [sys.executable, *arguments],
