@@ -5,7 +5,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo docs screenshots test lint unit emulator processes bench dist clean python
+.PHONY: help demo docs screenshots test lint unit emulator processes oldest bench dist clean python
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -14,7 +14,7 @@ demo: .venv/demo.stamp ## The demo shop, on an embedded AWS: prints its address.
 	@cd demo_project && ../$(BIN)/python -m stage $(ARGS)
 
 # Two runs: what hundreds of connections to emulators leave open does not get in the way of the unit tests.
-test: lint .venv-ministack ## All there is: lint, unit, both emulators, real workers
+test: lint .venv-ministack oldest ## All there is: lint, unit, both emulators, real workers, oldest Celery
 	$(PYTEST) tests/unit $(ARGS)
 	$(PYTEST) tests/contract tests/emulator tests/processes $(ARGS)
 
@@ -30,6 +30,11 @@ emulator: .venv/dev.stamp .venv-ministack ## Tests through kombu on moto and min
 
 processes: .venv/dev.stamp ## Tests with real Celery workers
 	$(PYTEST) tests/processes $(ARGS)
+
+# Without what needs a newer kombu (the options of its sqs://), or is not about either (the site).
+oldest: .venv-oldest/5.4.stamp .venv-ministack ## Unit tests and groups with the oldest kombu and Celery that will do
+	.venv-oldest/bin/python -m pytest tests/unit tests/processes/test_celery_groups.py \
+	  --ignore tests/unit/test_options.py --ignore tests/unit/test_docs_site.py
 
 # The tools of tests/campaign: minutes to hours long, so no part of `make test`, which has small versions of them.
 campaign: .venv/dev.stamp ## Events under every kind of fault, workers killed: ARGS="--events 500 --kinds black-hole"
@@ -55,7 +60,7 @@ dist: .venv/dev.stamp ## Wheel and source archive in ./dist
 	$(BIN)/python -m build
 
 clean: ## Remove all that this Makefile made
-	rm -rf .venv .venv-ministack build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-ministack .venv-oldest build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Virtual environments: made once, and again when what they are made from changes.
@@ -85,6 +90,12 @@ clean: ## Remove all that this Makefile made
 .venv-ministack/%.stamp: | python
 	$(PYTHON) -m venv --clear .venv-ministack
 	.venv-ministack/bin/python -m pip install --quiet --disable-pip-version-check ministack==$*
+	@touch $@
+
+.venv-oldest/%.stamp: setup.cfg | python
+	$(PYTHON) -m venv --clear .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]' \
+	  'kombu==$*.*' 'celery==$*.*'
 	@touch $@
 
 python:

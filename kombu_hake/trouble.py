@@ -112,6 +112,9 @@ class Hedge(Generic[T]):
         race: _Race[T] = _Race()
         while not is_over():
             if self._slots.acquire(blocking=False):
+                if race.is_decided.is_set():  # the place may be that of the try that decided it
+                    self._slots.release()
+                    break
                 one_try = partial(self._try, race, attempt, late)
                 if start_thread(one_try, f"hake-probe-{self._name}") is None:  # no thread to be had: without company
                     one_try()
