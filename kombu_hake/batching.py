@@ -44,6 +44,8 @@ class Published(NamedTuple):
     exchange: str
     routing_key: str
     message: Mapping[str, Any]
+    #: Whether reaching no queue is a failure.
+    mandatory: bool = False
 
     def __str__(self) -> str:
         headers = self.message.get("headers") or {}
@@ -95,7 +97,7 @@ class Batch:
         self._idle = 0
         self._outstanding = 0
         self._outstanding_bytes = 0
-        self._failed: list[tuple[Published, HakeError]] = []
+        self._failed: list[tuple[Published, Exception]] = []
 
     def add(self, sender: SendsMany, target: Target, published: Published, outgoing: Outgoing) -> bool:
         """Gather one message; waits while too much is outstanding.
@@ -129,11 +131,16 @@ class Batch:
             if len(group.items) == MAX_BATCH_ENTRIES:
                 self._submit(self._open.pop((id(sender), address)))
 
+    def refused(self, published: Published, error: Exception) -> None:
+        """Record a message that could not be gathered, for the :class:`PublishFailed` of the next flush."""
+        with self._entered(), self._changed:
+            self._failed.append((published, error))
+
     def flush(self) -> None:
         """Send what is gathered, and wait for AWS.
 
         Raises:
-            PublishFailed: names each message that was not accepted.
+            PublishFailed: names each message that was not accepted, or is mandatory and reaches no queue.
         """
         with self._entered(), self._changed:
             self._submit_all()
@@ -290,12 +297,21 @@ class Session:
             self.flush()
 
     def flush(self) -> None:
-        """Send what is gathered. Raises :class:`PublishFailed` naming each message that was not accepted."""
+        """Send what is gathered. A message that can't be sent does not keep the others back.
+
+        Raises:
+            PublishFailed: names each message that was not accepted, or is mandatory and reaches no queue.
+        """
         waiting, self._waiting = self._waiting, []
         if waiting:
-            with batch():
+            with batch() as gathering:
                 for message, options in waiting:
-                    self._publish(message, **options)
+                    try:
+                        self._publish(message, **options)
+                    except Exception as exc:
+                        exchange, routing_key = options.get("exchange") or "", options.get("routing_key") or ""
+                        mandatory = bool(options.get("mandatory"))
+                        gathering.refused(Published(exchange, routing_key, message, mandatory), exc)
 
     def discard(self) -> None:
         """Forget what is gathered."""
@@ -305,7 +321,7 @@ class Session:
         """Nothing is held."""
 
 
-def _report(failed: list[tuple[Published, HakeError]]) -> str:
+def _report(failed: list[tuple[Published, Exception]]) -> str:
     shown = "\n".join(f"  - {published}: {error}" for published, error in failed[:10])
     more = f"\n  … and {len(failed) - 10} more" if len(failed) > 10 else ""
     return f"AWS did not accept {len(failed)} of the messages of a batch:\n{shown}{more}"

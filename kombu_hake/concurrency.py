@@ -68,6 +68,11 @@ class TtlCache(Generic[K, V]):
     def __len__(self) -> int:
         return len(self._items)
 
+    def has(self, key: K) -> bool:
+        """Whether there is a value for *key* that is fresh."""
+        found = self._items.get(key)
+        return found is not None and self._clock() < found[0]
+
     def clear(self) -> None:
         """Forget all."""
         self._items.clear()

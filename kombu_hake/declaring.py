@@ -53,7 +53,7 @@ class DeclaringChannel(StdChannel):  # type: ignore[misc]
 
         Raises:
             DeclarationMismatch: it was declared with another type, or the type is none of AMQP's.
-            TopicNotFound: ``passive``, and there is no topic.
+            TopicNotFound: ``passive``, and there is no topic. One that may not be read is taken as there.
         """
         exchange_type = type or "direct"
         name = exchange or f"amq.{exchange_type}"
@@ -62,17 +62,27 @@ class DeclaringChannel(StdChannel):  # type: ignore[misc]
                 f"Exchange {name!r} can't be of type {exchange_type!r}: use direct, topic, fanout or headers."
             )
         if passive:
-            if self.topology.exchange_type(name) is None and not self.topology.topics.subscribers(name):
+            if self.topology.exchange_type(name) is None and self.topology.topics.subscribers(name) == 0:
                 raise TopicNotFound(f"There is no exchange {name!r}: nobody declared it, and it has no topic.")
             return
         if name != PRIVATE_EXCHANGE and not is_reply_exchange(name):
             self.topology.declare_exchange(name, cast(ExchangeType, exchange_type))
 
     def exchange_delete(self, exchange: str, if_unused: bool = False, nowait: bool = False) -> None:
-        """Delete an exchange: its topic and all our bindings to it."""
+        """Delete an exchange: its topic and all our bindings to it.
+
+        Raises:
+            DeclarationMismatch: ``if_unused``, and queues are bound to it, or its subscriptions can't be read.
+        """
         self.topology.topics.forget_subscribers(exchange)
-        if if_unused and self.topology.topics.subscribers(exchange):
+        bound = self.topology.topics.subscribers(exchange) if if_unused else 0
+        if bound:
             raise DeclarationMismatch(f"Exchange {exchange!r} is in use: queues are bound to it.")
+        if bound is None and self.topology.makes:
+            raise DeclarationMismatch(
+                f"Exchange {exchange!r} may be in use: its subscriptions can't be read. Allow sns:GetTopicAttributes "
+                "and sns:ListSubscriptionsByTopic, or delete it without if_unused."
+            )
         self.topology.delete_exchange(exchange)
 
     def exchange_bind(self, destination: str, source: str = "", **_kwargs: Any) -> None:

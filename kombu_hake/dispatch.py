@@ -78,12 +78,12 @@ class Dispatcher:
         if not targets:
             return
         wire = encode(message, exchange, routing_key, uuid4().hex)
-        published = Published(exchange, routing_key, message)
+        published = Published(exchange, routing_key, message, mandatory)
         gathering = current_batch()
         for target in targets:
             prepared = self._prepare(target, wire, message, routing_key)
             if gathering is None or not gathering.add(self, target, published, prepared):
-                self._send(target, prepared, published, mandatory)
+                self._send(target, prepared, published)
 
     def send_events_aside(self) -> None:
         """From now on, send this process's events from a thread of their own."""
@@ -143,16 +143,18 @@ class Dispatcher:
 
     def _try(self, target: Target, prepared: Outgoing, published: Published) -> HakeError | None:
         try:
-            self._send(target, prepared, published, mandatory=False)
+            if published.mandatory:  # an earlier message of the batch may have found out that it reaches no queue
+                self._routes.resolve(published.exchange, published.routing_key, mandatory=True)
+            self._send(target, prepared, published)
         except HakeError as exc:
             return exc
         return None
 
-    def _send(self, target: Target, prepared: Outgoing, published: Published, mandatory: bool) -> None:
+    def _send(self, target: Target, prepared: Outgoing, published: Published) -> None:
         try:
             self._publisher.send(target, prepared)
         except (QueueNotFound, TopicNotFound) as exc:
-            for instead in self._instead(target, exc, published.exchange, published.routing_key, mandatory):
+            for instead in self._instead(target, exc, published):
                 self._publisher.send(instead, prepared)
         except AccessDenied as exc:
             if isinstance(target, QueueTarget) or not self._can_do_without(published.exchange):
@@ -173,12 +175,11 @@ class Dispatcher:
             attributes[TASK_ATTRIBUTE] = task_attribute(str(headers["task"]))
         return outgoing(wire.text, attributes, send_parameters(message, target.exchange, to_queue=False))
 
-    def _instead(
-        self, target: Target, exc: Exception, exchange: str, routing_key: str, mandatory: bool
-    ) -> list[Target]:
+    def _instead(self, target: Target, exc: Exception, published: Published) -> list[Target]:
+        mandatory = published.mandatory
         if not isinstance(target, QueueTarget):
-            return self._routes.topic_is_gone(target.exchange, routing_key, mandatory=mandatory)
-        if is_reply_exchange(exchange):
+            return self._routes.topic_is_gone(target.exchange, published.routing_key, mandatory=mandatory)
+        if is_reply_exchange(published.exchange):
             self._topology.queues.forget(target.queue)
             raise ReplyQueueNotFound(f"Nobody waits for this reply any more: {exc}") from exc
         return self._routes.queue_is_gone(target.queue, mandatory=mandatory)

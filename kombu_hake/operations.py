@@ -167,8 +167,8 @@ class Desk:
         return group
 
     def _undelivered(self, name: str) -> int | None:
-        url = self.topology.queues.find(undelivered_name(name))
         try:
+            url = self.topology.queues.find(undelivered_name(name))
             return None if url is None else self._ready(url)
         except HakeError as exc:
             logger.info("What was not delivered to %s can't be counted: %s", name, exc)

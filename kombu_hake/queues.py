@@ -20,7 +20,6 @@ from kombu_hake.exceptions import (
     AccessDenied,
     BrokerUnavailable,
     DeclarationMismatch,
-    HakeError,
     PurgeInProgress,
     QueueDeletedRecently,
     QueueNotFound,
@@ -120,13 +119,17 @@ class Queues:
             return self._urls[name]
 
     def find(self, name: str) -> QueueUrl | None:
-        """The URL, if there is such a queue; with ``topology=assume``, if this process was told of it."""
+        """The URL, or None if there is no such queue; with ``topology=assume``, if this process was not told of it.
+
+        Raises:
+            AccessDenied: the account may not look for it.
+            BrokerUnavailable: AWS could not be asked. Only an answer of AWS means that there is no queue.
+        """
         if self._settings.topology == "assume" and not (name in self._specs or self.is_predefined(name)):
             return None
         try:
             return self.url(name)
-        except HakeError as exc:
-            logger.debug("Queue %s is not found: %s", name, exc)
+        except QueueNotFound:
             return None
 
     def is_predefined(self, name: str) -> bool:

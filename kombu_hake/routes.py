@@ -9,7 +9,14 @@ import logging
 from typing import NamedTuple
 
 from kombu_hake.concurrency import TtlCache
-from kombu_hake.exceptions import InvalidName, QueueNotFound, ReplyQueueNotFound, Unroutable
+from kombu_hake.exceptions import (
+    AccessDenied,
+    BrokerUnavailable,
+    InvalidName,
+    QueueNotFound,
+    ReplyQueueNotFound,
+    Unroutable,
+)
 from kombu_hake.listeners import Listeners
 from kombu_hake.mailbox import is_mailbox, is_reply_exchange, reply_queue
 from kombu_hake.naming import QueueUrl, TopicArn
@@ -50,6 +57,7 @@ class Routes:
         self._settings = settings
         self._own_queue: TtlCache[str, QueueUrl | None] = TtlCache(_ABSENT_TTL_S)
         self._routable: TtlCache[str, bool] = TtlCache(_ROUTABLE_TTL_S)
+        self._unchecked: TtlCache[str, None] = TtlCache(_ABSENT_TTL_S)
         self._warned: TtlCache[str, None] = TtlCache(_ABSENT_TTL_S)
         self.listeners = Listeners(self._count_listeners)
 
@@ -59,7 +67,9 @@ class Routes:
         Raises:
             Unroutable: it would reach nobody, and ``mandatory`` or ``unroutable=raise`` asks for an error.
             ReplyQueueNotFound: nobody waits for this reply any more.
-            AccessDenied: the exchange's topic was denied to this process before.
+            AccessDenied: the exchange's topic was denied to this process before; or the message may be for the queue of
+                the exchange's name, and looking for that is denied.
+            BrokerUnavailable: AWS could not be asked what is needed to decide. Nothing was sent; the next publish asks.
         """
         if is_reply_exchange(exchange):
             return [self._reply(exchange, routing_key)]
@@ -94,7 +104,8 @@ class Routes:
         self._routable.forget(exchange)
         arn = self._topology.topics.create(exchange, self._topology.exchange_type(exchange))
         logger.info("Created the topic of exchange %s on its first publish.", exchange)
-        if not self._has_queue(exchange):
+        must_know = mandatory or self._settings.unroutable == "raise"
+        if not self._has_queue(exchange, must_know=must_know):
             return self._unroutable(exchange, routing_key, mandatory=mandatory)
         return [TopicTarget(exchange, arn)]
 
@@ -108,7 +119,11 @@ class Routes:
 
     def _count_listeners(self, exchange: str) -> int | None:
         self._topology.topics.forget_subscribers(exchange)
-        return self._topology.topics.subscribers(exchange)
+        try:
+            return self._topology.topics.subscribers(exchange)
+        except BrokerUnavailable as exc:
+            logger.debug("The listeners of exchange %s can't be counted, so events are sent: %s", exchange, exc)
+            return None
 
     def _reply(self, exchange: str, routing_key: str) -> QueueTarget:
         queue = reply_queue(exchange, routing_key)
@@ -133,6 +148,11 @@ class Routes:
 
         That is so for a direct exchange (``direct_exchanges=auto``). An exchange that this process did not declare may
         be of any type: then it is so when it has no topic, because any other binding would have made one.
+
+        Raises:
+            AccessDenied: looking for the queue is denied. Its topic may be another way, or lead nowhere: a queue is not
+                subscribed to the topic of its own name. So that is for the user to decide.
+            BrokerUnavailable: AWS could not be asked.
         """
         if self._settings.direct_exchanges != "auto":
             return None
@@ -143,7 +163,16 @@ class Routes:
             return None
         if self._topology.queues.spec(exchange) is not None:  # declared here since
             return self._topology.queues.find(exchange)
-        return self._own_queue.get(exchange, lambda: self._topology.queues.find(exchange))
+        try:
+            return self._own_queue.get(exchange, lambda: self._topology.queues.find(exchange))
+        except AccessDenied as exc:
+            raise AccessDenied(
+                f"A message to exchange {exchange!r} with the same routing key is for queue {exchange!r}, if there is "
+                f"one, and looking for it is denied. Allow {exc.action}, name the queue in predefined_queues, declare "
+                f"the exchange with its type (topic, fanout or headers), or use direct_exchanges=topic: {exc}",
+                action=exc.action,
+                resource=exc.resource,
+            ) from exc
 
     def _topic_too(self, exchange: str, allowed: bool) -> list[Target]:
         if not allowed or not self._topology.topics.subscribers(exchange):
@@ -153,12 +182,27 @@ class Routes:
     def _topic(self, exchange: str, routing_key: str, mandatory: bool) -> Target:
         target = TopicTarget(exchange, self._topology.topics.arn(exchange))
         heeded = mandatory or (self._settings.unroutable != "ignore" and not self._settings.is_best_effort(exchange))
-        if heeded and not self._has_queue(exchange):
+        if heeded and not self._has_queue(exchange, must_know=mandatory or self._settings.unroutable == "raise"):
             self._unroutable(exchange, routing_key, mandatory=mandatory)
         return target
 
-    def _has_queue(self, exchange: str) -> bool:
-        found = self._routable.get(exchange, lambda: self._topology.topics.subscribers(exchange) != 0)
+    def _has_queue(self, exchange: str, *, must_know: bool) -> bool:
+        """Whether a queue is bound to the exchange; yes where that may not be read.
+
+        Args:
+            must_know: Raise BrokerUnavailable where AWS can't be asked. Otherwise only a warning depends on it: yes,
+                and not asked again for a minute.
+        """
+        if not must_know and self._unchecked.has(exchange):
+            return True
+        try:
+            found = self._routable.get(exchange, lambda: self._topology.topics.subscribers(exchange) != 0)
+        except BrokerUnavailable as exc:
+            if must_know:
+                raise
+            logger.debug("Whether a queue is bound to exchange %s can't be seen: %s", exchange, exc)
+            self._unchecked.get(exchange, lambda: None)
+            return True
         if not found:  # believe the bad news for a minute only
             self._routable.forget(exchange)
         return found

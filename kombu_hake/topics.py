@@ -13,7 +13,7 @@ from typing import Any
 
 from kombu_hake.clients import Clients
 from kombu_hake.concurrency import SingleFlight, TtlCache
-from kombu_hake.exceptions import AccessDenied, DeclarationMismatch, HakeError, TopicNotFound
+from kombu_hake.exceptions import AccessDenied, DeclarationMismatch, TopicNotFound
 from kombu_hake.home import Home
 from kombu_hake.limits import FIFO_SUFFIX
 from kombu_hake.naming import QueueArn, SubscriptionArn, TopicArn, parse_arn
@@ -92,6 +92,9 @@ class Topics:
         """The exchange type that the topic's tag says; None where there is no topic or tag, or reading is denied.
 
         Asked for once. AWS allows ten such calls a second: not for what is declared with its type anyway.
+
+        Raises:
+            BrokerUnavailable: AWS could not be asked; the next call asks again.
         """
         if self._settings.topology == "assume":
             return None
@@ -189,6 +192,9 @@ class Topics:
         """How many subscriptions the topic has, at most a minute old; 0 for no topic, None where reading is denied.
 
         With ``topology=assume`` None, unless a publish found no topic.
+
+        Raises:
+            BrokerUnavailable: AWS could not be asked; the next call asks again.
         """
         return self._subscribers.get(exchange, lambda: self._count_subscribers(exchange))
 
@@ -208,7 +214,7 @@ class Topics:
             attributes = self._clients.sns("get_topic_attributes", TopicArn=self.arn(exchange))["Attributes"]
         except TopicNotFound:
             return 0
-        except HakeError as exc:
+        except AccessDenied as exc:
             logger.debug("The subscriptions of exchange %s can't be counted: %s", exchange, exc)
             return None
         confirmed, pending = (int(attributes.get(f"Subscriptions{kind}", 0)) for kind in ("Confirmed", "Pending"))
@@ -218,7 +224,9 @@ class Topics:
         """The counts of a topic may lag behind; before "nobody" is believed, a list is asked for."""
         try:
             return 1 if next(self.subscriptions(exchange), None) else 0
-        except HakeError as exc:
+        except TopicNotFound:
+            return 0
+        except AccessDenied as exc:
             logger.debug("The subscriptions of exchange %s can't be listed: %s", exchange, exc)
             return None
 
@@ -245,7 +253,7 @@ class Topics:
     def _read_type(self, exchange: str) -> str | None:
         try:
             answer = self._clients.sns("list_tags_for_resource", ResourceArn=self.arn(exchange))
-        except HakeError as exc:
+        except (TopicNotFound, AccessDenied) as exc:
             logger.debug("The type of exchange %s can't be read: %s", exchange, exc)
             return None
         return next((tag["Value"] for tag in answer.get("Tags") or () if tag["Key"] == TYPE_TAG), None)

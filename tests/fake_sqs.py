@@ -257,6 +257,7 @@ class FakeSqs:
         return {"MessageId": message_id}
 
     def send_message_batch(self, QueueUrl: str, Entries: list[dict[str, Any]]) -> dict[str, Any]:
+        self.of_url(QueueUrl)
         self._check_batch(Entries)
         if sum(size_of(entry["MessageBody"], entry.get("MessageAttributes")) for entry in Entries) > MAX_BYTES:
             raise PublishError("BatchRequestTooLong")

@@ -452,6 +452,54 @@ def test_a_batch_names_what_was_not_accepted(fake: FakeClients, channel: Channel
     assert ready(fake) == [0, 2]
 
 
+def test_a_mandatory_message_of_kombus_batch_that_reaches_nobody_is_named(fake: FakeClients, channel: Channel) -> None:
+    producer = Producer(channel)
+    if not hasattr(producer, "batch"):
+        pytest.skip("kombu before 5.7")
+    fake.sqs("create_queue", QueueName="q")
+    producer.publish("first", routing_key="q")
+
+    def publish_both() -> None:
+        with producer.batch():
+            fake.sqs("delete_queue", QueueUrl=fake.queues.queue("q").url)
+            producer.publish("optional", routing_key="q")
+            producer.publish("mandatory", routing_key="q", mandatory=True)
+
+    with pytest.raises(PublishFailed) as caught:
+        publish_both()
+    [(published, error)] = caught.value.failed
+    assert isinstance(error, Unroutable)
+    assert "mandatory" in str(published.message["body"])
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_kombus_batch_sends_the_others_when_a_mandatory_message_reaches_nobody(
+    fake: FakeClients, channel: Channel, known: bool
+) -> None:
+    producer = Producer(channel)
+    if not hasattr(producer, "batch"):
+        pytest.skip("kombu before 5.7")
+    fake.sqs("create_queue", QueueName="q")
+    fake.sqs("create_queue", QueueName="gone")
+    if known:
+        fake.sqs("delete_queue", QueueUrl=fake.queues.queue("gone").url)
+    else:
+        producer.publish("first", routing_key="gone")
+
+    def publish_three() -> None:
+        with producer.batch():
+            producer.publish(1, routing_key="q")
+            if not known:
+                fake.sqs("delete_queue", QueueUrl=fake.queues.queue("gone").url)
+            producer.publish(2, routing_key="gone", mandatory=True)
+            producer.publish(3, routing_key="q")
+
+    with pytest.raises(PublishFailed) as caught:
+        publish_three()
+    assert [type(error) for _, error in caught.value.failed] == [Unroutable]
+    assert sorted(ready(fake)) == [1, 3]
+
+
 # --- declaring
 
 
@@ -459,6 +507,25 @@ def test_declaring_answers_with_the_name_and_no_counts(channel: Channel) -> None
     assert channel.queue_declare("q") == ("q", 0, 0)
     name, *_ = channel.queue_declare("")
     assert name.startswith("amq.gen-")
+
+
+def test_an_exchange_that_may_be_in_use_is_not_deleted_if_unused(fake: FakeClients, channel: Channel) -> None:
+    fake.sns("create_topic", Name="x")
+    fake.deny("sns:GetTopicAttributes")
+    with pytest.raises(DeclarationMismatch, match="can't be read"):
+        channel.exchange_delete("x", if_unused=True)
+    fake.allow("sns:GetTopicAttributes")
+    fake.fail("get_topic_attributes", BrokerUnavailable("x"))
+    with pytest.raises(BrokerUnavailable):
+        channel.exchange_delete("x", if_unused=True)
+    assert "x" in fake.topics.by_name
+    channel.exchange_delete("x", if_unused=True)
+    assert "x" not in fake.topics.by_name
+
+
+def test_an_exchange_that_may_not_be_read_is_not_taken_for_missing(fake: FakeClients, channel: Channel) -> None:
+    fake.deny("sns:GetTopicAttributes")
+    channel.exchange_declare("x", passive=True)
 
 
 def test_a_passive_declare_counts_and_finds_out(fake: FakeClients, channel: Channel) -> None:

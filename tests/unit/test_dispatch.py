@@ -6,9 +6,17 @@ from typing import Any
 import pytest
 from fakes import ACCOUNT, REGION, FakeClients, make_settings
 
+from kombu_hake.batching import batch
 from kombu_hake.bindings import Binding
 from kombu_hake.dispatch import Dispatcher
-from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, MessageTooLarge, ReplyQueueNotFound, Unroutable
+from kombu_hake.exceptions import (
+    AccessDenied,
+    BrokerUnavailable,
+    MessageTooLarge,
+    PublishFailed,
+    ReplyQueueNotFound,
+    Unroutable,
+)
 from kombu_hake.publisher import Publisher
 from kombu_hake.queues import QueueSpec
 from kombu_hake.routes import Routes
@@ -141,6 +149,52 @@ def test_a_mandatory_message_to_a_queue_that_was_deleted_raises(
     fake.sqs("delete_queue", QueueUrl=fake.queues.queue("q").url)
     with pytest.raises(Unroutable):
         here.publish("", "q", mandatory=True)
+
+
+def test_a_mandatory_message_of_a_batch_to_a_queue_that_was_deleted_is_named(
+    fake: FakeClients, here: Process, elsewhere: Process
+) -> None:
+    elsewhere.declare("q")
+    here.publish("", "q")
+    fake.sqs("delete_queue", QueueUrl=fake.queues.queue("q").url)
+    fake.clock.advance(61)
+
+    def publish_four() -> None:
+        with batch():
+            for number in range(4):
+                here.publish("", "q", b"%d" % number, mandatory=number > 1)
+
+    with pytest.raises(PublishFailed) as caught:
+        publish_four()
+    assert [(published.message["body"], type(error)) for published, error in caught.value.failed] == [
+        (b"2", Unroutable),
+        (b"3", Unroutable),
+    ]
+
+
+def test_a_mandatory_message_of_a_batch_to_a_topic_that_was_deleted_is_named(
+    fake: FakeClients, here: Process, elsewhere: Process
+) -> None:
+    elsewhere.declare("q", Binding("orders", "fanout"))
+    here.publish("orders", "k")
+    fake.sns("delete_topic", TopicArn=f"arn:aws:sns:{REGION}:{ACCOUNT}:orders")
+
+    def publish_two() -> None:
+        with batch():
+            for number in range(2):
+                here.publish("orders", "k", b"%d" % number, mandatory=True)
+
+    with pytest.raises(PublishFailed) as caught:
+        publish_two()
+    assert [type(error) for _, error in caught.value.failed] == [Unroutable] * 2
+
+
+@pytest.mark.parametrize("exchange", ["", "orders"])
+def test_a_mandatory_message_of_a_batch_that_is_known_to_reach_nobody_raises_at_once(
+    here: Process, exchange: str
+) -> None:
+    with batch(), pytest.raises(Unroutable):
+        here.publish(exchange, "k", mandatory=True)
 
 
 def test_a_queue_deleted_by_somebody_is_made_again_and_gets_the_message(fake: FakeClients, here: Process) -> None:

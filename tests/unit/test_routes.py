@@ -8,7 +8,13 @@ from fakes import ACCOUNT, REGION, FakeClients, make_settings
 from kombu.exceptions import InconsistencyError
 
 from kombu_hake.bindings import Binding
-from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, Unroutable
+from kombu_hake.exceptions import (
+    AccessDenied,
+    BrokerUnavailable,
+    ConfigurationError,
+    TopologyError,
+    Unroutable,
+)
 from kombu_hake.listeners import Listeners
 from kombu_hake.queues import QueueSpec
 from kombu_hake.routes import QueueTarget, Routes, TopicTarget
@@ -243,3 +249,106 @@ def test_trouble_on_the_way_is_no_verdict(fake: FakeClients, here: Process) -> N
     fake.fail("get_queue_url", BrokerUnavailable("x"))
     with pytest.raises(BrokerUnavailable):
         here.routes.resolve("", "q")
+
+
+# --- a look that fails is no verdict
+
+
+@pytest.mark.parametrize("error", [BrokerUnavailable("x"), TopologyError("x"), ConfigurationError("x")])
+def test_a_failed_look_for_a_queue_is_not_taken_for_no_queue(
+    fake: FakeClients, here: Process, elsewhere: Process, error: Exception
+) -> None:
+    elsewhere.declare("q", Binding("q", "direct", "q"))
+    fake.fail("get_queue_url", error)
+    with pytest.raises(type(error)):
+        here.routes.resolve("q", "q")
+    assert [here.targets("q", "q") for _ in range(4)] == [["queue q"]] * 4
+    assert "q" not in fake.topics.by_name
+
+
+def test_a_producer_that_may_not_look_for_a_queue_is_told_what_it_needs(
+    fake: FakeClients, here: Process, elsewhere: Process
+) -> None:
+    elsewhere.declare("q", Binding("q", "direct", "q"))
+    fake.deny("sqs:GetQueueUrl")
+    for _ in range(2):
+        with pytest.raises(AccessDenied, match="direct_exchanges=topic") as caught:
+            here.routes.resolve("q", "q")
+        assert caught.value.action == "sqs:GetQueueUrl"
+    assert "q" not in fake.topics.by_name
+    fake.allow("sqs:GetQueueUrl")
+    assert here.targets("q", "q") == ["queue q"]
+
+
+@pytest.mark.parametrize("exchange_type", ["fanout", "topic"])
+def test_an_exchange_declared_with_its_type_needs_no_look_for_a_queue(
+    fake: FakeClients, here: Process, exchange_type: Any
+) -> None:
+    here.topology.declare_exchange("orders", exchange_type)
+    fake.deny("sqs:GetQueueUrl")
+    assert here.targets("orders", "orders") == ["topic orders"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"predefined_exchanges": {"q": arn("q")}},
+        {"predefined_queues": {"q": f"https://sqs.{REGION}.amazonaws.com/{ACCOUNT}/q"}},
+        {"direct_exchanges": "topic"},
+        {"topology": "assume"},
+    ],
+)
+def test_other_ways_need_no_look_for_a_queue(fake: FakeClients, options: dict[str, Any]) -> None:
+    fake.deny("sqs:GetQueueUrl")
+    assert Process(fake, **options).targets("q", "q") == ["queue q" if "predefined_queues" in options else "topic q"]
+
+
+def test_a_failed_look_at_a_topic_is_not_taken_for_no_topic(
+    fake: FakeClients, here: Process, elsewhere: Process
+) -> None:
+    elsewhere.declare("q")
+    elsewhere.declare("audit", Binding("q", "fanout"))
+    fake.fail("get_topic_attributes", BrokerUnavailable("x"))
+    with pytest.raises(BrokerUnavailable):
+        here.routes.resolve("q", "q")
+    assert here.targets("q", "q") == ["topic q"]
+
+
+def test_a_failed_look_for_other_queues_of_a_direct_exchange_is_no_verdict(
+    fake: FakeClients, here: Process, elsewhere: Process
+) -> None:
+    here.declare("q", Binding("q", "direct", "q"))
+    elsewhere.declare("audit", Binding("q", "direct", "q"))
+    fake.fail("get_topic_attributes", BrokerUnavailable("x"))
+    with pytest.raises(BrokerUnavailable):
+        here.routes.resolve("q", "q")
+    assert here.targets("q", "q") == ["queue q", "topic q"]
+
+
+@pytest.mark.parametrize(("unroutable", "mandatory"), [("raise", False), ("warn", True), ("ignore", True)])
+def test_a_mandatory_publish_is_not_sent_unchecked(
+    fake: FakeClients, elsewhere: Process, unroutable: str, mandatory: bool
+) -> None:
+    elsewhere.declare("q", Binding("orders", "fanout"))
+    process = Process(fake, unroutable=unroutable)
+    fake.fail("get_topic_attributes", BrokerUnavailable("x"))
+    with pytest.raises(BrokerUnavailable):
+        process.routes.resolve("orders", "k", mandatory=mandatory)
+    assert process.targets("orders", "k", mandatory=mandatory) == ["topic orders"]
+
+
+def test_where_only_a_warning_is_at_stake_a_failed_look_stops_no_publish(
+    fake: FakeClients, here: Process, elsewhere: Process, caplog: pytest.LogCaptureFixture
+) -> None:
+    elsewhere.declare("q", Binding("orders", "fanout"))
+    fake.fail("get_topic_attributes", BrokerUnavailable("x"))
+    assert [here.targets("orders", "k") for _ in range(3)] == [["topic orders"]] * 3
+    assert not caplog.records
+    assert fake.count("get_topic_attributes") == 1
+    with pytest.raises(Unroutable):
+        here.routes.resolve("nobody", "k", mandatory=True)
+
+
+def test_events_are_published_where_listeners_cannot_be_counted(fake: FakeClients, here: Process) -> None:
+    fake.fail("get_topic_attributes", BrokerUnavailable("x"))
+    assert here.targets("celeryev", "worker.heartbeat") == ["topic celeryev"]

@@ -201,11 +201,29 @@ def test_counts_that_lag_behind_are_not_believed(fake: FakeClients, topics: Topi
     assert topics.subscribers("orders") == 1
 
 
-@pytest.mark.parametrize("error", [AccessDenied("no"), BrokerUnavailable("x")])
 def test_a_topic_that_cannot_be_read_has_an_unknown_number(
-    fake: FakeClients, topics: Topics, error: Exception, caplog: pytest.LogCaptureFixture
+    fake: FakeClients, topics: Topics, caplog: pytest.LogCaptureFixture
 ) -> None:
-    fake.fail("get_topic_attributes", error)
+    fake.deny("sns:GetTopicAttributes")
     with caplog.at_level(logging.INFO):
         assert topics.subscribers("orders") is None
     assert not caplog.records
+
+
+@pytest.mark.parametrize("operation", ["get_topic_attributes", "list_subscriptions_by_topic"])
+def test_a_count_that_fails_is_no_answer(fake: FakeClients, topics: Topics, operation: str) -> None:
+    fake.sns("create_topic", Name="orders")
+    fake.fail(operation, BrokerUnavailable("x"))
+    with pytest.raises(BrokerUnavailable):
+        topics.subscribers("orders")
+    fake.sns("subscribe", TopicArn=arn("orders"), Protocol="sqs", Endpoint=QUEUE_ARN)
+    assert topics.subscribers("orders") == 1
+
+
+def test_a_type_that_could_not_be_read_is_read_again(fake: FakeClients, topics: Topics) -> None:
+    topics.create("orders", "fanout")
+    other = Topics(fake, make_settings())
+    fake.fail("list_tags_for_resource", BrokerUnavailable("x"))
+    with pytest.raises(BrokerUnavailable):
+        other.recorded_type("orders")
+    assert other.recorded_type("orders") == "fanout"
