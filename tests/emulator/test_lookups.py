@@ -35,6 +35,7 @@ def declared(aws: Emulator) -> Iterator[Connection]:
 def producer(aws: Emulator, proxy: Proxy) -> Iterator[Producer]:
     """A producer that has declared nothing."""
     with Connection(aws.url().replace(f":{aws.port}/", f":{proxy.endpoint_url.rpartition(':')[2]}/")) as connection:
+        connection.connect()  # which looks for a queue itself
         yield Producer(connection)
 
 
