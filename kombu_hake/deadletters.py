@@ -19,7 +19,7 @@ from typing import Any
 from kombu_hake.clients import Clients
 from kombu_hake.concurrency import TtlCache
 from kombu_hake.envelope import Envelope
-from kombu_hake.exceptions import HakeError, QueueNotFound, TopologyError
+from kombu_hake.exceptions import BrokerUnavailable, HakeError, QueueNotFound, TopologyError
 from kombu_hake.limits import FIFO_SUFFIX, RAW_DELIVERY_MAX_ATTRIBUTES
 from kombu_hake.messages import ORIGIN_HEADER
 from kombu_hake.naming import QueueArn, QueueUrl, parse_arn
@@ -49,9 +49,15 @@ class DeadLetters:
         self._redrives: TtlCache[QueueUrl, Mapping[str, Any]] = TtlCache(_REDRIVE_TTL_S)
 
     def max_receives(self, url: QueueUrl) -> int | None:
-        """After how many receives AWS dead-letters a message; None for never, or where it can't be read."""
+        """After how many receives AWS dead-letters a message; None for never, or where it may not be read.
+
+        1 while AWS can't be asked: no receive may be spent then.
+        """
         try:
             count = self._redrive(url).get("maxReceiveCount")
+        except BrokerUnavailable as exc:
+            logger.info("The redrive policy of %s can't be read: %s", url, exc)
+            return 1
         except HakeError as exc:
             logger.info("The redrive policy of %s can't be read: %s", url, exc)
             return None

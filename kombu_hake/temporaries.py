@@ -28,7 +28,7 @@ from dataclasses import replace
 
 from kombu_hake import forksafe
 from kombu_hake.concurrency import SingleFlight
-from kombu_hake.exceptions import AccessDenied, HakeError, TopologyError
+from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, HakeError, TopologyError
 from kombu_hake.mailbox import is_mailbox
 from kombu_hake.naming import QueueUrl, is_incarnation
 from kombu_hake.presence import Presence
@@ -258,8 +258,15 @@ class Temporaries:
                 logger.info("Temporary queue %s was not removed: %s", queue, exc)
 
     def _has_others(self, urls: list[QueueUrl], *, if_unknown: bool) -> bool:
+        """Whether another process uses one of them; *if_unknown* where that may not be read.
+
+        Yes where AWS can't be asked: a janitor removes the queue if it is left behind for nothing.
+        """
         try:
             return any(self._topology.signs.has_others(url) for url in urls)
+        except BrokerUnavailable as exc:
+            logger.info("Whether others use a temporary queue can't be told, so it stays: %s", exc)
+            return True
         except HakeError as exc:
             logger.info("Whether others use a temporary queue can't be told: %s", exc)
             return if_unknown

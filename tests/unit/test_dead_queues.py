@@ -7,10 +7,18 @@ from typing import Any
 import pytest
 from fakes import ACCOUNT, REGION, FakeClients, make_settings
 
+from kombu_hake import parking
 from kombu_hake.bindings import Binding
 from kombu_hake.dead_names import IF_MADE, dead_name, undelivered_name
 from kombu_hake.dead_queues import Plan, plan
-from kombu_hake.exceptions import ConfigurationError, QueueNotFound, TopologyError, TopologyIncomplete
+from kombu_hake.deadletters import DeadLetters
+from kombu_hake.exceptions import (
+    BrokerUnavailable,
+    ConfigurationError,
+    QueueNotFound,
+    TopologyError,
+    TopologyIncomplete,
+)
 from kombu_hake.queues import QueueSpec
 from kombu_hake.routing import message_attributes
 from kombu_hake.topology import Topology
@@ -333,3 +341,22 @@ def test_a_queue_that_is_not_there_has_nothing_to_remove(fake: FakeClients) -> N
     topology.forget("q")
     with pytest.raises(QueueNotFound):
         topology.delete_queue("q")
+
+
+# --- how many receives there are to spend
+
+
+def test_no_receive_is_spent_while_it_cannot_be_told_how_many_there_are(fake: FakeClients) -> None:
+    topology = made(fake)
+    topology.declare_queue(QueueSpec("q", arguments={**ASKED, "x-delivery-limit": 3}))
+    url = topology.queues.url("q")
+    letters = DeadLetters(fake, lambda *args, **kwargs: None, topology.dead_queues.make_again)
+    fake.fail("get_queue_attributes", BrokerUnavailable("x"))
+    in_doubt = letters.max_receives(url)
+    now_ms = fake.now_ms()
+    waiting = parking.plan(now_ms + 600_000, now_ms, sent=now_ms, receives=2, max_receives=in_doubt, hidden=0)
+    assert waiting is not None
+    assert waiting.how is parking.How.COPY
+    assert letters.max_receives(url) == 3
+    fake.deny("sqs:GetQueueAttributes")
+    assert DeadLetters(fake, lambda *args, **kwargs: None, lambda *args: False).max_receives(url) is None

@@ -6,7 +6,7 @@ import pytest
 from fakes import FakeClients, make_presence, make_settings
 
 from kombu_hake.bindings import Binding
-from kombu_hake.exceptions import BrokerUnavailable
+from kombu_hake.exceptions import AccessDenied, BrokerUnavailable
 from kombu_hake.presence import Presence
 from kombu_hake.queues import QueueSpec
 from kombu_hake.temporaries import Temporaries
@@ -386,3 +386,49 @@ def test_a_forked_child_removes_nothing(fake: FakeClients, temporaries: Temporar
     temporaries.reset_after_fork()
     temporaries.delete_all()
     assert set(fake.queues.by_name) == {"q"}
+
+
+# --- what can't be told
+
+
+def test_a_queue_is_not_deleted_while_it_cannot_be_told_whether_others_use_it(
+    fake: FakeClients, temporaries: Temporaries
+) -> None:
+    temporaries.declare(exclusive("reply-1"))
+    temporaries.create()
+    fake.fail("list_queue_tags", BrokerUnavailable("x"))
+    temporaries.delete_all()
+    assert "reply-1" in fake.queues.by_name
+
+
+def test_a_queue_whose_tags_may_not_be_read_is_its_owners_to_delete(
+    fake: FakeClients, temporaries: Temporaries
+) -> None:
+    temporaries.declare(exclusive("reply-1"))
+    temporaries.create()
+    fake.deny("sqs:ListQueueTags")
+    temporaries.delete_all()
+    assert "reply-1" not in fake.queues.by_name
+
+
+def test_a_lookup_that_fails_does_not_make_a_second_queue(
+    fake: FakeClients, topology: Topology, temporaries: Temporaries
+) -> None:
+    fed(temporaries, topology, exclusive("celeryev.monitor"))
+    before = set(fake.queues.by_name)
+    fake.fail("get_queue_url", BrokerUnavailable("x"))
+    with pytest.raises(BrokerUnavailable):
+        temporaries.make_again("celeryev.monitor")
+    assert temporaries.make_again("celeryev.monitor") is not None
+    assert set(fake.queues.by_name) == before
+
+
+@pytest.mark.parametrize("error", [BrokerUnavailable("x"), AccessDenied("no")])
+def test_a_queue_that_cannot_be_looked_for_is_not_taken_for_missing(fake: FakeClients, error: Exception) -> None:
+    fake.sqs("create_queue", QueueName="reply-1")
+    topology = Topology(fake, make_settings(topology="verify"))
+    temporaries = Temporaries(topology, make_presence(fake, topology))
+    temporaries.declare(exclusive("reply-1"))
+    fake.fail("get_queue_url", error)
+    with pytest.raises(type(error)):
+        temporaries.create()
