@@ -15,9 +15,10 @@ from functools import lru_cache
 from typing import Any
 
 from kombu_hake import limits
+from kombu_hake.documents import read_object
 from kombu_hake.exceptions import TopologyError
 
-__all__ = ["PolicyTooLarge", "PolicyUnreadable", "allows", "namespace_policy", "queue_policy"]
+__all__ = ["PolicyTooLarge", "PolicyUnreadable", "allows", "named_topics", "namespace_policy", "queue_policy"]
 
 TOPICS_SID = "HakeTopics"
 NAMESPACE_SID = "HakeNamespace"
@@ -108,6 +109,22 @@ def allows(policy_text: str, queue_arn: str, topic_arn: str) -> bool:
     return "Allow" in effects and "Deny" not in effects
 
 
+def named_topics(policy_text: str | None) -> list[str]:
+    """The topics that our statement of a queue policy lets in, as ARNs or patterns of ARNs.
+
+    Raises:
+        PolicyUnreadable: the policy cannot be understood.
+    """
+    ours, _ = _split(_read(policy_text), {TOPICS_SID})
+    found: list[str] = []
+    for statement in ours:
+        condition = statement.get("Condition")
+        for tests in condition.values() if isinstance(condition, dict) else ():
+            named = _listed(tests.get("aws:SourceArn")) if isinstance(tests, dict) else []
+            found += [arn for arn in named if isinstance(arn, str) and len(arn.split(":")) == 6]
+    return found
+
+
 # --- reading and writing -----------------------------------------------------------------------------------------
 
 
@@ -115,22 +132,15 @@ def _read(text: str | None) -> dict[str, Any]:
     if not text:
         return {"Version": _VERSION, "Statement": []}
     try:
-        document = json.loads(text, object_pairs_hook=_unique)
+        document = read_object(text, unique=True)
     except ValueError as exc:
         raise PolicyUnreadable(f"The queue's policy is not readable, so it is left as it is: {exc}. Mend it.") from exc
-    statements = document.get("Statement") if isinstance(document, dict) else None
+    statements = document.get("Statement")
     if isinstance(statements, dict):
         statements = [statements]
     if not isinstance(statements, list) or not all(isinstance(one, dict) for one in statements):
         raise PolicyUnreadable("The queue's policy is no JSON object with statements, so it is left as it is. Mend it.")
     return {**document, "Statement": statements}
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a name occurs twice in one object")
-    return found
 
 
 def _statements(document: Mapping[str, Any]) -> list[Statement]:
