@@ -12,7 +12,7 @@ from typing import Any
 
 from kombu_hake.limits import SNS_FILTER_MAX_BYTES
 
-__all__ = ["excerpt", "read_object", "same_json"]
+__all__ = ["excerpt", "matches_wildcard", "read_object", "same_json"]
 
 #: The longest document that AWS keeps for anyone is a filter policy.
 _MAX_CHARS = SNS_FILTER_MAX_BYTES
@@ -21,7 +21,7 @@ _MAX_DEPTH = 32
 _SHOWN_CHARS = 500
 
 
-def read_object(text: str | None, *, unique: bool = False) -> dict[str, Any]:
+def read_object(text: str | None, *, unique: bool = False, max_chars: int = _MAX_CHARS) -> dict[str, Any]:
     """The JSON object that a text holds; ``{}`` for None and for an empty text.
 
     Args:
@@ -31,8 +31,10 @@ def read_object(text: str | None, *, unique: bool = False) -> dict[str, Any]:
     """
     if not text:
         return {}
-    if len(text) > _MAX_CHARS:
-        raise ValueError(f"it has {len(text)} characters, and AWS keeps at most {_MAX_CHARS}")
+    if not isinstance(text, str):
+        raise ValueError(f"it is a {type(text).__name__} and not a text")
+    if len(text) > max_chars:
+        raise ValueError(f"it has {len(text)} characters, and AWS keeps at most {max_chars}")
     if _depth(text) > _MAX_DEPTH:
         raise ValueError(f"it is nested deeper than {_MAX_DEPTH} levels")
     found = json.loads(text, object_pairs_hook=_unique if unique else None, parse_constant=_no_constant)
@@ -56,6 +58,51 @@ def excerpt(text: object, most: int = _SHOWN_CHARS) -> str:
     whole = str(text)
     line = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in whole[:most])
     return line if len(whole) <= most else f"{line}... ({len(whole)} characters)"
+
+
+def matches_wildcard(pattern: str, text: str, *, question_mark: bool = False) -> bool:
+    """Whether a text matches a pattern in which ``*`` is any characters, and, if asked for, ``?`` is any one.
+
+    The time that it takes does not grow with the number of stars: each part between two stars is searched for once.
+    """
+    fixed = len(pattern) - pattern.count("*")
+    if fixed > len(text):
+        return False
+    head, *middle = [_Part(part, question_mark) for part in re.split(r"\*+", pattern)]
+    if not middle:
+        return fixed == len(text) and head.is_at(text, 0)
+    tail = middle.pop()
+    at, end = head.chars, len(text) - tail.chars
+    if at > end or not head.is_at(text, 0) or not tail.is_at(text, end):
+        return False
+    for part in middle:
+        at = part.end_in(text, at, end)
+        if at < 0:
+            return False
+    return True
+
+
+class _Part:
+    """What stands between two stars."""
+
+    def __init__(self, text: str, question_mark: bool) -> None:
+        self._text = text
+        self.chars = len(text)
+        is_wild = question_mark and "?" in text
+        self._regex = re.compile(".".join(map(re.escape, text.split("?"))), re.DOTALL) if is_wild else None
+
+    def is_at(self, text: str, at: int) -> bool:
+        if self._regex is not None:
+            return self._regex.match(text, at) is not None
+        return text.startswith(self._text, at)
+
+    def end_in(self, text: str, at: int, end: int) -> int:
+        """Where the first occurrence from *at* on ends, and before *end*; -1 for none."""
+        if self._regex is not None:
+            match = self._regex.search(text, at, end)
+            return -1 if match is None else match.end()
+        found = text.find(self._text, at, end)
+        return -1 if found < 0 else found + self.chars
 
 
 def _depth(text: str) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 
 from kombu_hake import limits
 from kombu_hake.bindings import Binding
-from kombu_hake.documents import read_object
+from kombu_hake.documents import matches_wildcard, read_object
 from kombu_hake.globs import RK, encode, split_words
 from kombu_hake.priorities import PRIORITY_ATTRIBUTE
 from kombu_hake.routing import TASK_ATTRIBUTE, compile_filter
@@ -151,27 +151,8 @@ def _holds(found: Any, wanted: Any) -> bool:
     if exact is None:
         return operator == "wildcard" and operand.endswith("*") and _is_prefix(operand, start)
     if operator == "wildcard":
-        return _matches(operand, exact)
+        return matches_wildcard(operand, exact)
     return operator == "equals-ignore-case" and exact.lower() == operand.lower()
-
-
-def _matches(wildcard: str, text: str) -> bool:
-    """Whether a text matches a ``wildcard`` operand. Each part is searched for once, so it takes no longer with more
-    stars.
-    """
-    head, *middle = wildcard.split("*")
-    if not middle:
-        return text == head
-    tail = middle.pop()
-    if not text.startswith(head) or not text.endswith(tail):
-        return False
-    at, end = len(head), len(text) - len(tail)
-    for part in middle:
-        at = text.find(part, at, max(at, end))
-        if at < 0:
-            return False
-        at += len(part)
-    return at <= end
 
 
 def _is_prefix(wildcard: str, start: str) -> bool:

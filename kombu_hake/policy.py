@@ -7,15 +7,12 @@ cannot be read is never written over.
 
 from __future__ import annotations
 
-import fnmatch
 import json
-import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from functools import lru_cache
 from typing import Any
 
 from kombu_hake import limits
-from kombu_hake.documents import read_object
+from kombu_hake.documents import matches_wildcard, read_object
 from kombu_hake.exceptions import TopologyError
 
 __all__ = ["PolicyTooLarge", "PolicyUnreadable", "allows", "named_topics", "namespace_policy", "queue_policy"]
@@ -26,6 +23,9 @@ NAMESPACE_SID = "HakeNamespace"
 _VERSION = "2012-10-17"
 _ACTION = "sqs:SendMessage"
 _SERVICE = "sns.amazonaws.com"
+
+#: AWS counts no white space, so a text that it returns may be longer than a policy may be. Not that much longer.
+_MAX_CHARS = 8 * limits.SQS_POLICY_MAX_BYTES
 
 Statement = dict[str, Any]
 
@@ -63,6 +63,8 @@ def queue_policy(existing: str | None, queue_arn: str, topic_arns: Collection[st
         return _write(document, others) if others else ""
     if not ours and existing and all(allows(existing, queue_arn, arn) for arn in topic_arns):
         return None
+    if len(_write(document, others)) > limits.SQS_POLICY_MAX_BYTES:
+        raise _too_large(queue_arn, others)
     for condition in _conditions(sorted(set(topic_arns))):
         wanted = _statement(TOPICS_SID, queue_arn, condition)
         text = _write(document, [*others, wanted])
@@ -121,8 +123,13 @@ def named_topics(policy_text: str | None) -> list[str]:
         condition = statement.get("Condition")
         for tests in condition.values() if isinstance(condition, dict) else ():
             named = _listed(tests.get("aws:SourceArn")) if isinstance(tests, dict) else []
-            found += [arn for arn in named if isinstance(arn, str) and len(arn.split(":")) == 6]
+            found += [arn for arn in named if isinstance(arn, str) and _is_topic(arn)]
     return found
+
+
+def _is_topic(arn: str) -> bool:
+    parts = arn.split(":")
+    return len(parts) == 6 and parts[2] == "sns" and 0 < len(parts[5]) <= limits.SNS_MAX_TOPIC_NAME_CHARS
 
 
 # --- reading and writing -----------------------------------------------------------------------------------------
@@ -132,7 +139,7 @@ def _read(text: str | None) -> dict[str, Any]:
     if not text:
         return {"Version": _VERSION, "Statement": []}
     try:
-        document = read_object(text, unique=True)
+        document = read_object(text, unique=True, max_chars=_MAX_CHARS)
     except ValueError as exc:
         raise PolicyUnreadable(f"The queue's policy is not readable, so it is left as it is: {exc}. Mend it.") from exc
     statements = document.get("Statement")
@@ -150,8 +157,8 @@ def _statements(document: Mapping[str, Any]) -> list[Statement]:
 
 def _split(document: Mapping[str, Any], sids: Collection[str]) -> tuple[list[Statement], list[Statement]]:
     statements = _statements(document)
-    ours = [one for one in statements if one.get("Sid") in sids]
-    return ours, [one for one in statements if one.get("Sid") not in sids]
+    ours = [one for one in statements if str(one.get("Sid")) in sids]
+    return ours, [one for one in statements if str(one.get("Sid")) not in sids]
 
 
 def _write(document: Mapping[str, Any], statements: list[Statement]) -> str:
@@ -285,13 +292,7 @@ def _is_arn_like(pattern: str, arn: str) -> bool:
 
 
 def _is_like(pattern: str, text: str) -> bool:
-    return _compiled(pattern).fullmatch(text) is not None
-
-
-@lru_cache(maxsize=256)
-def _compiled(pattern: str) -> re.Pattern[str]:
-    # Only "*" and "?" are special in AWS patterns; fnmatch would also read brackets.
-    return re.compile(fnmatch.translate(pattern.replace("[", "[[]")))
+    return matches_wildcard(pattern, text, question_mark=True)
 
 
 def _listed(value: Any) -> list[Any]:

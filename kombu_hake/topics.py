@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, get_args
 
+from kombu_hake.bindings import ExchangeType
 from kombu_hake.clients import Clients
 from kombu_hake.concurrency import SingleFlight, TtlCache
 from kombu_hake.documents import same_json
@@ -252,7 +253,8 @@ class Topics:
         except HakeError as exc:
             logger.debug("The type of exchange %s can't be read: %s", exchange, exc)
             return None
-        return next((tag["Value"] for tag in answer.get("Tags") or () if tag["Key"] == TYPE_TAG), None)
+        found = next((tag["Value"] for tag in answer.get("Tags") or () if tag["Key"] == TYPE_TAG), None)
+        return found if found in get_args(ExchangeType) else None
 
     def _subscribe(
         self, exchange: str, queue_arn: QueueArn, attributes: dict[str, str], exchange_type: str | None
