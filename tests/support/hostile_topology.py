@@ -65,7 +65,7 @@ stars = st.one_of(
     st.text("*?ab", max_size=200),
 )
 words = st.builds(
-    lambda part, count: ".".join([part] * count), st.sampled_from(["#", "*", "a", "#.a", "*.#"]), st.integers(1, 120)
+    lambda part, count: ".".join([part] * count), st.sampled_from(["#", "*", "a", "#.a", "*.#"]), st.integers(1, 3_000)
 )
 bindings = st.builds(
     Binding, texts, st.sampled_from(["direct", "topic", "fanout", "headers"]), st.one_of(texts, words),

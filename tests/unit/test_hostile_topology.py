@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 from kombu import Exchange, Queue
 from support.hostile_topology import CASES, QUEUE, TOPICS, Case, examples, within
 
+from kombu_hake import globs
 from kombu_hake.bindings import Binding
 from kombu_hake.documents import excerpt, matches_wildcard, read_object
 from kombu_hake.exceptions import TopologyIncomplete
 from kombu_hake.filters import passes_at_least
 from kombu_hake.policy import PolicyUnreadable, allows, queue_policy
 from kombu_hake.queues import QueueSpec
+from kombu_hake.routing import compile_filter, matches
 from kombu_hake.topology import Topology
 
 KEY = Binding("orders", "direct", "a" * 250)
@@ -165,3 +167,30 @@ def test_a_forged_type_of_an_exchange_is_ignored(forged: str) -> None:
     fake = FakeClients()
     fake.sns("create_topic", Name="orders", Tags=[{"Key": "hake:exchange-type", "Value": forged}])
     assert Topology(fake, make_settings()).bound_type("orders") == "direct"
+
+
+# --- patterns of AMQP
+
+
+@pytest.mark.parametrize(
+    "pattern", ["#." + ".".join(["a"] * 100) + ".b", "#.a" * 60 + ".b", "#.*" * 100 + ".b", "a.#." * 3_000 + "b"]
+)
+@pytest.mark.parametrize("words", [127, 999, 120_000])
+def test_a_pattern_of_many_words_is_matched_at_once(pattern: str, words: int) -> None:
+    with within():
+        assert matches(Binding("orders", "topic", pattern), ".".join(["a"] * words)) is (words > 1_000)
+
+
+@pytest.mark.parametrize("pattern", ["a.#." * 3_000 + "b", ".".join(["a", "*"] * 3_000), "#.a" * 4_000 + ".b"])
+@pytest.mark.parametrize("wildcards", [True, False])
+def test_a_pattern_of_many_words_is_compiled_at_once(pattern: str, wildcards: bool) -> None:
+    with within():
+        compile_filter([Binding("orders", "topic", pattern)] * 3, wildcards=wildcards)
+
+
+@given(st.text("ab*", max_size=14), st.booleans())
+def test_a_glob_is_brought_within_the_limits_as_step_by_step(glob: str, wildcards: bool) -> None:
+    expected = glob
+    while expected.count("*") > 3 or (not wildcards and globs._points(expected)):
+        expected = globs._wider(expected)
+    assert globs._within(glob, wildcards) == expected
