@@ -18,8 +18,9 @@ Cost
 from __future__ import annotations
 
 import logging
+import shlex
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from kombu_hake.bindings import (
@@ -39,7 +40,8 @@ from kombu_hake.bindings import (
 from kombu_hake.clients import Clients
 from kombu_hake.concurrency import SingleFlight, TtlCache
 from kombu_hake.dead_queues import DeadQueues
-from kombu_hake.exceptions import AccessDenied, HakeError, QueueNotFound
+from kombu_hake.documents import excerpt
+from kombu_hake.exceptions import AccessDenied, HakeError, InvalidName, QueueNotFound
 from kombu_hake.limits import FIFO_SUFFIX, SQS_MAX_TAGS
 from kombu_hake.naming import QueueUrl
 from kombu_hake.policy import allows
@@ -56,6 +58,8 @@ logger = logging.getLogger(__name__)
 _MAX_ROUNDS = 8
 #: How often the bindings of a queue are read again because a message matches none that are known.
 _REREAD_S = 2.0
+#: Of queues whose damaged tags were logged; more are logged again.
+_MOST_DAMAGED = 1_000
 #: Of what AWS recommends as the most, some tags are left to the user.
 _MAX_TAGS = SQS_MAX_TAGS - 4
 
@@ -67,6 +71,9 @@ class Binder:
         self, clients: Clients, settings: Settings, queues: Queues, topics: Topics, dead_queues: DeadQueues
     ) -> None:
         self._clients = clients
+        self._namer = settings.namer
+        #: Queue to the keys of its tags that can't be read, as last logged.
+        self._damaged: dict[str, frozenset[str]] = {}
         self._queues = queues
         self._topics = topics
         self._subscriptions = Subscriptions(clients, settings, queues, topics, dead_queues)
@@ -91,7 +98,7 @@ class Binder:
             if not self._is_applied(queue, binding):
                 url = self._queues.url(queue)
                 found = self.tags(url)
-                current = from_tags(found)
+                current = self.understood(queue, url, found)
                 is_recorded = binding in current.bindings or binding.exchange in current.unfiltered
                 new = {} if is_recorded else self._binding_tags(queue, found, binding)
                 new |= self._shared_tags(queue, found, current)
@@ -109,7 +116,7 @@ class Binder:
         """Undo a binding whose last step was denied: its tag and policy would look like evidence that it is there."""
         try:
             # The policy first: it is what a later bind that is denied goes by.
-            self._subscriptions.write_policy(queue, url, before.exchanges())
+            self._subscriptions.write_policy(queue, url, before.exchanges(), keep=before.is_partial)
             self._clients.sqs("untag_queue", QueueUrl=url, TagKeys=list(to_tags(binding)))
         except HakeError as exc:
             logger.warning("Queue %s keeps traces of a binding that could not be made: %s", queue, exc)
@@ -123,7 +130,8 @@ class Binder:
                 self._clients.sqs("untag_queue", QueueUrl=url, TagKeys=keys)
             self._applied.pop(queue, None)
             wanted = self._apply_until_stable(queue, url, without=binding)
-            if binding.exchange not in wanted.exchanges():
+            # A binding that can't be read may be to this exchange: then the subscription stays.
+            if binding.exchange not in wanted.exchanges() and not wanted.is_partial:
                 self.unsubscribe(queue, url, binding.exchange, wanted.max_priority)
 
     def want_tasks(self, queue: str, names: Iterable[str]) -> None:
@@ -135,8 +143,9 @@ class Binder:
         with self._flights(queue):
             url = self._queues.url(queue)
             found = self.tags(url)
-            new = self._shared_tags(queue, found, from_tags(found))
-            if not new or not from_tags(found).exchanges():
+            current = self.understood(queue, url, found)
+            new = self._shared_tags(queue, found, current)
+            if not new or not current.exchanges():
                 return
             self._clients.sqs("tag_queue", QueueUrl=url, Tags=new)
             self._merge_task_tags(url)
@@ -166,7 +175,7 @@ class Binder:
         self._topics.unsubscribe(exchange, self._queues.arn(url))
         self._clients.sqs("untag_queue", QueueUrl=url, TagKeys=mine)
         left = from_tags({key: value for key, value in tags.items() if key not in mine})
-        self._subscriptions.write_policy(queue, url, left.exchanges())
+        self._subscriptions.write_policy(queue, url, left.exchanges(), keep=left.is_partial)
         self._applied.clear()
         self._subscriptions.forget()
         return True
@@ -211,6 +220,26 @@ class Binder:
         """All tags of a queue, as AWS has them now."""
         return dict(self._clients.sqs("list_queue_tags", QueueUrl=url).get("Tags") or {})
 
+    def understood(self, queue: str, url: QueueUrl, tags: Mapping[str, str]) -> BindingSet:
+        """What the tags of a queue say; those that can't be read are ignored, with one warning."""
+        found = from_tags(tags)
+        if found.damaged and self._damaged.get(queue) != found.damaged:
+            if len(self._damaged) > _MOST_DAMAGED:
+                self._damaged.clear()
+            keys = [shlex.quote(excerpt(key, 128)) for key in sorted(found.damaged)]
+            logger.warning(
+                "Queue %s has %d tags that can't be read. They are ignored: nothing that the queue gets becomes less, "
+                "and a message that no other tag asks for is delivered. To remove them: aws sqs untag-queue "
+                "--queue-url %s --tag-keys %s", queue, len(keys), url, " ".join(keys),
+            )  # fmt: skip
+        if found.damaged:
+            self._damaged[queue] = found.damaged
+        strange = {exchange for exchange in found.exchanges() if not self._can_be(exchange)}
+        if not strange:
+            return found
+        bindings = frozenset(binding for binding in found.bindings if binding.exchange not in strange)
+        return replace(found, bindings=bindings, unfiltered=found.unfiltered - strange)
+
     def known(self, queue: str) -> BindingSet | None:
         """The bindings as this process last saw them; no call."""
         return self._applied.get(queue)
@@ -222,7 +251,7 @@ class Binder:
     def read(self, queue: str) -> tuple[BindingSet | None, int]:
         """The bindings as their tags say, a few seconds old at most, and when they were read (ms, AWS's clock).
 
-        None where the tags can't be read.
+        None where the tags, or one of them, can't be read.
         """
         return self._reread.get(queue, lambda: self._read(queue))
 
@@ -234,15 +263,24 @@ class Binder:
 
     # --- inside
 
+    def _can_be(self, exchange: str) -> bool:
+        """Whether there can be a topic for the exchange; a forged tag may name one that nothing can be bound to."""
+        try:
+            self._namer.topic(exchange)
+        except InvalidName:
+            return self._topics.is_predefined(exchange)
+        return True
+
     def _read(self, queue: str) -> tuple[BindingSet | None, int]:
         read_at = self._clients.now_ms()
         try:
-            found = self._applied[queue] = from_tags(self.tags(self._queues.url(queue)))
+            url = self._queues.url(queue)
+            found = self._applied[queue] = self.understood(queue, url, self.tags(url))
             self._queues.learn_max_priority(queue, found.max_priority)
         except HakeError as exc:
             logger.info("The bindings of queue %s can't be read, so what is in doubt is delivered: %s", queue, exc)
             return None, read_at
-        return found, read_at
+        return None if found.is_partial else found, read_at
 
     def _is_applied(self, queue: str, binding: Binding) -> bool:
         known = self._applied.get(queue)
@@ -307,7 +345,7 @@ class Binder:
         types = {with_.exchange: declared_type} if with_ is not None else {}
         for _ in range(_MAX_ROUNDS):
             has_written = tags is None  # the caller has
-            wanted = from_tags(self.tags(url) if tags is None else tags)
+            wanted = self.understood(queue, url, self.tags(url) if tags is None else tags)
             tags = None
             # Tags may be read from a copy that lags behind: what we did ourselves is certain.
             bindings = (wanted.bindings | ({with_} if with_ else set())) - ({without} if without else set())
@@ -315,7 +353,8 @@ class Binder:
             tasks = None if wanted.tasks is None else wanted.tasks | self._tasks.get(queue, frozenset())
             wanted = replace(wanted, bindings=frozenset(bindings), max_priority=highest, tasks=tasks)
             self._queues.learn_max_priority(queue, highest)
-            if wanted == applied and not self._subscriptions.write_policy(queue, url, wanted.exchanges()):
+            exchanges, keep = wanted.exchanges(), wanted.is_partial
+            if wanted == applied and not self._subscriptions.write_policy(queue, url, exchanges, keep=keep):
                 break
             has_written |= self._subscriptions.apply(queue, url, wanted, types)
             applied = wanted

@@ -11,7 +11,11 @@ that a person reads in the AWS console::
 
 AWS lets a tag hold few characters: what it forbids, and the separators, are written as ``=`` and two hexadecimal digits
 for each byte of UTF-8. What does not fit one value goes on in ``hake:b:<digest>:<part>:<parts>`` tags. The digest also
-tells a damaged or half-written binding, which is skipped.
+reveals a damaged or half-written binding.
+
+A tag that can't be read is named in :attr:`BindingSet.damaged`. It may stand for any binding, so all bindings are not
+known then: what the queue gets must not become less than it is, and a message that no readable binding asks for is
+delivered.
 
 Two more things that all who bind the queue must agree on are tags too, because they change its filters:
 ``hake:max-priority``, the highest priority it was ever declared with; and, with the option ``task_filter``, the names
@@ -62,6 +66,7 @@ _TYPES = get_args(ExchangeType)
 _ALL = "all"  # the first field of an overflow tag
 _EMPTY = "="
 _UNSAFE = re.compile(r"[^A-Za-z0-9_./+@-]")
+_PRIORITY = re.compile(r"\d{1,6}\Z", re.ASCII)
 _KEY = re.compile(r"(?P<digest>[0-9a-f]+)(?::(?P<part>\d{1,3}):(?P<parts>\d{1,3}))?\Z", re.ASCII)
 
 
@@ -96,6 +101,13 @@ class BindingSet:
     max_priority: int = 0
     #: Names of the tasks that the queue's workers know; None where nobody said so, or it is to get all.
     tasks: frozenset[str] | None = None
+    #: Keys of the tags of bindings and tasks that can't be read.
+    damaged: frozenset[str] = field(default=frozenset(), compare=False)
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether there may be more bindings than are known here."""
+        return any(key.startswith(TAG_PREFIX) for key in self.damaged)
 
     def exchanges(self) -> frozenset[str]:
         """Every exchange that the queue gets anything of."""
@@ -134,24 +146,32 @@ def from_tags(tags: Mapping[str, str]) -> BindingSet:
 
     Args:
         tags: All tags of a queue. Those of others are ignored; one of ours that is damaged, or has not all its parts,
-            is skipped: whoever declares the binding next writes it again.
+            goes to ``damaged``. A process that declares the binding again replaces a tag with a wrong value.
     """
     bindings: set[Binding] = set()
     unfiltered: set[str] = set()
-    for digest, text in _texts(tags, TAG_PREFIX):
+    damaged = {key for key in tags if key.startswith(TAG_PREFIX)}
+    for digest, text, keys in _texts(tags, TAG_PREFIX):
         fields = ["" if part == _EMPTY else part for part in text.split(" ")]
         try:
             if fields[0] == _ALL:
                 written = fields[2] if len(fields) > 2 else ""
-                if digest == _digest(f"{_ALL} {written}"):
-                    unfiltered.add(_unquote(written))
+                if digest != _digest(f"{_ALL} {written}"):
+                    continue
+                unfiltered.add(_unquote(written))
             elif digest == _digest(text) and fields[0] in _TYPES:
                 bindings.add(_read_binding(fields))
+            else:
+                continue
         except ValueError:
             continue  # the text is not of our making, though its digest fits
+        damaged -= keys
     priority = tags.get(MAX_PRIORITY_TAG, "")
-    max_priority = int(priority) if priority.isascii() and priority.isdigit() else 0
-    return BindingSet(frozenset(bindings), frozenset(unfiltered), max_priority, task_names(tags))
+    max_priority = int(priority) if _PRIORITY.match(priority) else 0
+    _, damaged_tasks = _read_tasks(tags)
+    return BindingSet(
+        frozenset(bindings), frozenset(unfiltered), max_priority, task_names(tags), frozenset(damaged | damaged_tasks)
+    )
 
 
 def task_tags(names: Iterable[str] | None) -> dict[str, str]:
@@ -163,14 +183,14 @@ def task_tags(names: Iterable[str] | None) -> dict[str, str]:
 
 
 def task_names(tags: Mapping[str, str]) -> frozenset[str] | None:
-    """All names that :func:`task_tags` wrote, together; None where there are none, or all tasks are wanted."""
+    """All names that :func:`task_tags` wrote, together; None where there are none, or all tasks are wanted.
+
+    Also None where a tag is damaged: it may hold names of tasks that a worker waits for.
+    """
     if f"{TASK_PREFIX}{_ALL_TASKS}" in tags:
         return None
-    found: set[str] = set()
-    for digest, text in _texts(tags, TASK_PREFIX):
-        if digest == _digest(text):
-            found.update(_unquote(name) for name in text.split(" "))
-    return frozenset(found) or None
+    names, damaged = _read_tasks(tags)
+    return None if damaged else frozenset(names) or None
 
 
 def tags_to_add(tags: Mapping[str, str], names: frozenset[str], room: int) -> dict[str, str]:
@@ -179,8 +199,7 @@ def tags_to_add(tags: Mapping[str, str], names: frozenset[str], room: int) -> di
     Args:
         room: How many tags it may have. Where they do not fit, the answer says "all tasks".
     """
-    known = task_names(tags)
-    missing = names - (known or frozenset())
+    missing = names - _read_tasks(tags)[0]
     if not missing or f"{TASK_PREFIX}{_ALL_TASKS}" in tags:
         return {}
     new = task_tags(missing)
@@ -198,6 +217,20 @@ def tags_to_merge(tags: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
     if not merged or len(mine) < len(merged) + _WORTH_MERGING:
         return {}, []
     return merged, [key for key in mine if key not in merged]
+
+
+def _read_tasks(tags: Mapping[str, str]) -> tuple[set[str], set[str]]:
+    """The names of tasks in the tags, and the keys of those tags that can't be read."""
+    names: set[str] = set()
+    damaged = {key for key in tags if key.startswith(TASK_PREFIX)} - {f"{TASK_PREFIX}{_ALL_TASKS}"}
+    for digest, text, keys in _texts(tags, TASK_PREFIX):
+        try:
+            if digest == _digest(text):
+                names |= {_unquote(name) for name in text.split(" ")}
+                damaged -= keys
+        except ValueError:
+            continue  # the text is not of our making, though its digest fits
+    return names, damaged
 
 
 def _read_binding(fields: list[str]) -> Binding:
@@ -262,17 +295,18 @@ def _tags(text: str, digest: str, prefix: str = TAG_PREFIX) -> dict[str, str]:
     return {f"{prefix}{digest}:{i}:{len(parts)}": f"/{part}/" for i, part in enumerate(parts)}
 
 
-def _texts(tags: Mapping[str, str], prefix: str) -> Iterable[tuple[str, str]]:
-    """Digest and text of every complete record among the tags; the digest is not checked yet."""
+def _texts(tags: Mapping[str, str], prefix: str) -> Iterable[tuple[str, str, set[str]]]:
+    """Digest, text and keys of every complete record among the tags; the digest is not checked yet."""
     parts: dict[tuple[str, int], dict[int, str]] = {}
     for key, value in tags.items():
         match = _KEY.match(key, len(prefix)) if key.startswith(prefix) else None
         if match is None:
             continue
         if match["parts"] is None:
-            yield match["digest"], value
+            yield match["digest"], value, {key}
         else:
             parts.setdefault((match["digest"], int(match["parts"])), {})[int(match["part"])] = value[1:-1]
     for (digest, count), found in parts.items():
         if sorted(found) == list(range(count)):
-            yield digest, "".join(found[i] for i in range(count))
+            keys = {f"{prefix}{digest}:{i}:{count}" for i in range(count)}
+            yield digest, "".join(found[i] for i in range(count)), keys

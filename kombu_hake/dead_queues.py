@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from kombu_hake.clients import Clients
@@ -35,6 +35,7 @@ from kombu_hake.dead_names import (
     is_dead_name,
     undelivered_name,
 )
+from kombu_hake.documents import read_object
 from kombu_hake.exceptions import AccessDenied, HakeError, QueueNotFound, TopologyError
 from kombu_hake.limits import SQS_MAX_RECEIVE_COUNT, SQS_MAX_REDRIVE_SOURCES
 from kombu_hake.naming import QueueArn, QueueUrl, parse_arn
@@ -238,10 +239,17 @@ class DeadQueues:
         # "All", because not every emulator knows the attribute, and none minds that.
         answer = self._clients.sqs("get_queue_attributes", QueueUrl=dead_url, AttributeNames=["All"])
         text = answer.get("Attributes", {}).get("RedriveAllowPolicy")
-        known: Mapping[str, Any] = json.loads(text) if text else {"redrivePermission": "byQueue" if is_new else ""}
-        if known.get("redrivePermission") != "byQueue":
+        try:
+            known = read_object(text) or {"redrivePermission": "byQueue" if is_new else ""}
+        except ValueError as exc:
+            logger.warning(
+                "The redrive allow policy of %s can't be read, so it is left as it is: %s", dead_url, exc
+            )
             return
-        allowed = list(dict.fromkeys([*known.get("sourceQueueArns", []), *sources]))
+        allowed = known.get("sourceQueueArns", [])
+        if known.get("redrivePermission") != "byQueue" or not isinstance(allowed, list):
+            return
+        allowed = list(dict.fromkeys([*(arn for arn in allowed if isinstance(arn, str)), *sources]))
         policy: dict[str, Any] = {"redrivePermission": "byQueue", "sourceQueueArns": allowed}
         if len(allowed) > SQS_MAX_REDRIVE_SOURCES:
             policy = {"redrivePermission": "allowAll"}

@@ -18,8 +18,9 @@ from typing import Any
 
 from kombu_hake.clients import Clients
 from kombu_hake.concurrency import TtlCache
+from kombu_hake.documents import read_object
 from kombu_hake.envelope import Envelope
-from kombu_hake.exceptions import BrokerUnavailable, HakeError, QueueNotFound, TopologyError
+from kombu_hake.exceptions import BrokerUnavailable, HakeError, InvalidName, QueueNotFound, TopologyError
 from kombu_hake.limits import FIFO_SUFFIX, RAW_DELIVERY_MAX_ATTRIBUTES
 from kombu_hake.messages import ORIGIN_HEADER
 from kombu_hake.naming import QueueArn, QueueUrl, parse_arn
@@ -145,8 +146,17 @@ class DeadLetters:
                 "after the receives that the policy allows."
             )
         answer = self._clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=["RedrivePolicy"])
-        policy = json.loads(answer.get("Attributes", {}).get("RedrivePolicy") or "{}")
-        return policy if isinstance(policy, dict) else {}
+        try:
+            policy = read_object(answer.get("Attributes", {}).get("RedrivePolicy"))
+            if policy:
+                parse_arn(str(policy["deadLetterTargetArn"]))
+                int(policy.get("maxReceiveCount") or 0)
+        except (ValueError, KeyError, TypeError, OverflowError, InvalidName) as exc:
+            # As above: what can't be read may well name a dead-letter queue.
+            raise TopologyError(
+                f"The redrive policy of {url} can't be read, so the message stays: mend the policy. {exc}"
+            ) from exc
+        return policy
 
 
 def _with_reason(attributes: Mapping[str, Any], queue: str, reason: str) -> dict[str, Any]:

@@ -7,19 +7,22 @@ consumer drops what passes beyond the bindings, and nobody brings back what did 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Collection, Iterator
 from itertools import product
 from typing import Any
 
+from kombu_hake import limits
 from kombu_hake.bindings import Binding
+from kombu_hake.documents import matches_wildcard, read_object
 from kombu_hake.globs import RK, encode, split_words
 from kombu_hake.priorities import PRIORITY_ATTRIBUTE
 from kombu_hake.routing import TASK_ATTRIBUTE, compile_filter
 
-__all__ = ["passes_at_least", "without_conditions"]
+__all__ = ["is_as_wide", "passes_at_least", "without_conditions"]
 
 Policy = dict[str, Any]
+#: More values than any policy within SNS's limits has.
+_MAX_VALUES = limits.SNS_FILTER_MAX_COMBINATIONS * limits.SNS_FILTER_MAX_KEYS
 
 
 def without_conditions(policy_text: str) -> tuple[str, bool]:
@@ -28,10 +31,8 @@ def without_conditions(policy_text: str) -> tuple[str, bool]:
     Neither is for the bindings to say. Text that is no JSON object comes back as it is.
     """
     try:
-        found = json.loads(policy_text or "{}")
+        found = read_object(policy_text)
     except ValueError:
-        return policy_text, False
-    if not isinstance(found, dict):
         return policy_text, False
     is_shared = found.pop(PRIORITY_ATTRIBUTE, None) is not None
     found.pop(TASK_ATTRIBUTE, None)
@@ -45,16 +46,40 @@ def passes_at_least(policy_text: str, bindings: Collection[Binding]) -> bool:
         policy_text: JSON of a ``FilterPolicy`` on message attributes; ``{}`` passes everything.
     """
     try:
-        found = json.loads(policy_text or "{}")
+        found = read_object(policy_text)
     except ValueError:
         return False
     if not found:
         return True
-    if not isinstance(found, dict):
+    if not _is_within_limits(found):
         return False
     if any(_covers(found, compile_filter(bindings, wildcards=wildcards).policy) for wildcards in (True, False)):
         return True
     return all(any(_covers(found, wanted) for wanted in _policies_of(binding)) for binding in bindings)
+
+
+def is_as_wide(policy_text: str, compiled: Policy, bindings: Collection[Binding]) -> bool:
+    """As :func:`passes_at_least`, and the same as *compiled* in what it says of priorities and tasks."""
+    try:
+        found = read_object(policy_text)
+    except ValueError:
+        return False
+    if any(found.get(name) != compiled.get(name) for name in (PRIORITY_ATTRIBUTE, TASK_ATTRIBUTE)):
+        return False
+    return passes_at_least(without_conditions(policy_text)[0], bindings)
+
+
+def _is_within_limits(policy: Policy) -> bool:
+    """Whether SNS could have taken a policy of this size. What SNS refuses passes nothing, and is not looked into."""
+    branches = _branches(policy)
+    lists = [listed for branch in branches for listed in branch.values() if isinstance(listed, list)]
+    is_small = len(branches) <= limits.SNS_FILTER_MAX_COMBINATIONS and sum(map(len, lists)) <= _MAX_VALUES
+    return is_small and all(_is_fit(value) for listed in lists for value in listed)
+
+
+def _is_fit(value: Any) -> bool:
+    operand = value.get("wildcard") if isinstance(value, dict) else None
+    return not isinstance(operand, str) or operand.count("*") <= limits.SNS_WILDCARDS_PER_PATTERN
 
 
 def _policies_of(binding: Binding) -> Iterator[Policy | None]:
@@ -114,6 +139,11 @@ def _holds(found: Any, wanted: Any) -> bool:
     if operator == "exists":
         return operand is True and wanted != {"exists": False}
     start, end, exact = _known_ends(wanted)
+    if operator == "anything-but" and exact is not None:
+        others = operand if isinstance(operand, list) else [operand]
+        return all(isinstance(other, str) for other in others) and exact not in others
+    if not isinstance(operand, str):
+        return False
     if operator == "prefix":
         return start.startswith(operand)
     if operator == "suffix":
@@ -121,13 +151,8 @@ def _holds(found: Any, wanted: Any) -> bool:
     if exact is None:
         return operator == "wildcard" and operand.endswith("*") and _is_prefix(operand, start)
     if operator == "wildcard":
-        return re.fullmatch(".*".join(map(re.escape, operand.split("*"))), exact, re.DOTALL) is not None
-    if operator == "equals-ignore-case":
-        return bool(exact.lower() == operand.lower())
-    if operator == "anything-but":
-        others = operand if isinstance(operand, list) else [operand]
-        return all(isinstance(other, str) for other in others) and exact not in others
-    return False
+        return matches_wildcard(operand, exact)
+    return operator == "equals-ignore-case" and exact.lower() == operand.lower()
 
 
 def _is_prefix(wildcard: str, start: str) -> bool:

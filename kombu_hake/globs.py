@@ -207,8 +207,14 @@ def _words_glob(literals: Sequence[str], gaps: Sequence[_Gap]) -> tuple[str, boo
     if not opens:
         return _closed_glob(literals, gaps), True
     # Before the first open gap a word's position from the front is known, after the last its position from the end.
-    front = {k: sum(gap.least for gap in gaps[: k + 1]) + k + 1 for k in range(opens[0])}
-    end = {k: sum(gap.least for gap in gaps[k + 1 :]) + count - k for k in range(opens[-1], count)}
+    front: dict[int, int] = {}
+    end: dict[int, int] = {}
+    position = 0
+    for k in range(opens[0]):
+        position = front[k] = position + gaps[k].least + 1
+    position = 0
+    for k in range(count - 1, opens[-1] - 1, -1):
+        position = end[k] = position + gaps[k + 1].least + 1
     glob, exact = "", True
     for k, gap in enumerate(gaps):
         wild, precise = _gap_glob(k, gap, front, end, count)
@@ -288,8 +294,15 @@ def _prepare(candidates: Sequence[Candidate], wildcards: bool) -> list[Candidate
 
 
 def _within(glob: str, wildcards: bool) -> str:
-    while glob.count("*") > limits.SNS_WILDCARDS_PER_PATTERN or (not wildcards and _points(glob)):
-        glob = _wider(glob)
+    """What repeated :func:`_wider` makes of a glob, in one step: a pattern may have thousands of stars."""
+    if wildcards and glob.count("*") > limits.SNS_WILDCARDS_PER_PATTERN:
+        head, *middle, tail = glob.split("*")
+        longest = sorted(range(len(middle)), key=lambda i: (len(middle[i]), i))[1 - limits.SNS_WILDCARDS_PER_PATTERN :]
+        return "*".join([head, *(middle[i] for i in sorted(longest)), tail])
+    if not wildcards and _points(glob):
+        head, *_, tail = glob.split("*")
+        glob = f"{head}*{tail}"
+        return _wider(glob) if _points(glob) else glob
     return glob
 
 

@@ -1,13 +1,23 @@
 """Removes temporary queues whose users are gone, and their subscriptions. Any process may run it, several at once too.
 
 What it may touch
-    A queue whose name is of this namespace, whose tags say that it is temporary and of this namespace, and whose time
-    is over by the promises of its own users (:mod:`kombu_hake.ownership`), judged by AWS's clock. A subscription whose
-    queue is gone, if the queue's name proves that it was a temporary one of ours (``naming.is_incarnation``).
+    A queue whose name is of this namespace, whose tags say that it is temporary and of this namespace, whose time is
+    over by the promises of its own users (:mod:`kombu_hake.ownership`), judged by AWS's clock, and that is *proved* to
+    be temporary. A subscription whose queue is gone, if the queue's name proves that it was a temporary one of ours.
+
+Proof
+    Anyone with ``sqs:TagQueue`` can write the tags of any queue, so tags prove nothing: if they did, ``sqs:TagQueue``
+    would be ``sqs:DeleteQueue``. Two things prove that a queue was created as temporary, by us: its name, which holds a
+    checksum (``naming.is_incarnation``), and its retention (``queues.retention_s``); neither can be changed by tagging.
+    A queue without proof is reported as ``unproven``, and removed only if the operator at the command says so.
+
+    Without a namespace, any queue of the account may carry any name. Then a sweep in the background looks only at names
+    that look temporary, besides asking for proof.
 
 Three looks
-    1. A queue whose time is over is suspected. 2. After a third of the time that its users may be silent, in which a
-    living one would have renewed its promise, it is looked at again: if any of its tags of use has changed, it is kept,
+    1. A queue whose time is over is suspected. 2. After a third of the time that its users may be silent (by its tags,
+    and never less than by our own settings), in which a living one would have renewed its promise, it is looked at
+    again: if any of its tags of use has changed, it is kept,
     whatever the clocks say. Else a note is left at the queue. 3. A moment later it is looked at once more. Only then
     its subscriptions go, and after them the queue. A user that comes back renews its promise and looks for the note
     (:mod:`kombu_hake.presence`). A janitor that dies in between leaves nothing but the note, or a queue without
@@ -15,9 +25,10 @@ Three looks
 
 Cost of a sweep
     ListQueues, a request for 1,000 queues of the namespace; ListQueueTags for at most :data:`MOST_LOOKS` queues, those
-    first whose names look temporary; ListSubscriptionsByTopic for at most :data:`MOST_TOPICS` topics that feed them, a
-    request for 100 subscriptions. What is no temporary queue is not looked at again for a day. Removing a queue takes
-    about nine requests. A second lies between two requests (on an emulator less), so that it is never in anybody's way.
+    first whose names look temporary; GetQueueAttributes for one whose time is over, unless its name proves enough;
+    ListSubscriptionsByTopic for at most :data:`MOST_TOPICS` topics that feed them, a request for 100 subscriptions.
+    What is no temporary queue is not looked at again for a day. Removing a queue takes about nine requests. A second
+    lies between two requests (on an emulator less), so that it is never in anybody's way.
 """
 
 from __future__ import annotations
@@ -37,6 +48,7 @@ from kombu_hake.home import Home
 from kombu_hake.limits import SQS_LIST_PAGE
 from kombu_hake.naming import QueueUrl, is_incarnation, parse_arn
 from kombu_hake.ownership import Ownership
+from kombu_hake.queues import retention_s
 from kombu_hake.settings import Settings
 from kombu_hake.signs import whoami
 from kombu_hake.subscriptions import LEVEL_TAG
@@ -57,6 +69,8 @@ _FIRST_WITHIN_S = 600.0
 #: How long a note must be there before the last look: how fast tags are seen everywhere on AWS is not documented.
 _SETTLE_S = 3.0
 _NOT_OURS_S = 86_400.0
+#: Users that a queue's tags name are named by the report, so many at most.
+_MAX_NAMED = 4
 #: Names that kombu and Celery give to temporary queues hold a UUID, or end as the names of our incarnations do.
 _LOOKS_TEMPORARY = re.compile(r"[0-9a-f]{32}|[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
 
@@ -67,8 +81,8 @@ class Found:
 
     name: str
     kind: str
-    #: ``used``, ``waiting`` (its time is not over), ``orphan``, ``removed``, ``kept`` (somebody used it meanwhile),
-    #: ``gone`` (somebody else removed it).
+    #: ``used``, ``waiting`` (its time is not over), ``orphan``, ``removed``, ``kept`` (it was used meanwhile), ``gone``
+    #: (another process removed it), ``unproven`` (only its tags say that it is temporary).
     state: str
     #: Of those who use it, or of who did last.
     who: str
@@ -165,6 +179,7 @@ class Janitor:
         most: int | None = None,
         dry_run: bool = False,
         exchanges: Iterable[str] = (),
+        approve: Callable[[list[Found]], bool] = lambda unproven: False,
         pause_s: float = SHORT_PAUSE_S,
     ) -> Iterator[float]:
         """Look, wait, remove: a request or so a step. Yields how long to wait before the next step, seconds.
@@ -174,6 +189,8 @@ class Janitor:
             most: How many queues to look at; None for all.
             dry_run: Only look.
             exchanges: Look for subscriptions of queues that are gone here too, besides where temporary queues point.
+            approve: Is asked once, with the queues whose time is over and that are not proved to be temporary, whether
+                to remove them all the same. Not asked by a dry sweep.
             pause_s: Between two requests, seconds.
         Raises:
             AccessDenied: some of it may not be done.
@@ -189,6 +206,10 @@ class Janitor:
                 report.queues.append(found)
             yield pause_s
         # Priority levels first: their bindings are with the queue that they belong to.
+        unproven = [found for found in report.queues if found.state == "unproven"]
+        if unproven and not dry_run and approve(unproven):
+            for found in unproven:
+                found.state = "orphan"
         orphans = sorted((found for found in report.queues if found.state == "orphan"), key=lambda one: not one.main)
         strays: dict[str, str] = {}
         for exchange in list(topics)[: None if most is None else MOST_TOPICS]:
@@ -197,7 +218,9 @@ class Janitor:
         report.subscriptions = list(strays)
         if dry_run or not (orphans or strays):
             return
-        yield max([found.ownership.limit_s() / 3 for found in orphans], default=_SETTLE_S)
+        # Tags may claim any limit. Ours is that of a user which renews its promise as this process does.
+        limits_s = [max(found.ownership.limit_s(), self._settings.temporary_queue_limit) for found in orphans]
+        yield max(limits_s) / 3 if limits_s else _SETTLE_S
         for found in orphans:
             yield from self._remove(found, list(topics), pause_s)
         report.subscriptions = []
@@ -230,6 +253,8 @@ class Janitor:
         now = self._clock()
         self._not_ours = {url: until for url, until in self._not_ours.items() if until > now}
         candidates = [name for name, url in names.items() if url not in self._not_ours]
+        if not self._settings.namer.namespace:
+            candidates = [name for name in candidates if _LOOKS_TEMPORARY.search(name)]
         self._chance.shuffle(candidates)
         candidates.sort(key=lambda name: _LOOKS_TEMPORARY.search(name) is None)
         report.left_out = max(0, len(candidates) - most)
@@ -251,10 +276,23 @@ class Janitor:
         users = found.live_users(now_s)
         state = "used" if users else "waiting"
         if due_s is not None and due_s < now_s:
-            state = "orphan"
-        who = ", ".join(sorted({user.who for user in users or found.users}))
+            state = "orphan" if self._is_proved(name, url) else "unproven"
+        named = sorted({user.who for user in users or found.users})
+        who = ", ".join(named[:_MAX_NAMED] + (["..."] if len(named) > _MAX_NAMED else []))
         due_in_s = None if due_s is None else due_s - now_s
         return Found(name, str(found.kind), state, who, due_in_s, url, found, tags.get(LEVEL_TAG, ""))
+
+    def _is_proved(self, name: str, url: QueueUrl) -> bool:
+        """Whether the queue was created as temporary, by something that tagging can't forge."""
+        if is_incarnation(name):
+            return True
+        try:
+            answer = self._clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=["MessageRetentionPeriod"])
+        except (AccessDenied, QueueNotFound) as exc:
+            logger.debug("Queue %s is not proved to be temporary: %s", name, exc)
+            return False
+        found = answer.get("Attributes", {}).get("MessageRetentionPeriod")
+        return bool(found == retention_s(self._settings, is_temporary=True))
 
     def _read(self, tags: dict[str, str]) -> Ownership | None:
         if tags.get("hake:namespace") != (self._settings.namer.namespace or "-"):

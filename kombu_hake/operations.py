@@ -6,7 +6,6 @@ never an error.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +15,8 @@ from typing import Any
 
 from kombu_hake.clients import Clients
 from kombu_hake.dead_names import dead_name, undelivered_name
-from kombu_hake.exceptions import ConfigurationError, HakeError, QueueNotFound
+from kombu_hake.documents import excerpt, read_object
+from kombu_hake.exceptions import ConfigurationError, HakeError, QueueNotFound, TopologyError
 from kombu_hake.group_registry import registry
 from kombu_hake.naming import QueueUrl, parse_arn
 from kombu_hake.topology import Topology
@@ -213,7 +213,10 @@ class Desk:
         return bare if bare and self.topology.queues.physical(bare) == physical else physical
 
     def _dead_by_policy(self, policy: str) -> tuple[str, QueueUrl]:
-        arn = parse_arn(json.loads(policy)["deadLetterTargetArn"])
+        try:
+            arn = parse_arn(str(read_object(policy)["deadLetterTargetArn"]))
+        except (ValueError, KeyError) as exc:
+            raise TopologyError(f"The redrive policy can't be read: {excerpt(policy)}") from exc
         answer = self.clients.sqs("get_queue_url", QueueName=arn.name, QueueOwnerAWSAccountId=arn.account)
         return self._logical(arn.name), QueueUrl(answer["QueueUrl"])
 

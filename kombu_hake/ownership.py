@@ -9,10 +9,11 @@ The tags::
     hake:used             1795400600               last time that somebody declared it, or got a message from it
     hake:condemned        1795402000 web-1/4712    a janitor is about to delete it
 
-``hake:temporary`` is written with the queue by whoever creates it, and never added to a queue that lacks it: so a queue
-that somebody else made, or that was made to stay, is never taken for a temporary one. Each process that uses the queue
-renews a tag of its own, because SQS offers no compare-and-set. What a process writes is a promise ("until then") and
-not a time of writing: the reader needs to know nobody's limit.
+``hake:temporary`` is written by the process that creates the queue, and never added to a queue that lacks it. Anyone
+with ``sqs:TagQueue`` can write these tags, so they only say *when* a temporary queue may go; that it is temporary at
+all needs other evidence (:mod:`kombu_hake.janitor`). Values that we would not have written are ignored. Each process
+that uses the queue renews a tag of its own, because SQS offers no compare-and-set. What a process writes is a promise
+("until then") and not a time of writing: the reader needs to know nobody's limit.
 
 When a queue may go (the earliest rule that applies)
     * exclusive: when the promise of its owner has run out.
@@ -57,7 +58,10 @@ MAX_USERS = 4
 _USUAL_LIMIT_S = 600
 
 _PERMANENT = "no"
-_USER = re.compile(r"(?P<until>\d{1,12}) (?P<limit>\d{1,6})(?P<left> left)?(?: (?P<who>.*))?\Z", re.ASCII)
+#: The option ``temporary_queue_limit`` allows no more; a longer limit in a tag is not ours.
+_MAX_LIMIT_S = 86_400
+_USER = re.compile(r"(?P<until>\d{1,12}) (?P<limit>\d{1,6})(?P<left> left)?(?: (?P<who>.*))?\Z", re.ASCII | re.DOTALL)
+_TIME = re.compile(r"\d{1,12}\Z", re.ASCII)
 _KIND = re.compile(r"(?P<owner>exclusive|auto-delete)?(?: ?expires=(?P<expires>\d{1,10}))?\Z", re.ASCII)
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.:/=+@-]+")
 _MAX_WHO_CHARS = 100
@@ -120,8 +124,8 @@ class Ownership:
         return [user for user in self.users if not user.has_left and user.until_s > now_s]
 
     def limit_s(self) -> int:
-        """The longest time that a user may be silent."""
-        return max((user.limit_s for user in self.users), default=_USUAL_LIMIT_S)
+        """The longest time that a user may be silent; a day at most, whatever the tags say."""
+        return min(_MAX_LIMIT_S, max((user.limit_s for user in self.users), default=_USUAL_LIMIT_S))
 
     def signs(self) -> tuple[object, ...]:
         """What changes when anybody uses the queue."""
@@ -138,7 +142,7 @@ def read(tags: Mapping[str, str]) -> Ownership | None:
     return Ownership(
         kind,
         tuple(user for user in users if user is not None),
-        int(used) if used.isascii() and used.isdigit() else None,
+        int(used) if _TIME.match(used) else None,
         CONDEMNED_TAG in tags,
     )
 
@@ -195,7 +199,7 @@ def _read_user(key: str, value: str) -> User | None:
     if match is None:
         return None
     name = key[len(_USER_PREFIX) :]
-    return User(name, int(match["until"]), int(match["limit"]), bool(match["left"]), match["who"] or "")
+    return User(name, int(match["until"]), int(match["limit"]), bool(match["left"]), _clean(match["who"] or ""))
 
 
 def _clean(text: str) -> str:

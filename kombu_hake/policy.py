@@ -7,17 +7,15 @@ cannot be read is never written over.
 
 from __future__ import annotations
 
-import fnmatch
 import json
-import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from functools import lru_cache
 from typing import Any
 
 from kombu_hake import limits
+from kombu_hake.documents import matches_wildcard, read_object
 from kombu_hake.exceptions import TopologyError
 
-__all__ = ["PolicyTooLarge", "PolicyUnreadable", "allows", "namespace_policy", "queue_policy"]
+__all__ = ["PolicyTooLarge", "PolicyUnreadable", "allows", "named_topics", "namespace_policy", "queue_policy"]
 
 TOPICS_SID = "HakeTopics"
 NAMESPACE_SID = "HakeNamespace"
@@ -25,6 +23,9 @@ NAMESPACE_SID = "HakeNamespace"
 _VERSION = "2012-10-17"
 _ACTION = "sqs:SendMessage"
 _SERVICE = "sns.amazonaws.com"
+
+#: AWS counts no white space, so a text that it returns may be longer than a policy may be. Not that much longer.
+_MAX_CHARS = 8 * limits.SQS_POLICY_MAX_BYTES
 
 Statement = dict[str, Any]
 
@@ -62,6 +63,8 @@ def queue_policy(existing: str | None, queue_arn: str, topic_arns: Collection[st
         return _write(document, others) if others else ""
     if not ours and existing and all(allows(existing, queue_arn, arn) for arn in topic_arns):
         return None
+    if len(_write(document, others)) > limits.SQS_POLICY_MAX_BYTES:
+        raise _too_large(queue_arn, others)
     for condition in _conditions(sorted(set(topic_arns))):
         wanted = _statement(TOPICS_SID, queue_arn, condition)
         text = _write(document, [*others, wanted])
@@ -108,6 +111,27 @@ def allows(policy_text: str, queue_arn: str, topic_arn: str) -> bool:
     return "Allow" in effects and "Deny" not in effects
 
 
+def named_topics(policy_text: str | None) -> list[str]:
+    """The topics that our statement of a queue policy lets in, as ARNs or patterns of ARNs.
+
+    Raises:
+        PolicyUnreadable: the policy cannot be understood.
+    """
+    ours, _ = _split(_read(policy_text), {TOPICS_SID})
+    found: list[str] = []
+    for statement in ours:
+        condition = statement.get("Condition")
+        for tests in condition.values() if isinstance(condition, dict) else ():
+            named = _listed(tests.get("aws:SourceArn")) if isinstance(tests, dict) else []
+            found += [arn for arn in named if isinstance(arn, str) and _is_topic(arn)]
+    return found
+
+
+def _is_topic(arn: str) -> bool:
+    parts = arn.split(":")
+    return len(parts) == 6 and parts[2] == "sns" and 0 < len(parts[5]) <= limits.SNS_MAX_TOPIC_NAME_CHARS
+
+
 # --- reading and writing -----------------------------------------------------------------------------------------
 
 
@@ -115,22 +139,15 @@ def _read(text: str | None) -> dict[str, Any]:
     if not text:
         return {"Version": _VERSION, "Statement": []}
     try:
-        document = json.loads(text, object_pairs_hook=_unique)
+        document = read_object(text, unique=True, max_chars=_MAX_CHARS)
     except ValueError as exc:
         raise PolicyUnreadable(f"The queue's policy is not readable, so it is left as it is: {exc}. Mend it.") from exc
-    statements = document.get("Statement") if isinstance(document, dict) else None
+    statements = document.get("Statement")
     if isinstance(statements, dict):
         statements = [statements]
     if not isinstance(statements, list) or not all(isinstance(one, dict) for one in statements):
         raise PolicyUnreadable("The queue's policy is no JSON object with statements, so it is left as it is. Mend it.")
     return {**document, "Statement": statements}
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a name occurs twice in one object")
-    return found
 
 
 def _statements(document: Mapping[str, Any]) -> list[Statement]:
@@ -140,8 +157,8 @@ def _statements(document: Mapping[str, Any]) -> list[Statement]:
 
 def _split(document: Mapping[str, Any], sids: Collection[str]) -> tuple[list[Statement], list[Statement]]:
     statements = _statements(document)
-    ours = [one for one in statements if one.get("Sid") in sids]
-    return ours, [one for one in statements if one.get("Sid") not in sids]
+    ours = [one for one in statements if str(one.get("Sid")) in sids]
+    return ours, [one for one in statements if str(one.get("Sid")) not in sids]
 
 
 def _write(document: Mapping[str, Any], statements: list[Statement]) -> str:
@@ -275,13 +292,7 @@ def _is_arn_like(pattern: str, arn: str) -> bool:
 
 
 def _is_like(pattern: str, text: str) -> bool:
-    return _compiled(pattern).fullmatch(text) is not None
-
-
-@lru_cache(maxsize=256)
-def _compiled(pattern: str) -> re.Pattern[str]:
-    # Only "*" and "?" are special in AWS patterns; fnmatch would also read brackets.
-    return re.compile(fnmatch.translate(pattern.replace("[", "[[]")))
+    return matches_wildcard(pattern, text, question_mark=True)
 
 
 def _listed(value: Any) -> list[Any]:

@@ -31,6 +31,7 @@ from kombu_hake.limits import (
     MAX_BATCH_ENTRIES,
     SQS_MAX_RETENTION_S,
     SQS_MAX_WAIT_S,
+    SQS_MIN_RETENTION_S,
     SQS_QUEUE_READY_S,
     SQS_QUEUE_RECREATE_S,
 )
@@ -39,7 +40,7 @@ from kombu_hake.ownership import Kind
 from kombu_hake.priorities import level_names, max_priority
 from kombu_hake.settings import Settings
 
-__all__ = ["QueueSpec", "Queues", "own_tags"]
+__all__ = ["QueueSpec", "Queues", "own_tags", "retention_s"]
 
 logger = logging.getLogger(__name__)
 _MAX_FOREIGN_URLS = 1_000
@@ -85,6 +86,18 @@ def own_tags(settings: Settings) -> dict[str, str]:
     """Tags that say who made a queue or topic, and for which namespace."""
     mine = {"hake:made-by": f"kombu_hake {__version__}", "hake:namespace": settings.namer.namespace or "-"}
     return {**settings.queue_tags, **mine}
+
+
+def retention_s(settings: Settings, *, is_temporary: bool) -> str:
+    """The ``MessageRetentionPeriod`` of a new queue, seconds, as AWS writes it.
+
+    That of a temporary queue differs by one second. It is the proof that the queue was created as temporary: tags can
+    be forged by anyone with ``sqs:TagQueue``, but attributes are changed with ``sqs:SetQueueAttributes`` only.
+    """
+    usual = settings.queue_attributes.get("MessageRetentionPeriod", str(SQS_MAX_RETENTION_S))
+    if not is_temporary or not usual.isdecimal():
+        return usual
+    return str(int(usual) - 1 if int(usual) > SQS_MIN_RETENTION_S else int(usual) + 1)
 
 
 class Queues:
@@ -363,11 +376,11 @@ class Queues:
         attributes = {
             "VisibilityTimeout": str(self._settings.visibility_timeout),
             "ReceiveMessageWaitTimeSeconds": str(SQS_MAX_WAIT_S),
-            "MessageRetentionPeriod": str(SQS_MAX_RETENTION_S),
         }
         if spec.name.endswith(FIFO_SUFFIX):
             attributes["FifoQueue"] = "true"
-        return {**attributes, **self._settings.queue_attributes}
+        retention = {"MessageRetentionPeriod": retention_s(self._settings, is_temporary=bool(spec.kind))}
+        return {**attributes, **self._settings.queue_attributes, **retention}
 
     def _drain(self, url: QueueUrl) -> int:
         removed = 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 
 from kombu_hake.binder import Binder
-from kombu_hake.bindings import from_tags
 from kombu_hake.clients import Clients
 from kombu_hake.exceptions import AccessDenied, QueueNotFound, TopologyError
 from kombu_hake.naming import QueueArn, QueueUrl, parse_arn
@@ -69,7 +68,7 @@ class Remover:
         known = self._binder.known(queue)
         exchanges = set(known.exchanges()) if known is not None else set()
         try:
-            found = from_tags(self._binder.tags(url))
+            found = self._binder.understood(queue, url, self._binder.tags(url))
             exchanges |= found.exchanges()
             self._queues.learn_max_priority(queue, found.max_priority)
         except AccessDenied as exc:

@@ -12,10 +12,11 @@ from uuid import uuid4
 from kombu_hake import forksafe, ownership
 from kombu_hake.clients import Clients
 from kombu_hake.concurrency import TtlCache
-from kombu_hake.exceptions import HakeError, QueueNotFound
+from kombu_hake.exceptions import AccessDenied, HakeError, QueueNotFound
 from kombu_hake.limits import SQS_MAX_TAGS
 from kombu_hake.naming import QueueUrl
 from kombu_hake.ownership import Kind
+from kombu_hake.queues import retention_s
 from kombu_hake.settings import Settings
 
 __all__ = ["Signs", "whoami"]
@@ -39,6 +40,7 @@ class Signs:
 
     def __init__(self, clients: Clients, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         self._clients = clients
+        self._settings = settings
         #: How long a promise holds, seconds.
         self.limit_s = settings.temporary_queue_limit
         self._clock = clock
@@ -169,11 +171,20 @@ class Signs:
                 return found.kind
             if not declared:
                 logger.warning("Queue %s was temporary (%s), and stays now, as it was declared here.", url, found.kind)
+                self._withdraw_proof(url)
             self._clients.sqs("tag_queue", QueueUrl=url, Tags=ownership.kind_tag(declared))
         except HakeError as exc:
             logger.info("Whether queue %s is temporary can't be told or changed: %s", url, exc)
             return None
         return declared or None
+
+    def _withdraw_proof(self, url: QueueUrl) -> None:
+        """A queue that stays is not to look like one that was created as temporary, whatever its tags say later."""
+        attributes = {"MessageRetentionPeriod": retention_s(self._settings, is_temporary=False)}
+        try:
+            self._clients.sqs("set_queue_attributes", QueueUrl=url, Attributes=attributes)
+        except AccessDenied as exc:
+            logger.info("The retention of queue %s stays that of a temporary queue: %s", url, exc)
 
     def _promise(self, name: str) -> dict[str, str]:
         return ownership.user_tag(name, self.now_s(), self.limit_s, whoami())

@@ -11,23 +11,36 @@ Order
 Where it does not fit
     Where a filter would be over AWS's limits, or an emulator lacks an operator, something is left out: the tasks first,
     then the priorities. What is left out lets more pass, or leaves the messages on the lowest level.
+
+Where not all bindings are known
+    A tag of the queue that can't be read may be a binding to any exchange (``BindingSet.is_partial``). Then nothing
+    becomes narrower: the topics that the queue's policy names stay in it, and a filter that differs is kept if it
+    passes all that the readable bindings ask for, and else widened to everything but its share of priorities. It could
+    be the filter of the unreadable binding, and a union of two filters can't be computed in general.
+
+Where others bound what can't be done here
+    A binding that another process recorded, and that AWS refuses this process, is logged: it is not a reason to fail
+    the binding that this process asked for.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from kombu_hake.bindings import BindingSet, ExchangeType
 from kombu_hake.clients import Clients
 from kombu_hake.dead_queues import DeadQueues
-from kombu_hake.exceptions import TopologyError
+from kombu_hake.documents import read_object
+from kombu_hake.exceptions import AccessDenied, QueueNotFound, TopicNotFound, TopologyError
+from kombu_hake.filters import is_as_wide
 from kombu_hake.limits import FIFO_SUFFIX, SQS_ATTRIBUTES_SETTLE_S
 from kombu_hake.naming import QueueArn, QueueUrl, TopicArn, parse_arn
-from kombu_hake.policy import allows, namespace_policy, queue_policy
+from kombu_hake.policy import allows, named_topics, namespace_policy, queue_policy
 from kombu_hake.priorities import PRIORITY_ATTRIBUTE, level_names, level_shares, main_queue
 from kombu_hake.queues import Queues
 from kombu_hake.routing import TASK_ATTRIBUTE, Filter, compile_filter, filter_json, narrowed, task_values
@@ -76,36 +89,59 @@ class Subscriptions:
         Args:
             types: Of exchanges that were declared here, for topics that are yet to be made.
         """
-        has_written = self.write_policy(queue, url, wanted.exchanges())
+        has_written = self.write_policy(queue, url, wanted.exchanges(), keep=wanted.is_partial)
         exchanges = frozenset(wanted.exchanges())
         self._keepers[queue] = self._dead_queues.undelivered_arn(
-            queue, exchanges, lambda name, at: self.write_policy(name, at, exchanges)
+            queue, exchanges, lambda name, at: self.write_policy(name, at, exchanges, keep=wanted.is_partial)
         )
         main, *higher = self._levels(queue, url, wanted)
         shared: set[str] = set()
         for exchange in sorted(wanted.exchanges()) if higher else ():
-            is_shared, has_changed = self._share_out(main, higher, exchange, wanted, types.get(exchange))
-            has_written |= has_changed
-            shared |= {exchange} if is_shared else set()
+            with self._skipping_refused(queue, exchange, types):
+                is_shared, has_changed = self._share_out(main, higher, exchange, wanted, types.get(exchange))
+                has_written |= has_changed
+                shared |= {exchange} if is_shared else set()
         for level in higher:
-            has_written |= self._let_in(queue, level, shared, wanted.exchanges())
+            has_written |= self._let_in(queue, level, shared, wanted)
         if shared:
             self._await_policies(main, higher)
         for exchange in sorted(wanted.exchanges()):
-            done = self._subscribe(main, exchange, wanted, types.get(exchange)) if exchange in shared else None
-            if done is None:
-                if exchange in shared:  # the levels have it already
-                    self._drop(exchange, *higher)
-                    self._say_flat(queue, exchange, wanted)
-                done = self._subscribe(_Level(queue, url), exchange, wanted, types.get(exchange))
-            has_written |= bool(done)
+            with self._skipping_refused(queue, exchange, types):
+                done = self._subscribe(main, exchange, wanted, types.get(exchange)) if exchange in shared else None
+                if done is None:
+                    if exchange in shared:  # the levels have it already
+                        self._drop(exchange, *higher)
+                        self._say_flat(queue, exchange, wanted)
+                    done = self._subscribe(_Level(queue, url), exchange, wanted, types.get(exchange))
+                has_written |= bool(done)
         return has_written
 
-    def write_policy(self, name: str, url: QueueUrl, exchanges: Collection[str]) -> bool:
-        """Let the topics of these exchanges, and no other by our doing, send to the queue; whether that was written."""
+    @contextmanager
+    def _skipping_refused(self, queue: str, exchange: str, types: Mapping[str, ExchangeType | None]) -> Iterator[None]:
+        """Log what AWS refuses about an exchange that this process did not ask for."""
+        try:
+            yield
+        except (QueueNotFound, TopicNotFound):
+            raise  # the caller begins again
+        except (TopologyError, AccessDenied) as exc:
+            if not types or exchange in types:
+                raise
+            if (queue, exchange, "refused") not in self._said:
+                self._said.add((queue, exchange, "refused"))
+                logger.warning(
+                    "Queue %s has a tag that binds it to exchange %r, which can't be done here; the other bindings are "
+                    "not affected: %s", queue, exchange, exc,
+                )  # fmt: skip
+
+    def write_policy(self, name: str, url: QueueUrl, exchanges: Collection[str], *, keep: bool = False) -> bool:
+        """Let the topics of these exchanges, and no other by our doing, send to the queue; whether that was written.
+
+        Args:
+            keep: The topics that our statement names already stay in it.
+        """
         existing = self._queues.policy(url)
         arn = self._queues.arn(url)
-        new = self._policy(existing, arn, sorted(exchanges))
+        new = self._policy(existing, arn, sorted(exchanges), named_topics(existing) if keep else [])
         if new is None:
             return False
         self._queues.write_policy(url, new)
@@ -171,17 +207,17 @@ class Subscriptions:
             has_written |= done
         return True, has_written
 
-    def _let_in(self, queue: str, level: _Level, shared: set[str], exchanges: Collection[str]) -> bool:
+    def _let_in(self, queue: str, level: _Level, shared: set[str], wanted: BindingSet) -> bool:
         """Let the exchanges that share their messages out send to a level, and remove what is left of others."""
         before = self._queues.policy(level.url) or ""
         arn = self._queues.arn(level.url)
-        for exchange in sorted(set(exchanges) - shared):
+        for exchange in sorted(set(wanted.exchanges()) - shared):
             # The policy tells whether it was subscribed, without a call; one for the namespace does not.
             if self._settings.queue_policy == "topics" and allows(before, arn, self._topics.arn(exchange)):
                 self._drop(exchange, level)
         if not all(allows(before, arn, self._topics.arn(exchange)) for exchange in shared):
             self._clients.sqs("tag_queue", QueueUrl=level.url, Tags={LEVEL_TAG: self._queues.physical(queue)})
-        return self.write_policy(level.name, level.url, shared)
+        return self.write_policy(level.name, level.url, shared, keep=wanted.is_partial)
 
     def _drop(self, exchange: str, *levels: _Level) -> None:
         for level in levels:
@@ -251,7 +287,8 @@ class Subscriptions:
         arn, keeper = self._queues.arn(level.url), self._keepers.get(main_queue(level.name))
         for number, compiled in enumerate(filters):
             try:
-                has_written = self._topics.subscribe(exchange, arn, compiled, declared_type, keeper)
+                widened = self._widened(exchange, wanted, compiled) if wanted.is_partial else None
+                has_written = self._topics.subscribe(exchange, arn, compiled, declared_type, keeper, widened)
             except TopologyError as exc:
                 # A region or an emulator without an operator, or a filter that AWS finds too complex.
                 if compiled.policy is None or "ilter" not in str(exc):
@@ -265,6 +302,19 @@ class Subscriptions:
             return has_written
         return None
 
+    def _widened(self, exchange: str, wanted: BindingSet, compiled: Filter) -> Callable[[str], str]:
+        """What becomes of a filter policy while bindings may be unknown; see the module's text."""
+        policy = read_object(filter_json(compiled))
+        share = {name: values for name, values in policy.items() if name == PRIORITY_ATTRIBUTE}
+
+        def choose(found: str) -> str:
+            # A filter with another share of priorities is not kept: a message would reach two levels, or none.
+            if exchange not in wanted.unfiltered and is_as_wide(found, policy, wanted.for_exchange(exchange)):
+                return found
+            return filter_json(Filter(share or None, exact=False))
+
+        return choose
+
     def _say_all_tasks(self, level: _Level, exchange: str, wanted: BindingSet, used: Filter) -> None:
         if wanted.tasks is None or TASK_ATTRIBUTE in (used.policy or {}) or (level.name, exchange, "") in self._said:
             return
@@ -274,11 +324,13 @@ class Subscriptions:
             "of its bindings.", level.name, exchange, len(wanted.tasks),
         )  # fmt: skip
 
-    def _policy(self, existing: str | None, arn: QueueArn, exchanges: list[str]) -> str | None:
+    def _policy(self, existing: str | None, arn: QueueArn, exchanges: list[str], kept: list[str]) -> str | None:
         topic_arns: list[TopicArn] = [self._topics.arn(exchange) for exchange in exchanges]
-        # A predefined topic may be of another account or naming: a pattern of ours does not name it.
-        if self._settings.queue_policy == "topics" or not topic_arns or any(map(self._topics.is_predefined, exchanges)):
-            return queue_policy(existing, arn, topic_arns)
+        # A predefined topic may be of another account or naming: a pattern of ours does not name it. Nor does it name
+        # all of those that are to be kept.
+        has_odd = bool(kept) or any(map(self._topics.is_predefined, exchanges))
+        if self._settings.queue_policy == "topics" or not topic_arns or has_odd:
+            return queue_policy(existing, arn, {*topic_arns, *kept})
         if existing is not None and all(allows(existing, arn, topic) for topic in topic_arns):
             return None
         pattern = parse_arn(topic_arns[0])._replace(name=self._settings.namer.topic_pattern())

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, get_args
 
+from kombu_hake.bindings import ExchangeType
 from kombu_hake.clients import Clients
 from kombu_hake.concurrency import SingleFlight, TtlCache
+from kombu_hake.documents import same_json
 from kombu_hake.exceptions import AccessDenied, DeclarationMismatch, TopicNotFound
 from kombu_hake.home import Home
 from kombu_hake.limits import FIFO_SUFFIX
@@ -115,11 +117,14 @@ class Topics:
         wanted: Filter,
         exchange_type: str | None = None,
         keeper: QueueArn | None = None,
+        widened: Callable[[str], str] | None = None,
     ) -> bool:
         """Subscribe a queue with raw delivery and this filter, creating the topic if need be. Reads back and mends.
 
         Args:
             keeper: The dead-letter queue of the subscription, for one that has none.
+            widened: For a filter that must not become narrower: is given the text of a filter policy that differs, and
+                returns the text to have instead.
         Returns:
             Whether there was a subscription that said something else.
         Raises:
@@ -134,7 +139,7 @@ class Topics:
         except DeclarationMismatch:
             arn = self._subscribe(exchange, queue_arn, {}, exchange_type)
             is_changed = True
-        is_changed |= self._mend(arn, attributes, keeper)
+        is_changed |= self._mend(arn, attributes, keeper, widened)
         self._made[exchange, queue_arn] = arn
         self._subscribers.forget(exchange)
         return is_changed
@@ -256,7 +261,8 @@ class Topics:
         except (TopicNotFound, AccessDenied) as exc:
             logger.debug("The type of exchange %s can't be read: %s", exchange, exc)
             return None
-        return next((tag["Value"] for tag in answer.get("Tags") or () if tag["Key"] == TYPE_TAG), None)
+        found = next((tag["Value"] for tag in answer.get("Tags") or () if tag["Key"] == TYPE_TAG), None)
+        return found if found in get_args(ExchangeType) else None
 
     def _subscribe(
         self, exchange: str, queue_arn: QueueArn, attributes: dict[str, str], exchange_type: str | None
@@ -270,7 +276,13 @@ class Topics:
             answer = self._clients.sns("subscribe", TopicArn=self.create(exchange, exchange_type), **params)
         return SubscriptionArn(answer["SubscriptionArn"])
 
-    def _mend(self, arn: SubscriptionArn, wanted: dict[str, str], keeper: QueueArn | None) -> bool:
+    def _mend(
+        self,
+        arn: SubscriptionArn,
+        wanted: dict[str, str],
+        keeper: QueueArn | None,
+        widened: Callable[[str], str] | None,
+    ) -> bool:
         """Set what the subscription has otherwise, and whether it had: AWS never updates on Subscribe."""
         is_changed = False
         try:
@@ -280,7 +292,9 @@ class Topics:
             return False
         for name, empty in (("RawMessageDelivery", "false"), ("FilterPolicy", "{}")):
             value = wanted.get(name, empty)
-            if not _same_json(found.get(name) or empty, value):
+            if name == "FilterPolicy" and widened is not None and not same_json(found.get(name) or empty, value):
+                value = widened(found.get(name) or empty)
+            if not same_json(found.get(name) or empty, value):
                 self._clients.sns(
                     "set_subscription_attributes", SubscriptionArn=arn, AttributeName=name, AttributeValue=value
                 )
@@ -298,12 +312,3 @@ class Topics:
             )
         except AccessDenied as exc:
             logger.warning("What SNS can't deliver by %s is not kept: %s", arn, exc)
-
-
-def _same_json(one: str, other: str) -> bool:
-    if one == other:
-        return True
-    try:
-        return bool(json.loads(one) == json.loads(other))
-    except ValueError:
-        return False

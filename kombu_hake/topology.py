@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from kombu_hake.binder import Binder
-from kombu_hake.bindings import Binding, BindingSet, ExchangeType, from_tags
+from kombu_hake.bindings import Binding, BindingSet, ExchangeType
 from kombu_hake.clients import Clients
 from kombu_hake.concurrency import backoff_s
 from kombu_hake.dead_queues import DeadQueues
@@ -295,7 +295,8 @@ class Topology:
 
     def bindings(self, queue: str) -> BindingSet:
         """The bindings of a queue as its tags say now."""
-        return from_tags(self._binder.tags(self.queues.url(queue)))
+        url = self.queues.url(queue)
+        return self._binder.understood(queue, url, self._binder.tags(url))
 
     def make_again(self, queue: str) -> QueueUrl | None:
         """Declare a queue again that somebody deleted, bindings included; None if this process never declared it."""

@@ -7,7 +7,6 @@ said once, and does not count as a fault: a role that may only consume can't see
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Mapping
 
@@ -15,7 +14,15 @@ from kombu_hake.bindings import Binding
 from kombu_hake.clients import Clients
 from kombu_hake.concurrency import SingleFlight
 from kombu_hake.dead_queues import plan
-from kombu_hake.exceptions import AccessDenied, QueueNotFound, TopicNotFound, TopologyError, TopologyIncomplete
+from kombu_hake.documents import excerpt, read_object
+from kombu_hake.exceptions import (
+    AccessDenied,
+    InvalidName,
+    QueueNotFound,
+    TopicNotFound,
+    TopologyError,
+    TopologyIncomplete,
+)
 from kombu_hake.filters import passes_at_least, without_conditions
 from kombu_hake.limits import FIFO_SUFFIX
 from kombu_hake.naming import QueueArn, QueueUrl, parse_arn
@@ -121,8 +128,16 @@ class Verification:
         return dict(answer.get("Attributes", {}))
 
     def _redrive_faults(self, queue: str, attributes: Mapping[str, str]) -> Iterator[str]:
-        target = json.loads(attributes.get("RedrivePolicy") or "{}").get("deadLetterTargetArn")
-        if not target:
+        text = attributes.get("RedrivePolicy")
+        try:
+            target = read_object(text).get("deadLetterTargetArn")
+            arn = parse_arn(target) if isinstance(target, str) and target else None
+        except (ValueError, InvalidName):
+            target, arn = text, None
+        if target and arn is None:
+            yield f"Queue {queue!r} has a redrive policy that names no dead-letter queue: {excerpt(text)}"
+            return
+        if arn is None:
             spec = self._queues.spec(queue)
             asked = plan(spec, self._settings) if spec is not None else None
             if asked is not None and asked.is_needed:
@@ -131,13 +146,12 @@ class Verification:
                     f"one with a maxReceiveCount of {asked.max_receives}."
                 )
             return
-        arn = parse_arn(target)
         try:
             self._clients.sqs("get_queue_url", QueueName=arn.name, QueueOwnerAWSAccountId=arn.account)
         except QueueNotFound:
-            yield f"Queue {queue!r} has a redrive policy to {target}, which does not exist."
+            yield f"Queue {queue!r} has a redrive policy to {excerpt(target)}, which does not exist."
         except AccessDenied as exc:
-            self._cannot_see(f"the dead-letter queue {target}", exc)
+            self._cannot_see(f"the dead-letter queue {excerpt(target)}", exc)
 
     def _binding_faults(
         self, queue: str, exchange: str, bindings: set[Binding], attributes: Mapping[str, str], read: _Subscriptions
@@ -188,8 +202,8 @@ class Verification:
         elif not passes_at_least(text, bindings):
             keys = ", ".join(sorted(repr(binding.routing_key) for binding in bindings))
             yield (
-                f"{what} has the filter policy {text}, which does not pass everything that is bound ({keys}): use "
-                f"{filter_json(compile_filter(bindings))}, a wider one, or none."
+                f"{what} has the filter policy {excerpt(text)}, which does not pass everything that is bound ({keys}): "
+                f"use {filter_json(compile_filter(bindings))}, a wider one, or none."
             )
         if is_shared and queue == main_queue(queue):
             yield from self._level_faults(queue, exchange, bindings, read)

@@ -91,6 +91,38 @@ def test_where_there_are_no_temporary_queues_it_says_so(fake: FakeClients, app: 
     assert not fake.count("list_queues")
 
 
+def make_unproven(fake: FakeClients) -> None:
+    tags = {"hake:namespace": "ns", "hake:temporary": "exclusive", "hake:user:a": "1 3 x"}
+    fake.sqs("create_queue", QueueName="ns__billing", tags=tags)
+
+
+def test_what_is_not_proved_to_be_temporary_is_listed_and_kept(fake: FakeClients, app: Celery) -> None:
+    make_unproven(fake)
+    done = run(app)
+    assert done.exit_code == 0
+    assert "unproven" in done.output
+    assert "--unproven" in done.output
+    assert set(fake.queues.by_name) == {"ns__billing"}
+
+
+@pytest.mark.parametrize(("answer", "is_removed"), [("y\n", True), ("n\n", False), ("", False)])
+def test_what_is_not_proved_goes_only_when_the_operator_says_so(
+    fake: FakeClients, app: Celery, answer: str, is_removed: bool
+) -> None:
+    make_unproven(fake)
+    context = CLIContext(app, no_color=True, workdir=None)
+    done = CliRunner().invoke(hake, ["janitor", "--unproven"], obj=context, input=answer)
+    assert "ns__billing" in done.output
+    assert ("ns__billing" not in fake.queues.by_name) is is_removed
+
+
+def test_a_dry_run_asks_nothing(fake: FakeClients, app: Celery) -> None:
+    make_unproven(fake)
+    done = run(app, "--dry-run", "--unproven")
+    assert done.exit_code == 0
+    assert set(fake.queues.by_name) == {"ns__billing"}
+
+
 def test_names_of_incarnations_prove_themselves() -> None:
     from kombu_hake.naming import is_incarnation
 

@@ -1,5 +1,6 @@
 """The janitor removes what is certainly left behind, and nothing else."""
 
+import hashlib
 import logging
 import random
 from collections.abc import Callable
@@ -367,6 +368,128 @@ def test_where_nothing_is_made_nothing_is_removed(fake: FakeClients, mode: str) 
     assert not fake.calls
 
 
+# --- forged tags
+
+FORGED = {"hake:namespace": "-", "hake:temporary": "exclusive", "hake:user:a": "1 3 x"}
+
+
+@pytest.mark.parametrize("name", ["billing-prod", "orders.fifo", "0f9e8d7c-6b5a-4938-8271-605142332415", "f" * 64])
+def test_tags_alone_make_no_queue_temporary(fake: FakeClients, process: Process, name: str) -> None:
+    attributes = {"FifoQueue": "true"} if name.endswith(".fifo") else {}
+    url = fake.sqs("create_queue", QueueName=name, Attributes=attributes)["QueueUrl"]
+    fake.sqs("tag_queue", QueueUrl=url, Tags=FORGED)
+    fake.clock.advance(LIMIT_S)
+    assert states(process.sweep()) == {name: "unproven"}
+    process.sweep(most=MOST_LOOKS)
+    assert set(fake.queues.by_name) == {name}
+    assert "hake:condemned" not in fake.queues.queue(name).tags
+
+
+def test_a_queue_of_ours_that_stays_is_not_made_temporary_by_tags(fake: FakeClients) -> None:
+    process = Process(fake, "shop")
+    process.topology.declare_queue(QueueSpec("billing"))
+    forged = {**FORGED, "hake:namespace": "shop"}
+    fake.sqs("tag_queue", QueueUrl=fake.queues.queue("shop__billing").url, Tags=forged)
+    assert states(process.sweep(most=MOST_LOOKS)) == {"shop__billing": "unproven"}
+    assert set(fake.queues.by_name) == {"shop__billing"}
+
+
+def test_a_queue_that_was_declared_to_stay_is_not_made_temporary_again_by_tags(fake: FakeClients) -> None:
+    Process(fake).make("orders", auto_delete=True)
+    new = Process(fake)
+    new.topology.declare_queue(QueueSpec("orders"))
+    new.temporaries.consumed("orders")
+    fake.sqs("tag_queue", QueueUrl=fake.queues.queue("orders").url, Tags=FORGED)
+    assert states(new.sweep()) == {"orders": "unproven"}
+    assert set(fake.queues.by_name) == {"orders"}
+
+
+def test_forged_promises_do_not_end_a_queue_whose_user_lives(fake: FakeClients, process: Process) -> None:
+    user = Process(fake)
+    name = user.make("q", EVENTS, exclusive=True)
+    url = fake.queues.queue(name).url
+    fake.sqs("tag_queue", QueueUrl=url, Tags={key: "1 1 x" for key in fake.queues.queue(name).tags if ":user:" in key})
+
+    report = Report()
+    for wait_s in process.janitor.sweep(report):
+        for _ in range(4):  # its user renews four times a limit
+            fake.clock.advance(wait_s / 4)
+            user.presence.work()
+    assert states(report) == {name: "kept"}
+    assert name in fake.queues.by_name
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"hake:temporary": "expires=600", "hake:used": "9" * 255},
+        {"hake:temporary": "expires=600", "hake:used": "-" + "9" * 255},
+        {"hake:temporary": "exclusive", "hake:user:a": "9" * 256},
+        {"hake:temporary": "exclusive", "hake:user:a": "1 999999 x"},
+        {"hake:temporary": "exclusive", "hake:user:a": "1 3 x", "hake:level-of": "\ud800" * 9},
+    ],
+)
+def test_no_tags_keep_a_sweep_from_the_other_queues(
+    fake: FakeClients, process: Process, tags: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    dead = Process(fake).make("q", EVENTS, exclusive=True)
+    forged = process.make("a", auto_delete=True)
+    texts = ("fanout", "fanout =")  # exchanges without a name
+    bound = {f"hake:b:{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}": text for text in texts}
+    for number, name in enumerate((forged, "other")):
+        url = fake.sqs("create_queue", QueueName=name)["QueueUrl"] if number else fake.queues.queue(name).url
+        fake.sqs("tag_queue", QueueUrl=url, Tags={**FORGED, **tags, **bound})
+    fake.clock.advance(LIMIT_S + 1)
+    assert states(process.sweep())[dead] == "removed"
+    assert "other" in fake.queues.by_name
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_what_users_call_themselves_is_not_logged_as_it_is(
+    fake: FakeClients, process: Process, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    name = process.make("q", EVENTS, exclusive=True)
+    fake.queues.queue(name).tags.update({f"hake:user:{i}": f"1 600 \x1b[2J\r{'x' * 200}" for i in range(40)})
+    fake.clock.advance(LIMIT_S + 1)
+    [found] = process.sweep().queues
+    assert len(found.who) < 500
+    assert not any(char in record.getMessage() for record in caplog.records for char in "\x1b\r")
+
+
+def test_without_a_namespace_the_background_looks_only_at_names_that_look_temporary(fake: FakeClients) -> None:
+    process = Process(fake)
+    process.make("progress", auto_delete=True)
+    process.temporaries.consumed("progress")
+    process.temporaries.delete_all()
+    fake.clock.advance(LIMIT_S + 1)
+    assert states(process.sweep(most=MOST_LOOKS)) == {}
+    assert "progress" in fake.queues.by_name
+    assert states(process.sweep()) == {"progress": "removed"}
+
+
+def test_a_queue_whose_attributes_may_not_be_read_is_unproven(
+    fake: FakeClients, process: Process, caplog: pytest.LogCaptureFixture
+) -> None:
+    process.make("q", auto_delete=True)
+    process.temporaries.consumed("q")
+    process.temporaries.delete_all()
+    fake.clock.advance(LIMIT_S + 1)
+    fake.deny("sqs:GetQueueAttributes")
+    assert states(process.sweep()) == {"q": "unproven"}
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+@pytest.mark.parametrize("seconds", ["345600", "60"])
+def test_a_retention_of_the_users_own_still_proves_what_is_temporary(fake: FakeClients, seconds: str) -> None:
+    process = Process(fake, queue_attributes={"MessageRetentionPeriod": seconds})
+    process.topology.declare_queue(QueueSpec("stays"))
+    process.topology.declare_queue(QueueSpec("notes", arguments={"x-expires": 600_000}))
+    for name in ("stays", "notes"):
+        fake.sqs("tag_queue", QueueUrl=fake.queues.queue(name).url, Tags=FORGED)
+    assert states(process.sweep()) == {"stays": "unproven", "notes": "removed"}
+
+
 # --- cost
 
 
@@ -379,7 +502,8 @@ def test_a_dry_sweep_changes_nothing(fake: FakeClients, process: Process) -> Non
     assert fake.counts() == {"list_queues": 1, "list_queue_tags": 1, "list_subscriptions_by_topic": 1}
 
 
-def test_a_sweep_by_itself_is_bounded(fake: FakeClients, process: Process) -> None:
+def test_a_sweep_by_itself_is_bounded(fake: FakeClients) -> None:
+    process = Process(fake, "shop")
     for number in range(3 * MOST_LOOKS):
         process.topology.declare_queue(QueueSpec(f"q{number}"))
     name = process.make("q", EVENTS, exclusive=True)

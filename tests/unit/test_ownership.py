@@ -131,3 +131,32 @@ def test_a_queue_with_all_its_bindings_has_room_for_its_users() -> None:
 def test_what_a_queue_was_declared_with(spec: QueueSpec, text: str) -> None:
     assert str(spec.kind) == text
     assert bool(spec.kind) == (text != "no")
+
+
+# --- tags from outside
+
+HUGE = "9" * 255
+
+
+@pytest.mark.parametrize(
+    "value", [HUGE, "1e400", "-1", "\N{ARABIC-INDIC DIGIT ONE}", "nan", "1_000", "", " ", "\x1b[2J"]
+)
+def test_a_time_of_use_that_is_no_plausible_number_is_none(value: str) -> None:
+    found = read(ownership.kind_tag(EXPIRES) | {"hake:used": value})
+    assert found is not None
+    assert found.used_s is None
+    assert found.due_s() is None
+
+
+def test_what_a_user_calls_itself_is_fit_for_a_log() -> None:
+    forged = "web\x1b[2J\rnot\tours\u202e" + "x" * 400
+    found = read(ownership.kind_tag(EXCLUSIVE) | {"hake:user:a": f"1 600 {forged}"})
+    assert found is not None
+    [one] = found.users
+    assert re.fullmatch(r"[A-Za-z0-9_.:/=+@-]{1,100}", one.who)
+
+
+def test_a_limit_is_at_most_a_day() -> None:
+    found = read(ownership.kind_tag(EXCLUSIVE) | {"hake:user:a": "1 999999 x"})
+    assert found is not None
+    assert found.limit_s() == 86_400

@@ -1,0 +1,196 @@
+"""Whatever tags, policies and filters AWS shows, they raise nothing unexpected, and freeze nothing."""
+
+import fnmatch
+import json
+from typing import Any
+
+import pytest
+from fakes import FakeClients, connected, make_settings
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from kombu import Exchange, Queue
+from support.hostile_topology import CASES, QUEUE, TOPICS, Case, examples, within
+
+from kombu_hake import globs
+from kombu_hake.bindings import Binding
+from kombu_hake.documents import excerpt, matches_wildcard, read_object
+from kombu_hake.exceptions import TopologyIncomplete
+from kombu_hake.filters import passes_at_least
+from kombu_hake.policy import PolicyUnreadable, allows, queue_policy
+from kombu_hake.queues import QueueSpec
+from kombu_hake.routing import compile_filter, matches
+from kombu_hake.topology import Topology
+
+KEY = Binding("orders", "direct", "a" * 250)
+STARS = "*a" * 120 + "b"
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_nothing_hostile_raises_or_takes_long(case: Case) -> None:
+    @settings(max_examples=examples(60))
+    @given(case.strategy)
+    def run(found: Any) -> None:
+        case.check(found)
+
+    run()
+
+
+# --- filters with many stars, and of wrong types
+
+
+@pytest.mark.parametrize("operand", [STARS, "*" * 5_000 + "b", "a*" * 125 + "b"])
+def test_a_filter_with_many_stars_is_judged_at_once(operand: str) -> None:
+    with within():
+        assert not passes_at_least(json.dumps({"rk": [{"wildcard": operand}]}), [KEY])
+
+
+@pytest.mark.parametrize("operator", ["prefix", "suffix", "wildcard", "anything-but", "equals-ignore-case", "exists"])
+@pytest.mark.parametrize("operand", [5, None, [], {}, [[]], {"a": 1}, 1e308])
+def test_an_operand_of_a_wrong_type_passes_nothing(operator: str, operand: Any) -> None:
+    expected = operator == "anything-but" and operand == []
+    assert passes_at_least(json.dumps({"rk": [{operator: operand}]}), [KEY]) is expected
+
+
+def test_what_sns_could_not_have_taken_is_not_looked_into() -> None:
+    wide = {"rk": [{"prefix": "a"}]}
+    assert passes_at_least(json.dumps(wide), [KEY])
+    assert not passes_at_least(json.dumps({"$or": [wide] * 200}), [KEY])
+    assert not passes_at_least(json.dumps({"rk": wide["rk"] * 1_000}), [KEY])
+    assert not passes_at_least(json.dumps({"rk": [*wide["rk"], {"wildcard": "*a*a*a*"}]}), [KEY])
+
+
+@given(st.text("ab*?\n", max_size=12), st.text("ab?\n[", max_size=12))
+@example("*?", "")
+@example("a*a", "a")
+@example("*a?b*", "aab")
+def test_a_pattern_matches_as_a_shell_pattern_without_brackets(pattern: str, text: str) -> None:
+    assert matches_wildcard(pattern, text, question_mark=True) == fnmatch.fnmatchcase(text, pattern)
+    escaped = pattern.replace("?", "[?]")
+    assert matches_wildcard(pattern, text) == fnmatch.fnmatchcase(text, escaped)
+
+
+# --- queue policies
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 8_000, '{"Statement":' * 2_000, '{"Statement":[' + "[" * 200 + "]" * 200 + "]}", '{"a":"' + "x" * 10**6],
+)
+def test_a_policy_that_is_nested_or_huge_is_left_alone(text: str) -> None:
+    with within():
+        assert not allows(text, QUEUE, TOPICS[0])
+        with pytest.raises(PolicyUnreadable, match="left as it is"):
+            queue_policy(text, QUEUE, TOPICS)
+
+
+def test_a_policy_with_many_stars_is_judged_at_once() -> None:
+    resources = [STARS, "*a?" * 1_000, "*" * 3_000 + "b"]
+    statement = {"Effect": "Allow", "Principal": "*", "Action": "*", "Resource": resources}
+    with within():
+        assert not allows(json.dumps({"Statement": [statement] * 3}), QUEUE, TOPICS[0])
+
+
+# --- documents
+
+
+@pytest.mark.parametrize(
+    "text", ["[1]", "5", "null", '"a"', "{", "[" * 10**5, '{"a": NaN}', '{"a": ' + "9" * 5_000 + "}"]
+)
+def test_what_is_no_object_is_a_value_error(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        read_object(text)
+
+
+def test_brackets_in_strings_do_not_count() -> None:
+    assert read_object(json.dumps({"a": "[" * 100, 'b"\\': "}" * 100})) == {"a": "[" * 100, 'b"\\': "}" * 100}
+
+
+def test_an_excerpt_is_one_short_printable_line() -> None:
+    assert excerpt("a\x1b[2J\nb") == "a\\x1b[2J\\nb"
+    assert excerpt("x" * 1_000, 10) == "xxxxxxxxxx... (1000 characters)"
+
+
+# --- what a process makes of them
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{", "5", '{"deadLetterTargetArn": 5}', '{"deadLetterTargetArn": "\x1b"}', "[" * 9_000]
+)
+def test_verify_reports_a_redrive_policy_that_cannot_be_read(text: str) -> None:
+    fake = FakeClients()
+    fake.sqs("create_queue", QueueName="email")
+    fake.queues.queue("email").attributes["RedrivePolicy"] = text
+    with connected(fake, topology="verify") as connection:
+        channel = connection.default_channel
+        Queue("email", Exchange(""))(channel).declare()
+        with pytest.raises(TopologyIncomplete) as caught:
+            channel.topology.verify()
+    [fault] = caught.value.faults
+    assert "redrive policy that names no dead-letter queue" in fault
+    assert fault.isprintable()
+    assert len(fault) < 1_000
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{", "5", '{"redrivePermission": "byQueue", "sourceQueueArns": "abc"}', "[" * 9_000]
+)
+def test_a_redrive_allow_policy_that_cannot_be_read_is_left_alone(text: str) -> None:
+    fake = FakeClients()
+    fake.sqs("create_queue", QueueName="q-dead")
+    fake.queues.queue("q-dead").attributes["RedriveAllowPolicy"] = text
+    Topology(fake, make_settings()).declare_queue(QueueSpec("q", arguments={"x-dead-letter-queue": True}))
+    assert fake.queues.queue("q-dead").attributes["RedriveAllowPolicy"] == text
+    assert "RedrivePolicy" in fake.queues.queue("q").attributes
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"maxReceiveCount": 3}', '{"deadLetterTargetArn": 5}', "[" * 9_000])
+def test_no_message_is_deleted_for_want_of_a_redrive_policy_that_can_be_read(
+    text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake = FakeClients()
+    with connected(fake) as connection:
+        channel = connection.default_channel
+        Queue("q", Exchange(""))(channel).declare()
+        fake.queues.queue("q").attributes["RedrivePolicy"] = text
+        fake.queues._redrive = lambda queue, now: None  # type: ignore[method-assign]  # AWS reads its own policy
+        channel.basic_publish(channel.prepare_message("hello"), exchange="", routing_key="q")
+        message = channel.basic_get("q")
+        assert message is not None
+        message.reject()
+        channel.close()
+    assert len(fake.queues.queue("q").messages) == 1
+    assert "could not be dead-lettered" in caplog.text
+
+
+@pytest.mark.parametrize("forged", ["nonsense", "", "\x1b[2J", "x" * 256])
+def test_a_forged_type_of_an_exchange_is_ignored(forged: str) -> None:
+    fake = FakeClients()
+    fake.sns("create_topic", Name="orders", Tags=[{"Key": "hake:exchange-type", "Value": forged}])
+    assert Topology(fake, make_settings()).bound_type("orders") == "direct"
+
+
+# --- patterns of AMQP
+
+
+@pytest.mark.parametrize(
+    "pattern", ["#." + ".".join(["a"] * 100) + ".b", "#.a" * 60 + ".b", "#.*" * 100 + ".b", "a.#." * 3_000 + "b"]
+)
+@pytest.mark.parametrize("words", [127, 999, 120_000])
+def test_a_pattern_of_many_words_is_matched_at_once(pattern: str, words: int) -> None:
+    with within():
+        assert matches(Binding("orders", "topic", pattern), ".".join(["a"] * words)) is (words > 1_000)
+
+
+@pytest.mark.parametrize("pattern", ["a.#." * 3_000 + "b", ".".join(["a", "*"] * 3_000), "#.a" * 4_000 + ".b"])
+@pytest.mark.parametrize("wildcards", [True, False])
+def test_a_pattern_of_many_words_is_compiled_at_once(pattern: str, wildcards: bool) -> None:
+    with within():
+        compile_filter([Binding("orders", "topic", pattern)] * 3, wildcards=wildcards)
+
+
+@given(st.text("ab*", max_size=14), st.booleans())
+def test_a_glob_is_brought_within_the_limits_as_step_by_step(glob: str, wildcards: bool) -> None:
+    expected = glob
+    while expected.count("*") > 3 or (not wildcards and globs._points(expected)):
+        expected = globs._wider(expected)
+    assert globs._within(glob, wildcards) == expected
