@@ -86,6 +86,15 @@ def test_a_log_line_says_what_it_was(text: str, expected: str) -> None:
         ("q", "q", False, ("q", "q")),
         ("other", "other", False, (PRIVATE_EXCHANGE, "q")),
         (PRIVATE_EXCHANGE, "q", True, (PRIVATE_EXCHANGE, "q")),
+        (PRIVATE_EXCHANGE, "victim", True, (PRIVATE_EXCHANGE, "q")),
+        (PRIVATE_EXCHANGE, "victim", False, (PRIVATE_EXCHANGE, "q")),
+        (PRIVATE_EXCHANGE, "", False, (PRIVATE_EXCHANGE, "q")),
+        ("", "victim", True, (PRIVATE_EXCHANGE, "q")),
+        ("", "victim", False, (PRIVATE_EXCHANGE, "q")),
+        ("", "", False, (PRIVATE_EXCHANGE, "q")),
+        ("q", "victim", False, (PRIVATE_EXCHANGE, "q")),
+        ("victim", "q", False, (PRIVATE_EXCHANGE, "q")),
+        ("reply.celery.pidbox", "q", False, (PRIVATE_EXCHANGE, "q")),
     ],
 )
 def test_a_task_is_retried_in_its_own_queue_alone(
