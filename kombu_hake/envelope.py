@@ -44,6 +44,8 @@ ORIGIN_HEADER = "hake-origin"
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 #: Properties that a received message gets from its receiver.
 _OF_RECEIVING = ("attributes", "receive_count", "sent_timestamp_ms")
+#: Properties that are text in AMQP; as anything else they are dropped. Celery publishes a result to ``reply_to``.
+_TEXTS = ("correlation_id", "message_id", "reply_to")
 #: Deeper JSON is no envelope: what would handle it next, in our code, Celery's or the pool's, runs out of stack.
 MAX_DEPTH = 100
 #: kombu marks a value of Python's own types so: ``{"__type__": "uuid", "__value__": {"hex": "…"}}``.
@@ -126,7 +128,11 @@ def decode(text: str, queue: str) -> Envelope:
     if searched is None:
         return _foreign(text, queue)
     found, found_in = searched
-    properties = {name: value for name, value in found["properties"].items() if name not in _OF_RECEIVING}
+    properties = {
+        name: value
+        for name, value in found["properties"].items()
+        if name not in _OF_RECEIVING and (name not in _TEXTS or isinstance(value, str))
+    }
     properties["delivery_info"] = _delivery_info(properties.get("delivery_info"), queue)
     return Envelope(
         body=_body_from_text(found.get("body"), properties.get("body_encoding")),

@@ -19,9 +19,11 @@ from uuid import uuid4
 from kombu.message import Message as KombuMessage
 
 from kombu_hake.envelope import ORIGIN_HEADER, Envelope
+from kombu_hake.exceptions import MalformedMessage
 from kombu_hake.inbox import Delivery
 from kombu_hake.lease import Lease
 from kombu_hake.limits import FIFO_SUFFIX, SQS_MAX_DELAY_S
+from kombu_hake.mailbox import answers_elsewhere, is_command_queue
 from kombu_hake.numeric import whole
 from kombu_hake.parking import delay_s, due_ms
 from kombu_hake.topology import PRIVATE_EXCHANGE
@@ -78,6 +80,28 @@ class HakeMessage(KombuMessage):  # type: ignore[misc]
             super().ack(multiple=multiple)
 
 
+class CommandMessage(HakeMessage):
+    """A command of remote control. Decoding refuses one whose answer would go to a queue that is no reply queue.
+
+    Its consumers (``Node.listen`` in ``kombu/pidbox.py``, ``Pidbox.start`` in ``celery/worker/pidbox.py``) log what
+    can't be decoded, and go on.
+    """
+
+    #: Logical name of the queue it lies in.
+    queue = ""
+
+    def _decode(self) -> Any:
+        command = super()._decode()
+        if answers_elsewhere(command, self.queue):
+            self.is_undecodable = True
+            where = repr(command["reply_to"])[:200]
+            raise MalformedMessage(
+                f"a command of remote control asks for its answer in {where}, which is no reply queue of its mailbox",
+                message_id=str(self.properties.get("message_id")),
+            )
+        return command
+
+
 def is_task(headers: Mapping[str, Any]) -> bool:
     """Whether the headers are those of a Celery task (protocol 2)."""
     return "task" in headers and "id" in headers
@@ -117,7 +141,8 @@ def to_message(
         properties["sent_timestamp_ms"] = sent
     if not envelope.is_kombu:
         properties["attributes"] = _foreign_attributes(delivery.message)
-    return HakeMessage(
+    kind = CommandMessage if is_command_queue(delivery.queue) else HakeMessage
+    message = kind(
         body=envelope.body,
         channel=channel,
         delivery_tag=delivery_tag,
@@ -128,6 +153,9 @@ def to_message(
         delivery_info=info,
         postencode="utf-8",
     )
+    if isinstance(message, CommandMessage):
+        message.queue = delivery.queue
+    return message
 
 
 def _foreign_attributes(raw: Mapping[str, Any]) -> dict[str, str]:

@@ -194,6 +194,13 @@ def test_what_only_a_receiver_can_know_is_not_taken_from_the_message() -> None:
     assert message.properties["receive_count"] == 1
 
 
+@pytest.mark.parametrize("name", ["correlation_id", "message_id", "reply_to"])
+@pytest.mark.parametrize("value", [5, ["billing"], {"a": 1}, None, True])
+def test_a_property_that_must_be_text_is_dropped_as_anything_else(name: str, value: Any) -> None:
+    assert name not in decode(envelope_text(**{name: value}), "q").properties
+    assert decode(envelope_text(**{name: "text"}), "q").properties[name] == "text"
+
+
 @pytest.mark.parametrize("origin", [5, "orders", [], {}, {"exchange": "x"}, {"exchange": 5, "routing_key": "k"}, None])
 def test_an_origin_that_is_none_is_dropped(origin: Any) -> None:
     assert "hake-origin" not in decode(envelope_text({**TASK, "hake-origin": origin}), "q").headers

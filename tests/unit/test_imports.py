@@ -30,7 +30,7 @@ LAYERS = (
     "removal repair",
     "topology",
     "messages operations routes temporaries",
-    "cli_tools deadletters declaring group_messages publisher unknown_tasks",
+    "cli_tools deadletters declaring group_messages protocol_1 publisher unknown_tasks",
     "batching group_failures operations_dlq",
     "cli_cost cli_dlq cli_janitor dispatch group_worker",
     "cli gate",
