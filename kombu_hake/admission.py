@@ -13,6 +13,7 @@ from typing import Any
 
 from kombu_hake.bindings import BindingSet
 from kombu_hake.envelope import Envelope
+from kombu_hake.limits import MATCHED_KEY_MAX_CHARS
 from kombu_hake.numeric import whole
 from kombu_hake.routing import matches
 
@@ -45,7 +46,8 @@ def is_bound(envelope: Envelope, queue: str, bindings: BindingSet | None) -> boo
     candidates = bindings.for_exchange(exchange)
     if not candidates:  # not ours to judge: sent to the queue by its own name, or subscribed by somebody else
         return True
-    return any(matches(binding, info.get("routing_key") or "", envelope.headers) for binding in candidates)
+    key = info.get("routing_key") or ""
+    return len(key) > MATCHED_KEY_MAX_CHARS or any(matches(binding, key, envelope.headers) for binding in candidates)
 
 
 def expires_at_ms(envelope: Envelope, sent_ms: int | None, queue_ttl_ms: int | None) -> int | None:

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from kombu_hake.admission import expires_at_ms, verdict
+from kombu_hake.admission import expires_at_ms, is_bound, verdict
+from kombu_hake.bindings import Binding, BindingSet
 from kombu_hake.envelope import decode, encode, with_first_sent
+from kombu_hake.group_registry import Subscription
 from kombu_hake.inbox import Delivery
 from kombu_hake.lease import Lease
 from kombu_hake.messages import receive_count, send_parameters, sent_ms, to_message
@@ -106,6 +108,19 @@ def test_any_time_to_live_is_judged(expiration: Any, first_sent: Any) -> None:
 def test_a_message_can_not_put_off_its_end_by_the_time_of_its_first_sending(first_sent: Any) -> None:
     found = decode(envelope_text(expiration="500", first_sent_ms=first_sent), "q")
     assert expires_at_ms(found, 1_000, None) == 1_500
+
+
+def test_a_key_that_takes_long_to_match_is_not_judged() -> None:
+    bound = BindingSet(frozenset({Binding("x", "topic", "#.a.a.a.b", ())}))
+    for words, expected in ((100, False), (500_000, True)):
+        info = {"exchange": "x", "routing_key": "a." * words}
+        assert is_bound(decode(envelope_text(delivery_info=info), "q"), "q", bound) is expected
+
+
+def test_no_handler_is_looked_for_by_a_key_that_takes_long_to_match() -> None:
+    subscription = Subscription("x", "#", "g", str)
+    assert subscription.wants("x", "a." * 100)
+    assert not subscription.wants("x", "a." * 500_000)
 
 
 @given(values, values)
