@@ -29,7 +29,7 @@ def without_conditions(policy_text: str) -> tuple[str, bool]:
     """
     try:
         found = json.loads(policy_text or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return policy_text, False
     if not isinstance(found, dict):
         return policy_text, False
@@ -46,7 +46,7 @@ def passes_at_least(policy_text: str, bindings: Collection[Binding]) -> bool:
     """
     try:
         found = json.loads(policy_text or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     if not found:
         return True

@@ -116,7 +116,7 @@ def _read(text: str | None) -> dict[str, Any]:
         return {"Version": _VERSION, "Statement": []}
     try:
         document = json.loads(text, object_pairs_hook=_unique)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise PolicyUnreadable(f"The queue's policy is not readable, so it is left as it is: {exc}. Mend it.") from exc
     statements = document.get("Statement") if isinstance(document, dict) else None
     if isinstance(statements, dict):

@@ -297,5 +297,5 @@ def _same_json(one: str, other: str) -> bool:
         return True
     try:
         return bool(json.loads(one) == json.loads(other))
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
