@@ -34,8 +34,11 @@ def test_a_number_is_read_within_limits(value: Any, expected: int) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [None, True, False, "", "-", " 7", "7\n", "1_000", "²", "٣", "0x7", "1e3", "5.9", "9" * 21, [], {}, [7], b"7"]
-    + [math.inf, -math.inf, math.nan, decimal.Decimal(7), decimal.Decimal("1E+900000000")],
+    [
+        *(None, True, False, [], {}, [7], b"7", math.inf, -math.inf, math.nan),
+        *("", "-", " 7", "7\n", "1_000", "²", "٣", "0x7", "1e3", "5.9", "9" * 21),
+        *(decimal.Decimal(7), decimal.Decimal("1E+900000000")),
+    ],
     ids=repr,
 )
 def test_what_is_no_number_is_none(value: Any) -> None:
