@@ -13,6 +13,8 @@ from typing import Any
 
 from kombu_hake.bindings import BindingSet
 from kombu_hake.envelope import Envelope
+from kombu_hake.limits import MATCHED_KEY_MAX_CHARS
+from kombu_hake.numeric import whole
 from kombu_hake.routing import matches
 
 __all__ = ["Verdict", "expires_at_ms", "is_bound", "verdict"]
@@ -44,7 +46,8 @@ def is_bound(envelope: Envelope, queue: str, bindings: BindingSet | None) -> boo
     candidates = bindings.for_exchange(exchange)
     if not candidates:  # not ours to judge: sent to the queue by its own name, or subscribed by somebody else
         return True
-    return any(matches(binding, info.get("routing_key") or "", envelope.headers) for binding in candidates)
+    key = info.get("routing_key") or ""
+    return len(key) > MATCHED_KEY_MAX_CHARS or any(matches(binding, key, envelope.headers) for binding in candidates)
 
 
 def expires_at_ms(envelope: Envelope, sent_ms: int | None, queue_ttl_ms: int | None) -> int | None:
@@ -55,10 +58,10 @@ def expires_at_ms(envelope: Envelope, sent_ms: int | None, queue_ttl_ms: int | N
     """
     if envelope.headers.get("task") and envelope.headers.get("expires"):
         return None
-    limits = [limit for limit in (_ms(envelope.properties.get("expiration")), queue_ttl_ms) if limit is not None]
-    first_sent = _ms(envelope.properties.get("first_sent_ms"))
-    start = first_sent if first_sent is not None else sent_ms
-    return start + min(limits) if limits and start is not None else None
+    limits = [limit for limit in (whole(envelope.properties.get("expiration")), queue_ttl_ms) if limit is not None]
+    # A copy is sent after the original. A later time comes from a publisher that wants to outlive the queue's limit.
+    starts = [start for start in (whole(envelope.properties.get("first_sent_ms")), sent_ms) if start is not None]
+    return min(starts) + min(limits) if limits and starts else None
 
 
 def verdict(
@@ -77,14 +80,7 @@ def verdict(
         sent_ms: SQS's SentTimestamp.
         now_ms: Ms since the epoch, by AWS's clock.
     """
-    expires = expires_at_ms(envelope, sent_ms, _ms(arguments.get("x-message-ttl")))
+    expires = expires_at_ms(envelope, sent_ms, whole(arguments.get("x-message-ttl")))
     if expires is not None and now_ms >= expires:
         return Verdict.EXPIRED
     return Verdict.DELIVER if is_bound(envelope, queue, bindings) else Verdict.NOT_BOUND
-
-
-def _ms(value: Any) -> int | None:
-    try:
-        return None if value is None else int(value)
-    except (TypeError, ValueError, OverflowError):
-        return None

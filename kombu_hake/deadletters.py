@@ -24,6 +24,7 @@ from kombu_hake.exceptions import BrokerUnavailable, HakeError, InvalidName, Que
 from kombu_hake.limits import FIFO_SUFFIX, RAW_DELIVERY_MAX_ATTRIBUTES
 from kombu_hake.messages import ORIGIN_HEADER
 from kombu_hake.naming import QueueArn, QueueUrl, parse_arn
+from kombu_hake.numeric import whole
 
 __all__ = ["DeadLetters"]
 
@@ -62,7 +63,7 @@ class DeadLetters:
         except HakeError as exc:
             logger.info("The redrive policy of %s can't be read: %s", url, exc)
             return None
-        return int(count) if count else None
+        return whole(count) or None
 
     def set_aside(
         self,

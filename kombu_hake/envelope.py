@@ -18,16 +18,41 @@ import base64
 import contextlib
 import json
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 from kombu.utils import json as kombu_json
 
-__all__ = ["FOREIGN_ATTRIBUTES", "Envelope", "Wire", "attributes_bytes", "decode", "encode", "with_first_sent"]
+from kombu_hake.numeric import whole
+
+__all__ = [
+    "FOREIGN_ATTRIBUTES",
+    "ORIGIN_HEADER",
+    "Envelope",
+    "Wire",
+    "attributes_bytes",
+    "decode",
+    "encode",
+    "with_first_sent",
+]
 
 #: What others may say about a message of theirs, as attributes of type String: its routing key, the exchange it was
 #: published to (SNS leaves that out), an id of the event. Our own messages say all that in the envelope.
 FOREIGN_ATTRIBUTES = ("rk", "exchange", "event_id")
+#: ``{"exchange": …, "routing_key": …}`` of a task's first publishing; whatever else stands there is dropped.
+ORIGIN_HEADER = "hake-origin"
 _encode = json.JSONEncoder(separators=(",", ":")).encode
+#: Properties that a received message gets from its receiver.
+_OF_RECEIVING = ("attributes", "receive_count", "sent_timestamp_ms")
+#: Properties that are text in AMQP; as anything else they are dropped. Celery publishes a result to ``reply_to``.
+_TEXTS = ("correlation_id", "message_id", "reply_to")
+#: Deeper JSON is no envelope: what would handle it next, in our code, Celery's or the pool's, runs out of stack.
+MAX_DEPTH = 100
+#: kombu marks a value of Python's own types so: ``{"__type__": "uuid", "__value__": {"hex": "…"}}``.
+_MARKER = frozenset({"__type__", "__value__"})
+#: Limits of a Decimal among the headers: characters, and the exponent, so that ``int()`` of it takes no time.
+_MAX_DECIMAL_CHARS = 100
+_MAX_DECIMAL_EXPONENT = 300
 _KOMBU_PROPERTIES = frozenset({"body_encoding", "delivery_info", "delivery_tag"})
 #: An SNS notification holds these (DG-SNS "raw message delivery"); an operator's own subscription may send one.
 _NOTIFICATION_KEYS = ("TopicArn", "Message", "MessageId")
@@ -94,21 +119,26 @@ def decode(text: str, queue: str) -> Envelope:
     """The envelope in the body of an SQS message.
 
     Understands our own, those of kombu's SQS transport (plain and base64), and either inside an SNS notification.
+    Values of Python's own types (datetime, UUID, Decimal, …) are restored in the headers alone; all else is plain JSON.
 
     Args:
         queue: Logical name; a foreign message counts as sent to it by the default exchange.
     """
-    found = _find(text)
-    if found is None:
+    searched = _find(text)
+    if searched is None:
         return _foreign(text, queue)
-    properties = dict(found["properties"])
+    found, found_in = searched
+    properties = {
+        name: value
+        for name, value in found["properties"].items()
+        if name not in _OF_RECEIVING and (name not in _TEXTS or isinstance(value, str))
+    }
     properties["delivery_info"] = _delivery_info(properties.get("delivery_info"), queue)
-    headers = found.get("headers")
     return Envelope(
         body=_body_from_text(found.get("body"), properties.get("body_encoding")),
         content_type=_text_or_none(found.get("content-type")),
         content_encoding=_text_or_none(found.get("content-encoding")),
-        headers=headers if isinstance(headers, dict) else {},
+        headers=_headers(found.get("headers"), may_have_types='"__type__"' in found_in),
         properties=properties,
         is_kombu=True,
     )
@@ -127,15 +157,59 @@ def _delivery_info(info: Any, queue: str) -> dict[str, Any]:
 
 
 def with_first_sent(text: str, first_sent_ms: int) -> str:
-    """The same message, to be sent again, with the time of its first sending; one that tells it is left as it is.
+    """The same message, to be sent again, with the time of its first sending; an earlier time in it is kept.
 
     What is no kombu message is returned unchanged.
     """
-    found = _find(text)
-    if found is None:
+    searched = _find(text)
+    if searched is None:
         return text
-    found["properties"].setdefault("first_sent_ms", first_sent_ms)
-    return str(kombu_json.dumps(found, separators=(",", ":")))
+    found, _ = searched
+    known = whole(found["properties"].get("first_sent_ms"))
+    if known is None or known > first_sent_ms:
+        found["properties"] = {**found["properties"], "first_sent_ms": first_sent_ms}
+    return _encode(found)
+
+
+def _headers(given: Any, *, may_have_types: bool) -> dict[str, Any]:
+    headers = given if isinstance(given, dict) else {}
+    if may_have_types:
+        headers = {name: _with_types(value) for name, value in headers.items()}
+    origin = headers.get(ORIGIN_HEADER)
+    if ORIGIN_HEADER in headers and not (
+        isinstance(origin, dict) and all(isinstance(origin.get(key), str) for key in ("exchange", "routing_key"))
+    ):
+        headers = {name: value for name, value in headers.items() if name != ORIGIN_HEADER}
+    return headers
+
+
+def _with_types(value: Any) -> Any:
+    """JSON with the values that kombu's encoder has marked; what does not look like its work stays as it is."""
+    if isinstance(value, list):
+        return [_with_types(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    found = {name: _with_types(item) for name, item in value.items()}
+    if found.keys() != _MARKER:
+        return found
+    try:
+        if _is_harmless(found["__type__"], found["__value__"]):
+            return kombu_json.object_hook(found)
+    except Exception:  # noqa: S110 - the constructors raise what they like, those that an app registered too
+        pass
+    return found
+
+
+def _is_harmless(kind: Any, value: Any) -> bool:
+    """Whether kombu may build the value: some constructors make of a few characters what nobody can work with."""
+    if kind == "decimal":
+        if not isinstance(value, str) or len(value) > _MAX_DECIMAL_CHARS:
+            return False
+        number = Decimal(value)
+        return number.is_finite() and abs(number.adjusted()) <= _MAX_DECIMAL_EXPONENT
+    if kind == "uuid":  # other arguments make one that can't be pickled
+        return isinstance(value, dict) and value.keys() == {"hex"}
+    return True
 
 
 def _body_to_text(body: Any) -> tuple[str, str]:
@@ -159,17 +233,30 @@ def _body_from_text(body: Any, encoding: Any) -> bytes:
     return body.encode("utf-8", "surrogatepass")
 
 
-def _find(text: str) -> dict[str, Any] | None:
-    """kombu's dict in *text*, or None."""
-    outer = _parse_either(text)
+def _find(text: str) -> tuple[dict[str, Any], str] | None:
+    """kombu's dict in *text*, and the JSON that it was found in; or None."""
+    outer, outer_text = _parse_either(text)
     if _is_kombu(outer):
-        return dict(outer)
+        return None if _is_deep(outer, outer_text) else (outer, outer_text)
     if not isinstance(outer, dict) or outer.get("Type") != "Notification":
         return None
     if not all(isinstance(outer.get(key), str) for key in _NOTIFICATION_KEYS):
         return None
-    inner = _parse_either(outer["Message"])
-    return dict(inner) if _is_kombu(inner) else None
+    inner, inner_text = _parse_either(outer["Message"])
+    return (inner, inner_text) if _is_kombu(inner) and not _is_deep(inner, inner_text) else None
+
+
+def _is_deep(value: Any, text: str) -> bool:
+    if text.count("{") + text.count("[") <= MAX_DEPTH:  # nearly always, and counted fast
+        return False
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        if depth > MAX_DEPTH:
+            return True
+        inside = [item for outer in level for item in (outer.values() if isinstance(outer, dict) else outer)]
+        level = [item for item in inside if isinstance(item, dict | list)]
+    return False
 
 
 def _is_kombu(candidate: Any) -> bool:
@@ -180,19 +267,19 @@ def _is_kombu(candidate: Any) -> bool:
     return isinstance(properties, dict) and not _KOMBU_PROPERTIES.isdisjoint(properties)
 
 
-def _parse_either(text: str) -> Any:
-    """What the text holds as JSON, plain or in base64."""
+def _parse_either(text: str) -> tuple[Any, str]:
+    """What the text holds as JSON, plain or in base64; and the JSON."""
     found = _parse(text)
-    return _parse(_from_base64(text)) if found is None else found
+    if found is not None:
+        return found, text
+    decoded = _from_base64(text) or ""
+    return _parse(decoded), decoded
 
 
-def _parse(text: str | None) -> Any:
+def _parse(text: str) -> Any:
     if not text:
         return None
     try:
-        if '"__type__"' in text:  # kombu's encoder marks a datetime, UUID, … so, and only kombu's decoder knows them
-            with contextlib.suppress(Exception):  # they raise whatever the constructors raise
-                return kombu_json.loads(text)
         return json.loads(text)
     except (ValueError, RecursionError):
         return None

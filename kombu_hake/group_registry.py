@@ -15,6 +15,7 @@ from uuid import UUID, uuid5
 from weakref import WeakKeyDictionary
 
 from kombu_hake.bindings import Binding
+from kombu_hake.limits import MATCHED_KEY_MAX_CHARS
 from kombu_hake.routing import matches
 
 __all__ = ["EVENT_HEADER", "EVENT_TASK", "Registry", "Subscription", "registry", "run_id"]
@@ -54,7 +55,9 @@ class Subscription:
 
     def wants(self, topic: str, key: str) -> bool:
         """Whether an event of this topic and key is for the handler."""
-        return topic == self.topic and matches(Binding(topic, "topic", self.key), key)
+        if topic != self.topic or len(key) > MATCHED_KEY_MAX_CHARS:
+            return False
+        return matches(Binding(topic, "topic", self.key), key)
 
 
 class Registry:

@@ -86,3 +86,4 @@ SNS_FILTER_SETTLE_S: Final = 900  # DG-SNS "subscription filter policies": a cha
 # --- AMQP 0-9-1 ------------------------------------------------------------------------------------------------
 
 AMQP_SHORTSTR_MAX_BYTES: Final = 255  # AMQP 0-9-1, 4.2.5.3: exchange names, queue names and routing keys in UTF-8
+MATCHED_KEY_MAX_CHARS: Final = 10_000  # ours: matching a routing key of a megabyte with a pattern takes seconds

@@ -2,13 +2,25 @@
 
 ``kombu/pidbox.py``: a command is published to ``<namespace>.pidbox``, and each answer to ``reply.<namespace>.pidbox``,
 with the id of the mailbox that asked as routing key. That mailbox waits in the queue ``<id>.reply.<namespace>.pidbox``.
+Each worker takes its commands from the queue ``<hostname>.<namespace>.pidbox``.
 """
 
 from __future__ import annotations
 
-__all__ = ["REPLY_POLL_S", "is_mailbox", "is_reply_exchange", "is_reply_queue", "reply_queue"]
+from collections.abc import Mapping
+
+__all__ = [
+    "REPLY_POLL_S",
+    "answers_elsewhere",
+    "is_command_queue",
+    "is_mailbox",
+    "is_reply_exchange",
+    "is_reply_queue",
+    "reply_queue",
+]
 
 _SUFFIX = ".pidbox"
+_REPLY = "reply."
 #: Length of a long poll of a queue that waits for replies, s: who asks waits for about a second, and the poll that is
 #: open when the waiting ends keeps its thread and its connection for so long.
 REPLY_POLL_S = 2
@@ -21,7 +33,7 @@ def is_mailbox(exchange: str) -> bool:
 
 def is_reply_exchange(exchange: str) -> bool:
     """Whether replies are published here: they go straight to a queue, with no SNS in between."""
-    return exchange.startswith("reply.") and is_mailbox(exchange)
+    return exchange.startswith(_REPLY) and is_mailbox(exchange)
 
 
 def reply_queue(exchange: str, routing_key: str) -> str:
@@ -31,4 +43,31 @@ def reply_queue(exchange: str, routing_key: str) -> str:
 
 def is_reply_queue(queue: str) -> bool:
     """Whether a queue waits for replies."""
-    return is_reply_exchange(queue.partition(".")[2])
+    owner, _, exchange = queue.partition(".")
+    return "@" not in owner and is_reply_exchange(exchange)  # w@one.reply.example.celery.pidbox: a worker's commands
+
+
+def is_command_queue(queue: str) -> bool:
+    """Whether a queue holds commands for one worker."""
+    return is_mailbox(queue) and not is_reply_queue(queue)
+
+
+def answers_elsewhere(command: object, queue: str) -> bool:
+    """Whether a command asks for its answer anywhere but in a reply queue of its own mailbox.
+
+    kombu declares the exchange that the command names and publishes the answer there, whatever it is.
+
+    Args:
+        command: The decoded body.
+        queue: The command queue that it lies in.
+    """
+    reply_to = command.get("reply_to") if isinstance(command, Mapping) else None
+    if not reply_to:
+        return False
+    if not isinstance(reply_to, Mapping):
+        return True
+    exchange, key = reply_to.get("exchange"), reply_to.get("routing_key")
+    if not isinstance(exchange, str) or not isinstance(key, str) or not key or not exchange.startswith(_REPLY):
+        return True
+    mailbox = exchange.removeprefix(_REPLY)
+    return not is_mailbox(mailbox) or not queue.endswith(f".{mailbox}")

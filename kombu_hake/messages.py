@@ -18,10 +18,13 @@ from uuid import uuid4
 
 from kombu.message import Message as KombuMessage
 
-from kombu_hake.envelope import Envelope
+from kombu_hake.envelope import ORIGIN_HEADER, Envelope
+from kombu_hake.exceptions import MalformedMessage
 from kombu_hake.inbox import Delivery
 from kombu_hake.lease import Lease
 from kombu_hake.limits import FIFO_SUFFIX, SQS_MAX_DELAY_S
+from kombu_hake.mailbox import answers_elsewhere, is_command_queue
+from kombu_hake.numeric import whole
 from kombu_hake.parking import delay_s, due_ms
 from kombu_hake.topology import PRIVATE_EXCHANGE
 
@@ -37,8 +40,6 @@ __all__ = [
     "to_message",
 ]
 
-#: ``{"exchange": …, "routing_key": …}`` of a task's first publishing.
-ORIGIN_HEADER = "hake-origin"
 DEFAULT_GROUP_ID = "default"
 
 
@@ -79,6 +80,28 @@ class HakeMessage(KombuMessage):  # type: ignore[misc]
             super().ack(multiple=multiple)
 
 
+class CommandMessage(HakeMessage):
+    """A command of remote control. Decoding refuses one whose answer would go to a queue that is no reply queue.
+
+    Its consumers (``Node.listen`` in ``kombu/pidbox.py``, ``Pidbox.start`` in ``celery/worker/pidbox.py``) log what
+    can't be decoded, and go on.
+    """
+
+    #: Logical name of the queue it lies in.
+    queue = ""
+
+    def _decode(self) -> Any:
+        command = super()._decode()
+        if answers_elsewhere(command, self.queue):
+            self.is_undecodable = True
+            where = repr(command["reply_to"])[:200]
+            raise MalformedMessage(
+                f"a command of remote control asks for its answer in {where}, which is no reply queue of its mailbox",
+                message_id=str(self.properties.get("message_id")),
+            )
+        return command
+
+
 def is_task(headers: Mapping[str, Any]) -> bool:
     """Whether the headers are those of a Celery task (protocol 2)."""
     return "task" in headers and "id" in headers
@@ -86,13 +109,12 @@ def is_task(headers: Mapping[str, Any]) -> bool:
 
 def sent_ms(raw: Mapping[str, Any]) -> int | None:
     """When SQS accepted the message, ms since the epoch."""
-    stamp = (raw.get("Attributes") or {}).get("SentTimestamp")
-    return int(stamp) if stamp else None
+    return whole((raw.get("Attributes") or {}).get("SentTimestamp"))
 
 
 def receive_count(raw: Mapping[str, Any]) -> int:
     """How often SQS has handed the message out, this time included."""
-    return int((raw.get("Attributes") or {}).get("ApproximateReceiveCount", 1))
+    return max(1, whole((raw.get("Attributes") or {}).get("ApproximateReceiveCount")) or 1)
 
 
 def to_message(
@@ -119,7 +141,8 @@ def to_message(
         properties["sent_timestamp_ms"] = sent
     if not envelope.is_kombu:
         properties["attributes"] = _foreign_attributes(delivery.message)
-    return HakeMessage(
+    kind = CommandMessage if is_command_queue(delivery.queue) else HakeMessage
+    message = kind(
         body=envelope.body,
         channel=channel,
         delivery_tag=delivery_tag,
@@ -130,6 +153,9 @@ def to_message(
         delivery_info=info,
         postencode="utf-8",
     )
+    if isinstance(message, CommandMessage):
+        message.queue = delivery.queue
+    return message
 
 
 def _foreign_attributes(raw: Mapping[str, Any]) -> dict[str, str]:
@@ -163,18 +189,21 @@ def send_parameters(message: Mapping[str, Any], name: str, *, to_queue: bool) ->
     """
     properties = message["properties"]
     extra: dict[str, Any] = {}
-    if "MessageGroupId" in properties:
-        extra["MessageGroupId"] = str(properties["MessageGroupId"])
+    group = _id_text(properties.get("MessageGroupId"))
+    if group is not None:
+        extra["MessageGroupId"] = group
     if name.endswith(FIFO_SUFFIX):
         extra.setdefault("MessageGroupId", DEFAULT_GROUP_ID)
-        extra["MessageDeduplicationId"] = str(
-            properties.get("MessageDeduplicationId") or _task_run(message.get("headers") or {}) or uuid4()
+        extra["MessageDeduplicationId"] = (
+            _id_text(properties.get("MessageDeduplicationId"))
+            or _task_run(message.get("headers") or {})
+            or str(uuid4())
         )
     elif to_queue:
-        delay = properties.get("DelaySeconds", properties.get("delay_seconds"))
+        delay = whole(properties.get("DelaySeconds", properties.get("delay_seconds")))
         if delay is None:
             delay = delay_s(due_ms(message.get("headers") or {}), int(time.time() * 1000))
-        seconds = max(0, min(SQS_MAX_DELAY_S, int(delay)))
+        seconds = max(0, min(SQS_MAX_DELAY_S, delay))
         if seconds:
             extra["DelaySeconds"] = seconds
     return extra
@@ -182,18 +211,27 @@ def send_parameters(message: Mapping[str, Any], name: str, *, to_queue: bool) ->
 
 def _task_run(headers: Mapping[str, Any]) -> str | None:
     """The id of a task's run: its retries are messages of their own, which SQS must not take for duplicates."""
-    task_id, retries = headers.get("id"), headers.get("retries")
+    task_id, retries = _id_text(headers.get("id")), whole(headers.get("retries"))
     return f"{task_id}-{retries}" if task_id and retries else task_id
 
 
+def _id_text(value: Any) -> str | None:
+    """An id as text. A message that is sent again may hold anything there; what has an inside is no id."""
+    return None if value is None or isinstance(value, Mapping | list | tuple) else str(value)
+
+
 def _delivery_info(envelope: Envelope, queue: str, is_bound: bool) -> dict[str, Any]:
+    """What the message says of its publishing; of a task, an exchange and key that lead to its own queue alone.
+
+    The envelope is its publisher's word. Celery publishes a task's retry to what stands here, so a message in one queue
+    must not name another one.
+    """
     info = envelope.properties["delivery_info"]
-    exchange, routing_key = info.get("exchange") or "", info.get("routing_key") or ""
-    if not envelope.is_kombu or not is_task(envelope.headers) or exchange == PRIVATE_EXCHANGE:
+    if not envelope.is_kombu or not is_task(envelope.headers):
         return dict(info)
-    is_own = exchange == routing_key == queue
-    if is_own or (not exchange and not is_bound):
+    exchange, routing_key = info["exchange"], info["routing_key"]
+    if routing_key == queue and (exchange == queue or (not exchange and not is_bound)):
         return dict(info)
-    if exchange:
+    if exchange and exchange != PRIVATE_EXCHANGE:
         envelope.headers.setdefault(ORIGIN_HEADER, {"exchange": exchange, "routing_key": routing_key})
     return {**info, "exchange": PRIVATE_EXCHANGE, "routing_key": queue}

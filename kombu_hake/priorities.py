@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from kombu_hake.numeric import whole
+
 __all__ = [
     "MAX_LEVELS",
     "PRIORITY_ATTRIBUTE",
@@ -94,7 +96,4 @@ def _levels(arguments: Mapping[str, Any]) -> int:
 
 
 def _whole(value: Any) -> int:
-    try:
-        return max(0, int(value))
-    except (TypeError, ValueError):
-        return 0
+    return max(0, whole(value) or 0)

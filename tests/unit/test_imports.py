@@ -12,8 +12,8 @@ import kombu_hake
 PACKAGE = Path(kombu_hake.__file__).parent
 #: A module imports from the lines above its own. A new module goes where its imports allow, as high up as it can.
 LAYERS = (
-    "_version aws_clock cli_graph cli_tables envelope exceptions forksafe limits mailbox",
-    "documents ownership plugin priorities sigv4 signals worker",
+    "_version aws_clock cli_graph cli_tables exceptions forksafe limits mailbox numeric",
+    "documents envelope ownership plugin priorities sigv4 signals worker",
     "bindings concurrency costs credit globs naming parking policy senders",
     "dead_names lease listeners options routing stopping trouble",
     "admission filters group_registry settings",
@@ -30,7 +30,7 @@ LAYERS = (
     "removal repair",
     "topology",
     "messages operations routes temporaries",
-    "cli_tools deadletters declaring group_messages publisher unknown_tasks",
+    "cli_tools deadletters declaring group_messages protocol_1 publisher unknown_tasks",
     "batching group_failures operations_dlq",
     "cli_cost cli_dlq cli_janitor dispatch group_worker",
     "cli gate",

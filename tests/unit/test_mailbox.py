@@ -1,9 +1,18 @@
 """Names of kombu's mailboxes."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from kombu.pidbox import Mailbox
 
-from kombu_hake.mailbox import is_mailbox, is_reply_exchange, is_reply_queue, reply_queue
+from kombu_hake.mailbox import (
+    answers_elsewhere,
+    is_command_queue,
+    is_mailbox,
+    is_reply_exchange,
+    is_reply_queue,
+    reply_queue,
+)
 
 
 @pytest.mark.parametrize("namespace", ["celery", "our.shop"])
@@ -24,3 +33,58 @@ def test_names_are_those_that_kombu_gives(namespace: str) -> None:
 def test_other_exchanges_are_none(name: str) -> None:
     assert not is_mailbox(name)
     assert not is_reply_exchange(name)
+
+
+COMMANDS = "celery@w1.example.celery.pidbox"
+OWN_REPLIES = {"exchange": "reply.celery.pidbox", "routing_key": "5f0f3c55"}
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=30),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=12), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@pytest.mark.parametrize("hostname", ["celery@w1.example", "celery@w1.reply.example", "w1"])
+@pytest.mark.parametrize("namespace", ["celery", "our.shop"])
+def test_a_queue_of_commands_is_told_from_one_of_replies(hostname: str, namespace: str) -> None:
+    mailbox = Mailbox(namespace, type="fanout")
+    commands = mailbox.get_queue(hostname).name
+    assert is_command_queue(commands)
+    assert not is_reply_queue(commands)
+    assert not is_command_queue(mailbox.get_reply_queue().name)
+    assert not answers_elsewhere(
+        {"reply_to": {"exchange": mailbox.reply_exchange.name, "routing_key": mailbox.oid}}, commands
+    )
+
+
+@pytest.mark.parametrize("command", [{}, {"reply_to": None}, {"method": "ping", "reply_to": OWN_REPLIES}, 5, None, []])
+def test_a_command_may_ask_for_no_answer_or_for_one_in_its_mailbox(command: object) -> None:
+    assert not answers_elsewhere(command, COMMANDS)
+
+
+@pytest.mark.parametrize(
+    "reply_to",
+    [
+        {"exchange": "orders", "routing_key": "x"},
+        {"exchange": "", "routing_key": "billing"},
+        {"exchange": "hake.queue", "routing_key": "billing"},
+        {"exchange": "celery.pidbox", "routing_key": ""},
+        {"exchange": "reply.other.pidbox", "routing_key": "x"},
+        {"exchange": "reply.pidbox", "routing_key": "x"},
+        {**OWN_REPLIES, "routing_key": ""},
+        {**OWN_REPLIES, "routing_key": 5},
+        {**OWN_REPLIES, "exchange": None},
+        {"routing_key": "x"},
+        "orders",
+        ["orders"],
+        1,
+    ],
+)
+def test_a_command_that_asks_for_its_answer_elsewhere_is_told(reply_to: object) -> None:
+    assert answers_elsewhere({"method": "ping", "reply_to": reply_to}, COMMANDS)
+
+
+@given(anything, st.text(max_size=20).map(lambda name: f"{name}.pidbox"))
+def test_any_place_for_an_answer_is_judged(reply_to: object, queue: str) -> None:
+    refused = answers_elsewhere({"reply_to": reply_to}, queue)
+    assert refused == bool(reply_to)  # what is generated is never the exchange of the mailbox's replies

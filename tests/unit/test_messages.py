@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kombu_hake.envelope import decode, encode
+from kombu_hake.exceptions import MalformedMessage
 from kombu_hake.inbox import Delivery
 from kombu_hake.lease import Lease
 from kombu_hake.messages import ORIGIN_HEADER, HakeMessage, is_task, label, send_parameters, to_message
@@ -86,6 +87,15 @@ def test_a_log_line_says_what_it_was(text: str, expected: str) -> None:
         ("q", "q", False, ("q", "q")),
         ("other", "other", False, (PRIVATE_EXCHANGE, "q")),
         (PRIVATE_EXCHANGE, "q", True, (PRIVATE_EXCHANGE, "q")),
+        (PRIVATE_EXCHANGE, "victim", True, (PRIVATE_EXCHANGE, "q")),
+        (PRIVATE_EXCHANGE, "victim", False, (PRIVATE_EXCHANGE, "q")),
+        (PRIVATE_EXCHANGE, "", False, (PRIVATE_EXCHANGE, "q")),
+        ("", "victim", True, (PRIVATE_EXCHANGE, "q")),
+        ("", "victim", False, (PRIVATE_EXCHANGE, "q")),
+        ("", "", False, (PRIVATE_EXCHANGE, "q")),
+        ("q", "victim", False, (PRIVATE_EXCHANGE, "q")),
+        ("victim", "q", False, (PRIVATE_EXCHANGE, "q")),
+        ("reply.celery.pidbox", "q", False, (PRIVATE_EXCHANGE, "q")),
     ],
 )
 def test_a_task_is_retried_in_its_own_queue_alone(
@@ -147,6 +157,37 @@ def test_a_task_is_told_by_its_headers() -> None:
     assert is_task(TASK)
     assert not is_task({"task": "t"})
     assert not is_task({"id": "1"})
+
+
+# --- remote control
+
+COMMANDS = "celery@w1.celery.pidbox"
+
+
+def command(reply_to: Any) -> str:
+    body = json.dumps({"method": "ping", "reply_to": reply_to, "ticket": "t"})
+    message = {"body": body, "content-type": "application/json", "content-encoding": "utf-8", "properties": {}}
+    return encode(message, "celery.pidbox", "", "tag").text
+
+
+def test_a_command_that_wants_its_answer_elsewhere_can_not_be_decoded() -> None:
+    message = handed_over(command({"exchange": "orders", "routing_key": "x" * 1000}), COMMANDS)
+    with pytest.raises(MalformedMessage, match="no reply queue") as caught:
+        message.decode()
+    assert caught.value.message_id == "of-sqs"
+    assert len(str(caught.value)) < 500
+    assert message.is_undecodable
+
+
+def test_a_command_that_wants_its_answer_in_the_reply_queue_is_decoded() -> None:
+    message = handed_over(command({"exchange": "reply.celery.pidbox", "routing_key": "x"}), COMMANDS)
+    assert message.decode()["method"] == "ping"
+
+
+def test_any_other_message_may_say_what_it_likes_of_replies() -> None:
+    assert handed_over(command({"exchange": "orders", "routing_key": "x"}), "q").decode()["reply_to"]
+    reply = "0.reply.celery.pidbox"
+    assert handed_over(command({"exchange": "orders", "routing_key": "x"}), reply).decode()["reply_to"]
 
 
 # --- what it asks of SQS and SNS
