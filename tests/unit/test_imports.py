@@ -13,7 +13,7 @@ PACKAGE = Path(kombu_hake.__file__).parent
 #: A module imports from the lines above its own. A new module goes where its imports allow, as high up as it can.
 LAYERS = (
     "_version aws_clock cli_graph cli_tables envelope exceptions forksafe limits mailbox",
-    "ownership plugin priorities sigv4 signals worker",
+    "answers ownership plugin priorities sigv4 signals worker",
     "bindings concurrency costs credit globs naming parking policy senders",
     "dead_names lease listeners options routing stopping trouble",
     "admission filters group_registry settings",
