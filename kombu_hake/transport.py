@@ -53,6 +53,8 @@ _PER_TURN = 100
 _BLANK = " "
 #: How long close waits for long polls that are still open to make visible what they take of that which was given back.
 _LAST_POLLS_S = 1.0
+#: How often the consuming thread checks that each consumed queue has a poller.
+_LOOK_AFTER_S = 5.0
 _SCHEME, _WAITING = "hake://", "hake-url:"
 
 
@@ -112,7 +114,9 @@ class Transport(base.Transport):  # type: ignore[misc]
         self.channels: list[Channel] = []
         self.connected = False
         self._channel_ids = itertools.count(1)
-        self._loops: list[tuple[Any, int]] = []
+        self._loops: list[tuple[Any, int, Any]] = []
+        #: When to look after the pollers, monotonic.
+        self._look_at = 0.0
         #: The channels that were closed last, and when.
         self._parted: deque[tuple[Channel, float]] = deque(maxlen=4)
         forksafe.register(self)
@@ -176,8 +180,9 @@ class Transport(base.Transport):  # type: ignore[misc]
         for channel in channels:
             channel.wait_for_open_polls(self.leases.given_back, ends_at - time.monotonic())
         self.temporaries.delete_all()
-        for loop, fd in self._loops:
+        for loop, fd, timer in self._loops:
             loop.remove(fd)
+            timer.cancel()
         self._loops.clear()
         self._parted.clear()
         self.inbox.close()
@@ -213,11 +218,17 @@ class Transport(base.Transport):  # type: ignore[misc]
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            item = self.inbox.get(left) if self.connected else None
+            wait_s = _LOOK_AFTER_S if left is None else min(left, _LOOK_AFTER_S)
+            slice_ends = time.monotonic() + wait_s
+            item = self.inbox.get(wait_s) if self.connected else None
+            if time.monotonic() >= self._look_at:
+                self._look_after_pollers()
             if not self.connected and item is None:
                 raise BrokerUnavailable("This connection is closed; nothing is received on it any more.")
             if item is None:
-                raise TimeoutError(f"no message within {timeout} s")
+                if left == wait_s or time.monotonic() < slice_ends:  # the time is over, or :meth:`wake` was called
+                    raise TimeoutError(f"no message within {timeout} s")
+                continue
             if self._deliver(item):
                 return
 
@@ -226,12 +237,14 @@ class Transport(base.Transport):  # type: ignore[misc]
         self.dispatcher.send_events_aside()
         fd = self.inbox.fileno()
         loop.add_reader(fd, self._on_readable)
-        self._loops.append((loop, fd))
+        timer = loop.call_repeatedly(_LOOK_AFTER_S, self._look_after_pollers)
+        self._loops.append((loop, fd, timer))
 
     def unregister_from_event_loop(self, connection: Any, loop: Any) -> None:
         """Undo :meth:`register_with_event_loop`."""
-        for known, fd in [entry for entry in self._loops if entry[0] is loop]:
+        for known, fd, timer in [entry for entry in self._loops if entry[0] is loop]:
             known.remove(fd)
+            timer.cancel()
         self._loops = [entry for entry in self._loops if entry[0] is not loop]
 
     def on_readable(self, connection: Any, loop: Any) -> None:
@@ -241,6 +254,11 @@ class Transport(base.Transport):  # type: ignore[misc]
     def wake(self) -> None:
         """Have the event loop look up: what it does next may have changed. Any thread."""
         self.inbox.wake()
+
+    def _look_after_pollers(self) -> None:
+        self._look_at = time.monotonic() + _LOOK_AFTER_S
+        for channel in list(self.channels):
+            channel.look_after_pollers()
 
     def _on_readable(self) -> None:
         for _ in range(_PER_TURN):

@@ -325,6 +325,34 @@ def test_a_loop_may_be_left(fake: FakeClients, connection: Connection) -> None:
         hub.close()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("by", ["drain", "drain for ever", "loop"])
+def test_the_consuming_thread_replaces_a_poller_that_has_died(
+    by: str, fake: FakeClients, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Fatal(BaseException):
+        pass
+
+    monkeypatch.setattr(transport_module, "_LOOK_AFTER_S", 0.05)
+    fake.fail("receive_message", Fatal())
+    received = consume(connection)
+    [channel] = [channel for channel in connection.transport.channels if channel._consumers]
+    eventually(lambda: not channel._receiver._sources["q"].pollers)
+    Producer(connection).publish("after", routing_key="q")
+    hub = Hub()
+    try:
+        if by == "loop":
+            connection.transport.register_with_event_loop(connection.connection, hub)
+            while not received:
+                turn(hub)
+        else:
+            connection.drain_events(timeout=10.0 if by == "drain" else None)
+        assert received
+        connection.close()
+    finally:
+        hub.close()
+
+
 # --- closing
 
 
