@@ -143,8 +143,8 @@ class Clients:
         raise AssertionError("unreachable")
 
     def _try(self, kind: str, operation: str, params: dict[str, Any]) -> dict[str, Any]:
-        client = self._made.get(kind) or self._client(kind)
-        call, service = getattr(client, operation), _service_of(kind)
+        service = _service_of(kind)
+        call = getattr(self._made.get(kind) or self._client(kind), operation)
         try:
             answer: dict[str, Any] = call(**params)
         except MemoryError:
@@ -173,16 +173,22 @@ class Clients:
         with self._lock:
             if self._wire is None:
                 usable = SqsWire.can_serve(client, self.settings)
-                self._wire = SqsWire(self._made["session"], client, self.settings, self._clock) if usable else False
+                try:
+                    self._wire = SqsWire(self._made["session"], client, self.settings, self._clock) if usable else False
+                except (OSError, ImportError) as exc:  # the bundle of certificates is a file
+                    raise BrokerUnavailable(f"The client of sqs can't be made: {exc}") from exc
             return self._wire
 
     def _client(self, kind: str) -> Any:
         # boto3 sessions are not safe to create clients from concurrently (boto3 guide, "Clients").
         with self._lock:
             if kind not in self._made:
-                session = self._made.get("session") or _session(self.settings)
-                self._made["session"] = session
-                self._made[kind] = _client(session, self.settings, kind)
+                try:
+                    session = self._made.get("session") or _session(self.settings)
+                    self._made["session"] = session
+                    self._made[kind] = _client(session, self.settings, kind)
+                except (OSError, ImportError) as exc:  # no file descriptors left, say; botocore reads files here
+                    raise BrokerUnavailable(f"The client of {_service_of(kind)} can't be made: {exc}") from exc
             return self._made[kind]
 
 

@@ -26,7 +26,7 @@ from kombu_hake.exceptions import (
     TopicNotFound,
     TopologyError,
 )
-from kombu_hake.settings import Settings
+from kombu_hake.settings import Settings, mask_userinfo
 
 __all__ = ["entry_error", "error_for", "error_from_answer", "error_from_transport", "foreign_answer", "unreachable"]
 
@@ -149,7 +149,7 @@ def error_from_answer(
 def error_from_transport(error: Exception, service: str, operation: str, settings: Settings) -> BrokerUnavailable:
     """What a failure to get any answer means."""
     where = settings.endpoint_url or f"{service} in {settings.region or 'the configured region'}"
-    return BrokerUnavailable(f"{where} could not be reached for {service}:{_iam_action(operation)}: {plain(error)}")
+    return BrokerUnavailable(f"{where} could not be reached for {service}:{_iam_action(operation)}: {mask_userinfo(plain(error))}")
 
 
 def foreign_answer(detail: object, action: str, resource: str) -> BrokerUnavailable:

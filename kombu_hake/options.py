@@ -12,7 +12,6 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 from kombu_hake.exceptions import InvalidName
 from kombu_hake.limits import FIFO_SUFFIX, SQS_MAX_RECEIVE_COUNT, SQS_MAX_VISIBILITY_S, SQS_MAX_WAIT_S
@@ -21,8 +20,11 @@ from kombu_hake.naming import parse_arn, valid_namespace
 __all__ = ["KOMBU_KEYS", "OPTIONS", "WITHOUT_MEANING", "Option"]
 
 
-#: A host name, or an address; colons are those of IPv6, which urlsplit takes out of its brackets.
-_ENDPOINT_HOST = re.compile(r"[a-z0-9._-]{1,253}\Z|[0-9a-f:.]+(?:%[a-z0-9._-]+)?\Z", re.ASCII)
+#: Strict, because parsers of URLs differ on everything else.
+_ENDPOINT_URL = re.compile(
+    r"https?://(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?\])(?::[0-9]{1,5})?(?:/[A-Za-z0-9._~/-]*)?\Z",
+    re.ASCII,
+)
 
 
 class Option(NamedTuple):
@@ -107,15 +109,10 @@ def _endpoint(value: Any) -> str | None:
         return None
     if not isinstance(value, str) or not value.startswith(("http://", "https://")) or not value.split("://", 1)[1]:
         raise ValueError("a URL that starts with http:// or https://")
-    try:
-        parts = urlsplit(value)
-        is_odd = not _ENDPOINT_HOST.match(parts.hostname or "") or "\\" in value or parts.port == 0
-    except ValueError:  # the port, or the brackets
-        is_odd = True
-    if is_odd or parts.query or parts.fragment or "?" in value or "#" in value or not value.isprintable():
-        raise ValueError("a URL of scheme, host, port and path, such as https://sqs.eu-west-1.amazonaws.com")
-    if parts.username is not None or parts.password is not None:
+    if "@" in value:
         raise ValueError("a URL without user and password (AWS takes none; give keys in the broker URL)")
+    if not _ENDPOINT_URL.match(value):
+        raise ValueError("a URL of scheme, host, port and path, such as https://sqs.eu-west-1.amazonaws.com")
     return value.rstrip("/")
 
 

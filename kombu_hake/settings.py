@@ -21,7 +21,19 @@ from kombu_hake.exceptions import ConfigurationError
 from kombu_hake.naming import Namer
 from kombu_hake.options import GRANTED_ANYWAY, KOMBU_KEYS, OPTIONS, WITHOUT_MEANING
 
-__all__ = ["SCHEME", "Settings", "UrlParts", "join_url", "load", "mask_url", "mask_userinfo", "split_url"]
+__all__ = [
+    "SCHEME",
+    "Masked",
+    "Settings",
+    "UrlParts",
+    "join_url",
+    "load",
+    "mask_url",
+    "mask_userinfo",
+    "masked",
+    "revealed",
+    "split_url",
+]
 
 logger = logging.getLogger(__name__)
 SCHEME = "hake"
@@ -34,8 +46,8 @@ _WITHOUT_SECRET = re.compile(r"(\[[^]]*]|[^:/]*)(:[0-9]{0,5})?(/.*)?\Z", re.DOTA
 #: What may stand as the host of an endpoint. Whatever has a meaning of its own in a URL is not part of a name.
 _HOST = re.compile(r"[A-Za-z0-9._-]{1,253}\Z|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?\]\Z", re.ASCII)
 _LOCAL_NAME = re.compile(r"(?:[a-z0-9_-]+\.)*localhost", re.ASCII)
-#: The credentials in a URL that is part of some text.
-_USERINFO = re.compile(r"(?<=://)[^\s/?#@\'\"]*(?:@[^\s/?#@\'\"]+)*@")
+#: The credentials in a URL that is part of some text; rather too much than too little of it.
+_USERINFO = re.compile(r"""(?<=://)[^\s'"]*@""")
 _warned: set[str] = set()
 
 
@@ -184,10 +196,52 @@ def mask_url(url: str, mask: str = "**") -> str:
             credentials, location = head, ""
     key, colon, _secret = credentials.partition(":")
     pairs = [
-        f"{name}={mask}" if unquote(name) in _SECRETS else f"{name}{eq}{value}"
+        f"{name}={mask}" if unquote(name) in _SECRETS else f"{name}{eq}{_without_userinfo(value, mask)}"
         for name, eq, value in (part.partition("=") for part in query.split("&"))
     ]
     return f"{scheme}{sep}{key}{colon}{mask if colon else ''}{at}{location}{question}{'&'.join(pairs)}"
+
+
+def _without_userinfo(quoted: str, mask: str) -> str:
+    """A value of a query, in which a URL (``endpoint_url``) may have credentials."""
+    plain = unquote(quoted)
+    shown = mask_userinfo(plain, mask)
+    return quoted if shown == plain else shown
+
+
+class Masked(str):
+    """Text with a secret that shows masked wherever it is printed, logged or sent; :attr:`real` is the text itself."""
+
+    real: str
+
+    def __new__(cls, shown: str, real: str) -> Masked:
+        masked = super().__new__(cls, shown)
+        masked.real = real
+        return masked
+
+    def __getnewargs__(self) -> tuple[str, str]:
+        return str(self), self.real
+
+
+def masked(value: Any) -> Any:
+    """*value* with each text in it, at any depth of dicts and lists, that is a URL with credentials :class:`Masked`."""
+    if isinstance(value, Masked):
+        return value
+    if isinstance(value, str):
+        shown = mask_userinfo(value)
+        return value if shown == value else Masked(shown, value)
+    if isinstance(value, Mapping):
+        return {key: masked(item) for key, item in value.items()}
+    return [masked(item) for item in value] if isinstance(value, list) else value
+
+
+def revealed(value: Any) -> Any:
+    """*value* as it was before :func:`masked`."""
+    if isinstance(value, Masked):
+        return value.real
+    if isinstance(value, Mapping):
+        return {key: revealed(item) for key, item in value.items()}
+    return [revealed(item) for item in value] if isinstance(value, list) else value
 
 
 def mask_userinfo(text: str, mask: str = "**") -> str:

@@ -40,7 +40,7 @@ from kombu_hake.leases import Leases
 from kombu_hake.presence import Presence
 from kombu_hake.publisher import Publisher
 from kombu_hake.routes import Routes
-from kombu_hake.settings import Settings, UrlParts, join_url, load, mask_url, split_url
+from kombu_hake.settings import Masked, Settings, UrlParts, join_url, load, mask_url, masked, revealed, split_url
 from kombu_hake.temporaries import Temporaries
 from kombu_hake.topology import Topology
 
@@ -53,7 +53,7 @@ _PER_TURN = 100
 _BLANK = " "
 #: How long close waits for long polls that are still open to make visible what they take of that which was given back.
 _LAST_POLLS_S = 1.0
-#: How often the consuming thread checks that each consumed queue has a poller.
+#: How often the consuming thread checks that each consumed queue has a poller, and that acks have a thread.
 _LOOK_AFTER_S = 5.0
 _SCHEME, _WAITING = "hake://", "hake-url:"
 
@@ -115,7 +115,7 @@ class Transport(base.Transport):  # type: ignore[misc]
         self.connected = False
         self._channel_ids = itertools.count(1)
         self._loops: list[tuple[Any, int, Any]] = []
-        #: When to look after the pollers, monotonic.
+        #: When to look after the threads, monotonic.
         self._look_at = 0.0
         #: The channels that were closed last, and when.
         self._parted: deque[tuple[Channel, float]] = deque(maxlen=4)
@@ -222,7 +222,7 @@ class Transport(base.Transport):  # type: ignore[misc]
             slice_ends = time.monotonic() + wait_s
             item = self.inbox.get(wait_s) if self.connected else None
             if time.monotonic() >= self._look_at:
-                self._look_after_pollers()
+                self._look_after_threads()
             if not self.connected and item is None:
                 raise BrokerUnavailable("This connection is closed; nothing is received on it any more.")
             if item is None:
@@ -237,7 +237,7 @@ class Transport(base.Transport):  # type: ignore[misc]
         self.dispatcher.send_events_aside()
         fd = self.inbox.fileno()
         loop.add_reader(fd, self._on_readable)
-        timer = loop.call_repeatedly(_LOOK_AFTER_S, self._look_after_pollers)
+        timer = loop.call_repeatedly(_LOOK_AFTER_S, self._look_after_threads)
         self._loops.append((loop, fd, timer))
 
     def unregister_from_event_loop(self, connection: Any, loop: Any) -> None:
@@ -255,10 +255,12 @@ class Transport(base.Transport):  # type: ignore[misc]
         """Have the event loop look up: what it does next may have changed. Any thread."""
         self.inbox.wake()
 
-    def _look_after_pollers(self) -> None:
+    def _look_after_threads(self) -> None:
         self._look_at = time.monotonic() + _LOOK_AFTER_S
         for channel in list(self.channels):
             channel.look_after_pollers()
+        if self.connected:
+            self.leases.look_after()
 
     def _on_readable(self) -> None:
         for _ in range(_PER_TURN):
@@ -310,7 +312,7 @@ class Transport(base.Transport):  # type: ignore[misc]
     def _load_settings(self) -> Settings:
         client = self.client
         # A copy: kombu writes into transport_options while it retries (kombu/messaging.py, ``Producer.publish``).
-        options: Mapping[str, Any] = dict(client.transport_options or {})
+        options: Mapping[str, Any] = revealed(dict(client.transport_options or {}))
         return load(self._url_parts(), options, os.environ, client.connect_timeout)
 
     def _url_parts(self) -> UrlParts:
@@ -338,14 +340,17 @@ def _keep_queries(client: Any) -> None:
 
     It takes what has ``://`` apart by itself, and passes each option of the query on as an argument that no connection
     knows (a ``TypeError``, kombu 5.7). What has none it takes for a host's name, and leaves to us. So the alternatives
-    are written ``hake-url:…`` until it is their turn.
+    are written ``hake-url:…`` until it is their turn. They show without their secrets: a worker tells them to everybody
+    who may ``inspect stats``.
     """
-    if (client.hostname or "").startswith(_WAITING):
-        client.hostname = client.hostname.replace(_WAITING, _SCHEME, 1)
+    if isinstance(client.hostname, Masked):
+        client.hostname = client.hostname.real
     alternatives = getattr(client, "alt", None) or ()
     if any(isinstance(url, str) and url.startswith(_SCHEME) for url in alternatives):
         client.alt = [
-            url.replace(_SCHEME, _WAITING, 1) if isinstance(url, str) and url.startswith(_SCHEME) else url
+            Masked(mask_url(url).replace(_SCHEME, _WAITING, 1), url)
+            if isinstance(url, str) and url.startswith(_SCHEME)
+            else url
             for url in alternatives
         ]
         client.cycle = client.failover_strategy(client.alt)
@@ -357,17 +362,22 @@ def _hide_secrets(client: Any) -> None:
 
     kombu keeps the whole URL as ``hostname`` when the transport parses it, and a worker tells ``hostname`` to everybody
     who may ``inspect stats`` (``celery/worker/consumer/connection.py``, ``info``: all but ``password``), the options
-    included. It also tells all fail-over URLs as they are, which is not ours to mend: kombu needs them.
+    included: URLs of proxies among these show masked.
     """
+    options = dict(client.transport_options or {})
+    shown = masked(options)
+    if isinstance(shown.get("session_token"), str) and client.alt:  # a fail-over would lose it as a password
+        shown["session_token"] = Masked("**", revealed(shown["session_token"]))
+    if shown != options or repr(shown) != repr(options):
+        client.transport_options = options = shown
     if not client.hostname or "://" not in client.hostname:
         return
     try:
         parts = split_url(client.hostname)
     except ConfigurationError:  # told when the connection is made
         return
-    options = dict(client.transport_options or {})
     token = parts.query.get("session_token", "")
-    if isinstance(options.get("session_token"), str) and not client.alt:  # a fail-over would lose it
+    if isinstance(options.get("session_token"), str) and not client.alt:
         token = options.pop("session_token")
         client.transport_options = options
     if parts.key or parts.secret or token:
