@@ -206,7 +206,7 @@ def _topic_arn(params: Mapping[str, Any], answer: dict[str, Any]) -> None:
 
 
 def _subscription_arn(params: Mapping[str, Any], answer: dict[str, Any]) -> None:
-    # "pending confirmation" is an answer of AWS's only where ReturnSubscriptionArn is not set, and no ARN to go on with.
+    # We set ReturnSubscriptionArn, with which AWS gives the ARN of a subscription that is to be confirmed, too.
     if not _ARN.match(_text(answer, "SubscriptionArn")):
         raise _Odd("SubscriptionArn is no ARN")
 

@@ -120,8 +120,9 @@ def error_for(
         return ConfigurationError("No AWS region. Set the option region, AWS_REGION, or the profile's region.")
     if isinstance(error, bex.ParamValidationError):
         return PublishError(f"{action} on {resource} was not sent: {error}")
-    if isinstance(error, bex.HTTPClientError) and isinstance(error.kwargs.get("error"), BrokerUnavailable):
-        return error.kwargs["error"]  # of our own check, through botocore
+    cause = error.kwargs.get("error") if isinstance(error, bex.HTTPClientError) else None
+    if isinstance(cause, BrokerUnavailable):
+        return cause  # of our own check, through botocore
     if isinstance(error, ResponseParserError):
         return foreign_answer(error, action, resource)
     if isinstance(error, bex.BotoCoreError | OSError):
@@ -149,7 +150,8 @@ def error_from_answer(
 def error_from_transport(error: Exception, service: str, operation: str, settings: Settings) -> BrokerUnavailable:
     """What a failure to get any answer means."""
     where = settings.endpoint_url or f"{service} in {settings.region or 'the configured region'}"
-    return BrokerUnavailable(f"{where} could not be reached for {service}:{_iam_action(operation)}: {mask_userinfo(plain(error))}")
+    text = mask_userinfo(plain(error))
+    return BrokerUnavailable(f"{where} could not be reached for {service}:{_iam_action(operation)}: {text}")
 
 
 def foreign_answer(detail: object, action: str, resource: str) -> BrokerUnavailable:

@@ -176,7 +176,7 @@ class Leases:
             keeper.join(_END_S)
 
     def look_after(self) -> None:
-        """Do, in this thread, what waits for a thread that cannot be started; the consuming thread calls it now and then.
+        """Do in this thread what waits for a thread that cannot be started; the consuming thread calls it regularly.
 
         A machine may have run out of threads. Acks are sent and leases renewed all the same, only later.
         """

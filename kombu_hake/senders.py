@@ -1,8 +1,8 @@
 """A few threads that work off jobs: started when there is more to do than they can, ended by :meth:`Senders.stop`.
 
-Where no thread can be started, jobs wait for a call of :meth:`Senders.help` or :meth:`Senders.wait`, and are done in the
-thread of that call: a machine may have run out of threads, and Python 3.12 and later start none while the interpreter
-ends.
+Where no thread can be started, jobs wait for a call of :meth:`Senders.help` or :meth:`Senders.wait`, and are done in
+the thread of that call: a machine may have run out of threads, and Python 3.12 and later start none while the
+interpreter ends.
 """
 
 from __future__ import annotations

@@ -219,7 +219,7 @@ class Masked(str):
         masked.real = real
         return masked
 
-    def __getnewargs__(self) -> tuple[str, str]:
+    def __getnewargs__(self) -> tuple[str, str]:  # type: ignore[override]  # two, as __new__ takes
         return str(self), self.real
 
 

@@ -14,9 +14,9 @@ from .aws_wire import JSON_TYPE
 from .proxy_http import BLANK_LINE, Message, response
 
 PORTAL = (
-    "<!DOCTYPE html><html><head><title>Sign in</title></head><body><h1>Sign in to the guest network</h1>"
-    "<p>\x1b[31mAccessDenied</p></body></html>"
-).encode()
+    b"<!DOCTYPE html><html><head><title>Sign in</title></head><body><h1>Sign in to the guest network</h1>"
+    b"<p>\x1b[31mAccessDenied</p></body></html>"
+)
 XHTML = (
     b'<?xml version="1.0"?><html xmlns="http://www.w3.org/1999/xhtml"><head><title>x</title></head><body>'
     b"<Error>no</Error></body></html>"
