@@ -331,6 +331,10 @@ class Channel(DeclaringChannel):
         if self.connection is not None:
             self.connection.close_channel(self)
 
+    def look_after_pollers(self) -> None:
+        """Restart pollers that have ended unexpectedly; the consuming thread calls it now and then."""
+        self._receiver.look_after_pollers()
+
     def wait_for_open_polls(self, urls: Collection[QueueUrl], timeout_s: float) -> None:
         """After :meth:`close`; see :meth:`kombu_hake.receiver.Receiver.wait_for_open_polls`."""
         self._receiver.wait_for_open_polls(urls, timeout_s)

@@ -17,13 +17,14 @@ from typing import Any, Literal
 
 from kombu_hake import forksafe
 from kombu_hake._version import __version__
+from kombu_hake.answers import checked, looks_like_success
 from kombu_hake.aws_clock import AwsClock
 from kombu_hake.concurrency import SharedParts, backoff_s
-from kombu_hake.error_table import error_for, unreachable
+from kombu_hake.error_table import error_for, foreign_answer, unreachable
 from kombu_hake.exceptions import BrokerUnavailable, ConfigurationError, HakeError
 from kombu_hake.limits import SQS_MAX_WAIT_S
 from kombu_hake.settings import Settings
-from kombu_hake.wire import OPERATIONS, SqsWire, read_timeout_s
+from kombu_hake.wire import OPERATIONS, SqsWire, read_body, read_timeout_s
 
 __all__ = ["Clients", "boto_client", "shared_clients"]
 
@@ -142,15 +143,22 @@ class Clients:
         raise AssertionError("unreachable")
 
     def _try(self, kind: str, operation: str, params: dict[str, Any]) -> dict[str, Any]:
-        client = self._made.get(kind) or self._client(kind)
+        service = _service_of(kind)
+        call = getattr(self._made.get(kind) or self._client(kind), operation)
         try:
-            answer: dict[str, Any] = getattr(client, operation)(**params)
+            answer: dict[str, Any] = call(**params)
+        except MemoryError:
+            raise
         except Exception as exc:
-            self._learn_clock(getattr(exc, "response", None))
-            error = error_for(exc, _service_of(kind), operation, params, self.settings)
+            error = error_for(exc, service, operation, params, self.settings)
             if error is None:
-                raise
+                # botocore has checked the arguments before. What its parsers stumble over (KeyError, ValueError,
+                # AttributeError) is the answer, be it that of the service or of the source of the credentials.
+                error = foreign_answer(repr(exc), f"{service}:{operation}", "AWS")
+            if not unreachable(error):
+                self._learn_clock(getattr(exc, "response", None))
             raise error from exc
+        answer = checked(service, operation, params, answer)
         self._last_success = time.monotonic()
         self._learn_clock(answer)
         return answer
@@ -165,16 +173,22 @@ class Clients:
         with self._lock:
             if self._wire is None:
                 usable = SqsWire.can_serve(client, self.settings)
-                self._wire = SqsWire(self._made["session"], client, self.settings, self._clock) if usable else False
+                try:
+                    self._wire = SqsWire(self._made["session"], client, self.settings, self._clock) if usable else False
+                except (OSError, ImportError) as exc:  # the bundle of certificates is a file
+                    raise BrokerUnavailable(f"The client of sqs can't be made: {exc}") from exc
             return self._wire
 
     def _client(self, kind: str) -> Any:
         # boto3 sessions are not safe to create clients from concurrently (boto3 guide, "Clients").
         with self._lock:
             if kind not in self._made:
-                session = self._made.get("session") or _session(self.settings)
-                self._made["session"] = session
-                self._made[kind] = _client(session, self.settings, kind)
+                try:
+                    session = self._made.get("session") or _session(self.settings)
+                    self._made["session"] = session
+                    self._made[kind] = _client(session, self.settings, kind)
+                except (OSError, ImportError) as exc:  # no file descriptors left, say; botocore reads files here
+                    raise BrokerUnavailable(f"The client of {_service_of(kind)} can't be made: {exc}") from exc
             return self._made[kind]
 
 
@@ -219,7 +233,9 @@ def _assume(session: Any, settings: Settings) -> Any:
 
     def sts(*args: Any, **kwargs: Any) -> Any:
         kwargs.setdefault("endpoint_url", settings.endpoint_url)
-        return session.client("sts", config=_config(settings, "sts"), endpoint_url=kwargs["endpoint_url"])
+        client = session.client("sts", config=_config(settings, "sts"), endpoint_url=kwargs["endpoint_url"])
+        _guard(client)
+        return client
 
     fetcher = AssumeRoleCredentialFetcher(
         client_creator=sts,
@@ -263,9 +279,53 @@ def _client(session: Any, settings: Settings, kind: str) -> Any:
     endpoints: Mapping[str, str | None] = {"sqs": settings.sqs_endpoint_url, "sns": settings.sns_endpoint_url}
     endpoint = endpoints.get(service) or settings.endpoint_url
     try:
-        return session.client(service, endpoint_url=endpoint, config=_config(settings, kind))
+        client = session.client(service, endpoint_url=endpoint, config=_config(settings, kind))
     except ValueError as exc:
         raise ConfigurationError(f"The endpoint {endpoint!r} of {service} is not usable: {exc}.") from exc
+    _guard(client)
+    return client
+
+
+def _guard(client: Any) -> None:
+    """Have the bodies of answers checked before botocore parses them."""
+    model = client.meta.service_model
+    protocol = getattr(model, "resolved_protocol", None) or model.metadata["protocol"]
+    client._endpoint.http_session = _GuardedSession(client._endpoint.http_session, protocol)
+
+
+class _GuardedSession:
+    """botocore's HTTP session, with the size of answers bounded and their format checked.
+
+    botocore reads a body of any size, takes a body that was cut off for a whole one, and takes HTML for a successful
+    answer of a service that speaks JSON.
+    """
+
+    def __init__(self, session: Any, protocol: str) -> None:
+        self._session = session
+        self._protocol = protocol
+
+    def send(self, request: Any) -> Any:
+        """Send a prepared request."""
+        import urllib3
+        from botocore.exceptions import HTTPClientError
+
+        request.stream_output = True  # the body is read below
+        response = self._session.send(request)
+        try:
+            response._content = read_body(response.raw)
+            if 200 <= response.status_code < 300 and not looks_like_success(self._protocol, response._content):
+                size = len(response._content)
+                raise BrokerUnavailable(
+                    f"{request.url} answered with {size:,} bytes that are not AWS's (status {response.status_code}). "
+                    "A proxy, a portal or another server may answer in its place."
+                )
+        except (BrokerUnavailable, urllib3.exceptions.HTTPError, OSError) as exc:
+            raise HTTPClientError(error=exc) from exc  # which botocore tries again
+        return response
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._session.close()
 
 
 #: Kept for nobody: scripts open a connection, close it and open the next. What changes at each one must not add up.

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from kombu_hake.answers import is_aws_code, plain
 from kombu_hake.exceptions import (
     AccessDenied,
     BrokerUnavailable,
@@ -25,9 +26,9 @@ from kombu_hake.exceptions import (
     TopicNotFound,
     TopologyError,
 )
-from kombu_hake.settings import Settings
+from kombu_hake.settings import Settings, mask_userinfo
 
-__all__ = ["entry_error", "error_for", "error_from_answer", "error_from_transport", "unreachable"]
+__all__ = ["entry_error", "error_for", "error_from_answer", "error_from_transport", "foreign_answer", "unreachable"]
 
 _LEGACY_PREFIX = "AWS.SimpleQueueService."
 _UNKNOWN_KEYS = (
@@ -103,7 +104,10 @@ def error_for(
 ) -> HakeError | None:
     """What *error* means to our callers; ``None`` for an error that is none of botocore's (a bug of ours)."""
     import botocore.exceptions as bex
+    from botocore.parsers import ResponseParserError
 
+    if isinstance(error, HakeError):
+        return error
     action = f"{service}:{_iam_action(operation)}"
     resource = _resource(params)
     if isinstance(error, bex.ClientError):
@@ -116,6 +120,11 @@ def error_for(
         return ConfigurationError("No AWS region. Set the option region, AWS_REGION, or the profile's region.")
     if isinstance(error, bex.ParamValidationError):
         return PublishError(f"{action} on {resource} was not sent: {error}")
+    cause = error.kwargs.get("error") if isinstance(error, bex.HTTPClientError) else None
+    if isinstance(cause, BrokerUnavailable):
+        return cause  # of our own check, through botocore
+    if isinstance(error, ResponseParserError):
+        return foreign_answer(error, action, resource)
     if isinstance(error, bex.BotoCoreError | OSError):
         return error_from_transport(error, service, operation, settings)
     return None
@@ -131,16 +140,26 @@ def error_from_answer(
         query_error: The header ``x-amzn-query-error``, ``<legacy code>;<Sender or Receiver>``.
         answer: The body, ``{"__type": "com.amazonaws.sqs#<modeled name>", "message": …}``.
     """
-    modeled = str(answer.get("__type", "")).rpartition("#")[2]
+    type_ = answer.get("__type", "")
+    modeled = type_.partition(":")[0].rpartition("#")[2] if isinstance(type_, str) else ""
     codes = (query_error.partition(";")[0] or modeled, modeled)
-    text = str(answer.get("message") or answer.get("Message") or "")
+    text = plain(answer.get("message") or answer.get("Message") or "")
     return _from_codes(codes, text, status, service, f"{service}:{_iam_action(operation)}", _resource(params))
 
 
 def error_from_transport(error: Exception, service: str, operation: str, settings: Settings) -> BrokerUnavailable:
     """What a failure to get any answer means."""
     where = settings.endpoint_url or f"{service} in {settings.region or 'the configured region'}"
-    return BrokerUnavailable(f"{where} could not be reached for {service}:{_iam_action(operation)}: {error}")
+    text = mask_userinfo(plain(error))
+    return BrokerUnavailable(f"{where} could not be reached for {service}:{_iam_action(operation)}: {text}")
+
+
+def foreign_answer(detail: object, action: str, resource: str) -> BrokerUnavailable:
+    """What an answer means that AWS would not give."""
+    return BrokerUnavailable(
+        f"The answer to {action} on {resource} is not one of AWS's: {plain(detail)}. A proxy, a portal or another "
+        "server may answer in its place."
+    )
 
 
 def unreachable(error: HakeError) -> bool:
@@ -150,7 +169,7 @@ def unreachable(error: HakeError) -> bool:
 
 def entry_error(entry: Mapping[str, Any], service: str, resource: str) -> HakeError:
     """The error of one entry of a batch answer's ``Failed`` list (``Code``, ``Message``, ``SenderFault``)."""
-    code, text = str(entry.get("Code", "")), str(entry.get("Message", ""))
+    code, text = plain(entry.get("Code", "")), plain(entry.get("Message", ""))
     if not entry.get("SenderFault", False):
         return BrokerUnavailable(f"{service} could not take an entry of a batch for {resource} ({code}): {text}")
     return _by_code((code,), text, f"{service}:batch entry", resource) or PublishError(
@@ -162,12 +181,16 @@ def _from_response(error: Any, service: str, action: str, resource: str) -> Hake
     details = error.response.get("Error", {})
     codes = (str(details.get("Code", "")), str(details.get("QueryErrorCode", "")))
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    return _from_codes(codes, str(details.get("Message", "")), status, service, action, resource)
+    return _from_codes(codes, plain(details.get("Message", "")), status, service, action, resource)
 
 
 def _from_codes(
     codes: tuple[str, str], text: str, status: int, service: str, action: str, resource: str
 ) -> HakeError:
+    if not any(map(is_aws_code, codes)):
+        if status >= 500 or status == 429:
+            return BrokerUnavailable(f"{action} on {resource} failed at AWS ({status}): {text}")
+        return foreign_answer(f"status {status} without an error code {text}".rstrip(), action, resource)
     known = _by_code(codes, text, action, resource)
     if known is not None:
         return known

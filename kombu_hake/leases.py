@@ -175,6 +175,23 @@ class Leases:
         if keeper is not None and keeper is not threading.current_thread():
             keeper.join(_END_S)
 
+    def look_after(self) -> None:
+        """Do in this thread what waits for a thread that cannot be started; the consuming thread calls it regularly.
+
+        A machine may have run out of threads. Acks are sent and leases renewed all the same, only later.
+        """
+        with self._lock:
+            if self._stopping or not (self._held or self._acks or self._senders.unanswered):
+                return
+            self._have_keeper()
+            is_kept = self._keeper is not None and self._keeper.is_alive()
+        if not is_kept:
+            self._keep_once(waits=False)
+            with self._lock:
+                if self._keeper is not None and not self._keeper.is_alive():
+                    self._keeper = None  # the next call starts another one
+        self._senders.help()
+
     def disown(self) -> None:
         """Nobody is left who could settle. Takes no lock: a garbage collection may run anywhere."""
         self._is_disowned = True
@@ -257,7 +274,7 @@ class Leases:
             if self._is_disowned:
                 self.give_all_back()
 
-    def _keep_once(self) -> None:
+    def _keep_once(self, *, waits: bool = True) -> None:
         with self._lock:
             now = self._clock()
             lost = self._run_out(now)
@@ -268,7 +285,7 @@ class Leases:
                     lease.deadline = now + self._visibility_s
                     self._held.move_to_end(id(lease))
                 self._senders.submit(Request("renew", url, group))
-            if not lost and not self._stopping:
+            if waits and not lost and not self._stopping:
                 self._changed.wait(min(self._pause(now), _LOOK_UP_S))
         for lease, why in lost:
             self._report(lease, why)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -17,6 +18,13 @@ from kombu_hake.limits import FIFO_SUFFIX, SQS_MAX_RECEIVE_COUNT, SQS_MAX_VISIBI
 from kombu_hake.naming import parse_arn, valid_namespace
 
 __all__ = ["KOMBU_KEYS", "OPTIONS", "WITHOUT_MEANING", "Option"]
+
+
+#: Strict, because parsers of URLs differ on everything else.
+_ENDPOINT_URL = re.compile(
+    r"https?://(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?\])(?::[0-9]{1,5})?(?:/[A-Za-z0-9._~/-]*)?\Z",
+    re.ASCII,
+)
 
 
 class Option(NamedTuple):
@@ -101,6 +109,10 @@ def _endpoint(value: Any) -> str | None:
         return None
     if not isinstance(value, str) or not value.startswith(("http://", "https://")) or not value.split("://", 1)[1]:
         raise ValueError("a URL that starts with http:// or https://")
+    if "@" in value:
+        raise ValueError("a URL without user and password (AWS takes none; give keys in the broker URL)")
+    if not _ENDPOINT_URL.match(value):
+        raise ValueError("a URL of scheme, host, port and path, such as https://sqs.eu-west-1.amazonaws.com")
     return value.rstrip("/")
 
 

@@ -9,7 +9,8 @@ Faults
     What can pass (network, throttling, AWS's own faults) is waited out with growing pauses, and logged when it starts
     and when it is over. Until then polls are short, so that the end of an outage is seen soon (:mod:`trouble`). A queue
     that is gone is declared again where this process declared it. What can't pass (a denied action) goes to the
-    consuming thread as an error, and the poller ends.
+    consuming thread as an error, and the poller ends. A poller that ends for any other reason is restarted
+    (:meth:`Receiver.look_after_pollers`).
 
 Stop
     :meth:`Receiver.remove` and :meth:`Receiver.stop` return at once. A poll that is still open then makes visible
@@ -30,6 +31,7 @@ from typing import Any
 
 from kombu_hake import forksafe
 from kombu_hake.clients import Clients
+from kombu_hake.concurrency import backoff_s
 from kombu_hake.credit import Credit
 from kombu_hake.exceptions import BrokerUnavailable, HakeError, QueueNotFound, QuotaExceeded
 from kombu_hake.inbox import Delivery, Inbox
@@ -46,6 +48,8 @@ __all__ = ["Receiver", "receive_params"]
 
 logger = logging.getLogger(__name__)
 _HELPER_WAIT_S = 1
+#: How often a poller without credit looks for itself.
+_LOOK_AGAIN_S = 5.0
 #: How long to wait for more credit before asking for the little there is.
 _PATIENCE_S = 0.1
 
@@ -71,8 +75,10 @@ class _Source:
         "ended",
         "for_helper",
         "for_main",
+        "has_failed",
         "is_hopeless",
         "longest_poll_s",
+        "main",
         "name",
         "pollers",
         "queue",
@@ -90,6 +96,10 @@ class _Source:
         self.rank = rank
         self.longest_poll_s = REPLY_POLL_S if is_reply_queue(queue) else SQS_MAX_WAIT_S
         self.pollers = 0
+        #: The poller that stays.
+        self.main: threading.Thread | None = None
+        #: Whether it ended with an error that waiting does not mend: a denied action.
+        self.has_failed = False
         #: When to look after its bindings, monotonic; they were just made.
         self.check_at = check_at
         self.closed = False
@@ -97,7 +107,7 @@ class _Source:
         self.for_main = threading.Condition(lock)
         self.for_helper = threading.Condition(lock)
         self.waiting = {self.for_main: 0, self.for_helper: 0}
-        #: Whether the one that stays waits with no credit at all, and so without a time limit.
+        #: Whether the one that stays waits with no credit at all.
         self.is_hopeless = False
         #: A poller that pauses after a fault waits here.
         self.ended = threading.Condition(lock)
@@ -107,6 +117,15 @@ class _Source:
         self.closed = True
         for condition in (self.for_main, self.for_helper, self.ended):
             condition.notify_all()
+
+
+class _Reserved:
+    """Credit that a poll has reserved, until it is given back; 0 afterwards."""
+
+    __slots__ = ("count",)
+
+    def __init__(self, count: int) -> None:
+        self.count = count
 
 
 class Receiver:
@@ -215,51 +234,86 @@ class Receiver:
         thread = start_thread(partial(self._poll_until_closed, source, is_helper), f"hake-poll-{source.name}")
         if thread is not None:
             source.pollers += 1
+            if not is_helper:
+                source.main = thread
         elif not is_helper:
             raise RuntimeError(f"Queue {source.queue!r} can't be consumed: no thread can be started.")
+
+    def look_after_pollers(self) -> None:
+        """Restart pollers that have ended though their queue is consumed; cheap, for the consuming thread.
+
+        A queue that is consumed has a poller as long as the process lives. If one ends for a reason that is not
+        foreseen, or can't be started, this notices.
+        """
+        with self._lock:
+            for source in list(self._sources.values()):
+                is_alive = source.main is not None and source.main.is_alive()
+                if is_alive or source.has_failed or source.closed:
+                    continue
+                logger.error("The poller of queue %s has ended unexpectedly; starting another one.", source.queue)
+                try:
+                    self._start_poller(source, is_helper=False)
+                except RuntimeError as exc:  # tried again at the next call
+                    logger.error("%s", exc)
 
     def _poll_until_closed(self, source: _Source, is_helper: bool) -> None:
         trouble = Trouble(source.name)
         hedge: Hedge[list[dict[str, Any]]] = Hedge(source.name)
+        failures = 0
         try:
             while True:
-                asked = self._await_credit(source, is_helper)
-                if not asked:
-                    return
-                url = source.url
-                with self._lock:
-                    self._open_polls[url] += 1
                 try:
-                    if not self._poll_once(source, asked, is_helper, trouble, hedge):
+                    if not self._take_turn(source, is_helper, trouble, hedge):
                         return
-                except Exception as exc:  # a bug of ours or a strange answer must not end the consumer in silence
-                    logger.exception("Receiving from queue %s failed in a way that is not known.", source.queue)
-                    self._pause(trouble.pause_s(exc), source)
-                finally:
-                    with self._lock:
-                        self._open_polls[url] -= 1
-                        self._came_back.notify_all()
+                    failures = 0
+                except Exception as exc:  # a bug of ours, or no memory: it must not end the consumer in silence
+                    logger.exception("Unexpected error while receiving from queue %s; continuing.", source.queue)
+                    self._pause(max(trouble.pause_s(exc), backoff_s(failures)), source)
+                    failures += 1
         finally:
             with self._lock:
                 source.pollers -= 1
 
+    def _take_turn(
+        self, source: _Source, is_helper: bool, trouble: Trouble, hedge: Hedge[list[dict[str, Any]]]
+    ) -> bool:
+        """Wait for credit, and poll; whether to go on. Credit that was reserved is free again, whatever happens."""
+        reserved = _Reserved(self._await_credit(source, is_helper))
+        if not reserved.count:
+            return False
+        url = source.url
+        try:
+            with self._lock:
+                self._open_polls[url] += 1
+            try:
+                return self._poll_once(source, reserved, is_helper, trouble, hedge)
+            finally:
+                with self._lock:
+                    self._open_polls[url] -= 1
+                    self._came_back.notify_all()
+        finally:
+            if reserved.count:
+                self._keep(source, reserved, [])
+
     def _poll_once(
-        self, source: _Source, asked: int, is_helper: bool, trouble: Trouble, hedge: Hedge[list[dict[str, Any]]]
+        self,
+        source: _Source,
+        reserved: _Reserved,
+        is_helper: bool,
+        trouble: Trouble,
+        hedge: Hedge[list[dict[str, Any]]],
     ) -> bool:
         """Poll, and deal with what comes of it; whether to go on."""
         try:
             if trouble.is_outage:
-                messages = self._probe(source, asked, hedge)
+                messages = self._probe(source, reserved.count, hedge)
             else:
-                messages = self._poll(source, asked, _HELPER_WAIT_S if is_helper else None)
+                messages = self._poll(source, reserved.count, _HELPER_WAIT_S if is_helper else None)
         except HakeError as exc:
-            self._keep(source, asked, [])
+            self._keep(source, reserved, [])
             return self._survive(source, exc, trouble, is_helper)
-        except Exception:
-            self._keep(source, asked, [])
-            raise
         trouble.over()
-        self._keep(source, asked, messages)
+        self._keep(source, reserved, messages)
         if not is_helper:
             self._check(source)
         return bool(messages) or not is_helper
@@ -270,13 +324,16 @@ class Receiver:
             asked = 0 if source.closed else self._credit.ask(source.name)
             while not asked and not source.closed:
                 condition = source.for_helper if is_helper else source.for_main
-                wait_s: float | None = _HELPER_WAIT_S
+                wait_s: float = _HELPER_WAIT_S
                 if not is_helper:
                     source.is_hopeless = not self._credit.has_little(source.name)
-                    wait_s = None if source.is_hopeless else _PATIENCE_S
+                    # Whoever returns credit wakes it; it looks for itself too, so that a lost wake-up costs seconds.
+                    wait_s = _LOOK_AGAIN_S if source.is_hopeless else _PATIENCE_S
                 source.waiting[condition] += 1
-                came = condition.wait(wait_s)
-                source.waiting[condition] -= 1
+                try:
+                    came = condition.wait(wait_s)
+                finally:
+                    source.waiting[condition] -= 1
                 if source.closed or (is_helper and not came):
                     break
                 is_dry = not came and not len(self._inbox)
@@ -330,34 +387,50 @@ class Receiver:
         """A poll in an outage: one that waits for nothing, and more beside it while it is silent."""
         messages = hedge.first(
             lambda: self._poll(source, asked, 0),
-            late=lambda more: self._keep(source, 0, more),
+            late=lambda more: self._keep(source, _Reserved(0), more),
             is_over=lambda: source.closed,
         )
         return messages or []
 
-    def _keep(self, source: _Source, asked: int, messages: list[dict[str, Any]]) -> None:
+    def _keep(self, source: _Source, reserved: _Reserved, messages: list[dict[str, Any]]) -> None:
         """Pass on what there is credit for; make visible what is too much, or came after the end."""
         received_at = time.monotonic()
         leases = [
             Lease(source.url, m["ReceiptHandle"], received_at, self._settings.visibility_timeout) for m in messages
         ]
         with self._lock:
+            asked = reserved.count
             # A closed source has no share any more; another of the same queue may have taken its place.
             kept = 0 if source.closed else self._credit.received(source.name, asked, len(messages))
+            reserved.count = 0
             if not messages:
                 self._wake_who_may_ask()  # what was reserved is free again; the lower levels' turn
             if kept:
                 starving = not len(self._inbox)
-                self._leases.hold(leases[:kept])
-                self._inbox.put(
-                    Delivery(self._channel_id, source.queue, source.name, message, lease)
-                    for message, lease in zip(messages[:kept], leases, strict=False)
-                )
+                self._hand_over(source, messages[:kept], leases[:kept])
                 can_grow = source.pollers < self._settings.max_pollers
                 if starving and kept == asked and can_grow and self._credit.may_ask(source.name):
                     self._start_poller(source, is_helper=True)
         if leases[kept:]:
             self._release(source.url, leases[kept:])
+
+    def _hand_over(self, source: _Source, messages: list[dict[str, Any]], leases: list[Lease]) -> None:
+        """Hold the messages, and give them to the consuming thread; all of them or none. The lock is held."""
+        try:
+            deliveries = [
+                Delivery(self._channel_id, source.queue, source.name, message, lease)
+                for message, lease in zip(messages, leases, strict=True)
+            ]
+            self._leases.hold(leases)
+            self._inbox.put(deliveries)
+        except BaseException:  # no memory, no thread: they come again when their visibility timeout ends
+            self._credit.returned(source.name, len(leases))
+            self._wake_who_may_ask()
+            mine = set(map(id, leases))
+            self._inbox.take(lambda item: id(item.lease) in mine)
+            for lease in leases:
+                self._leases.abandon(lease)
+            raise
 
     def _release(self, url: QueueUrl, leases: list[Lease]) -> None:
         """Make visible at once, from this thread: the settling threads may have ended before an open poll returned."""
@@ -381,6 +454,7 @@ class Receiver:
             return True
         if isinstance(exc, QueueNotFound):
             return self._find_again(source, exc, trouble)
+        source.has_failed = source.has_failed or not is_helper
         if self._settings.is_best_effort(source.queue):
             logger.warning("Queue %s is not consumed any more: %s", source.queue, exc)
         else:

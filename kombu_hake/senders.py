@@ -1,7 +1,8 @@
 """A few threads that work off jobs: started when there is more to do than they can, ended by :meth:`Senders.stop`.
 
-Where no thread can be started, jobs wait for whoever calls :meth:`Senders.wait`, and are done in that thread: a machine
-may have run out of threads, and Python 3.12 and later start none while the interpreter ends.
+Where no thread can be started, jobs wait for a call of :meth:`Senders.help` or :meth:`Senders.wait`, and are done in
+the thread of that call: a machine may have run out of threads, and Python 3.12 and later start none while the
+interpreter ends.
 """
 
 from __future__ import annotations
@@ -61,6 +62,19 @@ class Senders(Generic[J]):
                 if thread is not None:
                     self._threads.add(thread)
             self._arrived.notify()
+
+    def help(self) -> None:
+        """Start the thread that waiting jobs need; where none can be started, do the jobs in this thread."""
+        while True:
+            with self._lock:
+                if self._threads or not self._jobs:
+                    return
+                thread = start_thread(self._run, self._name)
+                if thread is not None:
+                    self._threads.add(thread)
+                    return
+                job = self._take()
+            self._do(job)
 
     def wait(self, timeout_s: float) -> int:
         """Wait until all is done; how many jobs are not, when the time is over."""

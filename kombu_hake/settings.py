@@ -15,13 +15,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl, quote, unquote, urlencode
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from kombu_hake.exceptions import ConfigurationError
 from kombu_hake.naming import Namer
 from kombu_hake.options import GRANTED_ANYWAY, KOMBU_KEYS, OPTIONS, WITHOUT_MEANING
 
-__all__ = ["SCHEME", "Settings", "UrlParts", "join_url", "load", "mask_url", "split_url"]
+__all__ = [
+    "SCHEME",
+    "Masked",
+    "Settings",
+    "UrlParts",
+    "join_url",
+    "load",
+    "mask_url",
+    "mask_userinfo",
+    "masked",
+    "revealed",
+    "split_url",
+]
 
 logger = logging.getLogger(__name__)
 SCHEME = "hake"
@@ -31,6 +43,11 @@ _SECRETS = {"session_token"}
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)\Z", re.DOTALL)
 #: A host, a port and a path, before the query; with no room for a secret.
 _WITHOUT_SECRET = re.compile(r"(\[[^]]*]|[^:/]*)(:[0-9]{0,5})?(/.*)?\Z", re.DOTALL)
+#: What may stand as the host of an endpoint. Whatever has a meaning of its own in a URL is not part of a name.
+_HOST = re.compile(r"[A-Za-z0-9._-]{1,253}\Z|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?\]\Z", re.ASCII)
+_LOCAL_NAME = re.compile(r"(?:[a-z0-9_-]+\.)*localhost", re.ASCII)
+#: The credentials in a URL that is part of some text; rather too much than too little of it.
+_USERINFO = re.compile(r"""(?<=://)[^\s'"]*@""")
 _warned: set[str] = set()
 
 
@@ -101,7 +118,7 @@ class Settings:
     @property
     def is_local(self) -> bool:
         """Whether the endpoint is on this machine, and so an emulator: what AWS asks to wait for is at once there."""
-        return self.endpoint_url is not None and _is_loopback(self.endpoint_url.split("://", 1)[1])
+        return self.endpoint_url is not None and _is_loopback(urlsplit(self.endpoint_url).hostname or "")
 
 
 def split_url(url: str) -> UrlParts:
@@ -154,6 +171,11 @@ def _host_and_port(netloc: str, url: str) -> tuple[str | None, int | None]:
             f"The port in {mask_url(url)!r} must be a number from 1 to 65535. If the access key or secret holds '@' "
             "or '?', write it percent-encoded (urllib.parse.quote(secret, safe=''))."
         )
+    if host and not _HOST.match(host):
+        raise ConfigurationError(
+            f"The host in {mask_url(url)!r} must be a host name or an IP address. If the access key or secret holds "
+            "'@', '?' or '#', write it percent-encoded (urllib.parse.quote(secret, safe=''))."
+        )
     return (host or None), (int(port) if port else None)
 
 
@@ -174,10 +196,57 @@ def mask_url(url: str, mask: str = "**") -> str:
             credentials, location = head, ""
     key, colon, _secret = credentials.partition(":")
     pairs = [
-        f"{name}={mask}" if unquote(name) in _SECRETS else f"{name}{eq}{value}"
+        f"{name}={mask}" if unquote(name) in _SECRETS else f"{name}{eq}{_without_userinfo(value, mask)}"
         for name, eq, value in (part.partition("=") for part in query.split("&"))
     ]
     return f"{scheme}{sep}{key}{colon}{mask if colon else ''}{at}{location}{question}{'&'.join(pairs)}"
+
+
+def _without_userinfo(quoted: str, mask: str) -> str:
+    """A value of a query, in which a URL (``endpoint_url``) may have credentials."""
+    plain = unquote(quoted)
+    shown = mask_userinfo(plain, mask)
+    return quoted if shown == plain else shown
+
+
+class Masked(str):
+    """Text with a secret that shows masked wherever it is printed, logged or sent; :attr:`real` is the text itself."""
+
+    real: str
+
+    def __new__(cls, shown: str, real: str) -> Masked:
+        masked = super().__new__(cls, shown)
+        masked.real = real
+        return masked
+
+    def __getnewargs__(self) -> tuple[str, str]:  # type: ignore[override]  # two, as __new__ takes
+        return str(self), self.real
+
+
+def masked(value: Any) -> Any:
+    """*value* with each text in it, at any depth of dicts and lists, that is a URL with credentials :class:`Masked`."""
+    if isinstance(value, Masked):
+        return value
+    if isinstance(value, str):
+        shown = mask_userinfo(value)
+        return value if shown == value else Masked(shown, value)
+    if isinstance(value, Mapping):
+        return {key: masked(item) for key, item in value.items()}
+    return [masked(item) for item in value] if isinstance(value, list) else value
+
+
+def revealed(value: Any) -> Any:
+    """*value* as it was before :func:`masked`."""
+    if isinstance(value, Masked):
+        return value.real
+    if isinstance(value, Mapping):
+        return {key: revealed(item) for key, item in value.items()}
+    return [revealed(item) for item in value] if isinstance(value, list) else value
+
+
+def mask_userinfo(text: str, mask: str = "**") -> str:
+    """*text* with the user and password of each URL in it replaced by *mask*."""
+    return _USERINFO.sub(f"{mask}@", text)
 
 
 def load(
@@ -200,7 +269,7 @@ def load(
         try:
             values[name] = OPTIONS[name].parse(value)
         except ValueError as exc:
-            shown = "its value" if name in _SECRETS else repr(value)
+            shown = "its value" if name in _SECRETS or name == "client_config" else mask_userinfo(repr(value))
             faults.append(f"{origin} {name}: {shown} must be {exc}.")
     if values["connect_timeout"] is None:
         values["connect_timeout"] = float(connect_timeout or DEFAULT_CONNECT_TIMEOUT_S)
@@ -250,14 +319,15 @@ def _check_together(values: Mapping[str, Any], parts: UrlParts, faults: list[str
 
 def _endpoint_of(parts: UrlParts, is_secure: bool | None) -> str:
     host = str(parts.host)
-    secure = not _is_loopback(host) if is_secure is None else is_secure
+    secure = not _is_loopback(host.strip("[]")) if is_secure is None else is_secure
     port = f":{parts.port}" if parts.port else ""
     return f"{'https' if secure else 'http'}://{host}{port}"
 
 
-def _is_loopback(netloc: str) -> bool:
-    host = netloc[1:].partition("]")[0] if netloc.startswith("[") else netloc.partition(":")[0]
-    if host == "localhost" or host.endswith(".localhost"):
+def _is_loopback(host: str) -> bool:
+    """Whether a host name or address, without port and brackets, is this machine and cannot be another."""
+    host = host.lower()
+    if _LOCAL_NAME.fullmatch(host):
         return True
     try:
         return ipaddress.ip_address(host).is_loopback

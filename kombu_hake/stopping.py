@@ -38,6 +38,8 @@ def watch() -> None:
     """Have the worker that this process is, if it is one, give back what it holds when it ends. May be repeated."""
     signals = sys.modules.get("celery.signals")
     if signals is not None and "celery.worker.state" in sys.modules:
+        import kombu_hake.signals  # noqa: F401 - now: a lease that is lost may find no descriptor left for an import
+
         signals.worker_ready.connect(_on_ready, weak=False, dispatch_uid="kombu_hake.stopping")
 
 

@@ -40,7 +40,7 @@ from kombu_hake.leases import Leases
 from kombu_hake.presence import Presence
 from kombu_hake.publisher import Publisher
 from kombu_hake.routes import Routes
-from kombu_hake.settings import Settings, UrlParts, join_url, load, mask_url, split_url
+from kombu_hake.settings import Masked, Settings, UrlParts, join_url, load, mask_url, masked, revealed, split_url
 from kombu_hake.temporaries import Temporaries
 from kombu_hake.topology import Topology
 
@@ -53,6 +53,8 @@ _PER_TURN = 100
 _BLANK = " "
 #: How long close waits for long polls that are still open to make visible what they take of that which was given back.
 _LAST_POLLS_S = 1.0
+#: How often the consuming thread checks that each consumed queue has a poller, and that acks have a thread.
+_LOOK_AFTER_S = 5.0
 _SCHEME, _WAITING = "hake://", "hake-url:"
 
 
@@ -112,7 +114,9 @@ class Transport(base.Transport):  # type: ignore[misc]
         self.channels: list[Channel] = []
         self.connected = False
         self._channel_ids = itertools.count(1)
-        self._loops: list[tuple[Any, int]] = []
+        self._loops: list[tuple[Any, int, Any]] = []
+        #: When to look after the threads, monotonic.
+        self._look_at = 0.0
         #: The channels that were closed last, and when.
         self._parted: deque[tuple[Channel, float]] = deque(maxlen=4)
         forksafe.register(self)
@@ -177,8 +181,9 @@ class Transport(base.Transport):  # type: ignore[misc]
         for channel in channels:
             channel.wait_for_open_polls(self.leases.given_back, ends_at - time.monotonic())
         self.temporaries.delete_all()
-        for loop, fd in self._loops:
+        for loop, fd, timer in self._loops:
             loop.remove(fd)
+            timer.cancel()
         self._loops.clear()
         self._parted.clear()
         self.inbox.close()
@@ -214,11 +219,17 @@ class Transport(base.Transport):  # type: ignore[misc]
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            item = self.inbox.get(left) if self.connected else None
+            wait_s = _LOOK_AFTER_S if left is None else min(left, _LOOK_AFTER_S)
+            slice_ends = time.monotonic() + wait_s
+            item = self.inbox.get(wait_s) if self.connected else None
+            if time.monotonic() >= self._look_at:
+                self._look_after_threads()
             if not self.connected and item is None:
                 raise BrokerUnavailable("This connection is closed; nothing is received on it any more.")
             if item is None:
-                raise TimeoutError(f"no message within {timeout} s")
+                if left == wait_s or time.monotonic() < slice_ends:  # the time is over, or :meth:`wake` was called
+                    raise TimeoutError(f"no message within {timeout} s")
+                continue
             if self._deliver(item):
                 return
 
@@ -227,12 +238,14 @@ class Transport(base.Transport):  # type: ignore[misc]
         self.dispatcher.send_events_aside()
         fd = self.inbox.fileno()
         loop.add_reader(fd, self._on_readable)
-        self._loops.append((loop, fd))
+        timer = loop.call_repeatedly(_LOOK_AFTER_S, self._look_after_threads)
+        self._loops.append((loop, fd, timer))
 
     def unregister_from_event_loop(self, connection: Any, loop: Any) -> None:
         """Undo :meth:`register_with_event_loop`."""
-        for known, fd in [entry for entry in self._loops if entry[0] is loop]:
+        for known, fd, timer in [entry for entry in self._loops if entry[0] is loop]:
             known.remove(fd)
+            timer.cancel()
         self._loops = [entry for entry in self._loops if entry[0] is not loop]
 
     def on_readable(self, connection: Any, loop: Any) -> None:
@@ -242,6 +255,13 @@ class Transport(base.Transport):  # type: ignore[misc]
     def wake(self) -> None:
         """Have the event loop look up: what it does next may have changed. Any thread."""
         self.inbox.wake()
+
+    def _look_after_threads(self) -> None:
+        self._look_at = time.monotonic() + _LOOK_AFTER_S
+        for channel in list(self.channels):
+            channel.look_after_pollers()
+        if self.connected:
+            self.leases.look_after()
 
     def _on_readable(self) -> None:
         for _ in range(_PER_TURN):
@@ -293,7 +313,7 @@ class Transport(base.Transport):  # type: ignore[misc]
     def _load_settings(self) -> Settings:
         client = self.client
         # A copy: kombu writes into transport_options while it retries (kombu/messaging.py, ``Producer.publish``).
-        options: Mapping[str, Any] = dict(client.transport_options or {})
+        options: Mapping[str, Any] = revealed(dict(client.transport_options or {}))
         return load(self._url_parts(), options, os.environ, client.connect_timeout)
 
     def _url_parts(self) -> UrlParts:
@@ -321,14 +341,17 @@ def _keep_queries(client: Any) -> None:
 
     It takes what has ``://`` apart by itself, and passes each option of the query on as an argument that no connection
     knows (a ``TypeError``, kombu 5.7). What has none it takes for a host's name, and leaves to us. So the alternatives
-    are written ``hake-url:…`` until it is their turn.
+    are written ``hake-url:…`` until it is their turn. They show without their secrets: a worker tells them to everybody
+    who may ``inspect stats``.
     """
-    if (client.hostname or "").startswith(_WAITING):
-        client.hostname = client.hostname.replace(_WAITING, _SCHEME, 1)
+    if isinstance(client.hostname, Masked):
+        client.hostname = client.hostname.real
     alternatives = getattr(client, "alt", None) or ()
     if any(isinstance(url, str) and url.startswith(_SCHEME) for url in alternatives):
         client.alt = [
-            url.replace(_SCHEME, _WAITING, 1) if isinstance(url, str) and url.startswith(_SCHEME) else url
+            Masked(mask_url(url).replace(_SCHEME, _WAITING, 1), url)
+            if isinstance(url, str) and url.startswith(_SCHEME)
+            else url
             for url in alternatives
         ]
         client.cycle = client.failover_strategy(client.alt)
@@ -340,17 +363,22 @@ def _hide_secrets(client: Any) -> None:
 
     kombu keeps the whole URL as ``hostname`` when the transport parses it, and a worker tells ``hostname`` to everybody
     who may ``inspect stats`` (``celery/worker/consumer/connection.py``, ``info``: all but ``password``), the options
-    included. It also tells all fail-over URLs as they are, which is not ours to mend: kombu needs them.
+    included: URLs of proxies among these show masked.
     """
+    options = dict(client.transport_options or {})
+    shown = masked(options)
+    if isinstance(shown.get("session_token"), str) and client.alt:  # a fail-over would lose it as a password
+        shown["session_token"] = Masked("**", revealed(shown["session_token"]))
+    if shown != options or repr(shown) != repr(options):
+        client.transport_options = options = shown
     if not client.hostname or "://" not in client.hostname:
         return
     try:
         parts = split_url(client.hostname)
     except ConfigurationError:  # told when the connection is made
         return
-    options = dict(client.transport_options or {})
     token = parts.query.get("session_token", "")
-    if isinstance(options.get("session_token"), str) and not client.alt:  # a fail-over would lose it
+    if isinstance(options.get("session_token"), str) and not client.alt:
         token = options.pop("session_token")
         client.transport_options = options
     if parts.key or parts.secret or token:

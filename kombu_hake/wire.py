@@ -23,14 +23,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from kombu_hake._version import __version__
+from kombu_hake.answers import checked
 from kombu_hake.aws_clock import AwsClock
 from kombu_hake.concurrency import backoff_s
-from kombu_hake.error_table import error_for, error_from_answer, error_from_transport
+from kombu_hake.error_table import error_for, error_from_answer, error_from_transport, foreign_answer
 from kombu_hake.exceptions import BrokerUnavailable
 from kombu_hake.settings import Settings
 from kombu_hake.sigv4 import Keys, Signer
 
-__all__ = ["OPERATIONS", "SqsWire", "read_timeout_s"]
+__all__ = ["OPERATIONS", "SqsWire", "read_body", "read_timeout_s"]
 
 logger = logging.getLogger(__name__)
 #: boto3's name of a call to AWS's.
@@ -49,6 +50,11 @@ _POLL_GRACE_S = 5.0
 _DEAD_AFTER_MS = 8_000
 _PROBE_AFTER_S = 4
 _PROBE_EVERY_S = 2
+#: Most bytes of an answer: ten messages of 1 MiB, each character escaped as ``\\u003c``.
+_MOST_BYTES = 64 * 1024 * 1024
+#: Most time in which the body of an answer may arrive: a server that sends a byte now and then resets each timeout.
+_BODY_S = 60.0
+_CHUNK_BYTES = 256 * 1024
 _CONTENT_TYPE = "application/x-amz-json-1.0"
 _USER_AGENT = f"kombu_hake/{__version__}"
 
@@ -107,14 +113,19 @@ class SqsWire:
 
     def _once(self, operation: str, params: Mapping[str, Any], body: bytes, wait_s: float) -> dict[str, Any]:
         import urllib3
-        from botocore.exceptions import BotoCoreError
 
         try:
             # Frozen: refreshable credentials renew themselves here, and all parts are of one generation.
             frozen = self._credentials.get_frozen_credentials()
             keys = Keys(frozen.access_key, frozen.secret_key, frozen.token)
+        except Exception as exc:  # their source (STS, a metadata service, a process) may answer anything
+            error = error_for(exc, "sqs", operation, params, self._settings)
+            raise error or BrokerUnavailable(f"The AWS credentials could not be renewed: {exc!r}") from exc
+        try:
             headers = self._signer.headers(keys, f"AmazonSQS.{OPERATIONS[operation]}", _CONTENT_TYPE, body)
             headers["User-Agent"] = _USER_AGENT
+            # Redirects are not followed: a signed request is for the endpoint alone. AWS does not compress what was
+            # not asked for, so nothing is decompressed.
             response = self._pool.urlopen(
                 "POST",
                 "/",
@@ -124,18 +135,53 @@ class SqsWire:
                     connect=self._settings.connect_timeout, read=read_timeout_s(self._settings, wait_s)
                 ),
                 redirect=False,
+                preload_content=False,
+                decode_content=False,
             )
-            data = response.data
-        except BotoCoreError as exc:  # credentials that could not be renewed
-            raise error_for(exc, "sqs", operation, params, self._settings) or exc from exc
+            data = read_body(response)
         except (urllib3.exceptions.HTTPError, OSError) as exc:
             raise error_from_transport(exc, "sqs", operation, self._settings) from exc
-        self._clock.learn(response.headers.get("date"))
         answer = _parse(data)
-        if response.status == 200 and answer is not None:
-            return answer
+        if answer is None:
+            detail = f"status {response.status} with {len(data):,} bytes that are no JSON object"
+            raise foreign_answer(detail, f"sqs:{OPERATIONS[operation]}", str(params.get("QueueUrl")))
+        if response.status == 200:
+            found = checked("sqs", operation, params, answer)
+            self._clock.learn(response.headers.get("date"))
+            return found
         query_error = response.headers.get("x-amzn-query-error", "")
-        raise error_from_answer(response.status, query_error, answer or {}, "sqs", operation, params)
+        refusal = error_from_answer(response.status, query_error, answer, "sqs", operation, params)
+        if query_error or answer:
+            self._clock.learn(response.headers.get("date"))
+        raise refusal
+
+
+def read_body(response: Any) -> bytes:
+    """The body of a urllib3 response that was not preloaded, as it was sent; its connection goes back to the pool.
+
+    Raises:
+        BrokerUnavailable: it is larger, or takes longer, than an answer of AWS.
+        urllib3.exceptions.HTTPError: the connection failed.
+    """
+    ends_at = time.monotonic() + _BODY_S
+    parts: list[bytes] = []
+    size = 0
+    is_read = False
+    try:
+        for part in response.stream(_CHUNK_BYTES, decode_content=False):
+            parts.append(part)
+            size += len(part)
+            if size > _MOST_BYTES:
+                raise BrokerUnavailable(f"An answer has more than {_MOST_BYTES:,} bytes; AWS sends none that large.")
+            if time.monotonic() > ends_at:
+                raise BrokerUnavailable(f"An answer took longer than {_BODY_S:g} s to arrive.")
+        is_read = True
+    finally:
+        if is_read:
+            response.release_conn()
+        else:  # the rest of it would be taken for the next answer
+            response.close()
+    return b"".join(parts)
 
 
 def read_timeout_s(settings: Settings, wait_s: float) -> float:
@@ -172,6 +218,6 @@ def _parse(data: bytes) -> dict[str, Any] | None:
         return {}
     try:
         answer = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return answer if isinstance(answer, dict) else None

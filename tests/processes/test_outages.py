@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from support.celery_workers import Stage, client, stage, unfinished, wait_until
 from support.emulators import Emulator
+from support.odd_answers import ODD
 from support.proxy import Proxy
 from support.proxy_rules import Rule
 
@@ -88,6 +89,47 @@ def test_what_somebody_removes_under_a_running_worker_is_made_again_loudly(
     errors = worker.errors()
     assert errors
     assert all("by somebody" in line for line in errors), errors
+
+
+# --- answers that are not AWS's
+
+#: The client waits for more of these, as long as it waits for any answer: a test of units has them.
+SLOW = {"bad_length", "ssh_banner"}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_worker_survives_each_answer_that_is_not_of_aws_and_works_on(
+    pool: str, on_stage: Stage, aws: Emulator, proxy: Proxy
+) -> None:
+    worker = on_stage.start("apps.plain", "-P", pool, "-c", "1")
+    names = [name for name in ODD if name not in SLOW][pool == "threads" :: 2]
+    for number, name in enumerate(names):
+        client(on_stage).send_task("handle", [number])
+        proxy.rules = [Rule("odd", odd=name, count=2)]  # whatever is asked next: a poll, an ack, a tag
+        wait_until(lambda: not any(rule.count for rule in proxy.rules), lambda: f"{name}\n{worker.log[-3000:]}")
+        proxy.rules = []
+    for number in range(len(names)):
+        on_stage.runs.wait_for(1, number=number)
+    wait_until(lambda: unfinished(aws) == (0, 0), lambda: worker.log[-3000:])
+    assert "Unrecoverable error" not in worker.log
+    assert "Unexpected error" not in worker.log
+    worker.stop()
+
+
+@pytest.mark.timeout(120)
+def test_a_worker_that_starts_behind_a_portal_waits_until_it_is_gone(
+    on_stage: Stage, aws: Emulator, proxy: Proxy
+) -> None:
+    proxy.rules = [Rule("odd", odd=name, count=1) for name in ("html_200",)]
+    worker = on_stage.start("apps.plain", "-P", "threads", "-c", "1", ready=False)
+    for name in ("html_403", "xhtml_404", "empty_302", "html_407"):
+        wait_until(lambda: not any(rule.count for rule in proxy.rules), lambda: worker.log[-3000:])
+        proxy.rules = [Rule("odd", odd=name, count=1)]
+    on_stage.wait_until_ready(worker)
+    client(on_stage).send_task("handle", [1])
+    on_stage.runs.wait_for(1, number=1)
+    worker.stop()
 
 
 # --- crashes

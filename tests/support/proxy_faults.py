@@ -24,6 +24,7 @@ from xml.sax.saxutils import escape
 
 from . import aws_wire as wire
 from .aws_wire import Request
+from .odd_answers import ODD
 from .proxy_http import Message, response, with_body
 from .proxy_rules import KINDS, Rule, RuleBook, TokenBucket
 
@@ -109,6 +110,8 @@ class Faults:
     def finish(self, plan: Plan, answer: Message) -> Message:
         """The response to give, made from the emulator's (or from ``plan.answer``)."""
         request = plan.request
+        if "odd" in plan.acted:
+            return answer
         if plan.failed_ids or plan.settled_ids:
             answer = wire.add_results(request.service, answer, failed=plan.failed_ids, succeeded=plan.settled_ids)
         if request.action == "ReceiveMessage":
@@ -131,6 +134,9 @@ class Faults:
 
     def _throttle(self, plan: Plan, rule: Rule) -> bool:
         return self._answer(plan, wire.throttled(plan.request, in_older_words=rule.status == 403))
+
+    def _odd(self, plan: Plan, rule: Rule) -> bool:
+        return self._answer(plan, ODD[rule.odd])
 
     def _expired(self, plan: Plan, rule: Rule) -> bool:
         return self._answer(plan, wire.expired(plan.request))

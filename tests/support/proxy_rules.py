@@ -12,6 +12,7 @@ KINDS: dict[str, str] = {
     "status": "answer with the HTTP status `status` (500, 503) without asking upstream",
     "throttle": "answer as AWS does when the caller is too fast; with `status` 403 in its older words",
     "expired": "answer as AWS does when the credentials have expired",
+    "odd": "answer with `odd`, a name in `odd_answers.ODD`: what AWS never says",
     "access_denied": "answer as AWS does when the caller has no right",
     "reset": "reset the connection before the request is forwarded",
     "lost_response": "forward, then close the connection instead of answering: the request took effect",
@@ -47,7 +48,7 @@ class Rule:
         probability: Chance that it fires on a request that it applies to.
         count: How often it may fire in all; None: no limit.
         target: Part of the queue's name or the topic's ARN it applies to; ``""``: all.
-        seconds, status, share, rate: See ``KINDS``.
+        seconds, status, share, rate, odd: See ``KINDS``.
     Raises:
         ValueError: unknown kind.
     """
@@ -61,6 +62,7 @@ class Rule:
     status: int = 500
     share: float = 0.5
     rate: float = 30.0
+    odd: str = "html_200"
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

@@ -92,9 +92,15 @@ def test_an_answer_read_without_botocore_means_the_same(
     assert str(found) == str(translated(client_error(legacy, modeled, status)))
 
 
-def test_an_answer_without_a_body_is_judged_by_its_status() -> None:
-    assert type(error_from_answer(503, "", {}, "sqs", "send_message", {})) is ex.BrokerUnavailable
-    assert type(error_from_answer(403, "", {}, "sqs", "receive_message", {})) is ex.TopologyError
+@pytest.mark.parametrize("status", [302, 400, 401, 403, 404, 407, 413, 429, 500, 503])
+def test_an_answer_without_an_error_code_is_not_of_aws(status: int) -> None:
+    assert type(error_from_answer(status, "", {}, "sqs", "send_message", {})) is ex.BrokerUnavailable
+    for code in ("", str(status), "Unknown", "UnknownError"):  # what botocore puts there
+        for service, operation in (("sqs", "receive_message"), ("sns", "publish"), ("sts", "get_caller_identity")):
+            found = translated(client_error(code, "", status, "<html>\x1b[31m\nforged line"), service, operation)
+            assert type(found) is ex.BrokerUnavailable
+            assert "\n" not in str(found)
+            assert "\x1b" not in str(found)
 
 
 @pytest.mark.parametrize(("code", "status", "cls"), SNS_CODES)

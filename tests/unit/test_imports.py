@@ -13,7 +13,7 @@ PACKAGE = Path(kombu_hake.__file__).parent
 #: A module imports from the lines above its own. A new module goes where its imports allow, as high up as it can.
 LAYERS = (
     "_version aws_clock cli_graph cli_tables exceptions forksafe limits mailbox numeric",
-    "documents envelope ownership plugin priorities sigv4 signals worker",
+    "answers documents envelope ownership plugin priorities sigv4 signals worker",
     "bindings concurrency costs credit globs naming parking policy senders",
     "dead_names lease listeners options routing stopping trouble",
     "admission filters group_registry settings",
@@ -146,3 +146,38 @@ def test_importing_the_package_loads_no_library_for_aws() -> None:
 def test_making_a_connection_loads_no_library_for_aws() -> None:
     loaded = loaded_by("import kombu, kombu_hake\nkombu.Connection('hake://').transport")
     assert not loaded & (AWS_LIBRARIES | {"celery", "moto"})
+
+
+#: Commands and tests, not a worker; Django and Celery are there before, where they are used.
+_NO_WORKER = ("cli", "testing", "pytest_plugin", "__init__")
+_WARM_UP = """
+import sys
+import celery.worker.state, celery.worker.consumer
+from kombu_hake import stopping, transport
+from kombu_hake.clients import Clients
+from kombu_hake.settings import load, split_url
+url = "hake://k:s@127.0.0.1:1?region=us-east-1&role_arn=arn:aws:iam::123456789012:role/r&connect_timeout=0.1"
+clients = Clients(load(split_url(url), {}, {}))
+stopping.watch()
+for call in (lambda: clients.sqs("send_message", QueueUrl="u", MessageBody="b"),
+             lambda: clients.sns("publish", TopicArn="arn:aws:sns:r:123456789012:t", Message="m")):
+    try:
+        call()
+    except Exception:
+        pass
+print(*sys.modules)
+"""
+
+
+def test_a_worker_that_has_used_aws_imports_nothing_more() -> None:
+    """A late import needs a file descriptor, of which a worker may have none left."""
+    command = [sys.executable, "-c", _WARM_UP]
+    loaded = set(subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.split())
+    late = {
+        (name, module)
+        for name in module_names()
+        if not name.startswith(_NO_WORKER)
+        for module in imports_of(name) - imports_of(name, late=False)
+        if module not in loaded and module.partition(".")[0] != "django"
+    }
+    assert late == set()

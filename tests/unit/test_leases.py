@@ -694,3 +694,24 @@ def test_what_aws_has_done_is_not_waited_for_any_longer(
         assert leases.flush(5.0)
     assert not queue.messages
     assert not pauses
+
+
+def test_acks_and_renewals_are_sent_though_no_thread_can_be_started(
+    leases: Leases, fake: FakeClients, clock: FakeClock, queue: FakeQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_thread(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_thread)
+        done, running = received(fake, queue, 2)
+        leases.hold([done, running])
+        leases.ack(done)
+        clock.advance(VISIBILITY_S / 2 + 1)
+        leases.look_after()
+        assert len(queue.messages) == 1
+        assert running.held_until > clock() + VISIBILITY_S / 2
+    leases.ack(running)
+    clock.advance(LINGER_S + 0.1)
+    leases.look_after()
+    eventually(lambda: not queue.messages)

@@ -91,6 +91,7 @@ class Bench:
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     monkeypatch.setattr(trouble_module, "backoff_s", lambda *args, **kwargs: 0.0)
+    monkeypatch.setattr(receiver_module, "backoff_s", lambda *args, **kwargs: 0.0)
     monkeypatch.setattr(receiver_module, "_PATIENCE_S", 0.002)
     made = Bench(FakeClients())
     yield made
@@ -305,6 +306,108 @@ def test_what_is_settled_after_the_end_is_no_trouble(bench: Bench) -> None:
 
 
 # --- faults
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [[{}], [None], "text", [{"MessageId": "m", "Body": "b"}], {"a": 1}],
+    ids=["empty", "null", "text", "no handle", "object"],
+)
+def test_an_answer_of_odd_shape_keeps_no_credit(
+    bench: Bench, messages: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers = [messages] * 3
+    genuine = bench.fake.sqs
+
+    def sqs(operation: str, **params: Any) -> dict[str, Any]:
+        if operation == "receive_message" and answers:
+            return {"Messages": answers.pop()}
+        return genuine(operation, **params)
+
+    monkeypatch.setattr(bench.fake, "sqs", sqs)
+    bench.consume(bench.queue("q", messages=1), prefetch=1)
+    assert bench.next().message["Body"] == "q0"
+    assert not answers
+    assert "Unexpected error while receiving from queue q" in caplog.text
+
+
+@pytest.mark.parametrize("where", ["hold", "put", "received", "ask", "deliver"])
+@pytest.mark.parametrize("error", [MemoryError(), KeyError("a bug"), RuntimeError("can't start new thread")])
+def test_no_error_of_a_poller_keeps_credit_or_ends_it(
+    bench: Bench, where: str, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner, name = {
+        "hold": (bench.leases, "hold"),
+        "put": (bench.inbox, "put"),
+        "received": (bench.receiver._credit, "received"),
+        "ask": (bench.receiver._credit, "ask"),
+        "deliver": (receiver_module, "Delivery"),
+    }[where]
+    genuine, left = getattr(owner, name), [error] * (1 if where == "received" else 3)
+
+    def failing(*args: Any, **kwargs: Any) -> Any:
+        if left:
+            raise left.pop()
+        return genuine(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, failing)
+    queue = bench.queue("q")
+    bench.consume(queue, prefetch=1)
+    for number in range(5):
+        bench.send(queue, str(number))
+    eventually(lambda: not left)
+    for message in queue.messages:  # what a failed poll took
+        message.visible_at = 0
+    for _ in range(2):
+        bench.settle(bench.next())
+
+
+class Fatal(BaseException):
+    """Nothing catches it but the end of a thread."""
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_poller_that_has_died_is_replaced(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    queue = bench.queue("q")
+    bench.fake.fail("receive_message", Fatal())
+    bench.consume(queue, prefetch=1)
+    eventually(lambda: not bench.receiver._sources["q"].main.is_alive())
+    bench.send(queue, "after")
+    bench.receiver.look_after_pollers()
+    assert bench.next().message["Body"] == "after"
+    bench.receiver.look_after_pollers()
+    assert caplog.text.count("has ended unexpectedly") == 1
+
+
+def test_a_poller_that_cannot_be_replaced_yet_is_replaced_later(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = bench.queue("q", messages=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_thread)
+        with pytest.raises(RuntimeError):
+            bench.consume(queue)
+        bench.receiver.look_after_pollers()
+    bench.receiver.look_after_pollers()
+    assert bench.next().message["Body"] == "q0"
+
+
+def test_a_poller_that_ended_with_a_denial_is_not_replaced(bench: Bench) -> None:
+    bench.fake.fail("receive_message", AccessDenied("no"))
+    bench.consume(bench.queue("q"), prefetch=1)
+    assert isinstance(bench.inbox.get(10.0), AccessDenied)
+    eventually(lambda: not bench.receiver._sources["q"].main.is_alive())
+    bench.receiver.look_after_pollers()
+    assert not bench.receiver._sources["q"].pollers
+
+
+def test_a_lost_wake_up_is_made_good(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receiver_module, "_LOOK_AGAIN_S", 0.02)
+    queue = bench.queue("q", messages=2)
+    bench.consume(queue, prefetch=1)
+    first = bench.next()
+    eventually(lambda: bench.receiver._sources["q"].is_hopeless)
+    bench.leases.ack(first.lease)
+    bench.receiver._credit.returned("q")  # and nobody is woken
+    assert bench.next().message["Body"] == "q1"
 
 
 @pytest.mark.parametrize("error", [BrokerUnavailable("no network"), QuotaExceeded("in flight"), KeyError("a bug")])
@@ -571,7 +674,7 @@ def test_an_error_that_nobody_expected_while_a_queue_is_made_again_does_not_end_
     bench.fake.sqs("delete_queue", QueueUrl=queue.url)
     bench.consume(queue)
     assert bench.next().lease.url == again.url
-    assert "not known" in caplog.text
+    assert "Unexpected error while receiving from queue q" in caplog.text
 
 
 def no_thread(self: threading.Thread) -> None:

@@ -111,3 +111,23 @@ def test_where_no_thread_starts_the_one_who_waits_does_the_work(
     senders.submit(3)
     assert senders.wait(10.0) == 0
     assert work.done[-1][1] == "sender"
+
+
+def test_help_starts_the_thread_that_is_missing_or_does_the_work(
+    work: Work, senders: Senders[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_thread(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_thread)
+        senders.submit(1)
+        senders.submit(2)
+        assert work.done == []
+        senders.help()
+        assert work.done == [(1, "MainThread"), (2, "MainThread")]
+        senders.submit(3)
+    senders.help()
+    assert senders.wait(10.0) == 0
+    assert work.done[2] == (3, "sender")
+    senders.help()

@@ -1,6 +1,9 @@
 """Broker URL, options and environment to settings: forms, precedence, faults, secrets."""
 
+import copy
+import json
 import logging
+import pickle
 import re
 from typing import Any
 
@@ -12,7 +15,7 @@ from kombu import Connection
 from kombu_hake import settings as settings_module
 from kombu_hake.exceptions import ConfigurationError
 from kombu_hake.options import KOMBU_KEYS, OPTIONS
-from kombu_hake.settings import Settings, UrlParts, join_url, load, mask_url, split_url
+from kombu_hake.settings import Settings, UrlParts, join_url, load, mask_url, masked, revealed, split_url
 
 SECRET = "wJalr/XUtnFEMI+K7MDENG=bPx"
 TOKEN = "FwoGZXIvYXdzEBYaD"
@@ -139,6 +142,78 @@ def test_plain_http_only_where_asked_for_or_for_loopback(url: str, endpoint: str
 )
 def test_an_endpoint_on_this_machine_is_known_as_one(url: str, is_local: bool) -> None:
     assert loaded(url).is_local == is_local
+
+
+NOT_LOCAL = [
+    "127.0.0.1@evil.com",
+    "localhost@evil.com",
+    "evil.com#.localhost",
+    "evil.com?.localhost",
+    "evil.com\\.localhost",
+    "evil.com/.localhost",
+    "evil.com;.localhost",
+    "evil.com%23.localhost",
+    "evil.com%2f.localhost",
+    "evil.com .localhost",
+    "evil.com\t.localhost",
+    "evil.com\n.localhost",
+    "localhost.evil.com",
+    "xlocalhost",
+    "localhost.",
+    "127.1",
+    "127.0.0.1.evil.com",
+    "2130706433",
+    "0x7f.0.0.1",
+    "0177.0.0.1",
+    "[::2]",
+    "[::1]evil.com",
+    "[::1%evil.com]x",
+    "[2001:db8::1]",
+    "[::1].evil.com",
+    "\uff4cocalhost",
+    "evil\u2024localhost",
+]
+
+
+@pytest.mark.parametrize("host", NOT_LOCAL)
+def test_nothing_but_this_machine_counts_as_loopback(host: str) -> None:
+    for url, options in ((f"hake://{host}", {}), ("hake://", {"endpoint_url": f"http://{host}"})):
+        try:
+            found = loaded(url, options)
+        except ConfigurationError:
+            continue
+        assert not found.is_local
+        if not options:
+            assert (found.endpoint_url or "https:").startswith("https:")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"http://user:{SECRET}@localhost:4566",
+        f"https://{SECRET}@emulator",
+        f"http://user:{SECRET}@host:port",
+        f"http://localhost?token={SECRET}",
+    ],
+)
+@pytest.mark.parametrize("name", ["endpoint_url", "sqs_endpoint_url", "sns_endpoint_url"])
+def test_an_endpoint_takes_no_credentials_and_shows_none(name: str, url: str) -> None:
+    if "?" in url:
+        faults_of(options={name: url})
+        return
+    assert SECRET not in "".join(faults_of(options={name: url}))
+    assert SECRET not in "".join(faults_of(f"hake://?{name}={url}"))
+    assert SECRET not in mask_url(f"hake://?{name}={url}")
+    assert SECRET not in mask_url(f"hake://?region=r&{name}={url.replace(':', '%3A').replace('@', '%40')}")
+
+
+def test_masked_text_travels_with_what_it_hides() -> None:
+    options = {"client_config": {"proxies": {"https": f"http://user:{SECRET}@proxy:3128"}}, "a": ["x", 1]}
+    shown = masked(options)
+    assert SECRET not in repr(shown) + json.dumps(shown)
+    for copied in (shown, copy.deepcopy(shown), pickle.loads(pickle.dumps(shown))):
+        assert revealed(copied) == options
+    assert masked(shown) == shown
 
 
 # --- precedence

@@ -1,6 +1,7 @@
 """The transport, through ``kombu.Connection``: opening, events, errors, closing."""
 
 import gc
+import json
 import logging
 import socket
 import threading
@@ -168,6 +169,38 @@ def test_a_worker_tells_nobody_the_secret(query: str, options: dict[str, str]) -
     assert SECRET not in repr(told)
 
 
+FAILOVER = f"hake://key:{SECRET}@localhost:1/ns?region=r;hake://key2:{SECRET}@localhost:2/ns?region=q"
+PROXIES = {"client_config": {"proxies": {"https": f"http://user:{SECRET}@proxy:3128"}}}
+
+
+@pytest.mark.parametrize("options", [{}, {"session_token": SECRET}, PROXIES])
+@pytest.mark.parametrize("url", ["hake://", FAILOVER])
+def test_a_worker_tells_no_secret_of_fail_over_urls_and_proxies(url: str, options: dict[str, Any]) -> None:
+    given = {**options}
+    connection = Connection(url, transport_options=given)
+    for shown in (connection, connection.clone()):
+        told = {name: value for name, value in shown.info().items() if name != "password"}
+        assert SECRET not in repr(told) + json.dumps(told, default=str)
+        assert SECRET not in repr(shown) + shown.as_uri()
+        settings = None
+        if url == FAILOVER or options is not PROXIES:
+            continue
+        settings = shown.transport._load_settings()
+        assert settings.client_config == PROXIES["client_config"]
+    assert given == options
+
+
+def test_fail_over_still_knows_the_secrets_that_it_hides() -> None:
+    connection = Connection(FAILOVER, transport_options={"session_token": "token"})
+    for host in ("localhost:1", "localhost:2", "localhost:1"):
+        settings = connection.transport._load_settings()
+        assert settings.endpoint_url == f"http://{host}"
+        assert settings.secret_access_key == SECRET
+        assert settings.session_token == "token"
+        assert SECRET not in repr(connection.info()["alternates"])
+        connection.maybe_switch_next()
+
+
 def test_a_clone_has_the_credentials_of_the_original(fake: FakeClients) -> None:
     with connected(fake, f"hake://key:{SECRET}@localhost:1/ns?session_token=to%2Bken") as connection:
         connection.connect()
@@ -321,6 +354,34 @@ def test_a_loop_may_be_left(fake: FakeClients, connection: Connection) -> None:
         transport.register_with_event_loop(connection.connection, hub)
         transport.unregister_from_event_loop(connection.connection, hub)
         assert not hub.readers
+    finally:
+        hub.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("by", ["drain", "drain for ever", "loop"])
+def test_the_consuming_thread_replaces_a_poller_that_has_died(
+    by: str, fake: FakeClients, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Fatal(BaseException):
+        pass
+
+    monkeypatch.setattr(transport_module, "_LOOK_AFTER_S", 0.05)
+    fake.fail("receive_message", Fatal())
+    received = consume(connection)
+    [channel] = [channel for channel in connection.transport.channels if channel._consumers]
+    eventually(lambda: not channel._receiver._sources["q"].pollers)
+    Producer(connection).publish("after", routing_key="q")
+    hub = Hub()
+    try:
+        if by == "loop":
+            connection.transport.register_with_event_loop(connection.connection, hub)
+            while not received:
+                turn(hub)
+        else:
+            connection.drain_events(timeout=10.0 if by == "drain" else None)
+        assert received
+        connection.close()
     finally:
         hub.close()
 

@@ -1,0 +1,284 @@
+"""The shape of AWS's successful answers, checked where they enter. Pure.
+
+A proxy, a captive portal or a broken middlebox may answer in AWS's place. Callers rely on what is checked here: a field
+that they read is there, and has the right type. Whatever else comes is no answer of AWS's.
+
+The ids of a batch are completed: an entry that AWS reports neither as successful nor as failed counts as failed by
+AWS's fault, so that it is sent again.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from kombu_hake.exceptions import BrokerUnavailable
+
+__all__ = ["checked", "is_aws_code", "looks_like_success", "plain"]
+
+#: What an error code of AWS looks like; botocore puts the HTTP status, "Unknown" or nothing where there is none.
+_CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]{2,127}\Z", re.ASCII)
+_NO_CODES = frozenset({"Unknown", "UnknownError"})
+#: The root element of a successful answer of the query protocol, ``<PublishResponse xmlns=…>``.
+_XML_ROOT = re.compile(rb"\s*(?:<\?xml[^>]{0,200}\?>)?\s*<[A-Za-z0-9]{1,100}Response[\s/>]")
+_DIGITS = re.compile(r"[0-9]{1,20}\Z", re.ASCII)
+_ACCOUNT = re.compile(r"[0-9]{12}\Z", re.ASCII)
+_ARN = re.compile(r"arn:[^:\s]+:[a-z]+:[^:\s]*:[^:\s]*:\S+\Z")
+_NOT_NAMED = {"Code": "NotInAnswer", "Message": "The answer does not name this entry.", "SenderFault": False}
+_LONGEST_TEXT = 500
+
+
+class _Odd(Exception):
+    """What is wrong with an answer, in a few words."""
+
+
+def checked(service: str, operation: str, params: Mapping[str, Any], answer: object) -> dict[str, Any]:
+    """The answer of a successful call, once it has the shape that callers rely on.
+
+    Args:
+        service: ``sqs``, ``sns``, ``sts`` or ``cloudwatch``.
+        operation: boto3's name of the call.
+        params: The arguments of the call.
+        answer: The parsed answer.
+    Raises:
+        BrokerUnavailable: the answer is not one that AWS gives.
+    """
+    try:
+        found = _dict(answer, "the answer")
+        check = _CHECKS.get((service, operation))
+        if check is not None:
+            check(params, found)
+    except _Odd as exc:
+        raise BrokerUnavailable(
+            f"{service} did not answer {operation} as AWS does: {exc}. A proxy, a portal or another server may answer "
+            "in its place."
+        ) from None
+    return found
+
+
+def is_aws_code(code: object) -> bool:
+    """True for a text that can be an error code of AWS; false for a HTTP status, a missing code or another type."""
+    return isinstance(code, str) and _CODE.match(code) is not None and code not in _NO_CODES
+
+
+def looks_like_success(protocol: str, body: bytes) -> bool:
+    """Whether the body of a successful HTTP answer is of AWS's format.
+
+    Args:
+        protocol: botocore's name of the service's protocol; those that we do not use pass.
+    """
+    if protocol == "query":
+        return _XML_ROOT.match(body) is not None
+    if protocol != "json" or not body:
+        return True
+    try:
+        return isinstance(json.loads(body), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def plain(text: object) -> str:
+    """Text of an answer, for errors and logs: one line of at most 500 printable characters."""
+    line = " ".join(str(text)[: 2 * _LONGEST_TEXT].split())
+    line = "".join(char if char.isprintable() else "?" for char in line)
+    return line if len(line) <= _LONGEST_TEXT else line[: _LONGEST_TEXT - 1] + "…"
+
+
+# --- types
+
+
+def _dict(value: object, name: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise _Odd(f"{name} is no object")
+    return value
+
+
+def _texts(value: object, name: str) -> dict[str, str]:
+    """A dict of text to text."""
+    found = _dict(value, name)
+    if not all(isinstance(key, str) and isinstance(text, str) for key, text in found.items()):
+        raise _Odd(f"{name} holds other values than text")
+    return found
+
+
+def _list(answer: Mapping[str, Any], name: str) -> list[Any]:
+    """An optional list."""
+    value = answer.get(name)
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise _Odd(f"{name} is no list")
+    return value
+
+
+def _text(answer: Mapping[str, Any], name: str) -> str:
+    """A required text."""
+    value = answer.get(name)
+    if not isinstance(value, str) or not value:
+        raise _Odd(f"{name} is missing or is no text")
+    return value
+
+
+def _optional(answer: dict[str, Any], name: str) -> Any:
+    """A field that may be missing; one that is null is taken out, so that callers need not tell it apart."""
+    if answer.get(name) is None:
+        answer.pop(name, None)
+        return {}
+    return answer[name]
+
+
+def _optional_text(answer: Mapping[str, Any], name: str) -> None:
+    if not isinstance(answer.get(name), str | None):
+        raise _Odd(f"{name} is no text")
+
+
+def _has(name: str) -> Callable[[Mapping[str, Any], dict[str, Any]], None]:
+    def check(params: Mapping[str, Any], answer: dict[str, Any]) -> None:
+        _text(answer, name)
+
+    return check
+
+
+# --- actions
+
+
+def _queue_url(params: Mapping[str, Any], answer: dict[str, Any]) -> None:
+    url = _text(answer, "QueueUrl")
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise _Odd("QueueUrl is no URL") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise _Odd("QueueUrl is no URL")
+    # A URL of another queue would take this queue's messages there.
+    if unquote(parts.path).rpartition("/")[2] != params.get("QueueName"):
+        raise _Odd("QueueUrl is that of another queue")
+
+
+def _queue_attributes(params: Mapping[str, Any], answer: dict[str, Any]) -> None:
+    attributes = _texts(_optional(answer, "Attributes"), "Attributes")
+    for name, value in attributes.items():
+        if name.startswith("ApproximateNumberOfMessages") and not _DIGITS.match(value):
+            raise _Odd(f"attribute {name} is no number")
+
+
+def _attributes(params: Mapping[str, Any], answer: dict[str, Any]) -> None:
+    """Of a topic or a subscription."""
+    attributes = _texts(answer.get("Attributes"), "Attributes")
+    for name in ("SubscriptionsConfirmed", "SubscriptionsPending"):
+        if name in attributes and not _DIGITS.match(attributes[name]):
+            raise _Odd(f"attribute {name} is no number")
+
+
+def _queue_tags(params: Mapping[str, Any], answer: dict[str, Any]) -> None:
+    _texts(_optional(answer, "Tags"), "Tags")
+
+
+def _topic_tags(params: Mapping[str, Any], answer: dict[str, Any]) -> None:
+    for tag in _list(answer, "Tags"):
+        found = _texts(tag, "Tags")
+        if not {"Key", "Value"} <= set(found):
+            raise _Odd("a tag has no Key or Value")
+
+
+def _queues(params: Mapping[str, Any], answer: dict[str, Any]) -> None:
+    if not all(isinstance(url, str) for url in _list(answer, "QueueUrls")):
+        raise _Odd("QueueUrls holds other values than text")
+    _optional_text(answer, "NextToken")
+
+
+def _subscriptions(params: Mapping[str, Any], answer: dict[str, Any]) -> None:
+    for one in _list(answer, "Subscriptions"):
+        found = _texts(one, "Subscriptions")
+        for name in ("SubscriptionArn", "Endpoint", "Protocol"):
+            if name not in found:
+                raise _Odd(f"a subscription has no {name}")
+    _optional_text(answer, "NextToken")
+
+
+def _topic_arn(params: Mapping[str, Any], answer: dict[str, Any]) -> None:
+    arn = _text(answer, "TopicArn")
+    if not _ARN.match(arn) or arn.rpartition(":")[2] != params.get("Name"):
+        raise _Odd("TopicArn is not that of the topic")
+
+
+def _subscription_arn(params: Mapping[str, Any], answer: dict[str, Any]) -> None:
+    # We set ReturnSubscriptionArn, with which AWS gives the ARN of a subscription that is to be confirmed, too.
+    if not _ARN.match(_text(answer, "SubscriptionArn")):
+        raise _Odd("SubscriptionArn is no ARN")
+
+
+def _account(params: Mapping[str, Any], answer: dict[str, Any]) -> None:
+    if not _ACCOUNT.match(_text(answer, "Account")):
+        raise _Odd("Account is no account number")
+
+
+def _metrics(params: Mapping[str, Any], answer: dict[str, Any]) -> None:
+    for result in _list(answer, "MetricDataResults"):
+        found = _dict(result, "MetricDataResults")
+        _text(found, "Id")
+        if not all(isinstance(value, int | float) for value in _list(found, "Values")):
+            raise _Odd("Values holds other values than numbers")
+
+
+def _messages(params: Mapping[str, Any], answer: dict[str, Any]) -> None:
+    messages = _list(answer, "Messages")
+    if len(messages) > int(params.get("MaxNumberOfMessages", 1)):
+        raise _Odd("there are more messages than were asked for")
+    for message in messages:
+        found = _dict(message, "a message")
+        for name in ("MessageId", "ReceiptHandle"):
+            _text(found, name)
+        if not isinstance(found.get("Body"), str):
+            raise _Odd("Body is missing or is no text")
+        attributes = _texts(_optional(found, "Attributes"), "Attributes")
+        for name in ("ApproximateReceiveCount", "SentTimestamp"):
+            if name in attributes and not _DIGITS.match(attributes[name]):
+                raise _Odd(f"attribute {name} is no number")
+        for attribute in _dict(_optional(found, "MessageAttributes"), "MessageAttributes").values():
+            shown = _dict(attribute, "a message attribute")
+            for name in ("DataType", "StringValue"):
+                _optional_text(shown, name)
+
+
+def _batch(entries_name: str) -> Callable[[Mapping[str, Any], dict[str, Any]], None]:
+    def check(params: Mapping[str, Any], answer: dict[str, Any]) -> None:
+        asked = [entry["Id"] for entry in params[entries_name]]
+        done = {_text(_dict(one, "Successful"), "Id") for one in _list(answer, "Successful")}
+        failed: dict[str, dict[str, Any]] = {}
+        for one in _list(answer, "Failed"):
+            entry = _dict(one, "Failed")
+            failed.setdefault(_text(entry, "Id"), {**entry, "SenderFault": entry.get("SenderFault") is True})
+        for number in asked:
+            if number not in done and number not in failed:
+                failed[number] = {"Id": number, **_NOT_NAMED}
+        answer["Failed"] = [failed[number] for number in asked if number in failed]
+
+    return check
+
+
+_CHECKS: Mapping[tuple[str, str], Callable[[Mapping[str, Any], dict[str, Any]], None]] = {
+    ("sqs", "send_message"): _has("MessageId"),
+    ("sqs", "send_message_batch"): _batch("Entries"),
+    ("sqs", "delete_message_batch"): _batch("Entries"),
+    ("sqs", "change_message_visibility_batch"): _batch("Entries"),
+    ("sqs", "receive_message"): _messages,
+    ("sqs", "get_queue_url"): _queue_url,
+    ("sqs", "create_queue"): _queue_url,
+    ("sqs", "get_queue_attributes"): _queue_attributes,
+    ("sqs", "list_queue_tags"): _queue_tags,
+    ("sqs", "list_queues"): _queues,
+    ("sns", "publish"): _has("MessageId"),
+    ("sns", "publish_batch"): _batch("PublishBatchRequestEntries"),
+    ("sns", "create_topic"): _topic_arn,
+    ("sns", "subscribe"): _subscription_arn,
+    ("sns", "get_topic_attributes"): _attributes,
+    ("sns", "get_subscription_attributes"): _attributes,
+    ("sns", "list_subscriptions_by_topic"): _subscriptions,
+    ("sns", "list_tags_for_resource"): _topic_tags,
+    ("sts", "get_caller_identity"): _account,
+    ("cloudwatch", "get_metric_data"): _metrics,
+}
