@@ -25,6 +25,7 @@ from kombu_hake.exceptions import (
     TopicNotFound,
     TopologyError,
 )
+from kombu_hake.quoting import quoted
 from kombu_hake.settings import Settings
 
 __all__ = ["entry_error", "error_for", "error_from_answer", "error_from_transport", "unreachable"]
@@ -34,6 +35,8 @@ _UNKNOWN_KEYS = (
     "AWS does not accept the credentials ({code}): check the access key and secret, the session token that belongs to "
     "them, and this machine's clock."
 )
+#: Characters of what AWS says in an error, and of the name of what it is about.
+_TEXT_CHARS = 1_000
 _QUOTA = "A quota of AWS is used up ({code}): {message}"
 _CLASSES: Mapping[str, type[HakeError]] = {
     "QueueDoesNotExist": QueueNotFound,
@@ -115,7 +118,7 @@ def error_for(
     if isinstance(error, bex.NoRegionError):
         return ConfigurationError("No AWS region. Set the option region, AWS_REGION, or the profile's region.")
     if isinstance(error, bex.ParamValidationError):
-        return PublishError(f"{action} on {resource} was not sent: {error}")
+        return PublishError(f"{action} on {resource} was not sent: {quoted(str(error), _TEXT_CHARS)}")
     if isinstance(error, bex.BotoCoreError | OSError):
         return error_from_transport(error, service, operation, settings)
     return None
@@ -150,7 +153,7 @@ def unreachable(error: HakeError) -> bool:
 
 def entry_error(entry: Mapping[str, Any], service: str, resource: str) -> HakeError:
     """The error of one entry of a batch answer's ``Failed`` list (``Code``, ``Message``, ``SenderFault``)."""
-    code, text = str(entry.get("Code", "")), str(entry.get("Message", ""))
+    code, text = quoted(entry.get("Code", "")), quoted(entry.get("Message", ""), _TEXT_CHARS)
     if not entry.get("SenderFault", False):
         return BrokerUnavailable(f"{service} could not take an entry of a batch for {resource} ({code}): {text}")
     return _by_code((code,), text, f"{service}:batch entry", resource) or PublishError(
@@ -168,6 +171,7 @@ def _from_response(error: Any, service: str, action: str, resource: str) -> Hake
 def _from_codes(
     codes: tuple[str, str], text: str, status: int, service: str, action: str, resource: str
 ) -> HakeError:
+    codes, text = (quoted(codes[0]), quoted(codes[1])), quoted(text, _TEXT_CHARS)
     known = _by_code(codes, text, action, resource)
     if known is not None:
         return known
@@ -210,5 +214,5 @@ def _iam_action(operation: str) -> str:
 def _resource(params: Mapping[str, Any]) -> str:
     for name in ("QueueUrl", "TopicArn", "QueueName", "Name", "SubscriptionArn", "ResourceArn"):
         if name in params:
-            return str(params[name])
+            return quoted(params[name], _TEXT_CHARS)
     return "any resource"

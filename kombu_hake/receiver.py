@@ -38,13 +38,14 @@ from kombu_hake.leases import Leases
 from kombu_hake.limits import SQS_MAX_WAIT_S
 from kombu_hake.mailbox import REPLY_POLL_S, is_reply_queue
 from kombu_hake.naming import QueueUrl
+from kombu_hake.quoting import guarded
 from kombu_hake.senders import start_thread
 from kombu_hake.settings import Settings
 from kombu_hake.trouble import Hedge, Trouble
 
 __all__ = ["Receiver", "receive_params"]
 
-logger = logging.getLogger(__name__)
+logger = guarded(logging.getLogger(__name__))
 _HELPER_WAIT_S = 1
 #: How long to wait for more credit before asking for the little there is.
 _PATIENCE_S = 0.1
