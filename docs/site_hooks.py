@@ -16,6 +16,7 @@ GUESTS = {
     "README.md": "index.md",
     "CONTRIBUTING.md": "CONTRIBUTING.md",
     "CHANGELOG.md": "CHANGELOG.md",
+    "SECURITY.md": "reporting.md",  # docs/security.md is another page, and some file systems see no difference
     "benchmarks/README.md": "benchmarks.md",
 }
 _LINK = re.compile(r"(\]\()([^)\s#:]+)((?:#[^)\s]*)?\))")

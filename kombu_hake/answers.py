@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 from kombu_hake.exceptions import BrokerUnavailable
 
-__all__ = ["checked", "is_aws_code", "looks_like_success", "plain"]
+__all__ = ["checked", "is_aws_code", "looks_like_success"]
 
 #: What an error code of AWS looks like; botocore puts the HTTP status, "Unknown" or nothing where there is none.
 _CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]{2,127}\Z", re.ASCII)
@@ -28,7 +28,6 @@ _DIGITS = re.compile(r"[0-9]{1,20}\Z", re.ASCII)
 _ACCOUNT = re.compile(r"[0-9]{12}\Z", re.ASCII)
 _ARN = re.compile(r"arn:[^:\s]+:[a-z]+:[^:\s]*:[^:\s]*:\S+\Z")
 _NOT_NAMED = {"Code": "NotInAnswer", "Message": "The answer does not name this entry.", "SenderFault": False}
-_LONGEST_TEXT = 500
 
 
 class _Odd(Exception):
@@ -78,13 +77,6 @@ def looks_like_success(protocol: str, body: bytes) -> bool:
         return isinstance(json.loads(body), dict)
     except (ValueError, RecursionError):
         return False
-
-
-def plain(text: object) -> str:
-    """Text of an answer, for errors and logs: one line of at most 500 printable characters."""
-    line = " ".join(str(text)[: 2 * _LONGEST_TEXT].split())
-    line = "".join(char if char.isprintable() else "?" for char in line)
-    return line if len(line) <= _LONGEST_TEXT else line[: _LONGEST_TEXT - 1] + "…"
 
 
 # --- types

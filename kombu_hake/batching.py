@@ -26,11 +26,12 @@ from kombu_hake.concurrency import Reentry
 from kombu_hake.exceptions import HakeError, PublishError, PublishFailed
 from kombu_hake.limits import MAX_BATCH_ENTRIES
 from kombu_hake.publisher import Outgoing, batch_limit, check_size
+from kombu_hake.quoting import guarded
 from kombu_hake.routes import QueueTarget, Target
 
 __all__ = ["Batch", "Published", "Session", "batch", "current_batch", "no_batch"]
 
-logger = logging.getLogger(__name__)
+logger = guarded(logging.getLogger(__name__))
 IN_FLIGHT = 8
 #: Messages gathered and not accepted yet, beyond which a publisher waits.
 MAX_OUTSTANDING = 1_000

@@ -47,13 +47,14 @@ from kombu_hake.naming import QueueUrl
 from kombu_hake.policy import allows
 from kombu_hake.priorities import max_priority
 from kombu_hake.queues import Queues
+from kombu_hake.quoting import guarded
 from kombu_hake.settings import Settings
 from kombu_hake.subscriptions import BELIEVE_S, LEVEL_TAG, Subscriptions
 from kombu_hake.topics import Topics
 
 __all__ = ["Binder"]
 
-logger = logging.getLogger(__name__)
+logger = guarded(logging.getLogger(__name__))
 #: Two declarers that keep on changing one queue at once; each round is a handful of calls.
 _MAX_ROUNDS = 8
 #: How often the bindings of a queue are read again because a message matches none that are known.

@@ -26,6 +26,7 @@ from kombu_hake.mailbox import is_mailbox
 from kombu_hake.messages import HakeMessage, label, task_of, to_message
 from kombu_hake.naming import QueueUrl
 from kombu_hake.priorities import level_names
+from kombu_hake.quoting import guarded
 from kombu_hake.receiver import Receiver, receive_params
 from kombu_hake.worker import unstarted_tags
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Channel"]
 
-logger = logging.getLogger(__name__)
+logger = guarded(logging.getLogger(__name__))
 #: basic.get asks every host of SQS; a short poll would sample a few and may miss what is there.
 _GET_WAIT_S = 1
 

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from typing import TYPE_CHECKING, NamedTuple
 
+from kombu_hake.quoting import quoted
+
 if TYPE_CHECKING:
     from kombu_hake.operations import Group
 
@@ -39,17 +41,18 @@ def _parts(groups: Sequence[Group]) -> tuple[list[_Node], list[_Edge]]:
 
     for group in groups:
         for item in group.bindings:
-            node("topic", item.topic, item.topic)
+            node("topic", item.topic, quoted(item.topic))
     for group in groups:
         waiting = "" if group.ready is None else f"{group.ready} ready, {group.in_flight} in flight"
-        mine = node("group", group.name, "\n".join(filter(None, (group.name, waiting or group.state))))
+        mine = node("group", group.name, "\n".join(filter(None, (quoted(group.name), waiting or quoted(group.state)))))
         for item in group.bindings:
-            edges.setdefault((node("topic", item.topic, item.topic), mine), []).append(item.key or '""')
+            topic = node("topic", item.topic, quoted(item.topic))
+            edges.setdefault((topic, mine), []).append(quoted(item.key) or '""')
             for handler in item.handlers:
-                edges.setdefault((mine, node("handler", f"{group.name} {handler}", handler)), [])
+                edges.setdefault((mine, node("handler", f"{group.name} {handler}", quoted(handler))), [])
         if group.dead_queue:
             count = "?" if group.dead is None else group.dead
-            dead = node("dead", group.dead_queue, f"{group.dead_queue}\n{count} dead")
+            dead = node("dead", group.dead_queue, f"{quoted(group.dead_queue)}\n{count} dead")
             edges.setdefault((mine, dead), ["failed"])
     return list(nodes.values()), [_Edge(*ends, ", ".join(labels)) for ends, labels in edges.items()]
 
@@ -70,8 +73,13 @@ def mermaid(groups: Sequence[Group]) -> str:
     return "\n".join(lines) + "\n"
 
 
+#: Mermaid's own escapes.
+_MERMAID = {char: f"#{ord(char)};" for char in '#&%`\\'} | {'"': "#quot;", "<": "#lt;", ">": "#gt;"}
+
+
 def _mermaid_text(text: str) -> str:
-    return text.replace("#", "#35;").replace('"', "#quot;").replace("<", "#lt;")
+    """A name is text: no markup, no Markdown (which begins with a backtick), no ``%%{…}%%`` directive."""
+    return "".join(_MERMAID.get(char, char) for char in text)
 
 
 def dot(groups: Sequence[Group]) -> str:

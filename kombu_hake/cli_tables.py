@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from kombu_hake.quoting import MARK, escaped, quoted
+
 if TYPE_CHECKING:
     from kombu_hake.janitor import Report
     from kombu_hake.operations import Binding, Group
@@ -15,15 +17,23 @@ __all__ = ["dead_counts_table", "groups_table", "letter_sheet", "letters_table",
 _UNKNOWN = "?"
 _NONE = "-"
 _MAX_TEXT = 60
+_MAX_NAME = 100
+#: Of any cell: one long name must not widen the whole table.
+_MAX_CELL = 500
+#: Of a body, and of a traceback, in the sheet of one dead letter.
+_MAX_SHOWN = 100_000
+#: Deaths that a sheet shows. Ours keep fewer; what else may be in a header is anybody's.
+_MAX_DEATHS = 20
+_INDENT = " " * 11
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """Columns as wide as needed.
+    """Columns as wide as needed. Each row is one line, whatever is in its cells.
 
     Args:
         right: Numbers of the columns that are numbers.
     """
-    lines = [list(header), *[list(row) for row in rows]]
+    lines = [list(header), *[[quoted(cell, _MAX_CELL) for cell in row] for row in rows]]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     return "\n".join(
         "  ".join(
@@ -123,10 +133,10 @@ def letters_table(letters: Sequence[DeadLetter]) -> str:
         return "No dead letters."
     rows = [
         [
-            letter.task_id or letter.message_id,
+            _shortened(letter.task_id or letter.message_id, _MAX_NAME),
             span(letter.age_s),
-            letter.reason,
-            letter.task or _NONE,
+            _shortened(letter.reason),
+            _shortened(letter.task or _NONE, _MAX_NAME),
             _shortened(letter.contents),
             _shortened(f"{letter.exception}: {letter.message}" if letter.exception else letter.message or _NONE),
         ]
@@ -135,13 +145,12 @@ def letters_table(letters: Sequence[DeadLetter]) -> str:
     return table(("ID", "AGE", "REASON", "TASK", "ARGUMENTS", "EXCEPTION"), rows, right=(1,))
 
 
-def _shortened(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= _MAX_TEXT else line[: _MAX_TEXT - 1] + "…"
+def _shortened(text: str, most: int = _MAX_TEXT) -> str:
+    return escaped(" ".join(text[:_MAX_SHOWN].split()), most)
 
 
 def letter_sheet(letter: DeadLetter) -> str:
-    """Everything about one."""
+    """Everything about one. What it holds itself is indented, so that it can't pass for a line of the sheet."""
     facts = [
         ("message", letter.message_id),
         ("task", letter.task),
@@ -151,20 +160,30 @@ def letter_sheet(letter: DeadLetter) -> str:
         ("age", span(letter.age_s)),
         ("arguments" if letter.task else "body", letter.contents),
     ]
-    lines = [f"{name + ':':11}{value}" for name, value in facts if value]
-    for number, death in enumerate(letter.deaths, 1):
+    lines = [f"{name + ':':11}{_indented(value, _INDENT)}" for name, value in facts if value]
+    deaths = letter.deaths
+    for number, death in enumerate(deaths[:_MAX_DEATHS], 1):
         lines.append("")
         lines.append(
-            f"death {number} of {len(letter.deaths)}: {death.get('time')} {death.get('reason')}"
-            + (f", after {death['retries']} retries" if death.get("retries") else "")
-            + (f", on {death['worker']}" if death.get("worker") else "")
+            f"death {number} of {len(deaths)}: {quoted(death.get('time'))} {quoted(death.get('reason'))}"
+            + (f", after {quoted(death['retries'])} retries" if death.get("retries") else "")
+            + (f", on {quoted(death['worker'])}" if death.get("worker") else "")
         )
-        lines.append(str(death.get("traceback") or death.get("message") or "").rstrip())
+        text = death.get("traceback") or death.get("message") or ""
+        text = text if isinstance(text, str) else quoted(text, _MAX_SHOWN)
+        lines.append("  " + _indented(text.rstrip(), "  "))
+    if len(deaths) > _MAX_DEATHS:
+        lines.append(f"\n{MARK} and {len(deaths) - _MAX_DEATHS} more")
     return "\n".join(lines)
+
+
+def _indented(text: str, indent: str) -> str:
+    """Lines after the first one begin with *indent*."""
+    return escaped(text, _MAX_SHOWN, keep="\n").replace("\n", "\n" + indent)
 
 
 def _event(letter: DeadLetter) -> str | None:
     event = letter.headers.get("hake_event")
     if not isinstance(event, Mapping):
         return None
-    return f"{event.get('key')} of topic {event.get('topic')}, id {event.get('id')}"
+    return f"{quoted(event.get('key'))} of topic {quoted(event.get('topic'))}, id {quoted(event.get('id'))}"

@@ -9,20 +9,24 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kombu_hake.quoting import escaped
+
 if TYPE_CHECKING:
     from kombu_hake.operations import Desk
 
 __all__ = ["SPAN", "at_desk", "note", "say", "which_letters"]
 
+_NOTE_CHARS = 2_000
+
 
 def say(text: str) -> None:
-    """To standard output."""
-    click.echo(text)
+    """To standard output, with nothing in it that a terminal acts on but newlines."""
+    click.echo(escaped(text, None, keep="\n"))
 
 
 def note(text: str) -> None:
-    """To standard error: what is not the answer."""
-    click.echo(text, err=True)
+    """One line to standard error: what is not the answer."""
+    click.echo(escaped(text, _NOTE_CHARS), err=True)
 
 
 @contextmanager
@@ -35,7 +39,7 @@ def at_desk(ctx: click.Context) -> Iterator[Desk]:
         with open_desk(ctx.obj.app) as desk:
             yield desk
     except HakeError as exc:
-        raise click.ClickException(str(exc)) from exc
+        raise click.ClickException(escaped(str(exc), None, keep="\n")) from exc
 
 
 class _Span(click.ParamType):  # type: ignore[type-arg]  # generic in the newest click only

@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 from kombu_hake import forksafe
 
-__all__ = ["Reentry", "SharedParts", "SingleFlight", "TtlCache", "backoff_s"]
+__all__ = ["Once", "Reentry", "SharedParts", "SingleFlight", "TtlCache", "backoff_s"]
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -47,12 +47,46 @@ class SingleFlight:
                     del self._flights[key]
 
 
+#: Values of one cache. Names come from outside, too: of exchanges that messages are published to, of reply queues.
+_MOST_KEYS = 1_000
+
+
+class Once:
+    """Which keys came up before, among the latest few: to log a line once a key. Safe to share between threads."""
+
+    def __init__(self, most: int = _MOST_KEYS) -> None:
+        """*most*: how many keys are remembered. The one that came up longest ago is evicted first."""
+        self._most = most
+        self._keys: OrderedDict[Hashable, None] = OrderedDict()
+        self._lock = threading.RLock()  # re-entrant: a signal handler may log in the middle of this
+        forksafe.register(self)
+
+    def reset_after_fork(self) -> None:
+        """A thread that held the lock is not in the child."""
+        self._lock = threading.RLock()
+
+    def __call__(self, key: Hashable) -> bool:
+        """Remember *key*; whether it is new."""
+        with self._lock:
+            is_new = key not in self._keys
+            self._keys[key] = None
+            self._keys.move_to_end(key)
+            while len(self._keys) > self._most:
+                self._keys.popitem(last=False)
+            return is_new
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+
 class TtlCache(Generic[K, V]):
     """Values that are believed for a while. A racing reader may compute a value twice; that costs a request."""
 
-    def __init__(self, ttl_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, ttl_s: float, clock: Callable[[], float] = time.monotonic, most: int = _MOST_KEYS) -> None:
+        """*most*: how many values are kept. The one that was computed longest ago is evicted first."""
         self._ttl_s = ttl_s
         self._clock = clock
+        self._most = most
         self._items: dict[K, tuple[float, V]] = {}
 
     def get(self, key: K, compute: Callable[[], V]) -> V:
@@ -62,7 +96,12 @@ class TtlCache(Generic[K, V]):
         if found is not None and now < found[0]:
             return found[1]
         value = compute()
+        self._items.pop(key, None)  # to the end
         self._items[key] = (now + self._ttl_s, value)
+        while len(self._items) > self._most:
+            oldest = next(iter(list(self._items)), None)
+            if oldest is not None:
+                self._items.pop(oldest, None)
         return value
 
     def __len__(self) -> int:

@@ -41,11 +41,12 @@ from kombu_hake.limits import SQS_MAX_RECEIVE_COUNT, SQS_MAX_REDRIVE_SOURCES
 from kombu_hake.naming import QueueArn, QueueUrl, parse_arn
 from kombu_hake.priorities import level_names
 from kombu_hake.queues import Queues, QueueSpec
+from kombu_hake.quoting import guarded
 from kombu_hake.settings import Settings
 
 __all__ = ["DeadQueues", "Plan", "plan"]
 
-logger = logging.getLogger(__name__)
+logger = guarded(logging.getLogger(__name__))
 #: Tag of a dead-letter queue that belongs to one queue, and goes with it: that queue's name in AWS.
 _OWNER_TAG = "hake:dead-letters-of"
 

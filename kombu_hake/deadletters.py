@@ -25,10 +25,11 @@ from kombu_hake.limits import FIFO_SUFFIX, RAW_DELIVERY_MAX_ATTRIBUTES
 from kombu_hake.messages import ORIGIN_HEADER
 from kombu_hake.naming import QueueArn, QueueUrl, parse_arn
 from kombu_hake.numeric import whole
+from kombu_hake.quoting import guarded
 
 __all__ = ["DeadLetters"]
 
-logger = logging.getLogger(__name__)
+logger = guarded(logging.getLogger(__name__))
 #: A dead-letter queue that is added to a live queue counts from here on.
 _REDRIVE_TTL_S = 300.0
 

@@ -14,12 +14,13 @@ from kombu_hake.bindings import Argument, Binding, ExchangeType
 from kombu_hake.exceptions import DeclarationMismatch, QueueNotFound, TopicNotFound, TopologyError
 from kombu_hake.mailbox import is_reply_exchange
 from kombu_hake.queues import QueueSpec
+from kombu_hake.quoting import guarded
 from kombu_hake.temporaries import Temporaries
 from kombu_hake.topology import PRIVATE_EXCHANGE, Topology
 
 __all__ = ["DeclaringChannel", "QueueDeclareOk"]
 
-logger = logging.getLogger(__name__)
+logger = guarded(logging.getLogger(__name__))
 
 
 class QueueDeclareOk(NamedTuple):

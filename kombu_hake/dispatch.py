@@ -28,6 +28,7 @@ from kombu_hake.mailbox import is_mailbox, is_reply_exchange
 from kombu_hake.messages import is_task, send_parameters
 from kombu_hake.priorities import PRIORITY_ATTRIBUTE, level_name, level_of, priority_attribute
 from kombu_hake.publisher import Outgoing, Publisher, outgoing
+from kombu_hake.quoting import guarded
 from kombu_hake.routes import QueueTarget, Routes, Target
 from kombu_hake.routing import TASK_ATTRIBUTE, message_attributes, task_attribute
 from kombu_hake.settings import Settings
@@ -35,7 +36,7 @@ from kombu_hake.topology import Topology
 
 __all__ = ["Dispatcher"]
 
-logger = logging.getLogger(__name__)
+logger = guarded(logging.getLogger(__name__))
 
 #: A batch has no caller's retry policy: it tries for about ten seconds by itself, on top of the SDK's tries.
 _BATCH_TRIES = 6

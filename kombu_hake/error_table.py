@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kombu_hake.answers import is_aws_code, plain
+from kombu_hake.answers import is_aws_code
 from kombu_hake.exceptions import (
     AccessDenied,
     BrokerUnavailable,
@@ -26,6 +26,7 @@ from kombu_hake.exceptions import (
     TopicNotFound,
     TopologyError,
 )
+from kombu_hake.quoting import quoted
 from kombu_hake.settings import Settings, mask_userinfo
 
 __all__ = ["entry_error", "error_for", "error_from_answer", "error_from_transport", "foreign_answer", "unreachable"]
@@ -35,6 +36,8 @@ _UNKNOWN_KEYS = (
     "AWS does not accept the credentials ({code}): check the access key and secret, the session token that belongs to "
     "them, and this machine's clock."
 )
+#: Characters of what AWS says in an error, and of the name of what it is about.
+_TEXT_CHARS = 1_000
 _QUOTA = "A quota of AWS is used up ({code}): {message}"
 _CLASSES: Mapping[str, type[HakeError]] = {
     "QueueDoesNotExist": QueueNotFound,
@@ -119,7 +122,7 @@ def error_for(
     if isinstance(error, bex.NoRegionError):
         return ConfigurationError("No AWS region. Set the option region, AWS_REGION, or the profile's region.")
     if isinstance(error, bex.ParamValidationError):
-        return PublishError(f"{action} on {resource} was not sent: {error}")
+        return PublishError(f"{action} on {resource} was not sent: {quoted(str(error), _TEXT_CHARS)}")
     cause = error.kwargs.get("error") if isinstance(error, bex.HTTPClientError) else None
     if isinstance(cause, BrokerUnavailable):
         return cause  # of our own check, through botocore
@@ -143,22 +146,22 @@ def error_from_answer(
     type_ = answer.get("__type", "")
     modeled = type_.partition(":")[0].rpartition("#")[2] if isinstance(type_, str) else ""
     codes = (query_error.partition(";")[0] or modeled, modeled)
-    text = plain(answer.get("message") or answer.get("Message") or "")
+    text = quoted(answer.get("message") or answer.get("Message") or "", _TEXT_CHARS)
     return _from_codes(codes, text, status, service, f"{service}:{_iam_action(operation)}", _resource(params))
 
 
 def error_from_transport(error: Exception, service: str, operation: str, settings: Settings) -> BrokerUnavailable:
     """What a failure to get any answer means."""
     where = settings.endpoint_url or f"{service} in {settings.region or 'the configured region'}"
-    text = mask_userinfo(plain(error))
+    text = mask_userinfo(quoted(str(error), _TEXT_CHARS))
     return BrokerUnavailable(f"{where} could not be reached for {service}:{_iam_action(operation)}: {text}")
 
 
 def foreign_answer(detail: object, action: str, resource: str) -> BrokerUnavailable:
     """What an answer means that AWS would not give."""
     return BrokerUnavailable(
-        f"The answer to {action} on {resource} is not one of AWS's: {plain(detail)}. A proxy, a portal or another "
-        "server may answer in its place."
+        f"The answer to {action} on {resource} is not one of AWS's: {quoted(str(detail), _TEXT_CHARS)}. A proxy, a "
+        "portal or another server may answer in its place."
     )
 
 
@@ -169,7 +172,7 @@ def unreachable(error: HakeError) -> bool:
 
 def entry_error(entry: Mapping[str, Any], service: str, resource: str) -> HakeError:
     """The error of one entry of a batch answer's ``Failed`` list (``Code``, ``Message``, ``SenderFault``)."""
-    code, text = plain(entry.get("Code", "")), plain(entry.get("Message", ""))
+    code, text = quoted(entry.get("Code", "")), quoted(entry.get("Message", ""), _TEXT_CHARS)
     if not entry.get("SenderFault", False):
         return BrokerUnavailable(f"{service} could not take an entry of a batch for {resource} ({code}): {text}")
     return _by_code((code,), text, f"{service}:batch entry", resource) or PublishError(
@@ -181,12 +184,13 @@ def _from_response(error: Any, service: str, action: str, resource: str) -> Hake
     details = error.response.get("Error", {})
     codes = (str(details.get("Code", "")), str(details.get("QueryErrorCode", "")))
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    return _from_codes(codes, plain(details.get("Message", "")), status, service, action, resource)
+    return _from_codes(codes, quoted(details.get("Message", ""), _TEXT_CHARS), status, service, action, resource)
 
 
 def _from_codes(
     codes: tuple[str, str], text: str, status: int, service: str, action: str, resource: str
 ) -> HakeError:
+    codes, text = (quoted(codes[0]), quoted(codes[1])), quoted(text, _TEXT_CHARS)
     if not any(map(is_aws_code, codes)):
         if status >= 500 or status == 429:
             return BrokerUnavailable(f"{action} on {resource} failed at AWS ({status}): {text}")
@@ -233,5 +237,5 @@ def _iam_action(operation: str) -> str:
 def _resource(params: Mapping[str, Any]) -> str:
     for name in ("QueueUrl", "TopicArn", "QueueName", "Name", "SubscriptionArn", "ResourceArn"):
         if name in params:
-            return str(params[name])
+            return quoted(params[name], _TEXT_CHARS)
     return "any resource"

@@ -17,11 +17,12 @@ from typing import Any, NamedTuple
 from kombu_hake import forksafe
 from kombu_hake.concurrency import backoff_s
 from kombu_hake.exceptions import HakeError
+from kombu_hake.quoting import guarded
 from kombu_hake.senders import start_thread
 
 __all__ = ["Event", "EventSender"]
 
-logger = logging.getLogger(__name__)
+logger = guarded(logging.getLogger(__name__))
 #: Events that wait; each may hold two dozen of Celery's (``celery/events/dispatcher.py``, ``buffer_limit``).
 MAX_WAITING = 1_000
 _MOST_AT_ONCE = 50

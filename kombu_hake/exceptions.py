@@ -12,6 +12,8 @@ from typing import Any
 
 from kombu.exceptions import ChannelError, InconsistencyError, KombuError, OperationalError
 
+from kombu_hake.quoting import escaped
+
 __all__ = [
     "AccessDenied",
     "BrokerUnavailable",
@@ -37,6 +39,10 @@ __all__ = [
 ]
 
 
+#: Characters of an error's text.
+_MOST_CHARS = 20_000
+
+
 def _rebuild(cls: type[BaseException], args: tuple[Any, ...], facts: dict[str, Any]) -> BaseException:
     error = cls.__new__(cls, *args)
     error.args = args
@@ -45,10 +51,10 @@ def _rebuild(cls: type[BaseException], args: tuple[Any, ...], facts: dict[str, A
 
 
 class HakeError(KombuError):  # type: ignore[misc]
-    """Base of every error that kombu_hake raises."""
+    """Base of every error that kombu_hake raises. Its text may hold names and answers from outside: it is escaped."""
 
     def __init__(self, message: str = "") -> None:
-        Exception.__init__(self, message)
+        Exception.__init__(self, escaped(message, _MOST_CHARS, keep="\n"))
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""

@@ -20,12 +20,13 @@ from kombu_hake.leases import Leases
 from kombu_hake.limits import FIFO_SUFFIX
 from kombu_hake.messages import receive_count, sent_ms
 from kombu_hake.parking import EARLY_S, How, due_ms, plan
+from kombu_hake.quoting import guarded
 from kombu_hake.routes import QueueTarget
 from kombu_hake.topology import Topology
 
 __all__ = ["Gate"]
 
-logger = logging.getLogger(__name__)
+logger = guarded(logging.getLogger(__name__))
 #: A message is dropped for want of a binding only if the bindings were read so long after it was sent. How fast tags
 #: are seen everywhere on AWS is not documented.
 _TAGS_SETTLE_MS = 2_000

@@ -60,6 +60,8 @@ Branches: TypeAlias = "dict[str, frozenset[str]]"
 _PLANS = ((RK,), (WORDS,), (RK, WORDS), (RK, WORDS, TAIL))
 _EVERYTHING = "*"
 _EMPTY_KEY = "%"
+#: A longer routing key, which may come from a message, is not worth its memory.
+_CACHED_CHARS = 256
 _MAX_GLOBS = 8  # of one pattern; each "#" between words doubles the number
 # Left as they are besides letters, digits and "_.-~": what is harmless in a filter policy and common in routing keys.
 _SAFE = "/:+=@#$,!()"
@@ -101,9 +103,13 @@ def encode(text: str) -> str:
     return quote(text, safe=_SAFE, errors="surrogatepass")
 
 
-@lru_cache(maxsize=4096)
 def spell(routing_key: str) -> dict[str, str]:
-    """The attributes of a message with this routing key. The caller must not change the answer: it is kept."""
+    """The attributes of a message with this routing key. The caller must not change the answer: it may be cached."""
+    return _spell(routing_key) if len(routing_key) <= _CACHED_CHARS else _spell.__wrapped__(routing_key)
+
+
+@lru_cache(maxsize=4096)
+def _spell(routing_key: str) -> dict[str, str]:
     words = encode(routing_key).split(".") if routing_key else []
     count = len(words)
     tokens = [f"{i}.{word}.{count + 1 - i}|" for i, word in enumerate(words, 1)]

@@ -23,11 +23,12 @@ from kombu_hake.envelope import Envelope, encode
 from kombu_hake.exceptions import HakeError
 from kombu_hake.group_messages import Parts, resendable, with_death
 from kombu_hake.messages import HakeMessage, is_task
+from kombu_hake.quoting import guarded, quoted
 from kombu_hake.topology import PRIVATE_EXCHANGE
 
 __all__ = ["GroupRequest", "group_of", "parts_of", "set_aside", "text_of"]
 
-logger = logging.getLogger(__name__)
+logger = guarded(logging.getLogger(__name__))
 MAX_MESSAGE_CHARS = 1_000
 MAX_TRACEBACK_CHARS = 6_000
 #: Of an attribute of the dead letter.
@@ -157,7 +158,7 @@ def _attributes(parts: Parts, death: Mapping[str, Any]) -> dict[str, Any]:
     texts = dict(parts.properties.get("attributes") or {})
     for name, value in (("hake-death-task", death["task"]), ("hake-death-exception", death.get("exception"))):
         if value:
-            texts[name] = str(value)[:MAX_ATTRIBUTE_CHARS]
+            texts[name] = quoted(value, MAX_ATTRIBUTE_CHARS)  # SQS refuses control characters
     return {name: {"DataType": "String", "StringValue": value} for name, value in texts.items()}
 
 

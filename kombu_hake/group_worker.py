@@ -29,17 +29,19 @@ from celery.worker.request import Request
 from kombu.utils.imports import symbol_by_name
 
 from kombu_hake.batching import batch
+from kombu_hake.concurrency import Once
 from kombu_hake.exceptions import HakeError, MalformedMessage
 from kombu_hake.group_failures import GroupRequest, group_of, parts_of, set_aside, text_of
 from kombu_hake.group_messages import Parts, event_of, for_handler, foreign_event, resendable
 from kombu_hake.group_registry import registry
 from kombu_hake.messages import HakeMessage
+from kombu_hake.quoting import guarded, quoted
 from kombu_hake.topology import PRIVATE_EXCHANGE
 from kombu_hake.unknown_tasks import say_unknown_once
 
 __all__ = ["GroupStep", "event_strategy"]
 
-logger = logging.getLogger(__name__)
+logger = guarded(logging.getLogger(__name__))
 
 
 class GroupStep(bootsteps.StartStopStep):  # type: ignore[misc]
@@ -125,7 +127,7 @@ def _settle_aside(message: Any, parts: Parts, reason: str, text: str) -> None:
 
 def event_strategy(task: Any, app: Any, consumer: Any, **_kwargs: Any) -> Callable[..., Any]:
     """Celery's strategy of the event task (``celery/app/task.py``, ``start_strategy``)."""
-    said: set[tuple[str, str, str]] = set()
+    is_new = Once()
     revoked = consumer.controller.state.revoked
 
     def on_event(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any, **_kwargs: Any) -> Any:
@@ -143,13 +145,13 @@ def event_strategy(task: Any, app: Any, consumer: Any, **_kwargs: Any) -> Callab
             for subscription in registry.matching(app, topic, key, group)
         ]
         if not handlers:
-            if (group, topic, key) not in said:
-                said.add((group, topic, key))
+            if is_new((group, quoted(topic), quoted(key))):
                 logger.error(
                     "Group %s has no handler for %r of topic %s. Such events go to its dead letters; when there is "
                     "one, `celery hake dlq requeue` runs them.", group, key, topic,
                 )  # fmt: skip
-            return _settle_aside(message, event, "unhandled", f"no handler for {key!r} of topic {topic}")
+            text = f"no handler for {quoted(key)!r} of topic {quoted(topic)}"
+            return _settle_aside(message, event, "unhandled", text)
         if len(handlers) == 1:
             [(name, parts)] = handlers
             _become(message, parts)

@@ -14,11 +14,12 @@ from kombu_hake.clients import Clients
 from kombu_hake.concurrency import SingleFlight
 from kombu_hake.exceptions import ConfigurationError, HakeError, TopologyError
 from kombu_hake.naming import Arn, QueueUrl, TopicArn, parse_arn
+from kombu_hake.quoting import guarded
 from kombu_hake.settings import Settings
 
 __all__ = ["Home"]
 
-logger = logging.getLogger(__name__)
+logger = guarded(logging.getLogger(__name__))
 #: Where STS can't be reached, asking costs its connect timeout.
 _ASK_AGAIN_S = 60.0
 _URL_OF_AWS = re.compile(r"https?://(?:sqs(?:-fips)?\.)?(?P<region>[a-z]{2}(?:-[a-z]+)+-\d+)\.(?:queue\.|api\.)?(?:amazon)?aws")

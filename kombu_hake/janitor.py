@@ -49,6 +49,7 @@ from kombu_hake.limits import SQS_LIST_PAGE
 from kombu_hake.naming import QueueUrl, is_incarnation, parse_arn
 from kombu_hake.ownership import Ownership
 from kombu_hake.queues import retention_s
+from kombu_hake.quoting import guarded
 from kombu_hake.settings import Settings
 from kombu_hake.signs import whoami
 from kombu_hake.subscriptions import LEVEL_TAG
@@ -56,7 +57,7 @@ from kombu_hake.topics import Topics
 
 __all__ = ["MOST_LOOKS", "MOST_TOPICS", "SHORT_PAUSE_S", "Found", "Janitor", "Report"]
 
-logger = logging.getLogger(__name__)
+logger = guarded(logging.getLogger(__name__))
 #: Of the sweeps that a process makes by itself; a command looks at everything.
 MOST_LOOKS = 100
 MOST_TOPICS = 5

@@ -28,12 +28,13 @@ from kombu_hake.exceptions import BrokerUnavailable, HakeError, QueueNotFound
 from kombu_hake.lease import Event, Lease, LeaseState, Why, after, lost_text
 from kombu_hake.limits import FIFO_SUFFIX, MAX_BATCH_ENTRIES, SQS_MAX_VISIBILITY_S
 from kombu_hake.naming import QueueUrl
+from kombu_hake.quoting import guarded
 from kombu_hake.senders import Senders, start_thread
 from kombu_hake.settling import Request
 
 __all__ = ["Leases"]
 
-logger = logging.getLogger(__name__)
+logger = guarded(logging.getLogger(__name__))
 #: With AWS ten milliseconds away one sender deletes some eight hundred messages a second.
 _MAX_SENDERS = 12
 _TRIES = 5

@@ -15,11 +15,12 @@ import sys
 from typing import Any
 
 from kombu_hake.lease import Lease, Why
+from kombu_hake.quoting import guarded
 from kombu_hake.worker import consumer_of_worker, is_unstarted, refuse_to_start
 
 __all__ = ["on_lost"]
 
-logger = logging.getLogger(__name__)
+logger = guarded(logging.getLogger(__name__))
 #: Nobody else will run the task, or it is not certain that somebody will: it must not be ended.
 _LAST_RUN = (Why.GONE, Why.ACK_FAILED)
 

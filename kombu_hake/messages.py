@@ -26,6 +26,7 @@ from kombu_hake.limits import FIFO_SUFFIX, SQS_MAX_DELAY_S
 from kombu_hake.mailbox import answers_elsewhere, is_command_queue
 from kombu_hake.numeric import whole
 from kombu_hake.parking import delay_s, due_ms
+from kombu_hake.quoting import quoted
 from kombu_hake.topology import PRIVATE_EXCHANGE
 
 __all__ = [
@@ -168,14 +169,18 @@ def label(message: KombuMessage) -> str:
     """What a message is, for a log line."""
     headers = message.headers
     if is_task(headers):
-        return f"task {headers['task']}[{headers['id']}]"
-    return f"message {message.properties.get('message_id')}"
+        return f"task {quoted(headers['task'])}[{quoted(headers['id'])}]"
+    return f"message {quoted(message.properties.get('message_id'))}"
 
 
 def task_of(message: KombuMessage) -> tuple[str | None, str | None]:
     """Name and id of the task that a message is; None for both if it is none."""
     headers = message.headers
-    return (str(headers["task"]), str(headers["id"])) if is_task(headers) else (None, None)
+    return (_as_text(headers["task"]), _as_text(headers["id"])) if is_task(headers) else (None, None)
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else quoted(value)
 
 
 def send_parameters(message: Mapping[str, Any], name: str, *, to_queue: bool) -> dict[str, Any]:

@@ -19,11 +19,12 @@ from kombu_hake.documents import excerpt, read_object
 from kombu_hake.exceptions import ConfigurationError, HakeError, QueueNotFound, TopologyError
 from kombu_hake.group_registry import registry
 from kombu_hake.naming import QueueUrl, parse_arn
+from kombu_hake.quoting import guarded
 from kombu_hake.topology import Topology
 
 __all__ = ["Binding", "Desk", "Group", "open_desk"]
 
-logger = logging.getLogger(__name__)
+logger = guarded(logging.getLogger(__name__))
 _COUNTS = {
     "ready": "ApproximateNumberOfMessages",
     "in_flight": "ApproximateNumberOfMessagesNotVisible",

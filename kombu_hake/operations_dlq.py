@@ -6,14 +6,19 @@ fails again would be sent back for ever.
 
 Sending back goes to the one queue that the message died in, never to the topic. It is deleted when AWS has accepted it
 there, so a crash in between leaves two, never none.
+
+A dead letter may be anything: that may be why it is dead. What it says of itself is read as text, whatever type it has;
+one that is not a well-formed task is sent back as it was received.
 """
 
 from __future__ import annotations
 
+import base64
 import json
+import math
 import time
 from collections.abc import Callable, Generator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -28,6 +33,7 @@ from kombu_hake.messages import is_task
 from kombu_hake.naming import QueueUrl
 from kombu_hake.operations import Desk
 from kombu_hake.publisher import make_batches
+from kombu_hake.quoting import quoted
 from kombu_hake.topology import PRIVATE_EXCHANGE
 
 __all__ = ["DeadLetter", "Outcome", "Wanted", "purge", "requeue", "scan"]
@@ -36,6 +42,14 @@ __all__ = ["DeadLetter", "Outcome", "Wanted", "purge", "requeue", "scan"]
 HIDE_S = 300
 _WAIT_S = 1
 _DEATH_ATTRIBUTES = "hake-death-"
+#: Characters of a name, an id or an exception's text, and of arguments.
+_NAME_CHARS, _TEXT_CHARS = 1_000, 10_000
+#: Levels of a history in JSON; what is below is shown as text.
+_MAX_DEPTH = 20
+#: A larger integer is shown as text: Python refuses to write it out.
+_MAX_BITS = 10_000
+#: What a message attribute is sent with.
+_OF_ATTRIBUTE = ("DataType", "StringValue", "BinaryValue")
 
 
 @dataclass(frozen=True)
@@ -60,18 +74,18 @@ class DeadLetter:
     @property
     def task(self) -> str | None:
         """Name of the task."""
-        return self.headers.get("task")
+        return _text_or_none(self.headers.get("task"))
 
     @property
     def task_id(self) -> str | None:
         """Id of the task, which a run after sending it back keeps."""
-        return self.headers.get("id")
+        return _text_or_none(self.headers.get("id"))
 
     @property
     def event_id(self) -> str | None:
         """Id of the event that it is a run of."""
         event = self.headers.get(EVENT_HEADER)
-        return event.get("id") if isinstance(event, Mapping) else None
+        return _text_or_none(event.get("id")) if isinstance(event, Mapping) else None
 
     @property
     def deaths(self) -> list[dict[str, Any]]:
@@ -89,17 +103,18 @@ class DeadLetter:
     @property
     def exception(self) -> str | None:
         """Name of the exception's class."""
-        return self.deaths[0].get("exception") if self.deaths else None
+        return _text_or_none(self.deaths[0].get("exception")) if self.deaths else None
 
     @property
     def message(self) -> str:
         """What the exception said."""
-        return str(self.deaths[0].get("message", "")) if self.deaths else ""
+        return _text_or_none(self.deaths[0].get("message"), _TEXT_CHARS) or "" if self.deaths else ""
 
     @property
     def sent_ms(self) -> int:
         """When it became a dead letter: ms since the epoch. For what AWS moved, when it was first sent."""
-        return int((self.raw.get("Attributes") or {}).get("SentTimestamp", 0))
+        stamp = str((self.raw.get("Attributes") or {}).get("SentTimestamp", ""))
+        return int(stamp) if stamp.isdecimal() and len(stamp) < 20 else 0
 
     @property
     def age_s(self) -> float:
@@ -107,14 +122,14 @@ class DeadLetter:
         return max(0.0, self.now_s - self.sent_ms / 1000)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: everything there is, the body as it lies in the queue included."""
+        """For JSON: everything there is, the body as it lies in the queue included. A binary attribute is in base64."""
         names = ("group", "message_id", "task", "task_id", "event_id", "reason", "exception", "message", "contents")
         return {
             **{name: getattr(self, name) for name in names},
             "age_s": round(self.age_s, 1),
-            "deaths": self.deaths,
+            "deaths": _jsonable(self.deaths),
             "body": self.raw.get("Body"),
-            "attributes": {name: item.get("StringValue") for name, item in self._attributes().items()},
+            "attributes": {name: _attribute_text(item) for name, item in self._attributes().items()},
         }
 
     def _attributes(self) -> Mapping[str, Any]:
@@ -125,11 +140,39 @@ class DeadLetter:
         return item.get("StringValue")
 
 
+def _text_or_none(value: Any, most: int = _NAME_CHARS) -> str | None:
+    """What a message says of itself, as text; a text of any length as it is."""
+    return value if value is None or isinstance(value, str) else quoted(value, most)
+
+
+def _attribute_text(item: Mapping[str, Any]) -> str | None:
+    binary = item.get("BinaryValue")
+    if isinstance(binary, bytes):  # botocore decodes it, the fast path does not
+        return base64.b64encode(binary).decode("ascii")
+    return item.get("StringValue") if binary is None else str(binary)
+
+
+def _jsonable(value: Any, depth: int = _MAX_DEPTH) -> Any:
+    """The same for ``json.dumps``, to which a header may be too deep, or of a type of kombu's JSON (a date, a UUID)."""
+    if isinstance(value, str | bool) or value is None:
+        return value
+    if isinstance(value, int) and value.bit_length() < _MAX_BITS:
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    if isinstance(value, dict) and depth:
+        return {str(key): _jsonable(item, depth - 1) for key, item in value.items()}
+    if isinstance(value, list | tuple) and depth:
+        return [_jsonable(item, depth - 1) for item in value]
+    return quoted(value, _TEXT_CHARS)
+
+
 def read(group: str, raw: Mapping[str, Any], now_s: float, *, undelivered: bool = False) -> DeadLetter:
     """A received message as a dead letter of a group."""
     envelope = decode(raw.get("Body", ""), group)
     text = envelope.body if isinstance(envelope.body, str) else envelope.body.decode("utf-8", "replace")
-    arguments = [str(envelope.headers.get(name) or "") for name in ("argsrepr", "kwargsrepr")]
+    headers = envelope.headers
+    arguments = [_text_or_none(headers.get(name), _TEXT_CHARS) or "" for name in ("argsrepr", "kwargsrepr")]
     contents = " ".join(shown for shown in arguments if shown not in ("", "()", "{}"))
     contents = contents if is_task(envelope.headers) else text
     reason = "undelivered" if undelivered else "received too often"
@@ -307,10 +350,15 @@ def _delete(desk: Desk, url: QueueUrl, letters: list[DeadLetter], outcome: Outco
     entries = [{"Id": str(number), "ReceiptHandle": _handle(letter)} for number, letter in enumerate(letters)]
     failed = desk.clients.sqs("delete_message_batch", QueueUrl=url, Entries=entries).get("Failed") or []
     outcome.failures += [
-        f"{letters[int(item['Id'])].message_id}: not deleted, {item.get('Message') or item.get('Code')}"
+        f"{letters[int(item['Id'])].message_id}: not deleted, {_reason(item)}"
         for item in failed
     ]
     return len(letters) - len(failed)
+
+
+def _reason(failed: Mapping[str, Any]) -> str:
+    """AWS's, of an entry of a batch that it did not accept."""
+    return quoted(failed.get("Message") or failed.get("Code"), _NAME_CHARS)
 
 
 def _send(desk: Desk, target: QueueUrl, letters: list[DeadLetter]) -> list[str | None]:
@@ -321,7 +369,7 @@ def _send(desk: Desk, target: QueueUrl, letters: list[DeadLetter]) -> list[str |
         batch = [{**entries[index], "Id": str(index)} for index in indexes]
         try:
             failed = desk.clients.sqs("send_message_batch", QueueUrl=target, Entries=batch).get("Failed") or []
-            said = {int(item["Id"]): str(item.get("Message") or item.get("Code")) for item in failed}
+            said = {int(item["Id"]): _reason(item) for item in failed}
         except HakeError as exc:
             said = {index: str(exc) for index in indexes}
         for index, reason in said.items():
@@ -333,16 +381,17 @@ def revived(letter: DeadLetter, *, is_fifo: bool) -> dict[str, Any]:
     """What to send to the group's queue: the message as a first try, with its history. Pure.
 
     Returns:
-        An entry of SendMessageBatch without its ``Id``. What is no task's message is sent as it was.
+        An entry of SendMessageBatch without its ``Id``. What is not a well-formed task is sent as it was.
     """
     attributes = {
-        name: {"DataType": item["DataType"], "StringValue": item["StringValue"]}
+        name: {part: item[part] for part in _OF_ATTRIBUTE if item.get(part) is not None}
         for name, item in letter._attributes().items()
-        if not name.startswith(_DEATH_ATTRIBUTES) and "StringValue" in item
+        if not name.startswith(_DEATH_ATTRIBUTES)
     }
     entry: dict[str, Any] = {"MessageBody": letter.raw["Body"]}
-    if is_task(letter.headers):
-        entry["MessageBody"] = _as_first_try(letter)
+    first_try = _as_first_try(letter)
+    if first_try is not None:
+        entry["MessageBody"] = first_try
     elif attributes:
         entry["MessageAttributes"] = attributes
     if is_fifo:
@@ -352,7 +401,16 @@ def revived(letter: DeadLetter, *, is_fifo: bool) -> dict[str, Any]:
     return entry
 
 
-def _as_first_try(letter: DeadLetter) -> str:
+def _as_first_try(letter: DeadLetter) -> str | None:
+    """None for what can't be changed without a risk of damage, such as a task whose id is not a text."""
+    if not is_task(letter.headers) or not all(isinstance(letter.headers[name], str) for name in ("task", "id")):
+        return None
+    with suppress(ValueError, TypeError, RecursionError):  # a header that can't be written as it was read
+        return _changed_to_first_try(letter)
+    return None
+
+
+def _changed_to_first_try(letter: DeadLetter) -> str:
     envelope = decode(letter.raw["Body"], letter.group)
     info = envelope.properties["delivery_info"]
     # Neither the time it was to run at, nor that after which it was of no use, means anything to who sends it back.
@@ -367,4 +425,5 @@ def _as_first_try(letter: DeadLetter) -> str:
 
 
 def _size_bytes(entry: Mapping[str, Any]) -> int:
-    return len(json.dumps(entry, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+    text = json.dumps(entry, ensure_ascii=False, default=lambda data: "x" * len(data))  # a binary attribute
+    return len(text.encode("utf-8", "surrogatepass"))

@@ -29,12 +29,13 @@ from kombu_hake.concurrency import SingleFlight
 from kombu_hake.exceptions import AccessDenied, HakeError, QueueNotFound
 from kombu_hake.naming import QueueUrl
 from kombu_hake.ownership import Kind
+from kombu_hake.quoting import guarded
 from kombu_hake.senders import start_thread
 from kombu_hake.signs import Signs
 
 __all__ = ["Holder", "Presence", "Sweeper"]
 
-logger = logging.getLogger(__name__)
+logger = guarded(logging.getLogger(__name__))
 #: How often a promise is renewed in the time that it holds for: four requests in a row may fail.
 _BEATS = 5
 #: How long a retired queue stays, because its name may come again.

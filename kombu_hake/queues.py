@@ -38,11 +38,12 @@ from kombu_hake.limits import (
 from kombu_hake.naming import QueueArn, QueueUrl, queue_account
 from kombu_hake.ownership import Kind
 from kombu_hake.priorities import level_names, max_priority
+from kombu_hake.quoting import guarded
 from kombu_hake.settings import Settings
 
 __all__ = ["QueueSpec", "Queues", "own_tags", "retention_s"]
 
-logger = logging.getLogger(__name__)
+logger = guarded(logging.getLogger(__name__))
 _MAX_FOREIGN_URLS = 1_000
 _MIN_EXPIRES_S = 600
 _OF_POLICY = ["QueueArn", "Policy", "LastModifiedTimestamp"]

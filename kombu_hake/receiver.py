@@ -40,13 +40,14 @@ from kombu_hake.leases import Leases
 from kombu_hake.limits import SQS_MAX_WAIT_S
 from kombu_hake.mailbox import REPLY_POLL_S, is_reply_queue
 from kombu_hake.naming import QueueUrl
+from kombu_hake.quoting import guarded
 from kombu_hake.senders import start_thread
 from kombu_hake.settings import Settings
 from kombu_hake.trouble import Hedge, Trouble
 
 __all__ = ["Receiver", "receive_params"]
 
-logger = logging.getLogger(__name__)
+logger = guarded(logging.getLogger(__name__))
 _HELPER_WAIT_S = 1
 #: How often a poller without credit looks for itself.
 _LOOK_AGAIN_S = 5.0

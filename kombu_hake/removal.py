@@ -10,11 +10,12 @@ from kombu_hake.exceptions import AccessDenied, QueueNotFound, TopologyError
 from kombu_hake.naming import QueueArn, QueueUrl, parse_arn
 from kombu_hake.priorities import max_priority
 from kombu_hake.queues import Queues
+from kombu_hake.quoting import guarded
 from kombu_hake.topics import Topics
 
 __all__ = ["Remover"]
 
-logger = logging.getLogger(__name__)
+logger = guarded(logging.getLogger(__name__))
 
 
 class Remover:

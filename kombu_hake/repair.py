@@ -10,13 +10,14 @@ from kombu_hake.bindings import BindingSet
 from kombu_hake.concurrency import SingleFlight
 from kombu_hake.naming import QueueUrl, is_incarnation
 from kombu_hake.priorities import main_queue
+from kombu_hake.quoting import guarded
 
 if TYPE_CHECKING:
     from kombu_hake.topology import Topology
 
 __all__ = ["Repairer"]
 
-logger = logging.getLogger(__name__)
+logger = guarded(logging.getLogger(__name__))
 
 
 class Repairer:

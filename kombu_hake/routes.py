@@ -20,12 +20,13 @@ from kombu_hake.exceptions import (
 from kombu_hake.listeners import Listeners
 from kombu_hake.mailbox import is_mailbox, is_reply_exchange, reply_queue
 from kombu_hake.naming import QueueUrl, TopicArn
+from kombu_hake.quoting import guarded
 from kombu_hake.settings import Settings
 from kombu_hake.topology import PRIVATE_EXCHANGE, Topology
 
 __all__ = ["QueueTarget", "Routes", "Target", "TopicTarget"]
 
-logger = logging.getLogger(__name__)
+logger = guarded(logging.getLogger(__name__))
 #: How long "there is no such queue" (or topic) is believed where both are possible.
 _ABSENT_TTL_S = 60.0
 #: How often an exchange is looked at for having no queue at all.

@@ -14,9 +14,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from kombu_hake.quoting import guarded
+
 __all__ = ["Senders", "start_thread"]
 
-logger = logging.getLogger(__name__)
+logger = guarded(logging.getLogger(__name__))
 J = TypeVar("J")
 
 

@@ -20,6 +20,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 from kombu_hake.exceptions import ConfigurationError
 from kombu_hake.naming import Namer
 from kombu_hake.options import GRANTED_ANYWAY, KOMBU_KEYS, OPTIONS, WITHOUT_MEANING
+from kombu_hake.quoting import guarded
 
 __all__ = [
     "SCHEME",
@@ -35,7 +36,7 @@ __all__ = [
     "split_url",
 ]
 
-logger = logging.getLogger(__name__)
+logger = guarded(logging.getLogger(__name__))
 SCHEME = "hake"
 DEFAULT_CONNECT_TIMEOUT_S = 5.0
 _ALIASES = {alias: name for name, option in OPTIONS.items() for alias in option.aliases}

@@ -17,11 +17,12 @@ from kombu_hake.limits import SQS_MAX_TAGS
 from kombu_hake.naming import QueueUrl
 from kombu_hake.ownership import Kind
 from kombu_hake.queues import retention_s
+from kombu_hake.quoting import guarded
 from kombu_hake.settings import Settings
 
 __all__ = ["Signs", "whoami"]
 
-logger = logging.getLogger(__name__)
+logger = guarded(logging.getLogger(__name__))
 #: How often a use that is over at once is written down again.
 _TOUCH_S = 60.0
 #: How long it is believed whether a queue is temporary.

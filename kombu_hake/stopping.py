@@ -24,11 +24,12 @@ from functools import wraps
 from typing import Any
 
 from kombu_hake import worker
+from kombu_hake.quoting import guarded
 from kombu_hake.senders import start_thread
 
 __all__ = ["watch"]
 
-logger = logging.getLogger(__name__)
+logger = guarded(logging.getLogger(__name__))
 _WARM, _SOFT = b"w", b"s"
 #: What tells the thread of this process's worker.
 _rings: list[Callable[[bytes], None]] = []

@@ -43,13 +43,14 @@ from kombu_hake.naming import QueueArn, QueueUrl, TopicArn, parse_arn
 from kombu_hake.policy import allows, named_topics, namespace_policy, queue_policy
 from kombu_hake.priorities import PRIORITY_ATTRIBUTE, level_names, level_shares, main_queue
 from kombu_hake.queues import Queues
+from kombu_hake.quoting import guarded
 from kombu_hake.routing import TASK_ATTRIBUTE, Filter, compile_filter, filter_json, narrowed, task_values
 from kombu_hake.settings import Settings
 from kombu_hake.topics import Topics
 
 __all__ = ["BELIEVE_S", "LEVEL_TAG", "Subscriptions"]
 
-logger = logging.getLogger(__name__)
+logger = guarded(logging.getLogger(__name__))
 #: How long a binding that was seen is believed when it is declared again: somebody may delete and re-create the queue.
 BELIEVE_S = 60.0
 #: Tag of a priority level: the physical name of the queue that it belongs to.

@@ -33,11 +33,12 @@ from kombu_hake.mailbox import is_mailbox
 from kombu_hake.naming import QueueUrl, is_incarnation
 from kombu_hake.presence import Presence
 from kombu_hake.queues import QueueSpec
+from kombu_hake.quoting import guarded
 from kombu_hake.topology import Topology
 
 __all__ = ["Temporaries"]
 
-logger = logging.getLogger(__name__)
+logger = guarded(logging.getLogger(__name__))
 _UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}|[0-9a-f]{32}", re.IGNORECASE)
 
 

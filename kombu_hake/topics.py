@@ -20,12 +20,13 @@ from kombu_hake.home import Home
 from kombu_hake.limits import FIFO_SUFFIX
 from kombu_hake.naming import QueueArn, SubscriptionArn, TopicArn, parse_arn
 from kombu_hake.queues import own_tags
+from kombu_hake.quoting import guarded
 from kombu_hake.routing import Filter, filter_json
 from kombu_hake.settings import Settings
 
 __all__ = ["Topics"]
 
-logger = logging.getLogger(__name__)
+logger = guarded(logging.getLogger(__name__))
 #: How long "nobody subscribes" is believed: a new subscriber of events waits at most this long.
 _SUBSCRIBERS_TTL_S = 60.0
 #: Tag of a topic: the type of its exchange, for processes that were told only its name.

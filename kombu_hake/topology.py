@@ -26,6 +26,7 @@ from kombu_hake.mailbox import is_reply_exchange
 from kombu_hake.naming import QueueUrl, parse_arn, queue_account
 from kombu_hake.priorities import level_names, max_priority
 from kombu_hake.queues import Queues, QueueSpec
+from kombu_hake.quoting import guarded
 from kombu_hake.removal import Remover
 from kombu_hake.repair import Repairer
 from kombu_hake.settings import Settings
@@ -35,7 +36,7 @@ from kombu_hake.verification import Verification
 
 __all__ = ["PRIVATE_EXCHANGE", "Topology"]
 
-logger = logging.getLogger(__name__)
+logger = guarded(logging.getLogger(__name__))
 #: Publishing here is a SendMessage to the queue that the routing key names; declaring it does nothing.
 PRIVATE_EXCHANGE = "hake.queue"
 #: AMQP has these from the start.

@@ -39,6 +39,7 @@ from kombu_hake.janitor import Janitor
 from kombu_hake.leases import Leases
 from kombu_hake.presence import Presence
 from kombu_hake.publisher import Publisher
+from kombu_hake.quoting import guarded
 from kombu_hake.routes import Routes
 from kombu_hake.settings import Masked, Settings, UrlParts, join_url, load, mask_url, masked, revealed, split_url
 from kombu_hake.temporaries import Temporaries
@@ -46,7 +47,7 @@ from kombu_hake.topology import Topology
 
 __all__ = ["Transport"]
 
-logger = logging.getLogger(__name__)
+logger = guarded(logging.getLogger(__name__))
 #: How many deliveries one turn of Celery's event loop takes, so that timers and pool results get their turn.
 _PER_TURN = 100
 #: Between the secret key and a session token in kombu's password field; neither holds a blank.

@@ -18,11 +18,12 @@ from typing import Generic, TypeVar
 
 from kombu_hake.concurrency import backoff_s
 from kombu_hake.exceptions import BrokerUnavailable
+from kombu_hake.quoting import guarded
 from kombu_hake.senders import start_thread
 
 __all__ = ["Hedge", "Trouble"]
 
-logger = logging.getLogger(__name__)
+logger = guarded(logging.getLogger(__name__))
 T = TypeVar("T")
 #: Longest pause between two tries, seconds. AWS that throttles is left alone for longer. Together with
 #: :data:`_SILENCE_S` it bounds how long after the end of an outage messages come again.

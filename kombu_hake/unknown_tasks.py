@@ -11,12 +11,14 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from kombu_hake.concurrency import Once
 from kombu_hake.exceptions import HakeError
 from kombu_hake.messages import ORIGIN_HEADER, HakeMessage, is_task
+from kombu_hake.quoting import guarded, quoted
 
 __all__ = ["UnknownTasks", "say_unknown_once", "watch"]
 
-logger = logging.getLogger(__name__)
+logger = guarded(logging.getLogger(__name__))
 
 
 class UnknownTasks:
@@ -29,16 +31,15 @@ class UnknownTasks:
             otherwise: Celery's own, for all other messages.
         """
         self._otherwise = otherwise
-        self._said: set[tuple[str, str]] = set()
+        self._is_new = Once()
 
     def __call__(self, body: Any, message: Any, exc: Exception) -> Any:
         """Reject the message: to the dead-letter queue of its queue, where there is one."""
         headers = message.headers
         if not isinstance(message, HakeMessage) or not is_task(headers) or ORIGIN_HEADER not in headers:
             return self._otherwise(body, message, exc)
-        queue, task = str(message.delivery_info.get("routing_key")), str(headers["task"])
-        if (queue, task) not in self._said:
-            self._said.add((queue, task))
+        queue, task = quoted(message.delivery_info.get("routing_key")), quoted(headers["task"])
+        if self._is_new((queue, task)):
             logger.error(
                 "Group %s gets the task %s, which its workers have not registered: it is rejected, here and from now "
                 "on. Import its module in these workers, bind the queue %s to fewer keys of exchange %r, or set "

@@ -29,12 +29,13 @@ from kombu_hake.naming import QueueArn, QueueUrl, parse_arn
 from kombu_hake.policy import allows
 from kombu_hake.priorities import main_queue
 from kombu_hake.queues import Queues
+from kombu_hake.quoting import guarded
 from kombu_hake.routing import compile_filter, filter_json
 from kombu_hake.topics import Topics
 
 __all__ = ["Verification"]
 
-logger = logging.getLogger(__name__)
+logger = guarded(logging.getLogger(__name__))
 _QUEUE_ATTRIBUTES = ["QueueArn", "Policy", "RedrivePolicy", "KmsMasterKeyId"]
 #: The key that AWS manages for SQS: its key policy does not let SNS in and can't be changed.
 _AWS_MANAGED_KEY = "alias/aws/sqs"

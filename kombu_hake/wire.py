@@ -28,12 +28,13 @@ from kombu_hake.aws_clock import AwsClock
 from kombu_hake.concurrency import backoff_s
 from kombu_hake.error_table import error_for, error_from_answer, error_from_transport, foreign_answer
 from kombu_hake.exceptions import BrokerUnavailable
+from kombu_hake.quoting import guarded
 from kombu_hake.settings import Settings
 from kombu_hake.sigv4 import Keys, Signer
 
 __all__ = ["OPERATIONS", "SqsWire", "read_body", "read_timeout_s"]
 
-logger = logging.getLogger(__name__)
+logger = guarded(logging.getLogger(__name__))
 #: boto3's name of a call to AWS's.
 OPERATIONS: Mapping[str, str] = {
     "send_message": "SendMessage",

@@ -1,6 +1,5 @@
 """Answers that are not AWS's mean that AWS is away, whichever call gets them and by whichever way."""
 
-import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from support.proxy_rules import Rule
 
 from kombu_hake import clients as clients_module
 from kombu_hake import wire as wire_module
-from kombu_hake.answers import checked, plain
+from kombu_hake.answers import checked
 from kombu_hake.clients import Clients
 from kombu_hake.exceptions import BrokerUnavailable
 from kombu_hake.settings import load, split_url
@@ -264,9 +263,3 @@ def test_no_answer_raises_anything_else(answer: object, operation: str) -> None:
     with suppress(BrokerUnavailable):
         checked("sqs", operation, {"Entries": ENTRIES, "QueueName": "q"}, answer)
 
-
-@given(st.text())
-def test_text_of_an_answer_is_one_short_printable_line(text: str) -> None:
-    assert plain(text).isprintable()
-    assert len(plain(text)) <= 500
-    assert plain(json.dumps(text)) == plain(plain(json.dumps(text)))

@@ -9,7 +9,7 @@ from fakes import FakeClock, eventually
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kombu_hake.concurrency import SharedParts, SingleFlight, TtlCache, backoff_s
+from kombu_hake.concurrency import Once, SharedParts, SingleFlight, TtlCache, backoff_s
 
 
 def test_callers_of_one_key_go_one_after_another() -> None:
@@ -162,3 +162,34 @@ def test_a_value_that_is_used_is_shared_however_many_came_after_it() -> None:
     for number in range(10):
         parts.get(str(number), Part)
     assert parts.get("a", Part) is used
+
+
+def test_once_tells_a_key_that_is_new() -> None:
+    is_new = Once()
+    assert [is_new(key) for key in "aabab"] == [True, False, True, False, False]
+
+
+@given(st.lists(st.integers(0, 9)))
+def test_once_remembers_the_latest_few(keys: list[int]) -> None:
+    is_new = Once(3)
+    latest: list[int] = []
+    for key in keys:
+        assert is_new(key) == (key not in latest)
+        latest = [*(other for other in latest if other != key), key][-3:]
+        assert len(is_new) == len(latest)
+
+
+def test_a_cache_evicts_the_value_that_was_computed_longest_ago() -> None:
+    clock = FakeClock()
+    cache: TtlCache[int, str] = TtlCache(10.0, clock, most=2)
+    for key in (1, 2, 3):
+        cache.get(key, lambda: "old")
+    assert len(cache) == 2
+    assert [cache.get(key, lambda: "new") for key in (3, 2, 1)] == ["old", "old", "new"]
+
+
+def test_a_cache_of_many_keys_stays_small() -> None:
+    cache: TtlCache[int, None] = TtlCache(10.0)
+    for key in range(10_000):
+        cache.get(key, lambda: None)
+    assert len(cache) <= 1_000

@@ -212,3 +212,20 @@ def test_errors_hold_the_words_of_aws() -> None:
     assert "as AWS says it" in str(
         entry_error({"Code": "X", "Message": "as AWS says it", "SenderFault": True}, "sqs", "")
     )
+
+
+@pytest.mark.parametrize("text", ["no\n2026-01-01 INFO all is well \x1b[2J\u202e\ud800", "x" * 1_000_000])
+def test_what_an_answer_says_is_one_bounded_line(text: str) -> None:
+    answer = {"__type__": text, "message": text, "__type": f"#{text}"}
+    entry = {"Code": text, "Message": text}
+    errors = [
+        error_from_answer(400, text, answer, "sqs", "send_message", {"QueueUrl": text}),
+        error_from_answer(503, "", answer, "sns", "publish", {"TopicArn": text}),
+        translated(client_error(text, text, 400, text)),
+        translated(bex.ParamValidationError(report=text)),
+        entry_error(entry | {"SenderFault": True}, "sqs", "q"),
+        entry_error(entry, "sqs", "q"),
+    ]
+    for error in errors:
+        assert str(error).isprintable()
+        assert len(str(error)) < 4_000

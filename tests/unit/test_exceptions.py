@@ -113,3 +113,10 @@ def test_several_faults_are_listed_one_a_line() -> None:
     assert error.faults == ("no region", "no keys")
     assert str(error) == "2 faults in the configuration:\n  - no region\n  - no keys"
     assert str(ex.ConfigurationError(["no region"])) == "no region"
+
+
+def test_the_text_of_an_error_cannot_drive_a_terminal_and_keeps_its_lines() -> None:
+    error = ex.QueueNotFound("no \x1b[31mqueue\ud800\n  - a")
+    assert str(error) == "no \\x1b[31mqueue\\ud800\n  - a"
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+    assert len(str(ex.PublishError("x" * 1_000_000))) <= 20_000

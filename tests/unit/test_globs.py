@@ -7,6 +7,7 @@ import pytest
 import sns_model
 from amqp_model import amqp_topic_match
 
+from kombu_hake import globs
 from kombu_hake.globs import Candidate, combine, key_candidates, pattern_candidates, spell
 
 KEYS = [".".join(words) for length in range(6) for words in product("abc", repeat=length)]
@@ -78,3 +79,9 @@ def test_more_values_than_a_policy_holds_means_no_filter() -> None:
 
 def test_too_many_patterns_without_a_fixed_end_mean_no_filter() -> None:
     assert combine([pattern_candidates(f"#.a{i}.#") or [] for i in range(10)], wildcards=True) == (None, False)
+
+
+def test_long_routing_keys_are_not_kept() -> None:
+    before = globs._spell.cache_info().currsize
+    assert spell("x" * 100_000)["rk"] == "x" * 100_000
+    assert globs._spell.cache_info().currsize == before

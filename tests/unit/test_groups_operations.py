@@ -313,6 +313,40 @@ class TestCommands:
         assert '"x#35;y"' in cli_graph.mermaid(groups)
         assert '\\"' in cli_graph.dot(groups)
 
+    @pytest.mark.parametrize(
+        "name",
+        [
+            '"]\n  click a href "javascript:x"',
+            "%%{init: {'theme': 'x'}}%%",
+            "`**x**`",
+            "a\x1b[2J\x00\ud800b",
+            '\\"',
+            "&lt;#lt;",
+        ],
+    )
+    def test_a_name_cannot_change_a_graph(self, name: str) -> None:
+        import xml.etree.ElementTree as ElementTree
+
+        groups = [Group(name, [Binding(name, name, [name], True)], dead_queue=name)]
+        plain = [Group("x", [Binding("x", "x", ["x"], True)], dead_queue="x")]
+        for draw in (cli_graph.mermaid, cli_graph.dot, cli_graph.svg):
+            lines = draw(groups).split("\n")
+            assert all(line.isprintable() for line in lines)
+            assert len(lines) == len(draw(plain).split("\n"))
+        ElementTree.fromstring(cli_graph.svg(groups))
+        drawn = cli_graph.mermaid(groups)
+        assert not set("`\\").intersection(drawn)
+        assert "%%" not in drawn
+        assert all(line.count('"') in (0, 2) for line in drawn.split("\n"))
+
+    def test_names_cannot_forge_lines_of_a_table(self) -> None:
+        from kombu_hake.cli_tables import groups_table
+
+        shown = groups_table([Group("a\nb\x1b[2J", [Binding("t\r", "k\u202e", ["h" * 5_000], True)], state="no\n")])
+        assert shown.count("\n") == 4
+        assert all(line.isprintable() for line in shown.split("\n"))
+        assert len(shown) < 3_000
+
     @pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("9s", 9), ("15m", 900), ("2h", 7200), ("1.5d", 129600)])
     def test_lengths_of_time(self, text: str, seconds: float) -> None:
         assert SPAN.convert(text, None, None) == seconds

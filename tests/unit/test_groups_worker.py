@@ -359,3 +359,35 @@ def test_a_task_that_was_sent_to_this_queue_alone_is_celerys_business(desk: Desk
     otherwise: list[Any] = []
     unknown_tasks.UnknownTasks(lambda *args: otherwise.append(args))(None, message, KeyError("other.task"))
     assert len(otherwise) == 1
+
+
+def test_what_was_logged_of_unknown_tasks_is_forgotten_in_the_end(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk.handler("receipt")
+    desk.open()
+    desk.orders.send("placed", {}, connection=desk.connection)
+    message = desk.receive()
+    monkeypatch.setattr(message, "reject_log_error", lambda *_args: None)
+    on_unknown_task = unknown_tasks.UnknownTasks(lambda *_args: None)
+    for number in [*range(1_500), 0]:
+        message.headers["task"] = f"task-{number}\n"
+        on_unknown_task(None, message, KeyError())
+    assert caplog.text.count("task task-0\\n,") == 2
+
+
+def test_what_was_logged_of_events_without_handler_is_forgotten_in_the_end(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk.handler("receipt")
+    desk.open()
+    desk.orders.send("placed", {}, connection=desk.connection)
+    message = desk.receive()
+    monkeypatch.setattr(group_worker, "_settle_aside", lambda *_args: None)
+    state = SimpleNamespace(state=SimpleNamespace(revoked=set()))
+    on_event = group_worker.event_strategy(None, desk.app, SimpleNamespace(connection_errors=(), controller=state))
+    for number in [*range(1_500), 0]:
+        message.headers["hake-origin"]["routing_key"] = f"key-{number}\n"
+        on_event(message, None, message.ack_log_error, message.reject_log_error, [])
+    assert caplog.text.count("handler for 'key-0") == 2
+    assert "\nkey" not in caplog.text

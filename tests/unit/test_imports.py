@@ -12,6 +12,7 @@ import kombu_hake
 PACKAGE = Path(kombu_hake.__file__).parent
 #: A module imports from the lines above its own. A new module goes where its imports allow, as high up as it can.
 LAYERS = (
+    "quoting",
     "_version aws_clock cli_graph cli_tables exceptions forksafe limits mailbox numeric",
     "answers documents envelope ownership plugin priorities sigv4 signals worker",
     "bindings concurrency costs credit globs naming parking policy senders",

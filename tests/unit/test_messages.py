@@ -13,7 +13,7 @@ from kombu_hake.envelope import decode, encode
 from kombu_hake.exceptions import MalformedMessage
 from kombu_hake.inbox import Delivery
 from kombu_hake.lease import Lease
-from kombu_hake.messages import ORIGIN_HEADER, HakeMessage, is_task, label, send_parameters, to_message
+from kombu_hake.messages import ORIGIN_HEADER, HakeMessage, is_task, label, send_parameters, task_of, to_message
 from kombu_hake.naming import QueueUrl
 from kombu_hake.topology import PRIVATE_EXCHANGE
 
@@ -255,3 +255,16 @@ def test_parameters_do_not_change_the_message() -> None:
     before = json.dumps(message)
     send_parameters(message, "q.fifo", to_queue=True)
     assert json.dumps(message) == before
+
+
+DEEP = json.loads("[" * 900 + "]" * 900)
+
+
+@pytest.mark.parametrize("value", [{"a": 1}, 5, None, ["\x1b"], "a\nb", "x" * 100_000, {"deep": DEEP}], ids=type)
+def test_a_label_is_one_short_line_whatever_the_names_are(value: Any) -> None:
+    message = HakeMessage(headers={"task": value, "id": value}, properties={"message_id": "m"}, body="")
+    assert label(message).isprintable()
+    assert len(label(message)) < 500
+    assert all(isinstance(part, str) for part in task_of(message))
+    message = HakeMessage(headers={}, properties={"message_id": value}, body="")
+    assert label(message).isprintable()

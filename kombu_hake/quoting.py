@@ -1,0 +1,142 @@
+"""Text from outside, made safe to show: escaped, cut, and on one line. Pure, but for the filter of the loggers.
+
+Task names, ids, routing keys, tags, names of queues and AWS's error texts are chosen outside of this process. Written
+as they are, they can forge log lines (newlines), drive a terminal (escape sequences), reverse what a reader sees
+(bidirectional controls), break the stream (lone surrogates), or fill a disk.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+__all__ = ["MARK", "escaped", "guarded", "quoted"]
+
+#: Ends a text that was cut.
+MARK = "…"
+#: Characters of one value in a sentence.
+MOST_CHARS = 200
+#: Characters of one argument of a log line; an error of ours may list a few names.
+LOG_CHARS = 2_000
+_TRACEBACK_CHARS = 20_000
+_MAX_DEPTH = 5
+#: An integer of more bits is shown by its size: writing it out takes time that grows with the square of its length.
+_MAX_BITS = 256
+
+
+def escaped(text: str, most: int | None = MOST_CHARS, *, keep: str = "") -> str:
+    r"""The text with everything that is not printable as an escape (``\n``, ``\x1b``, ``\u202e``).
+
+    Backslashes stay single, so escaping twice changes nothing.
+
+    Args:
+        most: Characters of the answer; a longer text is cut, and ends with :data:`MARK`. None: as long as it is.
+        keep: Characters to leave as they are, such as ``"\n"`` for a text of several lines.
+    """
+    length = len(text)
+    if most is not None and length > most:
+        text = str.__getitem__(text, slice(most))
+    if not text.isprintable():
+        text = "".join(char if char.isprintable() or char in keep else _escape(char) for char in text)
+    if most is not None and (length > most or len(text) > most):
+        text = text[: most - len(MARK)] + MARK
+    return text
+
+
+def quoted(value: object, most: int = MOST_CHARS) -> str:
+    """Any value that came from outside, for a sentence: a text is itself, anything else like its ``repr``.
+
+    Looks only at as much of the value as it shows, and runs no code of the value's class: what is neither text, number
+    nor a plain container is shown by the name of its class. Never raises.
+
+    Args:
+        most: Characters of the answer, at least 1.
+    """
+    try:
+        if isinstance(value, str):
+            return escaped(str.__getitem__(value, slice(most + 1)), most)
+        return escaped(_joined(_pieces(value, most, _MAX_DEPTH), most), most)
+    except Exception:  # a container that another thread changes; a class that lies about itself
+        return "<object>"[:most]
+
+
+def _escape(char: str) -> str:
+    return char.encode("unicode_escape").decode("ascii")
+
+
+def _joined(pieces: Iterable[str], most: int) -> str:
+    found, length = [], 0
+    for piece in pieces:
+        found.append(piece)
+        length += len(piece)
+        if length > most:
+            break
+    return "".join(found)
+
+
+def _pieces(value: object, most: int, depth: int) -> Iterator[str]:
+    """What ``repr`` writes, bit by bit, so that the reader can stop."""
+    if isinstance(value, str):
+        yield repr(str.__getitem__(value, slice(most + 1)))
+    elif isinstance(value, bytes | bytearray):
+        yield repr(bytes(value[: most + 1]))
+    elif value is None or isinstance(value, bool):
+        yield repr(value)
+    elif isinstance(value, int):
+        bits = int.bit_length(value)
+        yield int.__repr__(value) if bits <= _MAX_BITS else f"<int of {bits} bits>"
+    elif isinstance(value, float):
+        yield float.__repr__(value)
+    elif isinstance(value, dict):
+        yield from _inside("{}", dict.items(value), most, depth)
+    elif isinstance(value, list | tuple | set | frozenset):
+        yield from _inside("[]" if isinstance(value, list) else "()", iter(value), most, depth)
+    else:
+        yield f"<{type(value).__name__}>"
+
+
+def _inside(ends: str, items: Iterable[Any], most: int, depth: int) -> Iterator[str]:
+    yield ends[0]
+    if not depth:
+        yield MARK
+    else:
+        for number, item in enumerate(items):
+            yield ", " if number else ""
+            for part, before in zip(item, ("", ": "), strict=True) if ends == "{}" else [(item, "")]:
+                yield before
+                yield from _pieces(part, most, depth - 1)
+    yield ends[1]
+
+
+def guarded(logger: logging.Logger) -> logging.Logger:
+    """The same logger; from now on what its lines are filled in with is escaped and cut. May be repeated."""
+    logger.addFilter(_escape_arguments)
+    return logger
+
+
+def _escape_arguments(record: logging.LogRecord) -> bool:
+    """Keeps the text and the number of its arguments, by which log collectors group lines. Lets every line pass."""
+    if isinstance(record.args, tuple):
+        record.args = tuple(_shown(argument) for argument in record.args)
+    elif record.args:  # logging unpacks a single mapping
+        record.args = (quoted(record.args, LOG_CHARS),)
+    if record.exc_info and record.exc_info[0] is not None and record.exc_text is None:
+        # Formatters write this instead of the traceback that they would make.
+        text = "".join(traceback.format_exception(*record.exc_info)).rstrip("\n")
+        record.exc_text = escaped(text, _TRACEBACK_CHARS, keep="\n")
+    return True
+
+
+def _shown(argument: object) -> object:
+    if isinstance(argument, bool | float) or argument is None:
+        return argument
+    if isinstance(argument, int):
+        return argument if int.bit_length(argument) <= _MAX_BITS else quoted(argument)
+    if isinstance(argument, str | bytes | dict | list | tuple | set | frozenset):
+        return quoted(argument, LOG_CHARS)
+    try:
+        return escaped(str(argument), LOG_CHARS)  # an error, an enum, an address: of classes of ours or of libraries
+    except Exception:
+        return quoted(argument)
