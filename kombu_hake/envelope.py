@@ -22,7 +22,16 @@ from typing import Any, NamedTuple
 
 from kombu.utils import json as kombu_json
 
-__all__ = ["FOREIGN_ATTRIBUTES", "Envelope", "Wire", "attributes_bytes", "decode", "encode", "with_first_sent"]
+__all__ = [
+    "FOREIGN_ATTRIBUTES",
+    "Envelope",
+    "Wire",
+    "attributes_bytes",
+    "decode",
+    "encode",
+    "opaque",
+    "with_first_sent",
+]
 
 #: What others may say about a message of theirs, as attributes of type String: its routing key, the exchange it was
 #: published to (SNS leaves that out), an id of the event. Our own messages say all that in the envelope.
@@ -103,9 +112,13 @@ def decode(text: str, queue: str) -> Envelope:
         return _foreign(text, queue)
     properties = dict(found["properties"])
     properties["delivery_info"] = _delivery_info(properties.get("delivery_info"), queue)
+    try:
+        body = _body_from_text(found.get("body"), properties.get("body_encoding"))
+    except (TypeError, ValueError, RecursionError):  # a body that is no text, and that JSON cannot write again
+        return opaque(text, queue)
     headers = found.get("headers")
     return Envelope(
-        body=_body_from_text(found.get("body"), properties.get("body_encoding")),
+        body=body,
         content_type=_text_or_none(found.get("content-type")),
         content_encoding=_text_or_none(found.get("content-encoding")),
         headers=headers if isinstance(headers, dict) else {},
@@ -210,6 +223,18 @@ def _foreign(text: str, queue: str) -> Envelope:
     return Envelope(
         body=text,
         content_type="application/json" if is_json else "text/plain",
+        content_encoding="utf-8",
+        headers={},
+        properties={"delivery_info": {"exchange": "", "routing_key": queue}},
+        is_kombu=False,
+    )
+
+
+def opaque(text: str, queue: str) -> Envelope:
+    """A message whose text is not looked into."""
+    return Envelope(
+        body=text,
+        content_type="text/plain",
         content_encoding="utf-8",
         headers={},
         properties={"delivery_info": {"exchange": "", "routing_key": queue}},

@@ -19,6 +19,7 @@ from celery.exceptions import Ignore, Reject, Retry, Terminated, TimeLimitExceed
 from celery.utils.serialization import get_pickled_exception
 from celery.worker.request import Request
 
+from kombu_hake.contents import COMPRESSION_HEADER
 from kombu_hake.envelope import Envelope, encode
 from kombu_hake.exceptions import HakeError
 from kombu_hake.group_messages import Parts, resendable, with_death
@@ -50,9 +51,11 @@ def text_of(body: bytes | str) -> str:
 
 def parts_of(message: Any) -> Parts:
     """A received message in kombu's parts."""
-    return Parts(
-        message.body, message.content_type, message.content_encoding, dict(message.headers), dict(message.properties)
-    )
+    body, headers = message.body, dict(message.headers)
+    packed = getattr(message, "packed", None)
+    if packed is not None:  # as it was sent
+        body, headers[COMPRESSION_HEADER] = packed
+    return Parts(body, message.content_type, message.content_encoding, headers, dict(message.properties))
 
 
 class GroupRequest(Request):  # type: ignore[misc]
@@ -154,11 +157,18 @@ def set_aside(message: Any, parts: Parts, reason: str, details: Mapping[str, Any
 
 def _attributes(parts: Parts, death: Mapping[str, Any]) -> dict[str, Any]:
     """Others' own, so that the message can be sent back; and what operators look for."""
-    texts = dict(parts.properties.get("attributes") or {})
+    given = parts.properties.get("attributes")
+    texts = dict(given) if isinstance(given, Mapping) else {}
     for name, value in (("hake-death-task", death["task"]), ("hake-death-exception", death.get("exception"))):
         if value:
-            texts[name] = str(value)[:MAX_ATTRIBUTE_CHARS]
+            texts[name] = _printable(value)[:MAX_ATTRIBUTE_CHARS]
     return {name: {"DataType": "String", "StringValue": value} for name, value in texts.items()}
+
+
+def _printable(value: Any) -> str:
+    """As text that AWS takes for an attribute: control characters and surrogates are escaped."""
+    text = value if isinstance(value, str) else repr(value)
+    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def _fifo_attributes(properties: Mapping[str, Any]) -> dict[str, str]:

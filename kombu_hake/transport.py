@@ -20,7 +20,7 @@ from typing import Any
 import kombu.exceptions
 from kombu.transport import base
 
-from kombu_hake import forksafe, lost_tasks, stopping, unknown_tasks, worker
+from kombu_hake import forksafe, lost_tasks, safeguard, stopping, unknown_tasks, worker
 from kombu_hake._version import __version__
 from kombu_hake.channel import Channel
 from kombu_hake.clients import Clients, shared_clients
@@ -150,6 +150,7 @@ class Transport(base.Transport):  # type: ignore[misc]
         self._disown.atexit = False
         stopping.watch()
         unknown_tasks.watch()
+        safeguard.watch()
         self.temporaries = Temporaries(self.topology, self._shared.presence)
         self.connected = True
         _open.add(self)
@@ -374,4 +375,3 @@ def _close_all_at_exit() -> None:
 
 
 atexit.register(_close_all_at_exit)
-

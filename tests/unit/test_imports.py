@@ -13,7 +13,7 @@ PACKAGE = Path(kombu_hake.__file__).parent
 #: A module imports from the lines above its own. A new module goes where its imports allow, as high up as it can.
 LAYERS = (
     "_version aws_clock cli_graph cli_tables envelope exceptions forksafe limits mailbox",
-    "ownership plugin priorities sigv4 signals worker",
+    "contents ownership plugin priorities sigv4 signals task_check worker",
     "bindings concurrency costs credit globs naming parking policy senders",
     "dead_names lease listeners options routing stopping trouble",
     "admission filters group_registry settings",
@@ -31,7 +31,7 @@ LAYERS = (
     "topology",
     "messages operations routes temporaries",
     "cli_tools deadletters declaring group_messages publisher unknown_tasks",
-    "batching group_failures operations_dlq",
+    "batching group_failures operations_dlq safeguard",
     "cli_cost cli_dlq cli_janitor dispatch group_worker",
     "cli gate",
     "channel",
