@@ -1,4 +1,4 @@
-"""Messages that used to end a worker, one by one, at real workers: it lives, runs what follows, and each is findable."""
+"""Messages that used to end a worker, one by one: it lives, runs what follows, and each message can be found."""
 
 import base64
 import bz2
