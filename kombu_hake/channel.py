@@ -304,9 +304,13 @@ class Channel(DeclaringChannel):
             else:
                 try:
                     self._gate.set_aside(delivery, decode(delivery.message.get("Body", ""), delivery.queue), "rejected")
-                except BaseException:  # as with an error that is known: it comes again after the visibility timeout
-                    self._leases.abandon(delivery.lease)
-                    raise
+                except BaseException as exc:
+                    if isinstance(exc, Exception) and worker.is_of_worker(self.connection):
+                        # Celery rejects in its event loop, which ends with any error but one of the connection.
+                        self._gate.quarantine(delivery, f"error: {type(exc).__name__}", exc)
+                    else:  # as with an error that is known: it comes again after the visibility timeout
+                        self._leases.abandon(delivery.lease)
+                        raise
 
     def basic_recover(self, requeue: bool = False) -> None:
         """Make every unsettled message of this channel visible again."""

@@ -158,7 +158,7 @@ def set_aside(message: Any, parts: Parts, reason: str, details: Mapping[str, Any
 def _attributes(parts: Parts, death: Mapping[str, Any]) -> dict[str, Any]:
     """Others' own, so that the message can be sent back; and what operators look for."""
     given = parts.properties.get("attributes")
-    texts = dict(given) if isinstance(given, Mapping) else {}
+    texts = {name: text for name, text in given.items() if isinstance(text, str)} if isinstance(given, dict) else {}
     for name, value in (("hake-death-task", death["task"]), ("hake-death-exception", death.get("exception"))):
         if value:
             texts[name] = _printable(value)[:MAX_ATTRIBUTE_CHARS]

@@ -97,6 +97,8 @@ def fault_in(message: Any) -> str | None:
             return None
         headers = payload
     elif isinstance(payload, dict):  # between the protocols: what the headers lack is in the body
+        if "args" not in payload:
+            return "its body is of type dict, not [args, kwargs, embed]"
         headers = {**payload, **headers}
     return fault_of(headers, message.properties, payload)
 

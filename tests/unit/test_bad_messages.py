@@ -241,6 +241,24 @@ def test_the_pause_grows_up_to_what_aws_allows(receives: int, visibility_s: int,
         assert found == max(1, visibility_s)
 
 
+@pytest.mark.usefixtures("in_worker")
+def test_a_rejection_that_fails_does_not_end_a_worker(
+    fake: FakeClients, connection: Connection, channel: Channel, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    declare(channel, **{"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "q-dead"})
+    send(fake, "x")
+    message = channel.basic_get("q")
+    assert message is not None
+    monkeypatch.setattr(channel._gate._dead_letters, "_publish", failing(TypeError("a header")))
+    message.reject()
+    [stored] = fake.queues.queue("q").messages
+    eventually(lambda: stored.visible_at >= fake.clock() + 55)
+    [line] = errors(caplog)
+    assert "(error: TypeError; TypeError 'a header'" in line
+    assert "is received again in 60 s." in line
+
+
 # --- compressed
 
 
@@ -460,6 +478,7 @@ def check(message: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         text_of("[" * 400 + "]" * 400, task="a", id="x"),
         text_of('{"task": ["a"], "id": 5}'),
         text_of('{"args": 5}', task="a", id="x"),
+        text_of("{}", task="a", id="x"),
     ],
 )
 def test_a_task_that_celery_would_stumble_over_never_reaches_it(
