@@ -42,22 +42,21 @@ def fault_of(headers: Mapping[str, Any], properties: Mapping[str, Any], payload:
         A clause in ASCII without anything that the message said, such as ``"id is a list, not text"``.
     """
     get = headers.get
-    texts = [*map(get, _NAMES), properties.get("reply_to"), properties.get("correlation_id")]
+    texts = [*map(get, _TEXTS), properties.get("reply_to"), properties.get("correlation_id")]
     if not (_TEXT_OR_NONE.issuperset(map(type, texts)) and all(map(str.isascii, filter(None, texts)))):
-        for name, value in zip((*_NAMES, "reply_to", "correlation_id"), texts, strict=True):
+        for name, value in zip((*_TEXTS, "reply_to", "correlation_id"), texts, strict=True):
             if value is not None and (fault := _text(value)) is not None:
                 return f"{name} {fault}"
-    for name in _REQUIRED:
-        if get(name) is None:
-            return f"{name} is missing"
-    if max(map(len, filter(None, texts)), default=0) > MAX_NAME_CHARS:
+    if texts[0] is None or texts[1] is None:
+        return f"{_TEXTS[texts.index(None)]} is missing"
+    if max(map(len, filter(None, texts[:_NAMES])), default=0) > MAX_NAME_CHARS:
         return f"a name or id is longer than {MAX_NAME_CHARS} characters"
     for name, check in _OTHERS:
         value = get(name)
         if value is not None and (fault := check(value)) is not None:
             return f"{name} {fault}"
     for values in (headers.values(), properties.values()):
-        if any(map(is_deep, [value for value in values if type(value) not in _SCALARS])):
+        if any(map(is_deep, [value for value in values if value and type(value) not in _SCALARS])):
             return "its headers are nested too deep"
     return (_embed_fault(headers) if _SIGNATURES.intersection(headers) else None) or _payload_fault(payload)
 
@@ -170,8 +169,9 @@ def _stamps(value: Any) -> str | None:
 
 
 _SIGNATURES = frozenset({"callbacks", "errbacks", "chain", "chord"})
-_REQUIRED = ("task", "id")
-_NAMES = ("task", "id", "shadow", "root_id", "parent_id", "group")
+_TEXTS = ("task", "id", "shadow", "root_id", "parent_id", "group", "origin", "argsrepr", "kwargsrepr")
+#: How many of these are names or ids.
+_NAMES = 6
 _TEXT_OR_NONE = frozenset({str, type(None)})
 _OTHERS: tuple[tuple[str, Callable[[Any], str | None]], ...] = (
     ("group_index", _count),
@@ -182,7 +182,4 @@ _OTHERS: tuple[tuple[str, Callable[[Any], str | None]], ...] = (
     ("stamped_headers", _stamped),
     ("stamps", _stamps),
     ("replaced_task_nesting", _count),
-    ("origin", _text),
-    ("argsrepr", _text),
-    ("kwargsrepr", _text),
 )
