@@ -13,13 +13,13 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
-from kombu_hake import forksafe
+from kombu_hake import forksafe, worker
 from kombu_hake.batching import Session
 from kombu_hake.declaring import DeclaringChannel
 from kombu_hake.dispatch import Dispatcher
 from kombu_hake.envelope import Envelope, decode
-from kombu_hake.exceptions import AccessDenied
-from kombu_hake.gate import Gate
+from kombu_hake.exceptions import AccessDenied, HakeError
+from kombu_hake.gate import Gate, told
 from kombu_hake.inbox import Delivery
 from kombu_hake.lease import About, Lease
 from kombu_hake.mailbox import is_mailbox
@@ -28,7 +28,6 @@ from kombu_hake.naming import QueueUrl
 from kombu_hake.priorities import level_names
 from kombu_hake.quoting import guarded
 from kombu_hake.receiver import Receiver, receive_params
-from kombu_hake.worker import unstarted_tags
 
 if TYPE_CHECKING:
     from kombu_hake.transport import Transport
@@ -209,33 +208,47 @@ class Channel(DeclaringChannel):
         self.topology.verify()
         for source, url in reversed(self._levels(queue)):
             self.temporaries.got(queue, url)
-            found = self._get_one(queue, source, url)
-            while found is not None:
-                delivery, envelope = found
-                if envelope is not None:
-                    return self._hand_over(envelope, delivery, "", no_ack, counts=False)
-                found = self._get_one(queue, source, url)  # that one was not to be handed over; is there another?
+            while (delivery := self._get_one(queue, source, url)) is not None:
+                message = self._take_in(delivery, "", no_ack, counts=False)
+                if message is not None:
+                    return message
         return None
 
-    def _get_one(self, queue: str, source: str, url: QueueUrl) -> tuple[Delivery, Envelope | None] | None:
-        """Receive one message; None for none. Without envelope it has been dealt with."""
+    def _get_one(self, queue: str, source: str, url: QueueUrl) -> Delivery | None:
+        """Receive one message; None for none."""
         visibility_s = self._settings.visibility_timeout
         answer = self._clients.sqs("receive_message", **receive_params(url, 1, _GET_WAIT_S, visibility_s))
         for raw in answer.get("Messages") or ():
             lease = Lease(url, raw["ReceiptHandle"], self._leases.now(), visibility_s)
             self._leases.hold([lease])
-            delivery = Delivery(self.channel_id, queue, source, raw, lease)
-            try:
-                return delivery, self._gate.admit(delivery)
-            except BaseException:  # as in deliver
-                self._leases.release([lease])
-                raise
+            return Delivery(self.channel_id, queue, source, raw, lease)
         return None
+
+    def _take_in(self, delivery: Delivery, consumer_tag: str, no_ack: bool, *, counts: bool) -> HakeMessage | None:
+        """The message to hand over; None for one that has been dealt with here.
+
+        What makes our own code fail is set aside, so that it cannot end the consumer. An error of AWS is raised; in a
+        Celery worker only one that makes Celery reconnect.
+        """
+        is_of_worker = worker.is_of_worker(self.connection)
+        passes = (MemoryError, *_connection_errors(self.connection), *(() if is_of_worker else (HakeError,)))
+        try:
+            envelope = self._gate.admit(delivery)
+            if envelope is None:
+                return None
+            return self._hand_over(envelope, delivery, consumer_tag, no_ack, counts=counts)
+        except BaseException as exc:  # nobody holds it yet: it must not stay leased, and keep its place, for hours
+            if isinstance(exc, passes) or not isinstance(exc, Exception):
+                self._leases.release([delivery.lease])
+                raise
+            self._gate.quarantine(delivery, f"malformed: it cannot be read, {type(exc).__name__}", exc)
+            return None
 
     def deliver(self, delivery: Delivery) -> bool:
         """Call the consumer whose turn it is, in the consuming thread; whether the message was handed over.
 
-        What the callback raises comes through.
+        What the callback raises comes through, and the message is received again after its visibility timeout. In a
+        Celery worker only connection errors do; after any other the message is set aside, and the worker goes on.
         """
         turn = self._turns.get(delivery.queue)
         if delivery.lease.is_lost:  # somebody else may have it
@@ -247,20 +260,34 @@ class Channel(DeclaringChannel):
             self._receiver.settled(delivery.source)
             return False
         consumer = next(turn)
+        transport = self.connection
         try:
-            envelope = self._gate.admit(delivery)
-            message = None
-            if envelope is not None:
-                message = self._hand_over(envelope, delivery, consumer.tag, consumer.no_ack, counts=True)
-        except BaseException:  # nobody holds it yet: it must not stay leased, and keep its place, for twelve hours
-            self._leases.release([delivery.lease])
+            message = self._take_in(delivery, consumer.tag, consumer.no_ack, counts=True)
+        except BaseException:
             self._receiver.settled(delivery.source)
             raise
         if message is None:
             self._receiver.settled(delivery.source)
             return False
-        consumer.callback(message)
+        try:
+            consumer.callback(message)
+        except Exception as exc:
+            if isinstance(exc, (MemoryError, *_connection_errors(transport))):
+                raise
+            if not worker.is_of_worker(transport):
+                self._leases.stop_renewing(delivery.lease)  # whoever gets the error may still settle it
+                raise
+            self._after_failure(delivery, message, exc)
         return True
+
+    def _after_failure(self, delivery: Delivery, message: HakeMessage, exc: Exception) -> None:
+        """Set a message aside that made a Celery worker's callback fail. The worker goes on."""
+        worker.drop_request(message)
+        if not message.set_aside(f"error: {type(exc).__name__}", exc):
+            logger.error(
+                "Message %s of queue %s made its consumer fail after it was settled: %s",
+                delivery.message.get("MessageId"), delivery.queue, told(exc),
+            )  # fmt: skip
 
     # --- settle
 
@@ -278,9 +305,13 @@ class Channel(DeclaringChannel):
             else:
                 try:
                     self._gate.set_aside(delivery, decode(delivery.message.get("Body", ""), delivery.queue), "rejected")
-                except BaseException:  # as with an error that is known: it comes again after the visibility timeout
-                    self._leases.abandon(delivery.lease)
-                    raise
+                except BaseException as exc:
+                    if isinstance(exc, Exception) and worker.is_of_worker(self.connection):
+                        # Celery rejects in its event loop, which ends with any error but one of the connection.
+                        self._gate.quarantine(delivery, f"error: {type(exc).__name__}", exc)
+                    else:  # as with an error that is known: it comes again after the visibility timeout
+                        self._leases.abandon(delivery.lease)
+                        raise
 
     def basic_recover(self, requeue: bool = False) -> None:
         """Make every unsettled message of this channel visible again."""
@@ -296,11 +327,22 @@ class Channel(DeclaringChannel):
 
     def give_back_unstarted(self) -> None:
         """Make visible what a Celery worker that ends has received on this channel and not started."""
-        tags = unstarted_tags(self)
+        tags = worker.unstarted_tags(self)
         settled = [item for tag in tags for item in self._settle(tag, False)]
         self._leases.release([item.delivery.lease for item in settled])
         if settled:
             logger.info("Gave back %d tasks that were received and not started.", len(settled))
+
+    def set_aside(self, delivery_tag: int, fault: str, exc: Exception | None = None) -> bool:
+        """Settle a message that cannot be handled; see :meth:`kombu_hake.gate.Gate.quarantine`.
+
+        Returns:
+            False when it was settled before.
+        """
+        unsettled = self._settle(delivery_tag, False)
+        for item in unsettled:
+            self._gate.quarantine(item.delivery, fault, exc)
+        return bool(unsettled)
 
     def forget(self, delivery_tag: int) -> None:
         """Let a message go: it comes again when its lease runs out."""
@@ -404,3 +446,8 @@ class Channel(DeclaringChannel):
 
 def _no_callback(message: HakeMessage) -> None:
     raise NotImplementedError("A message came for a consumer without a callback.")
+
+
+def _connection_errors(transport: Any) -> tuple[type[BaseException], ...]:
+    """What Celery reconnects on; nothing once the channel is closed."""
+    return tuple(getattr(transport, "connection_errors", ()))

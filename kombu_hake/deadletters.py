@@ -66,6 +66,19 @@ class DeadLetters:
             return None
         return whole(count) or None
 
+    def place(
+        self, envelope: Envelope, raw: Mapping[str, Any], *, queue: str, url: QueueUrl, arguments: Mapping[str, Any],
+        reason: str,
+    ) -> str:  # fmt: skip
+        """Send a message where dead ones go.
+
+        Returns:
+            Where that is; empty when the queue has no such place, and nothing was sent.
+        Raises:
+            HakeError: it could not be sent, or it cannot be told whether there is such a place.
+        """
+        return self._send(envelope, raw, queue, url, arguments, reason)
+
     def set_aside(
         self,
         envelope: Envelope,

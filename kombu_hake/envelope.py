@@ -33,6 +33,7 @@ __all__ = [
     "attributes_bytes",
     "decode",
     "encode",
+    "opaque",
     "with_first_sent",
 ]
 
@@ -134,8 +135,12 @@ def decode(text: str, queue: str) -> Envelope:
         if name not in _OF_RECEIVING and (name not in _TEXTS or isinstance(value, str))
     }
     properties["delivery_info"] = _delivery_info(properties.get("delivery_info"), queue)
+    try:
+        body = _body_from_text(found.get("body"), properties.get("body_encoding"))
+    except (TypeError, ValueError, RecursionError):  # a body that is no text, and that JSON cannot write again
+        return opaque(text, queue)
     return Envelope(
-        body=_body_from_text(found.get("body"), properties.get("body_encoding")),
+        body=body,
         content_type=_text_or_none(found.get("content-type")),
         content_encoding=_text_or_none(found.get("content-encoding")),
         headers=_headers(found.get("headers"), may_have_types='"__type__"' in found_in),
@@ -297,6 +302,18 @@ def _foreign(text: str, queue: str) -> Envelope:
     return Envelope(
         body=text,
         content_type="application/json" if is_json else "text/plain",
+        content_encoding="utf-8",
+        headers={},
+        properties={"delivery_info": {"exchange": "", "routing_key": queue}},
+        is_kombu=False,
+    )
+
+
+def opaque(text: str, queue: str) -> Envelope:
+    """A message whose text is not looked into."""
+    return Envelope(
+        body=text,
+        content_type="text/plain",
         content_encoding="utf-8",
         headers={},
         properties={"delivery_info": {"exchange": "", "routing_key": queue}},

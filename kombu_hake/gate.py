@@ -7,30 +7,35 @@ follows from it. Keeps no state.
 from __future__ import annotations
 
 import logging
+import traceback
 from functools import partial
 
 from kombu_hake.admission import Verdict, verdict
 from kombu_hake.clients import Clients
 from kombu_hake.deadletters import DeadLetters
 from kombu_hake.dispatch import Dispatcher
-from kombu_hake.envelope import Envelope, decode, with_first_sent
+from kombu_hake.envelope import Envelope, decode, opaque, with_first_sent
 from kombu_hake.exceptions import HakeError
 from kombu_hake.inbox import Delivery
 from kombu_hake.leases import Leases
 from kombu_hake.limits import FIFO_SUFFIX
 from kombu_hake.messages import receive_count, sent_ms
-from kombu_hake.parking import EARLY_S, How, due_ms, plan
+from kombu_hake.parking import EARLY_S, How, due_ms, hide_s, plan
 from kombu_hake.quoting import guarded
 from kombu_hake.routes import QueueTarget
 from kombu_hake.topology import Topology
 
-__all__ = ["Gate"]
+__all__ = ["Gate", "told"]
 
 logger = guarded(logging.getLogger(__name__))
 #: A message is dropped for want of a binding only if the bindings were read so long after it was sent. How fast tags
 #: are seen everywhere on AWS is not documented.
 _TAGS_SETTLE_MS = 2_000
 _JUDGE_AGAIN_S = 4
+#: Of an attribute of the dead letter.
+MAX_REASON_CHARS = 256
+MAX_TEXT_CHARS = 200
+MAX_TRACEBACK_CHARS = 4_000
 
 
 class Gate:
@@ -99,6 +104,55 @@ class Gate:
             self._leases.ack(delivery.lease)
         return True
 
+    def quarantine(self, delivery: Delivery, fault: str, exc: Exception | None = None) -> None:
+        """Keep a message that cannot be handled from coming straight back. Settles it; never raises.
+
+        It goes to the dead letters of its queue. Where there are none, or after an error that is not the message's (of
+        AWS, of the network), it stays in the queue, hidden for longer after each receive.
+
+        Args:
+            fault: What is wrong with it; the reason that the dead letter carries.
+            exc: What it made this process raise.
+        """
+        what = fault if exc is None else f"{fault}; {told(exc)}"
+        message_id = delivery.message.get("MessageId")
+        where = ""
+        if not delivery.lease.is_lost and not isinstance(exc, HakeError | OSError):
+            try:
+                where = self._place(delivery, fault)
+            except Exception as failure:  # whatever is wrong with it may be wrong for this too
+                what = f"{what}; it could not be dead-lettered: {told(failure)}"
+        if where:
+            self._leases.ack(delivery.lease)
+            logger.error(
+                "Message %s of queue %s cannot be handled (%s). It was sent to %s.",
+                message_id, delivery.queue, what, where,
+            )  # fmt: skip
+            return
+        age_s = self._leases.now() - delivery.lease.received_at
+        seconds = hide_s(receive_count(delivery.message), self._clients.settings.visibility_timeout, age_s)
+        self._leases.hide(delivery.lease, seconds)
+        logger.error(
+            "Message %s of queue %s cannot be handled (%s). It stays in %s and is received again in %d s. Give the "
+            "queue a dead-letter queue (the queue argument x-dead-letter-queue) to keep such messages out of it.",
+            message_id, delivery.queue, what, delivery.lease.url, seconds,
+        )  # fmt: skip
+
+    def _place(self, delivery: Delivery, reason: str) -> str:
+        text = delivery.message.get("Body", "")
+        try:
+            envelope = decode(text, delivery.queue)
+        except Exception:
+            envelope = opaque(text, delivery.queue)
+        return self._dead_letters.place(
+            envelope,
+            delivery.message,
+            queue=delivery.queue,
+            url=delivery.lease.url,
+            arguments=self._topology.queues.arguments(delivery.queue),
+            reason=reason[:MAX_REASON_CHARS],
+        )
+
     def set_aside(self, delivery: Delivery, envelope: Envelope, reason: str) -> None:
         """Send a message to where its dead letters go, and settle it; one that can't be sent comes again."""
         arguments = self._topology.queues.arguments(delivery.queue)
@@ -109,3 +163,13 @@ class Gate:
             self._leases.ack(delivery.lease)
         else:
             self._leases.abandon(delivery.lease)
+
+
+def told(exc: Exception) -> str:
+    """An exception for the log: its class, the start of its text in ASCII, and where it was raised."""
+    try:
+        text = ascii(str(exc))[:MAX_TEXT_CHARS]
+    except Exception:  # an exception of others may have a text that raises
+        text = ""
+    frames = "".join(traceback.format_tb(exc.__traceback__))[-MAX_TRACEBACK_CHARS:]
+    return f"{type(exc).__name__} {text}\n{frames}".rstrip()

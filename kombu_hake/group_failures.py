@@ -19,6 +19,7 @@ from celery.exceptions import Ignore, Reject, Retry, Terminated, TimeLimitExceed
 from celery.utils.serialization import get_pickled_exception
 from celery.worker.request import Request
 
+from kombu_hake.contents import COMPRESSION_HEADER
 from kombu_hake.envelope import Envelope, encode
 from kombu_hake.exceptions import HakeError
 from kombu_hake.group_messages import Parts, resendable, with_death
@@ -51,9 +52,11 @@ def text_of(body: bytes | str) -> str:
 
 def parts_of(message: Any) -> Parts:
     """A received message in kombu's parts."""
-    return Parts(
-        message.body, message.content_type, message.content_encoding, dict(message.headers), dict(message.properties)
-    )
+    body, headers = message.body, dict(message.headers)
+    packed = getattr(message, "packed", None)
+    if packed is not None:  # as it was sent
+        body, headers[COMPRESSION_HEADER] = packed
+    return Parts(body, message.content_type, message.content_encoding, headers, dict(message.properties))
 
 
 class GroupRequest(Request):  # type: ignore[misc]
@@ -155,11 +158,13 @@ def set_aside(message: Any, parts: Parts, reason: str, details: Mapping[str, Any
 
 def _attributes(parts: Parts, death: Mapping[str, Any]) -> dict[str, Any]:
     """Others' own, so that the message can be sent back; and what operators look for."""
-    texts = dict(parts.properties.get("attributes") or {})
+    given = parts.properties.get("attributes")
+    texts = {name: text for name, text in given.items() if isinstance(text, str)} if isinstance(given, dict) else {}
     for name, value in (("hake-death-task", death["task"]), ("hake-death-exception", death.get("exception"))):
         if value:
             texts[name] = quoted(value, MAX_ATTRIBUTE_CHARS)  # SQS refuses control characters
     return {name: {"DataType": "String", "StringValue": value} for name, value in texts.items()}
+
 
 
 def _fifo_attributes(properties: Mapping[str, Any]) -> dict[str, str]:

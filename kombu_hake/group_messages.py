@@ -5,16 +5,16 @@ becomes a line of history. Pure: kombu's parts in, kombu's parts out.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 from uuid import UUID, uuid5
 
-from kombu import serialization
-
+from kombu_hake.contents import COMPRESSION_HEADER, decoded, encoded, is_nested_too_deep
 from kombu_hake.envelope import FOREIGN_ATTRIBUTES
 from kombu_hake.exceptions import MalformedMessage
 from kombu_hake.group_registry import EVENT_HEADER, EVENT_TASK, Subscription, run_id
+from kombu_hake.limits import MAX_NESTING
 from kombu_hake.messages import ORIGIN_HEADER
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
 #: Header of a dead letter: its deaths, the latest first. It stays when the message is sent back.
 DEATHS_HEADER = "hake_deaths"
 MAX_DEATHS = 10
+MAX_REPR_CHARS = 1_024
 KEY_ATTRIBUTE, EXCHANGE_ATTRIBUTE, EVENT_ID_ATTRIBUTE = FOREIGN_ATTRIBUTES
 _FOREIGN_EVENTS = UUID("5f0f3c55-7f4f-5d0b-9d0d-6a3b4a2c1e90")
 #: What :func:`kombu_hake.messages.to_message` adds to what was sent.
@@ -66,12 +67,17 @@ def event_of(headers: Mapping[str, Any]) -> tuple[str, str, str] | None:
     return str(origin.get("exchange")), str(origin.get("routing_key")), str(headers.get("id"))
 
 
-def for_handler(event: Parts, subscription: Subscription, name: str, topic: str, key: str) -> Parts:
+def for_handler(
+    event: Parts, subscription: Subscription, name: str, topic: str, key: str, *, accept: Collection[str] | None
+) -> Parts:
     """The message of one handler's run: with the run's own id, which follows from the event's.
 
     Args:
         event: Its headers hold the event's id as ``id``.
         name: Of the handler's task.
+        accept: Content types that the app accepts; only a handler with ``as_mapping`` needs the body decoded.
+    Raises:
+        MalformedMessage: the body has to be decoded, and it cannot be, or is not what a task takes.
     """
     event_id = str(event.headers["id"])
     mine = run_id(event_id, subscription.group, name)
@@ -87,28 +93,34 @@ def for_handler(event: Parts, subscription: Subscription, name: str, topic: str,
     headers.pop("ignore_result", None)  # of the event, which has no result: the handler decides for itself
     properties = {**event.properties, "correlation_id": mine}
     changed = event._replace(headers=headers, properties=properties)
-    return _with_mapping(changed) if subscription.as_mapping else changed
+    return _with_mapping(changed, accept) if subscription.as_mapping else changed
 
 
-def _with_mapping(parts: Parts) -> Parts:
+def _with_mapping(parts: Parts, accept: Collection[str] | None) -> Parts:
     """The keyword arguments as one positional mapping."""
-    serializer = serialization.registry.type_to_name.get(parts.content_type, "json")
-    args, kwargs, embed = _decoded(parts)
-    content_type, content_encoding, body = serialization.dumps([[*args, kwargs], {}, embed], serializer)
-    headers = {**parts.headers, "argsrepr": repr((kwargs,)), "kwargsrepr": "{}"}
-    headers.pop("compression", None)
+    codec = parts.headers.get(COMPRESSION_HEADER)
+    args, kwargs, embed = _arguments(parts, accept, codec)
+    value = [[*args, kwargs], {}, embed]
+    content_type, content_encoding, body = encoded(value, parts.content_type, compression=codec)
+    headers = {**parts.headers, "argsrepr": repr((kwargs,))[:MAX_REPR_CHARS], "kwargsrepr": "{}"}
     return Parts(body, content_type, content_encoding, headers, parts.properties)
 
 
-def _decoded(parts: Parts) -> tuple[Sequence[Any], Mapping[str, Any], Mapping[str, Any]]:
-    from kombu.compression import decompress
-
-    body = parts.body
-    if parts.headers.get("compression"):
-        body = decompress(body, parts.headers["compression"])
-    args, kwargs, embed = serialization.loads(
-        body, parts.content_type, parts.content_encoding, accept={parts.content_type}
-    )
+def _arguments(
+    parts: Parts, accept: Collection[str] | None, codec: Any
+) -> tuple[Sequence[Any], Mapping[str, Any], Mapping[str, Any]]:
+    event_id = str(parts.headers.get("id"))
+    try:
+        found = decoded(parts.body, parts.content_type, parts.content_encoding, accept=accept, compression=codec)
+    except MalformedMessage:
+        raise
+    except Exception as exc:  # kombu's errors for what is damaged or not accepted
+        raise MalformedMessage(f"its body cannot be decoded: {type(exc).__name__}", message_id=event_id) from exc
+    if not isinstance(found, list | tuple) or len(found) != 3:
+        raise MalformedMessage("its body is not [args, kwargs, embed]", message_id=event_id)
+    args, kwargs, embed = found
+    if not isinstance(args, list | tuple) or not isinstance(kwargs, Mapping):
+        raise MalformedMessage("its arguments are not a list and an object", message_id=event_id)
     return args, kwargs, embed
 
 
@@ -127,15 +139,23 @@ def foreign_event(text: str, attributes: Mapping[str, str], message_id: str, top
         attributes: Its SNS message attributes, those of type String.
         topics: The topics that the group listens to; each with a function that tells whether it has handlers for a key.
     Raises:
-        MalformedMessage: it is no JSON object, or it can't be told which topic it came from: SNS leaves that out.
+        MalformedMessage: it is no JSON object, is nested too deep, has a key that can't be decoded, or it can't be
+            told which topic it came from: SNS leaves that out.
     """
+    if is_nested_too_deep(text):
+        raise MalformedMessage(f"its body is nested deeper than {MAX_NESTING} levels", message_id=message_id)
     try:
         payload = json.loads(text)
     except (ValueError, RecursionError) as exc:
         raise MalformedMessage(f"its body is not JSON: {exc}", message_id=message_id) from exc
     if not isinstance(payload, dict):
         raise MalformedMessage(f"its body is JSON, but no object: {type(payload).__name__}", message_id=message_id)
-    key = _decoded_key(attributes.get(KEY_ATTRIBUTE, ""))
+    try:
+        key = _decoded_key(attributes.get(KEY_ATTRIBUTE, ""))
+    except UnicodeDecodeError as exc:
+        raise MalformedMessage(
+            f"its attribute {KEY_ATTRIBUTE!r} is not percent-encoded UTF-8", message_id=message_id
+        ) from exc
     topic = attributes.get(EXCHANGE_ATTRIBUTE) or _only_topic(topics, key, message_id)
     event_id = attributes.get(EVENT_ID_ATTRIBUTE) or str(uuid5(_FOREIGN_EVENTS, message_id))
     headers = {
@@ -146,7 +166,7 @@ def foreign_event(text: str, attributes: Mapping[str, str], message_id: str, top
         "retries": 0,
         "timelimit": [None, None],
         "argsrepr": "()",
-        "kwargsrepr": repr(payload)[:1024],
+        "kwargsrepr": repr(payload)[:MAX_REPR_CHARS],
         ORIGIN_HEADER: {"exchange": topic, "routing_key": key},
     }
     # A list, so that no key of the payload can make Celery take it for a message of protocol 1.

@@ -33,7 +33,9 @@ def run_id(event_id: str, group: str, handler: str) -> str:
     Args:
         handler: Name of the handler's task.
     """
-    return str(uuid5(_RUNS, "\0".join((event_id, group, handler))))
+    name = "\0".join((event_id, group, handler))
+    # Half of a surrogate pair, which JSON can hold, has no UTF-8.
+    return str(uuid5(_RUNS, name.encode("utf-8", "backslashreplace").decode()))
 
 
 @dataclass(frozen=True)

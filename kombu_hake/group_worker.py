@@ -26,6 +26,7 @@ from typing import Any
 
 from celery import bootsteps
 from celery.worker.request import Request
+from kombu.serialization import prepare_accept_content
 from kombu.utils.imports import symbol_by_name
 
 from kombu_hake.batching import batch
@@ -36,6 +37,7 @@ from kombu_hake.group_messages import Parts, event_of, for_handler, foreign_even
 from kombu_hake.group_registry import registry
 from kombu_hake.messages import HakeMessage
 from kombu_hake.quoting import guarded, quoted
+from kombu_hake.safeguard import check_tasks
 from kombu_hake.topology import PRIVATE_EXCHANGE
 from kombu_hake.unknown_tasks import say_unknown_once
 
@@ -52,6 +54,7 @@ class GroupStep(bootsteps.StartStopStep):  # type: ignore[misc]
     def __init__(self, c: Any, **kwargs: Any) -> None:
         super().__init__(c, **kwargs)
         _prepare_handlers(c.app)
+        check_tasks(c)  # after others' JSON has become an event
         c.create_task_handler = partial(_task_handler, c.app, c.create_task_handler)
         say_unknown_once(c)
 
@@ -104,22 +107,13 @@ def _adopt(message: Any, topics: dict[str, Any]) -> bool:
         logger.error("A message in the queue of group %s is set aside: %s.", group_of(message), exc)
         _settle_aside(message, parts_of(message), "malformed", str(exc))
         return False
-    _become(message, event)
+    message.become(*event)
     return True
-
-
-def _become(message: Any, parts: Parts) -> None:
-    """The same delivery with other contents."""
-    message.body = parts.body
-    message.content_type = parts.content_type
-    message.content_encoding = parts.content_encoding
-    message.headers = parts.headers
-    message.properties = {**message.properties, **parts.properties}
-    message._decoded_cache = None
 
 
 def _settle_aside(message: Any, parts: Parts, reason: str, text: str) -> None:
     if set_aside(message, parts, reason, {"message": text}):
+        message.is_undecodable = False  # or the ack would make a second dead letter of it
         message.ack()
     else:
         message.come_later()
@@ -128,6 +122,7 @@ def _settle_aside(message: Any, parts: Parts, reason: str, text: str) -> None:
 def event_strategy(task: Any, app: Any, consumer: Any, **_kwargs: Any) -> Callable[..., Any]:
     """Celery's strategy of the event task (``celery/app/task.py``, ``start_strategy``)."""
     is_new = Once()
+    accept = prepare_accept_content(app.conf.accept_content)
     revoked = consumer.controller.state.revoked
 
     def on_event(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any, **_kwargs: Any) -> Any:
@@ -140,10 +135,16 @@ def event_strategy(task: Any, app: Any, consumer: Any, **_kwargs: Any) -> Callab
             logger.info("Discarding revoked event: %s[%s]", topic, event_id)
             return ack(logger, consumer.connection_errors)
         event = parts_of(message)
-        handlers = [
-            (subscription.name_in(app), for_handler(event, subscription, subscription.name_in(app), topic, key))
-            for subscription in registry.matching(app, topic, key, group)
-        ]
+        found_for = registry.matching(app, topic, key, group)
+        names = [subscription.name_in(app) for subscription in found_for]
+        try:
+            handlers = [
+                (name, for_handler(event, subscription, name, topic, key, accept=accept))
+                for subscription, name in zip(found_for, names, strict=True)
+            ]
+        except MalformedMessage as exc:
+            logger.error("An event in the queue of group %s is set aside: %s.", group, exc)
+            return _settle_aside(message, event, "malformed", str(exc))
         if not handlers:
             if is_new((group, quoted(topic), quoted(key))):
                 logger.error(
@@ -154,7 +155,7 @@ def event_strategy(task: Any, app: Any, consumer: Any, **_kwargs: Any) -> Callab
             return _settle_aside(message, event, "unhandled", text)
         if len(handlers) == 1:
             [(name, parts)] = handlers
-            _become(message, parts)
+            message.become(*parts)
             return consumer.strategies[name](message, None, ack, reject, callbacks)
         try:
             _send_each(message, group, [parts for _, parts in handlers])

@@ -105,6 +105,7 @@ class Lease:
         "deadline",
         "held_until",
         "hide_s",
+        "is_renewed",
         "is_reported",
         "label",
         "receipt_handle",
@@ -124,6 +125,8 @@ class Lease:
         self.held_until = received_at + visibility_s
         self.state = LeaseState.HELD
         self.is_reported = False
+        #: False once nothing will settle it any more; see :meth:`kombu_hake.leases.Leases.stop_renewing`.
+        self.is_renewed = True
         #: For how long :meth:`kombu_hake.leases.Leases.hide` hides it.
         self.hide_s = 0
         #: What the message is, for the log; set when it is handed over, as is *about*.

@@ -142,6 +142,11 @@ class Leases:
         with self._lock:
             self._let_go(lease)
 
+    def stop_renewing(self, lease: Lease) -> None:
+        """Hold it until its visibility timeout ends and no longer. Until then it can be settled as before."""
+        with self._lock:
+            lease.is_renewed = False
+
     def release(self, leases: Sequence[Lease]) -> None:
         """Have the messages made visible to others at once, in requests of up to ten."""
         by_url: dict[QueueUrl, list[Lease]] = {}
@@ -233,8 +238,8 @@ class Leases:
     # --- inside; the lock is held
 
     def _may_renew(self, lease: Lease, now: float) -> bool:
-        """Whether AWS would extend it: no further than twelve hours since the receive."""
-        return now - lease.received_at <= _LIFE_S - self._visibility_s
+        """Whether it is to be renewed, and AWS would extend it: no further than twelve hours since the receive."""
+        return lease.is_renewed and now - lease.received_at <= _LIFE_S - self._visibility_s
 
     def _transition(self, lease: Lease, event: Event) -> bool:
         """Whether the event meant anything to the lease."""
@@ -301,7 +306,7 @@ class Leases:
         for lease in [lease for lease in self._held.values() if lease.held_until <= now]:
             is_over = not self._may_renew(lease, now)
             if self._transition(lease, Event.REFUSED if is_over else Event.RUN_OUT):
-                found.append((lease, Why.CAP if is_over else Why.LAPSED))
+                found.append((lease, Why.CAP if is_over and lease.is_renewed else Why.LAPSED))
         self._look_at = min(map(self._ends_at, self._held.values()), default=math.inf)
         return found
 

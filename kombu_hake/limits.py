@@ -87,3 +87,14 @@ SNS_FILTER_SETTLE_S: Final = 900  # DG-SNS "subscription filter policies": a cha
 
 AMQP_SHORTSTR_MAX_BYTES: Final = 255  # AMQP 0-9-1, 4.2.5.3: exchange names, queue names and routing keys in UTF-8
 MATCHED_KEY_MAX_CHARS: Final = 10_000  # ours: matching a routing key of a megabyte with a pattern takes seconds
+
+# --- what a received message may cost a process -------------------------------------------------------------------
+
+# SQS bounds what is sent, not what it unpacks to: 837 bytes of bzip2 can hold gigabytes. JSON and pickles of tasks
+# shrink to a fifth or a tenth, so sixteen times the largest message leaves room for every real one.
+MAX_INFLATED_BYTES: Final = 16 * SQS_MAX_MESSAGE_BYTES
+# An xz header may ask for a window of 4 GiB; the highest preset of the lzma module needs 65 MiB to decompress.
+MAX_INFLATING_MEMORY_BYTES: Final = 96 * 1024 * 1024
+# Celery's prefork pool pickles the decoded body, and the pickle module fails between 420 and 490 levels, depending on
+# how deep the calling stack is.
+MAX_NESTING: Final = 300

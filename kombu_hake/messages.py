@@ -18,6 +18,7 @@ from uuid import uuid4
 
 from kombu.message import Message as KombuMessage
 
+from kombu_hake.contents import COMPRESSION_HEADER, decoded, inflated
 from kombu_hake.envelope import ORIGIN_HEADER, Envelope
 from kombu_hake.exceptions import MalformedMessage
 from kombu_hake.inbox import Delivery
@@ -51,6 +52,51 @@ class HakeMessage(KombuMessage):  # type: ignore[misc]
     lease: Lease | None = None
     #: Whether decoding its body has failed.
     is_undecodable = False
+    #: The body as it was sent, and its codec, where it was compressed. ``body`` is decompressed and has no header
+    #: ``compression``; what is sent again takes both from here.
+    packed: tuple[bytes | str, Any] | None = None
+    body: Any
+    properties: dict[str, Any]
+
+    def __init__(self, body: Any = None, *, headers: dict[str, Any] | None = None, **options: Any) -> None:
+        if headers and headers.get(COMPRESSION_HEADER):
+            try:
+                body, headers = self._unpack(body, headers)
+            except MalformedMessage:
+                self.errors = [sys.exc_info()]  # kombu then leaves the body alone, and calls ``on_decode_error``
+        super().__init__(body, headers=headers, **options)
+
+    def become(
+        self,
+        body: bytes | str,
+        content_type: str | None,
+        content_encoding: str | None,
+        headers: dict[str, Any],
+        properties: Mapping[str, Any],
+    ) -> None:
+        """Give the same delivery other contents.
+
+        Args:
+            properties: Replace or extend those that are there.
+        Raises:
+            MalformedMessage: the headers name a compression, and the body cannot be decompressed.
+        """
+        before, unpacked, self.packed = self.packed, self.body, None
+        if before is not None and before == (body, headers.get(COMPRESSION_HEADER)):
+            self.packed = before
+            body, headers = unpacked, _without_compression(headers)
+        elif headers.get(COMPRESSION_HEADER):
+            body, headers = self._unpack(body, headers)
+        self.body, self.headers = body, headers
+        self.content_type, self.content_encoding = content_type, content_encoding
+        self.properties = {**self.properties, **properties}
+        self._decoded_cache = None
+
+    def _unpack(self, body: bytes | str, headers: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
+        codec = headers[COMPRESSION_HEADER]
+        found = inflated(body, codec)
+        self.packed = (body, codec)
+        return found, _without_compression(headers)
 
     @property
     def is_lost(self) -> bool:
@@ -62,20 +108,31 @@ class HakeMessage(KombuMessage):  # type: ignore[misc]
         self.channel.forget(self.delivery_tag)
         self._state = "REQUEUED"
 
+    def set_aside(self, fault: str, exc: Exception | None = None) -> bool:
+        """Settle a message that cannot be handled: see :meth:`kombu_hake.gate.Gate.quarantine`.
+
+        Returns:
+            False when it was settled before.
+        """
+        if not self.channel.set_aside(self.delivery_tag, fault, exc):
+            return False
+        self._state = "REJECTED"
+        return True
+
     def _decode(self) -> Any:
         try:
-            return super()._decode()
+            return decoded(self.body, self.content_type, self.content_encoding, accept=self.accept)
         except Exception:
             self.is_undecodable = True
             raise
 
     def ack(self, multiple: bool = False) -> None:
-        """Have the message deleted; in a Celery worker one whose body can't be decoded is rejected instead.
+        """Have the message deleted; in a Celery worker one whose body can't be read is rejected instead.
 
         Celery acknowledges those (``Consumer.on_decode_error`` in ``celery/worker/consumer/consumer.py``), so that they
         don't come again and again. A dead-letter queue ends that too, and keeps them.
         """
-        if self.is_undecodable and "celery.worker.state" in sys.modules:
+        if (self.is_undecodable or self.errors) and "celery.worker.state" in sys.modules:
             self.reject()
         else:
             super().ack(multiple=multiple)
@@ -101,6 +158,10 @@ class CommandMessage(HakeMessage):
                 message_id=str(self.properties.get("message_id")),
             )
         return command
+
+
+def _without_compression(headers: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in headers.items() if name != COMPRESSION_HEADER}
 
 
 def is_task(headers: Mapping[str, Any]) -> bool:
@@ -140,7 +201,9 @@ def to_message(
     sent = sent_ms(delivery.message)
     if sent is not None:
         properties["sent_timestamp_ms"] = sent
-    if not envelope.is_kombu:
+    if envelope.is_kombu:
+        properties.pop("attributes", None)  # only a foreign message has them
+    else:
         properties["attributes"] = _foreign_attributes(delivery.message)
     kind = CommandMessage if is_command_queue(delivery.queue) else HakeMessage
     message = kind(

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from kombu_hake.limits import SQS_DEFAULT_RETENTION_S, SQS_MAX_DELAY_S, SQS_MAX_VISIBILITY_S
 
-__all__ = ["EARLY_S", "How", "Parking", "delay_s", "due_ms", "plan"]
+__all__ = ["EARLY_S", "How", "Parking", "delay_s", "due_ms", "hide_s", "plan"]
 
 #: Delivered so much before it is due.
 EARLY_S = 2.0
@@ -95,3 +95,14 @@ def plan(
     if has_receives and keeps and hidden < MAX_HIDDEN:
         return Parking(How.HIDE, hide_s)
     return Parking(How.COPY, max(1, int(min(left_s, SQS_MAX_DELAY_S))))
+
+
+def hide_s(receives: int, visibility_s: int, held_s: float) -> int:
+    """Seconds to hide a message that no receive has got further with: the visibility timeout, doubled each time.
+
+    Args:
+        receives: Its receive count, from 1.
+        held_s: How long ago it was received; AWS hides it for twelve hours from then at most.
+    """
+    wanted: int = max(1, visibility_s) * 2 ** min(max(receives, 1) - 1, 16)
+    return max(1, min(wanted, int(_MAX_HIDE_S - held_s)))

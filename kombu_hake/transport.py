@@ -20,7 +20,7 @@ from typing import Any
 import kombu.exceptions
 from kombu.transport import base
 
-from kombu_hake import forksafe, lost_tasks, protocol_1, stopping, unknown_tasks, worker
+from kombu_hake import forksafe, lost_tasks, protocol_1, safeguard, stopping, unknown_tasks, worker
 from kombu_hake._version import __version__
 from kombu_hake.channel import Channel
 from kombu_hake.clients import Clients, shared_clients
@@ -156,6 +156,7 @@ class Transport(base.Transport):  # type: ignore[misc]
         stopping.watch()
         unknown_tasks.watch()
         protocol_1.watch()
+        safeguard.watch()
         self.temporaries = Temporaries(self.topology, self._shared.presence)
         self.connected = True
         _open.add(self)
@@ -404,4 +405,3 @@ def _close_all_at_exit() -> None:
 
 
 atexit.register(_close_all_at_exit)
-

@@ -35,15 +35,15 @@ class UnknownTasks:
 
     def __call__(self, body: Any, message: Any, exc: Exception) -> Any:
         """Reject the message: to the dead-letter queue of its queue, where there is one."""
-        headers = message.headers
-        if not isinstance(message, HakeMessage) or not is_task(headers) or ORIGIN_HEADER not in headers:
+        headers, origin = message.headers, message.headers.get(ORIGIN_HEADER)
+        if not isinstance(message, HakeMessage) or not is_task(headers) or not isinstance(origin, dict):
             return self._otherwise(body, message, exc)
         queue, task = quoted(message.delivery_info.get("routing_key")), quoted(headers["task"])
         if self._is_new((queue, task)):
             logger.error(
                 "Group %s gets the task %s, which its workers have not registered: it is rejected, here and from now "
                 "on. Import its module in these workers, bind the queue %s to fewer keys of exchange %r, or set "
-                "task_filter.", queue, task, queue, headers[ORIGIN_HEADER].get("exchange"),
+                "task_filter.", queue, task, queue, origin.get("exchange"),
             )  # fmt: skip
         message.reject_log_error(logger, (HakeError,))
         return None

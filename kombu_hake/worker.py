@@ -8,6 +8,8 @@ from typing import Any
 
 __all__ = [
     "consumer_of_worker",
+    "drop_request",
+    "is_of_worker",
     "is_stopping",
     "is_unstarted",
     "refuse_to_start",
@@ -27,6 +29,13 @@ def remember(consumer: Any) -> None:
 def consumer_of_worker() -> Any:
     """The consumer of this process's worker; None where there is none."""
     return _consumers[0]() if _consumers else None
+
+
+def is_of_worker(transport: Any) -> bool:
+    """Tell whether a connection is the one that this process's worker consumes with."""
+    consumer = consumer_of_worker()
+    connection = getattr(consumer, "connection", None)
+    return connection is not None and getattr(connection, "_transport", None) is transport
 
 
 def is_stopping() -> bool:
@@ -93,6 +102,16 @@ def refuse_to_start(request: Any) -> None:
 
     request.execute_using_pool = refuse
     task_ready(request)
+
+
+def drop_request(message: Any) -> None:
+    """Have a worker forget the request that it has made of a message."""
+    state = sys.modules.get("celery.worker.state")
+    if state is None:
+        return
+    for request in list(state.requests.values()):
+        if request.message is message:
+            state.task_ready(request)
 
 
 def _will_not_start(request: Any) -> bool:

@@ -17,6 +17,7 @@ import kombu_hake
 from kombu_hake import channel as channel_module
 from kombu_hake.channel import Channel
 from kombu_hake.exceptions import (
+    AccessDenied,
     BrokerUnavailable,
     DeclarationMismatch,
     MessageTooLarge,
@@ -683,12 +684,19 @@ def test_a_consumer_that_cannot_be_polled_for_is_none(
     assert len(received) == 1
 
 
+@pytest.mark.parametrize("error", [AccessDenied("sqs:ListQueueTags"), BrokerUnavailable("away"), KeyboardInterrupt()])
 @pytest.mark.parametrize(("step", "how"), [("admit", "consume"), ("to_message", "consume"), ("admit", "get")])
 def test_a_message_that_cannot_be_handed_over_is_held_by_nobody(
-    fake: FakeClients, connection: Connection, channel: Channel, monkeypatch: pytest.MonkeyPatch, step: str, how: str
+    fake: FakeClients,
+    connection: Connection,
+    channel: Channel,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+    how: str,
+    error: BaseException,
 ) -> None:
     def fails(*args: Any, **kwargs: Any) -> None:
-        raise ZeroDivisionError
+        raise error
 
     if step == "admit":
         monkeypatch.setattr(channel._gate, "admit", fails)
@@ -699,7 +707,7 @@ def test_a_message_that_cannot_be_handed_over_is_held_by_nobody(
     Producer(connection).publish("a", routing_key="q")
     if how == "consume":
         channel.basic_consume("q", callback=lambda message: None)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(type(error)):
         channel.basic_get("q") if how == "get" else connection.drain_events(timeout=10)
     channel.close()  # it may have been received again meanwhile
     eventually(lambda: not channel._leases._held)

@@ -1,7 +1,12 @@
 """What a worker does with an event: hand over, share out, set aside. On the fake AWS, with a consumer that notes."""
 
+import base64
 import json
+import os
+import pickle
+import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,8 +16,9 @@ from celery import Celery, Task
 from celery.exceptions import Ignore, Reject, Retry, WorkerLostError
 from fakes import FakeClients, connected
 from kombu import Connection, Queue
+from kombu.exceptions import ContentDisallowed
 
-from kombu_hake import group_worker, unknown_tasks
+from kombu_hake import group_failures, group_worker, unknown_tasks
 from kombu_hake.exceptions import BrokerUnavailable, MalformedMessage
 from kombu_hake.group_failures import GroupRequest
 from kombu_hake.group_messages import DEATHS_HEADER, foreign_event, with_death
@@ -261,7 +267,7 @@ class TestFailures:
         [death] = dead["headers"][DEATHS_HEADER]
         assert (death["reason"], death["exception"], death["message"]) == ("failed", "ValueError", "no such card")
         assert (death["task"], death["queue"], death["worker"], death["retries"]) == ("receipt", "email", "w1", 0)
-        assert 'raise exc' in death["traceback"]
+        assert "raise exc" in death["traceback"]
         assert dead["headers"]["id"] == request.id
         assert json.loads(dead["body"])[1] == {"order_id": 7}
 
@@ -326,9 +332,7 @@ class TestDeadQueue:
         assert self.attributes(desk, "email")["RedrivePolicy"] == chosen
         assert "email-dead" not in desk.fake.queues.by_name
 
-    def test_without_the_rights_the_group_works_without_it(
-        self, desk: Desk, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_without_the_rights_the_group_works_without_it(self, desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
         desk.handler("receipt")
         Queue("email")(desk.channel).declare()
         desk.fake.deny("sqs:CreateQueue")
@@ -391,3 +395,149 @@ def test_what_was_logged_of_events_without_handler_is_forgotten_in_the_end(
         on_event(message, None, message.ack_log_error, message.reject_log_error, [])
     assert caplog.text.count("handler for 'key-0") == 2
     assert "\nkey" not in caplog.text
+
+
+# --- messages that are not what they say
+
+
+class Pickled:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.path),)
+
+
+def send_event(desk: Desk, body: bytes, content_type: str = "application/json", **headers: Any) -> None:
+    """An event as a hostile publisher makes it."""
+    origin = {"exchange": "orders", "routing_key": "placed"}
+    text = json.dumps(
+        {
+            "body": base64.b64encode(body).decode(),
+            "content-type": content_type,
+            "content-encoding": "binary",
+            "headers": {"task": "kombu_hake.event", "id": "e", "hake-origin": origin, **headers},
+            "properties": {"body_encoding": "base64", "delivery_tag": "1"},
+        }
+    )
+    desk.fake.sqs("send_message", QueueUrl=desk.fake.queues.queue("email").url, MessageBody=text)
+
+
+@pytest.mark.parametrize("handlers", [1, 2])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_a_pickled_event_runs_no_code_and_is_a_dead_letter(
+    desk: Desk, tmp_path: Path, handlers: int, compression: str | None
+) -> None:
+    for number in range(handlers):
+        desk.handler(f"audit{number}", "#", as_mapping=True)
+    desk.open()
+    made = tmp_path / "made"
+    body = pickle.dumps([[], {"a": Pickled(made)}, {}])
+    headers = {"compression": compression} if compression else {}
+    send_event(desk, zlib.compress(body) if compression else body, "application/x-python-serialize", **headers)
+    message = desk.receive()
+    message.accept = {"application/json"}
+    with pytest.raises(ContentDisallowed):  # as the worker's check of tasks finds it
+        message.decode()
+    desk.handle(message)
+    assert not made.exists()
+    assert desk.handed_over == []
+    assert desk.settled()
+    [dead] = desk.bodies("email-dead")
+    assert dead["headers"][DEATHS_HEADER][0]["reason"] == "malformed"
+    assert pickle.dumps(1)[:2] == (zlib.decompress if compression else bytes)(base64.b64decode(dead["body"]))[:2]
+
+
+@pytest.mark.parametrize("body", [b"5", b"[1, 2]", b"{not json", b"[[], [1], {}]", b"\xff"])
+def test_an_event_whose_body_is_no_tasks_is_a_dead_letter(desk: Desk, body: bytes) -> None:
+    desk.handler("audit", "#", as_mapping=True)
+    desk.open()
+    send_event(desk, body)
+    desk.handle(desk.receive())
+    assert desk.settled()
+    assert len(desk.bodies("email-dead")) == 1
+
+
+def test_a_compressed_event_reaches_each_of_several_handlers(desk: Desk) -> None:
+    desk.handler("receipt")
+    desk.handler("audit", "#", as_mapping=True)
+    desk.open()
+    send_event(desk, zlib.compress(b'[[], {"order_id": 7}, {}]'), compression="zlib")
+    desk.handle(desk.receive())
+    found = {}
+    for _ in range(2):
+        message = desk.receive()
+        message.accept = {"application/json"}
+        assert not message.errors
+        found[message.headers["task"]] = message.payload[:2]
+    assert found == {"receipt": [[], {"order_id": 7}], "audit": [[{"order_id": 7}], {}]}
+
+
+def test_a_compressed_event_reaches_its_only_handler(desk: Desk) -> None:
+    desk.handler("receipt")
+    desk.open()
+    send_event(desk, zlib.compress(b'[[], {"order_id": 7}, {}]'), compression="zlib")
+    desk.handle(desk.receive())
+    [(_, message)] = desk.handed_over
+    assert message.payload[1] == {"order_id": 7}
+    assert message.body == b'[[], {"order_id": 7}, {}]'
+    assert "compression" not in message.headers
+
+
+def test_a_compressed_event_without_a_handler_can_be_read_among_the_dead_letters(desk: Desk) -> None:
+    desk.handler("receipt", "other")
+    desk.open()
+    send_event(desk, zlib.compress(b"[[], {}, {}]"), compression="zlib")
+    desk.handle(desk.receive())
+    dead = desk.channel.basic_get("email-dead")
+    assert dead is not None
+    assert not dead.errors
+    assert dead.payload == [[], {}, {}]
+
+
+def test_a_badly_encoded_key_of_others_is_a_dead_letter(desk: Desk) -> None:
+    desk.handler("receipt")
+    desk.open()
+    rk = {"rk": {"DataType": "String", "StringValue": "%FF"}}
+    url = desk.fake.queues.queue("email").url
+    desk.fake.sqs("send_message", QueueUrl=url, MessageBody="{}", MessageAttributes=rk)
+    desk.handle(desk.receive())
+    assert desk.settled()
+    assert len(desk.fake.queues.queue("email-dead").messages) == 1
+
+
+@pytest.mark.parametrize("event_id", ["\ud800", "é", 5, ["a"]])
+def test_an_event_of_any_id_is_handled(desk: Desk, event_id: Any) -> None:
+    desk.handler("receipt")
+    desk.open()
+    send_event(desk, b"[[], {}, {}]", id=event_id)
+    desk.handle(desk.receive())
+    assert len(desk.handed_over) == 1
+
+
+@pytest.mark.parametrize("origin", ["text", 5, ["a"]])
+def test_an_unknown_task_of_a_strange_origin_is_left_to_celery(desk: Desk, origin: Any) -> None:
+    desk.handler("receipt")
+    desk.open()
+    left: list[Any] = []
+    send_event(desk, b"[[], {}, {}]", task="none", **{"hake-origin": origin})
+    unknown_tasks.UnknownTasks(lambda *args: left.append(args))(None, desk.receive(), KeyError("none"))
+    assert len(left) == 1
+
+
+@pytest.mark.parametrize("attributes", ["text", 5, ["a"], {"a": 1}])
+@pytest.mark.parametrize("task", ["receipt", "line\nbreak", "\ud800", {"a": 1}])
+def test_what_a_publisher_put_into_an_envelope_does_not_keep_it_from_the_dead_letters(
+    desk: Desk, attributes: Any, task: Any
+) -> None:
+    desk.handler("receipt")
+    desk.open()
+    send_event(desk, b"[[], {}, {}]", task=task)
+    message = desk.receive()
+    message.properties["attributes"] = attributes
+    group_failures.set_aside(message, group_failures.parts_of(message), "failed", {"message": "x", "exception": "X"})
+    [dead] = desk.fake.queues.queue("email-dead").messages
+    for item in dead.attributes.values():
+        assert item["StringValue"].isprintable()

@@ -14,7 +14,7 @@ PACKAGE = Path(kombu_hake.__file__).parent
 LAYERS = (
     "quoting",
     "_version aws_clock cli_graph cli_tables exceptions forksafe limits mailbox numeric",
-    "answers documents envelope ownership plugin priorities sigv4 signals worker",
+    "answers contents documents envelope ownership plugin priorities sigv4 signals task_check worker",
     "bindings concurrency costs credit globs naming parking policy senders",
     "dead_names lease listeners options routing stopping trouble",
     "admission filters group_registry settings",
@@ -32,7 +32,7 @@ LAYERS = (
     "topology",
     "messages operations routes temporaries",
     "cli_tools deadletters declaring group_messages protocol_1 publisher unknown_tasks",
-    "batching group_failures operations_dlq",
+    "batching group_failures operations_dlq safeguard",
     "cli_cost cli_dlq cli_janitor dispatch group_worker",
     "cli gate",
     "channel",
