@@ -10,14 +10,14 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
+from botocore.exceptions import ClientError
 from campaign.fleet import Tail
 from support import aws_wire as wire
 from support.celery_workers import Stage, Worker, stage
@@ -62,12 +62,14 @@ class DeliveryProxy(Proxy):
     Attributes:
         deliveries: SQS's message id to how often it was delivered.
         bodies: Body of a delivered message to the ids that it came under: SNS does not tell them.
+        handles: Id of a delivered message to the name of its queue and its latest receipt handle.
     """
 
     def __init__(self, upstream: str) -> None:
         super().__init__(upstream)
         self.deliveries: Counter[str] = Counter()
         self.bodies: dict[str, list[str]] = {}
+        self.handles: dict[str, tuple[str, str]] = {}
 
     def forget(self) -> None:
         """Drop what was noted; the counts of requests stay."""
@@ -84,6 +86,7 @@ class DeliveryProxy(Proxy):
             return
         for message in wire.messages_of(answer):
             self.deliveries[message["MessageId"]] += 1
+            self.handles[message["MessageId"]] = (request.target, message["ReceiptHandle"])
             ids = self.bodies.setdefault(message["Body"], [])
             if message["MessageId"] not in ids:
                 ids.append(message["MessageId"])
@@ -275,8 +278,15 @@ class Arena:
 
     def purge(self) -> None:
         """Empty the queues, what is in flight included."""
+        # PurgeQueue may be called once a minute.
+        handles = list(self.proxy.handles.values())
+        self.proxy.handles.clear()
         for queue in QUEUES:
-            self._sqs.purge_queue(QueueUrl=self.url(queue))
+            name = self._namer.queue(queue)
+            mine = [handle for target, handle in handles if target == name]
+            for start in range(0, len(mine), _BATCH):
+                self._delete(self.url(queue), mine[start : start + _BATCH])
+            self._take(self.url(queue))
 
     # --- inside
 
@@ -288,9 +298,14 @@ class Arena:
         found: list[str] = []
         while messages := self._sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=_BATCH).get("Messages"):
             found += [message["Body"] for message in messages]
-            entries = [{"Id": str(i), "ReceiptHandle": m["ReceiptHandle"]} for i, m in enumerate(messages)]
-            self._sqs.delete_message_batch(QueueUrl=url, Entries=entries)
+            self._delete(url, [message["ReceiptHandle"] for message in messages])
         return found
+
+    def _delete(self, url: str, handles: Sequence[str]) -> None:
+        """Delete messages; those that are gone are none to worry about."""
+        entries = [{"Id": str(i), "ReceiptHandle": handle} for i, handle in enumerate(handles)]
+        with suppress(ClientError):
+            self._sqs.delete_message_batch(QueueUrl=url, Entries=entries)
 
     @cache  # noqa: B019 - an arena lives as long as its test
     def url(self, queue: str) -> str:

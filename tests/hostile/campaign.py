@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--dead-letters", choices=["yes", "no", "both"], default="both")
     parser.add_argument("--count", type=int, help="how many messages; all, 5000 and 10000 where not given")
     parser.add_argument("--only", action="append", metavar="PATTERN", help="one-by-one: names of messages, with *")
-    parser.add_argument("--most-requests", type=float, default=2.0, metavar="TIMES", help="bulk: times those of good ones")
+    parser.add_argument("--most-requests", type=float, default=2.0, help="bulk: as a multiple of those of good ones")
     parser.add_argument("--emulator", choices=["moto", "ministack"], default="moto")
     parser.add_argument("--keep", type=Path, help="folder for logs")
     options = parser.parse_args(arguments)

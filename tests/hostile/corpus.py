@@ -1,3 +1,4 @@
+# ruff: noqa: E501, RUF001 - tables of data, one case a line
 """Hostile messages as data: what anyone who may publish to a topic or send to a queue can put into it.
 
 Each :class:`Hostile` has a name of the form ``group/what``, which reports and failures use. AWS accepts every one of
@@ -350,12 +351,13 @@ def _content_types() -> Iterator[Hostile]:
 @cache
 def _bombs() -> dict[str, bytes]:
     """Compression header to what a GiB, or as much as fits into a message, becomes of it."""
-    zeros = b"0" * (16 * _MIB)
+    zeros = b"0" * (4 * _MIB)
     times = _BOMB_BYTES // len(zeros)
     return {
-        "gzip": zlib.compress(b"0" * (128 * _MIB), 9),  # deflate gets no smaller than a thousandth
-        "bzip2": bz2.compress(zeros) * times,  # both decode streams that follow one another
-        "lzma": lzma.compress(zeros) * times,
+        "gzip": zlib.compress(b"0" * (64 * _MIB), 9),  # deflate gets no smaller than a thousandth
+        # Both decode streams that follow one another.
+        "bzip2": bz2.compress(zeros) * times,
+        "lzma": lzma.compress(zeros, preset=1) * (times // 2),
     }
 
 

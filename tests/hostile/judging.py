@@ -239,7 +239,8 @@ def bulk(arena: Arena, count: int, *, window: int = 25, report: Callable[[str], 
         batch = [next(hostile).copy(str(uuid4())) for _ in range(min(window, count - found.hostile))]
         _window(arena, found, batch, window, numbers)
         if not (done + 1) % 10:
-            report(f"{found.hostile} hostile, {found.good} good, {found.restarts} restarts, {arena.memory_mib():.0f} MiB")
+            memory = arena.memory_mib()
+            report(f"{found.hostile} hostile, {found.good} good, {found.restarts} restarts, {memory:.0f} MiB")
     found.requests["mixed"] = dict(arena.proxy.requests())
     return found
 
