@@ -27,7 +27,6 @@ from contextlib import ExitStack
 from itertools import product
 from pathlib import Path
 
-# As a program it is its own conftest.py: no settings of the developer are used.
 from campaign.fleet import end_tidily
 from support.emulators import Emulator, run_ministack, run_moto
 

@@ -3,8 +3,8 @@
 Run it in ``tests/``: ``python -m hostile.fuzz --examples 100000``, or ``--target urls --only 4711`` for one case.
 
 A case is made from the name of its target, the seed and its number alone, so it can be made again. It may raise nothing
-but the documented errors (``kombu_hake.exceptions``, and kombu's for bodies that can't be decoded), and take a second
-of CPU at most. What takes longer than :data:`_HANG_S` ends the process; ``test_fuzz.py`` reports the case then.
+but the documented errors (``kombu_hake.exceptions``, and kombu's for bodies that can't be decoded), run no code, and
+take a second of CPU at most. What takes longer than :data:`_HANG_S` ends the process; ``test_fuzz.py`` reports it then.
 """
 
 from __future__ import annotations
@@ -51,6 +51,18 @@ Target = Callable[[Random], None]
 
 
 # --- messages -----------------------------------------------------------------------------------------------------
+
+
+#: Commands that bodies have run; mutated ones go to no shell.
+_executed: list[str] = []
+
+
+def _take_over_system() -> None:
+    """Have ``os.system`` note the command and do nothing."""
+    import posix
+
+    corpus()  # whose pickles name the real one
+    os.system = posix.system = _executed.append  # type: ignore[assignment]
 
 
 class _Group:
@@ -116,6 +128,7 @@ def _handle(message: Any) -> None:
 
 
 def _messages(stack: ExitStack) -> Target:
+    _take_over_system()
     group = _Group(stack)
     texts = [one for one in corpus() if len(one.text) < 5_000 and "bomb" not in one.name]
     parsed = [(found, one) for one in texts if isinstance(found := _parsed(one.text), dict)]
@@ -428,6 +441,9 @@ def run(name: str, numbers: range, seed: str, progress: int) -> Iterator[dict[st
                 except BaseException as exc:
                     error = f"{type(exc).__name__}: {exc}"[:300] + f" at {_where(exc)}"
                 took = time.process_time() - started
+            if _executed:
+                error += f" ran {_executed.pop()!r}"
+                _executed.clear()
             if took > MAX_CPU_S:
                 error += f" took {took:.1f} s"
             if error:

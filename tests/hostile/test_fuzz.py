@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.emulators import ROOT
@@ -47,5 +48,15 @@ def test_no_case_raises_what_is_not_documented_or_hangs(target: str, tmp_path: P
         error = f"it ended the process:\n{done.stderr[-2000:]}"
         lines.append(json.dumps({"target": target, "number": hung, "error": error}))
         first = hung + 1
-    failures = [line for line in lines if "error" in json.loads(line)]
-    assert not failures, f"{len(failures)} of {count} cases, seed {SEED}:\n" + "\n".join(failures[:20])
+    found = [json.loads(line) for line in lines if "error" in json.loads(line)]
+    assert not found, f"{len(found)} of {count} cases, seed {SEED}:\n" + summary(found)
+
+
+def summary(failures: list[dict[str, Any]]) -> str:
+    """One line for each kind of failure: how many, the number of one of them, and its error."""
+    kinds: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for failure in failures:
+        error = str(failure["error"])
+        kinds.setdefault((error.partition(":")[0], error.rpartition(" at ")[2]), []).append(failure)
+    ordered = sorted(kinds.values(), key=len, reverse=True)
+    return "\n".join(f"{len(kind):6} like {kind[0]['number']}: {kind[0]['error']}" for kind in ordered)
