@@ -429,7 +429,7 @@ def _bodies() -> Iterator[Hostile]:
     yield Hostile("size/task-name", _dump(envelope(headers={"task": big})))
     yield Hostile("size/header", _dump(envelope(headers={"x": big})))
     yield Hostile("size/many-headers", _dump(envelope(headers={f"header-{i}": i for i in range(10_000)})))
-    yield Hostile("size/many-arguments", _dump(envelope([list(range(40_000)), {}, _EMBED])))
+    yield Hostile("size/many-arguments", _dump(envelope([list(range(30_000)), {}, _EMBED])))
     many = _event([[], {f"k{i}": i for i in range(10_000)}, _EMBED])
     yield Hostile("size/many-keywords", _dump(many), GROUP)
     yield Hostile("size/deaths", _dump(_event(headers={"hake_deaths": [{"reason": "x"}] * 5_000})), GROUP)

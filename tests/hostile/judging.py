@@ -29,8 +29,9 @@ __all__ = ["Bulk", "Finding", "Growth", "bulk", "growth", "one_by_one"]
 #: Times are multiplied by it; a busy machine takes longer.
 PATIENCE = float(os.environ.get("HAKE_HOSTILE_PATIENCE", "4"))
 LATE_S = 5.0
-#: After so long a good task counts as stuck, and the worker is replaced.
-STUCK_S = 4 * LATE_S
+#: After so long a good task counts as stuck, and the worker is replaced; and so do all tasks of a window.
+STUCK_S = 1.5 * LATE_S
+WINDOW_STUCK_S = 4 * LATE_S
 #: A message that is not settled in this time is held back, or waits out its visibility timeout.
 SETTLE_S = 1.5
 #: How much memory one message may add to the main process, for a while.
@@ -265,7 +266,7 @@ def _window(arena: Arena, found: Bulk, batch: Sequence[Hostile], goods: int, num
         arena.read_runs()
         return all(number in arena.runs for number in chosen)
 
-    arena.until(lambda: all_ran() or not arena.is_alive, STUCK_S * PATIENCE)
+    arena.until(lambda: all_ran() or not arena.is_alive, WINDOW_STUCK_S * PATIENCE)
     is_stuck = not all_ran()
     if not is_stuck:
         arena.until(lambda: all(arena.unsettled(queue) == (0, 0) for queue in QUEUES), SETTLE_S)
