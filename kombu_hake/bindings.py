@@ -13,9 +13,8 @@ AWS lets a tag hold few characters: what it forbids, and the separators, are wri
 for each byte of UTF-8. What does not fit one value goes on in ``hake:b:<digest>:<part>:<parts>`` tags. The digest also
 tells a damaged or half-written binding, which is skipped.
 
-Two more things that all who bind the queue must agree on are tags too, because they change its filters:
-``hake:max-priority``, the highest priority it was ever declared with; and, with the option ``task_filter``, the names
-of the tasks that its workers have registered, as ``hake:t:<digest>`` (or parts of it). Workers add what is missing.
+The tag ``hake:max-priority`` holds the highest priority that the queue was ever declared with: it changes the queue's
+filters, so everyone who binds the queue must know it.
 """
 
 from __future__ import annotations
@@ -32,17 +31,12 @@ __all__ = [
     "MAX_BINDING_TAGS",
     "MAX_PRIORITY_TAG",
     "TAG_PREFIX",
-    "TASK_PREFIX",
     "Argument",
     "Binding",
     "BindingSet",
     "ExchangeType",
     "from_tags",
     "overflow_tags",
-    "tags_to_add",
-    "tags_to_merge",
-    "task_names",
-    "task_tags",
     "to_tags",
 ]
 
@@ -50,13 +44,9 @@ ExchangeType: TypeAlias = Literal["direct", "topic", "fanout", "headers"]
 Argument: TypeAlias = "str | int | float | bool | None"
 
 TAG_PREFIX = "hake:b:"
-TASK_PREFIX = "hake:t:"
-#: The value of a task tag that stands for all tasks: there were too many to keep.
-_ALL_TASKS = "all"
 MAX_PRIORITY_TAG = "hake:max-priority"
 #: A queue may have about fifty tags (``limits.SQS_MAX_TAGS``); the rest is for the user and for what else we tag.
 MAX_BINDING_TAGS = 40
-_WORTH_MERGING = 4
 
 _TYPES = get_args(ExchangeType)
 _ALL = "all"  # the first field of an overflow tag
@@ -94,8 +84,6 @@ class BindingSet:
     unfiltered: frozenset[str] = frozenset()
     #: The highest ``x-max-priority`` that the queue was declared with; 0 for none.
     max_priority: int = 0
-    #: Names of the tasks that the queue's workers know; None where nobody said so, or it is to get all.
-    tasks: frozenset[str] | None = None
 
     def exchanges(self) -> frozenset[str]:
         """Every exchange that the queue gets anything of."""
@@ -151,53 +139,7 @@ def from_tags(tags: Mapping[str, str]) -> BindingSet:
             continue  # the text is not of our making, though its digest fits
     priority = tags.get(MAX_PRIORITY_TAG, "")
     max_priority = int(priority) if priority.isascii() and priority.isdigit() else 0
-    return BindingSet(frozenset(bindings), frozenset(unfiltered), max_priority, task_names(tags))
-
-
-def task_tags(names: Iterable[str] | None) -> dict[str, str]:
-    """The tags that record names of tasks, as few as will hold them; for None those that say "all tasks"."""
-    if names is None:
-        return {f"{TASK_PREFIX}{_ALL_TASKS}": _ALL_TASKS}
-    text = " ".join(sorted(_quote(name) for name in names))
-    return _tags(text, _digest(text), TASK_PREFIX)
-
-
-def task_names(tags: Mapping[str, str]) -> frozenset[str] | None:
-    """All names that :func:`task_tags` wrote, together; None where there are none, or all tasks are wanted."""
-    if f"{TASK_PREFIX}{_ALL_TASKS}" in tags:
-        return None
-    found: set[str] = set()
-    for digest, text in _texts(tags, TASK_PREFIX):
-        if digest == _digest(text):
-            found.update(_unquote(name) for name in text.split(" "))
-    return frozenset(found) or None
-
-
-def tags_to_add(tags: Mapping[str, str], names: frozenset[str], room: int) -> dict[str, str]:
-    """The task tags that a queue with these tags needs, so that it has all these names; none where it has.
-
-    Args:
-        room: How many tags it may have. Where they do not fit, the answer says "all tasks".
-    """
-    known = task_names(tags)
-    missing = names - (known or frozenset())
-    if not missing or f"{TASK_PREFIX}{_ALL_TASKS}" in tags:
-        return {}
-    new = task_tags(missing)
-    return new if len(new) + len(tags) <= room else task_tags(None)
-
-
-def tags_to_merge(tags: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """The task tags as one record: what to add, and which keys may go then. ``({}, [])`` where little would be gained.
-
-    Every deploy with new tasks leaves a record. One goes only when all its names are in the new one, which is there.
-    """
-    known = task_names(tags)
-    mine = [key for key in tags if key.startswith(TASK_PREFIX)]
-    merged = task_tags(known) if known else {}
-    if not merged or len(mine) < len(merged) + _WORTH_MERGING:
-        return {}, []
-    return merged, [key for key in mine if key not in merged]
+    return BindingSet(frozenset(bindings), frozenset(unfiltered), max_priority)
 
 
 def _read_binding(fields: list[str]) -> Binding:

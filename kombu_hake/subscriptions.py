@@ -9,8 +9,8 @@ Order
     that is in use waits with that for the minute that AWS may need to act on the new policies of its levels.
 
 Where it does not fit
-    Where a filter would be over AWS's limits, or an emulator lacks an operator, something is left out: the tasks first,
-    then the priorities. What is left out lets more pass, or leaves the messages on the lowest level.
+    Where a filter would be over AWS's limits, or an emulator lacks an operator, the priorities are left out of it: the
+    messages stay on the lowest level.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from kombu_hake.naming import QueueArn, QueueUrl, TopicArn, parse_arn
 from kombu_hake.policy import allows, namespace_policy, queue_policy
 from kombu_hake.priorities import PRIORITY_ATTRIBUTE, level_names, level_shares, main_queue
 from kombu_hake.queues import Queues
-from kombu_hake.routing import TASK_ATTRIBUTE, Filter, compile_filter, filter_json, narrowed, task_values
+from kombu_hake.routing import Filter, compile_filter, filter_json, narrowed
 from kombu_hake.settings import Settings
 from kombu_hake.topics import Topics
 
@@ -231,11 +231,9 @@ class Subscriptions:
             priority = {PRIORITY_ATTRIBUTE: level.share} if level.share else {}
             if level.share and base.policy is None and not self._settings.fanout_priorities:
                 return
-            tasks = {TASK_ATTRIBUTE: task_values(wanted.tasks)} if wanted.tasks is not None else {}
-            for conditions in ({**priority, **tasks}, priority) if tasks else (priority,):
-                found = narrowed(base, conditions) if conditions else base
-                if found is not None:
-                    yield found
+            found = narrowed(base, priority) if priority else base
+            if found is not None:
+                yield found
             if base.policy is None:
                 return
 
@@ -261,18 +259,8 @@ class Subscriptions:
                 logger.info("Exchange %s takes a wider filter for queue %s: %s", exchange, level.name, exc)
                 continue
             self._seen[level.name, exchange] = texts[0], time.monotonic() + BELIEVE_S
-            self._say_all_tasks(level, exchange, wanted, compiled)
             return has_written
         return None
-
-    def _say_all_tasks(self, level: _Level, exchange: str, wanted: BindingSet, used: Filter) -> None:
-        if wanted.tasks is None or TASK_ATTRIBUTE in (used.policy or {}) or (level.name, exchange, "") in self._said:
-            return
-        self._said.add((level.name, exchange, ""))
-        logger.warning(
-            "Queue %s gets all tasks of exchange %s: SNS takes no filter on the %d that its workers know, beside that "
-            "of its bindings.", level.name, exchange, len(wanted.tasks),
-        )  # fmt: skip
 
     def _policy(self, existing: str | None, arn: QueueArn, exchanges: list[str]) -> str | None:
         topic_arns: list[TopicArn] = [self._topics.arn(exchange) for exchange in exchanges]

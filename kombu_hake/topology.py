@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -271,18 +271,6 @@ class Topology:
             logger.info("The binding of queue %s to exchange %s is not ours to remove.", queue, binding.exchange)
             return
         self._binder.unbind(queue, binding)
-
-    def want_tasks(self, queue: str, names: Iterable[str]) -> None:
-        """Let the queue have only these tasks, and those that other workers of it want; where that is ours to say.
-
-        Said in the log where the rights for it are missing: then it gets what its bindings ask for, as before.
-        """
-        if not self.makes or self.queues.is_predefined(queue):
-            return
-        try:
-            self._binder.want_tasks(queue, names)
-        except AccessDenied as exc:
-            logger.warning("Queue %s may get tasks that its workers do not know: %s", queue, exc)
 
     def verify(self) -> None:
         """With ``topology=verify``, look whether everything declared so far is there; no call for what was seen before.

@@ -41,8 +41,8 @@ class UnknownTasks:
             self._said.add((queue, task))
             logger.error(
                 "Group %s gets the task %s, which its workers have not registered: it is rejected, here and from now "
-                "on. Import its module in these workers, bind the queue %s to fewer keys of exchange %r, or set "
-                "task_filter.", queue, task, queue, headers[ORIGIN_HEADER].get("exchange"),
+                "on. Import its module in these workers, or bind the queue %s to fewer keys of exchange %r.",
+                queue, task, queue, headers[ORIGIN_HEADER].get("exchange"),
             )  # fmt: skip
         message.reject_log_error(logger, (HakeError,))
         return None

@@ -16,7 +16,7 @@ LAYERS = (
     "ownership plugin priorities sigv4 signals worker",
     "bindings concurrency costs credit globs naming parking policy senders",
     "dead_names lease listeners options routing stopping trouble",
-    "admission filters group_registry settings",
+    "admission group_registry settings",
     "error_table events group_setup",
     "groups wire",
     "clients",
