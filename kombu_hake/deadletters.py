@@ -21,8 +21,8 @@ from kombu_hake.concurrency import TtlCache
 from kombu_hake.envelope import Envelope
 from kombu_hake.exceptions import HakeError, QueueNotFound, TopologyError
 from kombu_hake.limits import FIFO_SUFFIX, RAW_DELIVERY_MAX_ATTRIBUTES
-from kombu_hake.messages import ORIGIN_HEADER
 from kombu_hake.naming import QueueArn, QueueUrl, parse_arn
+from kombu_hake.tasks import ORIGIN_HEADER
 
 __all__ = ["DeadLetters"]
 

@@ -14,8 +14,9 @@ from kombu_hake.bindings import Argument, Binding, ExchangeType
 from kombu_hake.exceptions import DeclarationMismatch, QueueNotFound, TopicNotFound, TopologyError
 from kombu_hake.mailbox import is_reply_exchange
 from kombu_hake.queues import QueueSpec
+from kombu_hake.tasks import PRIVATE_EXCHANGE
 from kombu_hake.temporaries import Temporaries
-from kombu_hake.topology import PRIVATE_EXCHANGE, Topology
+from kombu_hake.topology import Topology
 
 __all__ = ["DeclaringChannel", "QueueDeclareOk"]
 

@@ -14,8 +14,8 @@ from kombu import serialization
 
 from kombu_hake.envelope import FOREIGN_ATTRIBUTES
 from kombu_hake.exceptions import MalformedMessage
-from kombu_hake.group_registry import EVENT_HEADER, EVENT_TASK, Subscription, run_id
-from kombu_hake.messages import ORIGIN_HEADER
+from kombu_hake.group_registry import Subscription, run_id
+from kombu_hake.tasks import EVENT_HEADER, EVENT_TASK, ORIGIN_HEADER
 
 __all__ = [
     "DEATHS_HEADER",

@@ -34,7 +34,7 @@ from kombu_hake.group_failures import GroupRequest, group_of, parts_of, set_asid
 from kombu_hake.group_messages import Parts, event_of, for_handler, foreign_event, resendable
 from kombu_hake.group_registry import registry
 from kombu_hake.messages import HakeMessage
-from kombu_hake.topology import PRIVATE_EXCHANGE
+from kombu_hake.tasks import PRIVATE_EXCHANGE
 from kombu_hake.unknown_tasks import say_unknown_once
 
 __all__ = ["GroupStep", "event_strategy"]

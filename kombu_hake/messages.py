@@ -23,12 +23,10 @@ from kombu_hake.inbox import Delivery
 from kombu_hake.lease import Lease
 from kombu_hake.limits import FIFO_SUFFIX, SQS_MAX_DELAY_S
 from kombu_hake.parking import delay_s, due_ms
-from kombu_hake.topology import PRIVATE_EXCHANGE
+from kombu_hake.tasks import ORIGIN_HEADER, PRIVATE_EXCHANGE, is_task
 
 __all__ = [
-    "ORIGIN_HEADER",
     "HakeMessage",
-    "is_task",
     "label",
     "receive_count",
     "send_parameters",
@@ -37,8 +35,6 @@ __all__ = [
     "to_message",
 ]
 
-#: ``{"exchange": …, "routing_key": …}`` of a task's first publishing.
-ORIGIN_HEADER = "hake-origin"
 DEFAULT_GROUP_ID = "default"
 
 
@@ -77,11 +73,6 @@ class HakeMessage(KombuMessage):  # type: ignore[misc]
             self.reject()
         else:
             super().ack(multiple=multiple)
-
-
-def is_task(headers: Mapping[str, Any]) -> bool:
-    """Whether the headers are those of a Celery task (protocol 2)."""
-    return "task" in headers and "id" in headers
 
 
 def sent_ms(raw: Mapping[str, Any]) -> int | None:

@@ -30,14 +30,13 @@ from kombu_hake.removal import Remover
 from kombu_hake.repair import Repairer
 from kombu_hake.settings import Settings
 from kombu_hake.signs import Signs
+from kombu_hake.tasks import PRIVATE_EXCHANGE
 from kombu_hake.topics import Topics
 from kombu_hake.verification import Verification
 
-__all__ = ["PRIVATE_EXCHANGE", "Topology"]
+__all__ = ["Topology"]
 
 logger = logging.getLogger(__name__)
-#: Publishing here is a SendMessage to the queue that the routing key names; declaring it does nothing.
-PRIVATE_EXCHANGE = "hake.queue"
 #: AMQP has these from the start.
 _PREDECLARED: Mapping[str, ExchangeType] = {
     "amq.direct": "direct",

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 from kombu_hake.exceptions import HakeError
-from kombu_hake.messages import ORIGIN_HEADER, HakeMessage, is_task
+from kombu_hake.messages import HakeMessage
+from kombu_hake.tasks import ORIGIN_HEADER, is_task
 
 __all__ = ["UnknownTasks", "say_unknown_once", "watch"]
 

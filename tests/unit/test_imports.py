@@ -12,7 +12,7 @@ import kombu_hake
 PACKAGE = Path(kombu_hake.__file__).parent
 #: A module imports from the lines above its own. A new module goes where its imports allow, as high up as it can.
 LAYERS = (
-    "_version aws_clock cli_graph cli_tables envelope exceptions forksafe limits mailbox",
+    "_version aws_clock tasks cli_graph cli_tables envelope exceptions forksafe limits mailbox",
     "ownership plugin priorities sigv4 signals worker",
     "bindings concurrency costs credit globs naming parking policy senders",
     "dead_names lease listeners options routing stopping trouble",
