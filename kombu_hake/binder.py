@@ -20,7 +20,7 @@ from __future__ import annotations
 import logging
 import shlex
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 from kombu_hake.bindings import (
@@ -32,9 +32,6 @@ from kombu_hake.bindings import (
     ExchangeType,
     from_tags,
     overflow_tags,
-    tags_to_add,
-    tags_to_merge,
-    task_tags,
     to_tags,
 )
 from kombu_hake.clients import Clients
@@ -42,7 +39,7 @@ from kombu_hake.concurrency import SingleFlight, TtlCache
 from kombu_hake.dead_queues import DeadQueues
 from kombu_hake.documents import excerpt
 from kombu_hake.exceptions import AccessDenied, HakeError, InvalidName, QueueNotFound
-from kombu_hake.limits import FIFO_SUFFIX, SQS_MAX_TAGS
+from kombu_hake.limits import FIFO_SUFFIX
 from kombu_hake.naming import QueueUrl
 from kombu_hake.policy import allows
 from kombu_hake.priorities import max_priority
@@ -61,8 +58,6 @@ _MAX_ROUNDS = 8
 _REREAD_S = 2.0
 #: Of queues whose damaged tags were logged; more are logged again.
 _MOST_DAMAGED = 1_000
-#: Of what AWS recommends as the most, some tags are left to the user.
-_MAX_TAGS = SQS_MAX_TAGS - 4
 
 
 class Binder:
@@ -81,8 +76,6 @@ class Binder:
         self._flights = SingleFlight()
         self._applied: dict[str, BindingSet] = {}
         self._applied_at: dict[str, float] = {}
-        #: Names of the tasks that this process runs, by queue.
-        self._tasks: dict[str, frozenset[str]] = {}
         self._reread: TtlCache[str, tuple[BindingSet | None, int]] = TtlCache(_REREAD_S)
 
     def bind(self, queue: str, binding: Binding, declared_type: ExchangeType | None) -> None:
@@ -102,7 +95,7 @@ class Binder:
                 current = self.understood(queue, url, found)
                 is_recorded = binding in current.bindings or binding.exchange in current.unfiltered
                 new = {} if is_recorded else self._binding_tags(queue, found, binding)
-                new |= self._shared_tags(queue, found, current)
+                new |= self._priority_tag(queue, current)
                 if new:
                     self._clients.sqs("tag_queue", QueueUrl=url, Tags=new)
                 tags = None if new else found
@@ -134,23 +127,6 @@ class Binder:
             # A binding that can't be read may be to this exchange: then the subscription stays.
             if binding.exchange not in wanted.exchanges() and not wanted.is_partial:
                 self.unsubscribe(queue, url, binding.exchange, wanted.max_priority)
-
-    def want_tasks(self, queue: str, names: Iterable[str]) -> None:
-        """Let the queue have these tasks, beside what other workers want, and no more of the others.
-
-        Until somebody says so, a queue gets all tasks that its bindings ask for.
-        """
-        self._tasks[queue] = frozenset(names)
-        with self._flights(queue):
-            url = self._queues.url(queue)
-            found = self.tags(url)
-            current = self.understood(queue, url, found)
-            new = self._shared_tags(queue, found, current)
-            if not new or not current.exchanges():
-                return
-            self._clients.sqs("tag_queue", QueueUrl=url, Tags=new)
-            self._merge_task_tags(url)
-            self._apply_until_stable(queue, url)
 
     def bind_all(self, queue: str, unfiltered: str, exchange_type: ExchangeType) -> None:
         """Let the queue have everything of an exchange."""
@@ -297,22 +273,10 @@ class Binder:
             return 0
         return max_priority(self._queues.arguments(queue))
 
-    def _shared_tags(self, queue: str, tags: dict[str, str], current: BindingSet) -> dict[str, str]:
-        """What is missing in a queue's tags besides bindings: its priorities, and the tasks that this process runs."""
-        new: dict[str, str] = {}
+    def _priority_tag(self, queue: str, current: BindingSet) -> dict[str, str]:
+        """The tag that records the queue's ``x-max-priority``, if its tags do not say it yet."""
         highest = self._declared_priority(queue)
-        if highest > current.max_priority:
-            new[MAX_PRIORITY_TAG] = str(highest)
-        tasks = tags_to_add(tags, self._tasks.get(queue, frozenset()), _MAX_TAGS)
-        if tasks == task_tags(None):
-            logger.warning("Queue %s gets all tasks: its tags have no room for the names of those it wants.", queue)
-        return new | tasks
-
-    def _merge_task_tags(self, url: QueueUrl) -> None:
-        merged, superseded = tags_to_merge(self.tags(url))
-        if superseded:
-            self._clients.sqs("tag_queue", QueueUrl=url, Tags=merged)
-            self._clients.sqs("untag_queue", QueueUrl=url, TagKeys=superseded)
+        return {MAX_PRIORITY_TAG: str(highest)} if highest > current.max_priority else {}
 
     def _binding_tags(self, queue: str, tags: dict[str, str], binding: Binding) -> dict[str, str]:
         """The tags that record a new binding."""
@@ -351,8 +315,7 @@ class Binder:
             # Tags may be read from a copy that lags behind: what we did ourselves is certain.
             bindings = (wanted.bindings | ({with_} if with_ else set())) - ({without} if without else set())
             highest = max(wanted.max_priority, self._declared_priority(queue))
-            tasks = None if wanted.tasks is None else wanted.tasks | self._tasks.get(queue, frozenset())
-            wanted = replace(wanted, bindings=frozenset(bindings), max_priority=highest, tasks=tasks)
+            wanted = replace(wanted, bindings=frozenset(bindings), max_priority=highest)
             self._queues.learn_max_priority(queue, highest)
             exchanges, keep = wanted.exchanges(), wanted.is_partial
             if wanted == applied and not self._subscriptions.write_policy(queue, url, exchanges, keep=keep):

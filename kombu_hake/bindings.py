@@ -17,9 +17,8 @@ A tag that can't be read is named in :attr:`BindingSet.damaged`. It may stand fo
 known then: what the queue gets must not become less than it is, and a message that no readable binding asks for is
 delivered.
 
-Two more things that all who bind the queue must agree on are tags too, because they change its filters:
-``hake:max-priority``, the highest priority it was ever declared with; and, with the option ``task_filter``, the names
-of the tasks that its workers have registered, as ``hake:t:<digest>`` (or parts of it). Workers add what is missing.
+The tag ``hake:max-priority`` holds the highest priority that the queue was ever declared with: it changes the queue's
+filters, so everyone who binds the queue must know it.
 """
 
 from __future__ import annotations
@@ -36,17 +35,12 @@ __all__ = [
     "MAX_BINDING_TAGS",
     "MAX_PRIORITY_TAG",
     "TAG_PREFIX",
-    "TASK_PREFIX",
     "Argument",
     "Binding",
     "BindingSet",
     "ExchangeType",
     "from_tags",
     "overflow_tags",
-    "tags_to_add",
-    "tags_to_merge",
-    "task_names",
-    "task_tags",
     "to_tags",
 ]
 
@@ -54,13 +48,9 @@ ExchangeType: TypeAlias = Literal["direct", "topic", "fanout", "headers"]
 Argument: TypeAlias = "str | int | float | bool | None"
 
 TAG_PREFIX = "hake:b:"
-TASK_PREFIX = "hake:t:"
-#: The value of a task tag that stands for all tasks: there were too many to keep.
-_ALL_TASKS = "all"
 MAX_PRIORITY_TAG = "hake:max-priority"
 #: A queue may have about fifty tags (``limits.SQS_MAX_TAGS``); the rest is for the user and for what else we tag.
 MAX_BINDING_TAGS = 40
-_WORTH_MERGING = 4
 
 _TYPES = get_args(ExchangeType)
 _ALL = "all"  # the first field of an overflow tag
@@ -99,15 +89,13 @@ class BindingSet:
     unfiltered: frozenset[str] = frozenset()
     #: The highest ``x-max-priority`` that the queue was declared with; 0 for none.
     max_priority: int = 0
-    #: Names of the tasks that the queue's workers know; None where nobody said so, or it is to get all.
-    tasks: frozenset[str] | None = None
-    #: Keys of the tags of bindings and tasks that can't be read.
+    #: Keys of the tags of bindings that can't be read.
     damaged: frozenset[str] = field(default=frozenset(), compare=False)
 
     @property
     def is_partial(self) -> bool:
         """Whether there may be more bindings than are known here."""
-        return any(key.startswith(TAG_PREFIX) for key in self.damaged)
+        return bool(self.damaged)
 
     def exchanges(self) -> frozenset[str]:
         """Every exchange that the queue gets anything of."""
@@ -168,69 +156,7 @@ def from_tags(tags: Mapping[str, str]) -> BindingSet:
         damaged -= keys
     priority = tags.get(MAX_PRIORITY_TAG, "")
     max_priority = int(priority) if _PRIORITY.match(priority) else 0
-    _, damaged_tasks = _read_tasks(tags)
-    return BindingSet(
-        frozenset(bindings), frozenset(unfiltered), max_priority, task_names(tags), frozenset(damaged | damaged_tasks)
-    )
-
-
-def task_tags(names: Iterable[str] | None) -> dict[str, str]:
-    """The tags that record names of tasks, as few as will hold them; for None those that say "all tasks"."""
-    if names is None:
-        return {f"{TASK_PREFIX}{_ALL_TASKS}": _ALL_TASKS}
-    text = " ".join(sorted(_quote(name) for name in names))
-    return _tags(text, _digest(text), TASK_PREFIX)
-
-
-def task_names(tags: Mapping[str, str]) -> frozenset[str] | None:
-    """All names that :func:`task_tags` wrote, together; None where there are none, or all tasks are wanted.
-
-    Also None where a tag is damaged: it may hold names of tasks that a worker waits for.
-    """
-    if f"{TASK_PREFIX}{_ALL_TASKS}" in tags:
-        return None
-    names, damaged = _read_tasks(tags)
-    return None if damaged else frozenset(names) or None
-
-
-def tags_to_add(tags: Mapping[str, str], names: frozenset[str], room: int) -> dict[str, str]:
-    """The task tags that a queue with these tags needs, so that it has all these names; none where it has.
-
-    Args:
-        room: How many tags it may have. Where they do not fit, the answer says "all tasks".
-    """
-    missing = names - _read_tasks(tags)[0]
-    if not missing or f"{TASK_PREFIX}{_ALL_TASKS}" in tags:
-        return {}
-    new = task_tags(missing)
-    return new if len(new) + len(tags) <= room else task_tags(None)
-
-
-def tags_to_merge(tags: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """The task tags as one record: what to add, and which keys may go then. ``({}, [])`` where little would be gained.
-
-    Every deploy with new tasks leaves a record. One goes only when all its names are in the new one, which is there.
-    """
-    known = task_names(tags)
-    mine = [key for key in tags if key.startswith(TASK_PREFIX)]
-    merged = task_tags(known) if known else {}
-    if not merged or len(mine) < len(merged) + _WORTH_MERGING:
-        return {}, []
-    return merged, [key for key in mine if key not in merged]
-
-
-def _read_tasks(tags: Mapping[str, str]) -> tuple[set[str], set[str]]:
-    """The names of tasks in the tags, and the keys of those tags that can't be read."""
-    names: set[str] = set()
-    damaged = {key for key in tags if key.startswith(TASK_PREFIX)} - {f"{TASK_PREFIX}{_ALL_TASKS}"}
-    for digest, text, keys in _texts(tags, TASK_PREFIX):
-        try:
-            if digest == _digest(text):
-                names |= {_unquote(name) for name in text.split(" ")}
-                damaged -= keys
-        except ValueError:
-            continue  # the text is not of our making, though its digest fits
-    return names, damaged
+    return BindingSet(frozenset(bindings), frozenset(unfiltered), max_priority, frozenset(damaged))
 
 
 def _read_binding(fields: list[str]) -> Binding:

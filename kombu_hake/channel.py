@@ -10,33 +10,61 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 from uuid import uuid4
 
 from kombu_hake import forksafe, worker
 from kombu_hake.batching import Session
+from kombu_hake.clients import Clients
+from kombu_hake.deadletters import DeadLetters
 from kombu_hake.declaring import DeclaringChannel
 from kombu_hake.dispatch import Dispatcher
 from kombu_hake.envelope import Envelope, decode
 from kombu_hake.exceptions import AccessDenied, HakeError
 from kombu_hake.gate import Gate, told
-from kombu_hake.inbox import Delivery
+from kombu_hake.inbox import Delivery, Inbox
 from kombu_hake.lease import About, Lease
+from kombu_hake.leases import Leases
 from kombu_hake.mailbox import is_mailbox
 from kombu_hake.messages import HakeMessage, label, task_of, to_message
 from kombu_hake.naming import QueueUrl
 from kombu_hake.priorities import level_names
 from kombu_hake.quoting import guarded
 from kombu_hake.receiver import Receiver, receive_params
+from kombu_hake.settings import Settings
+from kombu_hake.temporaries import Temporaries
+from kombu_hake.topology import Topology
 
-if TYPE_CHECKING:
-    from kombu_hake.transport import Transport
-
-__all__ = ["Channel"]
+__all__ = ["Channel", "Parts"]
 
 logger = guarded(logging.getLogger(__name__))
 #: basic.get asks every host of SQS; a short poll would sample a few and may miss what is there.
 _GET_WAIT_S = 1
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the channels of one connection work with."""
+
+    settings: Settings
+    clients: Clients
+    topology: Topology
+    temporaries: Temporaries
+    dispatcher: Dispatcher
+    dead_letters: DeadLetters
+    inbox: Inbox
+    leases: Leases
+
+
+class Connection(Protocol):
+    """What a channel needs of the connection that it belongs to."""
+
+    def close_channel(self, channel: Channel) -> None:
+        """Remove a channel that has closed itself."""
+
+    def wake(self) -> None:
+        """Make the event loop run its next turn now."""
 
 
 class _Consumer(NamedTuple):
@@ -63,20 +91,18 @@ class Channel(DeclaringChannel):
     #: kombu reads this of every channel (``kombu/messaging.py``, ``Producer.supports_batch_publish``).
     supports_batch_publish = True
 
-    def __init__(self, connection: Transport, channel_id: int) -> None:
-        super().__init__(connection.topology, connection.temporaries)
-        self.connection: Transport | None = connection
+    def __init__(self, connection: Connection, channel_id: int, parts: Parts) -> None:
+        super().__init__(parts.topology, parts.temporaries)
+        self.connection: Connection | None = connection
         self.channel_id = channel_id
         self.closed = False
         self.no_ack_consumers: set[str] = set()
-        self._dispatcher: Dispatcher = connection.dispatcher
-        self._clients = connection.clients
-        self._settings = connection.settings
-        self._inbox = connection.inbox
-        self._leases = connection.leases
-        self._gate = Gate(
-            connection.clients, connection.topology, connection.leases, connection.dead_letters, connection.dispatcher
-        )
+        self._dispatcher = parts.dispatcher
+        self._clients = parts.clients
+        self._settings = parts.settings
+        self._inbox = parts.inbox
+        self._leases = parts.leases
+        self._gate = Gate(parts.clients, parts.topology, parts.leases, parts.dead_letters, parts.dispatcher)
         self._tags = itertools.count(1)
         self._consumers: dict[str, _Consumer] = {}
         self._turns: dict[str, itertools.cycle[_Consumer]] = {}
@@ -84,12 +110,12 @@ class Channel(DeclaringChannel):
         self._lock = threading.Lock()
         self._receiver = Receiver(
             channel_id,
-            clients=connection.clients,
-            settings=connection.settings,
-            inbox=connection.inbox,
-            leases=connection.leases,
-            on_gone=connection.temporaries.make_again,
-            on_check=connection.topology.check_bindings,
+            clients=parts.clients,
+            settings=parts.settings,
+            inbox=parts.inbox,
+            leases=parts.leases,
+            on_gone=parts.temporaries.make_again,
+            on_check=parts.topology.check_bindings,
         )
         # Pollers know the receiver and not the channel, so that a channel nobody holds any more stops them.
         weakref.finalize(self, self._receiver.stop).atexit = False

@@ -22,10 +22,10 @@ from kombu_hake.documents import read_object
 from kombu_hake.envelope import Envelope
 from kombu_hake.exceptions import BrokerUnavailable, HakeError, InvalidName, QueueNotFound, TopologyError
 from kombu_hake.limits import FIFO_SUFFIX, RAW_DELIVERY_MAX_ATTRIBUTES
-from kombu_hake.messages import ORIGIN_HEADER
 from kombu_hake.naming import QueueArn, QueueUrl, parse_arn
 from kombu_hake.numeric import whole
 from kombu_hake.quoting import guarded
+from kombu_hake.tasks import ORIGIN_HEADER
 
 __all__ = ["DeadLetters"]
 

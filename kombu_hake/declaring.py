@@ -15,8 +15,9 @@ from kombu_hake.exceptions import DeclarationMismatch, QueueNotFound, TopicNotFo
 from kombu_hake.mailbox import is_reply_exchange
 from kombu_hake.queues import QueueSpec
 from kombu_hake.quoting import guarded
+from kombu_hake.tasks import PRIVATE_EXCHANGE
 from kombu_hake.temporaries import Temporaries
-from kombu_hake.topology import PRIVATE_EXCHANGE, Topology
+from kombu_hake.topology import Topology
 
 __all__ = ["DeclaringChannel", "QueueDeclareOk"]
 

@@ -23,14 +23,13 @@ from kombu_hake.exceptions import (
     ReplyQueueNotFound,
     TopicNotFound,
 )
-from kombu_hake.group_registry import EVENT_TASK
 from kombu_hake.mailbox import is_mailbox, is_reply_exchange
-from kombu_hake.messages import is_task, send_parameters
+from kombu_hake.messages import send_parameters
 from kombu_hake.priorities import PRIORITY_ATTRIBUTE, level_name, level_of, priority_attribute
 from kombu_hake.publisher import Outgoing, Publisher, outgoing
 from kombu_hake.quoting import guarded
 from kombu_hake.routes import QueueTarget, Routes, Target
-from kombu_hake.routing import TASK_ATTRIBUTE, message_attributes, task_attribute
+from kombu_hake.routing import message_attributes
 from kombu_hake.settings import Settings
 from kombu_hake.topology import Topology
 
@@ -172,8 +171,6 @@ class Dispatcher:
         if priority is not None:
             attributes[PRIORITY_ATTRIBUTE] = priority
         # An event is for whoever listens; and the headers of a headers exchange leave no room for one more.
-        if self._settings.task_filter and is_task(headers) and headers["task"] != EVENT_TASK and not is_headers:
-            attributes[TASK_ATTRIBUTE] = task_attribute(str(headers["task"]))
         return outgoing(wire.text, attributes, send_parameters(message, target.exchange, to_queue=False))
 
     def _instead(self, target: Target, exc: Exception, published: Published) -> list[Target]:

@@ -24,10 +24,10 @@ from typing import Any, NamedTuple
 from kombu.utils import json as kombu_json
 
 from kombu_hake.numeric import whole
+from kombu_hake.tasks import ORIGIN_HEADER
 
 __all__ = [
     "FOREIGN_ATTRIBUTES",
-    "ORIGIN_HEADER",
     "Envelope",
     "Wire",
     "attributes_bytes",
@@ -40,8 +40,6 @@ __all__ = [
 #: What others may say about a message of theirs, as attributes of type String: its routing key, the exchange it was
 #: published to (SNS leaves that out), an id of the event. Our own messages say all that in the envelope.
 FOREIGN_ATTRIBUTES = ("rk", "exchange", "event_id")
-#: ``{"exchange": …, "routing_key": …}`` of a task's first publishing; whatever else stands there is dropped.
-ORIGIN_HEADER = "hake-origin"
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 #: Properties that a received message gets from its receiver.
 _OF_RECEIVING = ("attributes", "receive_count", "sent_timestamp_ms")

@@ -23,9 +23,9 @@ from kombu_hake.contents import COMPRESSION_HEADER
 from kombu_hake.envelope import Envelope, encode
 from kombu_hake.exceptions import HakeError
 from kombu_hake.group_messages import Parts, resendable, with_death
-from kombu_hake.messages import HakeMessage, is_task
+from kombu_hake.messages import HakeMessage
 from kombu_hake.quoting import guarded, quoted
-from kombu_hake.topology import PRIVATE_EXCHANGE
+from kombu_hake.tasks import PRIVATE_EXCHANGE, is_task
 
 __all__ = ["GroupRequest", "group_of", "parts_of", "set_aside", "text_of"]
 

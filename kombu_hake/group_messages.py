@@ -13,9 +13,9 @@ from uuid import UUID, uuid5
 from kombu_hake.contents import COMPRESSION_HEADER, decoded, encoded, is_nested_too_deep
 from kombu_hake.envelope import FOREIGN_ATTRIBUTES
 from kombu_hake.exceptions import MalformedMessage
-from kombu_hake.group_registry import EVENT_HEADER, EVENT_TASK, Subscription, run_id
+from kombu_hake.group_registry import Subscription, run_id
 from kombu_hake.limits import MAX_NESTING
-from kombu_hake.messages import ORIGIN_HEADER
+from kombu_hake.tasks import EVENT_HEADER, EVENT_TASK, ORIGIN_HEADER
 
 __all__ = [
     "DEATHS_HEADER",

@@ -18,12 +18,8 @@ from kombu_hake.bindings import Binding
 from kombu_hake.limits import MATCHED_KEY_MAX_CHARS
 from kombu_hake.routing import matches
 
-__all__ = ["EVENT_HEADER", "EVENT_TASK", "Registry", "Subscription", "registry", "run_id"]
+__all__ = ["Registry", "Subscription", "registry", "run_id"]
 
-#: The task name that an event carries. No code runs under this name: a worker hands the event over to handlers.
-EVENT_TASK = "kombu_hake.event"
-#: Header of a handler's message: ``{"id": …, "topic": …, "key": …, "group": …}``.
-EVENT_HEADER = "hake_event"
 _RUNS = UUID("0c8bb6ce-6f3c-5d33-9f0b-2f0b6ad1f6d4")
 
 

@@ -14,7 +14,8 @@ from celery import Task, _state
 from kombu import Exchange, Queue, binding
 
 from kombu_hake.dead_names import IF_MADE
-from kombu_hake.group_registry import EVENT_TASK, Subscription, registry
+from kombu_hake.group_registry import Subscription, registry
+from kombu_hake.tasks import EVENT_TASK
 
 __all__ = ["announce", "finalized_apps", "route"]
 

@@ -38,7 +38,7 @@ from kombu_hake.group_registry import registry
 from kombu_hake.messages import HakeMessage
 from kombu_hake.quoting import guarded, quoted
 from kombu_hake.safeguard import check_tasks
-from kombu_hake.topology import PRIVATE_EXCHANGE
+from kombu_hake.tasks import PRIVATE_EXCHANGE
 from kombu_hake.unknown_tasks import say_unknown_once
 
 __all__ = ["GroupStep", "event_strategy"]

@@ -32,7 +32,8 @@ from celery.result import AsyncResult
 from kombu import Exchange
 
 from kombu_hake import group_setup
-from kombu_hake.group_registry import EVENT_TASK, Subscription, registry, run_id
+from kombu_hake.group_registry import Subscription, registry, run_id
+from kombu_hake.tasks import EVENT_TASK
 
 __all__ = ["Event", "Topic"]
 

@@ -15,17 +15,12 @@ from typing import Final
 # --- both services ---------------------------------------------------------------------------------------------
 
 MAX_BATCH_ENTRIES: Final = 10  # API-SQS SendMessageBatch, DeleteMessageBatch; API-SNS PublishBatch
-MAX_BATCH_ID_CHARS: Final = 80  # API-SQS SendMessageBatchRequestEntry: alphanumerics, "-" and "_"
 ATTRIBUTE_NAME_MAX_CHARS: Final = 256  # API-SQS, API-SNS MessageAttributeValue
-GROUP_ID_MAX_CHARS: Final = 128  # API-SQS SendMessage: MessageGroupId, alphanumerics and punctuation, no spaces
-DEDUPLICATION_ID_MAX_CHARS: Final = 128  # API-SQS SendMessage, API-SNS Publish
-DEDUPLICATION_WINDOW_S: Final = 300  # API-SQS SendMessage: MessageDeduplicationId
 FIFO_SUFFIX: Final = ".fifo"  # API-SQS CreateQueue, API-SNS CreateTopic; counts in the length of the name
 
 # A raw delivery of a message with more attributes than this is dropped without an error to anybody (DG-SNS
 # "message attributes"). One is left free, because clients that offload a body to S3 add one.
 RAW_DELIVERY_MAX_ATTRIBUTES: Final = 10
-PUBLISH_MAX_ATTRIBUTES: Final = RAW_DELIVERY_MAX_ATTRIBUTES - 1
 
 # --- SQS: names, sizes, times ----------------------------------------------------------------------------------
 
@@ -35,14 +30,11 @@ SQS_MAX_BATCH_BYTES: Final = 1_048_576  # API-SQS SendMessageBatch: all entries 
 SQS_MAX_WAIT_S: Final = 20  # API-SQS ReceiveMessage WaitTimeSeconds
 SQS_MAX_DELAY_S: Final = 900  # API-SQS SendMessage DelaySeconds; standard queues only
 SQS_MAX_VISIBILITY_S: Final = 43_200  # API-SQS ChangeMessageVisibility; in total, since the receive
-SQS_MIN_RETENTION_S: Final = 60  # API-SQS SetQueueAttributes MessageRetentionPeriod
 SQS_DEFAULT_RETENTION_S: Final = 345_600  # API-SQS CreateQueue: four days
+SQS_MIN_RETENTION_S: Final = 60  # API-SQS SetQueueAttributes MessageRetentionPeriod
 SQS_MAX_RETENTION_S: Final = 1_209_600  # API-SQS SetQueueAttributes: fourteen days
-SQS_MAX_IN_FLIGHT: Final = 120_000  # DG-SQS "standard queue quotas", "FIFO queue quotas"; messages per queue
-SQS_MAX_RECEIPT_HANDLE_CHARS: Final = 1_024  # API-SQS DeleteMessage
 SQS_QUEUE_READY_S: Final = 1  # API-SQS CreateQueue: wait at least this long before using a new queue
 SQS_QUEUE_RECREATE_S: Final = 60  # API-SQS CreateQueue: QueueDeletedRecently
-SQS_PURGE_INTERVAL_S: Final = 60  # API-SQS PurgeQueue: PurgeQueueInProgress
 SQS_ATTRIBUTES_SETTLE_S: Final = 60  # API-SQS SetQueueAttributes: a change, Policy included, may take this long
 SQS_LIST_PAGE: Final = 1_000  # API-SQS ListQueues MaxResults
 
@@ -58,19 +50,12 @@ SQS_MAX_RECEIVE_COUNT: Final = 1_000  # API-SQS SetQueueAttributes, RedrivePolic
 SQS_MAX_REDRIVE_SOURCES: Final = 10  # same, RedriveAllowPolicy: sourceQueueArns
 SQS_POLICY_MAX_BYTES: Final = 8_192  # DG-SQS "policy quotas"
 SQS_POLICY_MAX_STATEMENTS: Final = 20  # same
-SQS_POLICY_MAX_CONDITIONS: Final = 10  # same; of a statement, whatever the number of values a condition has
-SQS_POLICY_MAX_PRINCIPALS: Final = 50  # same
 
 # --- SNS: names, sizes -----------------------------------------------------------------------------------------
 
 SNS_MAX_TOPIC_NAME_CHARS: Final = 256  # API-SNS CreateTopic
 SNS_MAX_MESSAGE_BYTES: Final = 262_144  # API-SNS Publish; unless the topic's MaximumMessageSize was raised
-SNS_MAX_RAISED_MESSAGE_BYTES: Final = 1_048_576  # DG-SNS "large message payloads"
 SNS_MAX_BATCH_BYTES: Final = 262_144  # API-SNS PublishBatch: all entries together; the topic's MaximumMessageSize
-SNS_MAX_SUBSCRIPTIONS_RAISED: Final = 100  # DG-SNS "large message payloads": subscriptions of such a topic
-SNS_FIFO_MAX_SUBSCRIPTIONS: Final = 100  # GR
-SNS_CONTROL_CALLS_PER_S: Final = 30  # GR: CreateTopic, Get/Set*Attributes in the smallest regions
-SNS_LIST_PAGE: Final = 100  # GR: items per page of every List* call
 
 # --- SNS: filter policies --------------------------------------------------------------------------------------
 
@@ -79,13 +64,9 @@ SNS_FILTER_MAX_COMBINATIONS: Final = 150  # same: product over the keys of the n
 SNS_FILTER_MAX_BYTES: Final = 262_144  # same: 256 KB
 SNS_WILDCARDS_PER_PATTERN: Final = 3  # same: "*" in one wildcard pattern
 SNS_WILDCARD_MAX_POINTS: Final = 100  # same: one point for one "*", else three per "*"; times patterns, all fields
-SNS_FILTERS_PER_TOPIC: Final = 200  # GR, soft; a subscription without a filter policy does not count
-SNS_FILTERS_PER_ACCOUNT: Final = 10_000  # GR, soft
-SNS_FILTER_SETTLE_S: Final = 900  # DG-SNS "subscription filter policies": a change may take this long
 
 # --- AMQP 0-9-1 ------------------------------------------------------------------------------------------------
 
-AMQP_SHORTSTR_MAX_BYTES: Final = 255  # AMQP 0-9-1, 4.2.5.3: exchange names, queue names and routing keys in UTF-8
 MATCHED_KEY_MAX_CHARS: Final = 10_000  # ours: matching a routing key of a megabyte with a pattern takes seconds
 
 # --- what a received message may cost a process -------------------------------------------------------------------

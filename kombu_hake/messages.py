@@ -19,7 +19,7 @@ from uuid import uuid4
 from kombu.message import Message as KombuMessage
 
 from kombu_hake.contents import COMPRESSION_HEADER, decoded, inflated
-from kombu_hake.envelope import ORIGIN_HEADER, Envelope
+from kombu_hake.envelope import Envelope
 from kombu_hake.exceptions import MalformedMessage
 from kombu_hake.inbox import Delivery
 from kombu_hake.lease import Lease
@@ -28,12 +28,10 @@ from kombu_hake.mailbox import answers_elsewhere, is_command_queue
 from kombu_hake.numeric import whole
 from kombu_hake.parking import delay_s, due_ms
 from kombu_hake.quoting import quoted
-from kombu_hake.topology import PRIVATE_EXCHANGE
+from kombu_hake.tasks import ORIGIN_HEADER, PRIVATE_EXCHANGE, is_task
 
 __all__ = [
-    "ORIGIN_HEADER",
     "HakeMessage",
-    "is_task",
     "label",
     "receive_count",
     "send_parameters",
@@ -162,11 +160,6 @@ class CommandMessage(HakeMessage):
 
 def _without_compression(headers: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in headers.items() if name != COMPRESSION_HEADER}
-
-
-def is_task(headers: Mapping[str, Any]) -> bool:
-    """Whether the headers are those of a Celery task (protocol 2)."""
-    return "task" in headers and "id" in headers
 
 
 def sent_ms(raw: Mapping[str, Any]) -> int | None:

@@ -27,14 +27,12 @@ from uuid import uuid4
 from kombu_hake.envelope import decode, encode
 from kombu_hake.exceptions import HakeError
 from kombu_hake.group_messages import DEATHS_HEADER, Parts, resendable
-from kombu_hake.group_registry import EVENT_HEADER
 from kombu_hake.limits import FIFO_SUFFIX, MAX_BATCH_ENTRIES, SQS_MAX_BATCH_BYTES
-from kombu_hake.messages import is_task
 from kombu_hake.naming import QueueUrl
 from kombu_hake.operations import Desk
 from kombu_hake.publisher import make_batches
 from kombu_hake.quoting import quoted
-from kombu_hake.topology import PRIVATE_EXCHANGE
+from kombu_hake.tasks import EVENT_HEADER, PRIVATE_EXCHANGE, is_task
 
 __all__ = ["DeadLetter", "Outcome", "Wanted", "purge", "requeue", "scan"]
 

@@ -247,9 +247,6 @@ OPTIONS: Mapping[str, Option] = {
     "fanout_priorities": Option(
         _flag, False, "Priorities also hold for queues that get everything of an exchange (fanout, '#'); see Routing."
     ),
-    "task_filter": Option(
-        _flag, False, "A queue that workers consume gets of an exchange only the tasks that these have registered."
-    ),
     "dead_letter_queue": Option(
         _dead_letter_queue, None, "Gives every durable queue a dead-letter queue: a name, '{queue}-dead', or true."
     ),

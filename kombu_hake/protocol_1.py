@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from kombu_hake.messages import HakeMessage, is_task
-from kombu_hake.topology import PRIVATE_EXCHANGE
+from kombu_hake.messages import HakeMessage
+from kombu_hake.tasks import PRIVATE_EXCHANGE, is_task
 
 __all__ = ["stay_in_own_queue", "watch"]
 

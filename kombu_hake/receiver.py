@@ -170,7 +170,6 @@ class Receiver:
         self._sources: dict[str, _Source] = {}
         self._open_polls: Counter[QueueUrl] = Counter()
         self._came_back = threading.Condition(self._lock)
-        self._stopped = False
 
     def __repr__(self) -> str:
         polling = " ".join(f"{s.name}:{s.pollers}" for s in self._sources.values())
@@ -202,7 +201,6 @@ class Receiver:
     def stop(self) -> None:
         """Stop polling. Open long polls end by themselves."""
         with self._lock:
-            self._stopped = True
             for source in self._sources.values():
                 source.close()
             self._sources.clear()

@@ -3,27 +3,49 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from kombu_hake.binder import Binder
-from kombu_hake.bindings import BindingSet
+from kombu_hake.bindings import Binding, BindingSet, ExchangeType
 from kombu_hake.concurrency import SingleFlight
 from kombu_hake.naming import QueueUrl, is_incarnation
 from kombu_hake.priorities import main_queue
+from kombu_hake.queues import Queues, QueueSpec
 from kombu_hake.quoting import guarded
-
-if TYPE_CHECKING:
-    from kombu_hake.topology import Topology
 
 __all__ = ["Repairer"]
 
 logger = guarded(logging.getLogger(__name__))
 
 
+class Declarer(Protocol):
+    """What repairs need of :class:`kombu_hake.topology.Topology`, which owns the repairer."""
+
+    queues: Queues
+
+    def is_managed(self, queue: str) -> bool:
+        """See there."""
+
+    def incarnation(self, queue: str) -> str:
+        """See there."""
+
+    def declare_queue(self, spec: QueueSpec, *, physical: str | None = None) -> bool:
+        """See there."""
+
+    def bind(self, queue: str, binding: Binding) -> None:
+        """See there."""
+
+    def exchange_type(self, exchange: str) -> ExchangeType | None:
+        """See there."""
+
+    def forget(self, queue: str) -> None:
+        """See there."""
+
+
 class Repairer:
     """Declares and binds again by what this process declared and saw. Safe to share between threads."""
 
-    def __init__(self, topology: Topology, binder: Binder) -> None:
+    def __init__(self, topology: Declarer, binder: Binder) -> None:
         self._topology = topology
         self._binder = binder
         #: Queues that were made again, until they are bound again too.

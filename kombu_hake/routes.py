@@ -22,7 +22,8 @@ from kombu_hake.mailbox import is_mailbox, is_reply_exchange, reply_queue
 from kombu_hake.naming import QueueUrl, TopicArn
 from kombu_hake.quoting import guarded
 from kombu_hake.settings import Settings
-from kombu_hake.topology import PRIVATE_EXCHANGE, Topology
+from kombu_hake.tasks import PRIVATE_EXCHANGE
+from kombu_hake.topology import Topology
 
 __all__ = ["QueueTarget", "Routes", "Target", "TopicTarget"]
 

@@ -25,26 +25,25 @@ from typing import Any
 
 from kombu_hake import limits
 from kombu_hake.bindings import Argument, Binding
+from kombu_hake.documents import read_object
 from kombu_hake.globs import RK, combine, encode, key_candidates, pattern_candidates, spell, split_words
+from kombu_hake.priorities import PRIORITY_ATTRIBUTE
 
 __all__ = [
-    "TASK_ATTRIBUTE",
     "Filter",
+    "canonical_json",
     "compile_filter",
     "filter_json",
     "matches",
     "message_attributes",
     "narrowed",
-    "task_attribute",
-    "task_values",
+    "without_priorities",
 ]
 
 #: The mark of a message whose header values are all in its attributes.
 HEADERS_MARK = "headers"
 #: Header values that a message carries as attributes, at most; with more of them it carries none.
 MAX_HEADER_ATTRIBUTES = 6
-#: The name of a message's task, with the option ``task_filter``.
-TASK_ATTRIBUTE = "hake-task"
 
 # What Celery puts into the headers of every task. Nobody routes on these, and they would leave no room for the user's
 # own; "task" is not among them, because its name is worth routing on. (celery/app/amqp.py, as_task_v2)
@@ -255,23 +254,35 @@ def narrowed(base: Filter, conditions: Mapping[str, Sequence[Any]]) -> Filter | 
     return Filter(policy, base.exact)
 
 
-def task_attribute(name: str) -> str:
-    """What :data:`TASK_ATTRIBUTE` says of a task: printable ASCII, never empty."""
-    return _token(name)
-
-
-def task_values(names: Iterable[str]) -> list[Any]:
-    """What a filter policy says of :data:`TASK_ATTRIBUTE`, to let these tasks pass.
-
-    Also passed are Celery's own tasks, which every app has, and what carries no such attribute.
-    """
-    own = {"prefix": task_attribute("celery.")}
-    return [*sorted(task_attribute(name) for name in names if not name.startswith("celery.")), own, {"exists": False}]
-
-
 def filter_json(wanted: Filter) -> str:
     """The policy as canonical JSON text, ``{}`` for none: equal filters give equal text."""
     return json.dumps(wanted.policy or {}, sort_keys=True, separators=(",", ":"))
+
+
+def without_priorities(policy_text: str) -> tuple[str, bool]:
+    """A filter policy as canonical JSON without its condition on priorities, and whether it had one.
+
+    Which priorities a level takes does not follow from the bindings. Text that is no JSON object comes back unchanged.
+    """
+    try:
+        found = read_object(policy_text)
+    except ValueError:
+        return policy_text, False
+    is_shared = found.pop(PRIORITY_ATTRIBUTE, None) is not None
+    return canonical_json(found), is_shared
+
+
+def canonical_json(policy: Mapping[str, Any]) -> str:
+    """A filter policy as JSON text that does not depend on the order of its keys and values."""
+
+    def ordered(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {key: ordered(value) for key, value in part.items()}
+        if isinstance(part, list):
+            return sorted(map(ordered, part), key=lambda item: json.dumps(item, sort_keys=True))
+        return part
+
+    return json.dumps(ordered(policy), sort_keys=True, separators=(",", ":"))
 
 
 #: Attribute name to the value it must have; None: the attribute must be there.

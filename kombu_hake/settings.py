@@ -87,7 +87,6 @@ class Settings:
     unroutable: str = "warn"
     queue_policy: str = "topics"
     fanout_priorities: bool = False
-    task_filter: bool = False
     dead_letter_queue: str | None = None
     max_receive_count: int = 20
     keep_undelivered: bool = True

@@ -60,7 +60,6 @@ def _on_ready(sender: Any = None, **_kwargs: Any) -> None:
     controller = sender.controller
     if hasattr(controller, "wait_for_soft_shutdown"):
         controller.wait_for_soft_shutdown = _before(controller.wait_for_soft_shutdown, lambda: ring(_SOFT))
-    worker.tell_tasks(sender)
 
 
 def _on_shutting_down(**_kwargs: Any) -> None:

@@ -9,14 +9,13 @@ Order
     that is in use waits with that for the minute that AWS may need to act on the new policies of its levels.
 
 Where it does not fit
-    Where a filter would be over AWS's limits, or an emulator lacks an operator, something is left out: the tasks first,
-    then the priorities. What is left out lets more pass, or leaves the messages on the lowest level.
+    Where a filter would be over AWS's limits, or an emulator lacks an operator, the priorities are left out of it: the
+    messages stay on the lowest level.
 
 Where not all bindings are known
     A tag of the queue that can't be read may be a binding to any exchange (``BindingSet.is_partial``). Then nothing
-    becomes narrower: the topics that the queue's policy names stay in it, and a filter that differs is kept if it
-    passes all that the readable bindings ask for, and else widened to everything but its share of priorities. It could
-    be the filter of the unreadable binding, and a union of two filters can't be computed in general.
+    becomes narrower: the topics that the queue's policy names stay in it, and a filter that differs from ours is
+    widened to everything but its share of priorities. It could be the filter of the unreadable binding.
 
 Where others bound what can't be done here
     A binding that another process recorded, and that AWS refuses this process, is logged: it is not a reason to fail
@@ -35,16 +34,15 @@ from typing import Any
 from kombu_hake.bindings import BindingSet, ExchangeType
 from kombu_hake.clients import Clients
 from kombu_hake.dead_queues import DeadQueues
-from kombu_hake.documents import read_object
+from kombu_hake.documents import read_object, same_json
 from kombu_hake.exceptions import AccessDenied, QueueNotFound, TopicNotFound, TopologyError
-from kombu_hake.filters import is_as_wide
 from kombu_hake.limits import FIFO_SUFFIX, SQS_ATTRIBUTES_SETTLE_S
 from kombu_hake.naming import QueueArn, QueueUrl, TopicArn, parse_arn
 from kombu_hake.policy import allows, named_topics, namespace_policy, queue_policy
 from kombu_hake.priorities import PRIORITY_ATTRIBUTE, level_names, level_shares, main_queue
 from kombu_hake.queues import Queues
 from kombu_hake.quoting import guarded
-from kombu_hake.routing import TASK_ATTRIBUTE, Filter, compile_filter, filter_json, narrowed, task_values
+from kombu_hake.routing import Filter, compile_filter, filter_json, narrowed
 from kombu_hake.settings import Settings
 from kombu_hake.topics import Topics
 
@@ -268,11 +266,9 @@ class Subscriptions:
             priority = {PRIORITY_ATTRIBUTE: level.share} if level.share else {}
             if level.share and base.policy is None and not self._settings.fanout_priorities:
                 return
-            tasks = {TASK_ATTRIBUTE: task_values(wanted.tasks)} if wanted.tasks is not None else {}
-            for conditions in ({**priority, **tasks}, priority) if tasks else (priority,):
-                found = narrowed(base, conditions) if conditions else base
-                if found is not None:
-                    yield found
+            found = narrowed(base, priority) if priority else base
+            if found is not None:
+                yield found
             if base.policy is None:
                 return
 
@@ -299,7 +295,6 @@ class Subscriptions:
                 logger.info("Exchange %s takes a wider filter for queue %s: %s", exchange, level.name, exc)
                 continue
             self._seen[level.name, exchange] = texts[0], time.monotonic() + BELIEVE_S
-            self._say_all_tasks(level, exchange, wanted, compiled)
             return has_written
         return None
 
@@ -309,21 +304,10 @@ class Subscriptions:
         share = {name: values for name, values in policy.items() if name == PRIORITY_ATTRIBUTE}
 
         def choose(found: str) -> str:
-            # A filter with another share of priorities is not kept: a message would reach two levels, or none.
-            if exchange not in wanted.unfiltered and is_as_wide(found, policy, wanted.for_exchange(exchange)):
-                return found
-            return filter_json(Filter(share or None, exact=False))
+            is_ours = exchange not in wanted.unfiltered and same_json(found, filter_json(compiled))
+            return found if is_ours else filter_json(Filter(share or None, exact=False))
 
         return choose
-
-    def _say_all_tasks(self, level: _Level, exchange: str, wanted: BindingSet, used: Filter) -> None:
-        if wanted.tasks is None or TASK_ATTRIBUTE in (used.policy or {}) or (level.name, exchange, "") in self._said:
-            return
-        self._said.add((level.name, exchange, ""))
-        logger.warning(
-            "Queue %s gets all tasks of exchange %s: SNS takes no filter on the %d that its workers know, beside that "
-            "of its bindings.", level.name, exchange, len(wanted.tasks),
-        )  # fmt: skip
 
     def _policy(self, existing: str | None, arn: QueueArn, exchanges: list[str], kept: list[str]) -> str | None:
         topic_arns: list[TopicArn] = [self._topics.arn(exchange) for exchange in exchanges]

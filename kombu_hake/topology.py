@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -31,14 +31,13 @@ from kombu_hake.removal import Remover
 from kombu_hake.repair import Repairer
 from kombu_hake.settings import Settings
 from kombu_hake.signs import Signs
+from kombu_hake.tasks import PRIVATE_EXCHANGE
 from kombu_hake.topics import Topics
 from kombu_hake.verification import Verification
 
-__all__ = ["PRIVATE_EXCHANGE", "Topology"]
+__all__ = ["Topology"]
 
 logger = guarded(logging.getLogger(__name__))
-#: Publishing here is a SendMessage to the queue that the routing key names; declaring it does nothing.
-PRIVATE_EXCHANGE = "hake.queue"
 #: AMQP has these from the start.
 _PREDECLARED: Mapping[str, ExchangeType] = {
     "amq.direct": "direct",
@@ -272,18 +271,6 @@ class Topology:
             logger.info("The binding of queue %s to exchange %s is not ours to remove.", queue, binding.exchange)
             return
         self._binder.unbind(queue, binding)
-
-    def want_tasks(self, queue: str, names: Iterable[str]) -> None:
-        """Let the queue have only these tasks, and those that other workers of it want; where that is ours to say.
-
-        Said in the log where the rights for it are missing: then it gets what its bindings ask for, as before.
-        """
-        if not self.makes or self.queues.is_predefined(queue):
-            return
-        try:
-            self._binder.want_tasks(queue, names)
-        except AccessDenied as exc:
-            logger.warning("Queue %s may get tasks that its workers do not know: %s", queue, exc)
 
     def verify(self) -> None:
         """With ``topology=verify``, look whether everything declared so far is there; no call for what was seen before.

@@ -22,7 +22,7 @@ from kombu.transport import base
 
 from kombu_hake import forksafe, lost_tasks, protocol_1, safeguard, stopping, unknown_tasks, worker
 from kombu_hake._version import __version__
-from kombu_hake.channel import Channel
+from kombu_hake.channel import Channel, Parts
 from kombu_hake.clients import Clients, shared_clients
 from kombu_hake.deadletters import DeadLetters
 from kombu_hake.dispatch import Dispatcher
@@ -196,7 +196,17 @@ class Transport(base.Transport):  # type: ignore[misc]
 
     def create_channel(self, connection: Any) -> Channel:
         """A new channel."""
-        channel = Channel(self, next(self._channel_ids))
+        parts = Parts(
+            settings=self.settings,
+            clients=self.clients,
+            topology=self.topology,
+            temporaries=self.temporaries,
+            dispatcher=self.dispatcher,
+            dead_letters=self.dead_letters,
+            inbox=self.inbox,
+            leases=self.leases,
+        )
+        channel = Channel(self, next(self._channel_ids), parts)
         self.channels.append(channel)
         return channel
 

@@ -13,8 +13,9 @@ from typing import Any
 
 from kombu_hake.concurrency import Once
 from kombu_hake.exceptions import HakeError
-from kombu_hake.messages import ORIGIN_HEADER, HakeMessage, is_task
+from kombu_hake.messages import HakeMessage
 from kombu_hake.quoting import guarded, quoted
+from kombu_hake.tasks import ORIGIN_HEADER, is_task
 
 __all__ = ["UnknownTasks", "say_unknown_once", "watch"]
 
@@ -42,8 +43,8 @@ class UnknownTasks:
         if self._is_new((queue, task)):
             logger.error(
                 "Group %s gets the task %s, which its workers have not registered: it is rejected, here and from now "
-                "on. Import its module in these workers, bind the queue %s to fewer keys of exchange %r, or set "
-                "task_filter.", queue, task, queue, origin.get("exchange"),
+                "on. Import its module in these workers, or bind the queue %s to fewer keys of exchange %r.",
+                queue, task, queue, origin.get("exchange"),
             )  # fmt: skip
         message.reject_log_error(logger, (HakeError,))
         return None

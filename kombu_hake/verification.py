@@ -23,14 +23,13 @@ from kombu_hake.exceptions import (
     TopologyError,
     TopologyIncomplete,
 )
-from kombu_hake.filters import passes_at_least, without_conditions
 from kombu_hake.limits import FIFO_SUFFIX
 from kombu_hake.naming import QueueArn, QueueUrl, parse_arn
 from kombu_hake.policy import allows
 from kombu_hake.priorities import main_queue
 from kombu_hake.queues import Queues
 from kombu_hake.quoting import guarded
-from kombu_hake.routing import compile_filter, filter_json
+from kombu_hake.routing import canonical_json, compile_filter, filter_json, without_priorities
 from kombu_hake.topics import Topics
 
 __all__ = ["Verification"]
@@ -57,6 +56,7 @@ class Verification:
         self._seen: dict[str, frozenset[Binding]] = {}
         self._due: dict[str, None] = {}
         self._unreadable: set[str] = set()
+        self._unequal: set[str] = set()
 
     @property
     def is_due(self) -> bool:
@@ -197,15 +197,11 @@ class Verification:
         what = f"The subscription of queue {queue!r} to exchange {exchange!r} ({arn})"
         if found.get("RawMessageDelivery", "false").lower() != "true":
             yield f"{what} has no raw message delivery: set RawMessageDelivery to true."
-        text, is_shared = without_conditions(found.get("FilterPolicy") or "{}")
+        text, is_shared = without_priorities(found.get("FilterPolicy") or "{}")
         if text != "{}" and found.get("FilterPolicyScope", "MessageAttributes") != "MessageAttributes":
             yield f"{what} filters on the message body, which holds no routing key: filter on message attributes."
-        elif not passes_at_least(text, bindings):
-            keys = ", ".join(sorted(repr(binding.routing_key) for binding in bindings))
-            yield (
-                f"{what} has the filter policy {excerpt(text)}, which does not pass everything that is bound ({keys}): "
-                f"use {filter_json(compile_filter(bindings))}, a wider one, or none."
-            )
+        elif text not in _expected_filters(bindings):
+            self._warn_of_filter(what, text, bindings)
         if is_shared and queue == main_queue(queue):
             yield from self._level_faults(queue, exchange, bindings, read)
 
@@ -224,7 +220,24 @@ class Verification:
             for fault in self._binding_faults(name, exchange, bindings, attributes, read):
                 yield f"Of queue {queue!r}, priority level {number}: {fault}"
 
+    def _warn_of_filter(self, what: str, text: str, bindings: set[Binding]) -> None:
+        """Another filter than ours may be meant so: it may pass more, or be written differently."""
+        if what not in self._unequal:
+            self._unequal.add(what)
+            keys = ", ".join(sorted(repr(binding.routing_key) for binding in bindings))
+            logger.warning(
+                "%s has the filter policy %s, and its bindings (%s) give %s. Check that it passes everything that is "
+                "bound: what it does not pass is lost. Use that policy, or none.",
+                what, excerpt(text), keys, filter_json(compile_filter(bindings)),
+            )  # fmt: skip
+
     def _cannot_see(self, what: str, exc: AccessDenied) -> None:
         if what not in self._unreadable:
             self._unreadable.add(what)
             logger.warning("topology=verify can't look at %s and takes it as right: %s", what, exc)
+
+
+def _expected_filters(bindings: set[Binding]) -> set[str]:
+    """The filter policies that this package writes for the bindings, with and without wildcards; ``{}`` is none."""
+    policies = (compile_filter(bindings, wildcards=wildcards).policy for wildcards in (True, False))
+    return {"{}", *(canonical_json(policy or {}) for policy in policies)}

@@ -14,7 +14,6 @@ __all__ = [
     "is_unstarted",
     "refuse_to_start",
     "remember",
-    "tell_tasks",
     "unstarted_tags",
 ]
 
@@ -121,17 +120,3 @@ def _will_not_start(request: Any) -> bool:
     if job is None or hasattr(job, "f"):
         return False
     return getattr(job, "_write_to", None) is None and getattr(job, "_scheduled_for", None) is None
-
-
-def tell_tasks(consumer: Any) -> None:
-    """Have the queues of a worker get only tasks that it has registered, with the option ``task_filter``.
-
-    Where a queue gets only the tasks that some of its workers know, all of them have a say.
-    """
-    transport = consumer.connection.transport
-    if transport.driver_type != "hake":
-        return
-    for queue in consumer.app.amqp.queues.consume_from:
-        known = transport.topology.known_bindings(queue)
-        if transport.settings.task_filter or (known is not None and known.tasks is not None):
-            transport.topology.want_tasks(queue, consumer.app.tasks)

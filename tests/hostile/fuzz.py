@@ -34,7 +34,7 @@ from kombu.exceptions import KombuError
 import kombu_hake
 from hostile.corpus import corpus
 from hostile.mutations import legal, odd, odd_text, spoilt, spoilt_text, words
-from kombu_hake import bindings, filters, group_worker, naming, operations_dlq, ownership, policy, routing, settings
+from kombu_hake import bindings, group_worker, naming, operations_dlq, ownership, policy, routing, settings
 from kombu_hake.aws_clock import AwsClock
 from kombu_hake.clients import Clients
 from kombu_hake.exceptions import HakeError
@@ -213,8 +213,6 @@ def _tags(_stack: ExitStack) -> Target:
         bound = bindings.from_tags(found)
         for binding in bound.bindings:
             routing.matches(binding, words(random), {"a": odd(random)})
-        bindings.tags_to_merge(found)
-        bindings.tags_to_add(found, frozenset({"a"}), 10)
         ownership_found = ownership.read(found)
         if ownership_found is not None:
             ownership_found.due_s()
@@ -272,8 +270,7 @@ def _filters(_stack: ExitStack) -> Target:
         kinds: tuple[bindings.ExchangeType, ...] = ("topic", "direct", "fanout")
         wanted = [bindings.Binding("orders", random.choice(kinds), words(random)) for _ in range(random.randint(1, 4))]
         wanted.append(bindings.Binding("orders", "direct", "a" * random.choice((1, 60, 250))))
-        filters.without_conditions(text)
-        filters.passes_at_least(text, wanted)
+        routing.without_priorities(text)
         made = routing.compile_filter(wanted)
         routing.filter_json(made)
         for binding in wanted:

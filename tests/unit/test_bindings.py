@@ -13,9 +13,6 @@ from kombu_hake.bindings import (
     BindingSet,
     from_tags,
     overflow_tags,
-    tags_to_add,
-    tags_to_merge,
-    task_tags,
     to_tags,
 )
 
@@ -170,61 +167,7 @@ def test_set_knows_its_exchanges() -> None:
     assert found.for_exchange("two") == {two}
 
 
-# --- priorities and tasks
-
-names_of_tasks = st.frozensets(st.text(min_size=1, max_size=60), min_size=1, max_size=60)
-
-
-@given(names_of_tasks)
-def test_names_of_tasks_survive_their_tags(names: frozenset[str]) -> None:
-    tags = task_tags(names)
-    assert from_tags(tags).tasks == names
-    for key, value in tags.items():
-        assert len(key) <= 128
-        assert 0 < len(value) <= 256
-        assert AWS_TAG_CHARS.fullmatch(key + value)
-
-
-@given(names_of_tasks, names_of_tasks)
-def test_each_worker_adds_the_tasks_that_are_missing(one: frozenset[str], other: frozenset[str]) -> None:
-    tags = tags_to_add({}, one, 1000)
-    tags |= tags_to_add(tags, other, 1000)
-    assert from_tags(tags).tasks == one | other
-    assert tags_to_add(tags, one, 1000) == {}
-
-
-def test_two_workers_that_add_at_one_instant_are_both_heard() -> None:
-    tags = tags_to_add({}, frozenset("ab"), 50) | tags_to_add({}, frozenset("bc"), 50)
-    assert from_tags(tags).tasks == frozenset("abc")
-
-
-def test_without_room_for_the_names_all_tasks_are_wanted_for_good() -> None:
-    tags = task_tags(["a"])
-    tags |= tags_to_add(tags, frozenset("x" * 200 + str(i) for i in range(50)), 20)
-    assert from_tags(tags).tasks is None
-    assert tags_to_add(tags, frozenset("b"), 50) == {}
-
-
-@given(st.lists(names_of_tasks, min_size=1, max_size=12))
-def test_merging_loses_no_name(deploys: list[frozenset[str]]) -> None:
-    tags: dict[str, str] = {}
-    for names in deploys:
-        tags |= tags_to_add(tags, names, 10_000)
-        merged, superseded = tags_to_merge(tags)
-        assert from_tags(tags | merged).tasks == from_tags(tags).tasks
-        tags = {key: value for key, value in (tags | merged).items() if key not in superseded}
-    assert from_tags(tags).tasks == frozenset().union(*deploys)
-
-
-def test_deploys_leave_few_tags() -> None:
-    tags: dict[str, str] = {}
-    for i in range(100):
-        tags |= tags_to_add(tags, frozenset({f"task{i}"}), 50)
-        merged, superseded = tags_to_merge(tags)
-        tags = {key: value for key, value in (tags | merged).items() if key not in superseded}
-    assert len(tags) < 12
-    assert len(from_tags(tags).tasks or ()) == 100
-
+# --- priorities
 
 @pytest.mark.parametrize(("text", "expected"), [("9", 9), ("", 0), ("nine", 0), ("-1", 0)])
 def test_the_highest_priority_is_a_tag(text: str, expected: int) -> None:

@@ -9,9 +9,8 @@ import pytest
 from fakes import FakeClients, connected, make_settings
 from kombu import Exchange, Producer, Queue
 
-from kombu_hake.bindings import Binding, from_tags, tags_to_add, tags_to_merge, task_names, task_tags, to_tags
+from kombu_hake.bindings import Binding, from_tags, to_tags
 from kombu_hake.exceptions import AccessDenied, TopologyError
-from kombu_hake.filters import is_as_wide
 from kombu_hake.policy import allows
 from kombu_hake.queues import QueueSpec
 from kombu_hake.topology import Topology
@@ -110,18 +109,10 @@ def test_an_implausible_value_is_no_error(tags: dict[str, str]) -> None:
 
 
 def test_what_is_ours_is_not_damaged() -> None:
-    tags = to_tags(PLACED) | task_tags(["a"]) | {"hake:max-priority": "9", "hake:made-by": "x", "Name": "hake:b:"}
+    tags = to_tags(PLACED) | {"hake:t:59732894d3c054ff": "a b"} | {"hake:max-priority": "9", "hake:made-by": "x", "Name": "hake:b:"}
     found = from_tags(tags | to_tags(Binding("e" * 255, "topic", "k" * 255)))
     assert not found.damaged
     assert not found.is_partial
-
-
-def test_with_a_damaged_record_of_tasks_all_tasks_are_wanted() -> None:
-    damaged = {"hake:t:59732894d3c054ff": "a b"}
-    tags = task_tags(["a"]) | damaged
-    assert task_names(tags) is None
-    assert tags_to_add(tags, frozenset("a"), 50) == {}
-    assert tags_to_merge(tags) == ({}, [])
 
 
 # --- a worker starts
@@ -236,22 +227,6 @@ def test_removing_the_tag_narrows_again(fake: FakeClients) -> None:
     fake.sqs("untag_queue", QueueUrl=fake.queues.queue("email").url, TagKeys=list(to_tags(PAID)))
     process(fake).bind("email", SENT)
     assert filter_of(fake) == {"rk": ["order.placed", "order.sent"]}
-
-
-@pytest.mark.parametrize(
-    ("found", "is_kept"),
-    [
-        ({"hake-priority": [1], "rk": [{"prefix": "order."}]}, True),
-        ({"hake-priority": [1]}, True),
-        ({"rk": [{"prefix": "order."}]}, False),
-        ({"hake-priority": [2], "rk": [{"prefix": "order."}]}, False),
-        ({"hake-priority": [1], "hake-task": ["s:a"], "rk": [{"prefix": "order."}]}, False),
-        ({"hake-priority": [1], "rk": ["other"]}, False),
-    ],
-)
-def test_a_filter_with_another_share_of_priorities_or_tasks_is_not_kept(found: Any, is_kept: bool) -> None:
-    wanted = {"hake-priority": [1], "rk": ["order.placed"]}
-    assert is_as_wide(json.dumps(found), wanted, [PLACED]) is is_kept
 
 
 def test_a_queue_with_impossible_tags_can_be_deleted(fake: FakeClients) -> None:

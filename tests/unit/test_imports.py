@@ -13,11 +13,11 @@ PACKAGE = Path(kombu_hake.__file__).parent
 #: A module imports from the lines above its own. A new module goes where its imports allow, as high up as it can.
 LAYERS = (
     "quoting",
-    "_version aws_clock cli_graph cli_tables exceptions forksafe limits mailbox numeric",
+    "_version aws_clock tasks cli_graph cli_tables exceptions forksafe limits mailbox numeric",
     "answers contents documents envelope ownership plugin priorities sigv4 signals task_check worker",
     "bindings concurrency costs credit globs naming parking policy senders",
     "dead_names lease listeners options routing stopping trouble",
-    "admission filters group_registry settings",
+    "admission group_registry settings",
     "error_table events group_setup",
     "groups wire",
     "clients",

@@ -13,9 +13,9 @@ from kombu_hake.envelope import decode, encode
 from kombu_hake.exceptions import MalformedMessage
 from kombu_hake.inbox import Delivery
 from kombu_hake.lease import Lease
-from kombu_hake.messages import ORIGIN_HEADER, HakeMessage, is_task, label, send_parameters, task_of, to_message
+from kombu_hake.messages import HakeMessage, label, send_parameters, task_of, to_message
 from kombu_hake.naming import QueueUrl
-from kombu_hake.topology import PRIVATE_EXCHANGE
+from kombu_hake.tasks import ORIGIN_HEADER, PRIVATE_EXCHANGE, is_task
 
 TASK = {"task": "shop.tasks.mail", "id": "7f1c9d0e", "lang": "py"}
 

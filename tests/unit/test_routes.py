@@ -18,7 +18,8 @@ from kombu_hake.exceptions import (
 from kombu_hake.listeners import Listeners
 from kombu_hake.queues import QueueSpec
 from kombu_hake.routes import QueueTarget, Routes, TopicTarget
-from kombu_hake.topology import PRIVATE_EXCHANGE, Topology
+from kombu_hake.tasks import PRIVATE_EXCHANGE
+from kombu_hake.topology import Topology
 
 
 def arn(name: str) -> str:

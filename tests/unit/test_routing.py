@@ -19,8 +19,6 @@ from kombu_hake.routing import (
     matches,
     message_attributes,
     narrowed,
-    task_attribute,
-    task_values,
 )
 
 # Few words and short ones, so that keys and patterns often meet; digits and separators, because the attributes hold
@@ -453,11 +451,3 @@ def test_a_filter_that_sns_would_refuse_is_none() -> None:
     assert narrowed(many, {"hake-priority": [{"numeric": [">", 0]}]}) is not None
     full = compile_filter([Binding("e", "headers", "", tuple((f"h{i}", i) for i in range(4)))])
     assert narrowed(full, PRIORITY) is None
-
-
-def test_tasks_of_celery_and_what_is_no_task_pass() -> None:
-    values = task_values(["shop.mail", "celery.chord", "été"])
-    for name in ("shop.mail", "celery.chord", "celery.map", "été"):
-        assert sns_model.passes({"hake-task": values}, {"rk": "a", "hake-task": task_attribute(name)})
-    assert sns_model.passes({"hake-task": values}, {"rk": "a"})
-    assert not sns_model.passes({"hake-task": values}, {"rk": "a", "hake-task": task_attribute("shop.push")})

@@ -15,7 +15,8 @@ from kombu_hake.bindings import Binding
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, DeclarationMismatch, QueueNotFound
 from kombu_hake.queues import QueueSpec
 from kombu_hake.routing import message_attributes
-from kombu_hake.topology import PRIVATE_EXCHANGE, Topology
+from kombu_hake.tasks import PRIVATE_EXCHANGE
+from kombu_hake.topology import Topology
 
 OWN_SID = "HakeTopics"
 

@@ -450,7 +450,7 @@ def test_a_channel_that_nobody_holds_any_more_stops_polling(fake: FakeClients, c
     transport.channels.clear()
     del channel
     gc.collect()
-    assert receiver._stopped
+    assert not receiver._sources
 
 
 # --- threads and forgotten connections

@@ -18,7 +18,6 @@ from kombu_hake.exceptions import (
     TopologyError,
     TopologyIncomplete,
 )
-from kombu_hake.filters import passes_at_least
 from kombu_hake.policy import queue_policy
 from kombu_hake.routing import compile_filter, filter_json
 from kombu_hake.topology import Topology
@@ -90,7 +89,7 @@ def test_verify_works_on_as_usual_when_all_is_there(made: FakeClients) -> None:
 
 
 def test_verify_lists_everything_in_one_error(fake: FakeClients) -> None:
-    make(fake, json.dumps({"rk": ["something-else"]}), raw="false")
+    make(fake, raw="false")
     fake.queues.queue("email").attributes |= {
         "KmsMasterKeyId": "alias/aws/sqs",
         "RedrivePolicy": json.dumps({"deadLetterTargetArn": f"arn:aws:sqs:{REGION}:{ACCOUNT}:dead"}),
@@ -110,7 +109,6 @@ def test_verify_lists_everything_in_one_error(fake: FakeClients) -> None:
         "alias/aws/sqs",
         "policy of queue 'email' does not let",
         "no raw message delivery",
-        'filter policy {"rk": ["something-else"]}, which does not pass',
         "Exchange 'invoices' has no topic",
         "'sms' is not subscribed to exchange 'orders'",
         "no queue 'audit'",
@@ -166,36 +164,29 @@ def test_nothing_is_deleted(made: FakeClients) -> None:
 # --- filters
 
 
+def test_an_unequal_filter_is_shown_beside_ours_once(fake: FakeClients, caplog: pytest.LogCaptureFixture) -> None:
+    make(fake, json.dumps({"rk": ["something-else"]}))
+    with connected(fake, topology="verify") as connection:
+        verify(connection, EMAIL)
+        verify(connection, EMAIL)
+    [warning] = [record.getMessage() for record in caplog.records if "has the filter policy" in record.getMessage()]
+    assert '{"rk":["something-else"]}' in warning
+    assert filter_json(compile_filter([binding("order.*")])) in warning
+
+
 @pytest.mark.parametrize(
-    ("found", "keys", "passes"),
+    "text",
     [
-        ({}, ["order.*"], True),
-        ({"rk": ["order.created"]}, ["order.created"], True),
-        ({"rk": ["order.created", "order.paid"]}, ["order.created"], True),
-        ({"rk": ["order.created"]}, ["order.created", "order.paid"], False),
-        ({"rk": ["order.created"]}, ["order.*"], False),
-        ({"rk": [{"prefix": "order."}]}, ["order.*"], True),
-        ({"rk": [{"prefix": "order."}]}, ["order.#"], False),
-        ({"rk": [{"prefix": "order"}]}, ["order.#", "order.created"], True),
-        ({"rk": [{"prefix": "order."}]}, ["*.created"], False),
-        ({"rk": [{"exists": True}]}, ["order.created", "order.*"], True),
-        ({"rk": [{"anything-but": "order.lost"}]}, ["order.created"], True),
-        ({"rk": [{"anything-but": ["order.created"]}]}, ["order.created"], False),
-        ({"rk": [{"wildcard": "order.*"}]}, ["order.created", "order.*"], True),
-        ({"rk": [{"prefix": "order."}], "tenant": ["a"]}, ["order.created"], False),
-        ({"$or": [{"rk": ["x"]}, {"rk": [{"prefix": "order."}]}]}, ["order.created"], True),
-        ({"rk": [{"prefix": "order."}]}, ["#"], False),
+        "{}",
+        json.dumps(compile_filter([binding("order.*")], wildcards=False).policy, indent=2),
+        json.dumps({"hake-priority": [{"exists": False}], **(compile_filter([binding("order.*")]).policy or {})}),
     ],
 )
-def test_a_filter_of_others_has_to_pass_what_is_bound(found: Any, keys: list[str], passes: bool) -> None:
-    assert passes_at_least(json.dumps(found), [binding(key) for key in keys]) is passes
-
-
-@pytest.mark.parametrize("keys", [["order.*"], ["*.created.#", "a.b"], ["#.eu"], ["a.*.c", "x.#.y"], ["#"]])
-@pytest.mark.parametrize("wildcards", [True, False])
-def test_filters_of_our_own_pass(keys: list[str], wildcards: bool) -> None:
-    bindings = [binding(key) for key in keys]
-    assert passes_at_least(filter_json(compile_filter(bindings, wildcards=wildcards)), bindings)
+def test_no_filter_and_an_equal_one_are_right(text: str, fake: FakeClients, caplog: pytest.LogCaptureFixture) -> None:
+    make(fake, text)
+    with connected(fake, topology="verify") as connection:
+        verify(connection, EMAIL)
+    assert "filter policy" not in caplog.text
 
 
 # --- assume
