@@ -47,7 +47,11 @@ def read_by_sqs(body: str) -> dict[str, Any]:
 @each
 def test_a_message_is_read_as_ever(path: Path) -> None:
     case = load(path)
-    assert read(case["received"], case["queue"], is_bound=case["is_bound"]) == case["read"], case["about"]
+    expected = case["read"]
+    # Version 0.1 kept the header of a body that it had decompressed: the next reader of a copy could not read it.
+    headers = {name: value for name, value in expected["headers"].items() if name != "compression"}
+    found = read(case["received"], case["queue"], is_bound=case["is_bound"])
+    assert found == {**expected, "headers": headers}, case["about"]
 
 
 @each_of_ours
