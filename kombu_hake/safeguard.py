@@ -10,6 +10,7 @@ Hooks, as of Celery 5.7
     ``Consumer.create_task_handler`` (``celery/worker/consumer/consumer.py``) makes the callback for task messages.
     ``WorkController._process_task`` (``celery/worker/worker.py``) hands a request to the pool. With prefork, whatever
     frees a process calls it, outside of any callback of ours.
+    ``Consumer.on_task_request`` does so for other pools; timers call it when an ETA has come or a rate limit allows.
 """
 
 from __future__ import annotations
@@ -45,8 +46,10 @@ def _on_ready(sender: Any = None, **_kwargs: Any) -> None:
         if task_consumer is not None and task_consumer.on_message is not None:
             task_consumer.on_message = sender.create_task_handler()  # the loop has started with Celery's own
     controller = sender.controller
-    if not getattr(controller._process_task, "is_of_hake", False):
-        controller._process_task = _guarded(controller, controller._process_task)
+    for owner, name in ((controller, "_process_task"), (sender, "on_task_request")):
+        process = getattr(owner, name)
+        if not getattr(process, "is_of_hake", False):
+            setattr(owner, name, _guarded(controller, process))
 
 
 def check_tasks(consumer: Any) -> bool:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from kombu import Connection, Consumer, Producer, Queue
 
 from kombu_hake import envelope as envelope_module
-from kombu_hake import safeguard, worker
+from kombu_hake import group_failures, operations_dlq, safeguard, worker
 from kombu_hake.channel import Channel
 from kombu_hake.contents import encoded
 from kombu_hake.envelope import decode
@@ -134,9 +134,10 @@ def test_without_dead_letters_it_hides_for_longer_each_time(
     declare(channel)
     channel.basic_consume("q", callback=failing(TypeError()))
     send(fake, "x")
-    for wait in (60, 120, 240):
+    for number, wait in enumerate((60, 120, 240), start=1):
         connection.drain_events(timeout=10)
         [stored] = fake.queues.queue("q").messages
+        eventually(lambda number=number: fake.count("change_message_visibility_batch") == number)
         eventually(lambda stored=stored, wait=wait: stored.visible_at > fake.clock() + wait - 5)
         assert stored.visible_at <= fake.clock() + wait + 5
         assert f"It stays in {fake.queues.queue('q').url} and is received again in {wait} s." in errors(caplog)[-1]
@@ -559,3 +560,49 @@ def test_only_the_workers_own_connection_is_guarded(connection: Connection, in_w
     assert not worker.is_of_worker(object())
     in_worker.connection = None
     assert not worker.is_of_worker(connection.transport)
+
+
+def test_whatever_hands_a_request_to_the_pool_is_guarded_once(
+    fake: FakeClients, connection: Connection, channel: Channel
+) -> None:
+    declare(channel, **ASKED)
+    send(fake, text_of(task="a", id="x"))
+
+    class Request:
+        id = "x"
+        message = channel.basic_get("q")
+
+    request = Request()
+    controller = SimpleNamespace(_process_task=failing(TypeError()), pool=None, hub=None)
+    consumer = SimpleNamespace(
+        controller=controller, on_task_request=failing(TypeError()), create_task_handler=lambda: None,
+        task_consumer=SimpleNamespace(on_message="Celery's own"),
+    )  # fmt: skip
+    safeguard._on_ready(consumer)
+    assert callable(consumer.task_consumer.on_message)
+    before = (controller._process_task, consumer.on_task_request, consumer.task_consumer.on_message)
+    safeguard._on_ready(consumer)
+    assert before == (controller._process_task, consumer.on_task_request, consumer.task_consumer.on_message)
+    consumer.on_task_request(request)
+    assert len(fake.queues.queue("q-dead").messages) == 1
+    for error in (MemoryError(), SystemExit()):
+        with pytest.raises(type(error)):
+            safeguard._guarded(controller, failing(error))(request)
+
+
+def test_a_compressed_dead_letter_that_is_sent_back_can_be_read(
+    fake: FakeClients, connection: Connection, channel: Channel
+) -> None:
+    declare(channel, **ASKED)
+    send(fake, text_of(zlib.compress(b'[[], {"a": 1}, {}]'), task="a", id="x", compression="zlib"))
+    message = channel.basic_get("q")
+    assert message is not None
+    assert group_failures.set_aside(message, group_failures.parts_of(message), "failed", {"message": "x"})
+    [dead] = fake.queues.queue("q-dead").messages
+    letter = operations_dlq.read("q", {"Body": dead.body, "MessageAttributes": dead.attributes, "MessageId": "m"}, 0.0)
+    send(fake, operations_dlq.revived(letter, is_fifo=False)["MessageBody"])
+    message.ack()
+    again = channel.basic_get("q")
+    assert again is not None
+    assert again.payload == [[], {"a": 1}, {}]
+    assert again.headers["hake_deaths"]
