@@ -107,7 +107,7 @@ def test_a_worker_survives_each_answer_that_is_not_of_aws_and_works_on(
     for number, name in enumerate(names):
         client(on_stage).send_task("handle", [number])
         proxy.rules = [Rule("odd", odd=name, count=2)]  # whatever is asked next: a poll, an ack, a tag
-        wait_until(lambda: not any(rule.count for rule in proxy.rules), f"the worker to meet the answer {name}")
+        wait_until(lambda: not any(rule.count for rule in proxy.rules), f"{name} to be answered")
         proxy.rules = []
     for number in range(len(names)):
         on_stage.runs.wait_for(1, number=number)

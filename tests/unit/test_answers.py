@@ -263,3 +263,21 @@ def test_no_answer_raises_anything_else(answer: object, operation: str) -> None:
     with suppress(BrokerUnavailable):
         checked("sqs", operation, {"Entries": ENTRIES, "QueueName": "q"}, answer)
 
+
+@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), ImportError("no descriptor")])
+@pytest.mark.parametrize("part", ["_session", "_client", "SqsWire"])
+def test_a_client_that_cannot_be_made_for_now_means_that_aws_is_away(
+    part: str, error: Exception, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = make_clients(proxy.endpoint_url)
+
+    class Failing:
+        can_serve = staticmethod(lambda *args: True)
+
+        def __init__(self, *args: Any) -> None:
+            raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(clients_module, part, Failing)
+        with pytest.raises(BrokerUnavailable):
+            found.sqs("send_message", QueueUrl=QUEUE_URL, MessageBody="x")

@@ -11,6 +11,7 @@ import traceback
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from fakes import FakeClients, FakeClock, connected, eventually, make_settings
@@ -234,6 +235,9 @@ def test_closing_an_inherited_connection_in_the_child_calls_nobody(fake: FakeCli
 
         def add_reader(self, fd: int, callback: Callable[..., None], *args: object) -> None:
             pass
+
+        def call_repeatedly(self, every_s: float, callback: Callable[..., None]) -> Mock:
+            return Mock()
 
         def remove(self, fd: int) -> None:
             self.removed.append(fd)
