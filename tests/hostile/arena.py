@@ -296,7 +296,9 @@ class Arena:
 
     def _take(self, url: str) -> list[str]:
         found: list[str] = []
-        while messages := self._sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=_BATCH).get("Messages"):
+        # A queue may have a wait time of its own.
+        asked = {"QueueUrl": url, "MaxNumberOfMessages": _BATCH, "WaitTimeSeconds": 0}
+        while messages := self._sqs.receive_message(**asked).get("Messages"):
             found += [message["Body"] for message in messages]
             self._delete(url, [message["ReceiptHandle"] for message in messages])
         return found
