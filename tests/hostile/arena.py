@@ -329,6 +329,8 @@ class Arena:
 def arena(aws: Emulator, folder: Path, pool: str, *, dead_letters: bool) -> Iterator[Arena]:
     """A started worker in a namespace of its own; no process is left behind."""
     folder.mkdir(parents=True, exist_ok=True)
+    for old in (*folder.glob("*.log"), folder / "runs", folder / "executed"):  # of a run before, with --keep
+        old.unlink(missing_ok=True)
     aws = aws.in_namespace(f"h{uuid4().hex[:8]}")
     with DeliveryProxy(aws.endpoint_url) as proxy:
         seen = replace(aws, port=int(proxy.endpoint_url.rpartition(":")[2]))
