@@ -296,7 +296,9 @@ class Arena:
 
     def _take(self, url: str) -> list[str]:
         found: list[str] = []
-        while messages := self._sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=_BATCH).get("Messages"):
+        # A queue may have a wait time of its own.
+        asked = {"QueueUrl": url, "MaxNumberOfMessages": _BATCH, "WaitTimeSeconds": 0}
+        while messages := self._sqs.receive_message(**asked).get("Messages"):
             found += [message["Body"] for message in messages]
             self._delete(url, [message["ReceiptHandle"] for message in messages])
         return found
@@ -327,6 +329,8 @@ class Arena:
 def arena(aws: Emulator, folder: Path, pool: str, *, dead_letters: bool) -> Iterator[Arena]:
     """A started worker in a namespace of its own; no process is left behind."""
     folder.mkdir(parents=True, exist_ok=True)
+    for old in (*folder.glob("*.log"), folder / "runs", folder / "executed"):  # of a run before, with --keep
+        old.unlink(missing_ok=True)
     aws = aws.in_namespace(f"h{uuid4().hex[:8]}")
     with DeliveryProxy(aws.endpoint_url) as proxy:
         seen = replace(aws, port=int(proxy.endpoint_url.rpartition(":")[2]))
