@@ -24,11 +24,12 @@ from typing import Any
 from kombu_hake.contents import is_json, is_nested_too_deep
 from kombu_hake.limits import MAX_NESTING
 from kombu_hake.messages import HakeMessage
+from kombu_hake.quoting import guarded
 from kombu_hake.task_check import fault_of
 
 __all__ = ["check_tasks", "fault_in", "watch"]
 
-logger = logging.getLogger(__name__)
+logger = guarded(logging.getLogger(__name__))
 
 
 def watch() -> None:

@@ -171,7 +171,8 @@ class Signs:
             if declared is None or str(declared) == str(found.kind):
                 return found.kind
             if not declared:
-                logger.warning("Queue %s was temporary (%s), and stays now, as it was declared here.", url, found.kind)
+                kind = str(found.kind)
+                logger.warning("Queue %s was temporary (%s), and stays now, as it was declared here.", url, kind)
                 self._withdraw_proof(url)
             self._clients.sqs("tag_queue", QueueUrl=url, Tags=ownership.kind_tag(declared))
         except HakeError as exc:

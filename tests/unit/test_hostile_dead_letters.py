@@ -163,7 +163,8 @@ def test_any_history_is_shown_and_survives_the_way_back(kind: str, desk: Desk, f
     for arguments in (["list", "email"], ["peek", "email"], ["list", "email", "--exception", "V*"]):
         assert is_plain(run(desk, "dlq", *arguments))
     assert len(json.loads(run(desk, "dlq", "list", "email", "--json"))) == 1
-    run(desk, "dlq", "requeue", "email", "--task", "t")
+    # A message nested deeper than any of ours counts as text, which has no task's name.
+    run(desk, "dlq", "requeue", "email", *(() if kind == "deep" else ("--task", "t")))
     [(body, _)] = stored(fake, "email")
     assert json.dumps(json.loads(body)["headers"][DEATHS_HEADER]) == json.dumps(DEATHS[kind])
 
