@@ -24,6 +24,7 @@ _TRACEBACK_CHARS = 20_000
 _MAX_DEPTH = 5
 #: An integer of more bits is shown by its size: writing it out takes time that grows with the square of its length.
 _MAX_BITS = 256
+_PLAIN = (str, bytes, dict, list, tuple, set, frozenset)
 
 
 def escaped(text: str, most: int | None = MOST_CHARS, *, keep: str = "") -> str:
@@ -134,7 +135,7 @@ def _shown(argument: object) -> object:
         return argument
     if isinstance(argument, int):
         return argument if int.bit_length(argument) <= _MAX_BITS else quoted(argument)
-    if isinstance(argument, str | bytes | dict | list | tuple | set | frozenset):
+    if type(argument) in _PLAIN:  # not a named tuple of ours, which has a text of its own
         return quoted(argument, LOG_CHARS)
     try:
         return escaped(str(argument), LOG_CHARS)  # an error, an enum, an address: of classes of ours or of libraries
