@@ -263,10 +263,12 @@ class Arena:
         return self._topics() - self._topics_before
 
     def unsettled(self, queue: str) -> tuple[int, int]:
-        """Messages of a queue that are (visible, in flight or hidden)."""
-        names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+        """Messages of a queue that are (visible, in flight, hidden or delayed)."""
+        states = ("", "NotVisible", "Delayed")
+        names = [f"ApproximateNumberOfMessages{state}" for state in states]
         found = self._sqs.get_queue_attributes(QueueUrl=self.url(queue), AttributeNames=names)["Attributes"]
-        return int(found[names[0]]), int(found[names[1]])
+        visible, *others = (int(found[name]) for name in names)
+        return visible, sum(others)
 
     def executed(self) -> list[str]:
         """Names of messages whose code was run; forgotten then."""
