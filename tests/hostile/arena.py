@@ -36,7 +36,7 @@ TICK_S = 0.02
 READY_S = 120.0
 #: Longer than anything is waited for, so that a message that comes again does so for a reason of its own.
 VISIBILITY_S = 600
-#: An emulator may hand a message to the open poll of a worker that has ended. This is shorter than the next one's start.
+#: An emulator may hand a message to the open poll of a worker that has ended. The next one takes longer to start.
 POLL_S = 2
 _BATCH = 10
 #: Long, as names of containers are: what is matched against it must not take exponential time.
