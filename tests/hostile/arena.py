@@ -26,7 +26,7 @@ from support.proxy import Proxy
 from support.proxy_http import Message
 
 from hostile.app import BROKER, DEAD_LETTERS, RUNS
-from hostile.corpus import GROUP, MARKER, TASKS, VICTIM, Hostile, good
+from hostile.corpus import GROUP, MARKER, TASKS, TOPICS, VICTIM, Hostile, good
 from kombu_hake.naming import Namer
 
 __all__ = ["POOLS", "QUEUES", "Arena", "Pool", "arena", "stop"]
@@ -36,6 +36,8 @@ TICK_S = 0.02
 READY_S = 120.0
 #: Longer than anything is waited for, so that a message that comes again does so for a reason of its own.
 VISIBILITY_S = 600
+#: An emulator may hand a message to the open poll of a worker that has ended. The next one takes longer to start.
+POLL_S = 2
 _BATCH = 10
 #: Long, as names of containers are: what is matched against it must not take exponential time.
 _NODE = "hostile-worker-5d8f7c9b6d-x2x4z"
@@ -138,6 +140,8 @@ class Arena:
         self._started = 0
         self._sqs.create_queue(QueueName=self._namer.queue(VICTIM))
         self.start()
+        for exchange in TOPICS:  # a worker creates those that it needs itself
+            self._topic(exchange)
         self._topics_before = self._topics()
 
     # --- the worker
@@ -263,10 +267,12 @@ class Arena:
         return self._topics() - self._topics_before
 
     def unsettled(self, queue: str) -> tuple[int, int]:
-        """Messages of a queue that are (visible, in flight or hidden)."""
-        names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+        """Messages of a queue that are (visible, in flight, hidden or delayed)."""
+        states = ("", "NotVisible", "Delayed")
+        names = [f"ApproximateNumberOfMessages{state}" for state in states]
         found = self._sqs.get_queue_attributes(QueueUrl=self.url(queue), AttributeNames=names)["Attributes"]
-        return int(found[names[0]]), int(found[names[1]])
+        visible, *others = (int(found[name]) for name in names)
+        return visible, sum(others)
 
     def executed(self) -> list[str]:
         """Names of messages whose code was run; forgotten then."""
@@ -334,7 +340,7 @@ def arena(aws: Emulator, folder: Path, pool: str, *, dead_letters: bool) -> Iter
     aws = aws.in_namespace(f"h{uuid4().hex[:8]}")
     with DeliveryProxy(aws.endpoint_url) as proxy:
         seen = replace(aws, port=int(proxy.endpoint_url.rpartition(":")[2]))
-        broker = seen.url(visibility_timeout=VISIBILITY_S)
+        broker = seen.url(visibility_timeout=VISIBILITY_S, wait_time_seconds=POLL_S)
         with stage(broker, folder) as on_stage:
             yield Arena(aws, proxy, on_stage, folder, POOLS[pool], dead_letters)
 

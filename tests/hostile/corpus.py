@@ -652,6 +652,7 @@ def _control_envelope(made: dict[str, Any], headers: Mapping[str, Any] | None = 
 
 
 def _events() -> Iterator[Hostile]:
+    """Celery's events. Workers send them and read none on this transport (``celery.worker.consumer.gossip``)."""
     beat = {
         "hostname": "other@host", "utcoffset": 0, "pid": 1, "clock": 5, "freq": 2.0, "active": 0, "processed": 0,
         "loadavg": [0, 0, 0], "sw_ident": "py-celery", "sw_ver": "5", "sw_sys": "Linux", "timestamp": 1.0,

@@ -22,7 +22,7 @@ from typing import Any
 from uuid import uuid4
 
 from hostile.arena import QUEUES, Arena
-from hostile.corpus import GROUP, TASKS, TOPIC, Hostile, corpus
+from hostile.corpus import CONTROL, GROUP, TASKS, TOPIC, Hostile, corpus
 
 __all__ = ["Bulk", "Finding", "Growth", "bulk", "growth", "one_by_one"]
 
@@ -98,7 +98,7 @@ class _Judge:
         memory = arena.memory_mib()
         runs_before = len(arena.odd_runs)
         message_id = arena.send(message)
-        if message.may_vanish:  # its queue is another one, so the good task could overtake it
+        if message.to == CONTROL:  # its queue is another one, so the good task could overtake it
             arena.until(lambda: message.text in arena.proxy.bodies or not arena.is_alive, SETTLE_S)
         sent_at = time.time()
         arena.send_good(number, message.queue)
