@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.celery_workers import Stage, stage, wait_until
+from support.celery_workers import Stage, stage, stop_together, wait_until
 from support.emulators import Emulator
 
 PUBLISH = ("-m", "apps.publish")
@@ -57,7 +57,6 @@ def test_a_group_gets_only_the_tasks_that_its_workers_know(on_stage: Stage, aws:
     other = on_stage.start("apps.plain", "-Q", "email", "-P", "threads", "-c", "1", name="w2")
     wait_until(lambda: "s:sleep_late" in str(filter_of(aws, "email")), "the tasks of the second worker")
     assert "s:handle_with_trouble" in filter_of(aws, "email")["hake-task"]
-    worker.stop()
-    other.stop()
+    stop_together(worker, other)
     for log in (worker.log, other.log):
         assert "of.others" not in log
