@@ -2,16 +2,14 @@
 PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
-# Tests wait for AWS and for workers more than they compute, so more processes than cores pay.
-# loadgroup: each test goes to the next free process, but modules with a fixture of their own stay in one
-# (tests/conftest.py).
+# Tests wait for AWS and for workers more than they compute, so more processes than cores pay off. "loadgroup" gives
+# each test to the next free process, and keeps the tests of a module that share a fixture in one (tests/conftest.py).
 WORKERS ?= 5
-PARALLEL := --numprocesses=$(WORKERS) --dist=loadgroup
-PYTEST := $(BIN)/python -m pytest $(PARALLEL)
+PYTEST := $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadgroup
 # Several targets at once, each target's output in one piece.
 TOGETHER = $(MAKE) --no-print-directory $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) --jobs
 
-# Tests start hundreds of interpreters: without this each would compile the package again where it is set.
+# Tests start hundreds of interpreters. With this variable set, each would compile the package again.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
@@ -28,16 +26,16 @@ ifeq ($(ARGS),)
 test: environments ## What everybody runs: lint, tests on both emulators and real workers, oldest Celery
 	@$(TOGETHER) lint oldest fast
 else
-test: fast # the tests that ARGS selects, and nothing else
+test: fast # only the tests that ARGS selects
 endif
 
-test-all: test ## The same, and then the tests that take minutes
+test-all: test ## make test, and then the long tests
 	@$(MAKE) --no-print-directory slow
 
 environments:
 	@$(MAKE) --no-print-directory --jobs .venv/dev.stamp .venv-ministack .venv-oldest/5.4.stamp
 
-# "+": shown while it runs, not in one piece at the end.
+# "+" shows the output while the tests run, not in one piece at the end.
 fast: .venv/dev.stamp .venv-ministack
 	+@$(PYTEST) $(ARGS)
 
@@ -59,7 +57,7 @@ processes: .venv/dev.stamp ## Tests with real Celery workers
 
 # Without what needs a newer kombu (the options of its sqs://), or is not about either (the site).
 oldest: .venv-oldest/5.4.stamp .venv-ministack ## Unit tests and groups with the oldest kombu and Celery that will do
-	.venv-oldest/bin/python -m pytest $(PARALLEL) tests/unit tests/processes/test_celery_groups.py \
+	.venv-oldest/bin/python -m pytest --numprocesses=2 --dist=loadgroup tests/unit tests/processes/test_celery_groups.py \
 	  --ignore tests/unit/test_options.py --ignore tests/unit/test_docs_site.py
 
 # The tools of tests/campaign: minutes to hours long, so no part of `make test`, which has small versions of them.

@@ -1,7 +1,7 @@
 """Spares ``celery worker`` the imports that only other commands need, which is a third of the work of a start.
 
-They are Flower and the interactive shell of ``celery amqp``. Python imports this module at its start where its folder is
-on the path.
+They are Flower and the interactive shell of ``celery amqp``. Python imports this module at its start, as its folder is
+on the path of workers.
 """
 
 import sys
