@@ -24,7 +24,7 @@ demo: .venv/demo.stamp ## The demo shop, on an embedded AWS: prints its address.
 
 ifeq ($(ARGS),)
 test: environments ## What everybody runs: lint, tests on both emulators and real workers, oldest Celery
-	@$(TOGETHER) lint oldest fast
+	@$(TOGETHER) lint oldest fast STREAM=+
 else
 test: fast # only the tests that ARGS selects
 endif
@@ -35,9 +35,9 @@ test-all: test ## make test, and then the long tests
 environments:
 	@$(MAKE) --no-print-directory --jobs .venv/dev.stamp .venv-ministack .venv-oldest/5.4.stamp
 
-# "+" shows the output while the tests run, not in one piece at the end.
+# Of several targets at once, this one shows its output as it comes: make does not hold back what "+" starts.
 fast: .venv/dev.stamp .venv-ministack
-	+@$(PYTEST) $(ARGS)
+	$(STREAM)@$(PYTEST) $(ARGS)
 
 slow: .venv/dev.stamp .venv-ministack
 	@$(PYTEST) -m slow $(ARGS)
