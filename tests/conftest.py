@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
+import botocore.loaders
 import hypothesis
 import pytest
 from support import loopback
@@ -31,6 +32,15 @@ TESTS = Path(__file__).parent
 SHORTEST_LAST = ("processes", "emulator", "contract", "unit")
 #: Fixtures of modules that cost nothing to set up again in another process.
 CHEAP_FIXTURES = {"_pools"}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _models_are_read_once() -> Iterator[None]:
+    """Every test has options, and so botocore clients, of its own; reading the service models took half of the time."""
+    loader = botocore.loaders.create_loader()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(botocore.loaders, "create_loader", lambda *_: loader)
+        yield
 
 
 @pytest.fixture(scope="session")
