@@ -2,10 +2,19 @@
 PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
-PYTEST := $(BIN)/python -m pytest
+# Tests wait for AWS and for workers more than they compute, so more processes than cores pay off. "loadgroup" gives
+# each test to the next free process, and keeps the tests of a module that share a fixture in one (tests/conftest.py).
+WORKERS ?= 5
+PYTEST := $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadgroup
+# Several targets at once, each target's output in one piece.
+TOGETHER = $(MAKE) --no-print-directory $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) --jobs
+
+# Tests start hundreds of interpreters. With this variable set, each would compile the package again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo docs screenshots test lint unit emulator processes oldest bench dist clean python
+.PHONY: help demo docs screenshots test test-all lint unit emulator processes oldest bench dist clean python
+.PHONY: environments fast slow
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -13,10 +22,25 @@ help: ## This list
 demo: .venv/demo.stamp ## The demo shop, on an embedded AWS: prints its address. ARGS=--check without the page, ARGS=--help
 	@cd demo_project && ../$(BIN)/python -m stage $(ARGS)
 
-# Two runs: what hundreds of connections to emulators leave open does not get in the way of the unit tests.
-test: lint .venv-ministack oldest ## All there is: lint, unit, both emulators, real workers, oldest Celery
-	$(PYTEST) tests/unit $(ARGS)
-	$(PYTEST) tests/contract tests/emulator tests/processes $(ARGS)
+ifeq ($(ARGS),)
+test: environments ## What everybody runs: lint, tests on both emulators and real workers, oldest Celery
+	@$(TOGETHER) lint oldest fast STREAM=+
+else
+test: fast # only the tests that ARGS selects
+endif
+
+test-all: test ## make test, and then the long tests
+	@$(MAKE) --no-print-directory slow
+
+environments:
+	@$(MAKE) --no-print-directory --jobs .venv/dev.stamp .venv-ministack .venv-oldest/5.4.stamp
+
+# Of several targets at once, this one shows its output as it comes: make does not hold back what "+" starts.
+fast: .venv/dev.stamp .venv-ministack
+	$(STREAM)@$(PYTEST) $(ARGS)
+
+slow: .venv/dev.stamp .venv-ministack
+	@$(PYTEST) -m slow $(ARGS)
 
 lint: .venv/dev.stamp ## ruff and mypy
 	$(BIN)/ruff check .
@@ -33,7 +57,7 @@ processes: .venv/dev.stamp ## Tests with real Celery workers
 
 # Without what needs a newer kombu (the options of its sqs://), or is not about either (the site).
 oldest: .venv-oldest/5.4.stamp .venv-ministack ## Unit tests and groups with the oldest kombu and Celery that will do
-	.venv-oldest/bin/python -m pytest tests/unit tests/processes/test_celery_groups.py \
+	.venv-oldest/bin/python -m pytest --numprocesses=2 --dist=loadgroup tests/unit tests/processes/test_celery_groups.py \
 	  --ignore tests/unit/test_options.py --ignore tests/unit/test_docs_site.py
 
 # The tools of tests/campaign: minutes to hours long, so no part of `make test`, which has small versions of them.

@@ -3,8 +3,10 @@
 import os
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from uuid import uuid4
 
+import botocore.loaders
 import hypothesis
 import pytest
 from support import loopback
@@ -26,6 +28,19 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("anywhere")
 
 NO_LEG = "no emulator"
+TESTS = Path(__file__).parent
+SHORTEST_LAST = ("processes", "emulator", "contract", "unit")
+#: Fixtures of modules that cost nothing to set up again in another process.
+CHEAP_FIXTURES = {"_pools"}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _models_are_read_once() -> Iterator[None]:
+    """Every test has options, and so botocore clients, of its own; reading the service models took half of the time."""
+    loader = botocore.loaders.create_loader()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(botocore.loaders, "create_loader", lambda *_: loader)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -82,12 +97,32 @@ def _stays_on_loopback() -> Iterator[None]:
     assert not attempts, f"tried to leave this machine: {attempts}"
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if _uses_fixture_of_module(item):  # before pytest-xdist looks for the marker
+        item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=_start_rank)
     for item in items:
         leg_of_item = _leg_of(item)
         item.user_properties.append(("leg", leg_of_item))
         if leg_of_item == "ministack":
             item.add_marker(pytest.mark.ministack)
+
+
+def _start_rank(item: pytest.Item) -> int:
+    """Folders with long tests start first; the short ones at the end keep every process busy to the last."""
+    folder = item.path.relative_to(TESTS).parts[0]
+    return SHORTEST_LAST.index(folder) if folder in SHORTEST_LAST else -1
+
+
+def _uses_fixture_of_module(item: pytest.Item) -> bool:
+    """Such a fixture, for example two running workers, is set up once only if its tests stay in one process."""
+    if not isinstance(item, pytest.Function):
+        return False
+    used = [definitions[-1] for definitions in item._fixtureinfo.name2fixturedefs.values()]
+    return any(one.scope == "module" and one.argname not in CHEAP_FIXTURES for one in used)
 
 
 def _leg_of(item: pytest.Item) -> str:

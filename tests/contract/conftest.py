@@ -4,7 +4,6 @@ from collections import defaultdict
 from collections.abc import Iterator
 from uuid import uuid4
 
-import botocore.loaders
 import pytest
 from contract.broker import Broker
 from contract.features import LEGS, Features
@@ -15,15 +14,6 @@ _SIGNS = {"passed": "ok", "failed": "FAILED", "error": "ERROR", "skipped": "-"}
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(*what): what a leg must be able to do (see contract/features.py)")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _models_are_read_once() -> Iterator[None]:
-    """Every test has options, and so botocore clients, of its own; reading the service models took half of the time."""
-    loader = botocore.loaders.create_loader()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(botocore.loaders, "create_loader", lambda *_: loader)
-        yield
 
 
 @pytest.fixture(params=LEGS)

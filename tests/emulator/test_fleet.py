@@ -1,6 +1,6 @@
 """Fifty workers with thirty queues each, started at once where AWS takes thirty control-plane calls a second in all.
 
-Prints the calls by action and how long it took: ``pytest -m slow -s tests/emulator/test_fleet.py``.
+Prints the calls by action and how long it took: ``pytest -m release -s tests/emulator/test_fleet.py``.
 """
 
 import os
@@ -17,7 +17,7 @@ CALLS_PER_S = 30
 TIMEOUT_S = 1500
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.timeout(TIMEOUT_S)
 @pytest.mark.parametrize("state", ["nothing there", "all there"])
 @pytest.mark.parametrize("kind", fleet.KINDS)

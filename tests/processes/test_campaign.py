@@ -11,6 +11,7 @@ from support.emulators import Emulator
 SHORT = {"visibility_timeout": 5, "wait_time_seconds": 3, "read_timeout": 3, "connect_timeout": 2}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_nothing_is_lost_under_faults_and_kills_and_each_duplicate_has_a_reason(moto: Emulator, tmp_path: Path) -> None:
     row = kinds.run_kind(
@@ -22,7 +23,7 @@ def test_nothing_is_lost_under_faults_and_kills_and_each_duplicate_has_a_reason(
     assert row.verdict.duplicates.total() > 0, "the faults had no effect"
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_is_lost_under_any_kind_of_fault(moto: Emulator, tmp_path: Path, kind: str) -> None:
@@ -30,6 +31,7 @@ def test_nothing_is_lost_under_any_kind_of_fault(moto: Emulator, tmp_path: Path,
     assert row.verdict.is_good, f"{row.text()}\n{row.verdict.lost}\n{row.verdict.examples}"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(200)
 def test_workers_go_on_after_a_black_hole(moto: Emulator, tmp_path: Path) -> None:
     found = outage.run("black-hole", 8.0, moto, tmp_path, options=SHORT, patience_s=60.0, quiet_s=3.0)
@@ -37,7 +39,7 @@ def test_workers_go_on_after_a_black_hole(moto: Emulator, tmp_path: Path) -> Non
     assert found.longest_publish_s > 3.0, "the publisher was not cut off"
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("kind", outage.KINDS)
 def test_workers_go_on_within_seconds_after_two_minutes_without_aws(moto: Emulator, tmp_path: Path, kind: str) -> None:
@@ -47,7 +49,7 @@ def test_workers_go_on_within_seconds_after_two_minutes_without_aws(moto: Emulat
     assert found.longest_publish_s < 120
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.timeout(900)
 def test_nothing_grows_in_minutes_of_mixed_load(capsys: pytest.CaptureFixture[str]) -> None:
     assert soak.main(["--minutes", "4"]) == 0, capsys.readouterr().out

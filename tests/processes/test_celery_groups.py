@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +77,8 @@ class Shop:
 @pytest.fixture
 def shop(aws: Emulator, tmp_path: Path) -> Iterator[Shop]:
     shop = Shop(aws, tmp_path)
-    with workers(APP, GROUPS, shop.settings, tmp_path):
+    with closing(shop.console), workers(APP, GROUPS, shop.settings, tmp_path):
         yield shop
-    shop.console.close()
 
 
 @pytest.mark.parametrize("leg", LEGS)

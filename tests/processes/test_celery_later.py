@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from kombu import Exchange
-from support.celery_workers import Stage, Worker, client, stage, wait_until
+from support.celery_workers import Stage, Worker, client, stage, stop_together, wait_until
 from support.emulators import Emulator
 
 #: At most so late, on an idle worker.
@@ -26,7 +26,7 @@ def start(on_stage: Stage, name: str) -> Worker:
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("end", ["stop", "kill"])
+@pytest.mark.parametrize("end", [pytest.param("stop", marks=pytest.mark.slow), "kill"])
 @pytest.mark.parametrize(
     ("eta_s", "visibility_s"), [pytest.param(15, 3, id="short"), pytest.param(40, 5, id="long", marks=pytest.mark.slow)]
 )
@@ -71,8 +71,7 @@ def test_a_task_longer_than_the_visibility_timeout_runs_once(
         for number in range(4):  # more than one worker has hands for; the others could take any that is not held
             app.send_task("sleep", [number, seconds], queue="plain")
         on_stage.runs.wait_for(4, event="end", timeout_s=seconds + 60)
-        for worker in workers:
-            worker.stop()
-            assert worker.errors() == []
+        stop_together(*workers)
+        assert [worker.errors() for worker in workers] == [[], []]
         assert sorted(run["number"] for run in on_stage.runs.of(event="start")) == [0, 1, 2, 3]
         assert waiting(aws, "plain") == 0

@@ -13,18 +13,29 @@ from support.celery_workers import Stage, client, stage, unfinished, wait_until
 from support.emulators import Emulator
 from support.rights import as_user
 
+SLOW = pytest.mark.slow
+
 
 @pytest.mark.timeout(150)
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
-def test_warm_shutdown_is_quick_and_gives_back_what_was_prefetched(on_stage: Stage, aws: Emulator, pool: str) -> None:
+@pytest.mark.parametrize("pool", ["prefork", pytest.param("threads", marks=SLOW)])
+def test_warm_shutdown_is_quick_and_gives_back_what_was_prefetched(
+    on_stage: Stage, aws: Emulator, tmp_path: Path, pool: str
+) -> None:
     first = on_stage.start("apps.plain", "-P", pool, "-c", "1", name="first")
     app = client(on_stage)
-    for number in range(6):
-        app.send_task("sleep", [number, 2.0 if number == 0 else 0.0])
-    # Order is not promised: whichever sleeps, the others wait behind it.
+    release = tmp_path / "release"
+    app.send_task("hold", [0, str(release)])
+    for number in range(1, 6):
+        app.send_task("sleep", [number, 0.0])
+    # Order is not promised: some of the others may run first, the rest wait behind the one that is held.
     on_stage.runs.wait_for(1, number=0, event="start")
     wait_until(lambda: unfinished(aws)[1] >= 1 or len(on_stage.runs.of(event="end")) == 5, "the worker to prefetch")
-    assert first.stop() < 2.0 + 6.0
+    first.signal(signal.SIGTERM)
+    wait_until(lambda: "Warm shutdown" in first.log, "the worker to begin its shutdown")
+    release.touch()
+    released = time.monotonic()
+    assert first.wait_for_end(20) == 0, first.log[-4000:]
+    assert time.monotonic() - released < 6.0
     assert first.errors() == []
     assert first.descendants() == []
     ready, in_flight = unfinished(aws)
@@ -45,9 +56,9 @@ def test_warm_shutdown_is_quick_and_gives_back_what_was_prefetched(on_stage: Sta
     ("pool", "end"),
     [
         ("prefork", signal.SIGTERM),
-        ("threads", signal.SIGTERM),
-        ("solo", signal.SIGTERM),
-        ("prefork", signal.SIGQUIT),  # a soft shutdown
+        pytest.param("threads", signal.SIGTERM, marks=SLOW),
+        pytest.param("solo", signal.SIGTERM, marks=SLOW),
+        pytest.param("prefork", signal.SIGQUIT, marks=SLOW),  # a soft shutdown
     ],
 )
 def test_what_is_not_started_runs_elsewhere_while_the_running_task_goes_on(
@@ -133,8 +144,10 @@ def children_of(worker: Any) -> int:
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize(
     "options",
-    [["--autoscale", "4,1"], ["-c", "2", "--max-tasks-per-child", "3"]],
-    ids=["autoscale", "max-tasks-per-child"],
+    [
+        pytest.param(["--autoscale", "4,1"], id="autoscale"),
+        pytest.param(["-c", "2", "--max-tasks-per-child", "3"], id="max-tasks-per-child", marks=SLOW),
+    ],
 )
 def test_forks_under_load_run_every_task_once(on_stage: Stage, aws: Emulator, options: list[str]) -> None:
     worker = on_stage.start("apps.plain", "-P", "prefork", *options, environment={"PREFETCH_MULTIPLIER": "2"})

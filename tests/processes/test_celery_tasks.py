@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from support.celery_workers import Stage, wait_until
+from support.celery_workers import Stage, stop_together, wait_until
 from unit.amqp_model import amqp_topic_match
 
 GROUPS = ("email", "inventory", "analytics")
@@ -19,7 +19,7 @@ def add(x, y):
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@pytest.mark.parametrize("pool", ["prefork", pytest.param("threads", marks=pytest.mark.slow)])
 def test_five_line_app_runs_a_task_of_another_process(on_stage: Stage, tmp_path: Path, pool: str) -> None:
     (tmp_path / "five.py").write_text(FIVE_LINES.format(broker=on_stage.broker))
     assert "kombu_hake" not in FIVE_LINES
@@ -31,6 +31,7 @@ def test_five_line_app_runs_a_task_of_another_process(on_stage: Stage, tmp_path:
     assert worker.errors() == []
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_200_events_of_a_process_that_declared_nothing_reach_three_groups(on_stage: Stage) -> None:
     """Each group runs each once, and two workers of one group share its work."""
@@ -42,9 +43,8 @@ def test_200_events_of_a_process_that_declared_nothing_reach_three_groups(on_sta
     on_stage.python("-m", "apps.publish", "handle", "--exchange", "orders", "--count", "200")
     on_stage.runs.wait_for(600, timeout_s=90)
     # Stopping gives back whatever a worker still holds: what runs afterwards would show up as a run too many.
-    for worker in workers:
-        worker.stop()
-        assert worker.errors() == []
+    stop_together(*workers)
+    assert [worker.errors() for worker in workers] == [[]] * len(workers)
     runs = on_stage.runs.all()
     for group in GROUPS:
         ran = Counter(run["number"] for run in runs if run["queue"] == group)
@@ -70,9 +70,8 @@ def test_retry_in_one_group_runs_in_that_group_only(on_stage: Stage) -> None:
     # A retry that went to other groups too would arrive no later than this one, which follows it.
     on_stage.python("-m", "apps.publish", "handle", "--exchange", "orders", "--keys", "last")
     on_stage.runs.wait_for(3, number="last")
-    for worker in workers:
-        worker.stop()
-        assert worker.errors() == []
+    stop_together(*workers)
+    assert [worker.errors() for worker in workers] == [[]] * len(workers)
     runs = on_stage.runs.of(number="order.placed")
     assert Counter(run["queue"] for run in runs) == {"email": 1, "inventory": 3, "analytics": 1}
     assert sorted(run["retries"] for run in runs if run["queue"] == "inventory") == [0, 1, 2]
@@ -104,9 +103,8 @@ def test_each_worker_gets_what_rabbitmq_would_give_it(on_stage: Stage) -> None:
     }
     assert len(keys) == 20
     on_stage.runs.wait_for(sum(map(len, expected.values())))
-    for worker in workers:
-        worker.stop()
-        assert worker.errors() == []
+    stop_together(*workers)
+    assert [worker.errors() for worker in workers] == [[]] * len(workers)
     # A task that was fanned out carries its queue's name as routing key, so that a retry goes there alone.
     runs = on_stage.runs.all()
     assert {queue: sorted(run["key"] for run in runs if run["routing_key"] == queue) for queue in bindings} == expected

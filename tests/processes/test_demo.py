@@ -25,6 +25,7 @@ needs_proc = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="lo
 
 
 @needs_proc
+@pytest.mark.slow  # as `make demo ARGS=--check`
 def test_every_group_runs_every_order_once(demo: Demo) -> None:
     demo.start("--check", "--orders", "4")
     exit_code, output = demo.finish()
@@ -37,7 +38,13 @@ def test_every_group_runs_every_order_once(demo: Demo) -> None:
 
 
 @needs_proc
-@pytest.mark.parametrize(("moment", "signum"), [("embedded AWS at", signal.SIGTERM), ("workers ready", signal.SIGINT)])
+@pytest.mark.parametrize(
+    ("moment", "signum"),
+    [
+        ("embedded AWS at", signal.SIGTERM),
+        pytest.param("workers ready", signal.SIGINT, marks=pytest.mark.slow),
+    ],
+)
 def test_signal_leaves_no_process_and_no_file(demo: Demo, moment: str, signum: signal.Signals) -> None:
     demo.start("--check", "--orders", "500")
     demo.read_until(moment)

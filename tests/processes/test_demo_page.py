@@ -59,6 +59,7 @@ def test_an_order_reaches_every_group_that_is_there(page: ShopPage) -> None:
     assert page.latest(order)[:3] == ["done"] * 3
 
 
+@pytest.mark.slow
 def test_a_group_joins_late_and_retries_alone(page: ShopPage) -> None:
     before = page.place()
     page.becomes("fraud", before, "not for it")
@@ -73,6 +74,7 @@ def test_a_group_joins_late_and_retries_alone(page: ShopPage) -> None:
     page.becomes("fraud", before, "not for it")
 
 
+@pytest.mark.slow
 def test_what_a_killed_worker_was_doing_is_done_by_another(page: ShopPage) -> None:
     page.has_workers("inventory", "inventory-1")
     page.press("Kill in mid-task of inventory")
@@ -85,6 +87,7 @@ def test_what_a_killed_worker_was_doing_is_done_by_another(page: ShopPage) -> No
         page.becomes(group, order, "done")
 
 
+@pytest.mark.slow
 def test_a_failure_is_a_dead_letter_of_its_group_until_it_is_sent_back(page: ShopPage) -> None:
     page.switch("analytics").click()
     expect(page.switch("analytics")).to_be_checked()
@@ -103,6 +106,7 @@ def test_a_failure_is_a_dead_letter_of_its_group_until_it_is_sent_back(page: Sho
     assert page.latest(order)[:3] == ["done", "done", "done, try 2"]
 
 
+@pytest.mark.slow
 def test_a_stopped_group_catches_up(page: ShopPage) -> None:
     page.press("Stop one of email")
     page.has_workers("email", "no worker")
@@ -116,6 +120,7 @@ def test_a_stopped_group_catches_up(page: ShopPage) -> None:
     page.becomes("email", order, "done")
 
 
+@pytest.mark.slow
 def test_a_hundred_orders_are_done_by_two_workers_of_a_group(page: ShopPage) -> None:
     page.page.get_by_role("button", name="Stop one of fraud").press("Enter")  # if it has been started
     page.has_workers("fraud", "no worker")

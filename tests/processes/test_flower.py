@@ -117,6 +117,16 @@ def see(page: "Page", *texts: str) -> None:
         page.wait_for_function("text => document.body.innerText.includes(text)", arg=text)
 
 
+def see_in_time(page: "Page", text: str) -> None:
+    """Load the page again until it shows the text: Flower fills it from the events that have arrived by then."""
+
+    def is_shown() -> bool:
+        page.reload(wait_until="networkidle")
+        return text in page.inner_text("body")
+
+    wait_until(is_shown, lambda: f"{text!r} on {page.url}, which shows\n{page.inner_text('body')}")
+
+
 def cells(page: "Page", table: str) -> list[list[str]]:
     """The text of a table's rows."""
     rows: list[list[str]] = page.eval_on_selector_all(
@@ -149,7 +159,7 @@ def test_lists_the_workers_and_their_tasks(
 
     page.set_viewport_size({"width": 1280, "height": 560})
     page.goto(f"{flower}/tasks")
-    see(page, "SUCCESS")
+    see_in_time(page, "SUCCESS")
     rows = cells(page, "#tasks-table")
     assert {row[0] for row in rows} == {"handle"}
     assert {row[2] for row in rows} == {"SUCCESS"}
@@ -205,12 +215,11 @@ def test_terminates_a_task(page: "Page", flower: str, app: Celery, on_stage: Sta
     task = app.send_task("sleep", [51, 600]).id
     on_stage.runs.wait_for(1, number=51)
     page.goto(f"{flower}/tasks")
-    see(page, "STARTED")
+    see_in_time(page, "STARTED")
     page.goto(f"{flower}/task/{task}")
     page.click("#task-terminate")
     see(page, "Revoked")
-    page.reload()
-    see(page, "REVOKED")
+    see_in_time(page, "REVOKED")
     look(page, "revoked")
     assert not on_stage.runs.of(number=51, event="end")
 

@@ -74,7 +74,14 @@ def _unsubscribe(aws: Emulator) -> None:
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("remove", [_delete_queue, _delete_topic, _unsubscribe])
+@pytest.mark.parametrize(
+    "remove",
+    [
+        _delete_queue,
+        pytest.param(_delete_topic, marks=pytest.mark.slow),
+        pytest.param(_unsubscribe, marks=pytest.mark.slow),
+    ],
+)
 def test_what_somebody_removes_under_a_running_worker_is_made_again_loudly(
     on_stage: Stage, aws: Emulator, remove: object
 ) -> None:

@@ -70,7 +70,7 @@ def test_leases_are_renewed_while_tasks_wait(on_stage: Stage, aws: Emulator, poo
 @pytest.mark.parametrize(
     ("options", "tasks"),
     [
-        (["-c", "4", "--max-tasks-per-child", "1"], 30),
+        pytest.param(["-c", "4", "--max-tasks-per-child", "1"], 30, marks=SLOW),
         pytest.param(["-c", "4", "--max-tasks-per-child", "1"], 1_000, marks=SLOW),
         pytest.param(["-c", "4", "--max-tasks-per-child", "5"], 1_000, marks=SLOW),
         pytest.param(["--autoscale", "8,1", "--max-tasks-per-child", "5"], 1_000, marks=SLOW),

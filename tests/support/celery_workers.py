@@ -15,6 +15,7 @@ from celery import Celery
 from support.emulators import ROOT, Emulator
 
 APPS = ROOT / "tests" / "processes"
+LEAN = ROOT / "tests" / "support" / "lean"
 #: A worker that has to share two cores with everything else takes its time to import Celery.
 START_TIMEOUT_S = 60.0
 TICK_S = 0.05
@@ -22,7 +23,7 @@ BROKER = "HAKE_TEST_BROKER"
 RUNS = "HAKE_TEST_RUNS"
 
 
-def wait_until(condition: Callable[[], object], what: str | Callable[[], str], timeout_s: float = 30.0) -> None:
+def wait_until(condition: Callable[[], object], what: str | Callable[[], str], timeout_s: float = 60.0) -> None:
     """Wait until a condition holds.
 
     Args:
@@ -106,8 +107,7 @@ class Worker:
             AssertionError: it takes longer, or does not end well.
         """
         started = time.monotonic()
-        self.signal(signal.SIGTERM)
-        assert self.wait_for_end(timeout_s) == 0, self.log[-4000:]
+        stop_together(self, timeout_s=timeout_s)
         return time.monotonic() - started
 
     def descendants(self) -> list[int]:
@@ -123,6 +123,18 @@ class Worker:
         return found
 
 
+def stop_together(*workers: Worker, timeout_s: float = 20.0) -> None:
+    """Warm shutdown of all workers at once.
+
+    Raises:
+        AssertionError: one takes longer, or does not end well.
+    """
+    for worker in workers:
+        worker.signal(signal.SIGTERM)
+    for worker in workers:
+        assert worker.wait_for_end(timeout_s) == 0, worker.log[-4000:]
+
+
 class Stage:
     """Workers and publishers of one test, and what ran."""
 
@@ -133,7 +145,7 @@ class Stage:
         self._workers: list[Worker] = []
 
     def environment(self) -> dict[str, str]:
-        path = os.pathsep.join([str(APPS), str(ROOT)])
+        path = os.pathsep.join(map(str, (LEAN, APPS, ROOT)))
         mine = {BROKER: self.broker, RUNS: str(self._folder / "runs"), "PYTHONPATH": path}
         return {**os.environ, **mine, "AWS_EC2_METADATA_DISABLED": "true", "PYTHONUNBUFFERED": "1"}
 

@@ -58,7 +58,7 @@ def error_texts() -> list[Text]:
             words = _words(call.args[0], constants)
             if words and len(re.sub(r"[…\W]+", "", words)) > 8:
                 found.add(Text(module, words, name))
-    return sorted(found, key=lambda text: (text.words.lstrip("…' ").lower(), text.error))
+    return sorted(found, key=lambda text: (text.words.lstrip("…' ").lower(), text.error, text.module))
 
 
 def _calls() -> Iterator[tuple[str, dict[str, str], ast.Call]]:

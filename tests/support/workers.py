@@ -12,15 +12,16 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 APPS = ROOT / "tests" / "processes" / "apps"
+LEAN = ROOT / "tests" / "support" / "lean"
 
 
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
     """Of a process that imports an app."""
-    own = {"PYTHONPATH": f"{ROOT}{os.pathsep}{APPS}", "C_FORCE_ROOT": "1", "NO_COLOR": "1"}
+    own = {"PYTHONPATH": os.pathsep.join(map(str, (LEAN, ROOT, APPS))), "C_FORCE_ROOT": "1", "NO_COLOR": "1"}
     return os.environ | own | dict(settings)
 
 
-def until(condition: Callable[[], object], what: Callable[[], str], timeout_s: float = 30.0) -> None:
+def until(condition: Callable[[], object], what: Callable[[], str], timeout_s: float = 60.0) -> None:
     """Wait for a condition; ``what`` says afterwards how it stands."""
     deadline = time.monotonic() + timeout_s
     while not condition():

@@ -2,6 +2,7 @@
 
 import os
 import time
+from pathlib import Path
 
 from celery import Celery, Task
 
@@ -24,6 +25,15 @@ def handle(self: Task, number: int) -> None:
 def sleep(self: Task, number: int, seconds: float) -> None:
     note(number=number, event="start", **facts(self))
     time.sleep(seconds)
+    note(number=number, event="end", **facts(self))
+
+
+@app.task(bind=True, name="hold")
+def hold(self: Task, number: int, until: str) -> None:
+    """Runs until a file exists."""
+    note(number=number, event="start", **facts(self))
+    while not Path(until).exists():
+        time.sleep(0.02)
     note(number=number, event="end", **facts(self))
 
 
