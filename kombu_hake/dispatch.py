@@ -23,8 +23,10 @@ from kombu_hake.exceptions import (
     ReplyQueueNotFound,
     TopicNotFound,
 )
+from kombu_hake.limits import FIFO_SUFFIX, SQS_MAX_DELAY_S
 from kombu_hake.mailbox import is_mailbox, is_reply_exchange
-from kombu_hake.messages import send_parameters
+from kombu_hake.numeric import whole
+from kombu_hake.parking import delay_s, due_ms
 from kombu_hake.priorities import PRIORITY_ATTRIBUTE, level_name, level_of, priority_attribute
 from kombu_hake.publisher import Outgoing, Publisher, outgoing
 from kombu_hake.quoting import guarded
@@ -33,7 +35,7 @@ from kombu_hake.routing import message_attributes
 from kombu_hake.settings import Settings
 from kombu_hake.topology import Topology
 
-__all__ = ["Dispatcher"]
+__all__ = ["Dispatcher", "send_parameters"]
 
 logger = guarded(logging.getLogger(__name__))
 
@@ -41,6 +43,7 @@ logger = guarded(logging.getLogger(__name__))
 _BATCH_TRIES = 6
 #: AMQP's delivery mode of a message that need not survive.
 _TRANSIENT = 1
+DEFAULT_GROUP_ID = "default"
 
 
 class Dispatcher:
@@ -185,3 +188,45 @@ class Dispatcher:
     def _can_do_without(self, exchange: str) -> bool:
         # An event that nobody gets is no loss; a command that somebody gave is.
         return self._settings.is_best_effort(exchange) and not is_mailbox(exchange)
+
+
+def send_parameters(message: Mapping[str, Any], name: str, *, to_queue: bool) -> dict[str, Any]:
+    """What SQS or SNS takes beside the body: from the message's properties, as kombu's SQS transport reads them, and
+    from a task's ETA.
+
+    Args:
+        name: Of the queue or exchange; FIFO ones end in ``.fifo``.
+    Returns:
+        ``DelaySeconds`` (queues that are not FIFO), ``MessageGroupId``, ``MessageDeduplicationId``.
+    """
+    properties = message["properties"]
+    extra: dict[str, Any] = {}
+    group = _id_text(properties.get("MessageGroupId"))
+    if group is not None:
+        extra["MessageGroupId"] = group
+    if name.endswith(FIFO_SUFFIX):
+        extra.setdefault("MessageGroupId", DEFAULT_GROUP_ID)
+        extra["MessageDeduplicationId"] = (
+            _id_text(properties.get("MessageDeduplicationId"))
+            or _task_run(message.get("headers") or {})
+            or str(uuid4())
+        )
+    elif to_queue:
+        delay = whole(properties.get("DelaySeconds", properties.get("delay_seconds")))
+        if delay is None:
+            delay = delay_s(due_ms(message.get("headers") or {}), int(time.time() * 1000))
+        seconds = max(0, min(SQS_MAX_DELAY_S, delay))
+        if seconds:
+            extra["DelaySeconds"] = seconds
+    return extra
+
+
+def _task_run(headers: Mapping[str, Any]) -> str | None:
+    """The id of a task's run: its retries are messages of their own, which SQS must not take for duplicates."""
+    task_id, retries = _id_text(headers.get("id")), whole(headers.get("retries"))
+    return f"{task_id}-{retries}" if task_id and retries else task_id
+
+
+def _id_text(value: Any) -> str | None:
+    """An id as text. A message that is sent again may hold anything there; what has an inside is no id."""
+    return None if value is None or isinstance(value, Mapping | list | tuple) else str(value)

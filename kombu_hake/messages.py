@@ -11,10 +11,8 @@ Group-scoped redelivery
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Mapping
 from typing import Any
-from uuid import uuid4
 
 from kombu.message import Message as KombuMessage
 
@@ -23,10 +21,8 @@ from kombu_hake.envelope import Envelope
 from kombu_hake.exceptions import MalformedMessage
 from kombu_hake.inbox import Delivery
 from kombu_hake.lease import Lease
-from kombu_hake.limits import FIFO_SUFFIX, SQS_MAX_DELAY_S
 from kombu_hake.mailbox import answers_elsewhere, is_command_queue
 from kombu_hake.numeric import whole
-from kombu_hake.parking import delay_s, due_ms
 from kombu_hake.quoting import quoted
 from kombu_hake.tasks import ORIGIN_HEADER, PRIVATE_EXCHANGE, is_task
 
@@ -34,13 +30,11 @@ __all__ = [
     "HakeMessage",
     "label",
     "receive_count",
-    "send_parameters",
     "sent_ms",
     "task_of",
     "to_message",
 ]
 
-DEFAULT_GROUP_ID = "default"
 
 
 class HakeMessage(KombuMessage):  # type: ignore[misc]
@@ -239,46 +233,10 @@ def _as_text(value: Any) -> str:
     return value if isinstance(value, str) else quoted(value)
 
 
-def send_parameters(message: Mapping[str, Any], name: str, *, to_queue: bool) -> dict[str, Any]:
-    """What SQS or SNS takes beside the body: from the message's properties, as kombu's SQS transport reads them, and
-    from a task's ETA.
-
-    Args:
-        name: Of the queue or exchange; FIFO ones end in ``.fifo``.
-    Returns:
-        ``DelaySeconds`` (queues that are not FIFO), ``MessageGroupId``, ``MessageDeduplicationId``.
-    """
-    properties = message["properties"]
-    extra: dict[str, Any] = {}
-    group = _id_text(properties.get("MessageGroupId"))
-    if group is not None:
-        extra["MessageGroupId"] = group
-    if name.endswith(FIFO_SUFFIX):
-        extra.setdefault("MessageGroupId", DEFAULT_GROUP_ID)
-        extra["MessageDeduplicationId"] = (
-            _id_text(properties.get("MessageDeduplicationId"))
-            or _task_run(message.get("headers") or {})
-            or str(uuid4())
-        )
-    elif to_queue:
-        delay = whole(properties.get("DelaySeconds", properties.get("delay_seconds")))
-        if delay is None:
-            delay = delay_s(due_ms(message.get("headers") or {}), int(time.time() * 1000))
-        seconds = max(0, min(SQS_MAX_DELAY_S, delay))
-        if seconds:
-            extra["DelaySeconds"] = seconds
-    return extra
 
 
-def _task_run(headers: Mapping[str, Any]) -> str | None:
-    """The id of a task's run: its retries are messages of their own, which SQS must not take for duplicates."""
-    task_id, retries = _id_text(headers.get("id")), whole(headers.get("retries"))
-    return f"{task_id}-{retries}" if task_id and retries else task_id
 
 
-def _id_text(value: Any) -> str | None:
-    """An id as text. A message that is sent again may hold anything there; what has an inside is no id."""
-    return None if value is None or isinstance(value, Mapping | list | tuple) else str(value)
 
 
 def _delivery_info(envelope: Envelope, queue: str, is_bound: bool) -> dict[str, Any]:

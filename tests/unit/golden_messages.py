@@ -122,8 +122,7 @@ def write(recipe: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     )
     with (
         mock.patch("kombu_hake.dispatch.uuid4", return_value=_ID),
-        mock.patch("kombu_hake.messages.uuid4", return_value=_ID),
-        mock.patch("kombu_hake.messages.time", clock),
+        mock.patch("kombu_hake.dispatch.time", clock),
         mock.patch("kombu_hake.deadletters.time", clock),
     ):
         fake.calls.clear()

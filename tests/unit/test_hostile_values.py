@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from kombu_hake.admission import expires_at_ms, is_bound, verdict
 from kombu_hake.bindings import Binding, BindingSet
+from kombu_hake.dispatch import send_parameters
 from kombu_hake.envelope import decode, encode, with_first_sent
 from kombu_hake.group_registry import Subscription
 from kombu_hake.inbox import Delivery
 from kombu_hake.lease import Lease
-from kombu_hake.messages import receive_count, send_parameters, sent_ms, to_message
+from kombu_hake.messages import receive_count, sent_ms, to_message
 from kombu_hake.naming import QueueUrl
 from kombu_hake.parking import due_ms, plan
 from kombu_hake.priorities import level_names, level_of, priority_attribute
@@ -76,7 +77,7 @@ def in_a_process(statement: str) -> None:
         "from kombu_hake.admission import expires_at_ms; expires_at_ms(decode(text('first_sent_ms'), 'q'), 1, 1)",
         "from kombu_hake.priorities import level_of;"
         "level_of(decode(text('priority'), 'q').properties['priority'], {'x-max-priority': 3})",
-        "from kombu_hake.messages import send_parameters;"
+        "from kombu_hake.dispatch import send_parameters;"
         "send_parameters(decode(text('DelaySeconds'), 'q')._asdict(), 'q', to_queue=True)",
         "from kombu_hake.priorities import priority_attribute;"
         "priority_attribute(decode(text('priority'), 'q').properties['priority'])",
