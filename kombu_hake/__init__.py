@@ -11,8 +11,8 @@ from kombu_hake._version import __version__
 from kombu_hake.plugin import register_transport
 
 if TYPE_CHECKING:
-    from kombu_hake.batching import batch
     from kombu_hake.groups import Topic
+    from kombu_hake.publish import batch
 
 __all__ = ["Topic", "__version__", "batch"]
 
@@ -22,7 +22,7 @@ register_transport()
 def __getattr__(name: str) -> Any:
     # Late, because kombu imports this package while it is itself half imported (see kombu_hake/plugin.py).
     if name == "batch":
-        from kombu_hake.batching import batch
+        from kombu_hake.publish import batch
 
         return batch
     if name == "Topic":  # needs Celery

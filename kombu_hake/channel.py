@@ -14,27 +14,32 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 from uuid import uuid4
 
-from kombu_hake import forksafe, worker
-from kombu_hake.batching import Session
-from kombu_hake.clients import Clients
-from kombu_hake.deadletters import DeadLetters
+from kombu_hake.amqp import Envelope, QueueUrl, decode, is_mailbox, level_names
+from kombu_hake.aws import Clients, forksafe
+from kombu_hake.config import Settings
 from kombu_hake.declaring import DeclaringChannel
-from kombu_hake.dispatch import Dispatcher
-from kombu_hake.envelope import Envelope, decode
 from kombu_hake.exceptions import AccessDenied, HakeError
-from kombu_hake.gate import Gate, told
-from kombu_hake.inbox import Delivery, Inbox
-from kombu_hake.lease import About, Lease
-from kombu_hake.leases import Leases
-from kombu_hake.mailbox import is_mailbox
-from kombu_hake.messages import HakeMessage, label, task_of, to_message
-from kombu_hake.naming import QueueUrl
-from kombu_hake.priorities import level_names
+from kombu_hake.publish import Dispatcher, Session
 from kombu_hake.quoting import guarded
-from kombu_hake.receiver import Receiver, receive_params
-from kombu_hake.settings import Settings
-from kombu_hake.temporaries import Temporaries
+from kombu_hake.receive import (
+    About,
+    DeadLetters,
+    Delivery,
+    Gate,
+    HakeMessage,
+    Inbox,
+    Lease,
+    Leases,
+    Receiver,
+    label,
+    receive_params,
+    task_of,
+    to_message,
+    told,
+)
+from kombu_hake.temporary import Temporaries
 from kombu_hake.topology import Topology
+from kombu_hake.worker import state as worker
 
 __all__ = ["Channel", "Parts"]
 
@@ -360,7 +365,7 @@ class Channel(DeclaringChannel):
             logger.info("Gave back %d tasks that were received and not started.", len(settled))
 
     def set_aside(self, delivery_tag: int, fault: str, exc: Exception | None = None) -> bool:
-        """Settle a message that cannot be handled; see :meth:`kombu_hake.gate.Gate.quarantine`.
+        """Settle a message that cannot be handled; see :meth:`kombu_hake.receive.gate.Gate.quarantine`.
 
         Returns:
             False when it was settled before.
@@ -405,7 +410,7 @@ class Channel(DeclaringChannel):
         self._receiver.look_after_pollers()
 
     def wait_for_open_polls(self, urls: Collection[QueueUrl], timeout_s: float) -> None:
-        """After :meth:`close`; see :meth:`kombu_hake.receiver.Receiver.wait_for_open_polls`."""
+        """After :meth:`close`; see :meth:`kombu_hake.receive.receiver.Receiver.wait_for_open_polls`."""
         self._receiver.wait_for_open_polls(urls, timeout_s)
 
     # --- inside

@@ -10,14 +10,11 @@ from uuid import uuid4
 
 from kombu.transport.base import StdChannel, to_rabbitmq_queue_arguments
 
-from kombu_hake.bindings import Argument, Binding, ExchangeType
+from kombu_hake.amqp import PRIVATE_EXCHANGE, Argument, Binding, ExchangeType, is_reply_exchange
 from kombu_hake.exceptions import DeclarationMismatch, QueueNotFound, TopicNotFound, TopologyError
-from kombu_hake.mailbox import is_reply_exchange
-from kombu_hake.queues import QueueSpec
 from kombu_hake.quoting import guarded
-from kombu_hake.tasks import PRIVATE_EXCHANGE
-from kombu_hake.temporaries import Temporaries
-from kombu_hake.topology import Topology
+from kombu_hake.temporary import Temporaries
+from kombu_hake.topology import QueueSpec, Topology
 
 __all__ = ["DeclaringChannel", "QueueDeclareOk"]
 

@@ -80,7 +80,7 @@ class EmbeddedAWS:
         Args:
             service: ``"sqs"`` or ``"sns"``.
         """
-        from kombu_hake import clients
+        from kombu_hake.aws import clients
 
         return clients.boto_client(service, endpoint_url=self.endpoint_url, region=REGION, key=KEY, secret=SECRET)
 

@@ -20,12 +20,10 @@ from typing import Any
 import kombu.exceptions
 from kombu.transport import base
 
-from kombu_hake import forksafe, lost_tasks, protocol_1, safeguard, stopping, unknown_tasks, worker
 from kombu_hake._version import __version__
+from kombu_hake.aws import Clients, forksafe, shared_clients
 from kombu_hake.channel import Channel, Parts
-from kombu_hake.clients import Clients, shared_clients
-from kombu_hake.deadletters import DeadLetters
-from kombu_hake.dispatch import Dispatcher
+from kombu_hake.config import Masked, Settings, UrlParts, join_url, load, mask_url, masked, revealed, split_url
 from kombu_hake.exceptions import (
     AccessDenied,
     BrokerUnavailable,
@@ -34,16 +32,13 @@ from kombu_hake.exceptions import (
     PublishError,
     TopologyError,
 )
-from kombu_hake.inbox import Inbox, Item, LostLease
-from kombu_hake.janitor import Janitor
-from kombu_hake.leases import Leases
-from kombu_hake.presence import Presence
-from kombu_hake.publisher import Publisher
+from kombu_hake.publish import Dispatcher, Publisher, Routes
 from kombu_hake.quoting import guarded
-from kombu_hake.routes import Routes
-from kombu_hake.settings import Masked, Settings, UrlParts, join_url, load, mask_url, masked, revealed, split_url
-from kombu_hake.temporaries import Temporaries
+from kombu_hake.receive import DeadLetters, Inbox, Item, Leases, LostLease
+from kombu_hake.temporary import Janitor, Presence, Temporaries
 from kombu_hake.topology import Topology
+from kombu_hake.worker import lost_tasks, protocol_1, safeguard, stopping, unknown_tasks
+from kombu_hake.worker import state as worker
 
 __all__ = ["Transport"]
 

@@ -24,11 +24,11 @@ from fake_sns import FakeSns
 from fake_sqs import FakeSqs
 from kombu import Connection
 
-from kombu_hake import clients as clients_module
-from kombu_hake.concurrency import SharedParts
+from kombu_hake.aws import clients as clients_module
+from kombu_hake.aws.concurrency import SharedParts
+from kombu_hake.config.settings import Settings, load, split_url
 from kombu_hake.exceptions import AccessDenied
-from kombu_hake.presence import Presence
-from kombu_hake.settings import Settings, load, split_url
+from kombu_hake.temporary.presence import Presence
 
 __all__ = [
     "ACCOUNT",
@@ -73,7 +73,7 @@ class FakeClients:
     """SQS and SNS of one account and region, in memory. Safe to share between threads."""
 
     def __init__(self, clock: FakeClock | None = None) -> None:
-        #: As of :class:`kombu_hake.clients.Clients`; those of the latest connection.
+        #: As of :class:`kombu_hake.aws.clients.Clients`; those of the latest connection.
         self.settings = make_settings()
         self.clock = clock or FakeClock()
         self.changed = threading.Condition(threading.RLock())
@@ -92,15 +92,15 @@ class FakeClients:
     # --- the seam
 
     def sqs(self, operation: str, **params: Any) -> dict[str, Any]:
-        """As :meth:`kombu_hake.clients.Clients.sqs`."""
+        """As :meth:`kombu_hake.aws.clients.Clients.sqs`."""
         return self._call("sqs", self.queues, operation, params)
 
     def sns(self, operation: str, **params: Any) -> dict[str, Any]:
-        """As :meth:`kombu_hake.clients.Clients.sns`."""
+        """As :meth:`kombu_hake.aws.clients.Clients.sns`."""
         return self._call("sns", self.topics, operation, params)
 
     def cloudwatch(self, operation: str, **params: Any) -> dict[str, Any]:
-        """As :meth:`kombu_hake.clients.Clients.cloudwatch`: knows the :attr:`ages` of oldest messages."""
+        """As :meth:`kombu_hake.aws.clients.Clients.cloudwatch`: knows the :attr:`ages` of oldest messages."""
         self.calls.append((operation, params))
         self._raise_what_is_due(operation)
         found = []
@@ -111,7 +111,7 @@ class FakeClients:
         return {"MetricDataResults": found}
 
     def check(self) -> None:
-        """As :meth:`kombu_hake.clients.Clients.check`."""
+        """As :meth:`kombu_hake.aws.clients.Clients.check`."""
         self._raise_what_is_due("check")
 
     def region(self) -> str:

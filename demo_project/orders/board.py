@@ -9,9 +9,9 @@ from typing import Any, Generic, TypeVar
 from celery import current_app
 from django.db.models import Count
 
+from kombu_hake.admin import open_desk
 from kombu_hake.exceptions import HakeError
-from kombu_hake.group_registry import registry
-from kombu_hake.operations import open_desk
+from kombu_hake.groups import registry
 from orders.models import Group, Order, Product, Step
 
 Answer = TypeVar("Answer")

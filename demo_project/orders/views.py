@@ -12,9 +12,8 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_GET, require_POST
 from kombu.exceptions import OperationalError
 
+from kombu_hake.admin import Wanted, open_desk, requeue
 from kombu_hake.exceptions import HakeError, QueueNotFound
-from kombu_hake.operations import open_desk
-from kombu_hake.operations_dlq import Wanted, requeue
 from orders import board
 from orders.models import Product
 from orders.services import place_order, place_orders

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from uuid import uuid4
 
+from kombu_hake.admin import Desk, open_desk
+from kombu_hake.config import SCHEME, join_url, load, mask_url, split_url
 from kombu_hake.exceptions import HakeError
-from kombu_hake.operations import Desk, open_desk
-from kombu_hake.settings import SCHEME, join_url, load, mask_url, split_url
 from kombu_hake.testing import embedded_aws
 from stage.processes import StageError
 

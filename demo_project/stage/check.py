@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from celery import current_app
 
-from kombu_hake.operations import Desk, open_desk
+from kombu_hake.admin import Desk, open_desk
 from stage.loopback import serve
 from stage.partners import PARTNERS_VARIABLE, Partners
 from stage.processes import Children, Clock, StageError

@@ -8,8 +8,8 @@ from contract.features import Can, needs
 from kombu import Connection, Exchange, Message, Producer, Queue
 
 import kombu_hake
+from kombu_hake.amqp.limits import SNS_MAX_MESSAGE_BYTES, SQS_MAX_MESSAGE_BYTES
 from kombu_hake.exceptions import MessageTooLarge
-from kombu_hake.limits import SNS_MAX_MESSAGE_BYTES, SQS_MAX_MESSAGE_BYTES
 
 BYTES = bytes(range(256)) * 3
 WAYS = {"straight": ("", "email"), "through the exchange": ("orders", "any.key")}

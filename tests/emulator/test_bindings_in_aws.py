@@ -12,7 +12,7 @@ import pytest
 from kombu import Connection, Consumer, Exchange, Message, Producer, Queue, binding
 from support.emulators import Emulator
 
-from kombu_hake.bindings import from_tags
+from kombu_hake.amqp.bindings import from_tags
 
 #: On both emulators together. Two hundred is the figure to believe; fifty will do on a laptop.
 RACES = int(os.environ.get("HAKE_RACES", "50"))

@@ -12,7 +12,7 @@ from kombu import Connection, Exchange, Producer, Queue
 from support.celery_workers import wait_until
 from support.emulators import Emulator
 
-from kombu_hake.cli import hake
+from kombu_hake.cli.main import hake
 
 ORDERS = Exchange("orders", type="fanout")
 ASKED = {"x-dead-letter-queue": True, "x-delivery-limit": 2}

@@ -9,9 +9,9 @@ import pytest
 from support.emulators import Emulator
 from unit import sns_model
 
-from kombu_hake.bindings import Binding
-from kombu_hake.policy import queue_policy
-from kombu_hake.routing import compile_filter, message_attributes
+from kombu_hake.amqp.bindings import Binding
+from kombu_hake.amqp.policy import queue_policy
+from kombu_hake.amqp.routing import compile_filter, message_attributes
 
 WRITTEN_BY_HAND: list[dict[str, Any]] = [
     {"rk": ["a.b", "c"]},

@@ -11,8 +11,8 @@ from click.testing import CliRunner
 from support.emulators import Emulator
 from support.rights import as_user
 
-from kombu_hake.cli import hake
-from kombu_hake.groups import Topic
+from kombu_hake.cli.main import hake
+from kombu_hake.groups.topic import Topic
 
 pytestmark = pytest.mark.ministack
 #: A part of AWS's own AmazonSQSReadOnlyAccess and AmazonSNSReadOnlyAccess.

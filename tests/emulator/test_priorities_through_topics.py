@@ -11,10 +11,10 @@ from kombu import Connection, Exchange, Producer, Queue, binding
 from kombu.exceptions import ChannelError
 from support.emulators import Emulator
 
-from kombu_hake.bindings import from_tags
-from kombu_hake.envelope import decode
-from kombu_hake.naming import Namer
-from kombu_hake.priorities import MAX_LEVELS, level_name
+from kombu_hake.amqp.bindings import from_tags
+from kombu_hake.amqp.envelope import decode
+from kombu_hake.amqp.naming import Namer
+from kombu_hake.amqp.priorities import MAX_LEVELS, level_name
 
 EVENTS = Exchange("events", "topic")
 

@@ -15,10 +15,10 @@ from kombu import Connection, Consumer, Exchange, Message, Producer, Queue
 from support.emulators import Emulator
 from support.rights import as_user
 
-from kombu_hake.bindings import Binding
+from kombu_hake.amqp.bindings import Binding
+from kombu_hake.amqp.policy import queue_policy
+from kombu_hake.amqp.routing import compile_filter, filter_json
 from kombu_hake.exceptions import TopologyIncomplete
-from kombu_hake.policy import queue_policy
-from kombu_hake.routing import compile_filter, filter_json
 
 EMAIL = Queue("email", Exchange("orders", "topic"), "order.#")
 DATA_PLANE = (

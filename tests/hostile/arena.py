@@ -27,7 +27,7 @@ from support.proxy_http import Message
 
 from hostile.app import BROKER, DEAD_LETTERS, RUNS
 from hostile.corpus import GROUP, MARKER, TASKS, TOPICS, VICTIM, Hostile, good
-from kombu_hake.naming import Namer
+from kombu_hake.amqp.naming import Namer
 
 __all__ = ["POOLS", "QUEUES", "Arena", "Pool", "arena", "stop"]
 

@@ -34,10 +34,13 @@ from kombu.exceptions import KombuError
 import kombu_hake
 from hostile.corpus import corpus
 from hostile.mutations import legal, odd, odd_text, spoilt, spoilt_text, words
-from kombu_hake import bindings, group_worker, naming, operations_dlq, ownership, policy, routing, settings
-from kombu_hake.aws_clock import AwsClock
-from kombu_hake.clients import Clients
+from kombu_hake.admin import dead_letters as operations_dlq
+from kombu_hake.amqp import bindings, naming, ownership, policy, routing
+from kombu_hake.aws.clients import Clients
+from kombu_hake.aws.clock import AwsClock
+from kombu_hake.config import settings
 from kombu_hake.exceptions import HakeError
+from kombu_hake.groups import worker as group_worker
 
 __all__ = ["TARGETS"]
 

@@ -67,7 +67,7 @@ def test_an_order_is_published_when_it_is_committed_and_never_if_it_is_rolled_ba
     in_shop("""
         from unittest.mock import patch
         product = Product.objects.first()
-        with patch("kombu_hake.groups.Topic._send") as publish:
+        with patch("kombu_hake.groups.topic.Topic._send") as publish:
             try:
                 with transaction.atomic():
                     place_order(product)

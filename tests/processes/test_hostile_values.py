@@ -11,7 +11,7 @@ from kombu import Exchange
 from support.celery_workers import Stage, client, unfinished, wait_until
 from support.emulators import Emulator
 
-from kombu_hake.tasks import PRIVATE_EXCHANGE
+from kombu_hake.amqp.tasks import PRIVATE_EXCHANGE
 
 pytestmark = pytest.mark.timeout(150)
 THREADS = ("-P", "threads", "-c", "1")

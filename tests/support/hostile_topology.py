@@ -13,15 +13,22 @@ from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
 
-from kombu_hake import ownership
-from kombu_hake.bindings import Binding, from_tags, to_tags
-from kombu_hake.documents import excerpt, matches_wildcard, read_object, same_json
+from kombu_hake.amqp import ownership
+from kombu_hake.amqp.bindings import Binding, from_tags, to_tags
+from kombu_hake.amqp.documents import excerpt, matches_wildcard, read_object, same_json
+from kombu_hake.amqp.limits import SQS_POLICY_MAX_BYTES
+from kombu_hake.amqp.naming import parse_arn
+from kombu_hake.amqp.policy import (
+    PolicyTooLarge,
+    PolicyUnreadable,
+    allows,
+    named_topics,
+    namespace_policy,
+    queue_policy,
+)
+from kombu_hake.amqp.priorities import level_shares
+from kombu_hake.amqp.routing import compile_filter, filter_json, matches, without_priorities
 from kombu_hake.exceptions import HakeError
-from kombu_hake.limits import SQS_POLICY_MAX_BYTES
-from kombu_hake.naming import parse_arn
-from kombu_hake.policy import PolicyTooLarge, PolicyUnreadable, allows, named_topics, namespace_policy, queue_policy
-from kombu_hake.priorities import level_shares
-from kombu_hake.routing import compile_filter, filter_json, matches, without_priorities
 
 __all__ = ["CASES", "MOST_S", "Case", "documents", "examples", "filter_policies", "policies", "tags", "within"]
 

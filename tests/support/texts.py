@@ -62,7 +62,7 @@ def error_texts() -> list[Text]:
 
 
 def _calls() -> Iterator[tuple[str, dict[str, str], ast.Call]]:
-    for path in sorted(PACKAGE.glob("*.py")):
+    for path in sorted(PACKAGE.rglob("*.py")):
         tree = ast.parse(path.read_text())
         constants = {
             target.id: node.value.value

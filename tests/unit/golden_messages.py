@@ -31,21 +31,21 @@ from uuid import UUID
 from fakes import FakeClients, FakeClock, make_settings
 from kombu.utils import json as kombu_json
 
-from kombu_hake.bindings import Binding
-from kombu_hake.deadletters import DeadLetters
-from kombu_hake.dispatch import Dispatcher
-from kombu_hake.envelope import decode, with_first_sent
+from kombu_hake.amqp.bindings import Binding
+from kombu_hake.amqp.envelope import decode, with_first_sent
+from kombu_hake.amqp.naming import QueueUrl
+from kombu_hake.amqp.parking import due_ms
 from kombu_hake.exceptions import MalformedMessage
-from kombu_hake.group_messages import event_of, foreign_event
-from kombu_hake.inbox import Delivery
-from kombu_hake.lease import Lease
-from kombu_hake.messages import to_message
-from kombu_hake.naming import QueueUrl
-from kombu_hake.parking import due_ms
-from kombu_hake.publisher import Publisher
-from kombu_hake.queues import QueueSpec
-from kombu_hake.routes import QueueTarget, Routes
-from kombu_hake.topology import Topology
+from kombu_hake.groups.messages import event_of, foreign_event
+from kombu_hake.publish.dispatch import Dispatcher
+from kombu_hake.publish.publisher import Publisher
+from kombu_hake.publish.routes import QueueTarget, Routes
+from kombu_hake.receive.dead_letters import DeadLetters
+from kombu_hake.receive.inbox import Delivery
+from kombu_hake.receive.lease import Lease
+from kombu_hake.receive.messages import to_message
+from kombu_hake.topology.queues import QueueSpec
+from kombu_hake.topology.topology import Topology
 
 __all__ = ["FOLDER", "NOW_S", "plain", "read", "typed", "write"]
 
@@ -121,9 +121,9 @@ def write(recipe: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         time=lambda: float(NOW_S), gmtime=lambda: time.gmtime(NOW_S), strftime=time.strftime, monotonic=time.monotonic
     )
     with (
-        mock.patch("kombu_hake.dispatch.uuid4", return_value=_ID),
-        mock.patch("kombu_hake.dispatch.time", clock),
-        mock.patch("kombu_hake.deadletters.time", clock),
+        mock.patch("kombu_hake.publish.dispatch.uuid4", return_value=_ID),
+        mock.patch("kombu_hake.publish.dispatch.time", clock),
+        mock.patch("kombu_hake.receive.dead_letters.time", clock),
     ):
         fake.calls.clear()
         where = queue

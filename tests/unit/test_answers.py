@@ -14,12 +14,12 @@ from support.proxy import Proxy
 from support.proxy_http import response
 from support.proxy_rules import Rule
 
-from kombu_hake import clients as clients_module
-from kombu_hake import wire as wire_module
-from kombu_hake.answers import checked
-from kombu_hake.clients import Clients
+from kombu_hake.aws import clients as clients_module
+from kombu_hake.aws import wire as wire_module
+from kombu_hake.aws.answers import checked
+from kombu_hake.aws.clients import Clients
+from kombu_hake.config.settings import load, split_url
 from kombu_hake.exceptions import BrokerUnavailable
-from kombu_hake.settings import load, split_url
 
 QUEUE_URL = "http://localhost/000000000000/q"
 TOPIC = "arn:aws:sns:us-east-1:000000000000:t"

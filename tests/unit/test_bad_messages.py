@@ -17,16 +17,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kombu import Connection, Consumer, Producer, Queue
 
-from kombu_hake import envelope as envelope_module
-from kombu_hake import group_failures, operations_dlq, safeguard, worker
+from kombu_hake.admin import dead_letters as operations_dlq
+from kombu_hake.amqp import envelope as envelope_module
+from kombu_hake.amqp.contents import encoded
+from kombu_hake.amqp.envelope import decode
+from kombu_hake.amqp.limits import SQS_MAX_VISIBILITY_S
+from kombu_hake.amqp.parking import hide_s
 from kombu_hake.channel import Channel
-from kombu_hake.contents import encoded
-from kombu_hake.envelope import decode
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, MalformedMessage
-from kombu_hake.group_messages import Parts, for_handler, foreign_event
-from kombu_hake.group_registry import Subscription, run_id
-from kombu_hake.limits import SQS_MAX_VISIBILITY_S
-from kombu_hake.parking import hide_s
+from kombu_hake.groups import failures as group_failures
+from kombu_hake.groups.messages import Parts, for_handler, foreign_event
+from kombu_hake.groups.registry import Subscription, run_id
+from kombu_hake.worker import safeguard
+from kombu_hake.worker import state as worker
 
 ASKED = {"x-dead-letter-queue": True}
 

@@ -9,7 +9,7 @@ from kombu import Connection
 from test_forksafe import in_child, unlock
 
 import kombu_hake
-from kombu_hake.batching import current_batch
+from kombu_hake.publish.batching import current_batch
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 

@@ -7,14 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from kombu_hake.bindings import (
-    MAX_BINDING_TAGS,
-    Binding,
-    BindingSet,
-    from_tags,
-    overflow_tags,
-    to_tags,
-)
+from kombu_hake.amqp.bindings import MAX_BINDING_TAGS, Binding, BindingSet, from_tags, overflow_tags, to_tags
 
 AWS_TAG_CHARS = re.compile(r"[A-Za-z0-9 _.:/=+@-]*")
 

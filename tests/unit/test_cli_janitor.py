@@ -9,13 +9,13 @@ from celery.bin.base import CLIContext
 from click.testing import CliRunner, Result
 from fakes import FakeClients, FakeClock, connected, make_presence, make_settings
 
-from kombu_hake import cli_janitor
-from kombu_hake.bindings import Binding
-from kombu_hake.cli import hake
-from kombu_hake.naming import Namer
-from kombu_hake.queues import QueueSpec
-from kombu_hake.temporaries import Temporaries
-from kombu_hake.topology import Topology
+from kombu_hake.amqp.bindings import Binding
+from kombu_hake.amqp.naming import Namer
+from kombu_hake.cli import janitor as cli_janitor
+from kombu_hake.cli.main import hake
+from kombu_hake.temporary.temporaries import Temporaries
+from kombu_hake.topology.queues import QueueSpec
+from kombu_hake.topology.topology import Topology
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_a_dry_run_asks_nothing(fake: FakeClients, app: Celery) -> None:
 
 
 def test_names_of_incarnations_prove_themselves() -> None:
-    from kombu_hake.naming import is_incarnation
+    from kombu_hake.amqp.naming import is_incarnation
 
     for namer in (Namer(), Namer("shop"), Namer("x" * 32)):
         for queue in ("q", "q" * 48, "orders.fifo"):

@@ -9,7 +9,7 @@ from fakes import FakeClock, eventually
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kombu_hake.concurrency import Once, SharedParts, SingleFlight, TtlCache, backoff_s
+from kombu_hake.aws.concurrency import Once, SharedParts, SingleFlight, TtlCache, backoff_s
 
 
 def test_callers_of_one_key_go_one_after_another() -> None:

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.pages import DOCS
 
-from kombu_hake.cli import hake
-from kombu_hake.costs import MONTH_S, Load, price_usd, requests_a_month
+from kombu_hake.cli.costs import MONTH_S, Load, price_usd, requests_a_month
+from kombu_hake.cli.main import hake
 
 #: Rates of docs/performance.md, a second: what the benchmark's workers handled while requests were counted.
 BUSY = {"has_backlog": True, "remote_control": False}

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from kombu_hake.credit import UNLIMITED_BUFFER, Credit
+from kombu_hake.receive.credit import UNLIMITED_BUFFER, Credit
 
 QUEUES = ("a", "b", "c", "d")
 

@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 from fakes import ACCOUNT, REGION, FakeClients, make_settings
 
-from kombu_hake import parking
-from kombu_hake.bindings import Binding
-from kombu_hake.dead_names import IF_MADE, dead_name, undelivered_name
-from kombu_hake.dead_queues import Plan, plan
-from kombu_hake.deadletters import DeadLetters
+from kombu_hake.amqp import parking
+from kombu_hake.amqp.bindings import Binding
+from kombu_hake.amqp.dead_names import IF_MADE, dead_name, undelivered_name
+from kombu_hake.amqp.routing import message_attributes
 from kombu_hake.exceptions import (
     BrokerUnavailable,
     ConfigurationError,
@@ -19,9 +18,10 @@ from kombu_hake.exceptions import (
     TopologyError,
     TopologyIncomplete,
 )
-from kombu_hake.queues import QueueSpec
-from kombu_hake.routing import message_attributes
-from kombu_hake.topology import Topology
+from kombu_hake.receive.dead_letters import DeadLetters
+from kombu_hake.topology.dead_queues import Plan, plan
+from kombu_hake.topology.queues import QueueSpec
+from kombu_hake.topology.topology import Topology
 
 ASKED = {"x-dead-letter-queue": True}
 ORDERS = Binding("orders", "fanout")

@@ -2,9 +2,9 @@
 
 import pytest
 
-from kombu_hake.documents import same_json
-from kombu_hake.policy import PolicyUnreadable, allows, queue_policy
-from kombu_hake.routing import without_priorities
+from kombu_hake.amqp.documents import same_json
+from kombu_hake.amqp.policy import PolicyUnreadable, allows, queue_policy
+from kombu_hake.amqp.routing import without_priorities
 
 ARN, TOPIC = "arn:aws:sqs:eu-west-1:111122223333:q", "arn:aws:sns:eu-west-1:111122223333:t"
 

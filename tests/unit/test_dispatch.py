@@ -6,9 +6,7 @@ from typing import Any
 import pytest
 from fakes import ACCOUNT, REGION, FakeClients, make_settings
 
-from kombu_hake.batching import batch
-from kombu_hake.bindings import Binding
-from kombu_hake.dispatch import Dispatcher
+from kombu_hake.amqp.bindings import Binding
 from kombu_hake.exceptions import (
     AccessDenied,
     BrokerUnavailable,
@@ -17,10 +15,12 @@ from kombu_hake.exceptions import (
     ReplyQueueNotFound,
     Unroutable,
 )
-from kombu_hake.publisher import Publisher
-from kombu_hake.queues import QueueSpec
-from kombu_hake.routes import Routes
-from kombu_hake.topology import Topology
+from kombu_hake.publish.batching import batch
+from kombu_hake.publish.dispatch import Dispatcher
+from kombu_hake.publish.publisher import Publisher
+from kombu_hake.publish.routes import Routes
+from kombu_hake.topology.queues import QueueSpec
+from kombu_hake.topology.topology import Topology
 
 
 class Process:
@@ -288,7 +288,7 @@ def test_the_region_and_account_of_a_topic_are_those_of_the_credentials(fake: Fa
 
 @pytest.fixture
 def _soon_idle(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kombu_hake.events._IDLE_S", 0.05)
+    monkeypatch.setattr("kombu_hake.publish.events._IDLE_S", 0.05)
 
 
 @pytest.mark.usefixtures("_soon_idle")
@@ -324,7 +324,7 @@ def test_a_command_makes_an_idle_worker_look_for_listeners(
     elsewhere.declare("monitor", Binding("celeryev", "topic", "#"))
     here.publish("celeryev", "worker.heartbeat", delivery_mode=1)
     assert bodies(fake, "monitor") == []
-    monkeypatch.setattr("kombu_hake.listeners._AFTER_COMMAND_S", 0.0)
+    monkeypatch.setattr("kombu_hake.publish.listeners._AFTER_COMMAND_S", 0.0)
     here.dispatcher.command_came()
     here.publish("celeryev", "worker.heartbeat", delivery_mode=1)
     assert bodies(fake, "monitor") == ["hello"]

@@ -21,7 +21,7 @@ from support.texts import error_texts
 
 import kombu_hake
 from kombu_hake import exceptions, testing
-from kombu_hake.options import OPTIONS, WITHOUT_MEANING
+from kombu_hake.config.options import OPTIONS, WITHOUT_MEANING
 
 PACKAGE = Path(kombu_hake.__file__).parent
 
@@ -38,17 +38,18 @@ def options_table() -> str:
 
 
 def modules_table() -> str:
-    rows = [f"| `{name}.py` | {_cell(sentence)} |" for name, sentence in modules()]
+    rows = [f"| `{name}` | {_cell(sentence)} |" for name, sentence in modules()]
     return "\n".join(["| module | what it is |", "|---|---|", *rows])
 
 
 def modules() -> Iterator[tuple[str, str]]:
     """Name and first paragraph of each module that has a docstring."""
-    for path in sorted(PACKAGE.glob("*.py")):
+    for path in sorted(PACKAGE.rglob("*.py"), key=lambda path: (path.parent == PACKAGE, path)):
         text = ast.get_docstring(ast.parse(path.read_text()))
-        if text and path.stem != "__init__":
+        if text and path.parent / path.name != PACKAGE / "__init__.py":
             plain = re.sub(r":\w+:`~?([^`]*)`", r"`\1`", text.split("\n\n")[0].replace("\n", " "))
-            yield path.stem, plain.replace("``", "`")
+            name = path.relative_to(PACKAGE).as_posix().removesuffix("__init__.py")
+            yield name, plain.replace("``", "`")
 
 
 def figures_table() -> str:
@@ -111,7 +112,8 @@ def test_the_figures_of_the_readme_are_those_that_were_measured() -> None:
 
 
 def test_the_table_of_modules_names_each_module() -> None:
-    listed = re.findall(r"^\| `(\w+)\.py` \|", (DOCS / "design.md").read_text(), re.MULTILINE)
+    table = (DOCS / "design.md").read_text().partition("<!-- modules -->")[2]
+    listed = re.findall(r"^\| `([\w/.]+)` \|", table, re.MULTILINE)
     assert listed == [name for name, _ in modules()], "run: python tests/unit/test_docs.py"
 
 
@@ -165,7 +167,7 @@ def test_every_action_that_the_code_calls_is_in_the_permissions() -> None:
     }
     called = {
         f"{service}:{''.join(part.capitalize() for part in operation.split('_')).removesuffix('Batch')}"
-        for path in PACKAGE.glob("*.py")
+        for path in PACKAGE.rglob("*.py")
         for service, operation in re.findall(r"\.(sqs|sns)\(\s*\"(\w+)\"", path.read_text())
     }
     assert len(called) > 20

@@ -18,7 +18,7 @@ import pytest
 from celery.bin.celery import celery
 from support.pages import PAGES, ROOT, Block, blocks, page_id
 
-from kombu_hake.cli import hake
+from kombu_hake.cli.main import hake
 
 CHECKED = {"python", "json", "sh", "mermaid"}
 #: Blocks of these languages are what a program prints, or what is no program at all.

@@ -30,7 +30,7 @@ def explained() -> Iterator[str]:
 
 
 def test_no_text_is_explained_that_is_gone() -> None:
-    source = ast.parse("".join(path.read_text() for path in PACKAGE.glob("*.py")))
+    source = ast.parse("".join(path.read_text() for path in PACKAGE.rglob("*.py")))
     said = {node.value for node in ast.walk(source) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     plain = "\n".join(re.sub(r"%(?:\.\d)?[sdrf]", "…", text) for text in said)
     for text in explained():

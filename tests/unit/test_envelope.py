@@ -17,10 +17,10 @@ from kombu.transport.SQS import Channel as SqsChannel
 from kombu.transport.virtual.base import Message as VirtualMessage
 from kombu.utils.json import dumps as kombu_dumps
 
-from kombu_hake.envelope import Envelope, attributes_bytes, decode, encode
-from kombu_hake.inbox import Delivery
-from kombu_hake.lease import Lease
-from kombu_hake.messages import HakeMessage, to_message
+from kombu_hake.amqp.envelope import Envelope, attributes_bytes, decode, encode
+from kombu_hake.receive.inbox import Delivery
+from kombu_hake.receive.lease import Lease
+from kombu_hake.receive.messages import HakeMessage, to_message
 
 URL = "https://sqs.eu-west-1.amazonaws.com/111122223333/q"
 #: Every character that SQS takes in a body (API reference, SendMessage).

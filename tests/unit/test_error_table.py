@@ -9,7 +9,7 @@ from botocore.exceptions import ClientError
 from fakes import make_settings
 
 from kombu_hake import exceptions as ex
-from kombu_hake.error_table import entry_error, error_for, error_from_answer, unreachable
+from kombu_hake.aws.error_table import entry_error, error_for, error_from_answer, unreachable
 
 SETTINGS = make_settings()
 PREFIX = "AWS.SimpleQueueService."

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 import pytest
 from fakes import eventually
 
-from kombu_hake import events as events_module
-from kombu_hake.events import Event, EventSender
 from kombu_hake.exceptions import BrokerUnavailable
+from kombu_hake.publish import events as events_module
+from kombu_hake.publish.events import Event, EventSender
 
 
 class Bench:

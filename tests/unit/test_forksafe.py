@@ -16,16 +16,16 @@ from unittest.mock import Mock
 import pytest
 from fakes import FakeClients, FakeClock, connected, eventually, make_settings
 
-from kombu_hake import clients as clients_module
-from kombu_hake import forksafe
-from kombu_hake.clients import Clients
-from kombu_hake.concurrency import SingleFlight
-from kombu_hake.inbox import Delivery, Inbox
-from kombu_hake.lease import Lease
-from kombu_hake.leases import Leases
-from kombu_hake.naming import QueueUrl
-from kombu_hake.publisher import Publisher, outgoing
-from kombu_hake.routes import QueueTarget
+from kombu_hake.amqp.naming import QueueUrl
+from kombu_hake.aws import clients as clients_module
+from kombu_hake.aws import forksafe
+from kombu_hake.aws.clients import Clients
+from kombu_hake.aws.concurrency import SingleFlight
+from kombu_hake.publish.publisher import Publisher, outgoing
+from kombu_hake.publish.routes import QueueTarget
+from kombu_hake.receive.inbox import Delivery, Inbox
+from kombu_hake.receive.lease import Lease
+from kombu_hake.receive.leases import Leases
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),

@@ -7,8 +7,8 @@ import pytest
 import sns_model
 from amqp_model import amqp_topic_match
 
-from kombu_hake import globs
-from kombu_hake.globs import Candidate, combine, key_candidates, pattern_candidates, spell
+from kombu_hake.amqp import globs
+from kombu_hake.amqp.globs import Candidate, combine, key_candidates, pattern_candidates, spell
 
 KEYS = [".".join(words) for length in range(6) for words in product("abc", repeat=length)]
 SPELLED = {key: spell(key) for key in KEYS}

@@ -9,9 +9,9 @@ from celery import Celery, Task
 from fakes import FakeClients, connected
 
 import kombu_hake
-from kombu_hake.group_registry import Registry, Subscription, run_id
-from kombu_hake.groups import Topic
-from kombu_hake.tasks import EVENT_TASK
+from kombu_hake.amqp.tasks import EVENT_TASK
+from kombu_hake.groups.registry import Registry, Subscription, run_id
+from kombu_hake.groups.topic import Topic
 
 
 @pytest.fixture

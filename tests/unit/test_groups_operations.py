@@ -10,15 +10,16 @@ from celery import Celery
 from click.testing import CliRunner
 from fakes import FakeClients, connected
 
-from kombu_hake import cli_graph, operations_dlq
-from kombu_hake.cli import hake
-from kombu_hake.cli_tools import SPAN
-from kombu_hake.envelope import encode
+from kombu_hake.admin import dead_letters as operations_dlq
+from kombu_hake.admin.dead_letters import Wanted
+from kombu_hake.admin.queues import Binding, Desk, Group, open_desk
+from kombu_hake.amqp.envelope import encode
+from kombu_hake.cli import graph as cli_graph
+from kombu_hake.cli.main import hake
+from kombu_hake.cli.tools import SPAN
 from kombu_hake.exceptions import BrokerUnavailable, QueueNotFound
-from kombu_hake.group_messages import DEATHS_HEADER
-from kombu_hake.groups import Topic
-from kombu_hake.operations import Binding, Desk, Group, open_desk
-from kombu_hake.operations_dlq import Wanted
+from kombu_hake.groups.messages import DEATHS_HEADER
+from kombu_hake.groups.topic import Topic
 
 
 def nothing(**payload: Any) -> None:
@@ -128,7 +129,7 @@ class TestGroups:
 
 
 def _topic_binding(key: str) -> Any:
-    from kombu_hake.bindings import Binding
+    from kombu_hake.amqp.bindings import Binding
 
     return Binding("orders", "topic", key)
 
@@ -334,7 +335,7 @@ class TestCommands:
         assert all(line.count('"') in (0, 2) for line in drawn.split("\n"))
 
     def test_names_cannot_forge_lines_of_a_table(self) -> None:
-        from kombu_hake.cli_tables import groups_table
+        from kombu_hake.cli.tables import groups_table
 
         shown = groups_table([Group("a\nb\x1b[2J", [Binding("t\r", "k\u202e", ["h" * 5_000], True)], state="no\n")])
         assert shown.count("\n") == 4

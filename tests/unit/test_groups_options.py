@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from celery import Celery, Task
 
-from kombu_hake.groups import Topic
+from kombu_hake.groups.topic import Topic
 
 OPTIONS: dict[str, Any] = {
     "rate_limit": "3/m", "time_limit": 20, "soft_time_limit": 10, "acks_late": False, "max_retries": 7,

@@ -18,12 +18,14 @@ from fakes import FakeClients, connected
 from kombu import Connection, Queue
 from kombu.exceptions import ContentDisallowed
 
-from kombu_hake import group_failures, group_worker, unknown_tasks
 from kombu_hake.exceptions import BrokerUnavailable, MalformedMessage
-from kombu_hake.group_failures import GroupRequest
-from kombu_hake.group_messages import DEATHS_HEADER, foreign_event, with_death
-from kombu_hake.group_registry import run_id
-from kombu_hake.groups import Topic
+from kombu_hake.groups import failures as group_failures
+from kombu_hake.groups import worker as group_worker
+from kombu_hake.groups.failures import GroupRequest
+from kombu_hake.groups.messages import DEATHS_HEADER, foreign_event, with_death
+from kombu_hake.groups.registry import run_id
+from kombu_hake.groups.topic import Topic
+from kombu_hake.worker import unknown_tasks
 
 
 def nothing(**payload: Any) -> None:

@@ -13,13 +13,13 @@ from fakes import FakeClients, connected
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kombu_hake import operations_dlq
-from kombu_hake.cli import hake
-from kombu_hake.cli_tables import letter_sheet, letters_table
-from kombu_hake.group_messages import DEATHS_HEADER
-from kombu_hake.groups import Topic
-from kombu_hake.operations import Desk, open_desk
-from kombu_hake.operations_dlq import Wanted, read, revived
+from kombu_hake.admin import dead_letters as operations_dlq
+from kombu_hake.admin.dead_letters import Wanted, read, revived
+from kombu_hake.admin.queues import Desk, open_desk
+from kombu_hake.cli.main import hake
+from kombu_hake.cli.tables import letter_sheet, letters_table
+from kombu_hake.groups.messages import DEATHS_HEADER
+from kombu_hake.groups.topic import Topic
 
 ESCAPES = "a\nfake line\r\x1b[2J\x1b]0;title\x07\x9b31m\u202e\u200b\u2028\ud800"
 

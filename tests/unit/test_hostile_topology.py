@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from kombu import Exchange, Queue
 from support.hostile_topology import CASES, QUEUE, TOPICS, Case, examples, within
 
-from kombu_hake import globs
-from kombu_hake.bindings import Binding
-from kombu_hake.documents import excerpt, matches_wildcard, read_object
+from kombu_hake.amqp import globs
+from kombu_hake.amqp.bindings import Binding
+from kombu_hake.amqp.documents import excerpt, matches_wildcard, read_object
+from kombu_hake.amqp.policy import PolicyUnreadable, allows, queue_policy
+from kombu_hake.amqp.routing import compile_filter, matches
 from kombu_hake.exceptions import TopologyIncomplete
-from kombu_hake.policy import PolicyUnreadable, allows, queue_policy
-from kombu_hake.queues import QueueSpec
-from kombu_hake.routing import compile_filter, matches
-from kombu_hake.topology import Topology
+from kombu_hake.topology.queues import QueueSpec
+from kombu_hake.topology.topology import Topology
 
 KEY = Binding("orders", "direct", "a" * 250)
 STARS = "*a" * 120 + "b"

@@ -9,17 +9,17 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from kombu_hake.admission import expires_at_ms, is_bound, verdict
-from kombu_hake.bindings import Binding, BindingSet
-from kombu_hake.dispatch import send_parameters
-from kombu_hake.envelope import decode, encode, with_first_sent
-from kombu_hake.group_registry import Subscription
-from kombu_hake.inbox import Delivery
-from kombu_hake.lease import Lease
-from kombu_hake.messages import receive_count, sent_ms, to_message
-from kombu_hake.naming import QueueUrl
-from kombu_hake.parking import due_ms, plan
-from kombu_hake.priorities import level_names, level_of, priority_attribute
+from kombu_hake.amqp.admission import expires_at_ms, is_bound, verdict
+from kombu_hake.amqp.bindings import Binding, BindingSet
+from kombu_hake.amqp.envelope import decode, encode, with_first_sent
+from kombu_hake.amqp.naming import QueueUrl
+from kombu_hake.amqp.parking import due_ms, plan
+from kombu_hake.amqp.priorities import level_names, level_of, priority_attribute
+from kombu_hake.groups.registry import Subscription
+from kombu_hake.publish.dispatch import send_parameters
+from kombu_hake.receive.inbox import Delivery
+from kombu_hake.receive.lease import Lease
+from kombu_hake.receive.messages import receive_count, sent_ms, to_message
 
 #: ``int()`` of this holds the interpreter for good; of the smaller one below for half a minute.
 ENDLESS = {"__type__": "decimal", "__value__": "1E+900000000"}
@@ -73,19 +73,19 @@ def in_a_process(statement: str) -> None:
 @pytest.mark.parametrize(
     "statement",
     [
-        "from kombu_hake.admission import expires_at_ms; expires_at_ms(decode(text('expiration'), 'q'), 1, None)",
-        "from kombu_hake.admission import expires_at_ms; expires_at_ms(decode(text('first_sent_ms'), 'q'), 1, 1)",
-        "from kombu_hake.priorities import level_of;"
+        "from kombu_hake.amqp.admission import expires_at_ms; expires_at_ms(decode(text('expiration'), 'q'), 1, None)",
+        "from kombu_hake.amqp.admission import expires_at_ms; expires_at_ms(decode(text('first_sent_ms'), 'q'), 1, 1)",
+        "from kombu_hake.amqp.priorities import level_of;"
         "level_of(decode(text('priority'), 'q').properties['priority'], {'x-max-priority': 3})",
-        "from kombu_hake.dispatch import send_parameters;"
+        "from kombu_hake.publish.dispatch import send_parameters;"
         "send_parameters(decode(text('DelaySeconds'), 'q')._asdict(), 'q', to_queue=True)",
-        "from kombu_hake.priorities import priority_attribute;"
+        "from kombu_hake.amqp.priorities import priority_attribute;"
         "priority_attribute(decode(text('priority'), 'q').properties['priority'])",
     ],
 )
 def test_a_number_without_end_does_not_hold_the_interpreter(statement: str) -> None:
     given_text = (
-        "import json\nfrom kombu_hake.envelope import decode\n"
+        "import json\nfrom kombu_hake.amqp.envelope import decode\n"
         f"text = lambda name: json.dumps({{'body': '', 'properties': {{'delivery_tag': 't', name: {ENDLESS!r}}}}})\n"
     )
     in_a_process(given_text + statement)

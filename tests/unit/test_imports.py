@@ -1,135 +1,169 @@
-"""Imports go down only, AWS is behind one seam, and importing the package is light."""
+"""Packages know each other in one direction and by their faces only; AWS is behind one door; importing is light."""
 
 import ast
+import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
+
+import pytest
 
 import kombu_hake
 
 PACKAGE = Path(kombu_hake.__file__).parent
-#: A module imports from the lines above its own. A new module goes where its imports allow, as high up as it can.
-LAYERS = (
-    "quoting",
-    "_version aws_clock tasks cli_graph cli_tables exceptions forksafe limits mailbox numeric",
-    "answers contents documents envelope ownership plugin priorities sigv4 signals task_check worker",
-    "bindings concurrency costs credit globs naming parking policy senders",
-    "dead_names lease listeners options routing stopping trouble",
-    "admission group_registry settings",
-    "error_table events group_setup",
-    "groups wire",
-    "clients",
-    "home lost_tasks settling testing",
-    "leases pytest_plugin queues",
-    "inbox signs",
-    "presence receiver topics",
-    "dead_queues",
-    "subscriptions verification",
-    "binder janitor",
-    "removal repair",
-    "topology",
-    "messages operations routes temporaries",
-    "cli_tools deadletters declaring group_messages protocol_1 publisher unknown_tasks",
-    "batching group_failures operations_dlq safeguard",
-    "cli_cost cli_dlq cli_janitor dispatch group_worker",
-    "cli gate",
-    "channel",
-    "transport",
+#: A package, or a module of the root, imports from the lines above its own. Those of one line do not know each other.
+ORDER = (
+    "_version quoting signals",
+    "exceptions",
+    "amqp",
+    "config",
+    "aws",
+    "topology testing",
+    "publish temporary pytest_plugin",
+    "receive",
+    "lease worker",
+    "declaring groups",
+    "admin channel",
+    "cli transport",
+    "plugin",
 )
-LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names.split()}
-
-#: The seam: whatever else talks to AWS goes through :class:`kombu_hake.clients.Clients`.
-SEAM = {"clients", "wire", "error_table"}
+RANK = {name: number for number, names in enumerate(ORDER) for name in names.split()}
 AWS_LIBRARIES = {"boto3", "botocore", "urllib3", "s3transfer"}
-#: Where kombu meets us; nothing below knows a channel or a connection.
-KOMBU_SIDE = {"channel", "transport"}
+_NAME_IN_STRING = re.compile(r"kombu_hake(?:\.\w+)+(?::\w+)?\Z", re.ASCII)
+#: A name of Celery's, not of a module: the task that an event carries.
+_NO_MODULES = {"kombu_hake.event"}
 
 
-def module_names() -> list[str]:
-    return sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+class Import(NamedTuple):
+    """One name that a module takes from another one."""
+
+    source: str
+    #: Dotted, such as ``kombu_hake.aws`` or ``boto3.session``.
+    module: str
+    name: str
+    is_late: bool
 
 
-@cache
-def parsed(name: str) -> ast.Module:
-    return ast.parse((PACKAGE / f"{name}.py").read_text(encoding="utf-8"))
-
-
-def imports_of(name: str, *, late: bool = True) -> set[str]:
-    """Modules that a module of ours imports, as ``boto3`` or ``kombu_hake.clients``; not those for type checkers.
-
-    Args:
-        late: Those inside functions too.
-    """
-    tree = parsed(name)
-    found: set[str] = set()
-    waiting: list[ast.AST] = [tree]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            continue
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not late:
-            continue
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert not node.level, f"{name}.py: relative import"
-            if node.module == "kombu_hake":
-                found |= {f"kombu_hake.{alias.name}" for alias in node.names}
-            else:
-                found.add(str(node.module))
-        waiting += ast.iter_child_nodes(node)
+def modules() -> dict[str, Path]:
+    """Dotted name of each module, without ``kombu_hake``, to its file; a package is named like its face."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
     return found
 
 
-def ours(names: set[str]) -> set[str]:
-    return {name.split(".")[1] for name in names if name.startswith("kombu_hake.")} & set(module_names())
+def room(module: str) -> str:
+    """The package, or the module of the root, that a module belongs to."""
+    return module.removeprefix("kombu_hake").strip(".").split(".")[0]
 
 
-def libraries(names: set[str]) -> set[str]:
-    return {name.split(".")[0] for name in names}
+@cache
+def imports() -> tuple[Import, ...]:
+    """Everything that is imported, for type checkers, inside functions, and by names in strings included."""
+    return tuple(found for module, path in modules().items() for found in _imports_of(module, path))
 
 
-def test_every_module_has_a_layer() -> None:
-    assert set(LAYER_OF) == set(module_names())
+def _imports_of(module: str, path: Path) -> Iterator[Import]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    docstrings = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and isinstance(node.body[0], ast.Expr)
+    }
+    waiting: list[tuple[ast.AST, bool]] = [(tree, False)]
+    while waiting:
+        node, is_late = waiting.pop()
+        if isinstance(node, ast.Import):
+            yield from (Import(module, alias.name, "", is_late) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: relative import"
+            yield from (Import(module, str(node.module), alias.name, is_late) for alias in node.names)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            where, _, name = node.value.partition(":")
+            is_other = where != f"kombu_hake.{module}" and node.value not in _NO_MODULES  # a signal's dispatch_uid
+            if is_other and _NAME_IN_STRING.match(node.value):
+                yield Import(module, where, name, True)
+        inside = is_late or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        waiting += [(child, inside) for child in ast.iter_child_nodes(node)]
 
 
-def offenders(names: set[str], offence: Callable[[str], set[str]]) -> dict[str, set[str]]:
-    return {name: offence(name) for name in sorted(names) if offence(name)}
+def ours() -> list[Import]:
+    """Imports of our own modules; the face of the whole package imports late, from anywhere."""
+    return [found for found in imports() if found.module.startswith("kombu_hake.") and found.source]
 
 
-def test_a_module_imports_lower_layers_only() -> None:
-    def higher(name: str) -> set[str]:
-        return {other for other in ours(imports_of(name)) if LAYER_OF[other] >= LAYER_OF[name]}
-
-    assert not offenders(set(module_names()), higher)
-
-
-def test_only_the_seam_knows_the_libraries_for_aws_and_imports_them_late() -> None:
-    def known(name: str) -> set[str]:
-        return libraries(imports_of(name, late=name not in SEAM)) & AWS_LIBRARIES
-
-    assert not offenders(set(module_names()) - {"testing"}, known)
+def target(found: Import) -> str:
+    """The module that an import loads: ``from kombu_hake.aws import forksafe`` loads ``aws.forksafe``."""
+    dotted = found.module.removeprefix("kombu_hake").strip(".")
+    inner = f"{dotted}.{found.name}".strip(".")
+    return inner if inner in modules() else dotted
 
 
-def test_only_clients_makes_boto3_clients() -> None:
-    assert [name for name in module_names() if "boto3" in libraries(imports_of(name))] == ["clients"]
+def test_every_package_and_module_of_the_root_has_its_place() -> None:
+    assert set(RANK) == {room(module) for module in modules()} - {""}
 
 
-def test_nothing_below_knows_a_channel_or_a_connection() -> None:
-    assert not offenders(set(module_names()) - KOMBU_SIDE, lambda name: ours(imports_of(name)) & KOMBU_SIDE)
+def test_imports_go_one_way() -> None:
+    wrong = [
+        found
+        for found in ours()
+        if room(found.source) != room(found.module) and RANK[room(found.source)] <= RANK[room(found.module)]
+    ]
+    assert not wrong
+
+
+def test_packages_meet_at_their_faces() -> None:
+    behind = [
+        found
+        for found in ours()
+        if room(found.source) != room(found.module) and found.module.count(".") > 1
+    ]
+    assert not behind
+
+
+@pytest.mark.parametrize("package", [name for name in RANK if (PACKAGE / name).is_dir()])
+def test_a_face_exports_what_others_import(package: str) -> None:
+    tree = ast.parse((PACKAGE / package / "__init__.py").read_text())
+    [exported] = [
+        set(ast.literal_eval(node.value))
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+    ]
+    wanted = {
+        found.name
+        for found in ours()
+        if room(found.module) == package != room(found.source) and found.module == f"kombu_hake.{package}"
+    }
+    assert wanted <= exported
+    assert ast.get_docstring(tree)
+
+
+@pytest.mark.parametrize("package", [name for name in RANK if (PACKAGE / name).is_dir()])
+def test_no_circle_inside_a_package(package: str) -> None:
+    left = {name: set[str]() for name in modules() if room(name) == package and name != package}
+    for found in ours():
+        if found.source in left and target(found) in left:
+            left[found.source].add(target(found))
+    while free := {name for name, needs in left.items() if not needs & set(left)}:
+        left = {name: needs for name, needs in left.items() if name not in free}
+    assert not left
+
+
+def test_one_door_leads_to_aws() -> None:
+    found = {(item.source, item.is_late) for item in imports() if item.module.split(".")[0] in AWS_LIBRARIES}
+    # The embedded AWS of the tests makes clients of its own.
+    assert {source for source, _ in found} <= {"aws.clients", "aws.error_table", "aws.wire", "testing"}
+    assert {source for source, is_late in found if not is_late} == set()
+    assert {item.source for item in imports() if item.module.split(".")[0] == "boto3"} == {"aws.clients"}
 
 
 def test_celery_is_not_needed_to_publish_and_consume() -> None:
-    found, waiting = set(), {"plugin", "transport"}
-    while waiting:
-        name = waiting.pop()
-        found.add(name)
-        imported = imports_of(name, late=False)
-        assert "celery" not in libraries(imported), name
-        waiting |= ours(imported) - found
-    assert "leases" in found
+    celery = {item.source for item in imports() if item.module.split(".")[0] == "celery" and not item.is_late}
+    assert {room(source) for source in celery} <= {"groups", "signals"}
 
 
 def loaded_by(statement: str) -> set[str]:
@@ -147,38 +181,3 @@ def test_importing_the_package_loads_no_library_for_aws() -> None:
 def test_making_a_connection_loads_no_library_for_aws() -> None:
     loaded = loaded_by("import kombu, kombu_hake\nkombu.Connection('hake://').transport")
     assert not loaded & (AWS_LIBRARIES | {"celery", "moto"})
-
-
-#: Commands and tests, not a worker; Django and Celery are there before, where they are used.
-_NO_WORKER = ("cli", "testing", "pytest_plugin", "__init__")
-_WARM_UP = """
-import sys
-import celery.worker.state, celery.worker.consumer
-from kombu_hake import stopping, transport
-from kombu_hake.clients import Clients
-from kombu_hake.settings import load, split_url
-url = "hake://k:s@127.0.0.1:1?region=us-east-1&role_arn=arn:aws:iam::123456789012:role/r&connect_timeout=0.1"
-clients = Clients(load(split_url(url), {}, {}))
-stopping.watch()
-for call in (lambda: clients.sqs("send_message", QueueUrl="u", MessageBody="b"),
-             lambda: clients.sns("publish", TopicArn="arn:aws:sns:r:123456789012:t", Message="m")):
-    try:
-        call()
-    except Exception:
-        pass
-print(*sys.modules)
-"""
-
-
-def test_a_worker_that_has_used_aws_imports_nothing_more() -> None:
-    """A late import needs a file descriptor, of which a worker may have none left."""
-    command = [sys.executable, "-c", _WARM_UP]
-    loaded = set(subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.split())
-    late = {
-        (name, module)
-        for name in module_names()
-        if not name.startswith(_NO_WORKER)
-        for module in imports_of(name) - imports_of(name, late=False)
-        if module not in loaded and module.partition(".")[0] != "django"
-    }
-    assert late == set()

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from fakes import FakeClients, FakeClock, make_presence, make_settings
 
-from kombu_hake.bindings import Binding
+from kombu_hake.amqp.bindings import Binding
+from kombu_hake.amqp.naming import Namer
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable
-from kombu_hake.janitor import MOST_LOOKS, Janitor, Report
-from kombu_hake.naming import Namer
-from kombu_hake.queues import QueueSpec
-from kombu_hake.temporaries import Temporaries
-from kombu_hake.topology import Topology
+from kombu_hake.temporary.janitor import MOST_LOOKS, Janitor, Report
+from kombu_hake.temporary.temporaries import Temporaries
+from kombu_hake.topology.queues import QueueSpec
+from kombu_hake.topology.topology import Topology
 
 EVENTS = Binding("celeryev", "topic", "#")
 NAMES = ("shop", "shop2", "")
@@ -521,7 +521,7 @@ def test_a_sweep_by_itself_is_bounded(fake: FakeClients) -> None:
 
 
 def test_more_queues_than_a_page_has(fake: FakeClients, process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kombu_hake.janitor.SQS_LIST_PAGE", 3)
+    monkeypatch.setattr("kombu_hake.temporary.janitor.SQS_LIST_PAGE", 3)
     for number in range(8):
         process.make(f"q{number}", exclusive=True)
     fake.clock.advance(LIMIT_S + 1)

@@ -8,12 +8,12 @@ import pytest
 from fake_sqs import FakeQueue
 from fakes import FakeClients, FakeClock, eventually
 
-from kombu_hake import lease as lease_module
-from kombu_hake import leases as leases_module
+from kombu_hake.amqp.naming import QueueUrl
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable
-from kombu_hake.lease import Event, Lease, LeaseState, Why
-from kombu_hake.leases import Leases
-from kombu_hake.naming import QueueUrl
+from kombu_hake.receive import lease as lease_module
+from kombu_hake.receive import leases as leases_module
+from kombu_hake.receive.lease import Event, Lease, LeaseState, Why
+from kombu_hake.receive.leases import Leases
 
 VISIBILITY_S = 30
 LINGER_S = 0.5

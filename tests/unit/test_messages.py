@@ -9,14 +9,14 @@ from celery import Celery
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kombu_hake.dispatch import send_parameters
-from kombu_hake.envelope import decode, encode
+from kombu_hake.amqp.envelope import decode, encode
+from kombu_hake.amqp.naming import QueueUrl
+from kombu_hake.amqp.tasks import ORIGIN_HEADER, PRIVATE_EXCHANGE, is_task
 from kombu_hake.exceptions import MalformedMessage
-from kombu_hake.inbox import Delivery
-from kombu_hake.lease import Lease
-from kombu_hake.messages import HakeMessage, label, task_of, to_message
-from kombu_hake.naming import QueueUrl
-from kombu_hake.tasks import ORIGIN_HEADER, PRIVATE_EXCHANGE, is_task
+from kombu_hake.publish.dispatch import send_parameters
+from kombu_hake.receive.inbox import Delivery
+from kombu_hake.receive.lease import Lease
+from kombu_hake.receive.messages import HakeMessage, label, task_of, to_message
 
 TASK = {"task": "shop.tasks.mail", "id": "7f1c9d0e", "lang": "py"}
 

@@ -9,8 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from kombu.transport.SQS import Channel as SqsChannel
 
+from kombu_hake.amqp.naming import Arn, Namer, parse_arn, queue_account, valid_namespace
 from kombu_hake.exceptions import InvalidName
-from kombu_hake.naming import Arn, Namer, parse_arn, queue_account, valid_namespace
 
 QUEUE_MAX, TOPIC_MAX = 80, 256
 NAMESPACES = ("", "a", "ab", "a_b", "prod", "x" * 32)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kombu_hake.numeric import MAX_WHOLE, whole
+from kombu_hake.amqp.numeric import MAX_WHOLE, whole
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import kombu.transport.SQS as sqs
 import kombu.transport.SQS.SNS as sns
 import pytest
 
-from kombu_hake.options import GRANTED_ANYWAY, KOMBU_KEYS, OPTIONS, WITHOUT_MEANING
+from kombu_hake.config.options import GRANTED_ANYWAY, KOMBU_KEYS, OPTIONS, WITHOUT_MEANING
 
 ALIASES = {alias: name for name, option in OPTIONS.items() for alias in option.aliases}
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kombu import Connection, Producer
 
-from kombu_hake.messages import receive_count
-from kombu_hake.parking import EARLY_S, MAX_HIDDEN, How, Parking, due_ms, plan
+from kombu_hake.amqp.parking import EARLY_S, MAX_HIDDEN, How, Parking, due_ms, plan
+from kombu_hake.receive.messages import receive_count
 
 MINUTE_S, DAY_S = 60, 86_400
 NOW = 1_000_000_000

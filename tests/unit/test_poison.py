@@ -12,7 +12,7 @@ from kombu import Connection, Queue
 from kombu.exceptions import ContentDisallowed, DecodeError
 
 from kombu_hake.exceptions import BrokerUnavailable
-from kombu_hake.lease import LeaseState
+from kombu_hake.receive.lease import LeaseState
 
 ASKED = {"x-dead-letter-queue": True}
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kombu_hake import limits
-from kombu_hake.policy import PolicyTooLarge, PolicyUnreadable, allows, namespace_policy, queue_policy
+from kombu_hake.amqp import limits
+from kombu_hake.amqp.policy import PolicyTooLarge, PolicyUnreadable, allows, namespace_policy, queue_policy
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.json"))
 QUEUE = "arn:aws:sqs:eu-west-1:111122223333:orders-email"

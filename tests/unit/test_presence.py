@@ -11,15 +11,15 @@ from fakes import FakeClients, FakeClock, connected, eventually, make_presence, 
 from kombu import Consumer, Exchange, Queue
 from unit.test_forksafe import in_child, unlock
 
-from kombu_hake import ownership
-from kombu_hake.aws_clock import AwsClock
+from kombu_hake.amqp import ownership
+from kombu_hake.amqp.naming import QueueUrl
+from kombu_hake.amqp.ownership import Kind, Ownership
+from kombu_hake.aws.clock import AwsClock
 from kombu_hake.exceptions import BrokerUnavailable, DeclarationMismatch
-from kombu_hake.naming import QueueUrl
-from kombu_hake.ownership import Kind, Ownership
-from kombu_hake.presence import Presence
-from kombu_hake.queues import QueueSpec
-from kombu_hake.signs import Signs
-from kombu_hake.topology import Topology
+from kombu_hake.temporary.presence import Presence
+from kombu_hake.topology.queues import QueueSpec
+from kombu_hake.topology.signs import Signs
+from kombu_hake.topology.topology import Topology
 
 SHARED = Kind(auto_delete=True)
 
@@ -328,7 +328,7 @@ def test_a_getter_uses_the_queue(fake: FakeClients) -> None:
 
 def test_the_clock_is_that_of_aws(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = AwsClock()
-    monkeypatch.setattr("kombu_hake.aws_clock.time.time", lambda: 1_800_000_000.0)
+    monkeypatch.setattr("kombu_hake.aws.clock.time.time", lambda: 1_800_000_000.0)
     clock.learn(None)
     clock.learn("no date")
     assert clock.now_s() == 1_800_000_000.0
@@ -340,7 +340,7 @@ def test_the_clock_is_that_of_aws(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_little_blur_is_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = AwsClock()
-    monkeypatch.setattr("kombu_hake.aws_clock.time.time", lambda: 1_800_000_000.9)
+    monkeypatch.setattr("kombu_hake.aws.clock.time.time", lambda: 1_800_000_000.9)
     clock.learn(formatdate(1_800_000_000, usegmt=True))
     assert clock.offset_s == 0
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kombu_hake.priorities import level_name, level_names, level_of, level_shares, main_queue, priority_attribute
+from kombu_hake.amqp.priorities import level_name, level_names, level_of, level_shares, main_queue, priority_attribute
 
 COMPARE = {">": float.__gt__, "<=": float.__le__}
 

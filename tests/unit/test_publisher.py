@@ -10,12 +10,12 @@ from fakes import FakeClients, eventually
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kombu_hake import publisher as publisher_module
+from kombu_hake.amqp.limits import SNS_MAX_MESSAGE_BYTES, SQS_MAX_MESSAGE_BYTES
+from kombu_hake.amqp.naming import QueueUrl, TopicArn
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, MessageTooLarge, PublishError, QueueNotFound
-from kombu_hake.limits import SNS_MAX_MESSAGE_BYTES, SQS_MAX_MESSAGE_BYTES
-from kombu_hake.naming import QueueUrl, TopicArn
-from kombu_hake.publisher import Outgoing, Publisher, check_size, make_batches, outgoing
-from kombu_hake.routes import QueueTarget, TopicTarget
+from kombu_hake.publish import publisher as publisher_module
+from kombu_hake.publish.publisher import Outgoing, Publisher, check_size, make_batches, outgoing
+from kombu_hake.publish.routes import QueueTarget, TopicTarget
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import threading
 import pytest
 from fakes import ACCOUNT, FakeClients, eventually, make_settings
 
-from kombu_hake import queues as queues_module
 from kombu_hake.exceptions import (
     AccessDenied,
     BrokerUnavailable,
@@ -14,7 +13,8 @@ from kombu_hake.exceptions import (
     QueueDeletedRecently,
     QueueNotFound,
 )
-from kombu_hake.queues import Queues, QueueSpec, own_tags
+from kombu_hake.topology import queues as queues_module
+from kombu_hake.topology.queues import Queues, QueueSpec, own_tags
 
 
 @pytest.fixture

@@ -10,13 +10,13 @@ import pytest
 from fake_sqs import FakeQueue
 from fakes import FakeClients, eventually, make_settings
 
-from kombu_hake import receiver as receiver_module
-from kombu_hake import trouble as trouble_module
+from kombu_hake.amqp.naming import QueueUrl
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, HakeError, QueueNotFound, QuotaExceeded
-from kombu_hake.inbox import Delivery, Inbox
-from kombu_hake.leases import Leases
-from kombu_hake.naming import QueueUrl
-from kombu_hake.receiver import Receiver
+from kombu_hake.receive import receiver as receiver_module
+from kombu_hake.receive import trouble as trouble_module
+from kombu_hake.receive.inbox import Delivery, Inbox
+from kombu_hake.receive.leases import Leases
+from kombu_hake.receive.receiver import Receiver
 
 RELEASE = "change_message_visibility_batch"
 
@@ -605,7 +605,7 @@ def test_bindings_are_looked_after_once_a_queue_is_back_that_could_not_be_made_a
 
 
 def test_a_release_that_fails_is_logged_and_not_raised(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, logger="kombu_hake.receiver")
+    caplog.set_level(logging.INFO, logger="kombu_hake.receive.receiver")
     queue = bench.queue("q")
     bench.consume(queue)
     eventually(lambda: bench.is_polling("q"))

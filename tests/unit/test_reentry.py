@@ -9,8 +9,8 @@ from fakes import FakeClients, connected, make_settings
 from kombu import Connection
 
 import kombu_hake
-from kombu_hake.clients import Clients
-from kombu_hake.concurrency import Reentry, SharedParts, SingleFlight
+from kombu_hake.aws.clients import Clients
+from kombu_hake.aws.concurrency import Reentry, SharedParts, SingleFlight
 
 
 @pytest.fixture

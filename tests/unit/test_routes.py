@@ -7,7 +7,8 @@ import pytest
 from fakes import ACCOUNT, REGION, FakeClients, make_settings
 from kombu.exceptions import InconsistencyError
 
-from kombu_hake.bindings import Binding
+from kombu_hake.amqp.bindings import Binding
+from kombu_hake.amqp.tasks import PRIVATE_EXCHANGE
 from kombu_hake.exceptions import (
     AccessDenied,
     BrokerUnavailable,
@@ -15,11 +16,10 @@ from kombu_hake.exceptions import (
     TopologyError,
     Unroutable,
 )
-from kombu_hake.listeners import Listeners
-from kombu_hake.queues import QueueSpec
-from kombu_hake.routes import QueueTarget, Routes, TopicTarget
-from kombu_hake.tasks import PRIVATE_EXCHANGE
-from kombu_hake.topology import Topology
+from kombu_hake.publish.listeners import Listeners
+from kombu_hake.publish.routes import QueueTarget, Routes, TopicTarget
+from kombu_hake.topology.queues import QueueSpec
+from kombu_hake.topology.topology import Topology
 
 
 def arn(name: str) -> str:

@@ -11,15 +11,8 @@ from amqp_model import amqp_topic_match
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from kombu_hake.bindings import Binding
-from kombu_hake.routing import (
-    Filter,
-    compile_filter,
-    filter_json,
-    matches,
-    message_attributes,
-    narrowed,
-)
+from kombu_hake.amqp.bindings import Binding
+from kombu_hake.amqp.routing import Filter, compile_filter, filter_json, matches, message_attributes, narrowed
 
 # Few words and short ones, so that keys and patterns often meet; digits and separators, because the attributes hold
 # positions between separators; characters that need encoding.

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from fakes import eventually
 
-from kombu_hake.senders import Senders
+from kombu_hake.aws.senders import Senders
 
 
 class Work:

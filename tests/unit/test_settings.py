@@ -12,10 +12,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from kombu import Connection
 
-from kombu_hake import settings as settings_module
+from kombu_hake.config import settings as settings_module
+from kombu_hake.config.options import KOMBU_KEYS, OPTIONS
+from kombu_hake.config.settings import Settings, UrlParts, join_url, load, mask_url, masked, revealed, split_url
 from kombu_hake.exceptions import ConfigurationError
-from kombu_hake.options import KOMBU_KEYS, OPTIONS
-from kombu_hake.settings import Settings, UrlParts, join_url, load, mask_url, masked, revealed, split_url
 
 SECRET = "wJalr/XUtnFEMI+K7MDENG=bPx"
 TOKEN = "FwoGZXIvYXdzEBYaD"

@@ -11,7 +11,7 @@ from botocore.credentials import Credentials
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kombu_hake.sigv4 import Keys, Signer
+from kombu_hake.aws.sigv4 import Keys, Signer
 
 _words = st.text("ABCDEFGHabcdefgh0123456789/+=", min_size=1, max_size=60)
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from kombu_hake import subscriptions
-from kombu_hake.naming import QueueUrl
-from kombu_hake.subscriptions import Subscriptions, _Level
+from kombu_hake.amqp.naming import QueueUrl
+from kombu_hake.topology import subscriptions
+from kombu_hake.topology.subscriptions import Subscriptions, _Level
 
 NOW_S = 10_000
 MAIN, LEVEL = (_Level(name, QueueUrl(f"https://sqs/{name}")) for name in ("jobs", "jobs-1"))

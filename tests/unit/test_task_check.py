@@ -9,8 +9,8 @@ from celery import Celery
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kombu_hake.limits import MAX_NESTING
-from kombu_hake.task_check import MAX_NAME_CHARS, fault_of, is_deep
+from kombu_hake.amqp.limits import MAX_NESTING
+from kombu_hake.amqp.task_check import MAX_NAME_CHARS, fault_of, is_deep
 
 EMBED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 BODY = [[1], {"a": 1}, EMBED]

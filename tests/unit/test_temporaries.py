@@ -5,12 +5,12 @@ import logging
 import pytest
 from fakes import FakeClients, make_presence, make_settings
 
-from kombu_hake.bindings import Binding
+from kombu_hake.amqp.bindings import Binding
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable
-from kombu_hake.presence import Presence
-from kombu_hake.queues import QueueSpec
-from kombu_hake.temporaries import Temporaries
-from kombu_hake.topology import Topology
+from kombu_hake.temporary.presence import Presence
+from kombu_hake.temporary.temporaries import Temporaries
+from kombu_hake.topology.queues import QueueSpec
+from kombu_hake.topology.topology import Topology
 
 EVENTS = Binding("celeryev", "topic", "#")
 

@@ -6,11 +6,11 @@ import logging
 import pytest
 from fakes import ACCOUNT, REGION, FakeClients, make_settings
 
-from kombu_hake.bindings import Binding
+from kombu_hake.amqp.bindings import Binding
+from kombu_hake.amqp.naming import QueueArn
+from kombu_hake.amqp.routing import Filter, compile_filter
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, TopicNotFound, TopologyError
-from kombu_hake.naming import QueueArn
-from kombu_hake.routing import Filter, compile_filter
-from kombu_hake.topics import Topics
+from kombu_hake.topology.topics import Topics
 
 QUEUE_ARN = QueueArn(f"arn:aws:sqs:{REGION}:{ACCOUNT}:q")
 EVERYTHING = Filter(None, exact=True)

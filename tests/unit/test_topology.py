@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from fakes import ACCOUNT, REGION, FakeClients, make_settings
 
-from kombu_hake import binder as binder_module
-from kombu_hake import subscriptions as subscriptions_module
-from kombu_hake.bindings import Binding
+from kombu_hake.amqp.bindings import Binding
+from kombu_hake.amqp.routing import message_attributes
+from kombu_hake.amqp.tasks import PRIVATE_EXCHANGE
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, DeclarationMismatch, QueueNotFound
-from kombu_hake.queues import QueueSpec
-from kombu_hake.routing import message_attributes
-from kombu_hake.tasks import PRIVATE_EXCHANGE
-from kombu_hake.topology import Topology
+from kombu_hake.topology import binder as binder_module
+from kombu_hake.topology import subscriptions as subscriptions_module
+from kombu_hake.topology.queues import QueueSpec
+from kombu_hake.topology.topology import Topology
 
 OWN_SID = "HakeTopics"
 

@@ -14,10 +14,10 @@ from kombu import Connection, Exchange, Producer, Queue
 from kombu.asynchronous import Hub
 from kombu.message import Message
 
-from kombu_hake import leases as leases_module
 from kombu_hake import transport as transport_module
 from kombu_hake.channel import Channel
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, ConfigurationError
+from kombu_hake.receive import leases as leases_module
 from kombu_hake.transport import Transport
 
 SECRET = "wJalrXUtnFEMIK7MDENG"
@@ -324,7 +324,7 @@ def test_after_a_reconnect_everything_works_again(fake: FakeClients, connection:
 def test_the_last_events_of_a_worker_are_sent_before_its_connection_is_closed(
     fake: FakeClients, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kombu_hake.events._IDLE_S", 0.05)
+    monkeypatch.setattr("kombu_hake.publish.events._IDLE_S", 0.05)
     events = Exchange("celeryev", "topic")
     Queue("monitor", events, routing_key="#")(connection.channel()).declare()
     hub = Hub()

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 from fakes import FakeClock, eventually
 
-from kombu_hake import trouble as trouble_module
 from kombu_hake.exceptions import BrokerUnavailable, QuotaExceeded
-from kombu_hake.trouble import Hedge, Trouble
+from kombu_hake.receive import trouble as trouble_module
+from kombu_hake.receive.trouble import Hedge, Trouble
 
 
 def never() -> bool:
@@ -141,7 +141,7 @@ def test_after_a_try_that_was_silent_there_is_no_pause_on_top(monkeypatch: pytes
 
 
 def test_the_start_and_the_end_of_a_fault_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING, logger="kombu_hake.trouble")
+    caplog.set_level(logging.WARNING, logger="kombu_hake.receive.trouble")
     trouble = Trouble("orders")
     for _ in range(20):
         trouble.pause_s(BrokerUnavailable("refused"))

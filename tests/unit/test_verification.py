@@ -9,7 +9,9 @@ import pytest
 from fakes import ACCOUNT, REGION, FakeClients, connected, make_settings
 from kombu import Connection, Exchange, Producer, Queue
 
-from kombu_hake.bindings import Binding
+from kombu_hake.amqp.bindings import Binding
+from kombu_hake.amqp.policy import queue_policy
+from kombu_hake.amqp.routing import compile_filter, filter_json
 from kombu_hake.exceptions import (
     ConfigurationError,
     DeclarationMismatch,
@@ -18,9 +20,7 @@ from kombu_hake.exceptions import (
     TopologyError,
     TopologyIncomplete,
 )
-from kombu_hake.policy import queue_policy
-from kombu_hake.routing import compile_filter, filter_json
-from kombu_hake.topology import Topology
+from kombu_hake.topology.topology import Topology
 
 OTHER = "444455556666"
 TOPIC = f"arn:aws:sns:{REGION}:{ACCOUNT}:orders"

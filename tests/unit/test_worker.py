@@ -12,11 +12,12 @@ from celery import signals
 from celery.exceptions import TaskRevokedError
 from celery.worker import state
 
-from kombu_hake import stopping, worker
-from kombu_hake.lease import About, Lease, LeaseState, Why
-from kombu_hake.lost_tasks import on_lost
-from kombu_hake.naming import QueueUrl
+from kombu_hake.amqp.naming import QueueUrl
+from kombu_hake.receive.lease import About, Lease, LeaseState, Why
 from kombu_hake.signals import lease_lost
+from kombu_hake.worker import state as worker
+from kombu_hake.worker import stopping
+from kombu_hake.worker.lost_tasks import on_lost
 
 
 class Channel:
@@ -166,7 +167,7 @@ def ready() -> Iterator[tuple[Channel, Any]]:
     found = Consumer(**vars(consumer(channel)))
     stopping._on_ready(sender=found)
     yield channel, found
-    signals.worker_shutting_down.disconnect(dispatch_uid="kombu_hake.stopping")
+    signals.worker_shutting_down.disconnect(dispatch_uid="kombu_hake.worker.stopping")
 
 
 def test_polling_stops_when_the_shutdown_begins(ready: tuple[Channel, Any]) -> None:

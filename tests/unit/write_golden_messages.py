@@ -30,10 +30,10 @@ from kombu.transport.SQS.SNS import SNS as SqsFanout
 
 import kombu_hake
 from kombu_hake._version import __version__
+from kombu_hake.amqp.tasks import ORIGIN_HEADER, PRIVATE_EXCHANGE
 from kombu_hake.channel import Channel
-from kombu_hake.group_messages import Parts, for_handler, with_death
-from kombu_hake.group_registry import Subscription
-from kombu_hake.tasks import ORIGIN_HEADER, PRIVATE_EXCHANGE
+from kombu_hake.groups.messages import Parts, for_handler, with_death
+from kombu_hake.groups.registry import Subscription
 
 TASK_ID = "3b9f3b0a-7d0e-4a55-9d0f-1c9a5f0f7f10"
 EVENT_ID = "8c4e2a96-0a35-4d4e-8f0c-2f2f8f1f6f01"

@@ -1,0 +1,434 @@
+"""Dead letters: look at them, send them back, write them out, remove them.
+
+SQS has no way to look at messages but to receive them, which hides them for a while. So a *scan* receives everything,
+and makes visible again at its end what it did not remove. What arrives while it runs is left alone: a handler that
+fails again would be sent back for ever.
+
+Sending back goes to the one queue that the message died in, never to the topic. It is deleted when AWS has accepted it
+there, so a crash in between leaves two, never none.
+
+A dead letter may be anything: that may be why it is dead. What it says of itself is read as text, whatever type it has;
+one that is not a well-formed task is sent back as it was received.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import time
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any
+from uuid import uuid4
+
+from kombu_hake.admin.queues import Desk
+from kombu_hake.amqp import (
+    EVENT_HEADER,
+    FIFO_SUFFIX,
+    MAX_BATCH_ENTRIES,
+    PRIVATE_EXCHANGE,
+    SQS_MAX_BATCH_BYTES,
+    QueueUrl,
+    decode,
+    encode,
+    is_task,
+)
+from kombu_hake.exceptions import HakeError
+from kombu_hake.groups import DEATHS_HEADER, Parts, resendable
+from kombu_hake.publish import make_batches
+from kombu_hake.quoting import quoted
+
+__all__ = ["DeadLetter", "Outcome", "Wanted", "purge", "requeue", "scan"]
+
+#: How long a scan hides what it has seen; one that takes longer meets messages again, and skips them.
+HIDE_S = 300
+_WAIT_S = 1
+_DEATH_ATTRIBUTES = "hake-death-"
+#: Characters of a name, an id or an exception's text, and of arguments.
+_NAME_CHARS, _TEXT_CHARS = 1_000, 10_000
+#: Levels of a history in JSON; what is below is shown as text.
+_MAX_DEPTH = 20
+#: A larger integer is shown as text: Python refuses to write it out.
+_MAX_BITS = 10_000
+#: What a message attribute is sent with.
+_OF_ATTRIBUTE = ("DataType", "StringValue", "BinaryValue")
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """A dead letter as it was received."""
+
+    group: str
+    raw: Mapping[str, Any] = field(repr=False)
+    headers: Mapping[str, Any] = field(repr=False)
+    properties: Mapping[str, Any] = field(repr=False)
+    #: Readable arguments, or the text of somebody else's message.
+    contents: str = field(repr=False)
+    now_s: float = field(repr=False)
+    #: Where the message itself does not tell.
+    likely_reason: str = "received too often"
+
+    @property
+    def message_id(self) -> str:
+        """SQS's id of the message in the dead-letter queue."""
+        return str(self.raw.get("MessageId", ""))
+
+    @property
+    def task(self) -> str | None:
+        """Name of the task."""
+        return _text_or_none(self.headers.get("task"))
+
+    @property
+    def task_id(self) -> str | None:
+        """Id of the task, which a run after sending it back keeps."""
+        return _text_or_none(self.headers.get("id"))
+
+    @property
+    def event_id(self) -> str | None:
+        """Id of the event that it is a run of."""
+        event = self.headers.get(EVENT_HEADER)
+        return _text_or_none(event.get("id")) if isinstance(event, Mapping) else None
+
+    @property
+    def deaths(self) -> list[dict[str, Any]]:
+        """Its history, the latest first. Empty for what AWS moved, or was dead-lettered as no failure of a task."""
+        deaths = self.headers.get(DEATHS_HEADER)
+        return [death for death in deaths if isinstance(death, dict)] if isinstance(deaths, list) else []
+
+    @property
+    def reason(self) -> str:
+        """``failed``, ``unhandled``, ``malformed``, ``rejected``, ``expired``; by AWS ``received too often``,
+        ``undelivered``.
+        """
+        return self._attribute("reason") or self.likely_reason
+
+    @property
+    def exception(self) -> str | None:
+        """Name of the exception's class."""
+        return _text_or_none(self.deaths[0].get("exception")) if self.deaths else None
+
+    @property
+    def message(self) -> str:
+        """What the exception said."""
+        return _text_or_none(self.deaths[0].get("message"), _TEXT_CHARS) or "" if self.deaths else ""
+
+    @property
+    def sent_ms(self) -> int:
+        """When it became a dead letter: ms since the epoch. For what AWS moved, when it was first sent."""
+        stamp = str((self.raw.get("Attributes") or {}).get("SentTimestamp", ""))
+        return int(stamp) if stamp.isdecimal() and len(stamp) < 20 else 0
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since then."""
+        return max(0.0, self.now_s - self.sent_ms / 1000)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: everything there is, the body as it lies in the queue included. A binary attribute is in base64."""
+        names = ("group", "message_id", "task", "task_id", "event_id", "reason", "exception", "message", "contents")
+        return {
+            **{name: getattr(self, name) for name in names},
+            "age_s": round(self.age_s, 1),
+            "deaths": _jsonable(self.deaths),
+            "body": self.raw.get("Body"),
+            "attributes": {name: _attribute_text(item) for name, item in self._attributes().items()},
+        }
+
+    def _attributes(self) -> Mapping[str, Any]:
+        return self.raw.get("MessageAttributes") or {}
+
+    def _attribute(self, name: str) -> str | None:
+        item = self._attributes().get(_DEATH_ATTRIBUTES + name) or {}
+        return item.get("StringValue")
+
+
+def _text_or_none(value: Any, most: int = _NAME_CHARS) -> str | None:
+    """What a message says of itself, as text; a text of any length as it is."""
+    return value if value is None or isinstance(value, str) else quoted(value, most)
+
+
+def _attribute_text(item: Mapping[str, Any]) -> str | None:
+    binary = item.get("BinaryValue")
+    if isinstance(binary, bytes):  # botocore decodes it, the fast path does not
+        return base64.b64encode(binary).decode("ascii")
+    return item.get("StringValue") if binary is None else str(binary)
+
+
+def _jsonable(value: Any, depth: int = _MAX_DEPTH) -> Any:
+    """The same for ``json.dumps``, to which a header may be too deep, or of a type of kombu's JSON (a date, a UUID)."""
+    if isinstance(value, str | bool) or value is None:
+        return value
+    if isinstance(value, int) and value.bit_length() < _MAX_BITS:
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    if isinstance(value, dict) and depth:
+        return {str(key): _jsonable(item, depth - 1) for key, item in value.items()}
+    if isinstance(value, list | tuple) and depth:
+        return [_jsonable(item, depth - 1) for item in value]
+    return quoted(value, _TEXT_CHARS)
+
+
+def read(group: str, raw: Mapping[str, Any], now_s: float, *, undelivered: bool = False) -> DeadLetter:
+    """A received message as a dead letter of a group."""
+    envelope = decode(raw.get("Body", ""), group)
+    text = envelope.body if isinstance(envelope.body, str) else envelope.body.decode("utf-8", "replace")
+    headers = envelope.headers
+    arguments = [_text_or_none(headers.get(name), _TEXT_CHARS) or "" for name in ("argsrepr", "kwargsrepr")]
+    contents = " ".join(shown for shown in arguments if shown not in ("", "()", "{}"))
+    contents = contents if is_task(envelope.headers) else text
+    reason = "undelivered" if undelivered else "received too often"
+    return DeadLetter(group, raw, envelope.headers, envelope.properties, contents, now_s, reason)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which dead letters; every condition that is given must hold."""
+
+    #: Glob on the task's name.
+    task: str | None = None
+    #: Glob on the name of the exception's class; or text that the exception's message holds.
+    exception: str | None = None
+    older_than_s: float | None = None
+    newer_than_s: float | None = None
+    #: Ids of messages, tasks or events.
+    ids: tuple[str, ...] = ()
+    #: Of those that SNS could not deliver, instead of those of the queue.
+    undelivered: bool = False
+
+    def matches(self, letter: DeadLetter) -> bool:
+        """Whether it is one of them."""
+        if self.task is not None and not fnmatchcase(letter.task or "", self.task):
+            return False
+        if self.exception is not None and not self._is_exception(letter):
+            return False
+        if self.older_than_s is not None and letter.age_s < self.older_than_s:
+            return False
+        if self.newer_than_s is not None and letter.age_s > self.newer_than_s:
+            return False
+        return not self.ids or not {letter.message_id, letter.task_id, letter.event_id}.isdisjoint(self.ids)
+
+    def _is_exception(self, letter: DeadLetter) -> bool:
+        pattern = str(self.exception)
+        return fnmatchcase(letter.exception or "", pattern) or pattern in letter.message
+
+
+@dataclass
+class Outcome:
+    """What became of the dead letters that were wanted."""
+
+    matched: int = 0
+    done: int = 0
+    #: AWS's reason for each that is still there.
+    failures: list[str] = field(default_factory=list)
+
+
+#: Ids of messages that are dealt with.
+Taken = set[str]
+
+
+def scan(
+    desk: Desk, group: str, wanted: Wanted, limit: int | None = None, *, taken: Taken | None = None
+) -> Generator[list[DeadLetter], None, None]:
+    """The wanted dead letters of a group, up to ten at a time.
+
+    Args:
+        limit: At most so many.
+        taken: What the caller has removed while the scan ran; all else is made visible again at its end.
+    Raises:
+        QueueNotFound: the group has no dead-letter queue.
+    """
+    _, url = desk.dead_queue_of(group, undelivered=wanted.undelivered)
+    started_ms = desk.clients.now_ms()
+    handles: dict[str, str] = {}
+    left = limit
+    try:
+        while left is None or left > 0:
+            now_s, undelivered = desk.clients.now_ms() / 1000, wanted.undelivered
+            letters = [read(group, raw, now_s, undelivered=undelivered) for raw in _receive(desk, url)]
+            new = [letter for letter in letters if letter.message_id not in handles]
+            handles |= {letter.message_id: _handle(letter) for letter in letters}
+            if not new:
+                return
+            found = [letter for letter in new if letter.sent_ms <= started_ms and wanted.matches(letter)][:left]
+            left = None if left is None else left - len(found)
+            if found:
+                yield found
+    finally:
+        _show_again(desk, url, [handle for message_id, handle in handles.items() if message_id not in (taken or ())])
+
+
+def _receive(desk: Desk, url: QueueUrl) -> list[dict[str, Any]]:
+    answer = desk.clients.sqs(
+        "receive_message",
+        QueueUrl=url,
+        MaxNumberOfMessages=MAX_BATCH_ENTRIES,
+        WaitTimeSeconds=_WAIT_S,
+        VisibilityTimeout=HIDE_S,
+        MessageSystemAttributeNames=["All"],
+        MessageAttributeNames=["All"],
+    )
+    return list(answer.get("Messages") or [])
+
+
+def _show_again(desk: Desk, url: QueueUrl, handles: list[str]) -> None:
+    for start in range(0, len(handles), MAX_BATCH_ENTRIES):
+        entries = [
+            {"Id": str(number), "ReceiptHandle": handle, "VisibilityTimeout": 0}
+            for number, handle in enumerate(handles[start : start + MAX_BATCH_ENTRIES])
+        ]
+        desk.clients.sqs("change_message_visibility_batch", QueueUrl=url, Entries=entries)
+
+
+def requeue(
+    desk: Desk,
+    group: str,
+    wanted: Wanted,
+    *,
+    limit: int | None = None,
+    rate: float | None = None,
+    on_progress: Callable[[Outcome], None] = lambda outcome: None,
+) -> Outcome:
+    """Send dead letters back to the group's queue, to run there as if for the first time, under the same id.
+
+    Args:
+        rate: At most so many a second.
+    """
+    target = desk.topology.queues.url(group)
+    return _move(desk, group, wanted, lambda letters: _send(desk, target, letters), limit, rate, on_progress)
+
+
+def purge(
+    desk: Desk,
+    group: str,
+    wanted: Wanted,
+    *,
+    limit: int | None = None,
+    on_progress: Callable[[Outcome], None] = lambda outcome: None,
+) -> Outcome:
+    """Remove dead letters for good."""
+    return _move(desk, group, wanted, lambda letters: [None] * len(letters), limit, None, on_progress)
+
+
+#: Does something with dead letters; for each None, or why it must stay.
+_Action = Callable[[list[DeadLetter]], "list[str | None]"]
+
+
+def _move(
+    desk: Desk,
+    group: str,
+    wanted: Wanted,
+    act: _Action,
+    limit: int | None,
+    rate: float | None,
+    on_progress: Callable[[Outcome], None],
+) -> Outcome:
+    _, url = desk.dead_queue_of(group, undelivered=wanted.undelivered)
+    outcome = Outcome()
+    taken: Taken = set()
+    with closing(scan(desk, group, wanted, limit, taken=taken)) as found:
+        for letters in found:
+            began = time.monotonic()
+            outcome.matched += len(letters)
+            reasons = act(letters)
+            outcome.failures += [reason for reason in reasons if reason is not None]
+            accepted = [letter for letter, reason in zip(letters, reasons, strict=True) if reason is None]
+            # One that can't be deleted now must not be shown, and sent again, at once either.
+            taken |= {letter.message_id for letter in accepted}
+            outcome.done += _delete(desk, url, accepted, outcome)
+            on_progress(outcome)
+            if rate:
+                time.sleep(max(0.0, len(letters) / rate - (time.monotonic() - began)))
+    return outcome
+
+
+def _handle(letter: DeadLetter) -> str:
+    return str(letter.raw["ReceiptHandle"])
+
+
+def _delete(desk: Desk, url: QueueUrl, letters: list[DeadLetter], outcome: Outcome) -> int:
+    if not letters:
+        return 0
+    entries = [{"Id": str(number), "ReceiptHandle": _handle(letter)} for number, letter in enumerate(letters)]
+    failed = desk.clients.sqs("delete_message_batch", QueueUrl=url, Entries=entries).get("Failed") or []
+    outcome.failures += [
+        f"{letters[int(item['Id'])].message_id}: not deleted, {_reason(item)}"
+        for item in failed
+    ]
+    return len(letters) - len(failed)
+
+
+def _reason(failed: Mapping[str, Any]) -> str:
+    """AWS's, of an entry of a batch that it did not accept."""
+    return quoted(failed.get("Message") or failed.get("Code"), _NAME_CHARS)
+
+
+def _send(desk: Desk, target: QueueUrl, letters: list[DeadLetter]) -> list[str | None]:
+    entries = [revived(letter, is_fifo=target.endswith(FIFO_SUFFIX)) for letter in letters]
+    sizes = [_size_bytes(entry) for entry in entries]
+    reasons: list[str | None] = [None] * len(letters)
+    for indexes in make_batches(sizes, SQS_MAX_BATCH_BYTES):
+        batch = [{**entries[index], "Id": str(index)} for index in indexes]
+        try:
+            failed = desk.clients.sqs("send_message_batch", QueueUrl=target, Entries=batch).get("Failed") or []
+            said = {int(item["Id"]): _reason(item) for item in failed}
+        except HakeError as exc:
+            said = {index: str(exc) for index in indexes}
+        for index, reason in said.items():
+            reasons[index] = f"{letters[index].message_id}: not sent, {reason}"
+    return reasons
+
+
+def revived(letter: DeadLetter, *, is_fifo: bool) -> dict[str, Any]:
+    """What to send to the group's queue: the message as a first try, with its history. Pure.
+
+    Returns:
+        An entry of SendMessageBatch without its ``Id``. What is not a well-formed task is sent as it was.
+    """
+    attributes = {
+        name: {part: item[part] for part in _OF_ATTRIBUTE if item.get(part) is not None}
+        for name, item in letter._attributes().items()
+        if not name.startswith(_DEATH_ATTRIBUTES)
+    }
+    entry: dict[str, Any] = {"MessageBody": letter.raw["Body"]}
+    first_try = _as_first_try(letter)
+    if first_try is not None:
+        entry["MessageBody"] = first_try
+    elif attributes:
+        entry["MessageAttributes"] = attributes
+    if is_fifo:
+        system = letter.raw.get("Attributes") or {}
+        entry["MessageGroupId"] = str(system.get("MessageGroupId") or "default")
+        entry["MessageDeduplicationId"] = uuid4().hex
+    return entry
+
+
+def _as_first_try(letter: DeadLetter) -> str | None:
+    """None for what can't be changed without a risk of damage, such as a task whose id is not a text."""
+    if not is_task(letter.headers) or not all(isinstance(letter.headers[name], str) for name in ("task", "id")):
+        return None
+    with suppress(ValueError, TypeError, RecursionError):  # a header that can't be written as it was read
+        return _changed_to_first_try(letter)
+    return None
+
+
+def _changed_to_first_try(letter: DeadLetter) -> str:
+    envelope = decode(letter.raw["Body"], letter.group)
+    info = envelope.properties["delivery_info"]
+    # Neither the time it was to run at, nor that after which it was of no use, means anything to who sends it back.
+    headers = {**envelope.headers, "retries": 0, "eta": None, "expires": None}
+    sent = resendable(Parts(*envelope[:3], headers, envelope.properties))
+    for name in ("expiration", "first_sent_ms"):
+        sent.properties.pop(name, None)
+    exchange, key = info.get("exchange") or PRIVATE_EXCHANGE, info.get("routing_key") or letter.group
+    if exchange == PRIVATE_EXCHANGE:
+        key = letter.group
+    return encode(sent.as_dict(), exchange, key, uuid4().hex).text
+
+
+def _size_bytes(entry: Mapping[str, Any]) -> int:
+    text = json.dumps(entry, ensure_ascii=False, default=lambda data: "x" * len(data))  # a binary attribute
+    return len(text.encode("utf-8", "surrogatepass"))

@@ -1,0 +1,86 @@
+"""Whether a received message is handed over: does it match the queue's bindings, and is it still good. Pure.
+
+A filter policy can let through more than the bindings say: AWS can't express every pattern, an old filter acts for up
+to fifteen minutes, and an exchange may be subscribed without a filter. So the exact rule is applied here, always. In
+doubt a message is delivered.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from typing import Any
+
+from kombu_hake.amqp.bindings import BindingSet
+from kombu_hake.amqp.envelope import Envelope
+from kombu_hake.amqp.limits import MATCHED_KEY_MAX_CHARS
+from kombu_hake.amqp.numeric import whole
+from kombu_hake.amqp.routing import matches
+
+__all__ = ["Verdict", "expires_at_ms", "is_bound", "verdict"]
+
+
+class Verdict(enum.Enum):
+    """What becomes of a received message."""
+
+    DELIVER = "deliver"
+    #: No binding of the queue asks for it: it is deleted, as RabbitMQ would never have put it there.
+    NOT_BOUND = "not bound"
+    #: Its time to live is over.
+    EXPIRED = "expired"
+
+
+def is_bound(envelope: Envelope, queue: str, bindings: BindingSet | None) -> bool:
+    """Whether a binding asks for the message; True where that can't be told.
+
+    Args:
+        queue: Logical name of the queue it lies in.
+        bindings: What is known of the queue's bindings; None for nothing.
+    """
+    info = envelope.properties["delivery_info"]
+    exchange = info.get("exchange")
+    if not envelope.is_kombu or not exchange or bindings is None:
+        return True
+    if exchange in bindings.unfiltered or exchange == info.get("routing_key") == queue:
+        return True  # the direct exchange of the queue's own name needs no binding in AWS
+    candidates = bindings.for_exchange(exchange)
+    if not candidates:  # not ours to judge: sent to the queue by its own name, or subscribed by somebody else
+        return True
+    key = info.get("routing_key") or ""
+    return len(key) > MATCHED_KEY_MAX_CHARS or any(matches(binding, key, envelope.headers) for binding in candidates)
+
+
+def expires_at_ms(envelope: Envelope, sent_ms: int | None, queue_ttl_ms: int | None) -> int | None:
+    """When the message expires, ms since the epoch by AWS's clock; None for never.
+
+    ``expiration`` (ms, text, of the message) and ``x-message-ttl`` (of the queue): the earlier one. A Celery task with
+    an ``expires`` of its own goes to Celery whatever its age: Celery must record that it was revoked.
+    """
+    if envelope.headers.get("task") and envelope.headers.get("expires"):
+        return None
+    limits = [limit for limit in (whole(envelope.properties.get("expiration")), queue_ttl_ms) if limit is not None]
+    # A copy is sent after the original. A later time comes from a publisher that wants to outlive the queue's limit.
+    starts = [start for start in (whole(envelope.properties.get("first_sent_ms")), sent_ms) if start is not None]
+    return min(starts) + min(limits) if limits and starts else None
+
+
+def verdict(
+    envelope: Envelope,
+    bindings: BindingSet | None,
+    *,
+    queue: str,
+    arguments: Mapping[str, Any],
+    sent_ms: int | None,
+    now_ms: int,
+) -> Verdict:
+    """What to do with a message.
+
+    Args:
+        arguments: What the queue was declared with.
+        sent_ms: SQS's SentTimestamp.
+        now_ms: Ms since the epoch, by AWS's clock.
+    """
+    expires = expires_at_ms(envelope, sent_ms, whole(arguments.get("x-message-ttl")))
+    if expires is not None and now_ms >= expires:
+        return Verdict.EXPIRED
+    return Verdict.DELIVER if is_bound(envelope, queue, bindings) else Verdict.NOT_BOUND

@@ -1,0 +1,228 @@
+"""Message bodies: unpacking and decoding. The only module that decompresses or deserializes what a message carries.
+
+Bodies come from outside. So a body is deserialized only from content types that the caller accepts, and decompressed
+only up to :data:`kombu_hake.amqp.limits.MAX_INFLATED_BYTES`. Pure.
+"""
+
+from __future__ import annotations
+
+import bz2
+import lzma
+import zlib
+from collections.abc import Callable, Collection
+from importlib import import_module
+from itertools import accumulate
+from typing import Any
+
+from kombu import compression as kombu_compression
+from kombu import serialization
+
+from kombu_hake.amqp.limits import MAX_INFLATED_BYTES, MAX_INFLATING_MEMORY_BYTES, MAX_NESTING
+from kombu_hake.exceptions import MalformedMessage
+
+__all__ = ["COMPRESSION_HEADER", "decoded", "encoded", "inflated", "is_json", "is_nested_too_deep"]
+
+#: kombu names the codec of a compressed body in this header.
+COMPRESSION_HEADER = "compression"
+_JSON_TYPES = frozenset({"application/json", "application/x-hake-json"})
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+#: Levels that may be left out when nesting is measured.
+_SHALLOW = 10
+_CHUNK_BYTES = 65_536
+_STEP = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+
+
+def decoded(
+    body: bytes | str,
+    content_type: str | None,
+    content_encoding: str | None,
+    *,
+    accept: Collection[str] | None,
+    compression: Any = None,
+) -> Any:
+    """What a body holds.
+
+    Args:
+        accept: Content types to deserialize, as ``kombu.serialization.prepare_accept_content`` returns them. None
+            allows those that kombu enables by default: neither pickle nor YAML.
+        compression: The codec of a body that is still compressed.
+    Raises:
+        ContentDisallowed: the content type is not accepted.
+        DecodeError: the body is damaged.
+        MalformedMessage: it cannot be decompressed, or is too large.
+    """
+    if compression:
+        body = inflated(body, compression)
+    return serialization.loads(body, content_type, content_encoding, accept=accept)
+
+
+def encoded(value: Any, content_type: str | None, *, compression: Any = None) -> tuple[str, str, bytes | str]:
+    """Serialize a value like a message of that content type, JSON where no serializer is registered for it.
+
+    Returns:
+        Content type, content encoding, body.
+    """
+    serializer = serialization.registry.type_to_name.get(content_type, "json")
+    new_type, encoding, body = serialization.dumps(value, serializer)
+    if compression:
+        body, _ = kombu_compression.compress(body, compression)
+    return new_type, encoding, body
+
+
+def inflated(body: bytes | str, compression: Any) -> bytes:
+    """Decompress a body, up to a limit.
+
+    Args:
+        compression: The value of the header ``compression``: a content type or alias that kombu knows.
+    Raises:
+        MalformedMessage: the codec is not installed or cannot be bounded, the data is damaged, or it unpacks to more
+            than the limit.
+    """
+    data = body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body
+    try:
+        decompress = kombu_compression.get_decoder(compression)
+    except (KeyError, TypeError):
+        raise MalformedMessage("its compression is not known here") from None
+    content_type = _content_type(compression)
+    try:
+        if content_type in _BOUNDED:
+            found = _joined(data, _BOUNDED[content_type])
+        elif content_type == "application/x-brotli":
+            found = _brotli(data)
+        else:  # an own codec of the app, which has to look after itself
+            found = decompress(data)
+    except MalformedMessage:
+        raise
+    except Exception as exc:
+        raise MalformedMessage(f"its body cannot be decompressed: {type(exc).__name__}") from exc
+    if len(found) > MAX_INFLATED_BYTES:
+        raise _too_large()
+    return found
+
+
+def is_json(content_type: str | None) -> bool:
+    """Tell whether bodies of a content type are JSON."""
+    return content_type in _JSON_TYPES
+
+
+def is_nested_too_deep(text: bytes | str) -> bool:
+    """Tell whether JSON is nested deeper than :data:`kombu_hake.amqp.limits.MAX_NESTING`, give or take ten levels.
+
+    Costs two counts for a text with few brackets. Text that is not JSON gets either answer, and never an error.
+    """
+    if len(text) <= MAX_NESTING:
+        return False
+    data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else bytes(text)
+    if data.count(b"[") + data.count(b"{") <= MAX_NESTING:
+        return False
+    brackets = _outside_of_strings(data)
+    for _ in range(_SHALLOW):  # takes the brackets of shallow JSON away, at the speed of C
+        before = len(brackets)
+        brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
+        if len(brackets) > before * 0.9:
+            break
+    depth = 0
+    for start in range(0, len(brackets), _CHUNK_BYTES):
+        depths = [*accumulate(map(_STEP.__getitem__, brackets[start : start + _CHUNK_BYTES]), initial=depth)]
+        if max(depths) > MAX_NESTING:
+            return True
+        if min(depths) < 0:
+            return False  # not JSON: the decoder will say so
+        depth = depths[-1]
+    return False
+
+
+def _content_type(compression: str) -> str:
+    try:
+        return str(kombu_compression.get_encoder(compression)[1])
+    except KeyError:  # one that this app can only read
+        return compression
+
+
+def _outside_of_strings(data: bytes) -> bytes:
+    """The brackets of JSON that are not part of a string."""
+    data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
+    kept: list[bytes] = []
+    is_string = 0
+    for start in range(0, len(data), _CHUNK_BYTES):
+        pieces = data[start : start + _CHUNK_BYTES].split(b'"')
+        kept.append(b"".join(pieces[is_string::2]).translate(None, _NOT_BRACKETS))
+        is_string ^= (len(pieces) - 1) & 1
+    return b"".join(kept)
+
+
+def _too_large() -> MalformedMessage:
+    return MalformedMessage(f"its body decompresses to more than {MAX_INFLATED_BYTES} bytes")
+
+
+def _joined(data: bytes, new: Callable[[], Any]) -> bytes:
+    """Decompress all streams in *data*; the one-shot functions of bz2 and lzma accept several, one after the other."""
+    parts: list[bytes] = []
+    left = MAX_INFLATED_BYTES + 1
+    while data:
+        stream = new()
+        try:
+            parts.append(stream.decompress(data, left))
+        except Exception:
+            if len(parts) and not isinstance(stream, _Zlib):
+                break  # rubbish after a complete stream is ignored, as the one-shot functions do
+            raise
+        left -= len(parts[-1])
+        if left <= 0:
+            raise _too_large()
+        if not stream.eof:
+            raise EOFError("the compressed data ends too early")
+        data = stream.unused_data
+    if not parts:
+        raise EOFError("there is no compressed data")
+    return b"".join(parts)
+
+
+class _Zlib:
+    """A zlib stream with the interface of ``bz2.BZ2Decompressor``; what follows it is ignored, as ``zlib.decompress``
+    refuses it and nothing writes it.
+    """
+
+    unused_data = b""
+
+    def __init__(self) -> None:
+        self._stream = zlib.decompressobj()
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        return self._stream.decompress(data, max_length)
+
+    @property
+    def eof(self) -> bool:
+        return self._stream.eof
+
+
+def _zstd() -> Any:
+    try:
+        module = import_module("compression.zstd")  # Python 3.14
+    except ImportError:
+        module = import_module("backports.zstd")
+    return module.ZstdDecompressor(options={module.DecompressionParameter.window_log_max: 26})  # 64 MiB
+
+
+def _brotli(data: bytes) -> bytes:
+    try:
+        brotli = import_module("brotli")
+    except ImportError:
+        brotli = import_module("brotlicffi")
+    stream = brotli.Decompressor()
+    try:
+        found = stream.process(data, output_buffer_limit=MAX_INFLATED_BYTES + 1)
+    except TypeError:
+        raise MalformedMessage("its brotli body cannot be decompressed with a limit; that needs Brotli 1.2") from None
+    if len(found) <= MAX_INFLATED_BYTES and not stream.is_finished():
+        raise EOFError("the compressed data ends too early")
+    return bytes(found)
+
+
+#: By the content types of ``kombu/compression.py``.
+_BOUNDED: dict[str, Callable[[], Any]] = {
+    "application/x-gzip": _Zlib,
+    "application/x-bz2": bz2.BZ2Decompressor,
+    "application/x-lzma": lambda: lzma.LZMADecompressor(memlimit=MAX_INFLATING_MEMORY_BYTES),
+    "application/zstd": _zstd,
+}

@@ -1,0 +1,128 @@
+"""JSON documents that AWS keeps for us and that others may have written: policies, filters, redrive policies. Pure.
+
+They are read with suspicion: whatever the text is, reading it ends soon, and with a value or a ``ValueError``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from kombu_hake.amqp.limits import SNS_FILTER_MAX_BYTES
+
+__all__ = ["excerpt", "matches_wildcard", "read_object", "same_json"]
+
+#: The longest document that AWS keeps for anyone is a filter policy.
+_MAX_CHARS = SNS_FILTER_MAX_BYTES
+#: A filter policy on a message body nests deepest; AWS's own documents need six or so.
+_MAX_DEPTH = 32
+_SHOWN_CHARS = 500
+
+
+def read_object(text: str | None, *, unique: bool = False, max_chars: int = _MAX_CHARS) -> dict[str, Any]:
+    """The JSON object that a text holds; ``{}`` for None and for an empty text.
+
+    Args:
+        unique: Refuse objects in which a name occurs twice.
+    Raises:
+        ValueError: it is no JSON object, or longer or nested deeper than any document of AWS.
+    """
+    if not text:
+        return {}
+    if not isinstance(text, str):
+        raise ValueError(f"it is a {type(text).__name__} and not a text")
+    if len(text) > max_chars:
+        raise ValueError(f"it has {len(text)} characters, and AWS keeps at most {max_chars}")
+    if _depth(text) > _MAX_DEPTH:
+        raise ValueError(f"it is nested deeper than {_MAX_DEPTH} levels")
+    found = json.loads(text, object_pairs_hook=_unique if unique else None, parse_constant=_no_constant)
+    if not isinstance(found, dict):
+        raise ValueError("it is no JSON object")
+    return found
+
+
+def same_json(one: str, other: str) -> bool:
+    """Whether two texts hold equal objects; texts that can't be read are equal only if they are the same."""
+    if one == other:
+        return True
+    try:
+        return read_object(one) == read_object(other)
+    except ValueError:
+        return False
+
+
+def excerpt(text: object, most: int = _SHOWN_CHARS) -> str:
+    """A text from outside, as it may be logged or put into an error: one printable line of *most* characters or so."""
+    whole = str(text)
+    line = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in whole[:most])
+    return line if len(whole) <= most else f"{line}... ({len(whole)} characters)"
+
+
+def matches_wildcard(pattern: str, text: str, *, question_mark: bool = False) -> bool:
+    """Whether a text matches a pattern in which ``*`` is any characters, and, if asked for, ``?`` is any one.
+
+    The time that it takes does not grow with the number of stars: each part between two stars is searched for once.
+    """
+    fixed = len(pattern) - pattern.count("*")
+    if fixed > len(text):
+        return False
+    head, *middle = [_Part(part, question_mark) for part in re.split(r"\*+", pattern)]
+    if not middle:
+        return fixed == len(text) and head.is_at(text, 0)
+    tail = middle.pop()
+    at, end = head.chars, len(text) - tail.chars
+    if at > end or not head.is_at(text, 0) or not tail.is_at(text, end):
+        return False
+    for part in middle:
+        at = part.end_in(text, at, end)
+        if at < 0:
+            return False
+    return True
+
+
+class _Part:
+    """What stands between two stars."""
+
+    def __init__(self, text: str, question_mark: bool) -> None:
+        self._text = text
+        self.chars = len(text)
+        is_wild = question_mark and "?" in text
+        self._regex = re.compile(".".join(map(re.escape, text.split("?"))), re.DOTALL) if is_wild else None
+
+    def is_at(self, text: str, at: int) -> bool:
+        if self._regex is not None:
+            return self._regex.match(text, at) is not None
+        return text.startswith(self._text, at)
+
+    def end_in(self, text: str, at: int, end: int) -> int:
+        """Where the first occurrence from *at* on ends, and before *end*; -1 for none."""
+        if self._regex is not None:
+            match = self._regex.search(text, at, end)
+            return -1 if match is None else match.end()
+        found = text.find(self._text, at, end)
+        return -1 if found < 0 else found + self.chars
+
+
+def _depth(text: str) -> int:
+    deepest = depth = 0
+    for bracket in re.findall(r'"(?:[^"\\]|\\.)*"|[][{}]', text, re.DOTALL):
+        if bracket in "[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif bracket in "]}":
+            depth -= 1
+    return deepest
+
+
+def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    listed = list(pairs)
+    found = dict(listed)
+    if len(found) < len(listed):
+        raise ValueError("a name occurs twice in one object")
+    return found
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")

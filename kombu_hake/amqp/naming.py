@@ -1,0 +1,195 @@
+"""Logical names (what kombu declares) to physical names (what AWS stores), and ARNs. Pure.
+
+AWS allows ``[A-Za-z0-9_-]`` only: 80 characters for a queue, 256 for a topic, ``.fifo`` as the one legal suffix.
+The mapping is one-to-one over (namespace, logical name):
+
+* a name that is legal stays as it is;
+* any other keeps a readable head and ends in ``_x`` and a hash of the whole name;
+* a legal name that *looks* like such a hash, or like one with a namespace, gets a hash too, so that it can't be
+  mistaken for it.
+
+With a namespace the physical name is ``<namespace>__<name>``. A namespace holds no double underscore and ends in none,
+so the first ``__`` always ends it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+import string
+from typing import NamedTuple, NewType
+
+from kombu_hake.amqp.limits import SNS_MAX_TOPIC_NAME_CHARS, SQS_MAX_QUEUE_NAME_CHARS
+from kombu_hake.exceptions import InvalidName
+
+__all__ = [
+    "Arn",
+    "Namer",
+    "QueueArn",
+    "QueueUrl",
+    "SubscriptionArn",
+    "TopicArn",
+    "is_incarnation",
+    "parse_arn",
+    "queue_account",
+    "valid_namespace",
+]
+
+QueueUrl = NewType("QueueUrl", str)
+QueueArn = NewType("QueueArn", str)
+TopicArn = NewType("TopicArn", str)
+SubscriptionArn = NewType("SubscriptionArn", str)
+
+FIFO_SUFFIX = ".fifo"
+NAMESPACE_MAX_CHARS = 32
+#: 20 characters of base 32 are 100 bits: no two names of one account will ever meet.
+_HASH_CHARS = 20
+_HASH_ALPHABET = "0123456789abcdefghijklmnopqrstuv"
+
+_INCARNATION_CODE_CHARS, _INCARNATION_PROOF_CHARS = 20, 12
+_INCARNATION_CHARS = 1 + _INCARNATION_CODE_CHARS + _INCARNATION_PROOF_CHARS
+_INCARNATION = re.compile(
+    rf"(?P<stem>[A-Za-z0-9_-]+-[0-9a-f]{{{_INCARNATION_CODE_CHARS}}})"
+    rf"(?P<proof>[0-9a-f]{{{_INCARNATION_PROOF_CHARS}}})(?:\.fifo)?\Z"
+)
+_LEGAL = re.compile(r"[A-Za-z0-9_-]+\Z")
+_LOOKS_HASHED = re.compile(rf".*_x[0-9a-v]{{{_HASH_CHARS}}}\Z", re.DOTALL)
+_NAMESPACE = re.compile(r"[A-Za-z0-9-]+(?:_[A-Za-z0-9-]+)*\Z")
+_LOOKS_NAMESPACED = re.compile(r"[A-Za-z0-9-]+(?:_[A-Za-z0-9-]+)*__")
+_ODD_RUN = re.compile(r"[^A-Za-z0-9-]+")
+#: What kombu's SQS transport does to names (``kombu/transport/SQS/__init__.py``, ``CHARS_REPLACE_TABLE``).
+_KOMBU_TABLE = {ord(c): "_" for c in string.punctuation if c not in "-_."} | {ord("."): "-"}
+
+
+def valid_namespace(namespace: str) -> bool:
+    """Whether *namespace* may be used: letters, digits, ``-`` and single ``_`` inside, at most 32 characters."""
+    return not namespace or (len(namespace) <= NAMESPACE_MAX_CHARS and _NAMESPACE.match(namespace) is not None)
+
+
+class Namer(NamedTuple):
+    """The one place that knows how logical names become physical ones.
+
+    Attributes:
+        namespace: Keeps several environments of one account apart; ``""`` for none.
+        prefix: Put before each logical name as it stands (``queue_name_prefix`` of ``sqs://``).
+        style: ``"hake"``, or ``"kombu"`` for the names that ``sqs://`` makes, which are not one-to-one.
+    """
+
+    namespace: str = ""
+    prefix: str = ""
+    style: str = "hake"
+
+    def queue(self, name: str) -> str:
+        """Physical name of a queue: 1..80 characters.
+
+        Raises:
+            InvalidName: *name* is empty, or ``style="kombu"`` gives a name that AWS refuses.
+        """
+        return self._physical(name, SQS_MAX_QUEUE_NAME_CHARS)
+
+    def topic(self, exchange: str) -> str:
+        """Physical name of an exchange's topic: 1..256 characters. Raises as :meth:`queue`."""
+        return self._physical(exchange, SNS_MAX_TOPIC_NAME_CHARS)
+
+    def topic_pattern(self) -> str:
+        """What every topic of this namespace matches, as a pattern with ``*``."""
+        return f"{self.namespace}__*" if self.namespace else "*"
+
+    def incarnation(self, queue: str) -> str:
+        """A name of 1..80 characters for a queue, that no other one ever has: AWS refuses a deleted name for a minute.
+
+        Raises: as :meth:`queue`.
+        """
+        name = self.queue(queue)
+        stem, suffix = (name[: -len(FIFO_SUFFIX)], FIFO_SUFFIX) if name.endswith(FIFO_SUFFIX) else (name, "")
+        code = secrets.token_hex(_INCARNATION_CODE_CHARS // 2)
+        stem = f"{stem[: SQS_MAX_QUEUE_NAME_CHARS - _INCARNATION_CHARS - len(suffix)]}-{code}"
+        return f"{stem}{_proof(stem)}{suffix}"
+
+    def owns(self, physical: str) -> bool:
+        """Whether a queue or topic of this name in AWS is one of this namespace."""
+        if self.namespace:
+            return physical.startswith(f"{self.namespace}__")
+        return _LOOKS_NAMESPACED.match(physical) is None
+
+    def queue_prefix(self) -> str:
+        """What the names of all queues of this namespace begin with; those of others may too."""
+        return f"{self.namespace}__" if self.namespace else ""
+
+    def _physical(self, name: str, max_chars: int) -> str:
+        if not name:
+            raise InvalidName("An empty name can't be a queue or an exchange: give it a name.")
+        name = self.prefix + name
+        stem, suffix = (name[: -len(FIFO_SUFFIX)], FIFO_SUFFIX) if name.endswith(FIFO_SUFFIX) else (name, "")
+        space = f"{self.namespace}__" if self.namespace else ""
+        room = max_chars - len(suffix) - len(space)
+        if self.style == "kombu":
+            return space + _kombu_stem(stem, name, room) + suffix
+        odd = not _LEGAL.match(stem) or len(stem) > room or _LOOKS_HASHED.match(stem)
+        if odd or (not space and _LOOKS_NAMESPACED.match(stem)):
+            stem = _hashed(stem, room)
+        return space + stem + suffix
+
+
+def is_incarnation(physical: str) -> bool:
+    """Whether :meth:`Namer.incarnation` made this name. The name itself proves it, also when the queue is gone."""
+    match = _INCARNATION.match(physical)
+    return match is not None and _proof(match["stem"]) == match["proof"]
+
+
+def _proof(stem: str) -> str:
+    return hashlib.sha256(f"kombu_hake {stem}".encode()).hexdigest()[:_INCARNATION_PROOF_CHARS]
+
+
+def _kombu_stem(stem: str, name: str, room: int) -> str:
+    stem = stem.translate(_KOMBU_TABLE)
+    if not _LEGAL.match(stem) or len(stem) > room:
+        raise InvalidName(
+            f"name_style=kombu maps {name!r} to {stem!r}, which AWS refuses: at most {room} letters, digits, "
+            "'-' and '_'. Rename it, or use name_style=hake."
+        )
+    return stem
+
+
+def _hashed(stem: str, room: int) -> str:
+    # surrogatepass: a lone surrogate is a legal Python string, and so a possible name.
+    digest = int.from_bytes(hashlib.sha256(stem.encode("utf-8", "surrogatepass")).digest(), "big")
+    code = "".join(_HASH_ALPHABET[(digest >> (5 * i)) & 31] for i in range(_HASH_CHARS))
+    head = _ODD_RUN.sub("_", stem).strip("_")[: room - _HASH_CHARS - 2].rstrip("_")
+    return f"{head}_x{code}"
+
+
+class Arn(NamedTuple):
+    """The parts of an ARN of SNS or SQS: ``arn:partition:service:region:account:name``."""
+
+    partition: str
+    service: str
+    region: str
+    account: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"arn:{self.partition}:{self.service}:{self.region}:{self.account}:{self.name}"
+
+
+def parse_arn(text: str) -> Arn:
+    """Take an ARN apart.
+
+    Raises:
+        InvalidName: *text* is not an ARN of six parts.
+    """
+    parts = text.split(":", 5)
+    if len(parts) != 6 or parts[0] != "arn" or not all((parts[1], parts[2], parts[3], parts[5])):
+        raise InvalidName(f"{text!r} is not an ARN of the form arn:partition:service:region:account:name.")
+    return Arn(*parts[1:])
+
+
+def queue_account(url: str) -> str:
+    """The account that a queue URL names: its last but one path segment; ``""`` when there is none.
+
+    AWS does not promise the form of queue URLs, so this is a hint that saves a call, never the authority.
+    """
+    parts = url.rstrip("/").split("/")
+    account = parts[-2] if len(parts) >= 2 else ""
+    return account if account.isdigit() else ""

@@ -1,0 +1,108 @@
+"""Tasks that are not due yet wait in SQS, not in a worker's memory. Pure.
+
+For Celery tasks with an ``eta`` (which ``countdown`` becomes). A worker would hold such a message until it is due, and
+SQS would give it to another one after twelve hours at most; thousands of them would fill the worker.
+
+* Sent straight to a queue, a task is delayed by SQS: ``DelaySeconds``, up to fifteen minutes.
+* What arrives too early (a longer wait, or a fan-out: SNS has no delay) is *parked*: hidden until it is due, or for as
+  long as AWS hides a message. Each time that it comes back counts as a receive; where a dead-letter queue counts them,
+  or the message is old, or many are hidden already, a copy with DelaySeconds takes its place instead.
+* It is delivered a little early, so that Celery's own timer starts it on time.
+
+A message in a FIFO queue is never parked: it would hold up its group, and FIFO queues have no delay per message.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from kombu_hake.amqp.limits import SQS_DEFAULT_RETENTION_S, SQS_MAX_DELAY_S, SQS_MAX_VISIBILITY_S
+
+__all__ = ["EARLY_S", "How", "Parking", "delay_s", "due_ms", "hide_s", "plan"]
+
+#: Delivered so much before it is due.
+EARLY_S = 2.0
+#: AWS refuses what exceeds twelve hours since the receive; stay a little below.
+_MAX_HIDE_S = SQS_MAX_VISIBILITY_S - 120
+#: Half of AWS's default retention: a copy starts a new life, a hidden message does not.
+_MAX_AGE_S = SQS_DEFAULT_RETENTION_S / 2
+#: Hidden messages count as in flight, of which AWS allows 120,000 a queue, over all its workers.
+MAX_HIDDEN = 2_000
+#: Receives that parking itself may take from a message where a dead-letter queue counts them.
+_SPARE_RECEIVES = 2
+
+
+class How(enum.Enum):
+    """How a message waits."""
+
+    HIDE = "hide"
+    COPY = "copy"
+
+
+class Parking(NamedTuple):
+    """What to do with a message that is early."""
+
+    how: How
+    #: For how long, whole seconds.
+    seconds: int
+
+
+def due_ms(headers: Mapping[str, Any]) -> int | None:
+    """When a task is due, ms since the epoch; None for at once, or where that is Celery's business to tell.
+
+    Only a Celery task's timezone-aware ``eta`` counts.
+    """
+    eta = headers.get("eta")
+    if not isinstance(eta, str) or "task" not in headers or "id" not in headers:
+        return None
+    try:
+        moment = datetime.fromisoformat(eta.replace("Z", "+00:00"))
+    except ValueError:
+        return None
+    return int(moment.timestamp() * 1000) if moment.tzinfo is not None else None
+
+
+def delay_s(due: int | None, now: int) -> int:
+    """``DelaySeconds`` for a message that is due at *due*; 0 for none. Both in ms since the epoch."""
+    if due is None:
+        return 0
+    return max(0, min(SQS_MAX_DELAY_S, int((due - now) / 1000 - EARLY_S)))
+
+
+def plan(
+    due: int | None, now: int, *, sent: int | None, receives: int, max_receives: int | None, hidden: int
+) -> Parking | None:
+    """How a message waits that was received at *now*; None if it is to be handed over.
+
+    Args:
+        due, now, sent: Ms since the epoch; *sent* is SQS's SentTimestamp.
+        receives: Its receive count.
+        max_receives: ``maxReceiveCount`` of the queue's redrive policy, if it has one.
+        hidden: Messages that this process hides already.
+    """
+    if due is None:
+        return None
+    left_s = (due - now) / 1000 - EARLY_S
+    if left_s < 1:
+        return None
+    hide_s = int(min(left_s, _MAX_HIDE_S))
+    has_receives = max_receives is None or receives + _SPARE_RECEIVES <= max_receives
+    age_s = (now - sent) / 1000 if sent is not None else 0.0
+    keeps = age_s + hide_s < _MAX_AGE_S
+    if has_receives and keeps and hidden < MAX_HIDDEN:
+        return Parking(How.HIDE, hide_s)
+    return Parking(How.COPY, max(1, int(min(left_s, SQS_MAX_DELAY_S))))
+
+
+def hide_s(receives: int, visibility_s: int, held_s: float) -> int:
+    """Seconds to hide a message that no receive has got further with: the visibility timeout, doubled each time.
+
+    Args:
+        receives: Its receive count, from 1.
+        held_s: How long ago it was received; AWS hides it for twelve hours from then at most.
+    """
+    wanted: int = max(1, visibility_s) * 2 ** min(max(receives, 1) - 1, 16)
+    return max(1, min(wanted, int(_MAX_HIDE_S - held_s)))

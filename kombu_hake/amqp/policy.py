@@ -1,0 +1,301 @@
+"""The access policy of an SQS queue: which SNS topics may send to it. Pure.
+
+One statement of a queue's policy is ours, known by its ``Sid``; it names every topic that the queue is bound to. The
+other statements belong to somebody else and are kept as they are. SQS replaces policies as a whole, so a policy that
+cannot be read is never written over.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
+
+from kombu_hake.amqp import limits
+from kombu_hake.amqp.documents import matches_wildcard, read_object
+from kombu_hake.exceptions import TopologyError
+
+__all__ = ["PolicyTooLarge", "PolicyUnreadable", "allows", "named_topics", "namespace_policy", "queue_policy"]
+
+TOPICS_SID = "HakeTopics"
+NAMESPACE_SID = "HakeNamespace"
+
+_VERSION = "2012-10-17"
+_ACTION = "sqs:SendMessage"
+_SERVICE = "sns.amazonaws.com"
+
+#: AWS counts no white space, so a text that it returns may be longer than a policy may be. Not that much longer.
+_MAX_CHARS = 8 * limits.SQS_POLICY_MAX_BYTES
+
+Statement = dict[str, Any]
+
+
+class PolicyUnreadable(TopologyError, ValueError):
+    """The queue has a policy that is not what SQS policies look like. It is left alone."""
+
+
+class PolicyTooLarge(TopologyError, ValueError):
+    """The other statements of the policy leave no room for ours."""
+
+
+def queue_policy(existing: str | None, queue_arn: str, topic_arns: Collection[str]) -> str | None:
+    """The policy to write, so that these topics, and no other by our doing, may send to the queue.
+
+    Near the limits of SQS the topics are named by their longest common prefixes, as few of them as have to be.
+
+    Args:
+        existing: The policy's JSON text; None or empty where the queue has none.
+        topic_arns: Every topic that the queue is bound to; none removes our statement.
+    Returns:
+        JSON text, ``""`` where nothing is left of the policy; None when nothing has to be written, because the existing
+        policy says so already, be it in the words of others.
+    Raises:
+        PolicyUnreadable: the existing policy cannot be understood.
+        PolicyTooLarge: the statements of others leave no room.
+    Source:
+        DG-SQS "policy quotas"; DG-SNS "Subscribing an Amazon SQS queue to an Amazon SNS topic".
+    """
+    document = _read(existing)
+    ours, others = _split(document, {TOPICS_SID})
+    if not topic_arns:
+        if not ours:
+            return None
+        return _write(document, others) if others else ""
+    if not ours and existing and all(allows(existing, queue_arn, arn) for arn in topic_arns):
+        return None
+    if len(_write(document, others)) > limits.SQS_POLICY_MAX_BYTES:
+        raise _too_large(queue_arn, others)
+    for condition in _conditions(sorted(set(topic_arns))):
+        wanted = _statement(TOPICS_SID, queue_arn, condition)
+        text = _write(document, [*others, wanted])
+        if len(text) <= limits.SQS_POLICY_MAX_BYTES and len(others) < limits.SQS_POLICY_MAX_STATEMENTS:
+            return None if [_meaning(one) for one in ours] == [_meaning(wanted)] else text
+    raise _too_large(queue_arn, others)
+
+
+def namespace_policy(existing: str | None, queue_arn: str, topic_arn_pattern: str) -> str | None:
+    """The policy to write once, so that every topic of a namespace may send to the queue.
+
+    Args:
+        existing: As for :func:`queue_policy`. A statement of ours that names topics one by one is replaced.
+        topic_arn_pattern: A topic ARN with ``*`` in its parts, as in ``arn:aws:sns:eu-west-1:111122223333:dev__*``.
+    Returns:
+        JSON text; None when the existing policy has the statement already.
+    Raises:
+        PolicyUnreadable, PolicyTooLarge: as for :func:`queue_policy`.
+    """
+    document = _read(existing)
+    ours, others = _split(document, {TOPICS_SID, NAMESPACE_SID})
+    wanted = _statement(NAMESPACE_SID, queue_arn, {"ArnLike": {"aws:SourceArn": [topic_arn_pattern]}})
+    if [_meaning(one) for one in ours] == [_meaning(wanted)]:
+        return None
+    text = _write(document, [*others, wanted])
+    if len(text) > limits.SQS_POLICY_MAX_BYTES or len(others) >= limits.SQS_POLICY_MAX_STATEMENTS:
+        raise _too_large(queue_arn, others)
+    return text
+
+
+def allows(policy_text: str, queue_arn: str, topic_arn: str) -> bool:
+    """Whether a queue policy lets a topic send, as far as it can be told without asking AWS.
+
+    A statement that allows under a condition not known here does not count as allowing, and one that denies under such
+    a condition does not count as denying. A policy that cannot be read allows nothing.
+    """
+    try:
+        statements = _statements(_read(policy_text))
+    except PolicyUnreadable:
+        return False
+    effects = {
+        str(one.get("Effect")) for one in statements if _is_about(one, queue_arn, topic_arn) and _holds(one, topic_arn)
+    }
+    return "Allow" in effects and "Deny" not in effects
+
+
+def named_topics(policy_text: str | None) -> list[str]:
+    """The topics that our statement of a queue policy lets in, as ARNs or patterns of ARNs.
+
+    Raises:
+        PolicyUnreadable: the policy cannot be understood.
+    """
+    ours, _ = _split(_read(policy_text), {TOPICS_SID})
+    found: list[str] = []
+    for statement in ours:
+        condition = statement.get("Condition")
+        for tests in condition.values() if isinstance(condition, dict) else ():
+            named = _listed(tests.get("aws:SourceArn")) if isinstance(tests, dict) else []
+            found += [arn for arn in named if isinstance(arn, str) and _is_topic(arn)]
+    return found
+
+
+def _is_topic(arn: str) -> bool:
+    parts = arn.split(":")
+    return len(parts) == 6 and parts[2] == "sns" and 0 < len(parts[5]) <= limits.SNS_MAX_TOPIC_NAME_CHARS
+
+
+# --- reading and writing -----------------------------------------------------------------------------------------
+
+
+def _read(text: str | None) -> dict[str, Any]:
+    if not text:
+        return {"Version": _VERSION, "Statement": []}
+    try:
+        document = read_object(text, unique=True, max_chars=_MAX_CHARS)
+    except ValueError as exc:
+        raise PolicyUnreadable(f"The queue's policy is not readable, so it is left as it is: {exc}. Mend it.") from exc
+    statements = document.get("Statement")
+    if isinstance(statements, dict):
+        statements = [statements]
+    if not isinstance(statements, list) or not all(isinstance(one, dict) for one in statements):
+        raise PolicyUnreadable("The queue's policy is no JSON object with statements, so it is left as it is. Mend it.")
+    return {**document, "Statement": statements}
+
+
+def _statements(document: Mapping[str, Any]) -> list[Statement]:
+    statements: list[Statement] = document["Statement"]
+    return statements
+
+
+def _split(document: Mapping[str, Any], sids: Collection[str]) -> tuple[list[Statement], list[Statement]]:
+    statements = _statements(document)
+    ours = [one for one in statements if str(one.get("Sid")) in sids]
+    return ours, [one for one in statements if str(one.get("Sid")) not in sids]
+
+
+def _write(document: Mapping[str, Any], statements: list[Statement]) -> str:
+    # Escaped to ASCII, so characters are bytes.
+    return json.dumps({**document, "Statement": statements}, separators=(",", ":"))
+
+
+def _statement(sid: str, queue_arn: str, condition: dict[str, Any]) -> Statement:
+    return {
+        "Sid": sid,
+        "Effect": "Allow",
+        "Principal": {"Service": _SERVICE},
+        "Action": _ACTION,
+        "Resource": queue_arn,
+        "Condition": condition,
+    }
+
+
+def _meaning(value: Any) -> Any:
+    """What AWS may return in another order, with one value for a list of one, or in other case of names, is equal."""
+    if isinstance(value, dict):
+        return frozenset((str(name).lower(), _meaning(inner)) for name, inner in value.items())
+    return frozenset(str(inner) for inner in _listed(value))
+
+
+def _too_large(queue_arn: str, others: Collection[Statement]) -> PolicyTooLarge:
+    return PolicyTooLarge(
+        f"The policy of {queue_arn} has {len(others)} statements of others, which leave no room to let SNS topics in "
+        f"(SQS allows {limits.SQS_POLICY_MAX_BYTES} bytes and {limits.SQS_POLICY_MAX_STATEMENTS} statements). Merge or "
+        "remove some of them."
+    )
+
+
+# --- naming topics -----------------------------------------------------------------------------------------------
+
+
+def _conditions(topic_arns: list[str]) -> Iterator[dict[str, Any]]:
+    """Ways to name the topics, each shorter and wider than the one before. Never wider than an account."""
+    yield {"ArnEquals": {"aws:SourceArn": topic_arns}}
+    parts = [_parse(arn) for arn in topic_arns]
+    for length in range(max(len(name) for *_, name in parts) - 1, -1, -1):
+        yield {"ArnLike": {"aws:SourceArn": _patterns((*home, name, name[:length]) for *home, name in parts)}}
+    yield {"ArnLike": {"aws:SourceArn": _patterns((*home[:3], "*", home[4], name, "") for *home, name in parts)}}
+
+
+def _patterns(topics: Iterable[tuple[str, ...]]) -> list[str]:
+    """One pattern for all topics of one home (the first five parts of the ARN) that start alike (the last item)."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for *home, name, start in topics:
+        groups.setdefault((*home, start), []).append(name)
+    return sorted(
+        ":".join([*home, names[0] if len(names) == 1 else _common_start(names) + "*"])
+        for (*home, _), names in groups.items()
+    )
+
+
+def _common_start(names: Collection[str]) -> str:
+    first, last = min(names), max(names)
+    length = next((i for i, char in enumerate(first) if last[i : i + 1] != char), len(first))
+    return first[:length]
+
+
+def _parse(arn: str) -> list[str]:
+    parts = arn.split(":")
+    if len(parts) != 6:
+        raise ValueError(f"{arn!r} is not the ARN of a topic: it has to have six parts.")
+    return parts
+
+
+# --- judging statements ------------------------------------------------------------------------------------------
+
+
+def _is_about(statement: Statement, queue_arn: str, topic_arn: str) -> bool:
+    """Whether a statement is about this topic's sending to this queue, conditions aside."""
+    actions = _listed(statement.get("Action"))
+    return (
+        any(_is_like(str(action).lower(), _ACTION.lower()) for action in actions)
+        and any(_is_like(str(resource), queue_arn) for resource in _listed(statement.get("Resource")))
+        and _is_sns(statement.get("Principal"), topic_arn)
+    )
+
+
+def _is_sns(principal: Any, topic_arn: str) -> bool:
+    if not isinstance(principal, dict):
+        return bool(principal == "*")
+    region = topic_arn.split(":")[3]
+    services = {_SERVICE, f"sns.{region}.amazonaws.com", "sns.amazonaws.com.cn"}
+    return "*" in _listed(principal.get("AWS")) or bool(services & set(map(str, _listed(principal.get("Service")))))
+
+
+def _holds(statement: Statement, topic_arn: str) -> bool:
+    """Whether the conditions are known to hold for a delivery from the topic."""
+    facts = {
+        "aws:sourcearn": topic_arn,
+        "aws:sourceaccount": topic_arn.split(":")[4],
+        "aws:securetransport": "true",
+        "aws:principalisawsservice": "true",
+        "aws:principalservicename": _SERVICE,
+    }
+    conditions = statement.get("Condition") or {}
+    return isinstance(conditions, dict) and all(
+        isinstance(tests, dict)
+        and all(_test(operator, facts.get(str(key).lower()), values) for key, values in tests.items())
+        for operator, tests in conditions.items()
+    )
+
+
+def _test(operator: str, fact: str | None, values: Any) -> bool:
+    if fact is None:
+        return False
+    name = operator.lower().removesuffix("ifexists")
+    is_negated = "not" in name
+    match name.replace("not", "", 1):
+        case "arnequals" | "arnlike":
+            found = any(_is_arn_like(str(value), fact) for value in _listed(values))
+        case "stringlike":
+            found = any(_is_like(str(value), fact) for value in _listed(values))
+        case "stringequals":
+            found = fact in map(str, _listed(values))
+        case "stringequalsignorecase" | "bool":
+            found = fact.lower() in (str(value).lower() for value in _listed(values))
+        case _:
+            return False
+    return found != is_negated
+
+
+def _is_arn_like(pattern: str, arn: str) -> bool:
+    """Each of the six parts is matched on its own: a ``*`` does not reach over a colon."""
+    wanted, actual = pattern.split(":", 5), arn.split(":", 5)
+    return len(wanted) == len(actual) and all(map(_is_like, wanted, actual))
+
+
+def _is_like(pattern: str, text: str) -> bool:
+    return matches_wildcard(pattern, text, question_mark=True)
+
+
+def _listed(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]

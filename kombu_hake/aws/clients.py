@@ -1,0 +1,354 @@
+"""The seam to AWS: the only importer of boto3, and the only place where a botocore error becomes one of ours.
+
+Everything above calls ``clients.sqs("send_message", QueueUrl=…)`` and gets a dict or a :class:`HakeError`. Tests put an
+object with the same two methods in its place.
+
+boto3 is imported, and its clients are made, at the first call: importing stays light, and a forked child makes its own
+(neither botocore nor urllib3 knows about forks, and a client that is shared across one shares TLS sockets).
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from kombu_hake._version import __version__
+from kombu_hake.amqp import SQS_MAX_WAIT_S
+from kombu_hake.aws import forksafe
+from kombu_hake.aws.answers import checked, looks_like_success
+from kombu_hake.aws.clock import AwsClock
+from kombu_hake.aws.concurrency import SharedParts, backoff_s
+from kombu_hake.aws.error_table import error_for, foreign_answer, unreachable
+from kombu_hake.aws.wire import OPERATIONS, SqsWire, read_body, read_timeout_s
+from kombu_hake.config import Settings
+from kombu_hake.exceptions import BrokerUnavailable, ConfigurationError, HakeError
+
+__all__ = ["Clients", "boto_client", "shared_clients"]
+
+#: How long a success proves that AWS can be reached, for :meth:`Clients.check`.
+_FRESH_S = 10.0
+#: A poller is a thread that holds a connection for up to twenty seconds; urllib3 drops what its pool can't hold, and
+#: each dropped connection is a TLS handshake.
+_POOL_CONNECTIONS = 64
+#: How long a throttled call goes on trying, beyond what the SDK does.
+_PATIENCE_S = 90.0
+
+
+class Clients:
+    """boto3 clients for one :class:`Settings` in one process. Safe to share between threads.
+
+    Several of them, because each kind of call has its own patience: long polls wait longer than any other call may and
+    are not retried by the SDK (the receiver has its own back-off); the first proof that AWS answers must not take
+    longer than connecting may; everything else is retried.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._lock = threading.RLock()  # re-entrant: a signal handler may publish in the middle of this
+        self._made: dict[str, Any] = {}
+        #: None until it is known whether it may be used; then it, or False.
+        self._wire: SqsWire | Literal[False] | None = None
+        self._last_success = float("-inf")
+        self._inherited: list[tuple[Any, ...]] = []
+        self._clock = AwsClock()
+        forksafe.register(self)
+
+    def reset_after_fork(self) -> None:
+        """New clients for the child, made when needed."""
+        self._lock = threading.RLock()
+        # Kept, never touched: finalizing the parent's connection pools would take their locks, held by nobody here.
+        self._inherited.append((self._made, self._wire))
+        self._made = {}
+        self._wire = None
+
+    def sqs(self, operation: str, **params: Any) -> dict[str, Any]:
+        """Call SQS.
+
+        Args:
+            operation: boto3's name, such as ``send_message_batch``.
+        Raises:
+            HakeError: what :mod:`kombu_hake.aws.error_table` makes of the failure.
+        """
+        if operation in OPERATIONS:
+            wire = self._wire or self._find_wire()
+            if isinstance(wire, SqsWire):
+                answer = wire.call(operation, params)
+                self._last_success = time.monotonic()
+                return answer
+        return self._call("receive" if operation == "receive_message" else "sqs", operation, params)
+
+    def sns(self, operation: str, **params: Any) -> dict[str, Any]:
+        """Call SNS; as :meth:`sqs`."""
+        return self._call("sns", operation, params)
+
+    def cloudwatch(self, operation: str, **params: Any) -> dict[str, Any]:
+        """Call CloudWatch, for operators; as :meth:`sqs`."""
+        return self._call("cloudwatch", operation, params)
+
+    def check(self) -> None:
+        """Prove that AWS answers and knows the credentials, with one cheap request unless that is fresh knowledge.
+
+        Raises:
+            BrokerUnavailable: no answer within the connect timeout.
+            ConfigurationError: no region, no credentials, or credentials that AWS does not know.
+        """
+        if time.monotonic() - self._last_success < _FRESH_S:
+            return
+        name = self.settings.namer.queue("hake-connection-check")
+        try:
+            self._call("check", "get_queue_url", {"QueueName": name})
+        except ConfigurationError:
+            raise
+        except HakeError as exc:
+            if unreachable(exc):
+                raise
+        self._last_success = time.monotonic()
+
+    def now_ms(self) -> int:
+        """Ms since the epoch by AWS's clock, as far as its answers have told it; else by ours."""
+        return int(self._clock.now_s() * 1000)
+
+    def region(self) -> str:
+        """The region in use."""
+        return str(self._client("sqs").meta.region_name)
+
+    def partition(self) -> str:
+        """The partition in use, such as ``aws`` or ``aws-cn``."""
+        return str(self._client("sqs").meta.partition)
+
+    def sqs_endpoint(self) -> str:
+        """Where SQS is called, such as ``https://sqs.eu-west-1.amazonaws.com``."""
+        return str(self._client("sqs").meta.endpoint_url).rstrip("/")
+
+    def caller_account(self) -> str:
+        """The account of the credentials, from STS, which needs no right. Raises as :meth:`sqs`."""
+        return str(self._call("sts", "get_caller_identity", {})["Account"])
+
+    def _call(self, kind: str, operation: str, params: dict[str, Any]) -> dict[str, Any]:
+        is_control = kind in ("sqs", "sns") and not operation.startswith("publish")
+        patience_ends = time.monotonic() + (_PATIENCE_S if is_control else 0)
+        for attempt in itertools.count():
+            try:
+                return self._try(kind, operation, params)
+            except BrokerUnavailable as exc:
+                # Fifty workers that start at once exceed thirty calls a second in a small region. Each must get
+                # through in the end, and starting over would only add to the load.
+                wait_s = backoff_s(attempt, first_s=0.5, most_s=8.0)
+                if not exc.is_throttle or time.monotonic() + wait_s > patience_ends:
+                    raise
+                time.sleep(wait_s)
+        raise AssertionError("unreachable")
+
+    def _try(self, kind: str, operation: str, params: dict[str, Any]) -> dict[str, Any]:
+        service = _service_of(kind)
+        call = getattr(self._made.get(kind) or self._client(kind), operation)
+        try:
+            answer: dict[str, Any] = call(**params)
+        except MemoryError:
+            raise
+        except Exception as exc:
+            error = error_for(exc, service, operation, params, self.settings)
+            if error is None:
+                # botocore has checked the arguments before. What its parsers stumble over (KeyError, ValueError,
+                # AttributeError) is the answer, be it that of the service or of the source of the credentials.
+                error = foreign_answer(repr(exc), f"{service}:{operation}", "AWS")
+            if not unreachable(error):
+                self._learn_clock(getattr(exc, "response", None))
+            raise error from exc
+        answer = checked(service, operation, params, answer)
+        self._last_success = time.monotonic()
+        self._learn_clock(answer)
+        return answer
+
+    def _learn_clock(self, answer: Any) -> None:
+        """From an answer of boto3, or the one in its error."""
+        metadata = (answer or {}).get("ResponseMetadata") or {}
+        self._clock.learn((metadata.get("HTTPHeaders") or {}).get("date"))
+
+    def _find_wire(self) -> SqsWire | Literal[False]:
+        client = self._client("sqs")
+        with self._lock:
+            if self._wire is None:
+                usable = SqsWire.can_serve(client, self.settings)
+                try:
+                    self._wire = SqsWire(self._made["session"], client, self.settings, self._clock) if usable else False
+                except (OSError, ImportError) as exc:  # the bundle of certificates is a file
+                    raise BrokerUnavailable(f"The client of sqs can't be made: {exc}") from exc
+            return self._wire
+
+    def _client(self, kind: str) -> Any:
+        # boto3 sessions are not safe to create clients from concurrently (boto3 guide, "Clients").
+        with self._lock:
+            if kind not in self._made:
+                try:
+                    session = self._made.get("session") or _session(self.settings)
+                    self._made["session"] = session
+                    self._made[kind] = _client(session, self.settings, kind)
+                except (OSError, ImportError) as exc:  # no file descriptors left, say; botocore reads files here
+                    raise BrokerUnavailable(f"The client of {_service_of(kind)} can't be made: {exc}") from exc
+            return self._made[kind]
+
+
+def _service_of(kind: str) -> str:
+    return "sqs" if kind in ("receive", "check") else kind
+
+
+def _session(settings: Settings) -> Any:
+    import boto3
+    import botocore.exceptions
+
+    try:
+        session = boto3.Session(
+            aws_access_key_id=settings.access_key_id,
+            aws_secret_access_key=settings.secret_access_key,
+            aws_session_token=settings.session_token,
+            region_name=settings.region,
+            profile_name=settings.profile,
+        )
+    except botocore.exceptions.ProfileNotFound as exc:
+        raise ConfigurationError(f"Option profile: {exc}. See ~/.aws/config, or leave the option out.") from exc
+    faults = []
+    if not session.region_name:
+        faults.append(
+            "No AWS region. Set the option region (hake://?region=eu-west-1), AWS_REGION, or the profile's region."
+        )
+    if session.get_credentials() is None:
+        faults.append(
+            "No AWS credentials. Give the machine a role, set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+            "set the option profile, or write them in the URL (hake://key:secret@)."
+        )
+    if faults:
+        raise ConfigurationError(faults)
+    return _assume(session, settings) if settings.role_arn else session
+
+
+def _assume(session: Any, settings: Settings) -> Any:
+    """A session whose keys are those of the assumed role, renewed by botocore before they run out."""
+    import boto3
+    from botocore.credentials import AssumeRoleCredentialFetcher, DeferredRefreshableCredentials
+    from botocore.session import Session as BotocoreSession
+
+    def sts(*args: Any, **kwargs: Any) -> Any:
+        kwargs.setdefault("endpoint_url", settings.endpoint_url)
+        client = session.client("sts", config=_config(settings, "sts"), endpoint_url=kwargs["endpoint_url"])
+        _guard(client)
+        return client
+
+    fetcher = AssumeRoleCredentialFetcher(
+        client_creator=sts,
+        source_credentials=session.get_credentials(),
+        role_arn=str(settings.role_arn),
+        extra_args={"RoleSessionName": "kombu_hake", "DurationSeconds": settings.role_duration},
+    )
+    inner = BotocoreSession()
+    inner._credentials = DeferredRefreshableCredentials(  # type: ignore[attr-defined]
+        refresh_using=fetcher.fetch_credentials, method="assume-role"
+    )
+    return boto3.Session(botocore_session=inner, region_name=session.region_name)
+
+
+def _config(settings: Settings, kind: str) -> Any:
+    import botocore
+    from botocore.config import Config
+
+    long_poll = kind == "receive"
+    defaults: dict[str, Any] = {
+        "connect_timeout": settings.connect_timeout,
+        "read_timeout": read_timeout_s(settings, SQS_MAX_WAIT_S if long_poll else 0),
+        "retries": {"mode": "standard", "total_max_attempts": 1 if long_poll else settings.max_attempts},
+        "max_pool_connections": _POOL_CONNECTIONS,
+        "tcp_keepalive": True,
+        # botocore works its own one out anew for each call, which is a tenth of the call's CPU time.
+        "user_agent": f"kombu_hake/{__version__} Botocore/{botocore.__version__}",
+    }
+    if kind == "check":  # one error, within the connect timeout
+        defaults.update(read_timeout=settings.connect_timeout, retries={"total_max_attempts": 1})
+    if kind == "sts":  # a VPC without an endpoint for STS drops packets: give up soon, there are other ways
+        defaults.update(connect_timeout=min(3.0, settings.connect_timeout), retries={"total_max_attempts": 1})
+    try:
+        return Config(**{**defaults, **settings.client_config})
+    except TypeError as exc:
+        raise ConfigurationError(f"Option client_config: {exc}. See botocore.config.Config for what it takes.") from exc
+
+
+def _client(session: Any, settings: Settings, kind: str) -> Any:
+    service = _service_of(kind)
+    endpoints: Mapping[str, str | None] = {"sqs": settings.sqs_endpoint_url, "sns": settings.sns_endpoint_url}
+    endpoint = endpoints.get(service) or settings.endpoint_url
+    try:
+        client = session.client(service, endpoint_url=endpoint, config=_config(settings, kind))
+    except ValueError as exc:
+        raise ConfigurationError(f"The endpoint {endpoint!r} of {service} is not usable: {exc}.") from exc
+    _guard(client)
+    return client
+
+
+def _guard(client: Any) -> None:
+    """Have the bodies of answers checked before botocore parses them."""
+    model = client.meta.service_model
+    protocol = getattr(model, "resolved_protocol", None) or model.metadata["protocol"]
+    client._endpoint.http_session = _GuardedSession(client._endpoint.http_session, protocol)
+
+
+class _GuardedSession:
+    """botocore's HTTP session, with the size of answers bounded and their format checked.
+
+    botocore reads a body of any size, takes a body that was cut off for a whole one, and takes HTML for a successful
+    answer of a service that speaks JSON.
+    """
+
+    def __init__(self, session: Any, protocol: str) -> None:
+        self._session = session
+        self._protocol = protocol
+
+    def send(self, request: Any) -> Any:
+        """Send a prepared request."""
+        import urllib3
+        from botocore.exceptions import HTTPClientError
+
+        request.stream_output = True  # the body is read below
+        response = self._session.send(request)
+        try:
+            response._content = read_body(response.raw)
+            if 200 <= response.status_code < 300 and not looks_like_success(self._protocol, response._content):
+                size = len(response._content)
+                raise BrokerUnavailable(
+                    f"{request.url} answered with {size:,} bytes that are not AWS's (status {response.status_code}). "
+                    "A proxy, a portal or another server may answer in its place."
+                )
+        except (BrokerUnavailable, urllib3.exceptions.HTTPError, OSError) as exc:
+            raise HTTPClientError(error=exc) from exc  # which botocore tries again
+        return response
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._session.close()
+
+
+#: Kept for nobody: scripts open a connection, close it and open the next. What changes at each one must not add up.
+_MOST_UNUSED = 8
+_shared: SharedParts[str, Any] = SharedParts(_MOST_UNUSED)
+
+
+def shared_clients(settings: Settings, build: Callable[[Settings], Any]) -> Any:
+    """One ``build(settings)`` for all equal settings of this process: pools of connections share clients and caches.
+
+    Hold on to what is returned for as long as it is used.
+    """
+    return _shared.get(settings.key(), lambda: build(settings))
+
+
+def boto_client(service: str, *, endpoint_url: str, region: str, key: str, secret: str) -> Any:
+    """A bare boto3 client, for :mod:`kombu_hake.testing` and for scripts against an emulator."""
+    import boto3
+
+    return boto3.client(
+        service,
+        endpoint_url=endpoint_url,
+        region_name=region,
+        aws_access_key_id=key,
+        aws_secret_access_key=secret,
+    )

@@ -1,0 +1,241 @@
+"""botocore's errors to ours, by error code. Pure: takes the error, returns the new one.
+
+SQS answers with the *legacy* code (``AWS.SimpleQueueService.NonExistentQueue``) in
+``Error.Code`` and the modeled name (``QueueDoesNotExist``) in ``QueryErrorCode``; emulators give either. Both are
+looked up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from kombu_hake.aws.answers import is_aws_code
+from kombu_hake.config import Settings, mask_userinfo
+from kombu_hake.exceptions import (
+    AccessDenied,
+    BrokerUnavailable,
+    ConfigurationError,
+    DeclarationMismatch,
+    HakeError,
+    LeaseLost,
+    PublishError,
+    PurgeInProgress,
+    QueueDeletedRecently,
+    QueueNotFound,
+    QuotaExceeded,
+    TopicNotFound,
+    TopologyError,
+)
+from kombu_hake.quoting import quoted
+
+__all__ = ["entry_error", "error_for", "error_from_answer", "error_from_transport", "foreign_answer", "unreachable"]
+
+_LEGACY_PREFIX = "AWS.SimpleQueueService."
+_UNKNOWN_KEYS = (
+    "AWS does not accept the credentials ({code}): check the access key and secret, the session token that belongs to "
+    "them, and this machine's clock."
+)
+#: Characters of what AWS says in an error, and of the name of what it is about.
+_TEXT_CHARS = 1_000
+_QUOTA = "A quota of AWS is used up ({code}): {message}"
+_CLASSES: Mapping[str, type[HakeError]] = {
+    "QueueDoesNotExist": QueueNotFound,
+    "NonExistentQueue": QueueNotFound,
+    "NotFound": TopicNotFound,
+    "NotFoundException": TopicNotFound,
+    "QueueDeletedRecently": QueueDeletedRecently,
+    "QueueAlreadyExists": DeclarationMismatch,
+    "QueueNameExists": DeclarationMismatch,
+    "PurgeQueueInProgress": PurgeInProgress,
+    "ReceiptHandleIsInvalid": LeaseLost,
+    "MessageNotInflight": LeaseLost,
+    "OverLimit": QuotaExceeded,
+    "TopicLimitExceeded": QuotaExceeded,
+    "SubscriptionLimitExceeded": QuotaExceeded,
+    "FilterPolicyLimitExceeded": QuotaExceeded,
+    "TagLimitExceeded": QuotaExceeded,
+}
+_DENIED = {
+    "AccessDenied",
+    "AccessDeniedException",
+    "AuthorizationError",
+    "AuthorizationErrorException",
+    "KmsAccessDenied",
+    "KMSAccessDenied",
+    "UnauthorizedOperation",
+}
+_BAD_KEYS = {
+    "IncompleteSignature",
+    "InvalidAccessKeyId",
+    "InvalidClientTokenId",
+    "InvalidSecurity",
+    "MissingAuthenticationToken",
+    "OptInRequired",
+    "SignatureDoesNotMatch",
+    "UnrecognizedClientException",
+}
+# ExpiredToken is here because keys that renew themselves expire only in passing; a static session token does not
+# renew, and the text says what to do.
+_PASSING = {
+    "ConcurrentAccess",
+    "ConcurrentAccessException",
+    "ExpiredToken",
+    "ExpiredTokenException",
+    "InternalError",
+    "InternalFailure",
+    "InternalServerError",
+    "KMS.ThrottlingException",
+    "KMSThrottling",
+    "KmsThrottled",
+    "RequestExpired",
+    "RequestThrottled",
+    "RequestTimeout",
+    "ServiceUnavailable",
+    "SlowDown",
+    "StaleTag",
+    "Throttled",
+    "ThrottledException",
+    "Throttling",
+    "ThrottlingException",
+    "TooManyRequestsException",
+}
+
+
+def error_for(
+    error: Exception, service: str, operation: str, params: Mapping[str, Any], settings: Settings
+) -> HakeError | None:
+    """What *error* means to our callers; ``None`` for an error that is none of botocore's (a bug of ours)."""
+    import botocore.exceptions as bex
+    from botocore.parsers import ResponseParserError
+
+    if isinstance(error, HakeError):
+        return error
+    action = f"{service}:{_iam_action(operation)}"
+    resource = _resource(params)
+    if isinstance(error, bex.ClientError):
+        return _from_response(error, service, action, resource)
+    if isinstance(error, bex.NoCredentialsError | bex.PartialCredentialsError):
+        return ConfigurationError(f"No AWS credentials for {action}: {error}. Give a role, keys or a profile.")
+    if isinstance(error, bex.CredentialRetrievalError | bex.MetadataRetrievalError):
+        return BrokerUnavailable(f"The AWS credentials could not be renewed: {error}")
+    if isinstance(error, bex.NoRegionError):
+        return ConfigurationError("No AWS region. Set the option region, AWS_REGION, or the profile's region.")
+    if isinstance(error, bex.ParamValidationError):
+        return PublishError(f"{action} on {resource} was not sent: {quoted(str(error), _TEXT_CHARS)}")
+    cause = error.kwargs.get("error") if isinstance(error, bex.HTTPClientError) else None
+    if isinstance(cause, BrokerUnavailable):
+        return cause  # of our own check, through botocore
+    if isinstance(error, ResponseParserError):
+        return foreign_answer(error, action, resource)
+    if isinstance(error, bex.BotoCoreError | OSError):
+        return error_from_transport(error, service, operation, settings)
+    return None
+
+
+def error_from_answer(
+    status: int, query_error: str, answer: Mapping[str, Any], service: str, operation: str, params: Mapping[str, Any]
+) -> HakeError:
+    """What an error answer of AWS's JSON protocol means.
+
+    Args:
+        status: HTTP status.
+        query_error: The header ``x-amzn-query-error``, ``<legacy code>;<Sender or Receiver>``.
+        answer: The body, ``{"__type": "com.amazonaws.sqs#<modeled name>", "message": …}``.
+    """
+    type_ = answer.get("__type", "")
+    modeled = type_.partition(":")[0].rpartition("#")[2] if isinstance(type_, str) else ""
+    codes = (query_error.partition(";")[0] or modeled, modeled)
+    text = quoted(answer.get("message") or answer.get("Message") or "", _TEXT_CHARS)
+    return _from_codes(codes, text, status, service, f"{service}:{_iam_action(operation)}", _resource(params))
+
+
+def error_from_transport(error: Exception, service: str, operation: str, settings: Settings) -> BrokerUnavailable:
+    """What a failure to get any answer means."""
+    where = settings.endpoint_url or f"{service} in {settings.region or 'the configured region'}"
+    text = mask_userinfo(quoted(str(error), _TEXT_CHARS))
+    return BrokerUnavailable(f"{where} could not be reached for {service}:{_iam_action(operation)}: {text}")
+
+
+def foreign_answer(detail: object, action: str, resource: str) -> BrokerUnavailable:
+    """What an answer means that AWS would not give."""
+    return BrokerUnavailable(
+        f"The answer to {action} on {resource} is not one of AWS's: {quoted(str(detail), _TEXT_CHARS)}. A proxy, a "
+        "portal or another server may answer in its place."
+    )
+
+
+def unreachable(error: HakeError) -> bool:
+    """Whether *error* says that AWS could not be had, as opposed to an answer that says no, or "not so fast"."""
+    return isinstance(error, BrokerUnavailable) and not error.is_throttle
+
+
+def entry_error(entry: Mapping[str, Any], service: str, resource: str) -> HakeError:
+    """The error of one entry of a batch answer's ``Failed`` list (``Code``, ``Message``, ``SenderFault``)."""
+    code, text = quoted(entry.get("Code", "")), quoted(entry.get("Message", ""), _TEXT_CHARS)
+    if not entry.get("SenderFault", False):
+        return BrokerUnavailable(f"{service} could not take an entry of a batch for {resource} ({code}): {text}")
+    return _by_code((code,), text, f"{service}:batch entry", resource) or PublishError(
+        f"{service} refused an entry of a batch for {resource} ({code}): {text}"
+    )
+
+
+def _from_response(error: Any, service: str, action: str, resource: str) -> HakeError:
+    details = error.response.get("Error", {})
+    codes = (str(details.get("Code", "")), str(details.get("QueryErrorCode", "")))
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return _from_codes(codes, quoted(details.get("Message", ""), _TEXT_CHARS), status, service, action, resource)
+
+
+def _from_codes(
+    codes: tuple[str, str], text: str, status: int, service: str, action: str, resource: str
+) -> HakeError:
+    codes, text = (quoted(codes[0]), quoted(codes[1])), quoted(text, _TEXT_CHARS)
+    if not any(map(is_aws_code, codes)):
+        if status >= 500 or status == 429:
+            return BrokerUnavailable(f"{action} on {resource} failed at AWS ({status}): {text}")
+        return foreign_answer(f"status {status} without an error code {text}".rstrip(), action, resource)
+    known = _by_code(codes, text, action, resource)
+    if known is not None:
+        return known
+    if status >= 500 or status == 429:
+        return BrokerUnavailable(f"{action} on {resource} failed at AWS ({codes[0] or status}): {text}")
+    if service == "sns" and "already exists with different" in text:
+        return DeclarationMismatch(f"{action} on {resource}: {text}")
+    kind = PublishError if "Publish" in action or "Send" in action else TopologyError
+    return kind(f"AWS refused {action} on {resource} ({codes[0] or status}): {text}")
+
+
+def _by_code(codes: tuple[str, ...], text: str, action: str, resource: str) -> HakeError | None:
+    for code in (c.removeprefix(_LEGACY_PREFIX) for c in codes if c):
+        if code in _DENIED:
+            return AccessDenied(
+                f"AWS denies {action} on {resource}: {text or code}. Allow it in the IAM policy of the role or user, "
+                "or do without what needs it (see the README, IAM).",
+                action=action,
+                resource=resource,
+            )
+        if code in _BAD_KEYS:
+            return ConfigurationError(_UNKNOWN_KEYS.format(code=code))
+        if code in _PASSING:
+            throttle = "hrottl" in code or code in ("SlowDown", "TooManyRequestsException")
+            return BrokerUnavailable(f"{action} on {resource} failed for now ({code}): {text}", is_throttle=throttle)
+        found = _CLASSES.get(code)
+        if found is QuotaExceeded:
+            return QuotaExceeded(_QUOTA.format(code=code, message=text or action))
+        if found is not None:
+            return found(f"{action} on {resource} ({code}): {text or found.__doc__}")
+    return None
+
+
+def _iam_action(operation: str) -> str:
+    """boto3's name of a call to its IAM action: ``send_message_batch`` is allowed by ``SendMessage``."""
+    name = "".join(part.capitalize() for part in operation.split("_"))
+    return name.removesuffix("Batch")
+
+
+def _resource(params: Mapping[str, Any]) -> str:
+    for name in ("QueueUrl", "TopicArn", "QueueName", "Name", "SubscriptionArn", "ResourceArn"):
+        if name in params:
+            return quoted(params[name], _TEXT_CHARS)
+    return "any resource"

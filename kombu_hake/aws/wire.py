@@ -1,0 +1,224 @@
+"""The hot calls of SQS with less CPU: a signer, urllib3's pool, and nothing in between.
+
+Why
+    A boto3 call costs about 2.0 ms of CPU on the machine where the benchmarks run, of which HTTP is 0.5 ms; the rest is
+    generic machinery (hooks, endpoint rules, user agent, serialiser, signer, parser) that finds out the same for each
+    call. At two calls for ten messages that is most of what a message costs. SQS speaks plain JSON, so leaving the
+    machinery out takes a few lines. See ``docs/performance.md`` for the measurement.
+
+What stays botocore's
+    Credentials (refreshing included), endpoint and region, and every call that is not listed in :data:`OPERATIONS`.
+    Where the user configured what only botocore knows (an HTTP proxy, ``client_config``), its client makes these calls
+    too.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import time
+import urllib.request
+from collections.abc import Mapping
+from typing import Any
+
+from kombu_hake._version import __version__
+from kombu_hake.aws.answers import checked
+from kombu_hake.aws.clock import AwsClock
+from kombu_hake.aws.concurrency import backoff_s
+from kombu_hake.aws.error_table import error_for, error_from_answer, error_from_transport, foreign_answer
+from kombu_hake.aws.sigv4 import Keys, Signer
+from kombu_hake.config import Settings
+from kombu_hake.exceptions import BrokerUnavailable
+from kombu_hake.quoting import guarded
+
+__all__ = ["OPERATIONS", "SqsWire", "read_body", "read_timeout_s"]
+
+logger = guarded(logging.getLogger(__name__))
+#: boto3's name of a call to AWS's.
+OPERATIONS: Mapping[str, str] = {
+    "send_message": "SendMessage",
+    "send_message_batch": "SendMessageBatch",
+    "receive_message": "ReceiveMessage",
+    "delete_message_batch": "DeleteMessageBatch",
+    "change_message_visibility_batch": "ChangeMessageVisibilityBatch",
+}
+_POOL_CONNECTIONS = 64
+#: How much later than its wait time a long poll may be answered.
+_POLL_GRACE_S = 5.0
+#: A network that swallows everything is noticed so soon, be a request on its way, an answer awaited, or neither. A
+#: long poll is silent for twenty seconds by design, and idle connections would else be found dead only when used.
+_DEAD_AFTER_MS = 8_000
+_PROBE_AFTER_S = 4
+_PROBE_EVERY_S = 2
+#: Most bytes of an answer: ten messages of 1 MiB, each character escaped as ``\\u003c``.
+_MOST_BYTES = 64 * 1024 * 1024
+#: Most time in which the body of an answer may arrive: a server that sends a byte now and then resets each timeout.
+_BODY_S = 60.0
+_CHUNK_BYTES = 256 * 1024
+_CONTENT_TYPE = "application/x-amz-json-1.0"
+_USER_AGENT = f"kombu_hake/{__version__}"
+
+
+class SqsWire:
+    """Makes the calls in :data:`OPERATIONS`. One per process; safe to share between threads."""
+
+    def __init__(self, session: Any, client: Any, settings: Settings, clock: AwsClock) -> None:
+        """Take endpoint, region and credentials over from a boto3 session and its SQS client; tell *clock* the time."""
+        import urllib3
+
+        self._settings = settings
+        self._clock = clock
+        self._credentials = session.get_credentials()
+        url = urllib3.util.parse_url(client.meta.endpoint_url)
+        own_port = url.port in (None, 443 if url.scheme == "https" else 80)
+        self._signer = Signer("sqs", client.meta.region_name, str(url.host if own_port else url.netloc))
+        tls = {"ca_certs": _ca_bundle(session)} if url.scheme == "https" else {}
+        self._pool = urllib3.connectionpool.connection_from_url(
+            client.meta.endpoint_url,
+            maxsize=_POOL_CONNECTIONS,
+            block=False,
+            retries=False,
+            **tls,
+            socket_options=_socket_options(),
+        )
+
+    @staticmethod
+    def can_serve(client: Any, settings: Settings) -> bool:
+        """Whether nothing is configured that only botocore's own HTTP session would heed."""
+        if settings.client_config:
+            return False
+        scheme, _, rest = client.meta.endpoint_url.partition("://")
+        host, _, path = rest.partition("/")
+        if path:
+            return False
+        return not urllib.request.getproxies().get(scheme) or bool(urllib.request.proxy_bypass(host))
+
+    def call(self, operation: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        """One call, tried again as the SDK would; ``receive_message`` only once, its caller has a back-off of its own.
+
+        Raises:
+            HakeError: as :meth:`kombu_hake.aws.clients.Clients.sqs`.
+        """
+        wait_s = params.get("WaitTimeSeconds", 0)
+        tries = 1 if operation == "receive_message" else self._settings.max_attempts
+        body = json.dumps(params).encode()
+        for attempt in range(tries):
+            try:
+                return self._once(operation, params, body, wait_s)
+            except BrokerUnavailable:
+                if attempt == tries - 1:
+                    raise
+                time.sleep(backoff_s(attempt, first_s=0.1))
+        raise AssertionError("unreachable")
+
+    def _once(self, operation: str, params: Mapping[str, Any], body: bytes, wait_s: float) -> dict[str, Any]:
+        import urllib3
+
+        try:
+            # Frozen: refreshable credentials renew themselves here, and all parts are of one generation.
+            frozen = self._credentials.get_frozen_credentials()
+            keys = Keys(frozen.access_key, frozen.secret_key, frozen.token)
+        except Exception as exc:  # their source (STS, a metadata service, a process) may answer anything
+            error = error_for(exc, "sqs", operation, params, self._settings)
+            raise error or BrokerUnavailable(f"The AWS credentials could not be renewed: {exc!r}") from exc
+        try:
+            headers = self._signer.headers(keys, f"AmazonSQS.{OPERATIONS[operation]}", _CONTENT_TYPE, body)
+            headers["User-Agent"] = _USER_AGENT
+            # Redirects are not followed: a signed request is for the endpoint alone. AWS does not compress what was
+            # not asked for, so nothing is decompressed.
+            response = self._pool.urlopen(
+                "POST",
+                "/",
+                body=body,
+                headers=headers,
+                timeout=urllib3.Timeout(
+                    connect=self._settings.connect_timeout, read=read_timeout_s(self._settings, wait_s)
+                ),
+                redirect=False,
+                preload_content=False,
+                decode_content=False,
+            )
+            data = read_body(response)
+        except (urllib3.exceptions.HTTPError, OSError) as exc:
+            raise error_from_transport(exc, "sqs", operation, self._settings) from exc
+        answer = _parse(data)
+        if answer is None:
+            detail = f"status {response.status} with {len(data):,} bytes that are no JSON object"
+            raise foreign_answer(detail, f"sqs:{OPERATIONS[operation]}", str(params.get("QueueUrl")))
+        if response.status == 200:
+            found = checked("sqs", operation, params, answer)
+            self._clock.learn(response.headers.get("date"))
+            return found
+        query_error = response.headers.get("x-amzn-query-error", "")
+        refusal = error_from_answer(response.status, query_error, answer, "sqs", operation, params)
+        if query_error or answer:
+            self._clock.learn(response.headers.get("date"))
+        raise refusal
+
+
+def read_body(response: Any) -> bytes:
+    """The body of a urllib3 response that was not preloaded, as it was sent; its connection goes back to the pool.
+
+    Raises:
+        BrokerUnavailable: it is larger, or takes longer, than an answer of AWS.
+        urllib3.exceptions.HTTPError: the connection failed.
+    """
+    ends_at = time.monotonic() + _BODY_S
+    parts: list[bytes] = []
+    size = 0
+    is_read = False
+    try:
+        for part in response.stream(_CHUNK_BYTES, decode_content=False):
+            parts.append(part)
+            size += len(part)
+            if size > _MOST_BYTES:
+                raise BrokerUnavailable(f"An answer has more than {_MOST_BYTES:,} bytes; AWS sends none that large.")
+            if time.monotonic() > ends_at:
+                raise BrokerUnavailable(f"An answer took longer than {_BODY_S:g} s to arrive.")
+        is_read = True
+    finally:
+        if is_read:
+            response.release_conn()
+        else:  # the rest of it would be taken for the next answer
+            response.close()
+    return b"".join(parts)
+
+
+def read_timeout_s(settings: Settings, wait_s: float) -> float:
+    """How long an answer may take, seconds; *wait_s* is the wait time of a long poll.
+
+    A long poll is answered when its time is over. What is silent for longer is lost, and each further second would be
+    one in which nothing is received.
+    """
+    return max(settings.read_timeout, wait_s + min(_POLL_GRACE_S, settings.read_timeout) if wait_s else 0.0)
+
+
+def _socket_options() -> list[tuple[int, int, int]]:
+    """What every connection gets, as far as the system has it."""
+    tcp = {
+        "TCP_NODELAY": 1,  # headers and body are two writes: without it each call would wait for a delayed ACK
+        "TCP_KEEPIDLE": _PROBE_AFTER_S,
+        "TCP_KEEPINTVL": _PROBE_EVERY_S,
+        "TCP_KEEPCNT": (_DEAD_AFTER_MS // 1000 - _PROBE_AFTER_S) // _PROBE_EVERY_S,
+        "TCP_USER_TIMEOUT": _DEAD_AFTER_MS,
+    }
+    known = [(getattr(socket, name), value) for name, value in tcp.items() if hasattr(socket, name)]
+    return [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), *((socket.IPPROTO_TCP, name, value) for name, value in known)]
+
+
+def _ca_bundle(session: Any) -> str | None:
+    from botocore.httpsession import get_cert_path
+
+    configured = session._session.get_config_variable("ca_bundle")  # AWS_CA_BUNDLE, or ca_bundle of the profile
+    return str(get_cert_path(configured or True))
+
+
+def _parse(data: bytes) -> dict[str, Any] | None:
+    if not data:
+        return {}
+    try:
+        answer = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    return answer if isinstance(answer, dict) else None

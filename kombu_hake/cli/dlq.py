@@ -1,0 +1,174 @@
+"""``celery -A shop hake dlq …``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kombu_hake.cli.tools import at_desk, note, say, which_letters
+
+if TYPE_CHECKING:
+    from kombu_hake.admin import Outcome, Wanted
+
+__all__ = ["dlq"]
+
+
+@click.group()
+def dlq() -> None:
+    """Dead letters of groups and other queues: list, peek, requeue, export, purge."""
+
+
+@dlq.command("list")
+@click.argument("group", required=False)
+@which_letters
+@click.option("--json", "as_json", is_flag=True, help="One JSON document instead of a table.")
+@click.pass_context
+def list_(ctx: click.Context, /, group: str | None, as_json: bool, limit: int | None, **which: Any) -> None:
+    """List the dead letters of GROUP; without GROUP, how many each group has.
+
+    Looking at messages means receiving them: while it runs they are hidden from others.
+    """
+    from kombu_hake.admin import scan
+    from kombu_hake.cli.tables import dead_counts_table, letters_table
+
+    with at_desk(ctx) as desk:
+        if group is None:
+            counts = [
+                {"group": found.name, "dead_queue": found.dead_queue, "dead": found.dead} for found in desk.groups()
+            ]
+            say(json.dumps(counts, indent=2) if as_json else dead_counts_table(counts))
+            return
+        letters = [letter for found in scan(desk, group, _wanted(**which), limit) for letter in found]
+    say(json.dumps([letter.as_dict() for letter in letters], indent=2) if as_json else letters_table(letters))
+
+
+@dlq.command()
+@click.argument("group")
+@which_letters
+@click.pass_context
+def peek(ctx: click.Context, /, group: str, limit: int | None, **which: Any) -> None:
+    """Show dead letters of GROUP in full, with their history; one, unless --limit or --id says more."""
+    from kombu_hake.admin import scan
+    from kombu_hake.cli.tables import letter_sheet
+
+    with at_desk(ctx) as desk:
+        most = limit or (None if which["ids"] else 1)
+        sheets = [letter_sheet(letter) for found in scan(desk, group, _wanted(**which), most) for letter in found]
+    say("\n\n".join(sheets) or "No such dead letter.")
+
+
+@dlq.command()
+@click.argument("group")
+@which_letters
+@click.option("--rate", type=click.FloatRange(min=0, min_open=True), metavar="N", help="At most N a second.")
+@click.option("--dry-run", is_flag=True, help="Only show which.")
+@click.pass_context
+def requeue(
+    ctx: click.Context, /, group: str, limit: int | None, rate: float | None, dry_run: bool, **which: Any
+) -> None:
+    """Send dead letters back to GROUP, and to no other group; there they run under the id they had.
+
+    Each is removed from the dead-letter queue when AWS has accepted it in the group's.
+    """
+    from kombu_hake.admin import dead_letters as operations_dlq
+
+    with at_desk(ctx) as desk:
+        if dry_run:
+            _show(desk, group, _wanted(**which), limit, "would be sent back")
+            return
+        outcome = operations_dlq.requeue(
+            desk, group, _wanted(**which), limit=limit, rate=rate, on_progress=_progress("sent back")
+        )
+    _finish(outcome, "sent back", group)
+
+
+@dlq.command()
+@click.argument("group")
+@which_letters
+@click.option("-o", "--output", type=click.File("w"), default="-", help="A file instead of standard output.")
+@click.pass_context
+def export(ctx: click.Context, /, group: str, limit: int | None, output: Any, **which: Any) -> None:
+    """Write dead letters of GROUP as JSON, one a line. They stay where they are."""
+    from kombu_hake.admin import scan
+
+    count = 0
+    with at_desk(ctx) as desk:
+        for letters in scan(desk, group, _wanted(**which), limit):
+            output.writelines(json.dumps(letter.as_dict()) + "\n" for letter in letters)
+            count += len(letters)
+    note(f"{_letters(count)} of group {group} written.")
+
+
+@dlq.command()
+@click.argument("group")
+@which_letters
+@click.option("--all", "everything", is_flag=True, help="All of them: needed where nothing says which.")
+@click.option("--dry-run", is_flag=True, help="Only show which.")
+@click.option("-f", "--force", is_flag=True, help="Do not ask.")
+@click.pass_context
+def purge(
+    ctx: click.Context, /, group: str, limit: int | None, everything: bool, dry_run: bool, force: bool, **which: Any
+) -> None:
+    """Remove dead letters of GROUP for good."""
+    from kombu_hake.admin import dead_letters as operations_dlq
+
+    says_which = any(value for name, value in which.items() if name != "undelivered")
+    if not everything and not says_which and limit is None:
+        raise click.UsageError("Say which (--task, --exception, --older-than, --id, …), or --all.")
+    with at_desk(ctx) as desk:
+        if dry_run:
+            _show(desk, group, _wanted(**which), limit, "would be removed")
+            return
+        if not force:
+            click.confirm(f"Remove dead letters of group {group} for good?", abort=True)
+        outcome = operations_dlq.purge(desk, group, _wanted(**which), limit=limit, on_progress=_progress("removed"))
+    _finish(outcome, "removed", group)
+
+
+def _wanted(
+    task: str | None,
+    exception: str | None,
+    older_than: float | None,
+    newer_than: float | None,
+    ids: tuple[str, ...],
+    undelivered: bool,
+) -> Wanted:
+    from kombu_hake.admin import Wanted
+
+    return Wanted(task, exception, older_than, newer_than, ids, undelivered)
+
+
+def _show(desk: Any, group: str, wanted: Wanted, limit: int | None, what: str) -> None:
+    from kombu_hake.admin import scan
+    from kombu_hake.cli.tables import letters_table
+
+    letters = [letter for found in scan(desk, group, wanted, limit) for letter in found]
+    say(letters_table(letters))
+    note(f"{_letters(len(letters))} of group {group} {what}.")
+
+
+def _letters(count: int) -> str:
+    return "1 dead letter" if count == 1 else f"{count} dead letters"
+
+
+def _progress(done: str) -> Any:
+    """A line that counts, on a terminal."""
+
+    def on_progress(outcome: Outcome) -> None:
+        if sys.stderr.isatty():
+            click.echo(f"\r{outcome.done} {done}", nl=False, err=True)
+
+    return on_progress
+
+
+def _finish(outcome: Outcome, done: str, group: str) -> None:
+    if sys.stderr.isatty():
+        click.echo("\r", nl=False, err=True)
+    for failure in outcome.failures:
+        note(failure)
+    say(f"{_letters(outcome.done)} of group {group} {done}.")
+    if outcome.failures:
+        raise click.exceptions.Exit(1)

@@ -1,0 +1,84 @@
+"""``celery -A shop hake janitor``: looks for temporary queues that were left behind, and removes them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kombu_hake.cli.tools import at_desk, note, say
+
+if TYPE_CHECKING:
+    from kombu_hake.admin import Desk
+    from kombu_hake.temporary import Found, Report
+
+__all__ = ["janitor"]
+
+#: A longer wait between two steps is said.
+_LONG_S = 5.0
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Only look, and say what would be removed.")
+@click.option("--unproven", is_flag=True, help="Remove queues too that only their tags call temporary; asks first.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document instead of a table.")
+@click.pass_context
+def janitor(ctx: click.Context, dry_run: bool, unproven: bool, as_json: bool) -> None:
+    """Remove temporary queues whose users are gone, and their subscriptions.
+
+    Looks at all queues of the namespace, and twice at each that seems to be left behind, some minutes apart. Workers do
+    the same by themselves, now and then.
+
+    Tags can be written by anyone who may tag the queue. A queue that only its tags call temporary is listed as unproven
+    and kept, unless you say --unproven and confirm.
+    """
+    from kombu_hake.cli.tables import temporaries_table
+    from kombu_hake.temporary import Report
+
+    report = Report()
+    with at_desk(ctx) as desk:
+        try:
+            _run(desk, report, dry_run, approve=_confirm if unproven else _refuse)
+        finally:  # what was done until then, should a right be missing
+            found: dict[str, Any] = {
+                "queues": [one.as_dict() for one in report.queues], "subscriptions": report.subscriptions
+            }  # fmt: skip
+            say(json.dumps(found, indent=2) if as_json else temporaries_table(report, is_dry=dry_run))
+
+
+def _run(desk: Desk, report: Report, dry_run: bool, approve: Callable[[list[Found]], bool]) -> None:
+    from kombu_hake.temporary import Janitor
+
+    topology, settings = desk.topology, desk.clients.settings
+    if settings.topology != "auto":
+        raise click.ClickException(f"With topology={settings.topology} there are no temporary queues to look for.")
+    conf = desk.app.conf
+    exchanges = [f"{conf.control_exchange}.pidbox", conf.event_exchange]
+    one = Janitor(desk.clients, settings, topology.topics, topology.home)
+    for wait_s in one.sweep(report, dry_run=dry_run, exchanges=exchanges, approve=approve):
+        if wait_s > _LONG_S:
+            orphans = sum(1 for found in report.queues if found.state == "orphan")
+            note(f"{orphans} seem to be left behind. They are looked at again in {wait_s:.0f} s, and removed then.")
+        _sleep(wait_s)
+
+
+def _refuse(unproven: list[Found]) -> bool:
+    note(f"{len(unproven)} are not proved to be temporary, and are kept: check them, and remove them with --unproven.")
+    return False
+
+
+def _confirm(unproven: list[Found]) -> bool:
+    note("Only their tags call these queues temporary. They would be deleted with the messages in them:")
+    for found in unproven:
+        note(f"  {found.name}")
+    return click.confirm("Delete them?", err=True)
+
+
+def _sleep(seconds: float) -> None:
+    try:
+        time.sleep(seconds)
+    except KeyboardInterrupt:
+        raise click.exceptions.Exit(1) from None

@@ -1,0 +1,188 @@
+"""The commands' answers as text. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from kombu_hake.quoting import MARK, escaped, quoted
+
+if TYPE_CHECKING:
+    from kombu_hake.admin import Binding, DeadLetter, Group
+    from kombu_hake.temporary import Report
+
+__all__ = ["dead_counts_table", "groups_table", "letter_sheet", "letters_table", "span", "temporaries_table"]
+
+_UNKNOWN = "?"
+_NONE = "-"
+_MAX_TEXT = 60
+_MAX_NAME = 100
+#: Of any cell: one long name must not widen the whole table.
+_MAX_CELL = 500
+#: Of a body, and of a traceback, in the sheet of one dead letter.
+_MAX_SHOWN = 100_000
+#: Deaths that a sheet shows. Ours keep fewer; what else may be in a header is anybody's.
+_MAX_DEATHS = 20
+_INDENT = " " * 11
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
+    """Columns as wide as needed. Each row is one line, whatever is in its cells.
+
+    Args:
+        right: Numbers of the columns that are numbers.
+    """
+    lines = [list(header), *[[quoted(cell, _MAX_CELL) for cell in row] for row in rows]]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def span(seconds: float | None) -> str:
+    """``45s``, ``12m``, ``3h``, ``2d``."""
+    if seconds is None:
+        return _NONE
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= size:
+            return f"{int(seconds // size)}{unit}"
+    return f"{int(seconds)}s"
+
+
+def groups_table(groups: Sequence[Group]) -> str:
+    """One line a group with its counts, then one a binding."""
+    if not groups:
+        return "This app has no groups. Topic(...).on(...) makes one, and its module must be imported by the app."
+    counts = [
+        [
+            group.name + ("" if group.is_ours else " (others')"),
+            *(_number(group, value) for value in (group.ready, group.in_flight, group.delayed)),
+            span(group.oldest_s),
+            _number(group, group.dead) if group.dead_queue or group.state != "ok" else _NONE,
+            group.dead_queue or _NONE,
+            _NONE if group.undelivered is None else str(group.undelivered),
+            group.state,
+        ]
+        for group in groups
+    ]
+    head = ("GROUP", "READY", "IN FLIGHT", "DELAYED", "OLDEST", "DEAD", "DEAD LETTERS IN", "UNDELIVERED", "STATE")
+    bindings = [
+        [item.topic, item.key or '""', group.name, ", ".join(item.handlers) or _NONE, _state(group, item)]
+        for group in groups
+        for item in group.bindings
+    ]
+    text = table(head, counts, right=(1, 2, 3, 4, 5, 7))
+    if bindings:
+        text += "\n\n" + table(("TOPIC", "KEY", "GROUP", "HANDLERS HERE", "BOUND"), sorted(bindings))
+    return text
+
+
+def _number(group: Group, value: int | None) -> str:
+    if value is not None:
+        return str(value)
+    return _NONE if group.state == "missing" else _UNKNOWN
+
+
+def _state(group: Group, item: Binding) -> str:
+    if item.is_bound is None:
+        return _UNKNOWN
+    if not item.is_bound:
+        return "not yet"
+    return "yes" if item.handlers or not group.is_ours else "yes, without handler"
+
+
+def temporaries_table(report: Report, *, is_dry: bool) -> str:
+    """One line a temporary queue, and what became of subscriptions whose queue is gone."""
+    lines = []
+    if report.queues:
+        rows = [
+            [one.name, one.kind, one.state, _due(one.due_in_s), one.who or _NONE]
+            for one in sorted(report.queues, key=lambda one: (one.state, one.name))
+        ]
+        lines.append(table(("QUEUE", "KIND", "STATE", "MAY GO", "USED BY"), rows))
+    else:
+        lines.append("There are no temporary queues in this namespace.")
+    if report.subscriptions:
+        done = "would be removed" if is_dry else "removed"
+        lines.append(f"Subscriptions of temporary queues that are gone, {done}: {len(report.subscriptions)}")
+    return "\n\n".join(lines)
+
+
+def _due(seconds: float | None) -> str:
+    if seconds is None:
+        return "never"
+    return f"in {span(seconds)}" if seconds > 0 else f"since {span(-seconds)}"
+
+
+def dead_counts_table(counts: Sequence[Mapping[str, Any]]) -> str:
+    """One line a group."""
+    rows = [
+        [row["group"], _NONE if row["dead"] is None else str(row["dead"]), row["dead_queue"] or _NONE] for row in counts
+    ]
+    return table(("GROUP", "DEAD", "DEAD LETTERS IN"), rows, right=(1,))
+
+
+def letters_table(letters: Sequence[DeadLetter]) -> str:
+    """One line a dead letter."""
+    if not letters:
+        return "No dead letters."
+    rows = [
+        [
+            _shortened(letter.task_id or letter.message_id, _MAX_NAME),
+            span(letter.age_s),
+            _shortened(letter.reason),
+            _shortened(letter.task or _NONE, _MAX_NAME),
+            _shortened(letter.contents),
+            _shortened(f"{letter.exception}: {letter.message}" if letter.exception else letter.message or _NONE),
+        ]
+        for letter in letters
+    ]
+    return table(("ID", "AGE", "REASON", "TASK", "ARGUMENTS", "EXCEPTION"), rows, right=(1,))
+
+
+def _shortened(text: str, most: int = _MAX_TEXT) -> str:
+    return escaped(" ".join(text[:_MAX_SHOWN].split()), most)
+
+
+def letter_sheet(letter: DeadLetter) -> str:
+    """Everything about one. What it holds itself is indented, so that it can't pass for a line of the sheet."""
+    facts = [
+        ("message", letter.message_id),
+        ("task", letter.task),
+        ("task id", letter.task_id),
+        ("event", _event(letter)),
+        ("reason", letter.reason),
+        ("age", span(letter.age_s)),
+        ("arguments" if letter.task else "body", letter.contents),
+    ]
+    lines = [f"{name + ':':11}{_indented(value, _INDENT)}" for name, value in facts if value]
+    deaths = letter.deaths
+    for number, death in enumerate(deaths[:_MAX_DEATHS], 1):
+        lines.append("")
+        lines.append(
+            f"death {number} of {len(deaths)}: {quoted(death.get('time'))} {quoted(death.get('reason'))}"
+            + (f", after {quoted(death['retries'])} retries" if death.get("retries") else "")
+            + (f", on {quoted(death['worker'])}" if death.get("worker") else "")
+        )
+        text = death.get("traceback") or death.get("message") or ""
+        text = text if isinstance(text, str) else quoted(text, _MAX_SHOWN)
+        lines.append("  " + _indented(text.rstrip(), "  "))
+    if len(deaths) > _MAX_DEATHS:
+        lines.append(f"\n{MARK} and {len(deaths) - _MAX_DEATHS} more")
+    return "\n".join(lines)
+
+
+def _indented(text: str, indent: str) -> str:
+    """Lines after the first one begin with *indent*."""
+    return escaped(text, _MAX_SHOWN, keep="\n").replace("\n", "\n" + indent)
+
+
+def _event(letter: DeadLetter) -> str | None:
+    event = letter.headers.get("hake_event")
+    if not isinstance(event, Mapping):
+        return None
+    return f"{quoted(event.get('key'))} of topic {quoted(event.get('topic'))}, id {quoted(event.get('id'))}"

@@ -1,0 +1,74 @@
+"""What the commands share: connecting, errors as one line, options that mean the same everywhere."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kombu_hake.quoting import escaped
+
+if TYPE_CHECKING:
+    from kombu_hake.admin import Desk
+
+__all__ = ["SPAN", "at_desk", "note", "say", "which_letters"]
+
+_NOTE_CHARS = 2_000
+
+
+def say(text: str) -> None:
+    """To standard output, with nothing in it that a terminal acts on but newlines."""
+    click.echo(escaped(text, None, keep="\n"))
+
+
+def note(text: str) -> None:
+    """One line to standard error: what is not the answer."""
+    click.echo(escaped(text, _NOTE_CHARS), err=True)
+
+
+@contextmanager
+def at_desk(ctx: click.Context) -> Iterator[Desk]:
+    """Connected to the app's broker; what goes wrong there ends the command with one line and exit code 1."""
+    from kombu_hake.admin import open_desk
+    from kombu_hake.exceptions import HakeError
+
+    try:
+        with open_desk(ctx.obj.app) as desk:
+            yield desk
+    except HakeError as exc:
+        raise click.ClickException(escaped(str(exc), None, keep="\n")) from exc
+
+
+class _Span(click.ParamType):  # type: ignore[type-arg]  # generic in the newest click only
+    """A length of time: ``90``, ``90s``, ``15m``, ``2h``, ``3d``."""
+
+    name = "time"
+    _units = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}  # noqa: RUF012 - never changed
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", str(value).strip())
+        if match is None:
+            self.fail(f"{value!r} is no length of time: write 90s, 15m, 2h or 3d.", param, ctx)
+        return float(match[1]) * self._units[match[2]]
+
+
+SPAN = _Span()
+
+
+def which_letters(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say which dead letters are meant, and how many at most."""
+    options = (
+        click.option("--task", metavar="GLOB", help="Whose task's name matches."),
+        click.option("--exception", metavar="GLOB", help="Whose exception's class matches, or its message holds this."),
+        click.option("--older-than", type=SPAN, help="Dead for longer than 90s, 15m, 2h, 3d."),
+        click.option("--newer-than", type=SPAN, help="Dead for less than that."),
+        click.option("--id", "ids", multiple=True, metavar="ID", help="Of a message, task or event; may be repeated."),
+        click.option("--undelivered", is_flag=True, help="Of what SNS could not deliver to the queue, instead."),
+        click.option("--limit", type=click.IntRange(min=1), help="So many at most."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command

@@ -1,0 +1,34 @@
+"""Configuration: broker URL, transport options and environment in, one frozen :class:`Settings` out.
+
+Every fault is reported at once, in one :class:`~kombu_hake.exceptions.ConfigurationError`.
+"""
+
+from __future__ import annotations
+
+from kombu_hake.config.settings import (
+    SCHEME,
+    Masked,
+    Settings,
+    UrlParts,
+    join_url,
+    load,
+    mask_url,
+    mask_userinfo,
+    masked,
+    revealed,
+    split_url,
+)
+
+__all__ = [
+    "SCHEME",
+    "Masked",
+    "Settings",
+    "UrlParts",
+    "join_url",
+    "load",
+    "mask_url",
+    "mask_userinfo",
+    "masked",
+    "revealed",
+    "split_url",
+]

@@ -1,0 +1,349 @@
+"""Broker URL, transport options and environment to one frozen :class:`Settings`. Pure, but for reading ``environ``.
+
+Precedence, first wins: ``broker_transport_options``, query of the URL, environment, default. The key, secret, host and
+namespace in the URL come before the options of the same meaning only where no option says otherwise. All faults are
+reported together. Secrets appear in no ``repr`` and no error.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+
+from kombu_hake.amqp import Namer
+from kombu_hake.config.options import GRANTED_ANYWAY, KOMBU_KEYS, OPTIONS, WITHOUT_MEANING
+from kombu_hake.exceptions import ConfigurationError
+from kombu_hake.quoting import guarded
+
+__all__ = [
+    "SCHEME",
+    "Masked",
+    "Settings",
+    "UrlParts",
+    "join_url",
+    "load",
+    "mask_url",
+    "mask_userinfo",
+    "masked",
+    "revealed",
+    "split_url",
+]
+
+logger = guarded(logging.getLogger(__name__))
+SCHEME = "hake"
+DEFAULT_CONNECT_TIMEOUT_S = 5.0
+_ALIASES = {alias: name for name, option in OPTIONS.items() for alias in option.aliases}
+_SECRETS = {"session_token"}
+_URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)\Z", re.DOTALL)
+#: A host, a port and a path, before the query; with no room for a secret.
+_WITHOUT_SECRET = re.compile(r"(\[[^]]*]|[^:/]*)(:[0-9]{0,5})?(/.*)?\Z", re.DOTALL)
+#: What may stand as the host of an endpoint. Whatever has a meaning of its own in a URL is not part of a name.
+_HOST = re.compile(r"[A-Za-z0-9._-]{1,253}\Z|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?\]\Z", re.ASCII)
+_LOCAL_NAME = re.compile(r"(?:[a-z0-9_-]+\.)*localhost", re.ASCII)
+#: The credentials in a URL that is part of some text; rather too much than too little of it.
+_USERINFO = re.compile(r"""(?<=://)[^\s'"]*@""")
+_warned: set[str] = set()
+
+
+class UrlParts(NamedTuple):
+    """A broker URL taken apart and unquoted; ``None`` or ``""`` for what it does not have."""
+
+    key: str | None
+    secret: str | None
+    host: str | None
+    port: int | None
+    namespace: str
+    query: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that was configured, validated. Compares by value, so that equal settings share clients."""
+
+    access_key_id: str | None = None
+    secret_access_key: str | None = field(default=None, repr=False)
+    session_token: str | None = field(default=None, repr=False)
+    region: str | None = None
+    profile: str | None = None
+    role_arn: str | None = None
+    role_duration: int = 3600
+    endpoint_url: str | None = None
+    sqs_endpoint_url: str | None = None
+    sns_endpoint_url: str | None = None
+    account_id: str | None = None
+    namer: Namer = field(default_factory=Namer)
+    predefined_queues: Mapping[str, str] = field(default_factory=dict)
+    predefined_exchanges: Mapping[str, str] = field(default_factory=dict)
+    topology: str = "auto"
+    direct_exchanges: str = "auto"
+    best_effort_exchanges: tuple[str, ...] = ("*.pidbox", "celeryev")
+    unroutable: str = "warn"
+    queue_policy: str = "topics"
+    fanout_priorities: bool = False
+    dead_letter_queue: str | None = None
+    max_receive_count: int = 20
+    keep_undelivered: bool = True
+    queue_attributes: Mapping[str, str] = field(default_factory=dict)
+    queue_tags: Mapping[str, str] = field(default_factory=dict)
+    temporary_queue_limit: float = 600.0
+    janitor_interval: float = 3600.0
+    visibility_timeout: int = 120
+    on_lost_lease: str = "warn"
+    wait_time_seconds: int = 20
+    check_bindings: float = 300.0
+    max_pollers: int = 8
+    ack_linger: float = 0.1
+    stop_timeout: float = 5.0
+    connect_timeout: float = DEFAULT_CONNECT_TIMEOUT_S
+    read_timeout: float = 15.0
+    max_attempts: int = 3
+    client_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def key(self) -> str:
+        """Equal for two settings that may share clients and caches. Holds secrets: for comparing, not for printing."""
+        values = ((name, getattr(self, name)) for name in self.__dataclass_fields__)
+        return repr([(name, sorted(v.items()) if isinstance(v, Mapping) else v) for name, v in values])
+
+    def is_best_effort(self, exchange: str) -> bool:
+        """Whether the user can do without this exchange."""
+        return any(fnmatchcase(exchange, pattern) for pattern in self.best_effort_exchanges)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the endpoint is on this machine, and so an emulator: what AWS asks to wait for is at once there."""
+        return self.endpoint_url is not None and _is_loopback(urlsplit(self.endpoint_url).hostname or "")
+
+
+def split_url(url: str) -> UrlParts:
+    """Take a ``hake://`` URL apart.
+
+    The credentials end at the last ``@`` before the query, so that a secret key pasted with its ``/`` and ``+``
+    unquoted is understood.
+
+    Raises:
+        ConfigurationError: the URL is none, or its port is no number.
+    """
+    match = _URL.match(url)
+    if not match:
+        raise ConfigurationError(
+            f"{mask_url(url)!r} is not a broker URL. Write hake://, or hake://host:port/namespace?region=eu-west-1."
+        )
+    rest, _, query = match["rest"].partition("?")
+    credentials, at, location = rest.rpartition("@")
+    key, _, secret = credentials.partition(":") if at else ("", "", "")
+    netloc, _, path = location.partition("/")
+    host, port = _host_and_port(netloc, url)
+    pairs = dict(parse_qsl(query, keep_blank_values=True))
+    return UrlParts(
+        unquote(key) or None, unquote(secret) or None, host, port, unquote(path).strip("/"), pairs
+    )
+
+
+def join_url(parts: UrlParts) -> str:
+    """The URL of its parts, quoted; :func:`split_url` gives the parts back."""
+    credentials = f"{_quoted(parts.key)}:{_quoted(parts.secret)}@" if parts.key or parts.secret else ""
+    port = f":{parts.port}" if parts.port else ""
+    query = f"?{urlencode(parts.query)}" if parts.query else ""
+    path = f"/{quote(parts.namespace)}" if parts.namespace else ""
+    return f"{SCHEME}://{credentials}{parts.host or ''}{port}{path}{query}"
+
+
+def _quoted(text: str | None) -> str:
+    return quote(text or "", safe="")
+
+
+def _host_and_port(netloc: str, url: str) -> tuple[str | None, int | None]:
+    if netloc.startswith("["):  # [::1]:4566
+        host, _, port = netloc[1:].partition("]")
+        port = port.lstrip(":")
+        host = f"[{host}]"
+    else:
+        host, _, port = netloc.partition(":")
+    if port and not (re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 65536):
+        raise ConfigurationError(
+            f"The port in {mask_url(url)!r} must be a number from 1 to 65535. If the access key or secret holds '@' "
+            "or '?', write it percent-encoded (urllib.parse.quote(secret, safe=''))."
+        )
+    if host and not _HOST.match(host):
+        raise ConfigurationError(
+            f"The host in {mask_url(url)!r} must be a host name or an IP address. If the access key or secret holds "
+            "'@', '?' or '#', write it percent-encoded (urllib.parse.quote(secret, safe=''))."
+        )
+    return (host or None), (int(port) if port else None)
+
+
+def mask_url(url: str, mask: str = "**") -> str:
+    """*url* with the secret key, the session token and what else is secret replaced by *mask*.
+
+    Of a URL that is none, too much is masked rather than too little: a secret with an unquoted ``?`` ends at the last
+    ``@``, and what stands where a port should, and is none, counts as a secret.
+    """
+    scheme, sep, rest = url.partition("://") if "://" in url else ("", "", url)
+    head, question, query = rest.partition("?")
+    credentials, at, location = head.rpartition("@")
+    if not at and not _WITHOUT_SECRET.match(head):
+        if "@" in query:
+            credentials, at, rest = rest.rpartition("@")
+            location, question, query = rest.partition("?")
+        else:
+            credentials, location = head, ""
+    key, colon, _secret = credentials.partition(":")
+    pairs = [
+        f"{name}={mask}" if unquote(name) in _SECRETS else f"{name}{eq}{_without_userinfo(value, mask)}"
+        for name, eq, value in (part.partition("=") for part in query.split("&"))
+    ]
+    return f"{scheme}{sep}{key}{colon}{mask if colon else ''}{at}{location}{question}{'&'.join(pairs)}"
+
+
+def _without_userinfo(quoted: str, mask: str) -> str:
+    """A value of a query, in which a URL (``endpoint_url``) may have credentials."""
+    plain = unquote(quoted)
+    shown = mask_userinfo(plain, mask)
+    return quoted if shown == plain else shown
+
+
+class Masked(str):
+    """Text with a secret that shows masked wherever it is printed, logged or sent; :attr:`real` is the text itself."""
+
+    real: str
+
+    def __new__(cls, shown: str, real: str) -> Masked:
+        masked = super().__new__(cls, shown)
+        masked.real = real
+        return masked
+
+    def __getnewargs__(self) -> tuple[str, str]:  # type: ignore[override]  # two, as __new__ takes
+        return str(self), self.real
+
+
+def masked(value: Any) -> Any:
+    """*value* with each text in it, at any depth of dicts and lists, that is a URL with credentials :class:`Masked`."""
+    if isinstance(value, Masked):
+        return value
+    if isinstance(value, str):
+        shown = mask_userinfo(value)
+        return value if shown == value else Masked(shown, value)
+    if isinstance(value, Mapping):
+        return {key: masked(item) for key, item in value.items()}
+    return [masked(item) for item in value] if isinstance(value, list) else value
+
+
+def revealed(value: Any) -> Any:
+    """*value* as it was before :func:`masked`."""
+    if isinstance(value, Masked):
+        return value.real
+    if isinstance(value, Mapping):
+        return {key: revealed(item) for key, item in value.items()}
+    return [revealed(item) for item in value] if isinstance(value, list) else value
+
+
+def mask_userinfo(text: str, mask: str = "**") -> str:
+    """*text* with the user and password of each URL in it replaced by *mask*."""
+    return _USERINFO.sub(f"{mask}@", text)
+
+
+def load(
+    parts: UrlParts,
+    transport_options: Mapping[str, Any],
+    environ: Mapping[str, str],
+    connect_timeout: float | None = None,
+) -> Settings:
+    """The settings for a URL, options and environment.
+
+    Args:
+        connect_timeout: Seconds, what kombu was given (``broker_connection_timeout``); an option comes first.
+    Raises:
+        ConfigurationError: with every fault that was found.
+    """
+    faults: list[str] = []
+    given = _gather(parts, transport_options, environ, faults)
+    values = {name: option.default for name, option in OPTIONS.items()}
+    for name, (value, origin) in given.items():
+        try:
+            values[name] = OPTIONS[name].parse(value)
+        except ValueError as exc:
+            shown = "its value" if name in _SECRETS or name == "client_config" else mask_userinfo(repr(value))
+            faults.append(f"{origin} {name}: {shown} must be {exc}.")
+    if values["connect_timeout"] is None:
+        values["connect_timeout"] = float(connect_timeout or DEFAULT_CONNECT_TIMEOUT_S)
+    if (parts.key is None) != (parts.secret is None):
+        faults.append("The URL has an access key without a secret key, or the other way round: give both or neither.")
+    _check_together(values, parts, faults)
+    if faults:
+        raise ConfigurationError(faults)
+    namer = Namer(values.pop("namespace"), values.pop("queue_name_prefix"), values.pop("name_style"))
+    is_secure = values.pop("is_secure")
+    if parts.host and not values["endpoint_url"]:
+        values["endpoint_url"] = _endpoint_of(parts, is_secure)
+    return Settings(access_key_id=parts.key, secret_access_key=parts.secret, namer=namer, **values)
+
+
+def _gather(
+    parts: UrlParts, transport_options: Mapping[str, Any], environ: Mapping[str, str], faults: list[str]
+) -> dict[str, tuple[Any, str]]:
+    """Option name to (value, where it was given), by precedence."""
+    given: dict[str, tuple[Any, str]] = {}
+    for name, option in OPTIONS.items():
+        for variable in option.env:
+            if environ.get(variable):
+                given.setdefault(name, (environ[variable], f"Environment variable {variable} for"))
+    if parts.namespace:
+        given["namespace"] = (parts.namespace, "Path of the URL, the")
+    for origin, source in (("Option in the URL", parts.query), ("Transport option", transport_options)):
+        for written, value in source.items():
+            name = _ALIASES.get(written, written)
+            if name in OPTIONS:
+                given[name] = (value, origin)
+            elif written in WITHOUT_MEANING:
+                _warn_once(written)
+            elif written not in KOMBU_KEYS and written not in GRANTED_ANYWAY:
+                faults.append(f"{origin} {written!r} is unknown; {_nearest(written)}")
+    return given
+
+
+def _check_together(values: Mapping[str, Any], parts: UrlParts, faults: list[str]) -> None:
+    if values["session_token"] and not parts.key:
+        faults.append("session_token needs the access key and secret in the URL.")
+    if values["profile"] and parts.key:
+        faults.append("Give either the keys in the URL or profile, not both.")
+    if values["endpoint_url"] and parts.host:
+        faults.append("Give either a host in the URL or endpoint_url, not both.")
+
+
+def _endpoint_of(parts: UrlParts, is_secure: bool | None) -> str:
+    host = str(parts.host)
+    secure = not _is_loopback(host.strip("[]")) if is_secure is None else is_secure
+    port = f":{parts.port}" if parts.port else ""
+    return f"{'https' if secure else 'http'}://{host}{port}"
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether a host name or address, without port and brackets, is this machine and cannot be another."""
+    host = host.lower()
+    if _LOCAL_NAME.fullmatch(host):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _nearest(written: object) -> str:
+    names = [*OPTIONS, *_ALIASES]
+    close = difflib.get_close_matches(str(written).lower(), names, n=1)
+    return f"did you mean {close[0]!r}?" if close else "see the table of options in the README."
+
+
+def _warn_once(written: str) -> None:
+    if written not in _warned:
+        _warned.add(written)
+        logger.warning(
+            "The option %s of sqs:// has no meaning for hake:// and is ignored: %s.", written, WITHOUT_MEANING[written]
+        )

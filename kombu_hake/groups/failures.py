@@ -1,0 +1,170 @@
+"""Handlers that have finally failed: *sent* to the group's dead letters with exception and history, then acknowledged.
+
+Celery learns of a failure in the worker's main process (``Request.on_failure`` in ``celery/worker/request.py``), after
+the last retry. A retry is not a failure, nor is a task that was revoked, ignored, or goes back to the queue because its
+worker process was lost (``reject_on_worker_lost``). If sending fails, the message goes back to the queue: the handler
+runs again, and AWS's own redrive policy ends that after twenty receives.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+from uuid import uuid4
+
+from billiard.einfo import ExceptionWithTraceback
+from celery.exceptions import Ignore, Reject, Retry, Terminated, TimeLimitExceeded, WorkerLostError
+from celery.utils.serialization import get_pickled_exception
+from celery.worker.request import Request
+
+from kombu_hake.amqp import COMPRESSION_HEADER, PRIVATE_EXCHANGE, Envelope, encode, is_task
+from kombu_hake.exceptions import HakeError
+from kombu_hake.groups.messages import Parts, resendable, with_death
+from kombu_hake.quoting import guarded, quoted
+from kombu_hake.receive import HakeMessage
+
+__all__ = ["GroupRequest", "group_of", "parts_of", "set_aside", "text_of"]
+
+logger = guarded(logging.getLogger(__name__))
+MAX_MESSAGE_CHARS = 1_000
+MAX_TRACEBACK_CHARS = 6_000
+#: Of an attribute of the dead letter.
+MAX_ATTRIBUTE_CHARS = 256
+
+
+def group_of(message: Any) -> str | None:
+    """The queue that a received message lies in; None where the transport does not tell."""
+    info = message.delivery_info or {}
+    if info.get("exchange") not in ("", PRIVATE_EXCHANGE, info.get("routing_key")):
+        return None
+    key = info.get("routing_key")
+    return str(key) if key else None
+
+
+def text_of(body: bytes | str) -> str:
+    """The body of others' messages; kombu hands it over in UTF-8."""
+    return body if isinstance(body, str) else body.decode("utf-8", "replace")
+
+
+def parts_of(message: Any) -> Parts:
+    """A received message in kombu's parts."""
+    body, headers = message.body, dict(message.headers)
+    packed = getattr(message, "packed", None)
+    if packed is not None:  # as it was sent
+        body, headers[COMPRESSION_HEADER] = packed
+    return Parts(body, message.content_type, message.content_encoding, headers, dict(message.properties))
+
+
+class GroupRequest(Request):  # type: ignore[misc]
+    """The run of a handler in a worker."""
+
+    def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
+        """Celery's hook, called for retries and the like too."""
+        exc = _exception_of(exc_info)
+        group = group_of(self.message)
+        is_held = isinstance(self.message, HakeMessage) and not self.message.is_lost  # what is lost runs again
+        if is_held and group is not None and self._is_final(exc):
+            self._set_aside(exc, exc_info)
+        return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
+
+    def _is_final(self, exc: BaseException) -> bool:
+        """Whether nothing will run this handler for this event again; the same cases as in Celery's ``on_failure``."""
+        if isinstance(exc, Retry | Terminated | MemoryError) or self._already_revoked or self._already_cancelled:
+            return False
+        if isinstance(exc, Reject):
+            return not exc.requeue
+        if isinstance(exc, Ignore):
+            return False
+        task = self.task
+        if isinstance(exc, WorkerLostError | SystemExit | KeyboardInterrupt):
+            goes_back = task.acks_late and task.reject_on_worker_lost
+            return not goes_back and not getattr(task, "retry_on_worker_lost", False)
+        if isinstance(exc, TimeLimitExceeded):
+            return bool(not task.acks_late or getattr(task, "acks_on_timeout", task.acks_on_failure_or_timeout))
+        return True
+
+    def _set_aside(self, exc: BaseException, exc_info: Any) -> None:
+        death = {
+            "exception": getattr(exc, "exc_cls_name", type(exc).__name__),
+            "message": str(exc)[:MAX_MESSAGE_CHARS],
+            "traceback": str(exc_info.traceback or "")[-MAX_TRACEBACK_CHARS:],
+            "retries": self.request_dict.get("retries") or 0,
+            "worker": self.hostname,
+        }
+        if set_aside(self.message, parts_of(self.message), "failed", death):
+            self.acknowledge()
+        else:  # not at once: the handler would run in a loop for as long as nothing can be sent there
+            self.message.come_later()
+            self.acknowledged = True
+
+
+def _exception_of(exc_info: Any) -> BaseException:
+    exc = exc_info.exception
+    if isinstance(exc, ExceptionWithTraceback):
+        exc = exc.exc
+    found: BaseException = get_pickled_exception(exc)
+    return found
+
+
+def set_aside(message: Any, parts: Parts, reason: str, details: Mapping[str, Any]) -> bool:
+    """Send a message to where dead ones of its queue go, as something that can be sent back as it is.
+
+    Args:
+        parts: What to send; of others' text the text itself.
+        reason: ``failed``, ``unhandled`` or ``malformed``.
+        details: For its history: ``exception``, ``message``, ``traceback``, …
+    Returns:
+        Whether it may be deleted now. So also where the queue has no dead-letter queue: then it is not sent anywhere.
+    """
+    transport = getattr(message.channel, "connection", None)
+    queue = group_of(message)
+    if transport is None or queue is None:
+        return False  # the connection is closed: whatever is unsettled comes again by itself
+    death = {
+        "reason": reason,
+        "queue": queue,
+        "task": parts.headers.get("task"),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        **details,
+    }
+    sent_ms = parts.properties.get("sent_timestamp_ms")
+    sent = resendable(parts._replace(headers=with_death(parts.headers, death)), sent_ms)
+    text = text_of(parts.body)  # of others, as it was
+    if is_task(parts.headers):
+        text = encode(sent.as_dict(), PRIVATE_EXCHANGE, queue, uuid4().hex).text
+    properties = {**sent.properties, "delivery_info": {"exchange": PRIVATE_EXCHANGE, "routing_key": queue}}
+    envelope = Envelope(*sent._replace(properties=properties), is_kombu=True)
+    raw = {
+        "Body": text,
+        "MessageId": message.properties.get("message_id"),
+        "Attributes": _fifo_attributes(parts.properties),
+        "MessageAttributes": _attributes(parts, death),
+    }
+    try:
+        url = transport.topology.queues.url(queue)
+    except HakeError as exc:
+        logger.error("A dead letter of group %s could not be sent: %s", queue, exc)
+        return False
+    arguments = transport.topology.queues.arguments(queue)
+    done: bool = transport.dead_letters.set_aside(
+        envelope, raw, queue=queue, url=url, arguments=arguments, reason=reason
+    )
+    return done
+
+
+def _attributes(parts: Parts, death: Mapping[str, Any]) -> dict[str, Any]:
+    """Others' own, so that the message can be sent back; and what operators look for."""
+    given = parts.properties.get("attributes")
+    texts = {name: text for name, text in given.items() if isinstance(text, str)} if isinstance(given, dict) else {}
+    for name, value in (("hake-death-task", death["task"]), ("hake-death-exception", death.get("exception"))):
+        if value:
+            texts[name] = quoted(value, MAX_ATTRIBUTE_CHARS)  # SQS refuses control characters
+    return {name: {"DataType": "String", "StringValue": value} for name, value in texts.items()}
+
+
+
+def _fifo_attributes(properties: Mapping[str, Any]) -> dict[str, str]:
+    group = properties.get("MessageGroupId")
+    return {"MessageGroupId": str(group)} if group else {}

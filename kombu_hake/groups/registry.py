@@ -1,0 +1,97 @@
+"""Which handlers a process knows: what :meth:`kombu_hake.groups.topic.Topic.on` was told. Pure, but for the list it
+keeps.
+
+A *subscription* is one handler of one group for one binding key of one topic. A group is a queue; its bindings are the
+keys of its subscriptions. The identity of a run is derived here too, so that every process that knows an event's id can
+tell the id of each handler's run without asking anybody.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid5
+from weakref import WeakKeyDictionary
+
+from kombu_hake.amqp import MATCHED_KEY_MAX_CHARS, Binding, matches
+
+__all__ = ["Registry", "Subscription", "registry", "run_id"]
+
+_RUNS = UUID("0c8bb6ce-6f3c-5d33-9f0b-2f0b6ad1f6d4")
+
+
+def run_id(event_id: str, group: str, handler: str) -> str:
+    """The task id of a handler's run for an event: the same in every process, at every redelivery and retry.
+
+    Args:
+        handler: Name of the handler's task.
+    """
+    name = "\0".join((event_id, group, handler))
+    # Half of a surrogate pair, which JSON can hold, has no UTF-8.
+    return str(uuid5(_RUNS, name.encode("utf-8", "backslashreplace").decode()))
+
+
+@dataclass(frozen=True)
+class Subscription:
+    """One handler of one group for one binding key of one topic.
+
+    Attributes:
+        key: Binding key; words with ``*`` (one word) and ``#`` (any number of words), as in AMQP.
+        name_in: The name of the handler's task in an app.
+        as_mapping: Whether the handler takes the payload as one mapping instead of keyword arguments.
+    """
+
+    topic: str
+    key: str
+    group: str
+    name_in: Callable[[Any], str]
+    as_mapping: bool = False
+    dead_letters: bool = True
+
+    def wants(self, topic: str, key: str) -> bool:
+        """Whether an event of this topic and key is for the handler."""
+        if topic != self.topic or len(key) > MATCHED_KEY_MAX_CHARS:
+            return False
+        return matches(Binding(topic, "topic", self.key), key)
+
+
+class Registry:
+    """All subscriptions of a process: those of shared tasks, and those of one app. Safe to share between threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._shared: list[Subscription] = []
+        self._of_app: WeakKeyDictionary[Any, list[Subscription]] = WeakKeyDictionary()
+
+    def add(self, subscription: Subscription, app: Any = None) -> None:
+        """Take note of a subscription; of all apps where *app* is None."""
+        with self._lock:
+            known = self._shared if app is None else self._of_app.setdefault(app, [])
+            if subscription not in known:
+                known.append(subscription)
+
+    def all(self, app: Any) -> list[Subscription]:
+        """What an app's workers handle, in the order of definition."""
+        with self._lock:
+            return [*self._shared, *self._of_app.get(app, ())]
+
+    def groups(self, app: Any) -> list[str]:
+        """Names of the groups that an app has handlers for."""
+        return list(dict.fromkeys(subscription.group for subscription in self.all(app)))
+
+    def matching(self, app: Any, topic: str, key: str, group: str | None = None) -> list[Subscription]:
+        """The handlers for an event, one subscription each, though several keys of one may match.
+
+        Args:
+            group: Of one group only.
+        """
+        found: dict[tuple[str, str], Subscription] = {}
+        for subscription in self.all(app):
+            if group in (None, subscription.group) and subscription.wants(topic, key):
+                found.setdefault((subscription.group, subscription.name_in(app)), subscription)
+        return list(found.values())
+
+
+registry = Registry()

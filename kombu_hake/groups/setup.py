@@ -1,0 +1,110 @@
+"""What an app needs to have groups: their queues, the event task, and a step of the worker.
+
+Done when the app is finalized, and again for handlers that are imported after that. Queues are *added* to the app's
+own: setting ``task_queues`` would make Celery forget its default queue.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from celery import Task, _state
+from kombu import Exchange, Queue, binding
+
+from kombu_hake.amqp import EVENT_TASK, IF_MADE
+from kombu_hake.groups.registry import Subscription, registry
+
+__all__ = ["announce", "finalized_apps", "route"]
+
+_lock = threading.RLock()
+_connected: list[Any] = []
+_ROUTER = "kombu_hake.groups.setup:route"
+
+
+class EventTask(Task):  # type: ignore[misc]
+    """Stands for an event until a worker has found its handlers; see :mod:`kombu_hake.groups.worker`."""
+
+    name = EVENT_TASK
+    ignore_result = True
+    Strategy = "kombu_hake.groups.worker:event_strategy"
+
+    def run(self, *_args: Any, **_kwargs: Any) -> None:
+        """Never called by a worker."""
+        raise NotImplementedError("An event is published with Topic.publish, not run as a task.")
+
+
+def announce(app: Any) -> None:
+    """There are new subscriptions: of *app*, or of all apps where it is None."""
+    with _lock:
+        if not _connected:
+            _connected.append(_on_finalize)
+            _state.connect_on_app_finalize(_on_finalize)
+    for concerned in finalized_apps() if app is None else [app] if app.finalized else []:
+        _install(concerned)
+
+
+def finalized_apps() -> list[Any]:
+    """The apps of this process that have evaluated their tasks."""
+    return [app for app in _state._get_active_apps() if app.finalized]
+
+
+def _on_finalize(app: Any) -> None:
+    if registry.all(app):
+        _install(app)
+
+
+def _install(app: Any) -> None:
+    """Idempotent: called again for every subscription that comes late."""
+    with _lock:
+        if EVENT_TASK not in app._tasks:
+            app.register_task(EventTask())
+            app.conf.task_routes = [_ROUTER, *_as_list(app.conf.task_routes)]
+        app.steps["consumer"].add("kombu_hake.groups.worker:GroupStep")
+        for subscription in registry.all(app):
+            _add_queue(app.amqp.queues, subscription)
+
+
+def route(name: str, _args: Any, _kwargs: Any, _options: Any, task: Any = None) -> dict[str, str] | None:
+    """A router of ``task_routes``: a handler that is called like a task goes to its group's queue."""
+    if task is None:  # not registered in this app, so no handler of its
+        return None
+    groups = (item.group for item in registry.all(task.app) if item.name_in(task.app) == name)
+    group = next(groups, None)
+    return {"queue": group} if group else None
+
+
+def _as_list(routes: Any) -> list[Any]:
+    """As Celery reads ``task_routes`` (``celery/app/routes.py``, ``prepare``)."""
+    if routes is None:
+        return []
+    return list(routes) if isinstance(routes, list | tuple) else [routes]
+
+
+def _add_queue(queues: Any, subscription: Subscription) -> None:
+    name = subscription.group
+    if name not in queues:
+        # Its own direct exchange is what makes handler.delay() a send to this queue alone.
+        queue = Queue(name, Exchange(name, type="direct"), routing_key=name)
+        queues.add(queue)
+        # A worker without -Q consumes all queues that the app names, as with task_queues; older Celery by itself.
+        getattr(queues, "_default_consume_from", {}).setdefault(name, queue)
+    queue = queues[name]
+    if subscription.dead_letters:
+        queue.queue_arguments = _with_dead_letters(queue.queue_arguments or {})
+    if queue.exchange is not None and queue.exchange.name and not queue.bindings:
+        # kombu drops the exchange of a queue that has bindings (kombu/entity.py, ``Queue.__init__``).
+        queue.bindings.add(binding(queue.exchange, queue.routing_key, queue.binding_arguments))
+    if not any(_is_of(subscription, known) for known in queue.bindings):
+        queue.bindings.add(binding(Exchange(subscription.topic, type="topic"), subscription.key))
+
+
+def _with_dead_letters(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a queue, with a dead-letter queue unless they say something else."""
+    says = "x-dead-letter-exchange" in arguments or "x-dead-letter-queue" in arguments
+    return dict(arguments) if says else {**arguments, "x-dead-letter-queue": IF_MADE}
+
+
+def _is_of(subscription: Subscription, known: Any) -> bool:
+    return bool(known.exchange.name == subscription.topic and known.routing_key == subscription.key)

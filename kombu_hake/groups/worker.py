@@ -1,0 +1,173 @@
+"""What a worker does with events: find the handlers, and hand over.
+
+One handler
+    The message becomes that of the handler's run, by its headers alone, and goes to the handler's own strategy: rate
+    limits, ETA, retries and everything else are Celery's.
+
+Several handlers
+    One message for each is sent to the group's own queue, in one request; then the event is acknowledged. So each is
+    retried, delayed and deleted by itself. A worker that dies in between sends them again: with the same ids, as they
+    follow from the event's.
+
+None
+    A key that the queue is still bound to, or that a newer version of the app handles: the event is set aside in the
+    dead-letter queue, and said so once a key.
+
+Others' JSON
+    has no header that Celery knows a task by. In a group's queue it is made an event before Celery looks at it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from celery import bootsteps
+from celery.worker.request import Request
+from kombu.serialization import prepare_accept_content
+from kombu.utils.imports import symbol_by_name
+
+from kombu_hake.amqp import PRIVATE_EXCHANGE
+from kombu_hake.aws import Once
+from kombu_hake.exceptions import HakeError, MalformedMessage
+from kombu_hake.groups.failures import GroupRequest, group_of, parts_of, set_aside, text_of
+from kombu_hake.groups.messages import Parts, event_of, for_handler, foreign_event, resendable
+from kombu_hake.groups.registry import registry
+from kombu_hake.publish import batch
+from kombu_hake.quoting import guarded, quoted
+from kombu_hake.receive import HakeMessage
+from kombu_hake.worker import check_tasks, say_unknown_once
+
+__all__ = ["GroupStep", "event_strategy"]
+
+logger = guarded(logging.getLogger(__name__))
+
+
+class GroupStep(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Prepares a Celery worker for events; after the step that declares the queues, before the one that consumes."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def __init__(self, c: Any, **kwargs: Any) -> None:
+        super().__init__(c, **kwargs)
+        _prepare_handlers(c.app)
+        check_tasks(c)  # after others' JSON has become an event
+        c.create_task_handler = partial(_task_handler, c.app, c.create_task_handler)
+        say_unknown_once(c)
+
+    def start(self, c: Any) -> None:
+        """Say so where events can't work."""
+        transport = c.connection.transport
+        if transport.driver_type != "hake":
+            logger.error("Topics and groups need a hake:// broker; this worker's is %s.", transport.driver_type)
+
+
+def _prepare_handlers(app: Any) -> None:
+    """Have the handlers' failures go to the dead letters, whatever request class they have."""
+    for subscription in registry.all(app):
+        task = app.tasks[subscription.name_in(app)]
+        known = symbol_by_name(task.Request)
+        if not issubclass(known, GroupRequest):
+            task.Request = GroupRequest if known is Request else type(known.__name__, (GroupRequest, known), {})
+
+
+def _task_handler(app: Any, create: Callable[..., Any], *args: Any, **kwargs: Any) -> Callable[[Any], Any]:
+    """``Consumer.create_task_handler``, with a look at each message before Celery's."""
+    on_task_received = create(*args, **kwargs)
+    topics: dict[str, dict[str, Any]] = {}
+    for subscription in registry.all(app):
+        has_handlers = partial(_has_handlers, app, subscription.topic, subscription.group)
+        topics.setdefault(subscription.group, {})[subscription.topic] = has_handlers
+
+    def on_message(message: Any) -> Any:
+        if isinstance(message, HakeMessage) and "attributes" in message.properties:
+            group = group_of(message)
+            if group in topics and not _adopt(message, topics[group]):
+                return None
+        return on_task_received(message)
+
+    return on_message
+
+
+def _has_handlers(app: Any, topic: str, group: str, key: str) -> bool:
+    return bool(registry.matching(app, topic, key, group))
+
+
+def _adopt(message: Any, topics: dict[str, Any]) -> bool:
+    """Make others' JSON an event; False if it can't be understood, and was set aside."""
+    properties = message.properties
+    try:
+        event = foreign_event(
+            text_of(message.body), properties["attributes"], str(properties.get("message_id")), topics
+        )
+    except MalformedMessage as exc:
+        logger.error("A message in the queue of group %s is set aside: %s.", group_of(message), exc)
+        _settle_aside(message, parts_of(message), "malformed", str(exc))
+        return False
+    message.become(*event)
+    return True
+
+
+def _settle_aside(message: Any, parts: Parts, reason: str, text: str) -> None:
+    if set_aside(message, parts, reason, {"message": text}):
+        message.is_undecodable = False  # or the ack would make a second dead letter of it
+        message.ack()
+    else:
+        message.come_later()
+
+
+def event_strategy(task: Any, app: Any, consumer: Any, **_kwargs: Any) -> Callable[..., Any]:
+    """Celery's strategy of the event task (``celery/app/task.py``, ``start_strategy``)."""
+    is_new = Once()
+    accept = prepare_accept_content(app.conf.accept_content)
+    revoked = consumer.controller.state.revoked
+
+    def on_event(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any, **_kwargs: Any) -> Any:
+        group, found = group_of(message), event_of(message.headers)
+        if found is None or group is None:
+            logger.error("An event without its topic was rejected: %s", message.headers.get("id"))
+            return reject(logger, consumer.connection_errors, False)
+        topic, key, event_id = found
+        if event_id in revoked:
+            logger.info("Discarding revoked event: %s[%s]", topic, event_id)
+            return ack(logger, consumer.connection_errors)
+        event = parts_of(message)
+        found_for = registry.matching(app, topic, key, group)
+        names = [subscription.name_in(app) for subscription in found_for]
+        try:
+            handlers = [
+                (name, for_handler(event, subscription, name, topic, key, accept=accept))
+                for subscription, name in zip(found_for, names, strict=True)
+            ]
+        except MalformedMessage as exc:
+            logger.error("An event in the queue of group %s is set aside: %s.", group, exc)
+            return _settle_aside(message, event, "malformed", str(exc))
+        if not handlers:
+            if is_new((group, quoted(topic), quoted(key))):
+                logger.error(
+                    "Group %s has no handler for %r of topic %s. Such events go to its dead letters; when there is "
+                    "one, `celery hake dlq requeue` runs them.", group, key, topic,
+                )  # fmt: skip
+            text = f"no handler for {quoted(key)!r} of topic {quoted(topic)}"
+            return _settle_aside(message, event, "unhandled", text)
+        if len(handlers) == 1:
+            [(name, parts)] = handlers
+            message.become(*parts)
+            return consumer.strategies[name](message, None, ack, reject, callbacks)
+        try:
+            _send_each(message, group, [parts for _, parts in handlers])
+        except HakeError as exc:
+            logger.error("Event %s of topic %s comes again, as it could not be shared out: %s", event_id, topic, exc)
+            return message.come_later()
+        return ack(logger, consumer.connection_errors)
+
+    return on_event
+
+
+def _send_each(message: Any, group: str, parts: list[Parts]) -> None:
+    with batch():
+        for item in parts:
+            sent = resendable(item, message.properties.get("sent_timestamp_ms"))
+            message.channel.basic_publish(sent.as_dict(), PRIVATE_EXCHANGE, group)

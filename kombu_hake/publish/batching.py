@@ -1,0 +1,327 @@
+"""Publishing many messages in few requests: ``with kombu_hake.batch(): task.delay(…)``.
+
+Inside the block every publish of this thread (or asyncio task), over any hake:// connection, gathers: ten messages of
+one target, or as many as fit, make a request, and several requests are in flight at once. Memory is bounded: a
+publisher that is faster than AWS waits. Leaving the block waits until AWS has accepted everything, or raises one
+:class:`~kombu_hake.exceptions.PublishFailed` that names what it has not. An exception in the block does not take back
+what was published: that is sent, then the exception goes on.
+
+Blocks nest: the outermost one sends. Within a request order is kept; requests overtake each other.
+
+Celery's ``after_task_publish`` signal fires when a message is gathered, so before it is accepted.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple, Protocol
+
+from kombu_hake.amqp import MAX_BATCH_ENTRIES
+from kombu_hake.aws import Reentry, forksafe
+from kombu_hake.exceptions import HakeError, PublishError, PublishFailed
+from kombu_hake.publish.publisher import Outgoing, batch_limit, check_size
+from kombu_hake.publish.routes import QueueTarget, Target
+from kombu_hake.quoting import guarded
+
+__all__ = ["Batch", "Published", "Session", "batch", "current_batch", "no_batch"]
+
+logger = guarded(logging.getLogger(__name__))
+IN_FLIGHT = 8
+#: Messages gathered and not accepted yet, beyond which a publisher waits.
+MAX_OUTSTANDING = 1_000
+#: The same in bytes: a thousand messages of 256 KiB would be too much to hold.
+MAX_OUTSTANDING_BYTES = 32 * 1024 * 1024
+
+
+class Published(NamedTuple):
+    """What was published, to tell which message failed."""
+
+    exchange: str
+    routing_key: str
+    message: Mapping[str, Any]
+    #: Whether reaching no queue is a failure.
+    mandatory: bool = False
+
+    def __str__(self) -> str:
+        headers = self.message.get("headers") or {}
+        what = f"task {headers['task']}[{headers['id']}]" if "task" in headers and "id" in headers else "a message"
+        return f"{what} to exchange {self.exchange!r} with routing key {self.routing_key!r}"
+
+
+class SendsMany(Protocol):
+    """What a batch needs of the dispatcher that prepared its messages."""
+
+    def send_batch(self, target: Target, items: list[tuple[Published, Outgoing]]) -> list[HakeError | None]:
+        """Send to one target; for each item its error, or None. Raises nothing."""
+
+
+class _Group(NamedTuple):
+    """Messages of one target that are to share a request."""
+
+    sender: SendsMany
+    target: Target
+    items: list[tuple[Published, Outgoing]]
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(outgoing.size_bytes for _, outgoing in self.items)
+
+
+class Batch:
+    """Gathers messages and sends them from a few threads. Safe to add to from several threads."""
+
+    def __init__(self, in_flight: int = IN_FLIGHT) -> None:
+        self._in_flight = max(1, in_flight)
+        self._entered = Reentry()
+        #: Whether a parent of this process opened it.
+        self.is_inherited = False
+        self._fresh()
+        forksafe.register(self)
+
+    def reset_after_fork(self) -> None:
+        """What is gathered is the parent's to send. The child publishes by itself: nobody would end this block here."""
+        self.is_inherited = True
+        self._entered = Reentry()
+        self._fresh()
+
+    def _fresh(self) -> None:
+        self._changed = threading.Condition()
+        self._open: dict[tuple[int, str], _Group] = {}
+        self._jobs: queue.SimpleQueue[_Group | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._idle = 0
+        self._outstanding = 0
+        self._outstanding_bytes = 0
+        self._failed: list[tuple[Published, Exception]] = []
+
+    def add(self, sender: SendsMany, target: Target, published: Published, outgoing: Outgoing) -> bool:
+        """Gather one message; waits while too much is outstanding.
+
+        Returns:
+            False in a signal handler (or finalizer) that interrupts this batch: the message has to be sent singly.
+        Raises:
+            MessageTooLarge: this message; the others are not touched.
+        """
+        check_size(outgoing, target)
+        with self._entered() as again:
+            if not again:
+                self._add(sender, target, published, outgoing)
+        return not again
+
+    def _add(self, sender: SendsMany, target: Target, published: Published, outgoing: Outgoing) -> None:
+        address = target.url if isinstance(target, QueueTarget) else target.arn
+        with self._changed:
+            while self._is_full():
+                self._submit_all()
+                self._changed.wait()
+            group = self._open.get((id(sender), address))
+            if group is not None and group.size_bytes + outgoing.size_bytes > batch_limit(target):
+                self._submit(self._open.pop((id(sender), address)))
+                group = None
+            if group is None:
+                group = self._open[id(sender), address] = _Group(sender, target, [])
+            group.items.append((published, outgoing))
+            self._outstanding += 1
+            self._outstanding_bytes += outgoing.size_bytes
+            if len(group.items) == MAX_BATCH_ENTRIES:
+                self._submit(self._open.pop((id(sender), address)))
+
+    def refused(self, published: Published, error: Exception) -> None:
+        """Record a message that could not be gathered, for the :class:`PublishFailed` of the next flush."""
+        with self._entered(), self._changed:
+            self._failed.append((published, error))
+
+    def flush(self) -> None:
+        """Send what is gathered, and wait for AWS.
+
+        Raises:
+            PublishFailed: names each message that was not accepted, or is mandatory and reaches no queue.
+        """
+        with self._entered(), self._changed:
+            self._submit_all()
+            while self._outstanding:
+                self._changed.wait()
+            failed, self._failed = self._failed, []
+        if failed:
+            raise PublishFailed(_report(failed), failed=failed)
+
+    def close(self) -> None:
+        """End the threads. Flush first."""
+        with self._changed:
+            threads, self._threads = self._threads, []
+        for _ in threads:
+            self._jobs.put(None)
+
+    # --- inside; the condition is held
+
+    def _is_full(self) -> bool:
+        return self._outstanding >= MAX_OUTSTANDING or self._outstanding_bytes >= MAX_OUTSTANDING_BYTES
+
+    def _submit_all(self) -> None:
+        groups, self._open = list(self._open.values()), {}
+        for group in groups:
+            self._submit(group)
+
+    def _submit(self, group: _Group) -> None:
+        wants_another = self._jobs.qsize() >= self._idle and len(self._threads) < self._in_flight
+        if wants_another and not self._start_thread() and not self._threads:
+            self._send(group)  # in the caller's thread, the only one there is
+        else:
+            self._jobs.put(group)
+
+    def _start_thread(self) -> bool:
+        thread = threading.Thread(target=self._work, name="hake-batch", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as exc:  # the machine has no more, or the interpreter is ending (Python 3.12 and later)
+            logger.info("A batch goes on with %d threads: %s", len(self._threads), exc)
+            return False
+        self._threads.append(thread)
+        return True
+
+    # --- the sending threads
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._idle += 1
+            group = self._jobs.get()
+            with self._changed:
+                self._idle -= 1
+            if group is None:
+                return
+            self._send(group)
+
+    def _send(self, group: _Group) -> None:
+        errors: list[HakeError | None]
+        try:
+            errors = group.sender.send_batch(group.target, group.items)
+        except Exception as exc:  # a bug of ours or a strange answer: nobody must wait for it for ever
+            logger.exception("A batch failed in a way that is not known.")
+            errors = [PublishError(f"The batch failed: {exc!r}")] * len(group.items)
+        with self._changed:
+            self._failed += [
+                (item[0], error) for item, error in zip(group.items, errors, strict=True) if error is not None
+            ]
+            self._outstanding -= len(group.items)
+            self._outstanding_bytes -= group.size_bytes
+            self._changed.notify_all()
+
+
+_current: ContextVar[Batch | None] = ContextVar("kombu_hake_batch", default=None)
+
+
+def current_batch() -> Batch | None:
+    """The batch that this thread's publishes join, if it is inside a block."""
+    found = _current.get()
+    return None if found is None or found.is_inherited else found
+
+
+@contextmanager
+def no_batch() -> Iterator[None]:
+    """Publish singly inside of a batch's block."""
+    token = _current.set(None)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+@contextmanager
+def batch(in_flight: int = IN_FLIGHT) -> Iterator[Batch]:
+    """Gather what this thread publishes into shared requests, for the length of a ``with`` block.
+
+    Args:
+        in_flight: Most requests at once.
+    Yields:
+        The batch; its ``flush()`` sends what is gathered so far and waits for it.
+    Raises:
+        PublishFailed: on leaving; ``failed`` holds each message that AWS did not accept with its error. Where the block
+            itself raised, that exception goes on and the failures are logged.
+    """
+    outer = current_batch()
+    if outer is not None:
+        yield outer
+        return
+    mine = Batch(in_flight)
+    token = _current.set(mine)
+    try:
+        try:
+            yield mine
+        finally:
+            _current.reset(token)
+    except BaseException:
+        _finish(mine, _log_failure)
+        raise
+    else:
+        _finish(mine, None)
+
+
+def _finish(mine: Batch, on_failure: Callable[[PublishFailed], None] | None) -> None:
+    try:
+        mine.flush()
+    except PublishFailed as exc:
+        if on_failure is None:
+            raise
+        on_failure(exc)
+    finally:
+        mine.close()
+
+
+def _log_failure(exc: PublishFailed) -> None:
+    logger.error("%s", exc)
+
+
+class Session:
+    """What kombu's ``Producer.batch`` publishes through (``kombu/messaging.py``, ``_ProducerBatchState``).
+
+    kombu's rule differs from :func:`batch`: an exception in its block discards what was not flushed.
+    """
+
+    def __init__(self, channel: Any, publish: Callable[..., None], max_size: int) -> None:
+        #: kombu compares it with the channel it publishes on.
+        self.channel = channel
+        self._publish = publish
+        self._max_size = max_size
+        self._waiting: list[tuple[dict[str, Any], dict[str, Any]]] = []
+
+    def publish(self, message: dict[str, Any], **options: Any) -> None:
+        """Gather one message; flushes when ``max_size`` are gathered."""
+        self._waiting.append((message, options))
+        if len(self._waiting) >= self._max_size:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what is gathered. A message that can't be sent does not keep the others back.
+
+        Raises:
+            PublishFailed: names each message that was not accepted, or is mandatory and reaches no queue.
+        """
+        waiting, self._waiting = self._waiting, []
+        if waiting:
+            with batch() as gathering:
+                for message, options in waiting:
+                    try:
+                        self._publish(message, **options)
+                    except Exception as exc:
+                        exchange, routing_key = options.get("exchange") or "", options.get("routing_key") or ""
+                        mandatory = bool(options.get("mandatory"))
+                        gathering.refused(Published(exchange, routing_key, message, mandatory), exc)
+
+    def discard(self) -> None:
+        """Forget what is gathered."""
+        self._waiting.clear()
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def _report(failed: list[tuple[Published, Exception]]) -> str:
+    shown = "\n".join(f"  - {published}: {error}" for published, error in failed[:10])
+    more = f"\n  … and {len(failed) - 10} more" if len(failed) > 10 else ""
+    return f"AWS did not accept {len(failed)} of the messages of a batch:\n{shown}{more}"

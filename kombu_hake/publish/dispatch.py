@@ -1,0 +1,241 @@
+"""One publish from start to end: envelope, targets, send; and what to do when a target is gone.
+
+Between the channel, which speaks AMQP, and the publisher, which speaks AWS.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import uuid4
+
+from kombu_hake.amqp import (
+    FIFO_SUFFIX,
+    PRIORITY_ATTRIBUTE,
+    SQS_MAX_DELAY_S,
+    Wire,
+    delay_s,
+    due_ms,
+    encode,
+    is_mailbox,
+    is_reply_exchange,
+    level_name,
+    level_of,
+    message_attributes,
+    priority_attribute,
+    whole,
+)
+from kombu_hake.aws import backoff_s
+from kombu_hake.config import Settings
+from kombu_hake.exceptions import (
+    AccessDenied,
+    BrokerUnavailable,
+    HakeError,
+    QueueNotFound,
+    ReplyQueueNotFound,
+    TopicNotFound,
+)
+from kombu_hake.publish.batching import Published, batch, current_batch, no_batch
+from kombu_hake.publish.events import Event, EventSender
+from kombu_hake.publish.publisher import Outgoing, Publisher, outgoing
+from kombu_hake.publish.routes import QueueTarget, Routes, Target
+from kombu_hake.quoting import guarded
+from kombu_hake.topology import Topology
+
+__all__ = ["Dispatcher", "send_parameters"]
+
+logger = guarded(logging.getLogger(__name__))
+
+#: A batch has no caller's retry policy: it tries for about ten seconds by itself, on top of the SDK's tries.
+_BATCH_TRIES = 6
+#: AMQP's delivery mode of a message that need not survive.
+_TRANSIENT = 1
+DEFAULT_GROUP_ID = "default"
+
+
+class Dispatcher:
+    """Publishes messages. One per process and settings; safe to share between threads."""
+
+    def __init__(self, topology: Topology, routes: Routes, publisher: Publisher, settings: Settings) -> None:
+        self._topology = topology
+        self._routes = routes
+        self._publisher = publisher
+        self._settings = settings
+        self._events = EventSender(self._publish_events)
+
+    def publish_now(self, message: Mapping[str, Any], exchange: str, routing_key: str, *, mandatory: bool) -> None:
+        """As :meth:`publish`, and outside of any batch: what depends on its being accepted follows at once."""
+        with no_batch():
+            self.publish(message, exchange, routing_key, mandatory=mandatory)
+
+    def publish(self, message: Mapping[str, Any], exchange: str, routing_key: str, *, mandatory: bool) -> None:
+        """Send a message wherever exchange and routing key lead; returns when AWS has accepted it everywhere.
+
+        Celery's events are an exception in a worker: see :mod:`kombu_hake.publish.events`.
+
+        Raises: as :meth:`kombu_hake.channel.Channel.basic_publish`.
+        """
+        if self._events.is_on and self._is_event(message, exchange):
+            self._events.put(Event(message, exchange, routing_key))
+        else:
+            self._publish(message, exchange, routing_key, mandatory)
+
+    def _publish(self, message: Mapping[str, Any], exchange: str, routing_key: str, mandatory: bool) -> None:
+        targets = self._routes.resolve(exchange, routing_key, mandatory=mandatory)
+        priority = message["properties"].get("priority")
+        if priority:
+            targets = [self._at_level(target, priority) for target in targets]
+        if not targets:
+            return
+        wire = encode(message, exchange, routing_key, uuid4().hex)
+        published = Published(exchange, routing_key, message, mandatory)
+        gathering = current_batch()
+        for target in targets:
+            prepared = self._prepare(target, wire, message, routing_key)
+            if gathering is None or not gathering.add(self, target, published, prepared):
+                self._send(target, prepared, published)
+
+    def send_events_aside(self) -> None:
+        """From now on, send this process's events from a thread of their own."""
+        self._events.is_on = True
+
+    def flush_events(self, timeout_s: float) -> None:
+        """Wait until the events that were published so far are sent, or can't be."""
+        if not self._events.flush(timeout_s):
+            logger.info("Some events were not sent within %s s.", timeout_s)
+
+    def command_came(self) -> None:
+        """A command of remote control has arrived, maybe from somebody who listens to events now."""
+        self._routes.listeners.command_came()
+
+    def _is_event(self, message: Mapping[str, Any], exchange: str) -> bool:
+        # Celery's are transient; a durable message of the user's own is none, whatever exchange he can do without.
+        is_transient = message["properties"].get("delivery_mode") == _TRANSIENT
+        return is_transient and self._routes.is_event_exchange(exchange)
+
+    def _publish_events(self, events: Sequence[Event]) -> None:
+        if len(events) == 1:
+            self._publish(*events[0], mandatory=False)
+            return
+        with batch(in_flight=1):
+            for event in events:
+                self._publish(*event, mandatory=False)
+
+    def send_copy(self, target: QueueTarget, text: str, delay_s: int) -> None:
+        """Send the text of a received message to its queue again, to come back after a delay.
+
+        Raises: as :meth:`publish`.
+        """
+        self._publisher.send(target, outgoing(text, {}, {"DelaySeconds": delay_s}))
+
+    def _at_level(self, target: Target, priority: Any) -> Target:
+        """The priority level of a queue that has levels; the queue itself otherwise."""
+        if not isinstance(target, QueueTarget):
+            return target
+        queues = self._topology.queues
+        name = level_name(target.queue, level_of(priority, queues.arguments(target.queue)))
+        return target if name == target.queue else QueueTarget(name, queues.url(name))
+
+    def send_batch(self, target: Target, items: list[tuple[Published, Outgoing]]) -> list[HakeError | None]:
+        """Send up to ten messages to one target in one request, with retries; for each its error, or None."""
+        for attempt in range(_BATCH_TRIES):
+            try:
+                return self._publisher.send_many(target, [prepared for _, prepared in items])
+            except BrokerUnavailable as exc:
+                if attempt == _BATCH_TRIES - 1:
+                    return [exc] * len(items)
+                time.sleep(backoff_s(attempt))
+            except (QueueNotFound, TopicNotFound, AccessDenied):
+                return [self._try(target, prepared, published) for published, prepared in items]
+            except HakeError as exc:
+                return [exc] * len(items)
+        raise AssertionError("unreachable")
+
+    def _try(self, target: Target, prepared: Outgoing, published: Published) -> HakeError | None:
+        try:
+            if published.mandatory:  # an earlier message of the batch may have found out that it reaches no queue
+                self._routes.resolve(published.exchange, published.routing_key, mandatory=True)
+            self._send(target, prepared, published)
+        except HakeError as exc:
+            return exc
+        return None
+
+    def _send(self, target: Target, prepared: Outgoing, published: Published) -> None:
+        try:
+            self._publisher.send(target, prepared)
+        except (QueueNotFound, TopicNotFound) as exc:
+            for instead in self._instead(target, exc, published):
+                self._publisher.send(instead, prepared)
+        except AccessDenied as exc:
+            if isinstance(target, QueueTarget) or not self._can_do_without(published.exchange):
+                raise
+            self._topology.give_up(published.exchange, exc)
+
+    def _prepare(self, target: Target, wire: Wire, message: Mapping[str, Any], routing_key: str) -> Outgoing:
+        if isinstance(target, QueueTarget):
+            return outgoing(wire.text, {}, send_parameters(message, target.queue, to_queue=True))
+        headers = message.get("headers") or {}
+        is_headers = self._topology.exchange_type(target.exchange) == "headers"
+        attributes = message_attributes(routing_key, headers if is_headers else None)
+        priority = priority_attribute(message["properties"].get("priority"))
+        if priority is not None:
+            attributes[PRIORITY_ATTRIBUTE] = priority
+        # An event is for whoever listens; and the headers of a headers exchange leave no room for one more.
+        return outgoing(wire.text, attributes, send_parameters(message, target.exchange, to_queue=False))
+
+    def _instead(self, target: Target, exc: Exception, published: Published) -> list[Target]:
+        mandatory = published.mandatory
+        if not isinstance(target, QueueTarget):
+            return self._routes.topic_is_gone(target.exchange, published.routing_key, mandatory=mandatory)
+        if is_reply_exchange(published.exchange):
+            self._topology.queues.forget(target.queue)
+            raise ReplyQueueNotFound(f"Nobody waits for this reply any more: {exc}") from exc
+        return self._routes.queue_is_gone(target.queue, mandatory=mandatory)
+
+    def _can_do_without(self, exchange: str) -> bool:
+        # An event that nobody gets is no loss; a command that somebody gave is.
+        return self._settings.is_best_effort(exchange) and not is_mailbox(exchange)
+
+
+def send_parameters(message: Mapping[str, Any], name: str, *, to_queue: bool) -> dict[str, Any]:
+    """What SQS or SNS takes beside the body: from the message's properties, as kombu's SQS transport reads them, and
+    from a task's ETA.
+
+    Args:
+        name: Of the queue or exchange; FIFO ones end in ``.fifo``.
+    Returns:
+        ``DelaySeconds`` (queues that are not FIFO), ``MessageGroupId``, ``MessageDeduplicationId``.
+    """
+    properties = message["properties"]
+    extra: dict[str, Any] = {}
+    group = _id_text(properties.get("MessageGroupId"))
+    if group is not None:
+        extra["MessageGroupId"] = group
+    if name.endswith(FIFO_SUFFIX):
+        extra.setdefault("MessageGroupId", DEFAULT_GROUP_ID)
+        extra["MessageDeduplicationId"] = (
+            _id_text(properties.get("MessageDeduplicationId"))
+            or _task_run(message.get("headers") or {})
+            or str(uuid4())
+        )
+    elif to_queue:
+        delay = whole(properties.get("DelaySeconds", properties.get("delay_seconds")))
+        if delay is None:
+            delay = delay_s(due_ms(message.get("headers") or {}), int(time.time() * 1000))
+        seconds = max(0, min(SQS_MAX_DELAY_S, delay))
+        if seconds:
+            extra["DelaySeconds"] = seconds
+    return extra
+
+
+def _task_run(headers: Mapping[str, Any]) -> str | None:
+    """The id of a task's run: its retries are messages of their own, which SQS must not take for duplicates."""
+    task_id, retries = _id_text(headers.get("id")), whole(headers.get("retries"))
+    return f"{task_id}-{retries}" if task_id and retries else task_id
+
+
+def _id_text(value: Any) -> str | None:
+    """An id as text. A message that is sent again may hold anything there; what has an inside is no id."""
+    return None if value is None or isinstance(value, Mapping | list | tuple) else str(value)

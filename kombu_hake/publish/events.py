@@ -1,0 +1,115 @@
+"""Celery's events, sent from a thread of their own, so that a worker's event loop never waits for SNS because of them.
+
+Events are news, not messages: what can't be sent is dropped, and that is said now and then. Only a process with an
+event loop (a worker) sends them so. Any other publishes them as it publishes everything: a task that sends an event
+of its own in a pool's process must not end before it is accepted.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from kombu_hake.aws import backoff_s, forksafe, start_thread
+from kombu_hake.exceptions import HakeError
+from kombu_hake.quoting import guarded
+
+__all__ = ["Event", "EventSender"]
+
+logger = guarded(logging.getLogger(__name__))
+#: Events that wait; each may hold two dozen of Celery's (``celery/events/dispatcher.py``, ``buffer_limit``).
+MAX_WAITING = 1_000
+_MOST_AT_ONCE = 50
+#: Longer than Celery's pause between heartbeats.
+_IDLE_S = 5.0
+_REMIND_S = 60.0
+_MOST_PAUSE_S = 30.0
+
+
+class Event(NamedTuple):
+    """A message to publish."""
+
+    message: Mapping[str, Any]
+    exchange: str
+    routing_key: str
+
+
+class EventSender:
+    """Sends from a daemon thread that starts with the first event and ends when there are none for a while."""
+
+    def __init__(self, send: Callable[[Sequence[Event]], None]) -> None:
+        """*send*: publishes some events, in the order given, or raises."""
+        self._send = send
+        self._fresh()
+        forksafe.register(self)
+
+    def reset_after_fork(self) -> None:
+        """What waits is the parent's to send, and a child publishes by itself."""
+        self._fresh()
+
+    def _fresh(self) -> None:
+        #: Whether events go through here at all.
+        self.is_on = False
+        self._changed = threading.Condition()  # re-entrant: a signal handler may send an event
+        self._waiting: deque[Event] = deque()
+        self._is_sending = False
+        self._thread: threading.Thread | None = None
+        self._dropped = 0
+        self._said_at = float("-inf")
+        self._faults = 0
+
+    def put(self, event: Event) -> None:
+        """Have it sent. Where too many wait, the oldest is dropped."""
+        with self._changed:
+            if len(self._waiting) >= MAX_WAITING:
+                self._waiting.popleft()
+                self._dropped += 1
+            self._waiting.append(event)
+            if self._thread is None:
+                self._thread = start_thread(self._run, "hake-events")  # else the next event tries again
+            self._changed.notify_all()
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until all is sent or dropped; False when that takes longer."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._waiting and not self._is_sending, timeout_s)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                if not self._changed.wait_for(lambda: self._waiting, _IDLE_S):
+                    self._thread = None
+                    return
+                events = [self._waiting.popleft() for _ in range(min(len(self._waiting), _MOST_AT_ONCE))]
+                self._is_sending = True
+            pause_s = self._try(events)
+            with self._changed:
+                self._is_sending = False
+                self._changed.notify_all()
+            if pause_s:
+                time.sleep(pause_s)
+
+    def _try(self, events: Sequence[Event]) -> float:
+        """Send; seconds to pause before the next."""
+        try:
+            self._send(events)
+        except Exception as exc:
+            self._dropped += len(events)
+            self._say(exc)
+            self._faults += 1
+            return backoff_s(self._faults, first_s=1.0, most_s=_MOST_PAUSE_S)
+        self._faults = 0
+        return 0.0
+
+    def _say(self, exc: Exception) -> None:
+        now = time.monotonic()
+        if now - self._said_at < _REMIND_S:
+            return
+        self._said_at = now
+        bug = not isinstance(exc, HakeError)
+        logger.warning("%d events could not be sent; tasks are not affected: %s", self._dropped, exc, exc_info=bug)
+        self._dropped = 0

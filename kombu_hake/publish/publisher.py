@@ -1,0 +1,302 @@
+"""Publish path: one request a message when single, shared requests where publishes of several threads meet.
+
+Group commit
+    Per target (a queue or a topic), while a request is in flight, the publishes that arrive gather. When it returns,
+    the first of those waiting becomes the leader: it takes as many as one batch holds and sends them, the others wait
+    for its answer. So a lone publisher never waits for anybody, and sixteen threads share two or three requests.
+    A publish returns when AWS has accepted it, and raises when AWS has not.
+
+Re-entry
+    A signal handler, or a finalizer, may publish while its own thread is in the middle of a publish. That one can't go
+    on before the handler returns, so the handler waits for nobody: its message is a request of its own.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from kombu_hake.amqp import (
+    MAX_BATCH_ENTRIES,
+    PRIORITY_ATTRIBUTE,
+    SNS_MAX_BATCH_BYTES,
+    SNS_MAX_MESSAGE_BYTES,
+    SQS_MAX_BATCH_BYTES,
+    SQS_MAX_MESSAGE_BYTES,
+    attributes_bytes,
+)
+from kombu_hake.aws import Clients, Reentry, backoff_s, entry_error, forksafe
+from kombu_hake.exceptions import BrokerUnavailable, HakeError, MessageTooLarge, PublishError
+from kombu_hake.publish.routes import QueueTarget, Target
+
+__all__ = ["Outgoing", "Publisher", "batch_limit", "check_size", "make_batches"]
+
+#: With one request in flight the next publishes wait for its whole round trip, with three for a third of it; more would
+#: make the batches small again. A further request has to be worth it: so many messages at least.
+_IN_FLIGHT = 3
+_WORTH_IT = 4
+_ENTRY_TRIES = 4
+#: Attributes that are not of type String. "Number" is as long, so the size of a message is the same.
+_TYPES = {PRIORITY_ATTRIBUTE: "Number"}
+_INTERRUPTED = "The thread that sent this message together with its own was interrupted (%r): it may not be sent."
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """A message on its way to one target."""
+
+    text: str
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    #: DelaySeconds, MessageGroupId, MessageDeduplicationId: what the API takes beside the body.
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    #: Of body and attributes, UTF-8.
+    size_bytes: int = 0
+
+
+def check_size(outgoing: Outgoing, target: Target) -> None:
+    """Refuse a message that AWS would refuse, before any call.
+
+    Raises:
+        MessageTooLarge: with its size and the limit.
+    Source:
+        SQS takes 1 MiB, SNS 256 KiB, body and attributes together (SendMessage, Publish).
+    """
+    to_queue = isinstance(target, QueueTarget)
+    limit = SQS_MAX_MESSAGE_BYTES if to_queue else SNS_MAX_MESSAGE_BYTES
+    if outgoing.size_bytes > limit:
+        where = f"queue {target.queue!r}" if isinstance(target, QueueTarget) else f"exchange {target.exchange!r}"
+        raise MessageTooLarge(
+            f"A message of {outgoing.size_bytes:,} bytes for {where} is over the {limit:,} bytes that "
+            f"{'SQS' if to_queue else 'SNS'} takes: send a reference (an id, an S3 key) instead of the data.",
+            size_bytes=outgoing.size_bytes,
+            limit_bytes=limit,
+        )
+
+
+def make_batches(sizes: Sequence[int], max_bytes: int) -> list[range]:
+    """Cut messages into consecutive batches of at most ten and *max_bytes*, in order.
+
+    Args:
+        sizes: Bytes of each message, each at most *max_bytes*.
+    Returns:
+        Index ranges; together all of *sizes*, none empty.
+    """
+    batches: list[range] = []
+    start = total = 0
+    for index, size in enumerate(sizes):
+        if index > start and (index - start == MAX_BATCH_ENTRIES or total + size > max_bytes):
+            batches.append(range(start, index))
+            start, total = index, 0
+        total += size
+    if len(sizes) > start:
+        batches.append(range(start, len(sizes)))
+    return batches
+
+
+class _Waiting:
+    """A publish that has not been answered yet."""
+
+    __slots__ = ("done", "error", "leads", "outgoing")
+
+    def __init__(self, outgoing: Outgoing) -> None:
+        self.outgoing = outgoing
+        self.done = threading.Event()
+        self.leads = False
+        self.error: BaseException | None = None
+
+
+class _Lane:
+    """The queue of publishes for one target."""
+
+    __slots__ = ("in_flight", "waiting")
+
+    def __init__(self) -> None:
+        self.in_flight = 0
+        self.waiting: list[_Waiting] = []
+
+
+class Publisher:
+    """Sends to queues and topics. One per process and settings; safe to share between threads."""
+
+    def __init__(self, clients: Clients) -> None:
+        self._clients = clients
+        self._lock = threading.Lock()
+        self._lanes: dict[str, _Lane] = {}
+        self._entered = Reentry()
+        forksafe.register(self)
+
+    def reset_after_fork(self) -> None:
+        """No publish of the parent is ours to answer."""
+        self._lock = threading.Lock()
+        self._lanes = {}
+        self._entered = Reentry()
+
+    def send(self, target: Target, outgoing: Outgoing) -> None:
+        """Send one message; returns when AWS has accepted it.
+
+        Raises:
+            MessageTooLarge: nothing was sent.
+            HakeError: AWS did not accept it, or its answer was lost (then it may have been accepted).
+        """
+        check_size(outgoing, target)
+        with self._entered() as again:
+            if again:
+                self._single(target, outgoing)
+            else:
+                self._send_with_others(target, outgoing)
+
+    def send_many(self, target: Target, batch: Sequence[Outgoing]) -> list[HakeError | None]:
+        """Send up to ten messages in one request, trying again what AWS could not take for now.
+
+        Returns:
+            For each message its error, or None when it was accepted; in the order given.
+        """
+        errors: list[HakeError | None] = [None] * len(batch)
+        left = list(range(len(batch)))
+        for attempt in range(_ENTRY_TRIES):
+            if attempt:
+                time.sleep(backoff_s(attempt))
+            try:
+                failed = self._request(target, [batch[i] for i in left])
+            except HakeError as exc:
+                if not attempt:
+                    raise
+                failed = {position: _copy(exc) for position in range(len(left))}  # the others were accepted before
+            for index in left:
+                errors[index] = None
+            for position, error in failed.items():
+                errors[left[position]] = error
+            left = [left[position] for position, error in failed.items() if isinstance(error, BrokerUnavailable)]
+            if not left:
+                break
+        return errors
+
+    def _send_with_others(self, target: Target, outgoing: Outgoing) -> None:
+        address = target.url if isinstance(target, QueueTarget) else target.arn
+        me = _Waiting(outgoing)
+        lane: _Lane | None = None
+        try:
+            with self._lock:
+                lane = self._lanes.setdefault(address, _Lane())
+                if lane.in_flight < (_IN_FLIGHT if len(lane.waiting) + 1 >= _WORTH_IT else 1):
+                    lane.in_flight += 1
+                    me.leads = True
+                else:
+                    lane.waiting.append(me)
+            if not me.leads:
+                me.done.wait()
+            if me.leads:
+                self._lead(target, lane, me)
+        finally:  # Celery's time limits interrupt a thread anywhere, and the lead must not be lost with it
+            if lane is not None:
+                self._leave(lane, me, address)
+        if me.error is not None:
+            raise me.error
+
+    def _lead(self, target: Target, lane: _Lane, me: _Waiting) -> None:
+        """Send *me* and those who wait with it."""
+        batch = [me]
+        try:
+            with self._lock:
+                batch += self._take(target, lane, me)
+            if len(batch) == 1:
+                self._single(target, me.outgoing)
+            else:
+                self._together(target, batch)
+        except BaseException as exc:  # a KeyboardInterrupt of this thread must not pass for success in the others
+            me.error = exc
+            for waiting in batch[1:]:
+                # Each thread raises an error of its own: a traceback is written into the instance.
+                waiting.error = _copy(exc) if isinstance(exc, HakeError) else BrokerUnavailable(_INTERRUPTED % exc)
+        finally:
+            for waiting in batch[1:]:
+                waiting.done.set()
+
+    def _together(self, target: Target, batch: Sequence[_Waiting]) -> None:
+        """Send what several threads publish; each gets its own error."""
+        try:
+            errors = self.send_many(target, [waiting.outgoing for waiting in batch])
+        except PublishError:
+            # AWS refuses the request as a whole for one bad entry, say a group id with a blank: whose was it?
+            errors = [self._try_single(target, waiting.outgoing) for waiting in batch]
+        for waiting, error in zip(batch, errors, strict=True):
+            waiting.error = error
+
+    def _try_single(self, target: Target, outgoing: Outgoing) -> HakeError | None:
+        try:
+            self._single(target, outgoing)
+        except HakeError as exc:
+            return exc
+        return None
+
+    def _leave(self, lane: _Lane, me: _Waiting, address: str) -> None:
+        """Hand the lead over, if *me* has it; one that is interrupted while it waits leaves nothing hanging."""
+        with self._lock:
+            if me in lane.waiting:
+                lane.waiting.remove(me)
+            if not me.leads:
+                return
+            me.leads = False
+            lane.in_flight -= 1
+            if lane.waiting:
+                heir = lane.waiting.pop(0)
+                heir.leads = True
+                lane.in_flight += 1
+                heir.done.set()
+            elif not lane.in_flight:
+                self._lanes.pop(address, None)
+
+    @staticmethod
+    def _take(target: Target, lane: _Lane, me: _Waiting) -> list[_Waiting]:
+        """Those of the waiting who fit into the leader's request."""
+        sizes = [me.outgoing.size_bytes, *(w.outgoing.size_bytes for w in lane.waiting)]
+        count = len(make_batches(sizes, batch_limit(target))[0]) - 1
+        taken, lane.waiting = lane.waiting[:count], lane.waiting[count:]
+        return taken
+
+    def _single(self, target: Target, outgoing: Outgoing) -> None:
+        if isinstance(target, QueueTarget):
+            self._clients.sqs("send_message", QueueUrl=target.url, MessageBody=outgoing.text, **_rest(outgoing))
+        else:
+            self._clients.sns("publish", TopicArn=target.arn, Message=outgoing.text, **_rest(outgoing))
+
+    def _request(self, target: Target, batch: Sequence[Outgoing]) -> dict[int, HakeError]:
+        """One batch request; position to error of those that failed."""
+        if isinstance(target, QueueTarget):
+            entries = [{"Id": str(i), "MessageBody": o.text, **_rest(o)} for i, o in enumerate(batch)]
+            answer = self._clients.sqs("send_message_batch", QueueUrl=target.url, Entries=entries)
+            service, where = "sqs", target.queue
+        else:
+            entries = [{"Id": str(i), "Message": o.text, **_rest(o)} for i, o in enumerate(batch)]
+            answer = self._clients.sns("publish_batch", TopicArn=target.arn, PublishBatchRequestEntries=entries)
+            service, where = "sns", target.exchange
+        return {int(f["Id"]): entry_error(f, service, where) for f in answer.get("Failed") or ()}
+
+
+def batch_limit(target: Target) -> int:
+    """Most bytes of one batch request, all its messages together."""
+    return SQS_MAX_BATCH_BYTES if isinstance(target, QueueTarget) else SNS_MAX_BATCH_BYTES
+
+
+def _rest(outgoing: Outgoing) -> dict[str, Any]:
+    rest = dict(outgoing.extra)
+    if outgoing.attributes:
+        rest["MessageAttributes"] = {
+            name: {"DataType": _TYPES.get(name, "String"), "StringValue": value}
+            for name, value in outgoing.attributes.items()
+        }
+    return rest
+
+
+def outgoing(text: str, attributes: Mapping[str, str], extra: Mapping[str, Any]) -> Outgoing:
+    """An :class:`Outgoing` with its size. *text* must be ASCII, as the envelope makes it."""
+    return Outgoing(text, attributes, extra, len(text) + attributes_bytes(attributes))
+
+
+def _copy(error: HakeError) -> HakeError:
+    rebuild, args = error.__reduce__()
+    copy: HakeError = rebuild(*args)
+    return copy

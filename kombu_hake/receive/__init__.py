@@ -1,0 +1,35 @@
+"""From AWS to the consumer's callback, and to the settled delivery.
+
+In: long polls of the consumed queues, within the prefetch count. Out: :class:`HakeMessage` objects for kombu, leases
+that are renewed until settled, deletes in batches, and dead letters.
+"""
+
+from __future__ import annotations
+
+from kombu_hake.receive.dead_letters import DeadLetters
+from kombu_hake.receive.gate import Gate, told
+from kombu_hake.receive.inbox import Delivery, Inbox, Item, LostLease
+from kombu_hake.receive.lease import About, Lease, Why
+from kombu_hake.receive.leases import Leases
+from kombu_hake.receive.messages import HakeMessage, label, task_of, to_message
+from kombu_hake.receive.receiver import Receiver, receive_params
+
+__all__ = [
+    "About",
+    "DeadLetters",
+    "Delivery",
+    "Gate",
+    "HakeMessage",
+    "Inbox",
+    "Item",
+    "Lease",
+    "Leases",
+    "LostLease",
+    "Receiver",
+    "Why",
+    "label",
+    "receive_params",
+    "task_of",
+    "to_message",
+    "told",
+]

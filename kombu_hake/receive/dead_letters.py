@@ -1,0 +1,231 @@
+"""Where a message goes that nobody can handle: rejected, expired, or without an envelope that can be understood.
+
+SQS has no operation for it; its redrive policy only counts receives. So the message is *sent*, and deleted once AWS has
+accepted it elsewhere:
+
+* to the exchange in the queue's arguments (``x-dead-letter-exchange``, ``x-dead-letter-routing-key``), as on RabbitMQ;
+* else to the dead-letter queue of the queue's redrive policy, body unchanged, the reason as message attributes;
+* else nowhere: it is deleted, with a log line.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from kombu_hake.amqp import (
+    FIFO_SUFFIX,
+    ORIGIN_HEADER,
+    RAW_DELIVERY_MAX_ATTRIBUTES,
+    Envelope,
+    QueueArn,
+    QueueUrl,
+    parse_arn,
+    read_object,
+    whole,
+)
+from kombu_hake.aws import Clients, TtlCache
+from kombu_hake.exceptions import BrokerUnavailable, HakeError, InvalidName, QueueNotFound, TopologyError
+from kombu_hake.quoting import guarded
+
+__all__ = ["DeadLetters"]
+
+logger = guarded(logging.getLogger(__name__))
+#: A dead-letter queue that is added to a live queue counts from here on.
+_REDRIVE_TTL_S = 300.0
+
+
+class DeadLetters:
+    """Sets messages aside. Shared by the connections of a process; safe to share between threads."""
+
+    def __init__(
+        self, clients: Clients, publish: Callable[..., None], make_again: Callable[[str, QueueArn], bool]
+    ) -> None:
+        """Do so by other parts of the package.
+
+        Args:
+            publish: :meth:`kombu_hake.publish.dispatch.Dispatcher.publish_now`.
+            make_again: :meth:`kombu_hake.topology.dead_queues.DeadQueues.make_again`.
+        """
+        self._clients = clients
+        self._publish = publish
+        self._make_again = make_again
+        self._redrives: TtlCache[QueueUrl, Mapping[str, Any]] = TtlCache(_REDRIVE_TTL_S)
+
+    def max_receives(self, url: QueueUrl) -> int | None:
+        """After how many receives AWS dead-letters a message; None for never, or where it may not be read.
+
+        1 while AWS can't be asked: no receive may be spent then.
+        """
+        try:
+            count = self._redrive(url).get("maxReceiveCount")
+        except BrokerUnavailable as exc:
+            logger.info("The redrive policy of %s can't be read: %s", url, exc)
+            return 1
+        except HakeError as exc:
+            logger.info("The redrive policy of %s can't be read: %s", url, exc)
+            return None
+        return whole(count) or None
+
+    def place(
+        self, envelope: Envelope, raw: Mapping[str, Any], *, queue: str, url: QueueUrl, arguments: Mapping[str, Any],
+        reason: str,
+    ) -> str:  # fmt: skip
+        """Send a message where dead ones go.
+
+        Returns:
+            Where that is; empty when the queue has no such place, and nothing was sent.
+        Raises:
+            HakeError: it could not be sent, or it cannot be told whether there is such a place.
+        """
+        return self._send(envelope, raw, queue, url, arguments, reason)
+
+    def set_aside(
+        self,
+        envelope: Envelope,
+        raw: Mapping[str, Any],
+        *,
+        queue: str,
+        url: QueueUrl,
+        arguments: Mapping[str, Any],
+        reason: str,
+    ) -> bool:
+        """Send a message where dead ones go; whether it may be deleted now.
+
+        Args:
+            raw: The message as it was received.
+            arguments: What the queue was declared with.
+            reason: ``rejected`` or ``expired``.
+        """
+        try:
+            where = self._send(envelope, raw, queue, url, arguments, reason)
+        except HakeError as exc:
+            logger.error(
+                "A %s message of queue %s could not be dead-lettered; it stays and comes again: %s", reason, queue, exc
+            )
+            return False
+        level = logging.INFO if reason == "expired" else logging.WARNING
+        message_id = raw.get("MessageId")
+        if where:
+            logger.log(level, "A %s message of queue %s (%s) went to %s.", reason, queue, message_id, where)
+        else:
+            logger.log(
+                level,
+                "A %s message of queue %s (%s) was deleted: the queue has no dead-letter queue. The queue argument "
+                "x-dead-letter-queue gives it one.", reason, queue, message_id,
+            )  # fmt: skip
+        return True
+
+    def _send(
+        self,
+        envelope: Envelope,
+        raw: Mapping[str, Any],
+        queue: str,
+        url: QueueUrl,
+        arguments: Mapping[str, Any],
+        reason: str,
+    ) -> str:
+        exchange = arguments.get("x-dead-letter-exchange")
+        if exchange is not None:
+            key = arguments.get("x-dead-letter-routing-key") or _origin(envelope)[1] or queue
+            self._publish(_message(envelope, queue, reason), exchange, key, mandatory=False)
+            return f"exchange {exchange!r} with key {key!r}"
+        dead_arn = self._redrive(url).get("deadLetterTargetArn")
+        if not dead_arn:
+            return ""
+        kept = _with_reason(raw.get("MessageAttributes") or {}, queue, reason)
+        try:
+            return self._send_to(QueueArn(dead_arn), raw, kept)
+        except QueueNotFound:
+            if not self._make_again(queue, QueueArn(dead_arn)):
+                raise
+        return self._send_to(QueueArn(dead_arn), raw, kept)
+
+    def _send_to(self, dead_arn: QueueArn, raw: Mapping[str, Any], kept: Mapping[str, Any]) -> QueueUrl:
+        arn = parse_arn(dead_arn)
+        found = self._clients.sqs("get_queue_url", QueueName=arn.name, QueueOwnerAWSAccountId=arn.account)
+        target = QueueUrl(found["QueueUrl"])
+        self._clients.sqs(
+            "send_message", QueueUrl=target, MessageBody=raw["Body"], MessageAttributes=kept, **_fifo(target, raw)
+        )
+        return target
+
+    def _redrive(self, url: QueueUrl) -> Mapping[str, Any]:
+        """The queue's redrive policy; ``{}`` for none."""
+        return self._redrives.get(url, lambda: self._read_redrive(url))
+
+    def _read_redrive(self, url: QueueUrl) -> Mapping[str, Any]:
+        if self._clients.settings.topology == "assume":
+            # Not known is not none: deleting would lose what has a dead-letter queue.
+            raise TopologyError(
+                f"topology=assume does not ask for the redrive policy of {url}: the message stays, and AWS moves it "
+                "after the receives that the policy allows."
+            )
+        answer = self._clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=["RedrivePolicy"])
+        try:
+            policy = read_object(answer.get("Attributes", {}).get("RedrivePolicy"))
+            if policy:
+                parse_arn(str(policy["deadLetterTargetArn"]))
+                int(policy.get("maxReceiveCount") or 0)
+        except (ValueError, KeyError, TypeError, OverflowError, InvalidName) as exc:
+            # As above: what can't be read may well name a dead-letter queue.
+            raise TopologyError(
+                f"The redrive policy of {url} can't be read, so the message stays: mend the policy. {exc}"
+            ) from exc
+        return policy
+
+
+def _with_reason(attributes: Mapping[str, Any], queue: str, reason: str) -> dict[str, Any]:
+    """Its own attributes, and ours as far as there is room for them."""
+    texts = {
+        "hake-death-reason": reason,
+        "hake-death-queue": json.dumps(queue),
+        "hake-death-time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    ours = {name: {"DataType": "String", "StringValue": value} for name, value in texts.items()}
+    return dict(list({**attributes, **ours}.items())[:RAW_DELIVERY_MAX_ATTRIBUTES])
+
+
+def _origin(envelope: Envelope) -> tuple[str, str]:
+    """Exchange and routing key of the first publishing; a retried task was published to a private exchange since."""
+    info = envelope.headers.get(ORIGIN_HEADER)
+    if not isinstance(info, dict):
+        info = envelope.properties["delivery_info"]
+    return info.get("exchange") or "", info.get("routing_key") or ""
+
+
+def _message(envelope: Envelope, queue: str, reason: str) -> dict[str, Any]:
+    """The message to publish, with the headers that RabbitMQ adds to a dead-lettered one."""
+    exchange, routing_key = _origin(envelope)
+    death = {
+        "reason": reason,
+        "queue": queue,
+        "exchange": exchange,
+        "routing-keys": [routing_key],
+        "time": int(time.time()),
+        "count": 1,
+    }
+    headers = dict(envelope.headers)
+    before = headers.get("x-death")
+    headers["x-death"] = [death, *(before if isinstance(before, list) else [])]
+    headers.setdefault("x-first-death-reason", reason)
+    headers.setdefault("x-first-death-queue", queue)
+    headers.setdefault("x-first-death-exchange", death["exchange"])
+    properties = {k: v for k, v in envelope.properties.items() if k not in ("expiration", "first_sent_ms")}
+    return {
+        "body": envelope.body,
+        "content-type": envelope.content_type,
+        "content-encoding": envelope.content_encoding,
+        "headers": headers,
+        "properties": properties,
+    }
+
+
+def _fifo(target: QueueUrl, raw: Mapping[str, Any]) -> dict[str, str]:
+    if not target.endswith(FIFO_SUFFIX):
+        return {}
+    group = (raw.get("Attributes") or {}).get("MessageGroupId") or "default"
+    return {"MessageGroupId": group, "MessageDeduplicationId": str(raw.get("MessageId"))}

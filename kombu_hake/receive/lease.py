@@ -1,0 +1,145 @@
+"""A lease, our hold on one received message, and its life as a table. Pure.
+
+====================  =========  ========  ========  ========  =======
+state / event         ack        release   refused   run out   renewed
+====================  =========  ========  ========  ========  =======
+HELD                  SETTLED    RELEASED  LOST      LAPSED    HELD
+LAPSED                SETTLED    RELEASED  LOST      (none)    HELD
+SETTLED               (none)     (none)    LOST      (none)    (none)
+RELEASED              (none)     (none)    (none)    (none)    (none)
+LOST                  (none)     (none)    (none)    (none)    (none)
+====================  =========  ========  ========  ========  =======
+
+*refused* is AWS's answer that the handle is no longer good, or the end of the twelve hours that AWS holds a message.
+*run out* is that the visibility timeout is over and no renewal has been confirmed: somebody else may have the message
+now. A lease is **lost** from then on for everybody outside of the settle path, and reported once.
+
+A second settle is ignored: Celery may ack from a pool thread while the connection is being closed. What is lost is
+never settled as if it were held: it is not made visible (that might take it from whoever has it now) and not sent to a
+dead-letter queue (it comes again by itself). The one thing that is still tried, for a lease that has only lapsed, is
+the delete of an ack: the work is done, and if nobody has received the message since, that spares a second run.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from kombu_hake.amqp import QueueUrl
+
+__all__ = ["About", "Event", "Lease", "LeaseState", "Why", "after", "lost_text"]
+
+
+class LeaseState(enum.Enum):
+    """Where a received message stands; see the table at the head of the module."""
+
+    HELD = "held"
+    LAPSED = "lapsed"
+    SETTLED = "settled"
+    RELEASED = "released"
+    LOST = "lost"
+
+
+class Event(enum.Enum):
+    """What happens to a lease."""
+
+    ACK = "ack"
+    RELEASE = "release"
+    REFUSED = "refused"
+    RUN_OUT = "run out"
+    RENEWED = "renewed"
+
+
+class Why(enum.Enum):
+    """Why a lease is lost: the text that signal receivers and the log get."""
+
+    #: AWS did not answer in time. Somebody else may have received the message.
+    LAPSED = "it could not be renewed in time"
+    #: AWS says that the handle is no longer good: somebody else has, or had, the message.
+    REFUSED = "it could not be renewed"
+    #: The queue was deleted, and the message with it: nobody else will get it.
+    GONE = "its queue is gone"
+    #: The end of twelve hours.
+    CAP = "AWS holds a message for at most twelve hours"
+    #: The delete failed: the message comes again, or was deleted and the answer was lost.
+    ACK_FAILED = "its ack failed"
+
+
+_H, _P, _S, _R, _L = LeaseState
+_NEXT: Mapping[tuple[LeaseState, Event], LeaseState] = {
+    (_H, Event.ACK): _S,
+    (_H, Event.RELEASE): _R,
+    (_H, Event.REFUSED): _L,
+    (_H, Event.RUN_OUT): _P,
+    (_H, Event.RENEWED): _H,
+    (_P, Event.ACK): _S,
+    (_P, Event.RELEASE): _R,
+    (_P, Event.REFUSED): _L,
+    (_P, Event.RENEWED): _H,
+    (_S, Event.REFUSED): _L,
+}
+
+
+def after(state: LeaseState, event: Event) -> LeaseState | None:
+    """The state after an event; None where the event is ignored."""
+    return _NEXT.get((state, event))
+
+
+class About(NamedTuple):
+    """What a message is that was handed over: to find it again, and to name it."""
+
+    channel_id: int
+    delivery_tag: int
+    queue: str
+    #: Of a Celery task.
+    task: str | None
+    task_id: str | None
+
+
+class Lease:
+    """Our hold on one received message."""
+
+    __slots__ = (
+        "about",
+        "deadline",
+        "held_until",
+        "hide_s",
+        "is_renewed",
+        "is_reported",
+        "label",
+        "receipt_handle",
+        "received_at",
+        "state",
+        "url",
+    )
+
+    def __init__(self, url: QueueUrl, receipt_handle: str, received_at: float, visibility_s: float) -> None:
+        self.url = url
+        self.receipt_handle = receipt_handle
+        #: Monotonic seconds, as all times here.
+        self.received_at = received_at
+        #: Renewals go by this one; while one is on its way it counts as done.
+        self.deadline = received_at + visibility_s
+        #: Until then nobody else can have the message: the end of the last visibility timeout that AWS has confirmed.
+        self.held_until = received_at + visibility_s
+        self.state = LeaseState.HELD
+        self.is_reported = False
+        #: False once nothing will settle it any more; see :meth:`kombu_hake.receive.leases.Leases.stop_renewing`.
+        self.is_renewed = True
+        #: For how long :meth:`kombu_hake.receive.leases.Leases.hide` hides it.
+        self.hide_s = 0
+        #: What the message is, for the log; set when it is handed over, as is *about*.
+        self.label = ""
+        self.about: About | None = None
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether somebody else may have the message."""
+        return self.state in (LeaseState.LAPSED, LeaseState.LOST)
+
+
+def lost_text(lease: Lease, why: Why, detail: Any = "") -> str:
+    """The line for the log."""
+    what = "nobody else will get it" if why is Why.GONE else "it will be, or was, delivered again"
+    return f"Lost the lease of {lease.label or 'a message'} ({why.value}): {what}. {detail}".rstrip()

@@ -1,0 +1,414 @@
+"""Settle path: what was received and is not settled, kept alive and then deleted or released, in batches.
+
+The life of a lease is a table in :mod:`kombu_hake.receive.lease`.
+
+Threads
+    One keeper decides when: an ack waits for others at most ``ack_linger``, a lease is renewed when half of its time
+    is over. Senders do the requests, as many at once as there are, up to a limit. All start when they are needed and
+    end with :meth:`Leases.stop`. Renewals depend on nothing that the main thread does. That a lease is lost is told to
+    ``on_lost`` in one of these threads, once a lease.
+
+    A connection that is forgotten without being closed says so by :meth:`Leases.disown`; the keeper then gives
+    everything back and ends. Otherwise nobody could receive, for twelve hours, what nobody can settle any more.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+from kombu_hake.amqp import FIFO_SUFFIX, MAX_BATCH_ENTRIES, SQS_MAX_VISIBILITY_S, QueueUrl
+from kombu_hake.aws import Clients, Senders, backoff_s, forksafe, start_thread
+from kombu_hake.exceptions import BrokerUnavailable, HakeError, QueueNotFound
+from kombu_hake.quoting import guarded
+from kombu_hake.receive.lease import Event, Lease, LeaseState, Why, after, lost_text
+from kombu_hake.receive.settling import Request
+
+__all__ = ["Leases"]
+
+logger = guarded(logging.getLogger(__name__))
+#: With AWS ten milliseconds away one sender deletes some eight hundred messages a second.
+_MAX_SENDERS = 12
+_TRIES = 5
+#: AWS refuses an extension past twelve hours since the receive; stop asking a little before.
+_LIFE_S = SQS_MAX_VISIBILITY_S - 60
+#: How often the keeper looks whether anybody is left who could settle.
+_LOOK_UP_S = 2.0
+#: How long :meth:`Leases.stop` waits for threads that have nothing to do any more.
+_END_S = 1.0
+_GIVE_BACK_S = 5.0
+
+
+class Leases:
+    """Holds, renews and settles the leases of one connection. Safe to use from any thread."""
+
+    def __init__(
+        self,
+        clients: Clients,
+        *,
+        visibility_s: int,
+        linger_s: float,
+        clock: Callable[[], float] = time.monotonic,
+        on_lost: Callable[[Lease, Why], None] = lambda lease, why: None,
+    ) -> None:
+        """*on_lost* is called in a thread of ours, and must neither block nor raise."""
+        self._clients = clients
+        self._on_lost = on_lost
+        self._visibility_s = visibility_s
+        self._linger_s = linger_s
+        self._clock = clock
+        self._fresh()
+        forksafe.register(self)
+
+    def reset_after_fork(self) -> None:
+        """Forget the parent's leases: it will settle them."""
+        self._fresh()
+
+    def _fresh(self) -> None:
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+        self._held: OrderedDict[int, Lease] = OrderedDict()  # by id(lease), earliest deadline first
+        self._acks: dict[QueueUrl, list[Lease]] = {}
+        self._acks_due: dict[QueueUrl, float] = {}
+        self._senders: Senders[Request] = Senders(self._handle, most=_MAX_SENDERS, name="hake-sender")
+        self._keeper: threading.Thread | None = None
+        self._is_disowned = False
+        #: Queues that :meth:`release` has made messages of visible in.
+        self.given_back: set[QueueUrl] = set()
+        self._hidden: list[float] = []
+        #: When to look for leases that have run out.
+        self._look_at = math.inf
+        self._stopping = False
+
+    def __repr__(self) -> str:
+        waiting = sum(len(leases) for leases in self._acks.values())
+        return f"<Leases held={len(self._held)} acks waiting={waiting} requests={self._senders.unanswered}>"
+
+    # --- what the rest of the package says
+
+    def now(self) -> float:
+        """Monotonic seconds, of the clock that leases are measured by."""
+        return self._clock()
+
+    def hold(self, leases: Sequence[Lease]) -> None:
+        """Keep these alive until they are settled."""
+        with self._lock:
+            if not self._held:
+                self._changed.notify()
+            for lease in leases:
+                self._held[id(lease)] = lease
+                self._look_at = min(self._look_at, lease.held_until)
+            self._have_keeper()
+
+    def ack(self, lease: Lease) -> None:
+        """Have the message deleted. Returns at once; the request follows within the linger time."""
+        with self._lock:
+            if not self._transition(lease, Event.ACK):
+                return
+            waiting = self._acks.setdefault(lease.url, [])
+            waiting.append(lease)
+            if len(waiting) >= MAX_BATCH_ENTRIES or self._stopping or lease.url.endswith(FIFO_SUFFIX):
+                self._send_acks(lease.url)  # in a FIFO queue the next message of the group waits for this one
+            elif len(waiting) == 1:
+                self._acks_due[lease.url] = self._clock() + self._linger_s
+                self._changed.notify()
+
+    def hide(self, lease: Lease, seconds: int) -> None:
+        """Have the message come again after *seconds*, and hold it no longer."""
+        with self._lock:
+            if not self._let_go(lease):
+                return
+            lease.hide_s = seconds
+            self._hidden.append(self._clock() + seconds)
+            self._senders.submit(Request("release", lease.url, [lease]))
+
+    def hidden(self) -> int:
+        """How many messages :meth:`hide` hides now."""
+        with self._lock:
+            now = self._clock()
+            self._hidden = [until for until in self._hidden if until > now]
+            return len(self._hidden)
+
+    def abandon(self, lease: Lease) -> None:
+        """Let the lease run out: the message comes again when its visibility timeout ends."""
+        with self._lock:
+            self._let_go(lease)
+
+    def stop_renewing(self, lease: Lease) -> None:
+        """Hold it until its visibility timeout ends and no longer. Until then it can be settled as before."""
+        with self._lock:
+            lease.is_renewed = False
+
+    def release(self, leases: Sequence[Lease]) -> None:
+        """Have the messages made visible to others at once, in requests of up to ten."""
+        by_url: dict[QueueUrl, list[Lease]] = {}
+        with self._lock:
+            for lease in leases:
+                if self._let_go(lease):
+                    by_url.setdefault(lease.url, []).append(lease)
+            self.given_back.update(by_url)
+            for url, group in by_url.items():
+                for start in range(0, len(group), MAX_BATCH_ENTRIES):
+                    self._senders.submit(Request("release", url, group[start : start + MAX_BATCH_ENTRIES]))
+
+    def flush(self, timeout_s: float) -> bool:
+        """Send what waits, and wait for the answers; whether all came in time."""
+        with self._lock:
+            for url in list(self._acks):
+                self._send_acks(url)
+        unanswered = self._senders.wait(timeout_s)
+        if unanswered:
+            logger.warning("%d requests of acks and releases were not answered in time.", unanswered)
+        return not unanswered
+
+    def stop(self, timeout_s: float) -> None:
+        """Flush, then end the threads. What is still held is left to its visibility timeout."""
+        with self._lock:
+            self._stopping = True
+        self.flush(timeout_s)
+        with self._lock:
+            self._changed.notify_all()
+            keeper, self._keeper = self._keeper, None
+        self._senders.stop(_END_S)
+        if keeper is not None and keeper is not threading.current_thread():
+            keeper.join(_END_S)
+
+    def look_after(self) -> None:
+        """Do in this thread what waits for a thread that cannot be started; the consuming thread calls it regularly.
+
+        A machine may have run out of threads. Acks are sent and leases renewed all the same, only later.
+        """
+        with self._lock:
+            if self._stopping or not (self._held or self._acks or self._senders.unanswered):
+                return
+            self._have_keeper()
+            is_kept = self._keeper is not None and self._keeper.is_alive()
+        if not is_kept:
+            self._keep_once(waits=False)
+            with self._lock:
+                if self._keeper is not None and not self._keeper.is_alive():
+                    self._keeper = None  # the next call starts another one
+        self._senders.help()
+
+    def disown(self) -> None:
+        """Nobody is left who could settle. Takes no lock: a garbage collection may run anywhere."""
+        self._is_disowned = True
+
+    def give_all_back(self) -> None:
+        """Release what is held, then stop."""
+        with self._lock:
+            if self._held:
+                logger.warning("A connection was forgotten, not closed; %d messages go back.", len(self._held))
+            self.release(list(self._held.values()))
+        self.stop(_GIVE_BACK_S)
+
+    def renewals_due(self, now: float) -> list[tuple[QueueUrl, list[Lease]]]:
+        """Leases to renew now, in request-sized groups. Changes nothing, calls nothing.
+
+        Args:
+            now: Monotonic seconds, from the clock given to the constructor.
+        Returns:
+            Each group is one queue and 1..10 leases, earliest deadline first; ``[]`` when none is due. Settled and
+            lost leases never appear, nor those that AWS would not extend any more.
+        Source:
+            SQS API, ChangeMessageVisibilityBatch: 10 entries; 12 h in total since the receive.
+        """
+        groups: list[tuple[QueueUrl, list[Lease]]] = []
+        open_groups: dict[QueueUrl, list[Lease]] = {}
+        for lease in self._held.values():
+            if lease.deadline - now > self._visibility_s / 2:
+                break
+            if not self._may_renew(lease, now):
+                continue
+            group = open_groups.get(lease.url)
+            if group is None or len(group) == MAX_BATCH_ENTRIES:
+                group = open_groups[lease.url] = []
+                groups.append((lease.url, group))
+            group.append(lease)
+        return groups
+
+    # --- inside; the lock is held
+
+    def _may_renew(self, lease: Lease, now: float) -> bool:
+        """Whether it is to be renewed, and AWS would extend it: no further than twelve hours since the receive."""
+        return lease.is_renewed and now - lease.received_at <= _LIFE_S - self._visibility_s
+
+    def _transition(self, lease: Lease, event: Event) -> bool:
+        """Whether the event meant anything to the lease."""
+        state = after(lease.state, event)
+        if state is None:
+            logger.debug("A lease that is %s: %s is ignored.", lease.state.value, event.value)
+            return False
+        lease.state = state
+        if state not in (LeaseState.HELD, LeaseState.LAPSED):
+            self._held.pop(id(lease), None)
+        self._have_keeper()
+        return True
+
+    def _let_go(self, lease: Lease) -> bool:
+        """Hold it no longer; whether it is ours to make visible."""
+        was_held = not lease.is_lost
+        return self._transition(lease, Event.RELEASE) and was_held
+
+    def _send_acks(self, url: QueueUrl) -> None:
+        self._acks_due.pop(url, None)
+        leases = self._acks.pop(url, [])
+        for start in range(0, len(leases), MAX_BATCH_ENTRIES):
+            self._senders.submit(Request("ack", url, leases[start : start + MAX_BATCH_ENTRIES]))
+
+    def _have_keeper(self) -> None:
+        if self._keeper is None and not self._stopping:
+            self._keeper = start_thread(self._keep, "hake-keeper")
+
+    # --- the keeper
+
+    def _keep(self) -> None:
+        while not self._stopping:
+            try:
+                self._keep_once()
+            except Exception:  # a bug of ours must not end the renewals in silence
+                logger.exception("Keeping leases failed in a way that is not known; it goes on.")
+                time.sleep(_LOOK_UP_S)
+            if self._is_disowned:
+                self.give_all_back()
+
+    def _keep_once(self, *, waits: bool = True) -> None:
+        with self._lock:
+            now = self._clock()
+            lost = self._run_out(now)
+            for url in [url for url, due in self._acks_due.items() if due <= now]:
+                self._send_acks(url)
+            for url, group in self.renewals_due(now):
+                for lease in group:  # to the end of the line, so that it is not due again at once
+                    lease.deadline = now + self._visibility_s
+                    self._held.move_to_end(id(lease))
+                self._senders.submit(Request("renew", url, group))
+            if waits and not lost and not self._stopping:
+                self._changed.wait(min(self._pause(now), _LOOK_UP_S))
+        for lease, why in lost:
+            self._report(lease, why)
+
+    def _run_out(self, now: float) -> list[tuple[Lease, Why]]:
+        """Those that somebody else may have now, because nothing has renewed them. They go on being tried, once AWS
+        answers again, but for those that AWS would not extend any more.
+        """
+        if now < self._look_at:
+            return []
+        found = []
+        for lease in [lease for lease in self._held.values() if lease.held_until <= now]:
+            is_over = not self._may_renew(lease, now)
+            if self._transition(lease, Event.REFUSED if is_over else Event.RUN_OUT):
+                found.append((lease, Why.CAP if is_over and lease.is_renewed else Why.LAPSED))
+        self._look_at = min(map(self._ends_at, self._held.values()), default=math.inf)
+        return found
+
+    def _ends_at(self, lease: Lease) -> float:
+        if lease.state is LeaseState.HELD:
+            return lease.held_until
+        return lease.received_at + _LIFE_S - self._visibility_s + 1
+
+    def _pause(self, now: float) -> float:
+        """Seconds until the next ack or renewal is due."""
+        waits = [due - now for due in self._acks_due.values()]
+        waits += [self._look_at - now] if self._held else []
+        first = next(iter(self._held.values()), None)
+        if first is not None:
+            left = first.deadline - now
+            half = self._visibility_s / 2
+            # Behind one that AWS would not extend, others may be due within half of the time.
+            waits.append(left - half if self._may_renew(first, now) else min(left, half))
+        return max(0.01, min(waits, default=1.0))
+
+    # --- the senders
+
+    def _handle(self, request: Request) -> None:
+        try:
+            self._deliver(request)
+        except HakeError as exc:
+            self._give_up(request, exc)
+        except Exception as exc:  # a bug of ours or a strange answer must not end the thread in silence
+            logger.exception("A request to settle messages failed in a way that is not known.")
+            self._give_up(request, HakeError(repr(exc)))
+
+    def _deliver(self, request: Request) -> None:
+        error: HakeError = BrokerUnavailable("not tried")
+        tries = 0
+        while tries < _TRIES or self._is_worth_more(request):
+            if tries:
+                time.sleep(backoff_s(tries - 1))
+                self._forget_late_releases(request)
+            if not request.leases:
+                return
+            tries += 1
+            asked_at = self._clock()
+            try:
+                answer = request.send(self._clients, self._visibility_s)
+            except BrokerUnavailable as exc:
+                error = exc
+                continue
+            if request.kind == "renew":
+                self._renewed(answer.done, asked_at)
+            for lease, refusal in answer.refused:
+                self._lost(lease, request.kind, refusal)
+            request.leases = [lease for lease, _ in answer.later]
+            if not answer.later:
+                return
+            error = answer.later[0][1]
+        if request.leases:
+            raise error
+
+    def _is_worth_more(self, request: Request) -> bool:
+        """An ack saves a second run as long as nobody else gets the message."""
+        is_held = any(lease.held_until > self._clock() for lease in request.leases)
+        return is_held and request.kind == "ack" and not self._stopping
+
+    def _forget_late_releases(self, request: Request) -> None:
+        """What ran out while a release was tried is visible by itself, or somebody else's by now."""
+        if request.kind == "release":
+            now = self._clock()
+            request.leases = [lease for lease in request.leases if lease.held_until > now]
+
+    def _give_up(self, request: Request, exc: HakeError) -> None:
+        for lease in request.leases:
+            self._lost(lease, request.kind, exc)
+
+    def _renewed(self, leases: Sequence[Lease], asked_at: float) -> None:
+        with self._lock:
+            for lease in leases:
+                lease.held_until = max(lease.held_until, asked_at + self._visibility_s)
+                if lease.state is LeaseState.LAPSED:
+                    logger.info("Nobody seems to have received %s meanwhile; it is held again.", lease.label)
+                    self._look_at = min(self._look_at, lease.held_until)
+                    self._transition(lease, Event.RENEWED)
+
+    def _lost(self, lease: Lease, kind: str, exc: HakeError) -> None:
+        if kind == "release":
+            logger.info("A message was not released and stays hidden until its visibility timeout ends: %s", exc)
+            return
+        with self._lock:
+            if kind == "renew" and id(lease) not in self._held:
+                return
+            if kind == "renew" and isinstance(exc, BrokerUnavailable):
+                lease.deadline = self._clock() + self._visibility_s / 2  # due again now: first in the line
+                self._held.move_to_end(id(lease), last=False)
+                self._changed.notify()
+                return
+            if not self._transition(lease, Event.REFUSED):
+                return
+        gone = isinstance(exc, QueueNotFound)
+        self._report(lease, Why.GONE if gone else Why.ACK_FAILED if kind == "ack" else Why.REFUSED, exc)
+
+    def _report(self, lease: Lease, why: Why, detail: object = "") -> None:
+        """Say it once; outside of the lock."""
+        if lease.is_reported:
+            return
+        lease.is_reported = True
+        if lease.label:
+            logger.error("%s", lost_text(lease, why, detail))
+        else:  # it waits in the inbox, where it is dropped
+            logger.info("%s", lost_text(lease, why, detail))
+        self._on_lost(lease, why)

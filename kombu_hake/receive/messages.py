@@ -1,0 +1,263 @@
+"""A received SQS message as kombu's Message, and a message to publish as what goes to AWS. Pure.
+
+Group-scoped redelivery
+    ``task.retry()`` publishes to the exchange in ``delivery_info`` (``celery/app/task.py``,
+    ``signature_from_request``). After a fan-out that would run the task in every group again. So a Celery task that
+    lies in a queue with bindings is handed over with ``delivery_info`` naming a private exchange and the queue:
+    publishing there is a send to that queue alone. The exchange and key it was published with are in the header
+    ``hake-origin``. Any other message keeps them in ``delivery_info``, because plain consumers dispatch on them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from kombu.message import Message as KombuMessage
+
+from kombu_hake.amqp import (
+    COMPRESSION_HEADER,
+    ORIGIN_HEADER,
+    PRIVATE_EXCHANGE,
+    Envelope,
+    answers_elsewhere,
+    decoded,
+    inflated,
+    is_command_queue,
+    is_task,
+    whole,
+)
+from kombu_hake.exceptions import MalformedMessage
+from kombu_hake.quoting import quoted
+from kombu_hake.receive.inbox import Delivery
+from kombu_hake.receive.lease import Lease
+
+__all__ = [
+    "HakeMessage",
+    "label",
+    "receive_count",
+    "sent_ms",
+    "task_of",
+    "to_message",
+]
+
+
+
+class HakeMessage(KombuMessage):  # type: ignore[misc]
+    """A message that was received from SQS."""
+
+    #: Our hold on it.
+    lease: Lease | None = None
+    #: Whether decoding its body has failed.
+    is_undecodable = False
+    #: The body as it was sent, and its codec, where it was compressed. ``body`` is decompressed and has no header
+    #: ``compression``; what is sent again takes both from here.
+    packed: tuple[bytes | str, Any] | None = None
+    body: Any
+    properties: dict[str, Any]
+
+    def __init__(self, body: Any = None, *, headers: dict[str, Any] | None = None, **options: Any) -> None:
+        if headers and headers.get(COMPRESSION_HEADER):
+            try:
+                body, headers = self._unpack(body, headers)
+            except MalformedMessage:
+                self.errors = [sys.exc_info()]  # kombu then leaves the body alone, and calls ``on_decode_error``
+        super().__init__(body, headers=headers, **options)
+
+    def become(
+        self,
+        body: bytes | str,
+        content_type: str | None,
+        content_encoding: str | None,
+        headers: dict[str, Any],
+        properties: Mapping[str, Any],
+    ) -> None:
+        """Give the same delivery other contents.
+
+        Args:
+            properties: Replace or extend those that are there.
+        Raises:
+            MalformedMessage: the headers name a compression, and the body cannot be decompressed.
+        """
+        before, unpacked, self.packed = self.packed, self.body, None
+        if before is not None and before == (body, headers.get(COMPRESSION_HEADER)):
+            self.packed = before
+            body, headers = unpacked, _without_compression(headers)
+        elif headers.get(COMPRESSION_HEADER):
+            body, headers = self._unpack(body, headers)
+        self.body, self.headers = body, headers
+        self.content_type, self.content_encoding = content_type, content_encoding
+        self.properties = {**self.properties, **properties}
+        self._decoded_cache = None
+
+    def _unpack(self, body: bytes | str, headers: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
+        codec = headers[COMPRESSION_HEADER]
+        found = inflated(body, codec)
+        self.packed = (body, codec)
+        return found, _without_compression(headers)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether somebody else may have the message by now. A long callback may ask, and stop. Any thread."""
+        return self.lease is not None and self.lease.is_lost
+
+    def come_later(self) -> None:
+        """Let go of it: it comes again when its visibility timeout ends, where :meth:`requeue` would be a loop."""
+        self.channel.forget(self.delivery_tag)
+        self._state = "REQUEUED"
+
+    def set_aside(self, fault: str, exc: Exception | None = None) -> bool:
+        """Settle a message that cannot be handled: see :meth:`kombu_hake.receive.gate.Gate.quarantine`.
+
+        Returns:
+            False when it was settled before.
+        """
+        if not self.channel.set_aside(self.delivery_tag, fault, exc):
+            return False
+        self._state = "REJECTED"
+        return True
+
+    def _decode(self) -> Any:
+        try:
+            return decoded(self.body, self.content_type, self.content_encoding, accept=self.accept)
+        except Exception:
+            self.is_undecodable = True
+            raise
+
+    def ack(self, multiple: bool = False) -> None:
+        """Have the message deleted; in a Celery worker one whose body can't be read is rejected instead.
+
+        Celery acknowledges those (``Consumer.on_decode_error`` in ``celery/worker/consumer/consumer.py``), so that they
+        don't come again and again. A dead-letter queue ends that too, and keeps them.
+        """
+        if (self.is_undecodable or self.errors) and "celery.worker.state" in sys.modules:
+            self.reject()
+        else:
+            super().ack(multiple=multiple)
+
+
+class CommandMessage(HakeMessage):
+    """A command of remote control. Decoding refuses one whose answer would go to a queue that is no reply queue.
+
+    Its consumers (``Node.listen`` in ``kombu/pidbox.py``, ``Pidbox.start`` in ``celery/worker/pidbox.py``) log what
+    can't be decoded, and go on.
+    """
+
+    #: Logical name of the queue it lies in.
+    queue = ""
+
+    def _decode(self) -> Any:
+        command = super()._decode()
+        if answers_elsewhere(command, self.queue):
+            self.is_undecodable = True
+            where = repr(command["reply_to"])[:200]
+            raise MalformedMessage(
+                f"a command of remote control asks for its answer in {where}, which is no reply queue of its mailbox",
+                message_id=str(self.properties.get("message_id")),
+            )
+        return command
+
+
+def _without_compression(headers: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in headers.items() if name != COMPRESSION_HEADER}
+
+
+def sent_ms(raw: Mapping[str, Any]) -> int | None:
+    """When SQS accepted the message, ms since the epoch."""
+    return whole((raw.get("Attributes") or {}).get("SentTimestamp"))
+
+
+def receive_count(raw: Mapping[str, Any]) -> int:
+    """How often SQS has handed the message out, this time included."""
+    return max(1, whole((raw.get("Attributes") or {}).get("ApproximateReceiveCount")) or 1)
+
+
+def to_message(
+    envelope: Envelope, delivery: Delivery, channel: Any, delivery_tag: int, consumer_tag: str, *, is_bound: bool
+) -> HakeMessage:
+    """The message to hand over.
+
+    Args:
+        is_bound: Whether the queue has bindings to exchanges other than the direct one of its own name.
+    """
+    receives = receive_count(delivery.message)
+    info = _delivery_info(envelope, delivery.queue, is_bound)
+    info["redelivered"] = receives > 1
+    info["consumer_tag"] = consumer_tag
+    properties = {
+        **envelope.properties,
+        "delivery_info": info,
+        "delivery_tag": delivery_tag,
+        "receive_count": receives,
+        "message_id": envelope.properties.get("message_id") or delivery.message.get("MessageId"),
+    }
+    sent = sent_ms(delivery.message)
+    if sent is not None:
+        properties["sent_timestamp_ms"] = sent
+    if envelope.is_kombu:
+        properties.pop("attributes", None)  # only a foreign message has them
+    else:
+        properties["attributes"] = _foreign_attributes(delivery.message)
+    kind = CommandMessage if is_command_queue(delivery.queue) else HakeMessage
+    message = kind(
+        body=envelope.body,
+        channel=channel,
+        delivery_tag=delivery_tag,
+        content_type=envelope.content_type,
+        content_encoding=envelope.content_encoding,
+        headers=envelope.headers,
+        properties=properties,
+        delivery_info=info,
+        postencode="utf-8",
+    )
+    if isinstance(message, CommandMessage):
+        message.queue = delivery.queue
+    return message
+
+
+def _foreign_attributes(raw: Mapping[str, Any]) -> dict[str, str]:
+    """What somebody else's message says beside its text: its attributes of type String and Number."""
+    given = raw.get("MessageAttributes") or {}
+    return {name: str(item["StringValue"]) for name, item in given.items() if "StringValue" in item}
+
+
+def label(message: KombuMessage) -> str:
+    """What a message is, for a log line."""
+    headers = message.headers
+    if is_task(headers):
+        return f"task {quoted(headers['task'])}[{quoted(headers['id'])}]"
+    return f"message {quoted(message.properties.get('message_id'))}"
+
+
+def task_of(message: KombuMessage) -> tuple[str | None, str | None]:
+    """Name and id of the task that a message is; None for both if it is none."""
+    headers = message.headers
+    return (_as_text(headers["task"]), _as_text(headers["id"])) if is_task(headers) else (None, None)
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else quoted(value)
+
+
+
+
+
+
+
+
+def _delivery_info(envelope: Envelope, queue: str, is_bound: bool) -> dict[str, Any]:
+    """What the message says of its publishing; of a task, an exchange and key that lead to its own queue alone.
+
+    The envelope is its publisher's word. Celery publishes a task's retry to what stands here, so a message in one queue
+    must not name another one.
+    """
+    info = envelope.properties["delivery_info"]
+    if not envelope.is_kombu or not is_task(envelope.headers):
+        return dict(info)
+    exchange, routing_key = info["exchange"], info["routing_key"]
+    if routing_key == queue and (exchange == queue or (not exchange and not is_bound)):
+        return dict(info)
+    if exchange and exchange != PRIVATE_EXCHANGE:
+        envelope.headers.setdefault(ORIGIN_HEADER, {"exchange": exchange, "routing_key": routing_key})
+    return {**info, "exchange": PRIVATE_EXCHANGE, "routing_key": queue}

@@ -1,0 +1,476 @@
+"""Receive path: poller threads that long-poll the queues of one channel into its connection's inbox.
+
+Threads
+    Each consumed queue has one poller that stays, and gets helpers, up to ``max_pollers``, while polls come back full
+    and the consumer waits for more. Helpers poll briefly, and end when they find nothing. All are daemon threads: an
+    open long poll keeps no process alive.
+
+Faults
+    What can pass (network, throttling, AWS's own faults) is waited out with growing pauses, and logged when it starts
+    and when it is over. Until then polls are short, so that the end of an outage is seen soon (:mod:`trouble`). A queue
+    that is gone is declared again where this process declared it. What can't pass (a denied action) goes to the
+    consuming thread as an error, and the poller ends. A poller that ends for any other reason is restarted
+    (:meth:`Receiver.look_after_pollers`).
+
+Stop
+    :meth:`Receiver.remove` and :meth:`Receiver.stop` return at once. A poll that is still open then makes visible
+    whatever it brings. It may well bring what was made visible at the end, so a process that ends should give it a
+    moment: :meth:`Receiver.wait_for_open_polls`.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from typing import Any
+
+from kombu_hake.amqp import REPLY_POLL_S, SQS_MAX_WAIT_S, QueueUrl, is_reply_queue
+from kombu_hake.aws import Clients, backoff_s, forksafe, start_thread
+from kombu_hake.config import Settings
+from kombu_hake.exceptions import BrokerUnavailable, HakeError, QueueNotFound, QuotaExceeded
+from kombu_hake.quoting import guarded
+from kombu_hake.receive.credit import Credit
+from kombu_hake.receive.inbox import Delivery, Inbox
+from kombu_hake.receive.lease import Lease
+from kombu_hake.receive.leases import Leases
+from kombu_hake.receive.trouble import Hedge, Trouble
+
+__all__ = ["Receiver", "receive_params"]
+
+logger = guarded(logging.getLogger(__name__))
+_HELPER_WAIT_S = 1
+#: How often a poller without credit looks for itself.
+_LOOK_AGAIN_S = 5.0
+#: How long to wait for more credit before asking for the little there is.
+_PATIENCE_S = 0.1
+
+
+def receive_params(url: QueueUrl, count: int, wait_s: int, visibility_s: int) -> dict[str, Any]:
+    """The arguments of ReceiveMessage, the same wherever we receive."""
+    return {
+        "QueueUrl": url,
+        "MaxNumberOfMessages": count,
+        "WaitTimeSeconds": wait_s,
+        "VisibilityTimeout": visibility_s,
+        "MessageSystemAttributeNames": ["ApproximateReceiveCount", "SentTimestamp", "MessageGroupId"],
+        "MessageAttributeNames": ["All"],  # a dead letter keeps them
+    }
+
+
+class _Source:
+    """One consumed SQS queue: a queue, or a priority level of one."""
+
+    __slots__ = (
+        "check_at",
+        "closed",
+        "ended",
+        "for_helper",
+        "for_main",
+        "has_failed",
+        "is_hopeless",
+        "longest_poll_s",
+        "main",
+        "name",
+        "pollers",
+        "queue",
+        "rank",
+        "url",
+        "waiting",
+    )
+
+    def __init__(
+        self, name: str, queue: str, url: QueueUrl, rank: int, lock: threading.RLock, check_at: float
+    ) -> None:
+        self.name = name
+        self.queue = queue
+        self.url = url
+        self.rank = rank
+        self.longest_poll_s = REPLY_POLL_S if is_reply_queue(queue) else SQS_MAX_WAIT_S
+        self.pollers = 0
+        #: The poller that stays.
+        self.main: threading.Thread | None = None
+        #: Whether it ended with an error that waiting does not mend: a denied action.
+        self.has_failed = False
+        #: When to look after its bindings, monotonic; they were just made.
+        self.check_at = check_at
+        self.closed = False
+        #: The poller that stays, and its helpers, wait here for credit; those that wait, by condition.
+        self.for_main = threading.Condition(lock)
+        self.for_helper = threading.Condition(lock)
+        self.waiting = {self.for_main: 0, self.for_helper: 0}
+        #: Whether the one that stays waits with no credit at all.
+        self.is_hopeless = False
+        #: A poller that pauses after a fault waits here.
+        self.ended = threading.Condition(lock)
+
+    def close(self) -> None:
+        """Have its pollers end. The lock is held."""
+        self.closed = True
+        for condition in (self.for_main, self.for_helper, self.ended):
+            condition.notify_all()
+
+
+class _Reserved:
+    """Credit that a poll has reserved, until it is given back; 0 afterwards."""
+
+    __slots__ = ("count",)
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+
+class Receiver:
+    """Polls for one channel, within its credit."""
+
+    def __init__(
+        self,
+        channel_id: int,
+        *,
+        clients: Clients,
+        settings: Settings,
+        inbox: Inbox,
+        leases: Leases,
+        on_gone: Callable[[str], QueueUrl | None],
+        on_check: Callable[[str], None],
+    ) -> None:
+        """Store; nothing starts before :meth:`add`.
+
+        Args:
+            on_gone: Called in a poller thread with the name of a queue that no longer exists; returns the URL of the
+                one that took its place, or None.
+            on_check: Called in a thread of its own now and then, to look after what feeds the queue.
+        """
+        self._channel_id = channel_id
+        self._clients = clients
+        self._settings = settings
+        self._inbox = inbox
+        self._leases = leases
+        self._on_gone = on_gone
+        self._on_check = on_check
+        self._fresh(0)
+        forksafe.register(self)
+
+    def reset_after_fork(self) -> None:
+        """The child has no pollers; what the parent consumes is not consumed here."""
+        self._fresh(self._credit.prefetch_count)
+
+    def _fresh(self, prefetch_count: int) -> None:
+        self._lock = threading.RLock()  # re-entrant: stop() may run in a garbage collection, under the lock
+        self._credit = Credit(prefetch_count)
+        self._sources: dict[str, _Source] = {}
+        self._open_polls: Counter[QueueUrl] = Counter()
+        self._came_back = threading.Condition(self._lock)
+
+    def __repr__(self) -> str:
+        polling = " ".join(f"{s.name}:{s.pollers}" for s in self._sources.values())
+        return f"<Receiver {self._credit!r} pollers {polling}>"
+
+    def add(self, queue: str, levels: Sequence[tuple[str, QueueUrl]]) -> None:
+        """Start polling a queue.
+
+        Args:
+            levels: Logical name and URL of each SQS queue behind it, lowest priority first; usually one.
+        """
+        with self._lock:
+            for rank, (name, url) in enumerate(levels):
+                check_at = time.monotonic() + self._settings.check_bindings
+                source = _Source(name, queue, url, rank, self._lock, check_at)
+                self._sources[name] = source
+                self._credit.add(name, queue if len(levels) > 1 else "", rank)
+                self._start_poller(source, is_helper=False)
+
+    def remove(self, queue: str) -> None:
+        """Stop polling a queue. What of it is buffered is the caller's to release."""
+        with self._lock:
+            for source in [source for source in self._sources.values() if source.queue == queue]:
+                del self._sources[source.name]
+                source.close()
+                self._credit.remove(source.name)
+            self._wake_who_may_ask()
+
+    def stop(self) -> None:
+        """Stop polling. Open long polls end by themselves."""
+        with self._lock:
+            for source in self._sources.values():
+                source.close()
+            self._sources.clear()
+
+    def wait_for_open_polls(self, urls: Collection[QueueUrl], timeout_s: float) -> bool:
+        """After the end, wait until no poll of these queues is open, and what they brought is visible to others."""
+        with self._lock:
+            return self._came_back.wait_for(lambda: not any(self._open_polls[url] for url in urls), timeout_s)
+
+    def set_prefetch(self, count: int) -> None:
+        """Change AMQP's prefetch count; 0 is no limit."""
+        with self._lock:
+            self._credit.prefetch_count = count
+            self._wake_who_may_ask()
+
+    def settled(self, source: str, count: int = 1) -> None:
+        """Messages of *source* are settled (or, without a prefetch limit, handed over): there is credit again."""
+        with self._lock:
+            self._credit.returned(source, count)
+            self._wake_who_may_ask()
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether there is a prefetch count."""
+        return self._credit.prefetch_count > 0
+
+    # --- poller threads
+
+    def _start_poller(self, source: _Source, *, is_helper: bool) -> None:
+        thread = start_thread(partial(self._poll_until_closed, source, is_helper), f"hake-poll-{source.name}")
+        if thread is not None:
+            source.pollers += 1
+            if not is_helper:
+                source.main = thread
+        elif not is_helper:
+            raise RuntimeError(f"Queue {source.queue!r} can't be consumed: no thread can be started.")
+
+    def look_after_pollers(self) -> None:
+        """Restart pollers that have ended though their queue is consumed; cheap, for the consuming thread.
+
+        A queue that is consumed has a poller as long as the process lives. If one ends for a reason that is not
+        foreseen, or can't be started, this notices.
+        """
+        with self._lock:
+            for source in list(self._sources.values()):
+                is_alive = source.main is not None and source.main.is_alive()
+                if is_alive or source.has_failed or source.closed:
+                    continue
+                logger.error("The poller of queue %s has ended unexpectedly; starting another one.", source.queue)
+                try:
+                    self._start_poller(source, is_helper=False)
+                except RuntimeError as exc:  # tried again at the next call
+                    logger.error("%s", exc)
+
+    def _poll_until_closed(self, source: _Source, is_helper: bool) -> None:
+        trouble = Trouble(source.name)
+        hedge: Hedge[list[dict[str, Any]]] = Hedge(source.name)
+        failures = 0
+        try:
+            while True:
+                try:
+                    if not self._take_turn(source, is_helper, trouble, hedge):
+                        return
+                    failures = 0
+                except Exception as exc:  # a bug of ours, or no memory: it must not end the consumer in silence
+                    logger.exception("Unexpected error while receiving from queue %s; continuing.", source.queue)
+                    self._pause(max(trouble.pause_s(exc), backoff_s(failures)), source)
+                    failures += 1
+        finally:
+            with self._lock:
+                source.pollers -= 1
+
+    def _take_turn(
+        self, source: _Source, is_helper: bool, trouble: Trouble, hedge: Hedge[list[dict[str, Any]]]
+    ) -> bool:
+        """Wait for credit, and poll; whether to go on. Credit that was reserved is free again, whatever happens."""
+        reserved = _Reserved(self._await_credit(source, is_helper))
+        if not reserved.count:
+            return False
+        url = source.url
+        try:
+            with self._lock:
+                self._open_polls[url] += 1
+            try:
+                return self._poll_once(source, reserved, is_helper, trouble, hedge)
+            finally:
+                with self._lock:
+                    self._open_polls[url] -= 1
+                    self._came_back.notify_all()
+        finally:
+            if reserved.count:
+                self._keep(source, reserved, [])
+
+    def _poll_once(
+        self,
+        source: _Source,
+        reserved: _Reserved,
+        is_helper: bool,
+        trouble: Trouble,
+        hedge: Hedge[list[dict[str, Any]]],
+    ) -> bool:
+        """Poll, and deal with what comes of it; whether to go on."""
+        try:
+            if trouble.is_outage:
+                messages = self._probe(source, reserved.count, hedge)
+            else:
+                messages = self._poll(source, reserved.count, _HELPER_WAIT_S if is_helper else None)
+        except HakeError as exc:
+            self._keep(source, reserved, [])
+            return self._survive(source, exc, trouble, is_helper)
+        trouble.over()
+        self._keep(source, reserved, messages)
+        if not is_helper:
+            self._check(source)
+        return bool(messages) or not is_helper
+
+    def _await_credit(self, source: _Source, is_helper: bool) -> int:
+        """How many to ask for; 0 when this poller is to end."""
+        with self._lock:
+            asked = 0 if source.closed else self._credit.ask(source.name)
+            while not asked and not source.closed:
+                condition = source.for_helper if is_helper else source.for_main
+                wait_s: float = _HELPER_WAIT_S
+                if not is_helper:
+                    source.is_hopeless = not self._credit.has_little(source.name)
+                    # Whoever returns credit wakes it; it looks for itself too, so that a lost wake-up costs seconds.
+                    wait_s = _LOOK_AGAIN_S if source.is_hopeless else _PATIENCE_S
+                source.waiting[condition] += 1
+                try:
+                    came = condition.wait(wait_s)
+                finally:
+                    source.waiting[condition] -= 1
+                if source.closed or (is_helper and not came):
+                    break
+                is_dry = not came and not len(self._inbox)
+                asked = self._credit.ask(source.name, even_little=is_dry)
+            if asked:
+                self._wake_who_may_ask()  # there may be enough for another one
+            return asked
+
+    def _wake_who_may_ask(self) -> None:
+        """Wake one waiting poller of each queue that there is enough credit for. The lock is held.
+
+        Not all of them: each settled message comes by here, and a herd of pollers that look and wait again would take
+        more of the interpreter than the messages do.
+        """
+        for source in self._sources.values():
+            if source.waiting[source.for_main]:
+                # It counts its patience from the first credit there is, so it is woken for a little too; once awake
+                # it waits with a time limit, in which it needs no waking but for enough.
+                starts_patience = source.is_hopeless and self._credit.has_little(source.name)
+                if starts_patience or self._credit.may_ask(source.name):
+                    source.is_hopeless = False
+                    source.for_main.notify()
+            elif source.waiting[source.for_helper] and self._credit.may_ask(source.name):
+                source.for_helper.notify()
+
+    def _poll(self, source: _Source, asked: int, wait_s: int | None) -> list[dict[str, Any]]:
+        wait = min(self._settings.wait_time_seconds, source.longest_poll_s if wait_s is None else wait_s)
+        if source.rank and self._credit.is_busy(source.name):
+            wait = 0  # the lower levels wait to hear that this one is empty
+        params = receive_params(source.url, asked, wait, self._settings.visibility_timeout)
+        return self._clients.sqs("receive_message", **params).get("Messages") or []
+
+    def _check(self, source: _Source) -> None:
+        """Look after what feeds the queue, when that is due; in a thread: AWS may be slow to tell."""
+        every_s = self._settings.check_bindings
+        if not every_s or source.rank or time.monotonic() < source.check_at:  # the lowest level looks after all
+            return
+        # With jitter: a fleet that started at once does not ask at once.
+        source.check_at = time.monotonic() + every_s * random.uniform(0.75, 1.25)  # noqa: S311 - needs no secrecy
+        start_thread(partial(self._look_after, source), f"hake-check-{source.name}")
+
+    def _look_after(self, source: _Source) -> None:
+        try:
+            self._on_check(source.queue)
+        except HakeError as exc:
+            logger.warning("Whether the bindings of queue %s are still there can't be seen: %s", source.queue, exc)
+        except Exception:  # a bug of ours must not end the consumer in silence
+            logger.exception("Looking after the bindings of queue %s failed in a way that is not known.", source.queue)
+
+    def _probe(self, source: _Source, asked: int, hedge: Hedge[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+        """A poll in an outage: one that waits for nothing, and more beside it while it is silent."""
+        messages = hedge.first(
+            lambda: self._poll(source, asked, 0),
+            late=lambda more: self._keep(source, _Reserved(0), more),
+            is_over=lambda: source.closed,
+        )
+        return messages or []
+
+    def _keep(self, source: _Source, reserved: _Reserved, messages: list[dict[str, Any]]) -> None:
+        """Pass on what there is credit for; make visible what is too much, or came after the end."""
+        received_at = time.monotonic()
+        leases = [
+            Lease(source.url, m["ReceiptHandle"], received_at, self._settings.visibility_timeout) for m in messages
+        ]
+        with self._lock:
+            asked = reserved.count
+            # A closed source has no share any more; another of the same queue may have taken its place.
+            kept = 0 if source.closed else self._credit.received(source.name, asked, len(messages))
+            reserved.count = 0
+            if not messages:
+                self._wake_who_may_ask()  # what was reserved is free again; the lower levels' turn
+            if kept:
+                starving = not len(self._inbox)
+                self._hand_over(source, messages[:kept], leases[:kept])
+                can_grow = source.pollers < self._settings.max_pollers
+                if starving and kept == asked and can_grow and self._credit.may_ask(source.name):
+                    self._start_poller(source, is_helper=True)
+        if leases[kept:]:
+            self._release(source.url, leases[kept:])
+
+    def _hand_over(self, source: _Source, messages: list[dict[str, Any]], leases: list[Lease]) -> None:
+        """Hold the messages, and give them to the consuming thread; all of them or none. The lock is held."""
+        try:
+            deliveries = [
+                Delivery(self._channel_id, source.queue, source.name, message, lease)
+                for message, lease in zip(messages, leases, strict=True)
+            ]
+            self._leases.hold(leases)
+            self._inbox.put(deliveries)
+        except BaseException:  # no memory, no thread: they come again when their visibility timeout ends
+            self._credit.returned(source.name, len(leases))
+            self._wake_who_may_ask()
+            mine = set(map(id, leases))
+            self._inbox.take(lambda item: id(item.lease) in mine)
+            for lease in leases:
+                self._leases.abandon(lease)
+            raise
+
+    def _release(self, url: QueueUrl, leases: list[Lease]) -> None:
+        """Make visible at once, from this thread: the settling threads may have ended before an open poll returned."""
+        entries = [
+            {"Id": str(i), "ReceiptHandle": lease.receipt_handle, "VisibilityTimeout": 0}
+            for i, lease in enumerate(leases)
+        ]
+        try:
+            self._clients.sqs("change_message_visibility_batch", QueueUrl=url, Entries=entries)
+        except HakeError as exc:
+            logger.info("%d messages stay hidden until their visibility timeout ends: %s", len(leases), exc)
+
+    def _survive(self, source: _Source, exc: HakeError, trouble: Trouble, is_helper: bool) -> bool:
+        """Deal with a failed poll; whether to go on."""
+        if source.closed:  # the one poll that was still open
+            return False
+        if isinstance(exc, BrokerUnavailable | QuotaExceeded):
+            if is_helper:  # the one that stays sees the trouble through
+                return False
+            self._pause(trouble.pause_s(exc), source)
+            return True
+        if isinstance(exc, QueueNotFound):
+            return self._find_again(source, exc, trouble)
+        source.has_failed = source.has_failed or not is_helper
+        if self._settings.is_best_effort(source.queue):
+            logger.warning("Queue %s is not consumed any more: %s", source.queue, exc)
+        else:
+            self._inbox.put([exc])
+        return False
+
+    def _find_again(self, source: _Source, exc: QueueNotFound, trouble: Trouble) -> bool:
+        if source.closed:
+            return False
+        self._pause(trouble.pause_s(exc), source)
+        try:
+            url = None if source.closed else self._on_gone(source.name)
+        except HakeError as again:
+            logger.warning("Queue %s is gone and could not be declared again yet: %s", source.queue, again)
+            source.check_at = 0.0  # it may be there, and not bound yet
+            return True
+        if url is not None:
+            source.url = url
+        return not source.closed
+
+    def _pause(self, seconds: float, source: _Source) -> None:
+        deadline = time.monotonic() + seconds
+        with self._lock:
+            while not source.closed and (left := deadline - time.monotonic()) > 0:
+                source.ended.wait(left)

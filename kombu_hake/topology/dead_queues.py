@@ -1,0 +1,262 @@
+"""Dead-letter queues on request: of queues, for what nobody can handle; of subscriptions, for what SNS can't deliver.
+
+Who asks
+    A queue by its arguments: ``x-dead-letter-queue`` (a name; True for ``<queue>-dead``; False for none) and
+    ``x-delivery-limit``, RabbitMQ's name for the receives after which a message is set aside. Or all durable queues by
+    the options ``dead_letter_queue`` and ``max_receive_count``. Temporary queues, queues made elsewhere and dead-letter
+    queues themselves never get one, nor does the option give one to a queue with ``x-dead-letter-exchange``.
+
+What is made
+    The dead-letter queue, a redrive policy of the queue (of each of its priority levels) that names it, and a redrive
+    allow policy that lets in nobody else. Once, where there is no redrive policy: one that an operator wrote is kept,
+    and so are the policies of a dead-letter queue that somebody else made.
+
+    With it a queue ``<queue>-undelivered``, which SNS may send to, as the dead-letter queue of the queue's
+    subscriptions: what SNS could not deliver (a deleted queue, a broken policy) is kept there. It is a queue of its own
+    because its messages never were in the queue, and because SQS's own redrive does not take them back.
+
+Rights
+    Who may not make them (a producer that declares the queue) goes on without, and says so once.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from kombu_hake.amqp import (
+    DEFAULT_PATTERN,
+    IF_MADE,
+    SQS_MAX_RECEIVE_COUNT,
+    SQS_MAX_REDRIVE_SOURCES,
+    QueueArn,
+    QueueUrl,
+    dead_name,
+    in_pattern,
+    is_dead_name,
+    level_names,
+    parse_arn,
+    read_object,
+    undelivered_name,
+)
+from kombu_hake.aws import Clients
+from kombu_hake.config import Settings
+from kombu_hake.exceptions import AccessDenied, HakeError, QueueNotFound, TopologyError
+from kombu_hake.quoting import guarded
+from kombu_hake.topology.queues import Queues, QueueSpec
+
+__all__ = ["DeadQueues", "Plan", "plan"]
+
+logger = guarded(logging.getLogger(__name__))
+#: Tag of a dead-letter queue that belongs to one queue, and goes with it: that queue's name in AWS.
+_OWNER_TAG = "hake:dead-letters-of"
+
+
+class Plan(NamedTuple):
+    """What a queue asked for."""
+
+    #: Logical name of the dead-letter queue.
+    name: str
+    max_receives: int
+    #: Whether it is this queue's alone.
+    is_own: bool
+    #: Whether it is a fault if infrastructure code has not made it.
+    is_needed: bool
+
+
+def plan(spec: QueueSpec, settings: Settings) -> Plan | None:
+    """The dead-letter queue that a declared queue asks for; None for none. Pure.
+
+    Raises:
+        TopologyError: its arguments are wrong.
+    """
+    arguments = spec.arguments
+    asked = arguments.get("x-dead-letter-queue")
+    if asked is None and "x-dead-letter-exchange" not in arguments:
+        by_option = settings.dead_letter_queue
+        asked = None if is_dead_name(spec.name, by_option) else by_option
+    if not asked or spec.is_temporary or "x-expires" in arguments:
+        return None
+    pattern = DEFAULT_PATTERN if asked in (True, IF_MADE) else str(asked)
+    limit = arguments.get("x-delivery-limit", settings.max_receive_count)
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= SQS_MAX_RECEIVE_COUNT:
+        raise TopologyError(
+            f"The argument x-delivery-limit={limit!r} of queue {spec.name!r} must be a whole number from 1 to "
+            f"{SQS_MAX_RECEIVE_COUNT}: after so many receives AWS sets a message aside."
+        )
+    return Plan(in_pattern(pattern, spec.name), limit, "{queue}" in pattern, asked != IF_MADE)
+
+
+class DeadQueues:
+    """Makes and removes them. Safe to share between threads."""
+
+    def __init__(self, clients: Clients, settings: Settings, queues: Queues) -> None:
+        self._clients = clients
+        self._settings = settings
+        self._queues = queues
+        self._done: set[str] = set()
+        self._undelivered: dict[str, tuple[frozenset[str], QueueArn | None]] = {}
+
+    def plan(self, queue: str) -> Plan | None:
+        """What a queue of ours asked for, as it was declared here; None for none."""
+        spec = self._queues.spec(queue)
+        if spec is None or self._settings.topology != "auto" or self._queues.is_predefined(queue):
+            return None
+        return plan(spec, self._settings)
+
+    def ensure(self, queue: str) -> None:
+        """Give a queue that was declared what it asked for, unless it has a redrive policy already."""
+        wanted = self.plan(queue)
+        if wanted is None or queue in self._done:
+            return
+        try:
+            names = level_names(queue, self._queues.arguments(queue))
+            bare = [url for url in map(self._queues.url, names) if not self._has_redrive_policy(url)]
+        except AccessDenied as exc:
+            logger.info("Whether queue %s has a dead-letter queue can't be seen: %s", queue, exc)
+            self._done.add(queue)
+            return
+        try:
+            if bare:
+                self._give(queue, wanted, bare)
+        except AccessDenied as exc:
+            logger.warning("Queue %s gets no dead-letter queue, because %s is denied: %s", queue, exc.action, exc)
+        self._done.add(queue)
+
+    def make_again(self, queue: str, arn: QueueArn) -> bool:
+        """Make the dead-letter queue of *queue* again that somebody deleted; whether it was made.
+
+        Args:
+            arn: Of the one that is missing. One that *queue* did not ask for here is not ours to make.
+        Raises:
+            QueueDeletedRecently: AWS refuses the name for a minute. Not waited for: a worker's main thread may be here.
+            AccessDenied: it may not be created.
+        """
+        wanted = self.plan(queue)
+        if wanted is None or self._queues.physical(wanted.name) != parse_arn(arn).name:
+            return False
+        self._queues.forget(wanted.name)
+        if not self._queues.declare(QueueSpec(wanted.name), patience_s=0):
+            return False
+        if wanted.is_own:
+            self._own(queue, wanted.name)
+        urls = map(self._queues.url, level_names(queue, self._queues.arguments(queue)))
+        self._allow(self._queues.url(wanted.name), [self._queues.arn(url) for url in urls], is_new=True)
+        logger.error(
+            "Dead-letter queue %s of queue %s was deleted by somebody, with what was in it; it has been made again.",
+            wanted.name, queue,
+        )  # fmt: skip
+        return True
+
+    def undelivered_arn(
+        self, queue: str, exchanges: frozenset[str], let_in: Callable[[str, QueueUrl], Any]
+    ) -> QueueArn | None:
+        """The queue that keeps what SNS can't deliver to *queue*, made if need be; None where there is to be none.
+
+        Args:
+            let_in: Is given its name and URL, and has its policy let in the topics of these exchanges.
+        """
+        if self.plan(queue) is None or not self._settings.keep_undelivered or not exchanges:
+            return None
+        known, arn = self._undelivered.get(queue, (frozenset(), None))
+        if exchanges <= known:
+            return arn
+        name = undelivered_name(queue)
+        try:
+            if self._queues.declare(QueueSpec(name)):
+                self._own(queue, name)
+            url = self._queues.url(name)
+            let_in(name, url)
+            arn = self._queues.arn(url)
+        except AccessDenied as exc:
+            logger.warning(
+                "What SNS can't deliver to queue %s is not kept, because %s is denied: %s", queue, exc.action, exc
+            )
+            arn = None
+        self._undelivered[queue] = exchanges, arn
+        return arn
+
+    def forget(self, queue: str) -> None:
+        """Look anew next time."""
+        self._done.discard(queue)
+        self._undelivered.pop(queue, None)
+
+    def remove(self, queue: str, owner: str) -> None:
+        """Delete the dead-letter queues that belong to a deleted queue, but for those that hold messages.
+
+        Args:
+            owner: Name in AWS that the queue had.
+        """
+        self.forget(queue)
+        for name in (dead_name(queue), undelivered_name(queue)):
+            try:
+                url = self._queues.url(name)
+                if self._clients.sqs("list_queue_tags", QueueUrl=url).get("Tags", {}).get(_OWNER_TAG) != owner:
+                    continue
+                if self._is_empty(name, url):
+                    self._queues.delete(name)
+                else:
+                    logger.warning("Queue %s was deleted; its dead letters stay in queue %s.", queue, name)
+            except QueueNotFound:
+                continue
+            except HakeError as exc:
+                logger.info("Queue %s is left behind: %s", name, exc)
+
+    # --- inside
+
+    def _is_empty(self, name: str, url: QueueUrl) -> bool:
+        if any(self._queues.counts(name)):
+            return False
+        # The counts may lag behind a minute: have a look.
+        found = self._clients.sqs("receive_message", QueueUrl=url, WaitTimeSeconds=1, VisibilityTimeout=0)
+        return not found.get("Messages")
+
+    def _has_redrive_policy(self, url: QueueUrl) -> bool:
+        answer = self._clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=["RedrivePolicy"])
+        return bool(answer.get("Attributes", {}).get("RedrivePolicy"))
+
+    def _give(self, queue: str, wanted: Plan, urls: list[QueueUrl]) -> None:
+        is_new = self._queues.declare(QueueSpec(wanted.name))
+        if is_new and wanted.is_own:
+            self._own(queue, wanted.name)
+        dead_url = self._queues.url(wanted.name)
+        dead_arn = self._queues.arn(dead_url)
+        self._allow(dead_url, [self._queues.arn(url) for url in urls], is_new=is_new)
+        for url in urls:
+            policy = json.dumps({"deadLetterTargetArn": dead_arn, "maxReceiveCount": wanted.max_receives})
+            self._clients.sqs("set_queue_attributes", QueueUrl=url, Attributes={"RedrivePolicy": policy})
+        logger.info("Dead letters of queue %s go to queue %s.", queue, wanted.name)
+
+    def _own(self, queue: str, name: str) -> None:
+        try:
+            tags = {_OWNER_TAG: self._queues.physical(queue)}
+            self._clients.sqs("tag_queue", QueueUrl=self._queues.url(name), Tags=tags)
+        except AccessDenied as exc:
+            logger.info("Queue %s will stay when queue %s is deleted: %s", name, queue, exc)
+
+    def _allow(self, dead_url: QueueUrl, sources: list[QueueArn], *, is_new: bool) -> None:
+        """Let these queues in, and keep those that are in. Without a policy everybody is: no reason to shut others out
+        from a queue that was there before.
+        """
+        # "All", because not every emulator knows the attribute, and none minds that.
+        answer = self._clients.sqs("get_queue_attributes", QueueUrl=dead_url, AttributeNames=["All"])
+        text = answer.get("Attributes", {}).get("RedriveAllowPolicy")
+        try:
+            known = read_object(text) or {"redrivePermission": "byQueue" if is_new else ""}
+        except ValueError as exc:
+            logger.warning(
+                "The redrive allow policy of %s can't be read, so it is left as it is: %s", dead_url, exc
+            )
+            return
+        allowed = known.get("sourceQueueArns", [])
+        if known.get("redrivePermission") != "byQueue" or not isinstance(allowed, list):
+            return
+        allowed = list(dict.fromkeys([*(arn for arn in allowed if isinstance(arn, str)), *sources]))
+        policy: dict[str, Any] = {"redrivePermission": "byQueue", "sourceQueueArns": allowed}
+        if len(allowed) > SQS_MAX_REDRIVE_SOURCES:
+            policy = {"redrivePermission": "allowAll"}
+        if policy != known:
+            attributes = {"RedriveAllowPolicy": json.dumps(policy)}
+            self._clients.sqs("set_queue_attributes", QueueUrl=dead_url, Attributes=attributes)

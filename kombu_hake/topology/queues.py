@@ -1,0 +1,399 @@
+"""SQS queues by logical name: find, create, size, purge, delete. The only holder of the URL and ARN caches.
+
+Every call here is rare: once a queue and process. Nothing lists. Attributes are written when a queue is created and
+never again, because an operator may have tuned them.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kombu_hake._version import __version__
+from kombu_hake.amqp import (
+    FIFO_SUFFIX,
+    MAX_BATCH_ENTRIES,
+    SQS_MAX_RETENTION_S,
+    SQS_MAX_WAIT_S,
+    SQS_MIN_RETENTION_S,
+    SQS_QUEUE_READY_S,
+    SQS_QUEUE_RECREATE_S,
+    Kind,
+    QueueArn,
+    QueueUrl,
+    level_names,
+    max_priority,
+    queue_account,
+)
+from kombu_hake.aws import Clients, SingleFlight, backoff_s
+from kombu_hake.config import Settings
+from kombu_hake.exceptions import (
+    AccessDenied,
+    BrokerUnavailable,
+    DeclarationMismatch,
+    PurgeInProgress,
+    QueueDeletedRecently,
+    QueueNotFound,
+    TopologyError,
+)
+from kombu_hake.quoting import guarded
+from kombu_hake.topology.home import Home
+
+__all__ = ["QueueSpec", "Queues", "own_tags", "retention_s"]
+
+logger = guarded(logging.getLogger(__name__))
+_MAX_FOREIGN_URLS = 1_000
+_MIN_EXPIRES_S = 600
+_OF_POLICY = ["QueueArn", "Policy", "LastModifiedTimestamp"]
+_COUNTS = (
+    "ApproximateNumberOfMessages",
+    "ApproximateNumberOfMessagesNotVisible",
+    "ApproximateNumberOfMessagesDelayed",
+)
+
+
+@dataclass(frozen=True)
+class QueueSpec:
+    """What a queue was declared with."""
+
+    name: str
+    durable: bool = True
+    exclusive: bool = False
+    auto_delete: bool = False
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_temporary(self) -> bool:
+        """Whether it goes away with its owner, or its last consumer."""
+        return self.exclusive or self.auto_delete
+
+    @property
+    def expires_s(self) -> int | None:
+        """After how long without use it goes away, seconds; None for never. Ten minutes at least: signs of use are
+        renewed every few minutes.
+        """
+        expires = self.arguments.get("x-expires")
+        return None if expires is None else max(_MIN_EXPIRES_S, math.ceil(float(expires) / 1000))
+
+    @property
+    def kind(self) -> Kind:
+        """What it goes with; false for a queue that stays."""
+        return Kind(self.exclusive, self.auto_delete and not self.exclusive, self.expires_s)
+
+
+def own_tags(settings: Settings) -> dict[str, str]:
+    """Tags that say who made a queue or topic, and for which namespace."""
+    mine = {"hake:made-by": f"kombu_hake {__version__}", "hake:namespace": settings.namer.namespace or "-"}
+    return {**settings.queue_tags, **mine}
+
+
+def retention_s(settings: Settings, *, is_temporary: bool) -> str:
+    """The ``MessageRetentionPeriod`` of a new queue, seconds, as AWS writes it.
+
+    That of a temporary queue differs by one second. It is the proof that the queue was created as temporary: tags can
+    be forged by anyone with ``sqs:TagQueue``, but attributes are changed with ``sqs:SetQueueAttributes`` only.
+    """
+    usual = settings.queue_attributes.get("MessageRetentionPeriod", str(SQS_MAX_RETENTION_S))
+    if not is_temporary or not usual.isdecimal():
+        return usual
+    return str(int(usual) - 1 if int(usual) > SQS_MIN_RETENTION_S else int(usual) + 1)
+
+
+class Queues:
+    """Finds and makes queues, and remembers their addresses. Safe to share between threads."""
+
+    def __init__(self, clients: Clients, settings: Settings, home: Home | None = None) -> None:
+        self._clients = clients
+        self._settings = settings
+        self._home = home or Home(clients, settings)
+        self._flights = SingleFlight()
+        self._urls: dict[str, QueueUrl] = {}
+        self._arns: dict[QueueUrl, QueueArn] = {}
+        self._specs: dict[str, QueueSpec] = {}
+        self._physical: dict[str, str] = {}
+        self._changed_ms: dict[QueueUrl, int] = {}
+        #: ``x-max-priority`` as the tags of a queue say it.
+        self._max_priority: dict[str, int] = {}
+
+    def url(self, name: str) -> QueueUrl:
+        """The URL of a queue that exists.
+
+        Raises:
+            QueueNotFound: there is none of this name, or none that the account may see.
+        """
+        known = self._urls.get(name)
+        if known is not None:
+            return known
+        with self._flights(name):
+            if name not in self._urls:
+                self._urls[name] = self._look_up(name)
+                self._shorten()
+            return self._urls[name]
+
+    def find(self, name: str) -> QueueUrl | None:
+        """The URL, or None if there is no such queue; with ``topology=assume``, if this process was not told of it.
+
+        Raises:
+            AccessDenied: the account may not look for it.
+            BrokerUnavailable: AWS could not be asked. Only an answer of AWS means that there is no queue.
+        """
+        if self._settings.topology == "assume" and not (name in self._specs or self.is_predefined(name)):
+            return None
+        try:
+            return self.url(name)
+        except QueueNotFound:
+            return None
+
+    def is_predefined(self, name: str) -> bool:
+        """Whether the user said where the queue is: never made, changed or deleted then."""
+        return name in self._settings.predefined_queues
+
+    def declare(
+        self,
+        spec: QueueSpec,
+        *,
+        physical: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        patience_s: float = SQS_QUEUE_RECREATE_S + 15,
+    ) -> bool:
+        """Find the queue, or create it; whether it was created. Other than with ``topology=auto``, just take note.
+
+        Always asks AWS: somebody may have deleted it. kombu remembers by itself what it declared on a connection.
+
+        Args:
+            physical: Its name in AWS, where it is not the one that follows from the logical name.
+            tags: For a queue that is created, besides those of all our queues.
+            patience_s: How long to wait for the name of a deleted queue.
+        Raises:
+            QueueDeletedRecently: AWS still refuses the name then; it does for a minute.
+            AccessDenied: it does not exist and may not be created.
+        """
+        name = spec.name
+        with self._flights(name):
+            if physical is not None:
+                self._physical[name] = physical
+            self._specs[name] = spec
+            if self.is_predefined(name) or self._settings.topology != "auto":
+                return False
+            try:
+                self._urls[name] = self._look_up(name)
+            except QueueNotFound:
+                is_ours_alone = physical is not None or spec.exclusive
+                self._urls[name] = self._create(spec, tags or {}, patience_s, is_ours_alone=is_ours_alone)
+                return True
+            return False
+
+    def spec(self, name: str) -> QueueSpec | None:
+        """What this process declared the queue with, if it did."""
+        return self._specs.get(name)
+
+    def arguments(self, name: str) -> Mapping[str, Any]:
+        """The AMQP arguments that this process declared the queue with; ``{}`` when it did not.
+
+        But with the highest ``x-max-priority`` that is known of: the levels of others are the queue's too.
+        """
+        spec = self._specs.get(name)
+        declared = spec.arguments if spec is not None else {}
+        recorded = self._max_priority.get(name, 0)
+        return {**declared, "x-max-priority": recorded} if recorded > max_priority(declared) else declared
+
+    def learn_max_priority(self, name: str, highest: int) -> None:
+        """Take note of the ``x-max-priority`` that others declared a queue with."""
+        if highest:
+            self._max_priority[name] = highest
+
+    def arn(self, url: QueueUrl) -> QueueArn:
+        """The ARN of a queue, from AWS itself."""
+        if url not in self._arns:
+            self.policy(url)
+        return self._arns[url]
+
+    def policy(self, url: QueueUrl) -> str | None:
+        """The queue's access policy as JSON text; None when it has none. Always asks AWS."""
+        answer = self._clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=_OF_POLICY)
+        attributes = answer.get("Attributes", {})
+        self._arns[url] = QueueArn(attributes["QueueArn"])
+        self._changed_ms[url] = int(float(attributes.get("LastModifiedTimestamp", 0)) * 1000)
+        return attributes.get("Policy") or None
+
+    def write_policy(self, url: QueueUrl, policy: str) -> None:
+        """Replace the queue's access policy (``""`` removes it). AWS may take a minute to act on it."""
+        self._clients.sqs("set_queue_attributes", QueueUrl=url, Attributes={"Policy": policy})
+        self._changed_ms[url] = self._clients.now_ms()
+
+    def changed_ms(self, url: QueueUrl) -> int:
+        """When the queue's attributes were last changed, ms since the epoch; 0 where that is not known. No call."""
+        return self._changed_ms.get(url, 0)
+
+    def counts(self, name: str) -> tuple[int, int, int]:
+        """(ready, in flight, delayed) messages, approximately; AWS settles them a minute after the last change.
+
+        Of all priority levels together. With ``topology=assume`` 0, because nothing is asked.
+        """
+        if self._settings.topology == "assume":
+            return 0, 0, 0
+        each = [self._counts(self.url(level)) for level in self.levels(name)]
+        ready, in_flight, delayed = map(sum, zip(*each, strict=True))
+        return ready, in_flight, delayed
+
+    def levels(self, name: str) -> list[str]:
+        """The logical names of the SQS queues behind a queue that this process declared, lowest priority first."""
+        return level_names(name, self.arguments(name))
+
+    def purge(self, name: str) -> int:
+        """Remove the ready messages; about how many there were.
+
+        A second purge within AWS's sixty seconds receives and deletes instead.
+        """
+        return sum(self._purge(self.url(level)) for level in self.levels(name))
+
+    def delete(self, name: str) -> None:
+        """Delete a queue; a queue that is gone is fine. Its subscriptions are to be removed first, by the caller."""
+        try:
+            self._clients.sqs("delete_queue", QueueUrl=self.url(name))
+        except QueueNotFound:
+            logger.debug("Queue %s was gone before it could be deleted.", name)
+        self.forget(name)
+        self._specs.pop(name, None)
+        self._physical.pop(name, None)
+        self._max_priority.pop(name, None)
+
+    def forget(self, name: str) -> None:
+        """Look the queue up anew next time."""
+        url = self._urls.pop(name, None)
+        if url is not None:
+            self._arns.pop(url, None)
+            self._changed_ms.pop(url, None)
+
+    def physical(self, name: str) -> str:
+        """The queue's name in AWS."""
+        return self._physical.get(name) or self._settings.namer.queue(name)
+
+    def _counts(self, url: QueueUrl) -> tuple[int, ...]:
+        answer = self._clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=list(_COUNTS))
+        return tuple(int(answer.get("Attributes", {}).get(name, 0)) for name in _COUNTS)
+
+    def _purge(self, url: QueueUrl) -> int:
+        if self._settings.topology == "assume":
+            return self._drain(url)
+        ready = self._counts(url)[0]
+        try:
+            self._clients.sqs("purge_queue", QueueUrl=url)
+        except PurgeInProgress:
+            return self._drain(url)
+        return ready
+
+    def _shorten(self) -> None:
+        """Forget the oldest of the queues that others declared: a worker answers to ever new reply queues."""
+        if len(self._urls) > _MAX_FOREIGN_URLS + len(self._specs):
+            oldest = next((name for name in list(self._urls) if name not in self._specs), None)
+            if oldest is not None:
+                self.forget(oldest)
+
+    def _look_up(self, name: str) -> QueueUrl:
+        if self.is_predefined(name):
+            return self._predefined(name, self._settings.predefined_queues[name])
+        physical = self.physical(name)
+        if self._settings.topology == "assume":
+            return self._home.queue_url(physical)
+        try:
+            url = QueueUrl(self._clients.sqs("get_queue_url", QueueName=physical)["QueueUrl"])
+        except QueueNotFound as exc:
+            raise QueueNotFound(
+                f"There is no queue {name!r} (in SQS {physical!r}): declare it, or check the namespace, region and "
+                "account."
+            ) from exc
+        self._home.learn_account(queue_account(url))
+        return url
+
+    def _predefined(self, name: str, address: str) -> QueueUrl:
+        if not address.startswith("arn:"):
+            self._home.check_url(address)
+            return QueueUrl(address)
+        arn = self._home.check_arn(address, f"predefined queue {name!r}")
+        if self._settings.topology == "assume":
+            return self._home.queue_url(arn.name, arn.account)
+        try:
+            answer = self._clients.sqs("get_queue_url", QueueName=arn.name, QueueOwnerAWSAccountId=arn.account)
+        except QueueNotFound as exc:
+            raise QueueNotFound(
+                f"The predefined queue {name!r}, {address}, does not exist, or its owner has not let this account see "
+                "it: create it, allow it in the queue's policy, or correct predefined_queues."
+            ) from exc
+        return QueueUrl(answer["QueueUrl"])
+
+    def _create(
+        self, spec: QueueSpec, tags: Mapping[str, str], patience_s: float, *, is_ours_alone: bool
+    ) -> QueueUrl:
+        physical = self.physical(spec.name)
+        params: dict[str, Any] = {"QueueName": physical, "Attributes": self._attributes(spec)}
+        if is_ours_alone:  # a crash between creating and tagging would leave a queue that is nobody's
+            params["tags"] = own_tags(self._settings) | dict(tags)
+        deadline = time.monotonic() + patience_s
+        attempt = 0
+        while True:
+            try:
+                url = QueueUrl(self._clients.sqs("create_queue", **params)["QueueUrl"])
+            except DeclarationMismatch:  # another process made it in this moment, with other attributes
+                return self._look_up(spec.name)
+            except AccessDenied:
+                if "tags" not in params:
+                    raise
+                del params["tags"]  # tagging is a right of its own
+            except (QueueDeletedRecently, BrokerUnavailable) as exc:
+                attempt = self._pause(exc, spec.name, attempt, deadline)
+            else:
+                logger.info("Created queue %s (%s).", spec.name, physical)
+                self._home.learn_account(queue_account(url))
+                if not self._settings.is_local:
+                    time.sleep(SQS_QUEUE_READY_S)
+                if not is_ours_alone:
+                    self._tag(url, own_tags(self._settings) | dict(tags))
+                return url
+
+    def _tag(self, url: QueueUrl, tags: Mapping[str, str]) -> None:
+        """Say who made the queue. Not in CreateQueue: of two that create it at once, the second's tags might replace
+        what was bound in between.
+        """
+        try:
+            self._clients.sqs("tag_queue", QueueUrl=url, Tags=dict(tags))
+        except (AccessDenied, QueueNotFound) as exc:  # not found: somebody deleted it in this moment
+            logger.info("%s has no tags that say who made it: %s", url, exc)
+
+    def _pause(self, exc: TopologyError | BrokerUnavailable, name: str, attempt: int, deadline: float) -> int:
+        wait = backoff_s(attempt, first_s=0.5)
+        if isinstance(exc, BrokerUnavailable) and (attempt >= 5 or not exc.is_throttle):
+            raise exc
+        if time.monotonic() + wait > deadline:
+            raise exc
+        if attempt == 0:
+            logger.warning("Queue %s can't be created yet, trying again for up to a minute: %s", name, exc)
+        time.sleep(wait)
+        return attempt + 1
+
+    def _attributes(self, spec: QueueSpec) -> dict[str, str]:
+        attributes = {
+            "VisibilityTimeout": str(self._settings.visibility_timeout),
+            "ReceiveMessageWaitTimeSeconds": str(SQS_MAX_WAIT_S),
+        }
+        if spec.name.endswith(FIFO_SUFFIX):
+            attributes["FifoQueue"] = "true"
+        retention = {"MessageRetentionPeriod": retention_s(self._settings, is_temporary=bool(spec.kind))}
+        return {**attributes, **self._settings.queue_attributes, **retention}
+
+    def _drain(self, url: QueueUrl) -> int:
+        removed = 0
+        while True:
+            answer = self._clients.sqs(
+                "receive_message", QueueUrl=url, MaxNumberOfMessages=MAX_BATCH_ENTRIES, WaitTimeSeconds=1
+            )
+            messages = answer.get("Messages", [])
+            if not messages:
+                return removed
+            entries = [{"Id": str(i), "ReceiptHandle": m["ReceiptHandle"]} for i, m in enumerate(messages)]
+            self._clients.sqs("delete_message_batch", QueueUrl=url, Entries=entries)
+            removed += len(messages)

@@ -1,0 +1,107 @@
+"""Makes again what somebody removed under this process: queues with their bindings, subscriptions, topics."""
+
+from __future__ import annotations
+
+import logging
+from typing import Protocol
+
+from kombu_hake.amqp import Binding, BindingSet, ExchangeType, QueueUrl, is_incarnation, main_queue
+from kombu_hake.aws import SingleFlight
+from kombu_hake.quoting import guarded
+from kombu_hake.topology.binder import Binder
+from kombu_hake.topology.queues import Queues, QueueSpec
+
+__all__ = ["Repairer"]
+
+logger = guarded(logging.getLogger(__name__))
+
+
+class Declarer(Protocol):
+    """What repairs need of :class:`kombu_hake.topology.topology.Topology`, which owns the repairer."""
+
+    queues: Queues
+
+    def is_managed(self, queue: str) -> bool:
+        """See there."""
+
+    def incarnation(self, queue: str) -> str:
+        """See there."""
+
+    def declare_queue(self, spec: QueueSpec, *, physical: str | None = None) -> bool:
+        """See there."""
+
+    def bind(self, queue: str, binding: Binding) -> None:
+        """See there."""
+
+    def exchange_type(self, exchange: str) -> ExchangeType | None:
+        """See there."""
+
+    def forget(self, queue: str) -> None:
+        """See there."""
+
+
+class Repairer:
+    """Declares and binds again by what this process declared and saw. Safe to share between threads."""
+
+    def __init__(self, topology: Declarer, binder: Binder) -> None:
+        self._topology = topology
+        self._binder = binder
+        #: Queues that were made again, until they are bound again too.
+        self._unbound: dict[str, BindingSet] = {}
+        self._flights = SingleFlight()
+
+    def make_again(self, queue: str) -> QueueUrl | None:
+        """Declare a queue again that somebody deleted, bindings included; None if this process never declared it."""
+        topology, queues = self._topology, self._topology.queues
+        with self._flights(queue):
+            known = self._unbound.get(queue) or self._binder.known(queue)
+            spec = queues.spec(queue)
+            is_own = is_incarnation(queues.physical(queue))
+            queues.forget(queue)
+            if is_own and queues.find(queue) is not None:
+                return queues.url(queue)  # another thread has made it again
+            topology.forget(queue)
+            if spec is None or not topology.is_managed(queue):
+                return None
+            if known is not None:
+                self._unbound[queue] = known
+            topology.declare_queue(spec, physical=topology.incarnation(queue) if is_own else None)
+            url = queues.url(queue)
+            logger.error(
+                "Queue %s was deleted by somebody, with what was in it; it was declared here, so it has been made "
+                "again.", queue,
+            )  # fmt: skip
+            self._bind_again(queue)
+            main = main_queue(queue)
+            if main != queue and (of_main := self._binder.known(main)) is not None and of_main.exchanges():
+                self._binder.apply_again(main)  # a level has no bindings of its own
+            return url
+
+    def check_bindings(self, queue: str) -> None:
+        """Look whether the queue's subscriptions are still there, and make again those that somebody removed.
+
+        With a subscription or a topic that is gone, a queue just falls silent: neither SNS nor SQS tells its consumers.
+        """
+        if queue in self._unbound:
+            self._bind_again(queue)
+        lost = self._binder.lost_exchanges(queue)
+        if lost:
+            self._binder.apply_again(queue)
+            logger.error(
+                "The subscriptions of queue %s to %s were removed by somebody, or their topics were; they have been "
+                "made again. What was published there meanwhile has not reached the queue.",
+                queue, ", ".join(lost),
+            )
+
+    def forget(self, queue: str) -> None:
+        """The queue was deleted by its user."""
+        self._unbound.pop(queue, None)
+
+    def _bind_again(self, queue: str) -> None:
+        """Bind a queue that was made again as it was bound before; what fails is not forgotten."""
+        known = self._unbound.get(queue, BindingSet())
+        for binding in sorted(known.bindings):
+            self._topology.bind(queue, binding)
+        for exchange in sorted(known.unfiltered):
+            self._binder.bind_all(queue, exchange, self._topology.exchange_type(exchange) or "direct")
+        self._unbound.pop(queue, None)

@@ -1,0 +1,190 @@
+"""Signs of life: reads and writes the tags of :mod:`kombu_hake.amqp.ownership` for this process. No thread of its
+own.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable
+from uuid import uuid4
+
+from kombu_hake.amqp import SQS_MAX_TAGS, Kind, QueueUrl, ownership
+from kombu_hake.aws import Clients, TtlCache, forksafe
+from kombu_hake.config import Settings
+from kombu_hake.exceptions import AccessDenied, HakeError, QueueNotFound
+from kombu_hake.quoting import guarded
+from kombu_hake.topology.queues import retention_s
+
+__all__ = ["Signs", "whoami"]
+
+logger = guarded(logging.getLogger(__name__))
+#: How often a use that is over at once is written down again.
+_TOUCH_S = 60.0
+#: How long it is believed whether a queue is temporary.
+_BELIEVE_S = 600.0
+#: Of queues that are asked about; what is forgotten is asked again.
+_MOST_KNOWN = 5_000
+
+
+def whoami() -> str:
+    """This process, for people."""
+    return f"{socket.gethostname()}/{os.getpid()}"
+
+
+class Signs:
+    """Writes what this process promises, and reads what others do. Safe to share between threads."""
+
+    def __init__(self, clients: Clients, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clients = clients
+        self._settings = settings
+        #: How long a promise holds, seconds.
+        self.limit_s = settings.temporary_queue_limit
+        self._clock = clock
+        self.reset_after_fork()
+        forksafe.register(self)
+
+    def reset_after_fork(self) -> None:
+        """Another process has another name."""
+        self.name = uuid4().hex[:12]
+        self._kinds: TtlCache[QueueUrl, Kind | None] = TtlCache(_BELIEVE_S, self._clock)
+        self._touched: dict[QueueUrl, float] = {}
+
+    def now_s(self) -> float:
+        """Seconds since the epoch, by AWS's clock."""
+        return self._clients.now_ms() / 1000
+
+    def at_creation(self, kind: Kind, *, owned: bool) -> dict[str, str]:
+        """The tags with which a queue of this kind is created.
+
+        Args:
+            owned: It is ours alone.
+        """
+        tags = ownership.kind_tag(kind) | ownership.used_tag(self.now_s())
+        return tags | self._promise(self.name) if owned else tags
+
+    def created(self, url: QueueUrl, kind: Kind) -> None:
+        """Take note of a queue that was created just now, with :meth:`at_creation`."""
+        self.forget(url)
+        self._kinds.get(url, lambda: kind)
+        self._touched[url] = self._clock()
+
+    def forget(self, url: QueueUrl) -> None:
+        """The queue is gone; another one may have its name."""
+        self._kinds.forget(url)
+        self._touched.pop(url, None)
+
+    def kind(self, url: QueueUrl, declared: Kind | None) -> Kind | None:
+        """What a queue goes with; None if it stays, or that can't be told. A request, once in ten minutes.
+
+        Args:
+            declared: What this process declared it with; None when it did not. A queue that was temporary becomes what
+                it was declared with, and stays if that is nothing. One that was not never becomes temporary.
+        """
+        if len(self._kinds) > _MOST_KNOWN:
+            self._kinds.clear()
+        return self._kinds.get(url, lambda: self._read_kind(url, declared))
+
+    def touch(self, url: QueueUrl, declared: Kind | None) -> None:
+        """Somebody declared a queue, or got a message from it: that counts for one that expires. A request a minute."""
+        now = self._clock()
+        if now - self._touched.get(url, float("-inf")) < _TOUCH_S:
+            return
+        if len(self._touched) > _MOST_KNOWN:
+            self._touched.clear()
+        self._touched[url] = now
+        kind = self.kind(url, declared)
+        if kind is None or kind.expires_s is None:
+            return
+        try:
+            self._clients.sqs("tag_queue", QueueUrl=url, Tags=ownership.used_tag(self.now_s()))
+        except QueueNotFound:
+            self.forget(url)
+        except HakeError as exc:
+            logger.info("Use of queue %s could not be written down: %s", url, exc)
+
+    def enter(self, url: QueueUrl) -> str:
+        """Write a first promise for a queue that others use too, and remove those of the dead.
+
+        Returns:
+            The name that it is under: where there is no room for one more, it is shared.
+        """
+        now_s, tags = self.now_s(), self.tags(url)
+        found = ownership.read(tags)
+        users = found.users if found is not None else ()
+        known = (self.name, ownership.OTHERS)
+        dead = [user.name for user in users if user.until_s + user.limit_s < now_s and user.name not in known]
+        has_room = found is None or ownership.room_for(tags, now_s, found, SQS_MAX_TAGS + len(dead))
+        name = self.name if has_room else ownership.OTHERS
+        if dead:
+            self._clients.sqs("untag_queue", QueueUrl=url, TagKeys=[ownership.user_key(one) for one in dead])
+        self.renew(url, name)
+        return name
+
+    def renew(self, url: QueueUrl, name: str) -> None:
+        """Write a promise."""
+        self._clients.sqs("tag_queue", QueueUrl=url, Tags=self._promise(name))
+
+    def leave(self, url: QueueUrl, name: str) -> None:
+        """Write that this process uses the queue no more; it may be wanted again for a while."""
+        if name == ownership.OTHERS:
+            return  # others may be alive under this name
+        tags = ownership.user_tag(name, self.now_s(), self.limit_s, whoami(), has_left=True)
+        try:
+            self._clients.sqs("tag_queue", QueueUrl=url, Tags=tags)
+        except HakeError as exc:
+            logger.info("That queue %s was left could not be written down: %s", url, exc)
+
+    def has_others(self, url: QueueUrl) -> bool:
+        """Whether another process uses the queue.
+
+        Raises:
+            HakeError: its tags can't be read.
+        """
+        found = ownership.read(self.tags(url))
+        return found is not None and any(user.name != self.name for user in found.live_users(self.now_s()))
+
+    def is_condemned(self, url: QueueUrl) -> bool:
+        """Whether a janitor has noted that it deletes the queue."""
+        return ownership.CONDEMNED_TAG in self.tags(url)
+
+    def pardon(self, url: QueueUrl) -> None:
+        """Remove a janitor's note."""
+        try:
+            self._clients.sqs("untag_queue", QueueUrl=url, TagKeys=[ownership.CONDEMNED_TAG])
+        except HakeError as exc:
+            logger.info("The note of a janitor stays at queue %s: %s", url, exc)
+
+    def tags(self, url: QueueUrl) -> dict[str, str]:
+        """All tags of a queue, as AWS has them now."""
+        return dict(self._clients.sqs("list_queue_tags", QueueUrl=url).get("Tags") or {})
+
+    def _read_kind(self, url: QueueUrl, declared: Kind | None) -> Kind | None:
+        try:
+            found = ownership.read(self.tags(url))
+            if found is None:
+                return None
+            if declared is None or str(declared) == str(found.kind):
+                return found.kind
+            if not declared:
+                kind = str(found.kind)
+                logger.warning("Queue %s was temporary (%s), and stays now, as it was declared here.", url, kind)
+                self._withdraw_proof(url)
+            self._clients.sqs("tag_queue", QueueUrl=url, Tags=ownership.kind_tag(declared))
+        except HakeError as exc:
+            logger.info("Whether queue %s is temporary can't be told or changed: %s", url, exc)
+            return None
+        return declared or None
+
+    def _withdraw_proof(self, url: QueueUrl) -> None:
+        """A queue that stays is not to look like one that was created as temporary, whatever its tags say later."""
+        attributes = {"MessageRetentionPeriod": retention_s(self._settings, is_temporary=False)}
+        try:
+            self._clients.sqs("set_queue_attributes", QueueUrl=url, Attributes=attributes)
+        except AccessDenied as exc:
+            logger.info("The retention of queue %s stays that of a temporary queue: %s", url, exc)
+
+    def _promise(self, name: str) -> dict[str, str]:
+        return ownership.user_tag(name, self.now_s(), self.limit_s, whoami())

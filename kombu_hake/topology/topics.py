@@ -1,0 +1,320 @@
+"""SNS topics and subscriptions by exchange name. Nothing lists on a path that runs once a process or more.
+
+A topic's ARN is built here, from partition, region, account and name, so that a producer with no right but
+``sns:Publish`` can work.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any, get_args
+
+from kombu_hake.amqp import (
+    FIFO_SUFFIX,
+    ExchangeType,
+    Filter,
+    QueueArn,
+    SubscriptionArn,
+    TopicArn,
+    filter_json,
+    parse_arn,
+    same_json,
+)
+from kombu_hake.aws import Clients, SingleFlight, TtlCache
+from kombu_hake.config import Settings
+from kombu_hake.exceptions import AccessDenied, DeclarationMismatch, TopicNotFound
+from kombu_hake.quoting import guarded
+from kombu_hake.topology.home import Home
+from kombu_hake.topology.queues import own_tags
+
+__all__ = ["Topics"]
+
+logger = guarded(logging.getLogger(__name__))
+#: How long "nobody subscribes" is believed: a new subscriber of events waits at most this long.
+_SUBSCRIBERS_TTL_S = 60.0
+#: Tag of a topic: the type of its exchange, for processes that were told only its name.
+TYPE_TAG = "hake:exchange-type"
+
+
+class Topics:
+    """Finds and makes topics and subscriptions, and remembers ARNs. Safe to share between threads."""
+
+    def __init__(self, clients: Clients, settings: Settings, home: Home | None = None) -> None:
+        self._clients = clients
+        self._settings = settings
+        self._home = home or Home(clients, settings)
+        self._flights = SingleFlight()
+        self._arns: dict[str, TopicArn] = {}
+        self._types: dict[str, str | None] = {}
+        self._subscribers: TtlCache[str, int | None] = TtlCache(_SUBSCRIBERS_TTL_S)
+        #: What :meth:`has_lost` looks for.
+        self._made: dict[tuple[str, QueueArn], SubscriptionArn] = {}
+
+    def is_predefined(self, exchange: str) -> bool:
+        """Whether the user said where the topic is: never made or deleted then."""
+        return exchange in self._settings.predefined_exchanges
+
+    def arn(self, exchange: str) -> TopicArn:
+        """The ARN of an exchange's topic, whether or not the topic exists.
+
+        The account comes from the option ``account_id``, a queue seen before, STS, or (where STS can't be reached)
+        from creating the topic, which returns its ARN.
+        """
+        if exchange not in self._arns:
+            self._arns[exchange] = self._built_arn(exchange) or self.create(exchange)
+        return self._arns[exchange]
+
+    def create(self, exchange: str, exchange_type: str | None = None) -> TopicArn:
+        """Create the topic, or find it: AWS does not mind which.
+
+        Args:
+            exchange_type: Goes into a tag of the topic, so that other processes can know it.
+        Raises:
+            TopicNotFound: it is predefined, or ``topology`` is not ``auto``, so it is not for us to make.
+        """
+        if self.is_predefined(exchange) or self._settings.topology != "auto":
+            raise TopicNotFound(self._not_made(exchange))
+        params: dict[str, Any] = {"Name": self._settings.namer.topic(exchange)}
+        if exchange.endswith(FIFO_SUFFIX):
+            params["Attributes"] = {"FifoTopic": "true"}
+        tags = own_tags(self._settings) | ({TYPE_TAG: exchange_type} if exchange_type else {})
+        with self._flights(exchange):
+            try:
+                answer = self._clients.sns(
+                    "create_topic", Tags=[{"Key": key, "Value": value} for key, value in tags.items()], **params
+                )
+            except (DeclarationMismatch, AccessDenied):
+                # It exists with other tags, or tagging is denied, which is a right of its own.
+                answer = self._clients.sns("create_topic", **params)
+                self._types.pop(exchange, None)
+            else:
+                self._types[exchange] = exchange_type
+        arn = self._arns[exchange] = TopicArn(answer["TopicArn"])
+        self._home.learn_account(parse_arn(arn).account)
+        self._subscribers.forget(exchange)
+        return arn
+
+    def recorded_type(self, exchange: str) -> str | None:
+        """The exchange type that the topic's tag says; None where there is no topic or tag, or reading is denied.
+
+        Asked for once. AWS allows ten such calls a second: not for what is declared with its type anyway.
+
+        Raises:
+            BrokerUnavailable: AWS could not be asked; the next call asks again.
+        """
+        if self._settings.topology == "assume":
+            return None
+        if exchange not in self._types:
+            with self._flights(exchange):
+                if exchange not in self._types:
+                    self._types[exchange] = self._read_type(exchange)
+        return self._types[exchange]
+
+    def seen_type(self, exchange: str) -> str | None:
+        """As :meth:`recorded_type`, if it was asked for before; no call."""
+        return self._types.get(exchange)
+
+    def subscribe(
+        self,
+        exchange: str,
+        queue_arn: QueueArn,
+        wanted: Filter,
+        exchange_type: str | None = None,
+        keeper: QueueArn | None = None,
+        widened: Callable[[str], str] | None = None,
+    ) -> bool:
+        """Subscribe a queue with raw delivery and this filter, creating the topic if need be. Reads back and mends.
+
+        Args:
+            keeper: The dead-letter queue of the subscription, for one that has none.
+            widened: For a filter that must not become narrower: is given the text of a filter policy that differs, and
+                returns the text to have instead.
+        Returns:
+            Whether there was a subscription that said something else.
+        Raises:
+            TopologyError: AWS (or an emulator) refuses the filter policy.
+        """
+        attributes = {"RawMessageDelivery": "true"}
+        if wanted.policy is not None:
+            attributes["FilterPolicy"] = filter_json(wanted)
+        is_changed = False
+        try:
+            arn = self._subscribe(exchange, queue_arn, attributes, exchange_type)
+        except DeclarationMismatch:
+            arn = self._subscribe(exchange, queue_arn, {}, exchange_type)
+            is_changed = True
+        is_changed |= self._mend(arn, attributes, keeper, widened)
+        self._made[exchange, queue_arn] = arn
+        self._subscribers.forget(exchange)
+        return is_changed
+
+    def has_lost(self, exchange: str, queue_arn: QueueArn) -> bool:
+        """Whether AWS says that a subscription, which this process made or found, is gone."""
+        arn = self._made.get((exchange, queue_arn))
+        if arn is None:
+            return False
+        try:
+            self._clients.sns("get_subscription_attributes", SubscriptionArn=arn)
+        except TopicNotFound:
+            return self._made.get((exchange, queue_arn)) == arn  # or this process has removed it meanwhile
+        except AccessDenied as exc:  # it stays denied: not asked again
+            logger.debug("Whether subscription %s is still there can't be seen: %s", arn, exc)
+            self._made.pop((exchange, queue_arn), None)
+        return False
+
+    def unsubscribe(self, exchange: str, *queue_arns: QueueArn) -> None:
+        """Remove the subscriptions of queues; none, or no topic, is fine."""
+        for queue_arn in queue_arns:
+            self._made.pop((exchange, queue_arn), None)
+        try:
+            for item in self.subscriptions(exchange):
+                if item["Endpoint"] in queue_arns and item["SubscriptionArn"].startswith("arn:"):
+                    self._clients.sns("unsubscribe", SubscriptionArn=item["SubscriptionArn"])
+        except TopicNotFound:
+            logger.debug("Exchange %s has no topic, so %s has nothing to unsubscribe.", exchange, queue_arns[0])
+        self._subscribers.forget(exchange)
+
+    def subscriptions(self, exchange: str) -> Iterator[dict[str, str]]:
+        """Every subscription of the topic, with ``Endpoint``, ``Protocol``, ``Owner`` and ``SubscriptionArn``.
+
+        Thirty such calls a second are all that AWS allows an account: for clean-up and for people, not for declaring.
+        """
+        params: dict[str, str] = {"TopicArn": self.arn(exchange)}
+        while True:
+            answer = self._clients.sns("list_subscriptions_by_topic", **params)
+            yield from answer.get("Subscriptions", [])
+            if not answer.get("NextToken"):
+                return
+            params["NextToken"] = answer["NextToken"]
+
+    def delete(self, exchange: str) -> None:
+        """Delete the topic, and with it all its subscriptions; no topic is fine."""
+        try:
+            self._clients.sns("delete_topic", TopicArn=self.arn(exchange))
+        except TopicNotFound:
+            logger.debug("Exchange %s had no topic.", exchange)
+        self._arns.pop(exchange, None)
+        self._types.pop(exchange, None)
+        self._subscribers.forget(exchange)
+
+    def subscribers(self, exchange: str) -> int | None:
+        """How many subscriptions the topic has, at most a minute old; 0 for no topic, None where reading is denied.
+
+        With ``topology=assume`` None, unless a publish found no topic.
+
+        Raises:
+            BrokerUnavailable: AWS could not be asked; the next call asks again.
+        """
+        return self._subscribers.get(exchange, lambda: self._count_subscribers(exchange))
+
+    def forget_subscribers(self, exchange: str) -> None:
+        """Count anew next time."""
+        self._subscribers.forget(exchange)
+
+    def is_gone(self, exchange: str) -> None:
+        """Take note that AWS said so to a publish: believed for as long as a count of subscribers is."""
+        self._subscribers.forget(exchange)
+        self._subscribers.get(exchange, lambda: 0)
+
+    def _count_subscribers(self, exchange: str) -> int | None:
+        if self._settings.topology == "assume":
+            return None
+        try:
+            attributes = self._clients.sns("get_topic_attributes", TopicArn=self.arn(exchange))["Attributes"]
+        except TopicNotFound:
+            return 0
+        except AccessDenied as exc:
+            logger.debug("The subscriptions of exchange %s can't be counted: %s", exchange, exc)
+            return None
+        confirmed, pending = (int(attributes.get(f"Subscriptions{kind}", 0)) for kind in ("Confirmed", "Pending"))
+        return confirmed + pending or self._list_if_any(exchange)
+
+    def _list_if_any(self, exchange: str) -> int | None:
+        """The counts of a topic may lag behind; before "nobody" is believed, a list is asked for."""
+        try:
+            return 1 if next(self.subscriptions(exchange), None) else 0
+        except TopicNotFound:
+            return 0
+        except AccessDenied as exc:
+            logger.debug("The subscriptions of exchange %s can't be listed: %s", exchange, exc)
+            return None
+
+    def _built_arn(self, exchange: str) -> TopicArn | None:
+        if self.is_predefined(exchange):
+            arn = TopicArn(self._settings.predefined_exchanges[exchange])
+            self._home.check_arn(arn, f"predefined topic of exchange {exchange!r},")
+            return arn
+        return self._home.topic_arn(self._settings.namer.topic(exchange))
+
+    def _not_made(self, exchange: str) -> str:
+        known = self._arns.get(exchange, "")
+        if self.is_predefined(exchange):
+            return (
+                f"The predefined topic {known} of exchange {exchange!r} does not exist: correct predefined_exchanges, "
+                "or create it."
+            )
+        return (
+            f"Exchange {exchange!r} has no topic ({known or self._settings.namer.topic(exchange)}), and "
+            f"topology={self._settings.topology} makes none: create it, correct the namespace, region or account_id, "
+            "or use topology=auto."
+        )
+
+    def _read_type(self, exchange: str) -> str | None:
+        try:
+            answer = self._clients.sns("list_tags_for_resource", ResourceArn=self.arn(exchange))
+        except (TopicNotFound, AccessDenied) as exc:
+            logger.debug("The type of exchange %s can't be read: %s", exchange, exc)
+            return None
+        found = next((tag["Value"] for tag in answer.get("Tags") or () if tag["Key"] == TYPE_TAG), None)
+        return found if found in get_args(ExchangeType) else None
+
+    def _subscribe(
+        self, exchange: str, queue_arn: QueueArn, attributes: dict[str, str], exchange_type: str | None
+    ) -> SubscriptionArn:
+        params: dict[str, Any] = {"Protocol": "sqs", "Endpoint": queue_arn, "ReturnSubscriptionArn": True}
+        if attributes:
+            params["Attributes"] = attributes
+        try:
+            answer = self._clients.sns("subscribe", TopicArn=self.arn(exchange), **params)
+        except TopicNotFound:
+            answer = self._clients.sns("subscribe", TopicArn=self.create(exchange, exchange_type), **params)
+        return SubscriptionArn(answer["SubscriptionArn"])
+
+    def _mend(
+        self,
+        arn: SubscriptionArn,
+        wanted: dict[str, str],
+        keeper: QueueArn | None,
+        widened: Callable[[str], str] | None,
+    ) -> bool:
+        """Set what the subscription has otherwise, and whether it had: AWS never updates on Subscribe."""
+        is_changed = False
+        try:
+            found = self._clients.sns("get_subscription_attributes", SubscriptionArn=arn)["Attributes"]
+        except AccessDenied as exc:
+            logger.debug("Subscription %s is taken as it is: %s", arn, exc)
+            return False
+        for name, empty in (("RawMessageDelivery", "false"), ("FilterPolicy", "{}")):
+            value = wanted.get(name, empty)
+            if name == "FilterPolicy" and widened is not None and not same_json(found.get(name) or empty, value):
+                value = widened(found.get(name) or empty)
+            if not same_json(found.get(name) or empty, value):
+                self._clients.sns(
+                    "set_subscription_attributes", SubscriptionArn=arn, AttributeName=name, AttributeValue=value
+                )
+                is_changed = True
+        if keeper is not None and not found.get("RedrivePolicy"):
+            self._keep(arn, keeper)
+        return is_changed
+
+    def _keep(self, arn: SubscriptionArn, keeper: QueueArn) -> None:
+        """Have what SNS can't deliver kept."""
+        value = json.dumps({"deadLetterTargetArn": keeper})
+        try:
+            self._clients.sns(
+                "set_subscription_attributes", SubscriptionArn=arn, AttributeName="RedrivePolicy", AttributeValue=value
+            )
+        except AccessDenied as exc:
+            logger.warning("What SNS can't deliver by %s is not kept: %s", arn, exc)

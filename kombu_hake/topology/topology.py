@@ -1,0 +1,404 @@
+"""Exchanges, queues and bindings: declare, bind, unbind, delete. Idempotent, and cheap when repeated.
+
+``topology=auto`` makes what is missing (:mod:`kombu_hake.topology.binder`), ``verify`` only looks, and fails with a
+list of what is missing (:mod:`kombu_hake.topology.verification`), ``assume`` takes everything as made and asks nothing.
+What is *taken as made*, in the latter two and between a queue and an exchange that are both predefined, is noted here.
+The set of such bindings is never known for certain, because other processes note theirs: a message in doubt is
+delivered.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, cast
+
+from kombu_hake.amqp import (
+    PRIVATE_EXCHANGE,
+    Binding,
+    BindingSet,
+    ExchangeType,
+    QueueUrl,
+    is_reply_exchange,
+    level_names,
+    max_priority,
+    parse_arn,
+    queue_account,
+)
+from kombu_hake.aws import Clients, backoff_s
+from kombu_hake.config import Settings
+from kombu_hake.exceptions import AccessDenied, DeclarationMismatch, QueueNotFound, TopicNotFound, TopologyError
+from kombu_hake.quoting import guarded
+from kombu_hake.topology.binder import Binder
+from kombu_hake.topology.dead_queues import DeadQueues
+from kombu_hake.topology.home import Home
+from kombu_hake.topology.queues import Queues, QueueSpec
+from kombu_hake.topology.removal import Remover
+from kombu_hake.topology.repair import Repairer
+from kombu_hake.topology.signs import Signs
+from kombu_hake.topology.topics import Topics
+from kombu_hake.topology.verification import Verification
+
+__all__ = ["Topology"]
+
+logger = guarded(logging.getLogger(__name__))
+#: AMQP has these from the start.
+_PREDECLARED: Mapping[str, ExchangeType] = {
+    "amq.direct": "direct",
+    "amq.fanout": "fanout",
+    "amq.headers": "headers",
+    "amq.match": "headers",
+    "amq.topic": "topic",
+}
+#: Each takes as long as AWS refuses the name of a deleted queue.
+_BIND_TRIES = 50
+
+
+class Topology:
+    """Makes AWS look as declared. One per process and settings; safe to share between threads."""
+
+    def __init__(self, clients: Clients, settings: Settings) -> None:
+        self.home = Home(clients, settings)
+        self.signs = Signs(clients, settings)
+        self.queues = Queues(clients, settings, self.home)
+        self.topics = Topics(clients, settings, self.home)
+        self._clients = clients
+        self._settings = settings
+        self.dead_queues = DeadQueues(clients, settings, self.queues)
+        self._binder = Binder(clients, settings, self.queues, self.topics, self.dead_queues)
+        self._remover = Remover(clients, self.queues, self.topics, self._binder)
+        self._verification = Verification(clients, self.queues, self.topics)
+        self._types: dict[str, ExchangeType] = dict(_PREDECLARED)
+        self._denied: dict[str, AccessDenied] = {}
+        self._has_warned = False
+        self._noted: dict[str, dict[Binding, None]] = {}
+        self._repairer = Repairer(self, self._binder)
+
+    @property
+    def makes(self) -> bool:
+        """Whether it makes what is missing (``topology=auto``)."""
+        return self._settings.topology == "auto"
+
+    # --- exchanges
+
+    def declare_exchange(self, exchange: str, exchange_type: ExchangeType) -> None:
+        """Take note of an exchange's type. Its topic is made by the first binding or publish.
+
+        Raises:
+            DeclarationMismatch: this process declared it with another type, or saw that another one did.
+        """
+        known = self.topics.seen_type(exchange) or self._types.setdefault(exchange, exchange_type)
+        if known != exchange_type:
+            raise DeclarationMismatch(
+                f"Exchange {exchange!r} was declared as {known} and can't become {exchange_type}: delete it first, or "
+                "use another name."
+            )
+        self._types[exchange] = exchange_type
+
+    def exchange_type(self, exchange: str) -> ExchangeType | None:
+        """The type this process declared, if it did."""
+        return self._types.get(exchange)
+
+    def bound_type(self, exchange: str) -> ExchangeType:
+        """The type for a binding: as declared here, else as whoever made the topic says, else direct."""
+        declared = self._types.get(exchange)
+        if declared is not None or not exchange or exchange == PRIVATE_EXCHANGE or is_reply_exchange(exchange):
+            return declared or "direct"
+        return cast(ExchangeType, self.topics.recorded_type(exchange) or "direct")
+
+    def has_topic(self, exchange: str) -> bool:
+        """Whether queues are subscribed to the exchange, or it was said that it has a topic."""
+        return self.topics.is_predefined(exchange) or bool(self.topics.subscribers(exchange))
+
+    def denied(self, exchange: str) -> AccessDenied | None:
+        """Why this exchange is off in this process; None when it is not."""
+        return self._denied.get(exchange)
+
+    def give_up(self, exchange: str, exc: AccessDenied) -> None:
+        """Do without an exchange whose topic may not be used, and say so once."""
+        if exchange in self._denied:
+            return
+        is_first = not any(map(self._settings.is_best_effort, self._denied))
+        self._denied[exchange] = exc
+        if not self._settings.is_best_effort(exchange):
+            logger.warning(
+                "Exchange %s can't be used by name, because %s is denied; its queues still get what is sent to them "
+                "directly, and publishing to the exchange raises: %s",
+                exchange, exc.action, exc,
+            )
+        elif is_first:
+            logger.warning(
+                "Remote control and events are off in this process, because %s is denied, and exchange %s needs it; "
+                "tasks are not affected. Allow it, or set worker_enable_remote_control=False: %s",
+                exc.action, exchange, exc,
+            )
+        else:
+            logger.info("Exchange %s is off, because %s is denied.", exchange, exc.action)
+
+    def gives_up(self, exchange: str, exc: AccessDenied) -> bool:
+        """Give an exchange up if the user can do without it; whether that is so."""
+        if not self._settings.is_best_effort(exchange):
+            return False
+        self.give_up(exchange, exc)
+        return True
+
+    def can_do_without(self, exchange: str) -> bool:
+        """Whether to do without a temporary queue fed by this exchange, where none can be made; says so once."""
+        if not self._settings.is_best_effort(exchange):
+            return False
+        if not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "Remote control and events are off in this process: they need temporary queues, such as one for "
+                "exchange %s, and topology=%s makes none. Tasks are not affected. Set worker_enable_remote_control="
+                "False to say that this is meant, or use topology=auto.",
+                exchange, self._settings.topology,
+            )
+        return True
+
+    # --- queues
+
+    def is_made(self, queue: str) -> bool:
+        """Whether infrastructure code made a queue, as far as can be told."""
+        return self.queues.find(queue) is not None
+
+    def declare_queue(self, spec: QueueSpec, *, physical: str | None = None) -> bool:
+        """Find or create a queue, its priority levels included; as :meth:`kombu_hake.topology.queues.Queues.declare`.
+
+        One that is temporary, or expires, is created with tags that say so (:mod:`kombu_hake.topology.signs`).
+        """
+        if physical is not None:
+            self.forget(spec.name)  # an earlier incarnation
+        is_new = False
+        for name in level_names(spec.name, self._arguments_of(spec)):
+            if name == spec.name:
+                is_new = self._declare_one(spec, physical)
+                if is_new:
+                    self._binder.forget(name)
+            else:
+                kept = {"x-expires": spec.arguments["x-expires"]} if "x-expires" in spec.arguments else {}
+                self._declare_one(replace(spec, name=name, arguments=kept), None)
+            if self._settings.topology == "verify":
+                self._verification.expect_queue(name)
+        if not spec.is_temporary:
+            self.dead_queues.ensure(spec.name)
+        return is_new
+
+    def _declare_one(self, spec: QueueSpec, physical: str | None) -> bool:
+        kind = spec.kind
+        if not (kind and self.is_managed(spec.name)):
+            return self.queues.declare(spec, physical=physical)
+        tags = self.signs.at_creation(kind, owned=spec.exclusive)
+        is_new = self.queues.declare(spec, physical=physical, tags=tags)
+        url = self.queues.url(spec.name)
+        if is_new:
+            self.signs.created(url, kind)
+        elif kind.expires_s is not None and not kind.exclusive:
+            self.signs.touch(url, kind)
+        return is_new
+
+    def incarnation(self, queue: str) -> str:
+        """A name in AWS for a queue that nobody else has had, or will have."""
+        return self._settings.namer.incarnation(queue)
+
+    def is_managed(self, queue: str) -> bool:
+        """Whether the queue is made, and so may be removed, by us: not by infrastructure code."""
+        return self.makes and not self.queues.is_predefined(queue)
+
+    def _arguments_of(self, spec: QueueSpec) -> Mapping[str, Any]:
+        known = self.queues.arguments(spec.name)
+        return known if max_priority(known) > max_priority(spec.arguments) else spec.arguments
+
+    # --- bindings
+
+    def needs_topic(self, queue: str, binding: Binding) -> bool:
+        """Whether a binding is anything in SNS, or is had by sending to the queue itself."""
+        exchange = binding.exchange
+        if not exchange or exchange == PRIVATE_EXCHANGE or is_reply_exchange(exchange):
+            return False
+        is_own = binding.exchange_type == "direct" and exchange == queue == binding.routing_key
+        return not (is_own and self._settings.direct_exchanges == "auto")
+
+    def bind(self, queue: str, binding: Binding) -> None:
+        """Let the queue have what the binding says. The queue must exist.
+
+        AWS itself may take a minute to act on a new queue policy, and a quarter of an hour on a changed filter.
+
+        Raises:
+            AccessDenied: and nothing shows that the binding is there already. Not for an exchange that the user can do
+                without, nor for a direct one: those are given up, with one warning.
+            QueueNotFound: the queue does not exist.
+            TopologyError: the queue is another account's, and does not let the exchange's topic in.
+        """
+        if not self.needs_topic(queue, binding):
+            return
+        if self._is_taken_as_made(queue, binding.exchange):
+            self._note(queue, binding)
+            return
+        try:
+            if self._is_foreign(queue):
+                self._bind_foreign(queue, binding)
+            else:
+                self._bind_own(queue, binding)
+        except AccessDenied as exc:
+            is_dispensable = self._settings.is_best_effort(binding.exchange) or binding.exchange_type == "direct"
+            if self._seems_bound(queue, binding):
+                logger.info("Queue %s is taken as bound to %s: %s", queue, binding.exchange, exc)
+                self._note(queue, binding)
+            elif exc.action.startswith("sns:") and is_dispensable:
+                self.give_up(binding.exchange, exc)
+            else:
+                raise
+
+    def _bind_own(self, queue: str, binding: Binding) -> None:
+        """Bind, and begin again where somebody deletes the queue or its subscription in the middle of it."""
+        for attempt in itertools.count():
+            try:
+                return self._binder.bind(queue, binding, self._types.get(binding.exchange))
+            except (QueueNotFound, TopicNotFound) as exc:
+                spec = self.queues.spec(queue)
+                is_given = self.queues.is_predefined(queue) or self.topics.is_predefined(binding.exchange)
+                if spec is None or is_given or attempt == _BIND_TRIES:
+                    raise
+                logger.info("Queue %s is being deleted while it is bound; declaring it again: %s", queue, exc)
+                self.forget(queue)
+                time.sleep(backoff_s(attempt))
+                self.declare_queue(spec)
+
+    def unbind(self, queue: str, binding: Binding) -> None:
+        """Undo :meth:`bind`; a binding that is not there is fine."""
+        if not self.needs_topic(queue, binding):
+            return
+        self._noted.get(queue, {}).pop(binding, None)
+        if self._is_taken_as_made(queue, binding.exchange) or self._is_foreign(queue):
+            self._verification.expect_no_more(queue, binding)
+            logger.info("The binding of queue %s to exchange %s is not ours to remove.", queue, binding.exchange)
+            return
+        self._binder.unbind(queue, binding)
+
+    def verify(self) -> None:
+        """With ``topology=verify``, look whether everything declared so far is there; no call for what was seen before.
+
+        Raises:
+            TopologyIncomplete: something is missing or wrong.
+        """
+        if self._verification.is_due:
+            self._verification.check()
+
+    def bindings(self, queue: str) -> BindingSet:
+        """The bindings of a queue as its tags say now."""
+        url = self.queues.url(queue)
+        return self._binder.understood(queue, url, self._binder.tags(url))
+
+    def make_again(self, queue: str) -> QueueUrl | None:
+        """Declare a queue again that somebody deleted, bindings included; None if this process never declared it."""
+        return self._repairer.make_again(queue)
+
+    def check_bindings(self, queue: str) -> None:
+        """Look whether the queue's subscriptions are still there, and make again those that somebody removed."""
+        if self.makes and not self._is_foreign(queue):
+            self._repairer.check_bindings(queue)
+
+    def known_bindings(self, queue: str) -> BindingSet | None:
+        """The bindings that this process last saw or took as made; no call."""
+        return self._with_noted(queue, self._binder.known(queue))
+
+    def read_bindings(self, queue: str) -> tuple[BindingSet | None, int]:
+        """The bindings as their tags say, and when they were read, ms since the epoch by AWS's clock.
+
+        A few seconds old at most. None where they can't be known for certain: their tags can't be read, or
+        infrastructure code made them.
+        """
+        if self.queues.is_predefined(queue) or not self.makes:
+            return None, self._clients.now_ms()
+        found, read_at = self._binder.read(queue)
+        return found and self._with_noted(queue, found), read_at
+
+    def list_bindings(self) -> list[tuple[str, str, str]]:
+        """(queue, exchange, routing key) of every binding that this process knows."""
+        known = {queue for queue, _ in self._binder.all_known()} | set(self._noted)
+        return [
+            (queue, binding.exchange, binding.routing_key)
+            for queue in sorted(known)
+            for binding in sorted((self.known_bindings(queue) or BindingSet()).bindings)
+        ]
+
+    # --- removal
+
+    def forget(self, queue: str) -> None:
+        """Forget what is known of a queue: another one has its logical name now."""
+        for name in self.queues.levels(queue):
+            self.queues.forget(name)
+        self.dead_queues.forget(queue)
+        self._binder.forget(queue)
+
+    def delete_queue(self, queue: str) -> None:
+        """Delete a queue and its subscriptions; a queue that is gone is fine. One that others made is left alone."""
+        if not self.makes or self.queues.is_predefined(queue):
+            logger.info("Queue %s is not ours to delete (topology=%s).", queue, self._settings.topology)
+            return
+        try:
+            owner, asked = self.queues.physical(queue), self.dead_queues.plan(queue)
+            self._remover.delete_queue(queue)
+            if asked is not None:
+                self.dead_queues.remove(queue, owner)
+        finally:
+            self._noted.pop(queue, None)
+            self._repairer.forget(queue)
+            self.forget(queue)
+
+    def delete_exchange(self, exchange: str) -> None:
+        """Delete an exchange's topic, unless subscriptions that are not ours hang on it; remove ours.
+
+        One that infrastructure code made is left alone.
+        """
+        self._types.pop(exchange, None)
+        self._denied.pop(exchange, None)
+        if not self.makes or self.topics.is_predefined(exchange):
+            logger.info("The topic of exchange %s is not ours to delete.", exchange)
+        else:
+            self._remover.delete_exchange(exchange)
+
+    # --- inside
+
+    def _is_taken_as_made(self, queue: str, exchange: str) -> bool:
+        return not self.makes or (self.queues.is_predefined(queue) and self.topics.is_predefined(exchange))
+
+    def _note(self, queue: str, binding: Binding) -> None:
+        self._noted.setdefault(queue, {})[binding] = None
+        if self._settings.topology == "verify":
+            self._verification.expect_binding(queue, binding)
+
+    def _with_noted(self, queue: str, found: BindingSet | None) -> BindingSet | None:
+        noted = frozenset(tuple(self._noted.get(queue, ())))
+        if not noted:
+            return found
+        return replace(found, bindings=found.bindings | noted) if found is not None else BindingSet(noted)
+
+    def _is_foreign(self, queue: str) -> bool:
+        """Whether the queue is another account's: then nearly everything but sending and receiving is refused."""
+        if not self.queues.is_predefined(queue):
+            return False
+        address = self._settings.predefined_queues[queue]
+        owner = parse_arn(address).account if address.startswith("arn:") else queue_account(address)
+        return bool(owner) and owner != (self.home.account() or owner)
+
+    def _bind_foreign(self, queue: str, binding: Binding) -> None:
+        """Take a binding as made where the queue lets the topic in; SNS and SQS let nobody but its owner make it."""
+        if not self._seems_bound(queue, binding):
+            raise TopologyError(
+                f"Queue {queue!r} ({self._settings.predefined_queues[queue]}) is another account's, and its policy "
+                f"does not let the topic of exchange {binding.exchange!r} in: only its owner can subscribe it to "
+                f"{self.topics.arn(binding.exchange)} and allow that in the queue's policy."
+            )
+        self._note(queue, binding)
+
+    def _seems_bound(self, queue: str, binding: Binding) -> bool:
+        """Whether the queue's policy lets the topic in, or can't be seen: then this process is a mere producer."""
+        try:
+            return self._binder.is_let_in(queue, binding.exchange)
+        except AccessDenied:
+            return True

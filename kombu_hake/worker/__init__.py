@@ -1,0 +1,22 @@
+"""All that reaches into a Celery worker.
+
+In: Celery's signals and its consumer. Out: prefetched tasks given back at shutdown, lost leases reported to tasks, and
+unknown tasks rejected. Nothing here imports Celery unless it is loaded.
+"""
+
+from __future__ import annotations
+
+from kombu_hake.worker import lost_tasks, protocol_1, safeguard, state, stopping, unknown_tasks
+from kombu_hake.worker.safeguard import check_tasks
+from kombu_hake.worker.unknown_tasks import say_unknown_once
+
+__all__ = [
+    "check_tasks",
+    "lost_tasks",
+    "protocol_1",
+    "safeguard",
+    "say_unknown_once",
+    "state",
+    "stopping",
+    "unknown_tasks",
+]

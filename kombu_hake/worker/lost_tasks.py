@@ -1,0 +1,80 @@
+"""What becomes of a Celery task whose lease is lost; in the consuming thread of a worker's main process.
+
+Its message comes, or came, again: whoever gets it will run the task. So one that this worker has not started is
+dropped, which loses nothing and spares a run. One that runs is told of by a signal, and ended where
+``on_lost_lease=terminate`` asks for it. Neither is acknowledged, rejected or given a result: all that is the business
+of the run that comes.
+
+Imports nothing of Celery, but looks at it where it is loaded.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+from kombu_hake.quoting import guarded
+from kombu_hake.receive import Lease, Why
+from kombu_hake.worker.state import consumer_of_worker, is_unstarted, refuse_to_start
+
+__all__ = ["on_lost"]
+
+logger = guarded(logging.getLogger(__name__))
+#: Nobody else will run the task, or it is not certain that somebody will: it must not be ended.
+_LAST_RUN = (Why.GONE, Why.ACK_FAILED)
+
+
+def on_lost(channel: Any, lease: Lease, why: Why, *, terminate: bool) -> None:
+    """Tell of a lost lease, and end what should not run.
+
+    Args:
+        channel: The channel that handed the message over; None when it is closed.
+        terminate: Whether a task that runs is to be ended.
+    """
+    about = lease.about
+    if about is None or "celery" not in sys.modules:
+        return
+    request = _request_of(channel, about.delivery_tag)
+    if about.task is not None:
+        from kombu_hake.signals import lease_lost
+
+        lease_lost.send(about.task, task_id=about.task_id, queue=about.queue, why=why, request=request)
+    if request is None or why in _LAST_RUN or not lease.is_lost:  # it may have been renewed after all
+        return
+    if is_unstarted(request):
+        refuse_to_start(request)
+        logger.warning("Task %s[%s] is not started here: its message comes again.", request.name, request.id)
+    elif not terminate or not _terminate(request):
+        return
+    channel.forget(about.delivery_tag)
+
+
+def _request_of(channel: Any, delivery_tag: int) -> Any:
+    state = sys.modules.get("celery.worker.state")
+    requests = [] if state is None or channel is None else list(state.requests.values())
+    for request in requests:
+        message = request.message
+        if getattr(message, "channel", None) is channel and message.delivery_tag == delivery_tag:
+            return request
+    return None
+
+
+def _terminate(request: Any) -> bool:
+    """End a task that runs; whether the pool can do that."""
+    pool = getattr(consumer_of_worker(), "pool", None)
+    if pool is None:
+        return False
+    logger.warning("Ending task %s[%s], whose message comes again.", request.name, request.id)
+    try:
+        try:
+            request.cancel(pool, emit_retry=False)
+        except TypeError:  # before Celery 5.6 it always announces a retry, which is not quite wrong
+            request.cancel(pool)
+    except NotImplementedError:
+        logger.warning(
+            "This pool can't end task %s[%s]: let it listen to the signal kombu_hake.signals.lease_lost.",
+            request.name, request.id,
+        )  # fmt: skip
+        return False
+    return True

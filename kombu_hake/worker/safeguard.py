@@ -1,0 +1,136 @@
+"""Keeps what a task message says from ending a Celery worker.
+
+Celery trusts the headers and the body of a task: an exception that they cause in the main process is not the task's but
+the worker's, and ends it. So a worker of ours looks at each task before Celery does
+(:mod:`kombu_hake.amqp.task_check`), and catches what is raised where Celery hands a task to its pool. The message is
+then set aside, see :meth:`kombu_hake.receive.gate.Gate.quarantine`. Exceptions out of Celery's callback are caught in
+:meth:`kombu_hake.channel.Channel.deliver`.
+
+Hooks, as of Celery 5.7
+    ``Consumer.create_task_handler`` (``celery/worker/consumer/consumer.py``) makes the callback for task messages.
+    ``WorkController._process_task`` (``celery/worker/worker.py``) hands a request to the pool. With prefork, whatever
+    frees a process calls it, outside of any callback of ours.
+    ``Consumer.on_task_request`` does so for other pools; timers call it when an ETA has come or a rate limit allows.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from kombu_hake.amqp import MAX_NESTING, fault_of, is_json, is_nested_too_deep
+from kombu_hake.quoting import guarded
+from kombu_hake.receive import HakeMessage
+
+__all__ = ["check_tasks", "fault_in", "watch"]
+
+logger = guarded(logging.getLogger(__name__))
+
+
+def watch() -> None:
+    """Have the worker that this process is, if it is one, check its tasks. Idempotent."""
+    signals = sys.modules.get("celery.signals")
+    if signals is not None and "celery.worker.state" in sys.modules:
+        signals.worker_ready.connect(_on_ready, weak=False, dispatch_uid="kombu_hake.worker.safeguard")
+
+
+def _on_ready(sender: Any = None, **_kwargs: Any) -> None:
+    if sender is None:
+        return
+    if check_tasks(sender):
+        task_consumer = getattr(sender, "task_consumer", None)
+        if task_consumer is not None and task_consumer.on_message is not None:
+            task_consumer.on_message = sender.create_task_handler()  # the loop has started with Celery's own
+    controller = sender.controller
+    for owner, name in ((controller, "_process_task"), (sender, "on_task_request")):
+        process = getattr(owner, name)
+        if not getattr(process, "is_of_hake", False):
+            setattr(owner, name, _guarded(controller, process))
+
+
+def check_tasks(consumer: Any) -> bool:
+    """Have a worker's consumer check each task before Celery reads it.
+
+    Returns:
+        Whether this is new: False when it does so already.
+    """
+    if getattr(consumer, "hake_checks_tasks", False):
+        return False
+    consumer.hake_checks_tasks = True
+    consumer.create_task_handler = _checked(consumer.create_task_handler)
+    return True
+
+
+def _checked(create: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(create)
+    def create_task_handler(*args: Any, **kwargs: Any) -> Callable[[Any], Any]:
+        on_task_received = create(*args, **kwargs)
+
+        def on_message(message: Any) -> Any:
+            fault = fault_in(message) if isinstance(message, HakeMessage) else None
+            if fault is None:
+                return on_task_received(message)
+            message.set_aside(f"malformed: {fault}")
+            return None
+
+        return on_message
+
+    return create_task_handler
+
+
+def fault_in(message: Any) -> str | None:
+    """What is wrong with a message that a Celery worker is about to get; None for nothing, or for no task.
+
+    A body that cannot be decoded is left to Celery, which logs and acknowledges it
+    (:meth:`kombu_hake.receive.messages.HakeMessage.ack`).
+    """
+    if is_json(message.content_type) and is_nested_too_deep(message.body):
+        return f"its body is nested deeper than {MAX_NESTING} levels"
+    headers = message.headers
+    try:
+        payload = message.payload
+    except Exception:
+        return None
+    if "task" not in headers:
+        if not isinstance(payload, dict) or "task" not in payload:
+            return None
+        headers = payload
+    elif isinstance(payload, dict):  # between the protocols: what the headers lack is in the body
+        if "args" not in payload:
+            return "its body is of type dict, not [args, kwargs, embed]"
+        headers = {**payload, **headers}
+    return fault_of(headers, message.properties, payload)
+
+
+def _guarded(controller: Any, process: Callable[[Any], Any]) -> Callable[[Any], None]:
+    def process_task(request: Any) -> None:
+        try:
+            process(request)
+        except MemoryError:
+            raise
+        except Exception as exc:
+            if not isinstance(request.message, HakeMessage):
+                raise
+            _take_back(controller, request)
+            request.message.set_aside(f"the pool does not take it: {type(exc).__name__}", exc)
+
+    process_task.is_of_hake = True  # type: ignore[attr-defined]
+    return process_task
+
+
+def _take_back(controller: Any, request: Any) -> None:
+    """Undo what Celery noted for a request before handing it to the pool failed."""
+    from celery.worker.state import task_ready
+
+    task_ready(request)
+    pool = getattr(controller.pool, "_pool", None)
+    for job in list(getattr(pool, "_cache", {}).values()):
+        if getattr(job, "correlation_id", None) == request.id and getattr(job, "_payload", None) is None:
+            job.discard()  # it was never written to a process; a warm shutdown would wait for it
+    release = getattr(controller, "_quick_release", None)
+    if release is not None:
+        # Not here: it calls the next request that waits, which may fail too.
+        controller.hub.call_soon(release) if controller.hub is not None else release()

@@ -1,0 +1,130 @@
+"""A Celery worker that ends gives back at once what it has received and not started.
+
+Celery finishes its running tasks before it closes its connection, and what it had prefetched would stay invisible to
+other workers for as long. So three places of the worker are looked at, all known from the signal ``worker_ready``:
+
+* the start of a shutdown by signal (``worker_shutting_down``): polling stops, and what is buffered here is given back;
+* the wait of a soft shutdown (``worker_soft_shutdown_timeout``, Celery 5.5): also what Celery holds and has not
+  started, because the main thread sleeps in the signal handler until the time is over;
+* the moment before the consumer forgets its reserved tasks (``Consumer.on_close``): what Celery has not started.
+
+The first two happen in a signal handler of the main thread, which may hold any lock. So the handler only writes a byte,
+and a thread does the work. It also wakes the event loop, which may sleep for seconds, and it does the same for the solo
+pool, whose main thread is busy with a task.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from kombu_hake.aws import start_thread
+from kombu_hake.quoting import guarded
+from kombu_hake.worker import state as worker
+
+__all__ = ["watch"]
+
+logger = guarded(logging.getLogger(__name__))
+_WARM, _SOFT = b"w", b"s"
+#: What tells the thread of this process's worker.
+_rings: list[Callable[[bytes], None]] = []
+
+
+def watch() -> None:
+    """Have the worker that this process is, if it is one, give back what it holds when it ends. May be repeated."""
+    signals = sys.modules.get("celery.signals")
+    if signals is not None and "celery.worker.state" in sys.modules:
+        import kombu_hake.signals  # noqa: F401 - now: a lease that is lost may find no descriptor left for an import
+
+        signals.worker_ready.connect(_on_ready, weak=False, dispatch_uid="kombu_hake.worker.stopping")
+
+
+def _on_ready(sender: Any = None, **_kwargs: Any) -> None:
+    """A worker consumes; *sender* is its consumer."""
+    if getattr(_transport_of(sender), "driver_type", None) != "hake":
+        return
+    from celery.signals import worker_shutting_down
+
+    worker.remember(sender)
+    ring = _start_thread(sender)
+    _rings[:] = [ring]
+    worker_shutting_down.connect(_on_shutting_down, weak=False, dispatch_uid="kombu_hake.worker.stopping")
+    sender.blueprint.on_close = _before(sender.blueprint.on_close, lambda: _give_back(sender, with_unstarted=True))
+    if hasattr(sender.pool, "executor"):
+        sender.pool.on_apply = _keeping(sender.pool.on_apply)
+    controller = sender.controller
+    if hasattr(controller, "wait_for_soft_shutdown"):
+        controller.wait_for_soft_shutdown = _before(controller.wait_for_soft_shutdown, lambda: ring(_SOFT))
+
+
+def _on_shutting_down(**_kwargs: Any) -> None:
+    for ring in _rings:
+        ring(_WARM)
+
+
+def _before(then: Callable[[], Any] | None, first: Callable[[], None]) -> Callable[[], Any]:
+    """A function without arguments that calls one after the other."""
+
+    def both() -> Any:
+        first()
+        return then() if then is not None else None
+
+    return wraps(then)(both) if then is not None else both
+
+
+def _keeping(apply: Callable[..., Any]) -> Callable[..., Any]:
+    """What hands a task to the thread pool, so that it can be taken back from there: Celery's request knows the result
+    by a weak reference, and nobody else holds it (``celery/concurrency/thread.py``).
+    """
+
+    def on_apply(*args: Any, **kwargs: Any) -> Any:
+        result = apply(*args, **kwargs)
+        result.f.hake_result = result
+        result.f.add_done_callback(_let_go)
+        return result
+
+    return on_apply
+
+
+def _let_go(future: Any) -> None:
+    del future.hake_result
+
+
+def _start_thread(consumer: Any) -> Callable[[bytes], None]:
+    """A thread that waits to be told of the end; what tells it may be called in a signal handler."""
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+
+    def wait() -> None:
+        while byte := reader.recv(1):
+            _give_back(consumer, with_unstarted=byte == _SOFT)
+
+    def ring(byte: bytes) -> None:
+        with contextlib.suppress(OSError):
+            writer.send(byte)
+
+    start_thread(wait, "hake-stop")
+    return ring
+
+
+def _give_back(consumer: Any, *, with_unstarted: bool) -> None:
+    """Give back what is buffered, and what Celery has not started. Never raises: who calls it must go on ending."""
+    try:
+        channel = getattr(consumer.task_consumer, "channel", None)
+        if channel is not None and getattr(channel, "connection", None) is not None:
+            channel.connection.wake()
+            channel.stop_receiving()
+            if with_unstarted:
+                channel.give_back_unstarted()
+    except Exception:
+        logger.exception("What was not started could not be given back at the start of the shutdown.")
+
+
+def _transport_of(consumer: Any) -> Any:
+    connection = getattr(consumer, "connection", None)
+    return getattr(connection, "transport", None)

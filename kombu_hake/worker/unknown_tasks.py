@@ -1,0 +1,73 @@
+"""Tasks that reach a group whose workers have not registered them: rejected, and said once a name.
+
+Celery itself logs an error with a traceback for each such message, and stores a failed result. After a fan-out neither
+is right: the task runs in another group, under the same id.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from kombu_hake.amqp import ORIGIN_HEADER, is_task
+from kombu_hake.aws import Once
+from kombu_hake.exceptions import HakeError
+from kombu_hake.quoting import guarded, quoted
+from kombu_hake.receive import HakeMessage
+
+__all__ = ["UnknownTasks", "say_unknown_once", "watch"]
+
+logger = guarded(logging.getLogger(__name__))
+
+
+class UnknownTasks:
+    """For messages that came through an exchange: ``on_unknown_task`` of ``celery/worker/consumer/consumer.py``."""
+
+    def __init__(self, otherwise: Callable[..., Any]) -> None:
+        """Store.
+
+        Args:
+            otherwise: Celery's own, for all other messages.
+        """
+        self._otherwise = otherwise
+        self._is_new = Once()
+
+    def __call__(self, body: Any, message: Any, exc: Exception) -> Any:
+        """Reject the message: to the dead-letter queue of its queue, where there is one."""
+        headers, origin = message.headers, message.headers.get(ORIGIN_HEADER)
+        if not isinstance(message, HakeMessage) or not is_task(headers) or not isinstance(origin, dict):
+            return self._otherwise(body, message, exc)
+        queue, task = quoted(message.delivery_info.get("routing_key")), quoted(headers["task"])
+        if self._is_new((queue, task)):
+            logger.error(
+                "Group %s gets the task %s, which its workers have not registered: it is rejected, here and from now "
+                "on. Import its module in these workers, or bind the queue %s to fewer keys of exchange %r.",
+                queue, task, queue, origin.get("exchange"),
+            )  # fmt: skip
+        message.reject_log_error(logger, (HakeError,))
+        return None
+
+
+def watch() -> None:
+    """Have the worker that this process is, if it is one, deal so with tasks that it does not know. May be repeated."""
+    signals = sys.modules.get("celery.signals")
+    if signals is not None and "celery.worker.state" in sys.modules:
+        signals.worker_ready.connect(_on_ready, weak=False, dispatch_uid="kombu_hake.worker.unknown_tasks")
+
+
+def _on_ready(sender: Any = None, **_kwargs: Any) -> None:
+    if sender is not None:
+        say_unknown_once(sender)
+
+
+def say_unknown_once(consumer: Any) -> None:
+    """Have a worker's consumer deal so with tasks that it does not know; now, and when it connects again."""
+    if isinstance(consumer.on_unknown_task, UnknownTasks):
+        return
+    consumer.on_unknown_task = UnknownTasks(consumer.on_unknown_task)
+    task_consumer = getattr(consumer, "task_consumer", None)
+    if task_consumer is not None and task_consumer.on_message is not None:
+        # Its loop has started, and holds a handler that knows the former function.
+        task_consumer.on_message = consumer.create_task_handler()
