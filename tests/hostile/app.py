@@ -56,11 +56,11 @@ def fail(self: Task, *_args: object, **_kwargs: object) -> None:
     raise ValueError("\x1b[2J a line\n[2026-01-01 00:00:00,000: CRITICAL/MainProcess] forged")
 
 
-@orders.on("paid", "placed", group=GROUP, as_mapping=True, bind=True, name="hostile.mapped")
+@orders.on("paid", "placed", "odd.#", group=GROUP, as_mapping=True, bind=True, name="hostile.mapped")
 def mapped(self: Task, _event: object) -> None:
     note(self)
 
 
-@orders.on("placed", group=GROUP, bind=True, name="hostile.keywords")
+@orders.on("placed", "odd.two.#", group=GROUP, bind=True, name="hostile.keywords")
 def keywords(self: Task, *_args: object, **_kwargs: object) -> None:
     note(self)

@@ -526,6 +526,16 @@ def _foreign() -> Iterator[Hostile]:
     }.items():  # fmt: skip
         yield Hostile(f"foreign-key/{label}", payload, TOPIC, {"rk": key, "event_id": MARK})
         yield Hostile(f"foreign-key/{label}-queue", payload, GROUP, {"rk": key, "event_id": MARK})
+    # These have handlers: one, or two after "odd.two".
+    for label, end in {
+        "surrogate": "%ED%A0%80", "nul": "%00", "newline": "%0Aforged", "escape": "%1B%5B2J", "many": "a." * 400,
+        "bad-utf8": "%FF", "long": "x" * 2_000,
+    }.items():  # fmt: skip
+        for start in ("odd", "odd.two"):
+            name = f"foreign-key/{start}-{label}"
+            yield Hostile(name, payload, TOPIC, {"rk": f"{start}.{end}", "event_id": MARK})
+            made = _event(headers={"hake-origin": {"exchange": TOPIC, "routing_key": f"{start}.\ud800{end}"}})
+            yield Hostile(f"{name}-event", _dump(made), GROUP)
     for label, exchange in {
         "private": "hake.queue", "unknown": f"unknown.{MARK}", "long": "x" * 2_000, "newline": "a\nb",
         "control": CONTROL, "percent": "%00", "victim": VICTIM,
