@@ -16,6 +16,8 @@ from support.rights import as_user
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, ConfigurationError
 
 CONNECT_TIMEOUT_S = 2
+#: For a busy machine, which takes seconds to load botocore; its own time-outs are a minute.
+SLACK_S = 10
 SECRET = "s3cr3t/+key"
 
 
@@ -34,7 +36,7 @@ def failure(url: str, expected: type[Exception], **options: object) -> str:
     ):
         # One attempt: kombu's connect() makes two of them, with two seconds in between, whatever the transport.
         connection.transport.establish_connection()
-    assert time.monotonic() - started < CONNECT_TIMEOUT_S + 1
+    assert time.monotonic() - started < CONNECT_TIMEOUT_S + SLACK_S
     text = str(caught.value)
     assert SECRET not in text
     return text
@@ -148,7 +150,7 @@ def test_publish_to_a_dead_endpoint_raises_in_time() -> None:
         started = time.monotonic()
         with pytest.raises(kombu.exceptions.OperationalError):
             Producer(dead).publish(1, routing_key="work", retry=True, retry_policy={"max_retries": 1})
-        assert time.monotonic() - started < 6
+        assert time.monotonic() - started < 5 + SLACK_S
 
 
 # --- what AWS refuses -----------------------------------------------------------------------------------------------
@@ -160,7 +162,7 @@ def test_wrong_secret_is_told_apart_from_missing_rights(ministack: Emulator) -> 
     started = time.monotonic()
     with Connection(user.url("errors")) as connection, pytest.raises(ConfigurationError) as caught:
         connection.default_channel.queue_declare("work")
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < SLACK_S
     assert "credentials" in str(caught.value)
     assert SECRET not in str(caught.value)
 
@@ -171,7 +173,7 @@ def test_denied_action_is_named_and_not_tried_again(ministack: Emulator) -> None
     started = time.monotonic()
     with Connection(user.url("errors")) as connection, pytest.raises(AccessDenied) as caught:
         connection.default_channel.queue_declare("work")
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < SLACK_S
     assert caught.value.action in ("sqs:GetQueueUrl", "sqs:CreateQueue")
     assert caught.value.action in str(caught.value)
 
