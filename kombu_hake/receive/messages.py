@@ -51,8 +51,8 @@ class HakeMessage(KombuMessage):  # type: ignore[misc]
     lease: Lease | None = None
     #: Whether decoding its body has failed.
     is_undecodable = False
-    #: The body as it was sent, and its codec, where it was compressed. ``body`` is decompressed; what is sent again takes
-    #: both from here.
+    #: The body as it was sent, and its codec, where it was compressed. ``body`` is decompressed; what is sent again
+    #: takes both from here.
     packed: tuple[bytes | str, Any] | None = None
     body: Any
     properties: dict[str, Any]
@@ -64,9 +64,9 @@ class HakeMessage(KombuMessage):  # type: ignore[misc]
             except MalformedMessage:
                 self.errors = [sys.exc_info()]  # kombu then leaves the body alone, and calls ``on_decode_error``
         super().__init__(body, headers=headers, **options)
-        if self.packed is not None and not is_task(self.headers):
-            # As kombu has it. Not for tasks: Celery's retry sends its headers again, with a body that is not compressed.
-            self.headers = {**self.headers, COMPRESSION_HEADER: self.packed[1]}
+        if self.packed is not None and headers is not None and not is_task(headers):
+            # As kombu has it. Not for tasks: Celery's retry sends their headers with a body that is not compressed.
+            self.headers = {**headers, COMPRESSION_HEADER: self.packed[1]}
 
     def become(
         self,

@@ -267,11 +267,12 @@ def test_a_rejection_that_fails_does_not_end_a_worker(
 
 
 @pytest.mark.parametrize("compression", ["zlib", "bzip2", "lzma"])
-def test_a_compressed_message_has_no_header_that_its_body_does_not_keep(
+def test_a_compressed_task_has_no_header_that_its_body_does_not_keep(
     connection: Connection, channel: Channel, compression: str
 ) -> None:
     declare(channel)
-    Producer(channel).publish({"a": 1}, routing_key="q", compression=compression)
+    headers = {"task": "shop.mail", "id": "7f1c9d0e"}
+    Producer(channel).publish({"a": 1}, routing_key="q", compression=compression, headers=headers)
     message = channel.basic_get("q")
     assert message is not None
     assert "compression" not in message.headers
