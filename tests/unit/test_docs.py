@@ -20,7 +20,7 @@ from support.pages import DOCS, PAGES, README, ROOT, anchor, blocks, headings, l
 from support.texts import error_texts
 
 import kombu_hake
-from kombu_hake import exceptions, testing
+from kombu_hake import admin, exceptions, testing
 from kombu_hake.config.options import OPTIONS, WITHOUT_MEANING
 
 PACKAGE = Path(kombu_hake.__file__).parent
@@ -126,6 +126,7 @@ def test_the_page_of_python_names_has_all_that_the_package_exports() -> None:
     exported = {f"kombu_hake.{name}" for name in kombu_hake.__all__} - {"kombu_hake.__version__"}
     exported |= {f"kombu_hake.testing.{name}" for name in testing.__all__ if name.islower()}
     assert exported <= {name.shown for name in PUBLIC}
+    assert set(admin.__all__) <= {name.path for name in PUBLIC}
 
 
 # --- pages written by hand
