@@ -47,6 +47,8 @@ logger = guarded(logging.getLogger(__name__))
 _PER_TURN = 100
 #: Between the secret key and a session token in kombu's password field; neither holds a blank.
 _BLANK = " "
+#: The most time that closing spends on acks and releases, and on events.
+_STOP_TIMEOUT_S = 5.0
 #: How long close waits for long polls that are still open to make visible what they take of that which was given back.
 _LAST_POLLS_S = 1.0
 #: How often the consuming thread checks that each consumed queue has a poller, and that acks have a thread.
@@ -88,6 +90,8 @@ class Transport(base.Transport):  # type: ignore[misc]
     driver_type = "hake"
     driver_name = "hake"
     polling_interval = None
+    #: How long an ack may wait for others to share its request, seconds. A crash within that time repeats the task.
+    ack_linger_s = 0.1
 
     # kombu reconnects on the first and third, passes the second and fourth on, or retries in place. Without the
     # "recoverable" two it would retry on all of them (kombu/connection.py, ``ensure``), denied access included.
@@ -141,7 +145,7 @@ class Transport(base.Transport):  # type: ignore[misc]
         self.leases = Leases(
             self.clients,
             visibility_s=self.settings.visibility_timeout,
-            linger_s=self.settings.ack_linger,
+            linger_s=self.ack_linger_s,
             on_lost=lambda lease, why: inbox.put([LostLease(lease, why)]),
         )
         _leases.add(self.leases)
@@ -170,10 +174,10 @@ class Transport(base.Transport):  # type: ignore[misc]
         channels = [*parted, *self.channels]
         for channel in channels:
             channel.close()
-        self.dispatcher.flush_events(self.settings.stop_timeout)
+        self.dispatcher.flush_events(_STOP_TIMEOUT_S)
         self._disown.detach()
         _leases.discard(self.leases)
-        self.leases.stop(self.settings.stop_timeout)
+        self.leases.stop(_STOP_TIMEOUT_S)
         ends_at = time.monotonic() + _LAST_POLLS_S
         for channel in channels:
             channel.wait_for_open_polls(self.leases.given_back, ends_at - time.monotonic())

@@ -108,6 +108,11 @@ class FakeSns:
         self.by_name.pop(TopicArn.rsplit(":", 1)[1], None)
         return {}
 
+    def list_topics(self, NextToken: str = "0") -> dict[str, Any]:
+        start, topics = int(NextToken), list(self.by_name.values())
+        answer: dict[str, Any] = {"Topics": [{"TopicArn": topic.arn} for topic in topics[start : start + PAGE]]}
+        return {**answer, "NextToken": str(start + PAGE)} if len(topics) > start + PAGE else answer
+
     def get_topic_attributes(self, TopicArn: str) -> dict[str, Any]:
         topic = self.topic(TopicArn)
         counted = {"SubscriptionsConfirmed": str(len(topic.subscriptions)), "SubscriptionsPending": "0"}

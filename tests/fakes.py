@@ -269,8 +269,14 @@ def make_presence(fake: FakeClients, topology: Any, sweeper: Any = None) -> Any:
 
 
 @contextmanager
-def connected(fake: FakeClients, url: str = URL, **options: Any) -> Iterator[Connection]:
-    """A kombu connection whose AWS is *fake*; closed at the end, with nothing left to poll."""
+def connected(
+    fake: FakeClients, url: str = URL, *, ack_linger_s: float | None = None, **options: Any
+) -> Iterator[Connection]:
+    """A kombu connection whose AWS is *fake*; closed at the end, with nothing left to poll.
+
+    Args:
+        ack_linger_s: How long acks wait for others, if not for the usual time.
+    """
     shared: SharedParts[str, Any] = SharedParts(most=8)
 
     def made(settings: Settings) -> FakeClients:
@@ -283,6 +289,8 @@ def connected(fake: FakeClients, url: str = URL, **options: Any) -> Iterator[Con
         mock.patch("kombu_hake.transport._LAST_POLLS_S", 0.05),
         Connection(url, transport_options={"region": REGION, **options}) as connection,
     ):
+        if ack_linger_s is not None:
+            connection.transport.ack_linger_s = ack_linger_s
         try:
             yield connection
         finally:

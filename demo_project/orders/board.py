@@ -9,9 +9,8 @@ from typing import Any, Generic, TypeVar
 from celery import current_app
 from django.db.models import Count
 
-from kombu_hake.admin import open_desk
+from kombu_hake import admin
 from kombu_hake.exceptions import HakeError
-from kombu_hake.groups import registry
 from orders.models import Group, Order, Product, Step
 
 Answer = TypeVar("Answer")
@@ -50,9 +49,7 @@ class Shared(Generic[Answer]):
 
 def group_names() -> list[str]:
     """The groups that orders/tasks.py has handlers for."""
-    current_app.loader.import_default_modules()
-    current_app.finalize()
-    return registry.groups(current_app._get_current_object())
+    return admin.group_names(current_app)
 
 
 def read_orders() -> dict[str, Any]:
@@ -103,8 +100,8 @@ def _tallies(names: Iterable[str], joined: dict[str, Any]) -> dict[str, dict[str
 def read_queues() -> dict[str, Any]:
     """``queues``: by group what the broker counts; ``trouble``: why it can't be asked, or ``""``."""
     try:
-        with open_desk(current_app._get_current_object()) as desk:
-            groups = desk.groups(group_names(), with_ages=False)
+        with admin.connect(current_app) as broker:
+            groups = broker.groups(group_names(), with_ages=False)
     except HakeError as exc:
         return {"queues": {}, "trouble": str(exc)}
     fields = ("state", "ready", "in_flight", "delayed", "dead")

@@ -12,7 +12,7 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_GET, require_POST
 from kombu.exceptions import OperationalError
 
-from kombu_hake.admin import Wanted, open_desk, requeue
+from kombu_hake import admin
 from kombu_hake.exceptions import HakeError, QueueNotFound
 from orders import board
 from orders.models import Product
@@ -68,8 +68,8 @@ def place(request: HttpRequest) -> HttpResponse:
 def send_back(request: HttpRequest, group: str) -> HttpResponse:
     """Requeue the dead letters of one group."""
     try:
-        with open_desk(current_app._get_current_object()) as desk:
-            outcome = requeue(desk, group, Wanted())
+        with admin.connect(current_app) as broker:
+            outcome = broker.requeue(group)
     except QueueNotFound:
         return said(request, f"{group} has no dead letters.")
     except HakeError as exc:

@@ -56,7 +56,7 @@ def run(options: argparse.Namespace, clock: Clock, logs: Path, listening: socket
         with broker.messages(options.broker, None if options.check else SHOW_LEASE_S) as url:
             groups = open_shop()
             broker.check_that_it_answers()
-            say(f"embedded AWS at {HOST}" if options.broker is None else f"messages go to {broker.mask_url(url)}")
+            say(f"embedded AWS at {HOST}" if options.broker is None else f"messages go to {broker.shown(url)}")
             with Children(PROJECT, logs) as children:
                 try:
                     if listening is None:

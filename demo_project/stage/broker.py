@@ -4,14 +4,18 @@ import argparse
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from urllib.parse import parse_qs, urlsplit
 from uuid import uuid4
 
-from kombu_hake.admin import Desk, open_desk
-from kombu_hake.config import SCHEME, join_url, load, mask_url, split_url
+from kombu import Connection
+from kombu.utils.url import maybe_sanitize_url
+
+from kombu_hake.admin import connect
 from kombu_hake.exceptions import HakeError
 from kombu_hake.testing import embedded_aws
 from stage.processes import StageError
 
+SCHEME = "hake://"
 FRESH = "shop-demo-"
 
 
@@ -21,13 +25,20 @@ class Unusable(StageError):
 
 def broker_url(text: str) -> str:
     """A ``hake://`` URL, for argparse."""
-    if not text.startswith(f"{SCHEME}://"):
-        raise argparse.ArgumentTypeError(f"{mask_url(text)!r} is not a {SCHEME}:// URL")
+    if not text.startswith(SCHEME):
+        raise argparse.ArgumentTypeError(f"{maybe_sanitize_url(text).rstrip('/')!r} is not a {SCHEME} URL")
     try:
-        load(split_url(text), {}, os.environ)
+        # With topology=assume, connecting checks URL and options, and asks AWS nothing.
+        with Connection(text, transport_options={"topology": "assume"}) as connection:
+            connection.connect()
     except HakeError as exc:
         raise argparse.ArgumentTypeError(str(exc)) from exc
     return text
+
+
+def shown(url: str) -> str:
+    """A broker URL without its secrets."""
+    return Connection(url).as_uri()
 
 
 @contextmanager
@@ -51,11 +62,12 @@ def messages(url: str | None, lease_s: int | None) -> Iterator[str]:
                 raise StageError(str(exc)) from exc
             yield _in_use(aws.url, lease_s)
         return
-    parts = split_url(url)
-    is_fresh = not parts.namespace and "namespace" not in parts.query
+    is_fresh = not urlsplit(url).path.strip("/") and "namespace" not in _options(url)
+    namespace = FRESH + uuid4().hex[:8]
     if is_fresh:
-        parts = parts._replace(namespace=FRESH + uuid4().hex[:8])
-    in_use = _in_use(join_url(parts), lease_s)
+        host, mark, options = url.removeprefix(SCHEME).partition("?")
+        url = f"{SCHEME}{host.rstrip('/')}/{namespace}{mark}{options}"
+    in_use = _in_use(url, lease_s)
     try:
         yield in_use
     except Unusable:
@@ -63,20 +75,23 @@ def messages(url: str | None, lease_s: int | None) -> Iterator[str]:
         raise
     finally:
         if is_fresh:
-            _remove_all(parts.namespace)
+            _remove_all(namespace)
 
 
 def lease_s(url: str) -> int:
-    """Visibility timeout of a broker URL."""
-    return load(split_url(url), {}, os.environ).visibility_timeout
+    """Visibility timeout of a broker URL that names it."""
+    return int(_options(url)["visibility_timeout"][0])
+
+
+def _options(url: str) -> dict[str, list[str]]:
+    return parse_qs(urlsplit(url).query)
 
 
 def _in_use(url: str, lease_s: int | None) -> str:
-    parts = split_url(url)
-    if lease_s is not None:
-        parts = parts._replace(query={"visibility_timeout": str(lease_s), **parts.query})
-    os.environ["HAKE_BROKER_URL"] = join_url(parts)
-    return os.environ["HAKE_BROKER_URL"]
+    if lease_s is not None and "visibility_timeout" not in _options(url):
+        url += f"{'&' if '?' in url else '?'}visibility_timeout={lease_s}"
+    os.environ["HAKE_BROKER_URL"] = url
+    return url
 
 
 def check_that_it_answers() -> None:
@@ -84,10 +99,10 @@ def check_that_it_answers() -> None:
     from shop.celery import app
 
     try:
-        with open_desk(app) as desk:
-            desk.groups()
+        with connect(app) as broker:
+            broker.groups()
     except HakeError as exc:
-        raise Unusable(f"the broker {mask_url(app.conf.broker_url)} can't be used: {exc}") from exc
+        raise Unusable(f"the broker {shown(app.conf.broker_url)} can't be used: {exc}") from exc
 
 
 def _remove_all(namespace: str) -> None:
@@ -96,36 +111,7 @@ def _remove_all(namespace: str) -> None:
 
     assert namespace.startswith(FRESH)
     try:
-        with open_desk(app) as desk:
-            for url in _queues(desk, namespace):
-                desk.clients.sqs("delete_queue", QueueUrl=url)
-            for arn in _topics(desk, namespace):
-                for subscription in _subscriptions(desk, arn):
-                    desk.clients.sns("unsubscribe", SubscriptionArn=subscription)
-                desk.clients.sns("delete_topic", TopicArn=arn)
+        with connect(app) as broker:
+            broker.delete_namespace(namespace)
     except HakeError as exc:
         print(f"\nQueues and topics whose names begin with {namespace}__ may be left: {exc}", flush=True)
-
-
-def _queues(desk: Desk, namespace: str) -> list[str]:
-    return list(desk.clients.sqs("list_queues", QueueNamePrefix=f"{namespace}__").get("QueueUrls") or [])
-
-
-def _topics(desk: Desk, namespace: str) -> list[str]:
-    arns = [topic["TopicArn"] for page in _pages(desk, "list_topics") for topic in page.get("Topics") or []]
-    return [arn for arn in arns if arn.rpartition(":")[2].startswith(f"{namespace}__")]
-
-
-def _subscriptions(desk: Desk, topic_arn: str) -> list[str]:
-    pages = _pages(desk, "list_subscriptions_by_topic", TopicArn=topic_arn)
-    return [item["SubscriptionArn"] for page in pages for item in page.get("Subscriptions") or []]
-
-
-def _pages(desk: Desk, operation: str, **params: str) -> Iterator[dict[str, object]]:
-    token: dict[str, str] = {}
-    while True:
-        page = desk.clients.sns(operation, **params, **token)
-        yield page
-        if not page.get("NextToken"):
-            return
-        token = {"NextToken": page["NextToken"]}

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from celery import current_app
 
-from kombu_hake.admin import Desk, open_desk
+from kombu_hake.admin import Admin, connect
 from stage.loopback import serve
 from stage.partners import PARTNERS_VARIABLE, Partners
 from stage.processes import Children, Clock, StageError
@@ -41,7 +41,7 @@ def _play(wanted: int, groups: Sequence[str], children: Children, clock: Clock) 
     storefront = children.start("storefront", [sys.executable, "manage.py", "place_orders", str(wanted)])
     line = ProgressLine()
 
-    def finished(desk: Desk) -> bool:
+    def finished(broker: Admin) -> bool:
         if storefront.ended() and storefront.process.returncode != 0:
             raise StageError(f"the storefront ended with exit code {storefront.process.returncode}")
         workers.sweep(died)
@@ -49,11 +49,11 @@ def _play(wanted: int, groups: Sequence[str], children: Children, clock: Clock) 
         line.show(progress(runs, groups, len(orders), wanted))
         complete = storefront.ended() and all(runs[order, group] for order in orders for group in groups)
         # Nothing waiting and nothing in flight: then no late duplicate can come either.
-        return complete and is_empty(desk, groups)
+        return complete and is_empty(broker, groups)
 
     try:
-        with open_desk(current_app._get_current_object()) as desk:
-            clock.wait_until(lambda: finished(desk), "every order handled by every group")
+        with connect(current_app) as broker:
+            clock.wait_until(lambda: finished(broker), "every order handled by every group")
     except StageError as error:
         say(f"\nFAILED: {error}")
     line.end()
@@ -68,8 +68,8 @@ def died(worker: Worker) -> None:
     raise StageError(f"the worker {worker.name} ended with exit code {worker.child.process.returncode}")
 
 
-def is_empty(desk: Desk, groups: Sequence[str]) -> bool:
-    return all(not (group.ready or group.in_flight or group.delayed) for group in desk.groups(groups))
+def is_empty(broker: Admin, groups: Sequence[str]) -> bool:
+    return all(not (group.ready or group.in_flight or group.delayed) for group in broker.groups(groups))
 
 
 def executions() -> Runs:

@@ -1,23 +1,37 @@
-"""Operate an app's queues from Python: groups with their counts, and dead letters.
+"""Operate an app's queues, groups and dead letters from Python, as the ``celery hake`` commands do.
 
-In: a Celery app, see :func:`open_desk`. Out: values that the commands print, and actions: requeue, purge, remove.
+Start with :func:`connect`::
+
+    from kombu_hake import admin
+
+    with admin.connect(app) as broker:
+        for group in broker.groups():
+            print(group.name, group.ready, group.dead)
+        for letter in broker.dead_letters("email"):
+            print(letter.task, letter.reason, letter.exception)
+        outcome = broker.requeue("email", admin.Selection(exception="ConnectionError"))
+
+In: a Celery app. Out: values such as :class:`Group` and :class:`DeadLetter`, and what a requeue or purge did. Open
+``connection.py`` for :class:`Admin`, ``queues.py`` for counts and bindings, ``dead_letters.py`` for scanning and
+requeueing. Importing connects to nothing; needs Celery.
 """
 
 from __future__ import annotations
 
-from kombu_hake.admin import dead_letters
-from kombu_hake.admin.dead_letters import DeadLetter, Outcome, Wanted, requeue, scan
-from kombu_hake.admin.queues import Binding, Desk, Group, open_desk
+from kombu_hake.admin.connection import Admin, connect, group_names
+from kombu_hake.admin.dead_letters import DeadLetter, Outcome, Selection
+from kombu_hake.admin.queues import Binding, Group
+from kombu_hake.temporary import Found, Report
 
 __all__ = [
+    "Admin",
     "Binding",
     "DeadLetter",
-    "Desk",
+    "Found",
     "Group",
     "Outcome",
-    "Wanted",
-    "dead_letters",
-    "open_desk",
-    "requeue",
-    "scan",
+    "Report",
+    "Selection",
+    "connect",
+    "group_names",
 ]

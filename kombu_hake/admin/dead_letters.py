@@ -24,7 +24,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 from uuid import uuid4
 
-from kombu_hake.admin.queues import Desk
+from kombu_hake.admin.queues import QueueReader
 from kombu_hake.amqp import (
     EVENT_HEADER,
     FIFO_SUFFIX,
@@ -41,7 +41,7 @@ from kombu_hake.groups import DEATHS_HEADER, Parts, resendable
 from kombu_hake.publish import make_batches
 from kombu_hake.quoting import quoted
 
-__all__ = ["DeadLetter", "Outcome", "Wanted", "purge", "requeue", "scan"]
+__all__ = ["DeadLetter", "Outcome", "Selection", "purge", "requeue", "scan"]
 
 #: How long a scan hides what it has seen; one that takes longer meets messages again, and skips them.
 HIDE_S = 300
@@ -59,13 +59,20 @@ _OF_ATTRIBUTE = ("DataType", "StringValue", "BinaryValue")
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """A dead letter as it was received."""
+    """A dead letter as it was received.
+
+    Attributes:
+        group: The queue that the message died in.
+        headers: Headers of the message, such as Celery's ``task``, ``id`` and ``retries``.
+        properties: Properties of the message, such as ``correlation_id``.
+        contents: The task's arguments in readable form; of a message that is no task, its text.
+        raw: What ReceiveMessage returned for it.
+    """
 
     group: str
     raw: Mapping[str, Any] = field(repr=False)
     headers: Mapping[str, Any] = field(repr=False)
     properties: Mapping[str, Any] = field(repr=False)
-    #: Readable arguments, or the text of somebody else's message.
     contents: str = field(repr=False)
     now_s: float = field(repr=False)
     #: Where the message itself does not tell.
@@ -185,22 +192,27 @@ def read(group: str, raw: Mapping[str, Any], now_s: float, *, undelivered: bool 
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """Which dead letters; every condition that is given must hold."""
+class Selection:
+    """Which dead letters are meant: those for which every given condition holds; without conditions, all.
 
-    #: Glob on the task's name.
+    Attributes:
+        task: Glob on the task's name.
+        exception: Glob on the name of the exception's class, or a text that the exception's message contains.
+        older_than_s: Dead for at least so many seconds.
+        newer_than_s: Dead for at most so many seconds.
+        ids: Ids of messages, tasks or events.
+        undelivered: Select from the messages that SNS could not deliver to the queue, instead of its dead letters.
+    """
+
     task: str | None = None
-    #: Glob on the name of the exception's class; or text that the exception's message holds.
     exception: str | None = None
     older_than_s: float | None = None
     newer_than_s: float | None = None
-    #: Ids of messages, tasks or events.
     ids: tuple[str, ...] = ()
-    #: Of those that SNS could not deliver, instead of those of the queue.
     undelivered: bool = False
 
     def matches(self, letter: DeadLetter) -> bool:
-        """Whether it is one of them."""
+        """True if the dead letter is one of them."""
         if self.task is not None and not fnmatchcase(letter.task or "", self.task):
             return False
         if self.exception is not None and not self._is_exception(letter):
@@ -218,11 +230,16 @@ class Wanted:
 
 @dataclass
 class Outcome:
-    """What became of the dead letters that were wanted."""
+    """What a requeue or purge did.
+
+    Attributes:
+        matched: Dead letters that were selected.
+        done: Those that were sent back, or deleted.
+        failures: A line with AWS's reason for each that is still in the dead-letter queue.
+    """
 
     matched: int = 0
     done: int = 0
-    #: AWS's reason for each that is still there.
     failures: list[str] = field(default_factory=list)
 
 
@@ -231,9 +248,9 @@ Taken = set[str]
 
 
 def scan(
-    desk: Desk, group: str, wanted: Wanted, limit: int | None = None, *, taken: Taken | None = None
+    queues: QueueReader, group: str, selection: Selection, limit: int | None = None, *, taken: Taken | None = None
 ) -> Generator[list[DeadLetter], None, None]:
-    """The wanted dead letters of a group, up to ten at a time.
+    """The selected dead letters of a group, up to ten at a time.
 
     Args:
         limit: At most so many.
@@ -241,28 +258,28 @@ def scan(
     Raises:
         QueueNotFound: the group has no dead-letter queue.
     """
-    _, url = desk.dead_queue_of(group, undelivered=wanted.undelivered)
-    started_ms = desk.clients.now_ms()
+    _, url = queues.dead_queue_of(group, undelivered=selection.undelivered)
+    started_ms = queues.clients.now_ms()
     handles: dict[str, str] = {}
     left = limit
     try:
         while left is None or left > 0:
-            now_s, undelivered = desk.clients.now_ms() / 1000, wanted.undelivered
-            letters = [read(group, raw, now_s, undelivered=undelivered) for raw in _receive(desk, url)]
+            now_s, undelivered = queues.clients.now_ms() / 1000, selection.undelivered
+            letters = [read(group, raw, now_s, undelivered=undelivered) for raw in _receive(queues, url)]
             new = [letter for letter in letters if letter.message_id not in handles]
             handles |= {letter.message_id: _handle(letter) for letter in letters}
             if not new:
                 return
-            found = [letter for letter in new if letter.sent_ms <= started_ms and wanted.matches(letter)][:left]
+            found = [letter for letter in new if letter.sent_ms <= started_ms and selection.matches(letter)][:left]
             left = None if left is None else left - len(found)
             if found:
                 yield found
     finally:
-        _show_again(desk, url, [handle for message_id, handle in handles.items() if message_id not in (taken or ())])
+        _show_again(queues, url, [handle for message_id, handle in handles.items() if message_id not in (taken or ())])
 
 
-def _receive(desk: Desk, url: QueueUrl) -> list[dict[str, Any]]:
-    answer = desk.clients.sqs(
+def _receive(queues: QueueReader, url: QueueUrl) -> list[dict[str, Any]]:
+    answer = queues.clients.sqs(
         "receive_message",
         QueueUrl=url,
         MaxNumberOfMessages=MAX_BATCH_ENTRIES,
@@ -274,43 +291,39 @@ def _receive(desk: Desk, url: QueueUrl) -> list[dict[str, Any]]:
     return list(answer.get("Messages") or [])
 
 
-def _show_again(desk: Desk, url: QueueUrl, handles: list[str]) -> None:
+def _show_again(queues: QueueReader, url: QueueUrl, handles: list[str]) -> None:
     for start in range(0, len(handles), MAX_BATCH_ENTRIES):
         entries = [
             {"Id": str(number), "ReceiptHandle": handle, "VisibilityTimeout": 0}
             for number, handle in enumerate(handles[start : start + MAX_BATCH_ENTRIES])
         ]
-        desk.clients.sqs("change_message_visibility_batch", QueueUrl=url, Entries=entries)
+        queues.clients.sqs("change_message_visibility_batch", QueueUrl=url, Entries=entries)
 
 
 def requeue(
-    desk: Desk,
+    queues: QueueReader,
     group: str,
-    wanted: Wanted,
+    selection: Selection,
     *,
     limit: int | None = None,
     rate: float | None = None,
-    on_progress: Callable[[Outcome], None] = lambda outcome: None,
+    on_progress: Callable[[Outcome], None] | None = None,
 ) -> Outcome:
-    """Send dead letters back to the group's queue, to run there as if for the first time, under the same id.
-
-    Args:
-        rate: At most so many a second.
-    """
-    target = desk.topology.queues.url(group)
-    return _move(desk, group, wanted, lambda letters: _send(desk, target, letters), limit, rate, on_progress)
+    """See :meth:`kombu_hake.admin.connection.Admin.requeue`."""
+    target = queues.topology.queues.url(group)
+    return _move(queues, group, selection, lambda letters: _send(queues, target, letters), limit, rate, on_progress)
 
 
 def purge(
-    desk: Desk,
+    queues: QueueReader,
     group: str,
-    wanted: Wanted,
+    selection: Selection,
     *,
     limit: int | None = None,
-    on_progress: Callable[[Outcome], None] = lambda outcome: None,
+    on_progress: Callable[[Outcome], None] | None = None,
 ) -> Outcome:
-    """Remove dead letters for good."""
-    return _move(desk, group, wanted, lambda letters: [None] * len(letters), limit, None, on_progress)
+    """See :meth:`kombu_hake.admin.connection.Admin.purge_dead_letters`."""
+    return _move(queues, group, selection, lambda letters: [None] * len(letters), limit, None, on_progress)
 
 
 #: Does something with dead letters; for each None, or why it must stay.
@@ -318,18 +331,18 @@ _Action = Callable[[list[DeadLetter]], "list[str | None]"]
 
 
 def _move(
-    desk: Desk,
+    queues: QueueReader,
     group: str,
-    wanted: Wanted,
+    selection: Selection,
     act: _Action,
     limit: int | None,
     rate: float | None,
-    on_progress: Callable[[Outcome], None],
+    on_progress: Callable[[Outcome], None] | None,
 ) -> Outcome:
-    _, url = desk.dead_queue_of(group, undelivered=wanted.undelivered)
+    _, url = queues.dead_queue_of(group, undelivered=selection.undelivered)
     outcome = Outcome()
     taken: Taken = set()
-    with closing(scan(desk, group, wanted, limit, taken=taken)) as found:
+    with closing(scan(queues, group, selection, limit, taken=taken)) as found:
         for letters in found:
             began = time.monotonic()
             outcome.matched += len(letters)
@@ -338,8 +351,9 @@ def _move(
             accepted = [letter for letter, reason in zip(letters, reasons, strict=True) if reason is None]
             # One that can't be deleted now must not be shown, and sent again, at once either.
             taken |= {letter.message_id for letter in accepted}
-            outcome.done += _delete(desk, url, accepted, outcome)
-            on_progress(outcome)
+            outcome.done += _delete(queues, url, accepted, outcome)
+            if on_progress is not None:
+                on_progress(outcome)
             if rate:
                 time.sleep(max(0.0, len(letters) / rate - (time.monotonic() - began)))
     return outcome
@@ -349,11 +363,11 @@ def _handle(letter: DeadLetter) -> str:
     return str(letter.raw["ReceiptHandle"])
 
 
-def _delete(desk: Desk, url: QueueUrl, letters: list[DeadLetter], outcome: Outcome) -> int:
+def _delete(queues: QueueReader, url: QueueUrl, letters: list[DeadLetter], outcome: Outcome) -> int:
     if not letters:
         return 0
     entries = [{"Id": str(number), "ReceiptHandle": _handle(letter)} for number, letter in enumerate(letters)]
-    failed = desk.clients.sqs("delete_message_batch", QueueUrl=url, Entries=entries).get("Failed") or []
+    failed = queues.clients.sqs("delete_message_batch", QueueUrl=url, Entries=entries).get("Failed") or []
     outcome.failures += [
         f"{letters[int(item['Id'])].message_id}: not deleted, {_reason(item)}"
         for item in failed
@@ -366,14 +380,14 @@ def _reason(failed: Mapping[str, Any]) -> str:
     return quoted(failed.get("Message") or failed.get("Code"), _NAME_CHARS)
 
 
-def _send(desk: Desk, target: QueueUrl, letters: list[DeadLetter]) -> list[str | None]:
+def _send(queues: QueueReader, target: QueueUrl, letters: list[DeadLetter]) -> list[str | None]:
     entries = [revived(letter, is_fifo=target.endswith(FIFO_SUFFIX)) for letter in letters]
     sizes = [_size_bytes(entry) for entry in entries]
     reasons: list[str | None] = [None] * len(letters)
     for indexes in make_batches(sizes, SQS_MAX_BATCH_BYTES):
         batch = [{**entries[index], "Id": str(index)} for index in indexes]
         try:
-            failed = desk.clients.sqs("send_message_batch", QueueUrl=target, Entries=batch).get("Failed") or []
+            failed = queues.clients.sqs("send_message_batch", QueueUrl=target, Entries=batch).get("Failed") or []
             said = {int(item["Id"]): _reason(item) for item in failed}
         except HakeError as exc:
             said = {index: str(exc) for index in indexes}

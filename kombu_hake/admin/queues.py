@@ -1,27 +1,25 @@
-"""What operators ask and do, as functions; :mod:`kombu_hake.cli.main` prints the answers. Reading needs read-only
-rights.
+"""Reads queues and groups: counts, bindings, dead-letter queues. Writes nothing.
 
-Rights that a reading command can do without (tags, subscriptions of a topic, CloudWatch) leave gaps in its answer,
-never an error.
+A right that is missing for a part of the answer (tags, subscriptions of a topic, CloudWatch) leaves that part unknown;
+it is not an error.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from kombu_hake.amqp import QueueUrl, dead_name, excerpt, parse_arn, read_object, undelivered_name
 from kombu_hake.aws import Clients
-from kombu_hake.exceptions import ConfigurationError, HakeError, QueueNotFound, TopologyError
+from kombu_hake.exceptions import HakeError, QueueNotFound, TopologyError
 from kombu_hake.groups import registry
 from kombu_hake.quoting import guarded
 from kombu_hake.topology import Topology
 
-__all__ = ["Binding", "Desk", "Group", "open_desk"]
+__all__ = ["Binding", "Group", "QueueReader"]
 
 logger = guarded(logging.getLogger(__name__))
 _COUNTS = {
@@ -36,24 +34,38 @@ _AGE_QUERIES_MOST = 100
 
 @dataclass(frozen=True)
 class Binding:
-    """A key of a topic that a group gets, and the app's handlers for it."""
+    """A binding key of a topic that a group is bound with, and the app's handlers for it.
+
+    Attributes:
+        handlers: Names of the handlers' tasks; empty for a binding that this app has no handler for.
+        is_bound: True if AWS has the binding, False if no worker has declared it yet, None if it can't be read.
+    """
 
     topic: str
     key: str
     handlers: list[str] = field(default_factory=list)
-    #: Whether AWS has it; None where that can't be read.
     is_bound: bool | None = None
 
 
 @dataclass
 class Group:
-    """A queue that listens to topics. Counts are AWS's approximations; None is unknown."""
+    """A queue with its counts and bindings. Counts are AWS's approximations; None is unknown.
+
+    Attributes:
+        is_ours: True if this app has handlers for it; False for another queue that is subscribed to the same topics.
+        state: ``ok``, ``missing`` (no worker has declared it yet), or why it can't be read.
+        ready: Messages that can be received now.
+        in_flight: Messages that were received and not deleted yet.
+        delayed: Messages that are not due yet.
+        oldest_s: Age of the oldest message, seconds, as CloudWatch reports it.
+        dead_queue: Name of the dead-letter queue.
+        dead: Messages in the dead-letter queue.
+        undelivered: Messages that SNS could not deliver to the queue; None if no queue keeps them.
+    """
 
     name: str
     bindings: list[Binding] = field(default_factory=list)
-    #: Whether this app has handlers for it; others only listen to the same topics.
     is_ours: bool = True
-    #: ``ok``, ``missing`` (no worker has declared it yet), or why it can't be read.
     state: str = "ok"
     ready: int | None = None
     in_flight: int | None = None
@@ -61,7 +73,6 @@ class Group:
     oldest_s: float | None = None
     dead_queue: str | None = None
     dead: int | None = None
-    #: How many messages SNS could not deliver to it; None where nothing keeps them.
     undelivered: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -69,25 +80,8 @@ class Group:
         return asdict(self)
 
 
-@contextmanager
-def open_desk(app: Any) -> Iterator[Desk]:
-    """Connect as the app would.
-
-    Raises:
-        ConfigurationError: its broker is not ``hake://``.
-        BrokerUnavailable: AWS does not answer.
-    """
-    app.loader.import_default_modules()
-    app.finalize()
-    with app.connection_for_write() as connection:
-        if connection.transport_cls != "hake" and connection.transport.driver_type != "hake":
-            raise ConfigurationError(f"This app's broker is {connection.as_uri()}; these commands are for hake://.")
-        transport = connection.connection
-        yield Desk(app, transport.topology, transport.clients)
-
-
-class Desk:
-    """Where an app's groups are looked at."""
+class QueueReader:
+    """Reads what AWS shows of an app's queues. Not for use by several threads at once."""
 
     def __init__(self, app: Any, topology: Topology, clients: Clients) -> None:
         self.app = app
@@ -95,12 +89,7 @@ class Desk:
         self.clients = clients
 
     def groups(self, names: Iterable[str] = (), *, with_ages: bool = True) -> list[Group]:
-        """The app's groups, and those of others that listen to the same topics.
-
-        Args:
-            names: Only these; any queue will do.
-            with_ages: Whether to ask CloudWatch for the age of the oldest messages, which is not for free.
-        """
+        """See :meth:`kombu_hake.admin.connection.Admin.groups`."""
         wanted = list(names)
         ours = registry.groups(self.app)
         found = [self._group(name, is_ours=name in ours) for name in wanted or ours]

@@ -5,7 +5,7 @@ The model, which ``docs/how-to/costs.md`` explains and the tests compare with wh
 * Sending takes one request a message, or one for ten in batches.
 * A worker's poll brings one message when messages come one at a time, what came meanwhile when they come faster, and
   as many as it may ask for (ten, or half of its prefetch count) when the queue holds more than that.
-* Deletes gather for ``ack_linger``.
+* Deletes gather for a tenth of a second.
 * A poll that brings nothing lasts twenty seconds.
 * AWS bills each 64 KiB of a request.
 """
@@ -30,6 +30,8 @@ PRICES_FROM = "us-east-1, 2026"
 _BILLED_BYTES = 64 * 1024
 #: From a poll's answer to the next poll's question at AWS. What came meanwhile is received together.
 _GAP_S = 0.02
+#: How long acks wait for others (``Transport.ack_linger_s``).
+_ACK_LINGER_S = 0.1
 #: Signs of life of a temporary queue, a second: five in ``temporary_queue_limit``, which is ten minutes.
 _SIGNS_OF_LIFE = 5 / 600
 
@@ -48,7 +50,7 @@ class Load:
         is_batched: Whether messages are published in batches of ten.
         has_backlog: Whether the queues always hold more than the workers have taken.
         held_s: From receiving a message to acknowledging it.
-        visibility_timeout, ack_linger: The options.
+        visibility_timeout: The option, seconds.
         remote_control: Whether workers have Celery's remote control, which is one more queue for each.
     """
 
@@ -62,7 +64,6 @@ class Load:
     has_backlog: bool = False
     held_s: float = 0.0
     visibility_timeout: int = 120
-    ack_linger: float = 0.1
     remote_control: bool = True
 
 
@@ -83,7 +84,7 @@ def requests_a_month(load: Load) -> Mapping[str, float]:
     at_once = _received_at_once(load, per_worker)
     found["sqs:ReceiveMessage"] = queues * received * _chunks(at_once * load.size_bytes) / at_once
     found["sqs:ReceiveMessage, empty"] = queues * load.workers * (0 if load.has_backlog else _empty_polls(per_worker))
-    found["sqs:DeleteMessage"] = queues * received / min(MAX_BATCH_ENTRIES, 1 + per_worker * load.ack_linger)
+    found["sqs:DeleteMessage"] = queues * received / min(MAX_BATCH_ENTRIES, 1 + per_worker * _ACK_LINGER_S)
     renewals = math.floor(load.held_s / (load.visibility_timeout / 2))
     found["sqs:ChangeMessageVisibility"] = queues * received * renewals / at_once
     controlled = queues * load.workers if load.remote_control else 0

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kombu_hake.cli.tools import at_desk, note, say, which_letters
+from kombu_hake.cli.tools import connected, note, say, which_letters
 
 if TYPE_CHECKING:
-    from kombu_hake.admin import Outcome, Wanted
+    from kombu_hake.admin import Admin, Outcome, Selection
 
 __all__ = ["dlq"]
 
@@ -31,17 +31,16 @@ def list_(ctx: click.Context, /, group: str | None, as_json: bool, limit: int | 
 
     Looking at messages means receiving them: while it runs they are hidden from others.
     """
-    from kombu_hake.admin import scan
     from kombu_hake.cli.tables import dead_counts_table, letters_table
 
-    with at_desk(ctx) as desk:
+    with connected(ctx) as broker:
         if group is None:
             counts = [
-                {"group": found.name, "dead_queue": found.dead_queue, "dead": found.dead} for found in desk.groups()
+                {"group": found.name, "dead_queue": found.dead_queue, "dead": found.dead} for found in broker.groups()
             ]
             say(json.dumps(counts, indent=2) if as_json else dead_counts_table(counts))
             return
-        letters = [letter for found in scan(desk, group, _wanted(**which), limit) for letter in found]
+        letters = list(broker.dead_letters(group, _selection(**which), limit=limit))
     say(json.dumps([letter.as_dict() for letter in letters], indent=2) if as_json else letters_table(letters))
 
 
@@ -51,12 +50,11 @@ def list_(ctx: click.Context, /, group: str | None, as_json: bool, limit: int | 
 @click.pass_context
 def peek(ctx: click.Context, /, group: str, limit: int | None, **which: Any) -> None:
     """Show dead letters of GROUP in full, with their history; one, unless --limit or --id says more."""
-    from kombu_hake.admin import scan
     from kombu_hake.cli.tables import letter_sheet
 
-    with at_desk(ctx) as desk:
+    with connected(ctx) as broker:
         most = limit or (None if which["ids"] else 1)
-        sheets = [letter_sheet(letter) for found in scan(desk, group, _wanted(**which), most) for letter in found]
+        sheets = [letter_sheet(letter) for letter in broker.dead_letters(group, _selection(**which), limit=most)]
     say("\n\n".join(sheets) or "No such dead letter.")
 
 
@@ -73,14 +71,12 @@ def requeue(
 
     Each is removed from the dead-letter queue when AWS has accepted it in the group's.
     """
-    from kombu_hake.admin import dead_letters as operations_dlq
-
-    with at_desk(ctx) as desk:
+    with connected(ctx) as broker:
         if dry_run:
-            _show(desk, group, _wanted(**which), limit, "would be sent back")
+            _show(broker, group, _selection(**which), limit, "would be sent back")
             return
-        outcome = operations_dlq.requeue(
-            desk, group, _wanted(**which), limit=limit, rate=rate, on_progress=_progress("sent back")
+        outcome = broker.requeue(
+            group, _selection(**which), limit=limit, rate=rate, on_progress=_progress("sent back")
         )
     _finish(outcome, "sent back", group)
 
@@ -92,13 +88,12 @@ def requeue(
 @click.pass_context
 def export(ctx: click.Context, /, group: str, limit: int | None, output: Any, **which: Any) -> None:
     """Write dead letters of GROUP as JSON, one a line. They stay where they are."""
-    from kombu_hake.admin import scan
 
     count = 0
-    with at_desk(ctx) as desk:
-        for letters in scan(desk, group, _wanted(**which), limit):
-            output.writelines(json.dumps(letter.as_dict()) + "\n" for letter in letters)
-            count += len(letters)
+    with connected(ctx) as broker:
+        for letter in broker.dead_letters(group, _selection(**which), limit=limit):
+            output.write(json.dumps(letter.as_dict()) + "\n")
+            count += 1
     note(f"{_letters(count)} of group {group} written.")
 
 
@@ -113,39 +108,36 @@ def purge(
     ctx: click.Context, /, group: str, limit: int | None, everything: bool, dry_run: bool, force: bool, **which: Any
 ) -> None:
     """Remove dead letters of GROUP for good."""
-    from kombu_hake.admin import dead_letters as operations_dlq
-
     says_which = any(value for name, value in which.items() if name != "undelivered")
     if not everything and not says_which and limit is None:
         raise click.UsageError("Say which (--task, --exception, --older-than, --id, …), or --all.")
-    with at_desk(ctx) as desk:
+    with connected(ctx) as broker:
         if dry_run:
-            _show(desk, group, _wanted(**which), limit, "would be removed")
+            _show(broker, group, _selection(**which), limit, "would be removed")
             return
         if not force:
             click.confirm(f"Remove dead letters of group {group} for good?", abort=True)
-        outcome = operations_dlq.purge(desk, group, _wanted(**which), limit=limit, on_progress=_progress("removed"))
+        outcome = broker.purge_dead_letters(group, _selection(**which), limit=limit, on_progress=_progress("removed"))
     _finish(outcome, "removed", group)
 
 
-def _wanted(
+def _selection(
     task: str | None,
     exception: str | None,
     older_than: float | None,
     newer_than: float | None,
     ids: tuple[str, ...],
     undelivered: bool,
-) -> Wanted:
-    from kombu_hake.admin import Wanted
+) -> Selection:
+    from kombu_hake.admin import Selection
 
-    return Wanted(task, exception, older_than, newer_than, ids, undelivered)
+    return Selection(task, exception, older_than, newer_than, ids, undelivered)
 
 
-def _show(desk: Any, group: str, wanted: Wanted, limit: int | None, what: str) -> None:
-    from kombu_hake.admin import scan
+def _show(broker: Admin, group: str, selection: Selection, limit: int | None, what: str) -> None:
     from kombu_hake.cli.tables import letters_table
 
-    letters = [letter for found in scan(desk, group, wanted, limit) for letter in found]
+    letters = list(broker.dead_letters(group, selection, limit=limit))
     say(letters_table(letters))
     note(f"{_letters(len(letters))} of group {group} {what}.")
 

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kombu_hake.cli.tools import at_desk, note, say
+from kombu_hake.cli.tools import connected, note, say
 
 if TYPE_CHECKING:
-    from kombu_hake.admin import Desk
-    from kombu_hake.temporary import Found, Report
+    from kombu_hake.admin import Admin, Found, Report
 
 __all__ = ["janitor"]
 
@@ -35,13 +34,13 @@ def janitor(ctx: click.Context, dry_run: bool, unproven: bool, as_json: bool) ->
     Tags can be written by anyone who may tag the queue. A queue that only its tags call temporary is listed as unproven
     and kept, unless you say --unproven and confirm.
     """
+    from kombu_hake.admin import Report
     from kombu_hake.cli.tables import temporaries_table
-    from kombu_hake.temporary import Report
 
     report = Report()
-    with at_desk(ctx) as desk:
+    with connected(ctx) as broker:
         try:
-            _run(desk, report, dry_run, approve=_confirm if unproven else _refuse)
+            _run(broker, report, dry_run, approve=_confirm if unproven else _refuse)
         finally:  # what was done until then, should a right be missing
             found: dict[str, Any] = {
                 "queues": [one.as_dict() for one in report.queues], "subscriptions": report.subscriptions
@@ -49,16 +48,8 @@ def janitor(ctx: click.Context, dry_run: bool, unproven: bool, as_json: bool) ->
             say(json.dumps(found, indent=2) if as_json else temporaries_table(report, is_dry=dry_run))
 
 
-def _run(desk: Desk, report: Report, dry_run: bool, approve: Callable[[list[Found]], bool]) -> None:
-    from kombu_hake.temporary import Janitor
-
-    topology, settings = desk.topology, desk.clients.settings
-    if settings.topology != "auto":
-        raise click.ClickException(f"With topology={settings.topology} there are no temporary queues to look for.")
-    conf = desk.app.conf
-    exchanges = [f"{conf.control_exchange}.pidbox", conf.event_exchange]
-    one = Janitor(desk.clients, settings, topology.topics, topology.home)
-    for wait_s in one.sweep(report, dry_run=dry_run, exchanges=exchanges, approve=approve):
+def _run(broker: Admin, report: Report, dry_run: bool, approve: Callable[[list[Found]], bool]) -> None:
+    for wait_s in broker.remove_abandoned(report, dry_run=dry_run, approve=approve):
         if wait_s > _LONG_S:
             orphans = sum(1 for found in report.queues if found.state == "orphan")
             note(f"{orphans} seem to be left behind. They are looked at again in {wait_s:.0f} s, and removed then.")

@@ -1,4 +1,4 @@
-"""``celery -A shop hake …``: prints what :mod:`kombu_hake.admin.queues` finds. Celery loads it by its entry point.
+"""``celery -A shop hake …``: prints what :mod:`kombu_hake.admin` finds. Celery loads it by its entry point.
 
 Celery imports this module at the start of each of its commands, so it imports nothing but click.
 """
@@ -14,7 +14,7 @@ import click
 from kombu_hake.cli.cost import cost
 from kombu_hake.cli.dlq import dlq
 from kombu_hake.cli.janitor import janitor
-from kombu_hake.cli.tools import at_desk, say
+from kombu_hake.cli.tools import connected, say
 
 __all__ = ["hake"]
 
@@ -42,9 +42,9 @@ def groups(ctx: click.Context, names: tuple[str, ...], as_json: bool, watch: flo
     """
     from kombu_hake.cli.tables import groups_table
 
-    with at_desk(ctx) as desk:
+    with connected(ctx) as broker:
         while True:
-            found = desk.groups(names)
+            found = broker.groups(names)
             text = json.dumps([group.as_dict() for group in found], indent=2) if as_json else groups_table(found)
             if watch and not as_json:
                 click.clear()
@@ -63,8 +63,8 @@ def graph(ctx: click.Context, form: str, output: Any) -> None:
     from kombu_hake.cli import graph as cli_graph
 
     draw = {"mermaid": cli_graph.mermaid, "dot": cli_graph.dot}[form]
-    with at_desk(ctx) as desk:
-        output.write(draw(desk.groups()))
+    with connected(ctx) as broker:
+        output.write(draw(broker.groups()))
 
 
 def _sleep(seconds: float) -> None:

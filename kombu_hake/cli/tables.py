@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from kombu_hake.quoting import MARK, escaped, quoted
 
 if TYPE_CHECKING:
-    from kombu_hake.admin import Binding, DeadLetter, Group
-    from kombu_hake.temporary import Report
+    from kombu_hake.admin import Binding, DeadLetter, Group, Report
 
 __all__ = ["dead_counts_table", "groups_table", "letter_sheet", "letters_table", "span", "temporaries_table"]
 

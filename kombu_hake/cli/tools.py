@@ -12,9 +12,9 @@ import click
 from kombu_hake.quoting import escaped
 
 if TYPE_CHECKING:
-    from kombu_hake.admin import Desk
+    from kombu_hake.admin import Admin
 
-__all__ = ["SPAN", "at_desk", "note", "say", "which_letters"]
+__all__ = ["SPAN", "connected", "note", "say", "which_letters"]
 
 _NOTE_CHARS = 2_000
 
@@ -30,14 +30,14 @@ def note(text: str) -> None:
 
 
 @contextmanager
-def at_desk(ctx: click.Context) -> Iterator[Desk]:
+def connected(ctx: click.Context) -> Iterator[Admin]:
     """Connected to the app's broker; what goes wrong there ends the command with one line and exit code 1."""
-    from kombu_hake.admin import open_desk
+    from kombu_hake.admin import connect
     from kombu_hake.exceptions import HakeError
 
     try:
-        with open_desk(ctx.obj.app) as desk:
-            yield desk
+        with connect(ctx.obj.app) as broker:
+            yield broker
     except HakeError as exc:
         raise click.ClickException(escaped(str(exc), None, keep="\n")) from exc
 

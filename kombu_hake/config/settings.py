@@ -99,8 +99,6 @@ class Settings:
     wait_time_seconds: int = 20
     check_bindings: float = 300.0
     max_pollers: int = 8
-    ack_linger: float = 0.1
-    stop_timeout: float = 5.0
     connect_timeout: float = DEFAULT_CONNECT_TIMEOUT_S
     read_timeout: float = 15.0
     max_attempts: int = 3

@@ -34,7 +34,7 @@ from kombu.exceptions import KombuError
 import kombu_hake
 from hostile.corpus import corpus
 from hostile.mutations import legal, odd, odd_text, spoilt, spoilt_text, words
-from kombu_hake.admin import dead_letters as operations_dlq
+from kombu_hake.admin import dead_letters
 from kombu_hake.amqp import bindings, naming, ownership, policy, routing
 from kombu_hake.aws.clients import Clients
 from kombu_hake.aws.clock import AwsClock
@@ -169,11 +169,11 @@ def _letters(_stack: ExitStack) -> Target:
                 for name in ("hake-death-task", "hake-death-reason", "hake-death-exception", "hake-death-queue", "rk")
             },
         }
-        letter = operations_dlq.read(_QUEUE, raw, 5.0)
+        letter = dead_letters.read(_QUEUE, raw, 5.0)
         json.dumps(letter.as_dict())
-        wanted = operations_dlq.Wanted(task="a*", exception="Error", older_than_s=1.0, ids=("1",))
+        wanted = dead_letters.Selection(task="a*", exception="Error", older_than_s=1.0, ids=("1",))
         wanted.matches(letter)
-        operations_dlq.revived(letter, is_fifo=random.random() < 0.5)
+        dead_letters.revived(letter, is_fifo=random.random() < 0.5)
 
     return target
 

@@ -30,6 +30,33 @@ PUBLIC = (
     Name("groups/topic", "Event.revoke", "Event.revoke"),
     Name("publish/batching", "batch", "kombu_hake.batch"),
     Name("publish/batching", "Batch.flush", "Batch.flush"),
+    Name("admin/connection", "connect", "kombu_hake.admin.connect"),
+    Name("admin/connection", "group_names", "kombu_hake.admin.group_names"),
+    Name("admin/connection", "Admin", "Admin"),
+    Name("admin/connection", "Admin.groups", "Admin.groups"),
+    Name("admin/connection", "Admin.dead_letters", "Admin.dead_letters"),
+    Name("admin/connection", "Admin.requeue", "Admin.requeue"),
+    Name("admin/connection", "Admin.purge_dead_letters", "Admin.purge_dead_letters"),
+    Name("admin/connection", "Admin.purge_queue", "Admin.purge_queue"),
+    Name("admin/connection", "Admin.remove_abandoned", "Admin.remove_abandoned"),
+    Name("admin/connection", "Admin.delete_namespace", "Admin.delete_namespace"),
+    Name("admin/queues", "Group", "Group"),
+    Name("admin/queues", "Binding", "Binding"),
+    Name("admin/dead_letters", "Selection", "kombu_hake.admin.Selection"),
+    Name("admin/dead_letters", "DeadLetter", "DeadLetter"),
+    Name("admin/dead_letters", "DeadLetter.message_id", "DeadLetter.message_id"),
+    Name("admin/dead_letters", "DeadLetter.task", "DeadLetter.task"),
+    Name("admin/dead_letters", "DeadLetter.task_id", "DeadLetter.task_id"),
+    Name("admin/dead_letters", "DeadLetter.event_id", "DeadLetter.event_id"),
+    Name("admin/dead_letters", "DeadLetter.reason", "DeadLetter.reason"),
+    Name("admin/dead_letters", "DeadLetter.exception", "DeadLetter.exception"),
+    Name("admin/dead_letters", "DeadLetter.message", "DeadLetter.message"),
+    Name("admin/dead_letters", "DeadLetter.deaths", "DeadLetter.deaths"),
+    Name("admin/dead_letters", "DeadLetter.age_s", "DeadLetter.age_s"),
+    Name("admin/dead_letters", "DeadLetter.as_dict", "DeadLetter.as_dict"),
+    Name("admin/dead_letters", "Outcome", "Outcome"),
+    Name("temporary/janitor", "Report", "kombu_hake.admin.Report"),
+    Name("temporary/janitor", "Found", "Found"),
     Name("testing", "embedded_aws", "kombu_hake.testing.embedded_aws"),
     Name("testing", "EmbeddedAWS", "EmbeddedAWS"),
     Name("testing", "EmbeddedAWS.endpoint_url", "EmbeddedAWS.endpoint_url"),
@@ -53,8 +80,9 @@ def _entry(name: Name) -> str:
     doc = ast.get_docstring(node) or ""
     if isinstance(node, ast.ClassDef):
         init = next((item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__"), None)
-        signature = _signature(init) if init else ""
-        doc += "\n\n" + (ast.get_docstring(init) or "") if init else ""
+        arguments = ast.get_docstring(init) if init else None
+        signature = _signature(init) if init and arguments else ""  # else it is not for users to create
+        doc += f"\n\n{arguments or ''}"
     else:
         decorators = {ast.unparse(item) for item in node.decorator_list}
         signature = "" if decorators & {"property"} or name.module == "pytest_plugin" else _signature(node)

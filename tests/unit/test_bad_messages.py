@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kombu import Connection, Consumer, Producer, Queue
 
-from kombu_hake.admin import dead_letters as operations_dlq
+from kombu_hake.admin import dead_letters
 from kombu_hake.amqp import envelope as envelope_module
 from kombu_hake.amqp.contents import encoded
 from kombu_hake.amqp.envelope import decode
@@ -41,7 +41,7 @@ def fake() -> FakeClients:
 
 @pytest.fixture
 def connection(fake: FakeClients) -> Iterator[Connection]:
-    with connected(fake, ack_linger=0.0, visibility_timeout=60) as made:
+    with connected(fake, ack_linger_s=0.0, visibility_timeout=60) as made:
         yield made
 
 
@@ -603,8 +603,8 @@ def test_a_compressed_dead_letter_that_is_sent_back_can_be_read(
     assert message is not None
     assert group_failures.set_aside(message, group_failures.parts_of(message), "failed", {"message": "x"})
     [dead] = fake.queues.queue("q-dead").messages
-    letter = operations_dlq.read("q", {"Body": dead.body, "MessageAttributes": dead.attributes, "MessageId": "m"}, 0.0)
-    send(fake, operations_dlq.revived(letter, is_fifo=False)["MessageBody"])
+    letter = dead_letters.read("q", {"Body": dead.body, "MessageAttributes": dead.attributes, "MessageId": "m"}, 0.0)
+    send(fake, dead_letters.revived(letter, is_fifo=False)["MessageBody"])
     message.ack()
     again = channel.basic_get("q")
     assert again is not None

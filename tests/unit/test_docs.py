@@ -20,8 +20,8 @@ from support.pages import DOCS, PAGES, README, ROOT, anchor, blocks, headings, l
 from support.texts import error_texts
 
 import kombu_hake
-from kombu_hake import exceptions, testing
-from kombu_hake.config.options import OPTIONS, WITHOUT_MEANING
+from kombu_hake import admin, exceptions, testing
+from kombu_hake.config.options import COMMON, OPTIONS, STORIES, WITHOUT_MEANING
 
 PACKAGE = Path(kombu_hake.__file__).parent
 
@@ -30,11 +30,16 @@ PACKAGE = Path(kombu_hake.__file__).parent
 
 
 def options_table() -> str:
-    rows = [
-        f"| `{name}` | {_shown(option.default)} | {_cell(option.summary)}{_origin(option.aliases, option.env)} |"
-        for name, option in OPTIONS.items()
-    ]
-    return "\n".join(["| option | default | what it is |", "|---|---|---|", *rows])
+    head = ["| option | default | what it is | when you set it |", "|---|---|---|---|"]
+    common = [_option_row(name) for name in OPTIONS if name in COMMON]
+    others = [_option_row(name) for name in OPTIONS if name not in COMMON]
+    return "\n".join(["**Most set these**", "", *head, *common, "", "**Rarely needed**", "", *head, *others])
+
+
+def _option_row(name: str) -> str:
+    option = OPTIONS[name]
+    cells = (_shown(option.default), _cell(option.summary) + _origin(option.aliases, option.env), _cell(STORIES[name]))
+    return f"| `{name}` | {' | '.join(cells)} |"
 
 
 def modules_table() -> str:
@@ -126,9 +131,16 @@ def test_the_page_of_python_names_has_all_that_the_package_exports() -> None:
     exported = {f"kombu_hake.{name}" for name in kombu_hake.__all__} - {"kombu_hake.__version__"}
     exported |= {f"kombu_hake.testing.{name}" for name in testing.__all__ if name.islower()}
     assert exported <= {name.shown for name in PUBLIC}
+    assert set(admin.__all__) <= {name.path for name in PUBLIC}
 
 
 # --- pages written by hand
+
+
+def test_every_option_has_a_user_who_sets_it() -> None:
+    assert list(STORIES) == list(OPTIONS)
+    assert set(OPTIONS) > COMMON
+    assert [story for story in STORIES.values() if not story.endswith(".")] == []
 
 
 def test_every_option_has_a_section() -> None:

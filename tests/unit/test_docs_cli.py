@@ -9,8 +9,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for those who run this file as a script
 from support.pages import DOCS, blocks
 
-from kombu_hake.admin.dead_letters import DeadLetter
-from kombu_hake.admin.queues import Binding, Group
+from kombu_hake.admin import Binding, DeadLetter, Group
 from kombu_hake.cli.graph import mermaid
 from kombu_hake.cli.tables import dead_counts_table, groups_table, letter_sheet, letters_table
 

@@ -10,14 +10,12 @@ from celery import Celery
 from click.testing import CliRunner
 from fakes import FakeClients, connected
 
-from kombu_hake.admin import dead_letters as operations_dlq
-from kombu_hake.admin.dead_letters import Wanted
-from kombu_hake.admin.queues import Binding, Desk, Group, open_desk
+from kombu_hake.admin import Admin, Binding, Group, Selection, connect, group_names
 from kombu_hake.amqp.envelope import encode
 from kombu_hake.cli import graph as cli_graph
 from kombu_hake.cli.main import hake
 from kombu_hake.cli.tools import SPAN
-from kombu_hake.exceptions import BrokerUnavailable, QueueNotFound
+from kombu_hake.exceptions import BrokerUnavailable, ConfigurationError, QueueNotFound
 from kombu_hake.groups.messages import DEATHS_HEADER
 from kombu_hake.groups.topic import Topic
 
@@ -42,16 +40,16 @@ def app(fake: FakeClients) -> Iterator[Celery]:
 
 
 @pytest.fixture
-def desk(app: Celery, fake: FakeClients) -> Iterator[Desk]:
+def broker(app: Celery, fake: FakeClients) -> Iterator[Admin]:
     """Group ``email`` exists with an empty dead-letter queue, ``stock`` does not."""
-    with open_desk(app) as desk:
+    with connect(app) as broker:
         with app.connection_for_write() as connection:
             app.amqp.queues["email"](connection.default_channel).declare()
             app.amqp.queues["celery"](connection.default_channel).declare()
         fake.queues.create_queue("ns__email-dead")
         policy = {"deadLetterTargetArn": fake.queues.queue("ns__email-dead").arn, "maxReceiveCount": 20}
         fake.queues.queue("ns__email").attributes["RedrivePolicy"] = json.dumps(policy)
-        yield desk
+        yield broker
 
 
 def bury(fake: FakeClients, number: int, *, task: str = "receipt", exception: str = "ValueError") -> None:
@@ -74,16 +72,16 @@ def put(fake: FakeClients, queue: str, text: str, attributes: dict[str, Any] | N
     fake.sqs("send_message", QueueUrl=url, MessageBody=text, MessageAttributes=attributes)
 
 
-def found(desk: Desk, wanted: Wanted | None = None, limit: int | None = None) -> list[str | None]:
-    return [letter.task_id for some in operations_dlq.scan(desk, "email", wanted or Wanted(), limit) for letter in some]
+def found(broker: Admin, selection: Selection | None = None, limit: int | None = None) -> list[str | None]:
+    return [letter.task_id for letter in broker.dead_letters("email", selection or Selection(), limit=limit)]
 
 
 class TestGroups:
-    def test_what_is_there_and_what_is_not(self, desk: Desk, fake: FakeClients) -> None:
+    def test_what_is_there_and_what_is_not(self, broker: Admin, fake: FakeClients) -> None:
         bury(fake, 1)
         put(fake, "email", "{}")
         fake.ages["ns__email"] = 90.0
-        email, stock = desk.groups()
+        email, stock = broker.groups()
         assert (email.ready, email.in_flight, email.delayed, email.oldest_s) == (1, 0, 0, 90.0)
         assert (email.dead_queue, email.dead, email.state) == ("email-dead", 1, "ok")
         assert email.bindings == [
@@ -93,96 +91,93 @@ class TestGroups:
         assert (stock.state, stock.ready, stock.dead_queue) == ("missing", None, None)
         assert stock.bindings == [Binding("orders", "placed", ["reserve"], False)]
 
-    def test_others_that_listen_to_the_topic_are_found(self, desk: Desk, fake: FakeClients) -> None:
+    def test_others_that_listen_to_the_topic_are_found(self, broker: Admin, fake: FakeClients) -> None:
         from kombu import Exchange, Queue
 
-        with desk.app.connection_for_write() as connection:
+        with broker.app.connection_for_write() as connection:
             Queue("audit", Exchange("orders", "topic"), "#")(connection.default_channel).declare()
-        [audit] = [group for group in desk.groups() if not group.is_ours]
+        [audit] = [group for group in broker.groups() if not group.is_ours]
         assert (audit.name, audit.bindings) == ("audit", [Binding("orders", "#", [], True)])
 
-    def test_a_binding_without_handler_is_told(self, desk: Desk) -> None:
-        desk.topology.bind("email", _topic_binding("gone"))
-        [item] = [item for item in desk.groups(["email"])[0].bindings if not item.handlers]
+    def test_a_binding_without_handler_is_told(self, broker: Admin) -> None:
+        with broker.app.connection_for_write() as connection:
+            connection.default_channel.queue_bind("email", "orders", "gone")
+        [item] = [item for item in broker.groups(["email"])[0].bindings if not item.handlers]
         assert (item.key, item.is_bound) == ("gone", True)
 
-    def test_missing_rights_leave_gaps(self, desk: Desk, fake: FakeClients) -> None:
+    def test_missing_rights_leave_gaps(self, broker: Admin, fake: FakeClients) -> None:
         put(fake, "email", "{}")
         fake.deny("sqs:ListQueueTags", "sns:ListSubscriptionsByTopic")
         fake.fail("get_metric_data", BrokerUnavailable("no such service here"))
-        [email] = desk.groups(["email"])
+        [email] = broker.groups(["email"])
         assert (email.ready, email.oldest_s, email.bindings[0].is_bound) == (1, None, None)
-        assert len(desk.groups()) == 2
+        assert len(broker.groups()) == 2
 
-    def test_ages_are_asked_for_only_where_wanted(self, desk: Desk, fake: FakeClients) -> None:
+    def test_ages_are_asked_for_only_where_wanted(self, broker: Admin, fake: FakeClients) -> None:
         put(fake, "email", "{}")
         fake.calls.clear()
-        desk.groups(with_ages=False)
+        broker.groups(with_ages=False)
         assert "get_metric_data" not in fake.counts()
-        desk.groups()
+        broker.groups()
         assert fake.counts()["get_metric_data"] == 1
 
-    def test_reading_writes_nothing(self, desk: Desk, fake: FakeClients) -> None:
+    def test_reading_writes_nothing(self, broker: Admin, fake: FakeClients) -> None:
         fake.calls.clear()
-        desk.groups()
+        broker.groups()
         assert {name.split("_")[0] for name in fake.counts()} <= {"get", "list"}
 
 
-def _topic_binding(key: str) -> Any:
-    from kombu_hake.amqp.bindings import Binding
-
-    return Binding("orders", "topic", key)
-
-
 class TestScan:
-    def test_looking_leaves_everything_visible(self, desk: Desk, fake: FakeClients) -> None:
+    def test_looking_leaves_everything_visible(self, broker: Admin, fake: FakeClients) -> None:
         for number in range(25):
             bury(fake, number)
-        assert len(found(desk)) == 25
-        assert len(found(desk)) == 25
+        assert len(found(broker)) == 25
+        assert len(found(broker)) == 25
 
     @pytest.mark.parametrize(
-        ("wanted", "ids"),
+        ("selection", "ids"),
         [
-            (Wanted(task="rec*"), ["task-1", "task-3"]),
-            (Wanted(exception="Key*"), ["task-2"]),
-            (Wanted(exception="boom 3"), ["task-3"]),
-            (Wanted(ids=("task-1", "event-2")), ["task-1", "task-2"]),
-            (Wanted(older_than_s=15), ["task-1", "task-2"]),
-            (Wanted(newer_than_s=15), ["task-3"]),
-            (Wanted(task="receipt", older_than_s=15), ["task-1"]),
+            (Selection(task="rec*"), ["task-1", "task-3"]),
+            (Selection(exception="Key*"), ["task-2"]),
+            (Selection(exception="boom 3"), ["task-3"]),
+            (Selection(ids=("task-1", "event-2")), ["task-1", "task-2"]),
+            (Selection(older_than_s=15), ["task-1", "task-2"]),
+            (Selection(newer_than_s=15), ["task-3"]),
+            (Selection(task="receipt", older_than_s=15), ["task-1"]),
         ],
     )
-    def test_filters(self, desk: Desk, fake: FakeClients, wanted: Wanted, ids: list[str]) -> None:
+    def test_filters(self, broker: Admin, fake: FakeClients, selection: Selection, ids: list[str]) -> None:
         bury(fake, 1)
         bury(fake, 2, task="thank", exception="KeyError")
         fake.clock.advance(20)
         bury(fake, 3)
-        assert found(desk, wanted) == ids
+        assert found(broker, selection) == ids
 
-    def test_what_comes_while_it_runs_is_left_alone(self, desk: Desk, fake: FakeClients) -> None:
+    def test_what_comes_while_it_runs_is_left_alone(self, broker: Admin, fake: FakeClients) -> None:
         for number in range(12):
             bury(fake, number)
         seen = []
-        for letters in operations_dlq.scan(desk, "email", Wanted()):
-            seen += [letter.task_id for letter in letters]
+        for letter in broker.dead_letters("email"):
+            seen.append(letter.task_id)
             fake.clock.advance(1)
             bury(fake, 99)
         assert "task-99" not in seen
         assert len(seen) == 12
 
-    def test_a_group_without_dead_letter_queue(self, desk: Desk) -> None:
+    def test_a_group_without_dead_letter_queue(self, broker: Admin) -> None:
         with pytest.raises(QueueNotFound, match="'stock' has no dead-letter queue"):
-            list(operations_dlq.scan(desk, "stock", Wanted()))
+            list(broker.dead_letters("stock"))
 
 
 class TestRequeue:
     def sent_back(self, fake: FakeClients) -> list[dict[str, Any]]:
         return [json.loads(text) for text in fake.queues.queue("ns__email").bodies()]
 
-    def test_it_goes_to_the_groups_queue_as_a_first_try_with_its_history(self, desk: Desk, fake: FakeClients) -> None:
+    def test_it_goes_to_the_groups_queue_as_a_first_try_with_its_history(
+        self, broker: Admin, fake: FakeClients
+    ) -> None:
         bury(fake, 1)
-        outcome = operations_dlq.requeue(desk, "email", Wanted())
+        outcome = broker.requeue("email")
         assert (outcome.matched, outcome.done, outcome.failures) == (1, 1, [])
         [message] = self.sent_back(fake)
         headers = message["headers"]
@@ -191,118 +186,178 @@ class TestRequeue:
         assert "expiration" not in message["properties"]
         info = message["properties"]["delivery_info"]
         assert (info["exchange"], info["routing_key"]) == ("hake.queue", "email")
-        assert found(desk) == []
+        assert found(broker) == []
         assert fake.count("publish") == 0
 
-    def test_what_aws_does_not_accept_stays(self, desk: Desk, fake: FakeClients) -> None:
+    def test_what_aws_does_not_accept_stays(self, broker: Admin, fake: FakeClients) -> None:
         for number in range(3):
             bury(fake, number)
         fake.fail_entries("send_message_batch", of=lambda entry: "task-1" in entry["MessageBody"])
-        outcome = operations_dlq.requeue(desk, "email", Wanted())
+        outcome = broker.requeue("email")
         assert (outcome.matched, outcome.done, len(outcome.failures)) == (3, 2, 1)
-        assert found(desk) == ["task-1"]
+        assert found(broker) == ["task-1"]
 
-    def test_if_aws_is_away_all_stay(self, desk: Desk, fake: FakeClients) -> None:
+    def test_if_aws_is_away_all_stay(self, broker: Admin, fake: FakeClients) -> None:
         for number in range(3):
             bury(fake, number)
         fake.fail("send_message_batch", BrokerUnavailable("away"))
-        assert operations_dlq.requeue(desk, "email", Wanted()).done == 0
-        assert len(found(desk)) == 3
+        assert broker.requeue("email").done == 0
+        assert len(found(broker)) == 3
 
-    def test_it_is_sent_before_it_is_deleted(self, desk: Desk, fake: FakeClients) -> None:
+    def test_it_is_sent_before_it_is_deleted(self, broker: Admin, fake: FakeClients) -> None:
         bury(fake, 1)
-        operations_dlq.requeue(desk, "email", Wanted())
+        broker.requeue("email")
         calls = [name for name, _ in fake.calls if name in ("send_message_batch", "delete_message_batch")]
         assert calls == ["send_message_batch", "delete_message_batch"]
 
-    def test_limit(self, desk: Desk, fake: FakeClients) -> None:
+    def test_limit(self, broker: Admin, fake: FakeClients) -> None:
         for number in range(5):
             bury(fake, number)
-        assert operations_dlq.requeue(desk, "email", Wanted(), limit=2).done == 2
-        assert len(found(desk)) == 3
+        assert broker.requeue("email", limit=2).done == 2
+        assert len(found(broker)) == 3
 
-    def test_text_of_others_goes_back_as_it_was(self, desk: Desk, fake: FakeClients) -> None:
+    def test_text_of_others_goes_back_as_it_was(self, broker: Admin, fake: FakeClients) -> None:
         given = {"rk": {"DataType": "String", "StringValue": "placed"}}
         aside = {"hake-death-reason": {"DataType": "String", "StringValue": "malformed"}}
         put(fake, "email-dead", "no json", {**given, **aside})
-        assert operations_dlq.requeue(desk, "email", Wanted()).done == 1
+        assert broker.requeue("email").done == 1
         [message] = fake.queues.queue("ns__email").messages
         assert (message.body, message.attributes) == ("no json", given)
 
-    def test_an_event_that_aws_moved_itself_keeps_its_exchange(self, desk: Desk, fake: FakeClients) -> None:
+    def test_an_event_that_aws_moved_itself_keeps_its_exchange(self, broker: Admin, fake: FakeClients) -> None:
         body = {"body": "[[],{},{}]", "headers": {"task": "kombu_hake.event", "id": "e"}, "content-type": "x"}
         text = encode({**body, "properties": {}}, "orders", "placed", "tag").text
         put(fake, "email-dead", text)
-        operations_dlq.requeue(desk, "email", Wanted())
+        broker.requeue("email")
         [message] = self.sent_back(fake)
         assert message["properties"]["delivery_info"]["exchange"] == "orders"
 
-    def test_purge_removes_what_is_wanted(self, desk: Desk, fake: FakeClients) -> None:
+    def test_purge_removes_what_is_wanted(self, broker: Admin, fake: FakeClients) -> None:
         bury(fake, 1)
         bury(fake, 2, task="thank")
-        assert operations_dlq.purge(desk, "email", Wanted(task="thank")).done == 1
-        assert found(desk) == ["task-1"]
+        assert broker.purge_dead_letters("email", Selection(task="thank")).done == 1
+        assert found(broker) == ["task-1"]
         assert self.sent_back(fake) == []
 
 
+    def test_an_unfinished_iteration_hides_nothing_once_the_connection_is_closed(
+        self, app: Celery, broker: Admin, fake: FakeClients
+    ) -> None:
+        for number in range(3):
+            bury(fake, number)
+        with connect(app) as second:
+            letters = second.dead_letters("email")
+            next(letters)
+            assert fake.queues.queue("ns__email-dead").messages[0].is_in_flight(fake.clock())
+        assert len(found(broker)) == 3
+
+
+class TestQueues:
+    def test_group_names_need_no_connection(self, app: Celery, fake: FakeClients) -> None:
+        assert group_names(app) == ["email", "stock"]
+        assert fake.calls == []
+
+    def test_an_app_of_another_broker_is_refused(self) -> None:
+        app = Celery("shop", broker="memory://", set_as_current=False)
+        with pytest.raises(ConfigurationError, match="memory://"), connect(app):
+            pass
+
+    def test_purging_a_queue_leaves_the_others(self, broker: Admin, fake: FakeClients) -> None:
+        bury(fake, 1)
+        put(fake, "email", "{}")
+        put(fake, "celery", "{}")
+        broker.purge_queue("email")
+        assert fake.queues.queue("ns__email").messages == []
+        assert len(fake.queues.queue("ns__celery").messages) == 1
+        assert found(broker) == ["task-1"]
+
+    def test_purging_a_queue_that_is_missing(self, broker: Admin) -> None:
+        with pytest.raises(QueueNotFound):
+            broker.purge_queue("stock")
+
+    def test_deleting_the_namespace_leaves_nothing_of_it_and_all_others(
+        self, broker: Admin, fake: FakeClients
+    ) -> None:
+        for name in ("ns2__email", "email", "other"):
+            fake.queues.create_queue(name)
+        fake.topics.create_topic("ns2__orders")
+        deleted = broker.delete_namespace("ns")
+        assert {"ns__email", "ns__email-dead", "ns__orders"} <= set(deleted)
+        assert set(fake.queues.by_name) == {"ns2__email", "email", "other"}
+        assert set(fake.topics.by_name) == {"ns2__orders"}
+
+    @pytest.mark.parametrize("name", ["", "n", "other", "ns__email"])
+    def test_another_namespace_is_not_deleted(self, broker: Admin, fake: FakeClients, name: str) -> None:
+        with pytest.raises(ConfigurationError, match="This app's namespace is 'ns'"):
+            broker.delete_namespace(name)
+        assert fake.count("delete_queue", "delete_topic") == 0
+
+    def test_predefined_queues_stay(self, app: Celery, fake: FakeClients) -> None:
+        url = fake.queues.create_queue("ns__kept")["QueueUrl"]
+        app.conf.broker_transport_options = {"predefined_queues": {"kept": url}}
+        with connect(app) as broker:
+            broker.delete_namespace("ns")
+        assert set(fake.queues.by_name) == {"ns__kept"}
+
+
 class TestCommands:
-    def run(self, desk: Desk, *arguments: str, code: int = 0, **options: Any) -> str:
+    def run(self, broker: Admin, *arguments: str, code: int = 0, **options: Any) -> str:
         from celery.bin.base import CLIContext
 
-        context = CLIContext(desk.app, no_color=True, workdir=None)
+        context = CLIContext(broker.app, no_color=True, workdir=None)
         result = CliRunner().invoke(hake, list(arguments), obj=context, **options)
         assert result.exit_code == code, result.output
         return result.output
 
-    def test_groups(self, desk: Desk) -> None:
-        lines = self.run(desk, "groups").splitlines()
+    def test_groups(self, broker: Admin) -> None:
+        lines = self.run(broker, "groups").splitlines()
         assert lines[1].split() == ["email", "0", "0", "0", "-", "0", "email-dead", "0", "ok"]
         assert lines[2].split() == ["stock", "-", "-", "-", "-", "-", "-", "-", "missing"]
         assert ["orders", "placed", "email", "receipt", "yes"] in [line.split() for line in lines]
-        assert json.loads(self.run(desk, "groups", "email", "--json"))[0]["ready"] == 0
+        assert json.loads(self.run(broker, "groups", "email", "--json"))[0]["ready"] == 0
 
-    def test_list_and_peek(self, desk: Desk, fake: FakeClients) -> None:
+    def test_list_and_peek(self, broker: Admin, fake: FakeClients) -> None:
         bury(fake, 1)
-        assert ["email", "1", "email-dead"] in [line.split() for line in self.run(desk, "dlq", "list").splitlines()]
-        assert "ValueError: boom 1" in self.run(desk, "dlq", "list", "email")
-        assert json.loads(self.run(desk, "dlq", "list", "email", "--json"))[0]["event_id"] == "event-1"
-        assert "task id:   task-1" in self.run(desk, "dlq", "peek", "email", "--id", "event-1")
-        assert "No such dead letter." in self.run(desk, "dlq", "peek", "email", "--id", "x")
+        assert ["email", "1", "email-dead"] in [line.split() for line in self.run(broker, "dlq", "list").splitlines()]
+        assert "ValueError: boom 1" in self.run(broker, "dlq", "list", "email")
+        assert json.loads(self.run(broker, "dlq", "list", "email", "--json"))[0]["event_id"] == "event-1"
+        assert "task id:   task-1" in self.run(broker, "dlq", "peek", "email", "--id", "event-1")
+        assert "No such dead letter." in self.run(broker, "dlq", "peek", "email", "--id", "x")
 
-    def test_a_dry_run_moves_nothing(self, desk: Desk, fake: FakeClients) -> None:
+    def test_a_dry_run_moves_nothing(self, broker: Admin, fake: FakeClients) -> None:
         bury(fake, 1)
-        shown = self.run(desk, "dlq", "requeue", "email", "--dry-run")
+        shown = self.run(broker, "dlq", "requeue", "email", "--dry-run")
         assert "1 dead letter of group email would be sent back." in shown
-        self.run(desk, "dlq", "purge", "email", "--all", "--dry-run")
-        assert found(desk) == ["task-1"]
+        self.run(broker, "dlq", "purge", "email", "--all", "--dry-run")
+        assert found(broker) == ["task-1"]
 
-    def test_export_writes_a_line_each(self, desk: Desk, fake: FakeClients, tmp_path: Any) -> None:
+    def test_export_writes_a_line_each(self, broker: Admin, fake: FakeClients, tmp_path: Any) -> None:
         bury(fake, 1)
         bury(fake, 2)
-        self.run(desk, "dlq", "export", "email", "-o", str(tmp_path / "out"))
+        self.run(broker, "dlq", "export", "email", "-o", str(tmp_path / "out"))
         lines = (tmp_path / "out").read_text().splitlines()
         assert [json.loads(line)["task_id"] for line in lines] == ["task-1", "task-2"]
-        assert len(found(desk)) == 2
+        assert len(found(broker)) == 2
 
-    def test_purging_wants_to_be_told_which_and_asks(self, desk: Desk, fake: FakeClients) -> None:
+    def test_purging_wants_to_be_told_which_and_asks(self, broker: Admin, fake: FakeClients) -> None:
         bury(fake, 1)
-        self.run(desk, "dlq", "purge", "email", code=2)
-        self.run(desk, "dlq", "purge", "email", "--all", input="n\n", code=1)
-        assert found(desk) == ["task-1"]
-        assert "1 dead letter of group email removed." in self.run(desk, "dlq", "purge", "email", "--all", "-f")
+        self.run(broker, "dlq", "purge", "email", code=2)
+        self.run(broker, "dlq", "purge", "email", "--all", input="n\n", code=1)
+        assert found(broker) == ["task-1"]
+        assert "1 dead letter of group email removed." in self.run(broker, "dlq", "purge", "email", "--all", "-f")
 
-    def test_a_failure_is_told_by_the_exit_code(self, desk: Desk, fake: FakeClients) -> None:
+    def test_a_failure_is_told_by_the_exit_code(self, broker: Admin, fake: FakeClients) -> None:
         bury(fake, 1)
         fake.fail_entries("send_message_batch")
-        assert "not sent" in self.run(desk, "dlq", "requeue", "email", code=1)
+        assert "not sent" in self.run(broker, "dlq", "requeue", "email", code=1)
 
-    def test_errors_are_one_line(self, desk: Desk) -> None:
-        output = self.run(desk, "dlq", "list", "stock", code=1)
+    def test_errors_are_one_line(self, broker: Admin) -> None:
+        output = self.run(broker, "dlq", "list", "stock", code=1)
         assert output.strip().startswith("Error: Group 'stock' has no dead-letter queue")
 
     @pytest.mark.parametrize("form", ["mermaid", "dot"])
-    def test_graph_shows_everything(self, desk: Desk, form: str) -> None:
-        drawn = self.run(desk, "graph", "--format", form)
+    def test_graph_shows_everything(self, broker: Admin, form: str) -> None:
+        drawn = self.run(broker, "graph", "--format", form)
         for name in ("orders", "email", "stock", "receipt", "reserve", "email-dead", "paid, placed"):
             assert name in drawn
 

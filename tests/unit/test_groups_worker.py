@@ -32,7 +32,7 @@ def nothing(**payload: Any) -> None:
     """A handler."""
 
 
-class Desk:
+class Bench:
     """An app with topic ``orders``, its group ``email`` in a fake AWS, and a worker's consumer as far as it matters."""
 
     def __init__(self, connection: Connection, fake: FakeClients) -> None:
@@ -85,18 +85,18 @@ class Desk:
 
 
 @pytest.fixture
-def desk() -> Iterator[Desk]:
+def bench() -> Iterator[Bench]:
     fake = FakeClients()
     with connected(fake) as connection:
-        yield Desk(connection, fake)
+        yield Bench(connection, fake)
 
 
-def test_one_handler_gets_the_message_itself_under_an_id_of_its_own(desk: Desk) -> None:
-    desk.handler("receipt")
-    desk.open()
-    event = desk.orders.send("placed", {"order_id": 7}, connection=desk.connection)
-    desk.handle(desk.receive())
-    [(name, message)] = desk.handed_over
+def test_one_handler_gets_the_message_itself_under_an_id_of_its_own(bench: Bench) -> None:
+    bench.handler("receipt")
+    bench.open()
+    event = bench.orders.send("placed", {"order_id": 7}, connection=bench.connection)
+    bench.handle(bench.receive())
+    [(name, message)] = bench.handed_over
     assert name == "receipt"
     mine = run_id(event.id, "email", "receipt")
     assert (message.headers["task"], message.headers["id"], message.headers["root_id"]) == ("receipt", mine, mine)
@@ -104,42 +104,42 @@ def test_one_handler_gets_the_message_itself_under_an_id_of_its_own(desk: Desk) 
     assert message.headers["hake_event"] == {"id": event.id, "topic": "orders", "key": "placed", "group": "email"}
     assert message.payload[1] == {"order_id": 7}
     assert message.delivery_info["routing_key"] == "email"
-    assert not desk.settled()
+    assert not bench.settled()
 
 
-def test_the_results_of_handlers_are_stored_though_an_event_has_none(desk: Desk) -> None:
-    desk.handler("receipt")
-    desk.open()
-    desk.orders.send("placed", {}, connection=desk.connection)
-    message = desk.receive()
+def test_the_results_of_handlers_are_stored_though_an_event_has_none(bench: Bench) -> None:
+    bench.handler("receipt")
+    bench.open()
+    bench.orders.send("placed", {}, connection=bench.connection)
+    message = bench.receive()
     assert message.headers["ignore_result"] is True
-    desk.handle(message)
-    assert "ignore_result" not in desk.handed_over[0][1].headers
+    bench.handle(message)
+    assert "ignore_result" not in bench.handed_over[0][1].headers
 
 
-def test_an_event_that_a_task_published_stays_in_its_tree(desk: Desk) -> None:
-    desk.handler("receipt")
-    desk.open()
-    desk.orders.send("placed", {}, connection=desk.connection)
-    message = desk.receive()
+def test_an_event_that_a_task_published_stays_in_its_tree(bench: Bench) -> None:
+    bench.handler("receipt")
+    bench.open()
+    bench.orders.send("placed", {}, connection=bench.connection)
+    message = bench.receive()
     message.headers["root_id"] = "parent"
-    desk.handle(message)
-    assert desk.handed_over[0][1].headers["root_id"] == "parent"
+    bench.handle(message)
+    assert bench.handed_over[0][1].headers["root_id"] == "parent"
 
 
-def test_several_handlers_get_a_message_each_in_one_request(desk: Desk) -> None:
-    desk.handler("receipt")
-    desk.handler("thank", as_mapping=True)
-    desk.handler("not_this", "paid")
-    desk.open()
-    event = desk.orders.send("placed", {"order_id": 7}, connection=desk.connection)
-    message = desk.receive()
-    desk.fake.calls.clear()
-    desk.handle(message)
-    assert desk.handed_over == []
-    assert desk.fake.count("send_message_batch") == 1
-    assert desk.settled()
-    sent = [body for body in desk.bodies("email") if body["headers"]["task"] != "kombu_hake.event"]
+def test_several_handlers_get_a_message_each_in_one_request(bench: Bench) -> None:
+    bench.handler("receipt")
+    bench.handler("thank", as_mapping=True)
+    bench.handler("not_this", "paid")
+    bench.open()
+    event = bench.orders.send("placed", {"order_id": 7}, connection=bench.connection)
+    message = bench.receive()
+    bench.fake.calls.clear()
+    bench.handle(message)
+    assert bench.handed_over == []
+    assert bench.fake.count("send_message_batch") == 1
+    assert bench.settled()
+    sent = [body for body in bench.bodies("email") if body["headers"]["task"] != "kombu_hake.event"]
     assert {body["headers"]["task"]: body["headers"]["id"] for body in sent} == {
         name: run_id(event.id, "email", name) for name in ("receipt", "thank")
     }
@@ -148,77 +148,77 @@ def test_several_handlers_get_a_message_each_in_one_request(desk: Desk) -> None:
 
 
 def test_an_event_that_could_not_be_shared_out_comes_again(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    desk.handler("receipt")
-    desk.handler("thank")
-    desk.open()
-    desk.orders.send("placed", {}, connection=desk.connection)
-    message = desk.receive()
+    bench.handler("receipt")
+    bench.handler("thank")
+    bench.open()
+    bench.orders.send("placed", {}, connection=bench.connection)
+    message = bench.receive()
 
     def refuse(*_args: Any) -> None:
         raise BrokerUnavailable("AWS is away")
 
     monkeypatch.setattr(message.channel, "basic_publish", refuse)
-    desk.handle(message)
-    assert desk.comes_later()
+    bench.handle(message)
+    assert bench.comes_later()
     assert "comes again" in caplog.text
 
 
-def test_an_event_without_handler_is_set_aside_and_said_once(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
-    desk.handler("receipt", "placed")
-    desk.open()
-    desk.orders.send("placed", {"order_id": 7}, connection=desk.connection)
-    message = desk.receive()
+def test_an_event_without_handler_is_set_aside_and_said_once(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    bench.handler("receipt", "placed")
+    bench.open()
+    bench.orders.send("placed", {"order_id": 7}, connection=bench.connection)
+    message = bench.receive()
     message.headers["hake-origin"]["routing_key"] = "gone"
-    desk.handle(message)
-    assert desk.settled()
-    [dead] = desk.bodies("email-dead")
+    bench.handle(message)
+    assert bench.settled()
+    [dead] = bench.bodies("email-dead")
     assert dead["headers"][DEATHS_HEADER][0]["reason"] == "unhandled"
     assert dead["headers"]["task"] == "kombu_hake.event"
     assert caplog.text.count("has no handler for 'gone'") == 1
 
 
-def test_a_revoked_event_is_acknowledged_and_nothing_runs(desk: Desk) -> None:
-    desk.handler("receipt")
-    desk.open()
-    event = desk.orders.send("placed", {}, connection=desk.connection)
-    desk.revoked.add(event.id)
-    desk.handle(desk.receive())
-    assert desk.handed_over == []
-    assert desk.settled()
+def test_a_revoked_event_is_acknowledged_and_nothing_runs(bench: Bench) -> None:
+    bench.handler("receipt")
+    bench.open()
+    event = bench.orders.send("placed", {}, connection=bench.connection)
+    bench.revoked.add(event.id)
+    bench.handle(bench.receive())
+    assert bench.handed_over == []
+    assert bench.settled()
 
 
 class TestMessagesOfOthers:
-    def send(self, desk: Desk, text: str, **attributes: str) -> Any:
+    def send(self, bench: Bench, text: str, **attributes: str) -> Any:
         given = {name: {"DataType": "String", "StringValue": value} for name, value in attributes.items()}
-        url = desk.fake.sqs("get_queue_url", QueueName="email")["QueueUrl"]
-        desk.fake.sqs("send_message", QueueUrl=url, MessageBody=text, MessageAttributes=given)
-        return desk.receive()
+        url = bench.fake.sqs("get_queue_url", QueueName="email")["QueueUrl"]
+        bench.fake.sqs("send_message", QueueUrl=url, MessageBody=text, MessageAttributes=given)
+        return bench.receive()
 
-    def test_a_key_named_args_is_no_protocol_1(self, desk: Desk) -> None:
-        desk.handler("receipt")
-        desk.open()
-        desk.handle(self.send(desk, '{"args": [1], "kwargs": {}, "task": "x"}', rk="placed", event_id="e1"))
-        [(_, message)] = desk.handed_over
+    def test_a_key_named_args_is_no_protocol_1(self, bench: Bench) -> None:
+        bench.handler("receipt")
+        bench.open()
+        bench.handle(self.send(bench, '{"args": [1], "kwargs": {}, "task": "x"}', rk="placed", event_id="e1"))
+        [(_, message)] = bench.handed_over
         assert message.payload[1] == {"args": [1], "kwargs": {}, "task": "x"}
         assert message.headers["id"] == run_id("e1", "email", "receipt")
 
-    def test_without_a_key_it_goes_to_who_wants_everything(self, desk: Desk) -> None:
-        desk.handler("receipt")
-        desk.handler("audit", "#", as_mapping=True)
-        desk.open()
-        desk.handle(self.send(desk, '{"order_id": 7}'))
-        [(name, message)] = desk.handed_over
+    def test_without_a_key_it_goes_to_who_wants_everything(self, bench: Bench) -> None:
+        bench.handler("receipt")
+        bench.handler("audit", "#", as_mapping=True)
+        bench.open()
+        bench.handle(self.send(bench, '{"order_id": 7}'))
+        [(name, message)] = bench.handed_over
         assert (name, message.payload[0]) == ("audit", [{"order_id": 7}])
 
     @pytest.mark.parametrize("text", ["no json", "[1]", "7", "null"])
-    def test_what_is_malformed_is_set_aside_as_it_was(self, desk: Desk, text: str) -> None:
-        desk.handler("receipt")
-        desk.open()
-        desk.handle(self.send(desk, text, rk="placed"))
-        assert desk.settled()
-        [dead] = desk.fake.queues.queue("email-dead").messages
+    def test_what_is_malformed_is_set_aside_as_it_was(self, bench: Bench, text: str) -> None:
+        bench.handler("receipt")
+        bench.open()
+        bench.handle(self.send(bench, text, rk="placed"))
+        assert bench.settled()
+        [dead] = bench.fake.queues.queue("email-dead").messages
         assert dead.body == text
         assert dead.attributes["rk"]["StringValue"] == "placed"
         assert dead.attributes["hake-death-reason"]["StringValue"] == "malformed"
@@ -239,18 +239,18 @@ class TestMessagesOfOthers:
 
 
 class TestFailures:
-    def request(self, desk: Desk, **options: Any) -> GroupRequest:
-        desk.handler("receipt", **options)
-        desk.open()
-        desk.orders.send("placed", {"order_id": 7}, connection=desk.connection)
-        desk.handle(desk.receive())
-        [(_, message)] = desk.handed_over
+    def request(self, bench: Bench, **options: Any) -> GroupRequest:
+        bench.handler("receipt", **options)
+        bench.open()
+        bench.orders.send("placed", {"order_id": 7}, connection=bench.connection)
+        bench.handle(bench.receive())
+        [(_, message)] = bench.handed_over
         return GroupRequest(
             message,
             on_ack=message.ack_log_error,
             on_reject=message.reject_log_error,
-            app=desk.app,
-            task=desk.app.tasks["receipt"],
+            app=bench.app,
+            task=bench.app.tasks["receipt"],
             hostname="w1",
         )
 
@@ -260,12 +260,12 @@ class TestFailures:
         except BaseException:
             request.on_failure(ExceptionInfo(), return_ok=True)
 
-    def test_a_final_failure_is_sent_with_its_history_then_acknowledged(self, desk: Desk) -> None:
-        request = self.request(desk)
+    def test_a_final_failure_is_sent_with_its_history_then_acknowledged(self, bench: Bench) -> None:
+        request = self.request(bench)
         self.fail(request, ValueError("no such card"))
         assert request.acknowledged
-        assert desk.settled()
-        [dead] = desk.bodies("email-dead")
+        assert bench.settled()
+        [dead] = bench.bodies("email-dead")
         [death] = dead["headers"][DEATHS_HEADER]
         assert (death["reason"], death["exception"], death["message"]) == ("failed", "ValueError", "no such card")
         assert (death["task"], death["queue"], death["worker"], death["retries"]) == ("receipt", "email", "w1", 0)
@@ -274,35 +274,35 @@ class TestFailures:
         assert json.loads(dead["body"])[1] == {"order_id": 7}
 
     @pytest.mark.parametrize("exc", [Retry("later"), Ignore(), Reject("again", requeue=True)])
-    def test_what_is_not_final_is_not_set_aside(self, desk: Desk, exc: Exception) -> None:
-        self.fail(self.request(desk), exc)
-        assert desk.bodies("email-dead") == []
+    def test_what_is_not_final_is_not_set_aside(self, bench: Bench, exc: Exception) -> None:
+        self.fail(self.request(bench), exc)
+        assert bench.bodies("email-dead") == []
 
-    def test_a_lost_worker_process_is_final_unless_the_task_goes_back(self, desk: Desk) -> None:
-        request = self.request(desk)
+    def test_a_lost_worker_process_is_final_unless_the_task_goes_back(self, bench: Bench) -> None:
+        request = self.request(bench)
         assert request._is_final(WorkerLostError("killed"))
         request.task.reject_on_worker_lost = True
         assert not request._is_final(WorkerLostError("killed"))
 
-    def test_a_rejection_is_set_aside_once(self, desk: Desk) -> None:
-        self.fail(self.request(desk), Reject("bad card", requeue=False))
-        assert len(desk.bodies("email-dead")) == 1
+    def test_a_rejection_is_set_aside_once(self, bench: Bench) -> None:
+        self.fail(self.request(bench), Reject("bad card", requeue=False))
+        assert len(bench.bodies("email-dead")) == 1
 
-    def test_what_could_not_be_sent_goes_back_to_the_queue(self, desk: Desk) -> None:
-        request = self.request(desk)
-        desk.fake.fail("send_message", BrokerUnavailable("away"))
+    def test_what_could_not_be_sent_goes_back_to_the_queue(self, bench: Bench) -> None:
+        request = self.request(bench)
+        bench.fake.fail("send_message", BrokerUnavailable("away"))
         self.fail(request, ValueError("no such card"))
-        assert desk.comes_later()
+        assert bench.comes_later()
 
-    def test_a_request_class_of_the_users_is_kept(self, desk: Desk) -> None:
+    def test_a_request_class_of_the_users_is_kept(self, bench: Bench) -> None:
         from celery.worker.request import Request
 
         class Mine(Request):
             mark = 1
 
-        desk.handler("receipt", Request=Mine)
-        desk.open()
-        used = desk.app.tasks["receipt"].Request
+        bench.handler("receipt", Request=Mine)
+        bench.open()
+        used = bench.app.tasks["receipt"].Request
         assert issubclass(used, GroupRequest)
         assert used.mark == 1
 
@@ -314,66 +314,68 @@ class TestFailures:
 
 
 class TestDeadQueue:
-    def attributes(self, desk: Desk, name: str) -> dict[str, Any]:
-        return desk.fake.queues.queue(name).attributes
+    def attributes(self, bench: Bench, name: str) -> dict[str, Any]:
+        return bench.fake.queues.queue(name).attributes
 
-    def test_it_is_made_with_both_policies(self, desk: Desk) -> None:
-        desk.handler("receipt")
-        desk.open()
-        dead, live = desk.fake.queues.queue("email-dead"), desk.fake.queues.queue("email")
+    def test_it_is_made_with_both_policies(self, bench: Bench) -> None:
+        bench.handler("receipt")
+        bench.open()
+        dead, live = bench.fake.queues.queue("email-dead"), bench.fake.queues.queue("email")
         assert json.loads(live.attributes["RedrivePolicy"]) == {"deadLetterTargetArn": dead.arn, "maxReceiveCount": 20}
         allowed = {"redrivePermission": "byQueue", "sourceQueueArns": [live.arn]}
         assert json.loads(dead.attributes["RedriveAllowPolicy"]) == allowed
 
-    def test_one_that_an_operator_chose_is_kept(self, desk: Desk) -> None:
-        desk.handler("receipt")
-        Queue("email")(desk.channel).declare()
+    def test_one_that_an_operator_chose_is_kept(self, bench: Bench) -> None:
+        bench.handler("receipt")
+        Queue("email")(bench.channel).declare()
         chosen = json.dumps({"deadLetterTargetArn": "arn:aws:sqs:eu-west-1:1:theirs", "maxReceiveCount": 3})
-        self.attributes(desk, "email")["RedrivePolicy"] = chosen
-        desk.open()
-        assert self.attributes(desk, "email")["RedrivePolicy"] == chosen
-        assert "email-dead" not in desk.fake.queues.by_name
+        self.attributes(bench, "email")["RedrivePolicy"] = chosen
+        bench.open()
+        assert self.attributes(bench, "email")["RedrivePolicy"] == chosen
+        assert "email-dead" not in bench.fake.queues.by_name
 
-    def test_without_the_rights_the_group_works_without_it(self, desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
-        desk.handler("receipt")
-        Queue("email")(desk.channel).declare()
-        desk.fake.deny("sqs:CreateQueue")
-        desk.open()
+    def test_without_the_rights_the_group_works_without_it(
+        self, bench: Bench, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        bench.handler("receipt")
+        Queue("email")(bench.channel).declare()
+        bench.fake.deny("sqs:CreateQueue")
+        bench.open()
         assert "Queue email gets no dead-letter queue, because sqs:CreateQueue is denied" in caplog.text
 
 
-def test_a_task_of_others_is_rejected_and_said_once(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
-    desk.handler("receipt")
-    desk.open()
+def test_a_task_of_others_is_rejected_and_said_once(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    bench.handler("receipt")
+    bench.open()
     otherwise: list[Any] = []
     on_unknown_task = unknown_tasks.UnknownTasks(lambda *args: otherwise.append(args))
     for _ in range(2):
-        desk.orders.send("placed", {}, connection=desk.connection)
-        message = desk.receive()
+        bench.orders.send("placed", {}, connection=bench.connection)
+        message = bench.receive()
         message.headers["task"] = "other.task"
         on_unknown_task(None, message, KeyError("other.task"))
     assert caplog.text.count("Group email gets the task other.task, which its workers have not registered") == 1
     assert otherwise == []
-    assert len(desk.bodies("email-dead")) == 2
+    assert len(bench.bodies("email-dead")) == 2
 
 
-def test_a_task_that_was_sent_to_this_queue_alone_is_celerys_business(desk: Desk) -> None:
-    desk.handler("receipt")
-    desk.open()
-    desk.app.send_task("other.task", queue="email", connection=desk.connection)
-    message = desk.receive()
+def test_a_task_that_was_sent_to_this_queue_alone_is_celerys_business(bench: Bench) -> None:
+    bench.handler("receipt")
+    bench.open()
+    bench.app.send_task("other.task", queue="email", connection=bench.connection)
+    message = bench.receive()
     otherwise: list[Any] = []
     unknown_tasks.UnknownTasks(lambda *args: otherwise.append(args))(None, message, KeyError("other.task"))
     assert len(otherwise) == 1
 
 
 def test_what_was_logged_of_unknown_tasks_is_forgotten_in_the_end(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    desk.handler("receipt")
-    desk.open()
-    desk.orders.send("placed", {}, connection=desk.connection)
-    message = desk.receive()
+    bench.handler("receipt")
+    bench.open()
+    bench.orders.send("placed", {}, connection=bench.connection)
+    message = bench.receive()
     monkeypatch.setattr(message, "reject_log_error", lambda *_args: None)
     on_unknown_task = unknown_tasks.UnknownTasks(lambda *_args: None)
     for number in [*range(1_500), 0]:
@@ -383,15 +385,15 @@ def test_what_was_logged_of_unknown_tasks_is_forgotten_in_the_end(
 
 
 def test_what_was_logged_of_events_without_handler_is_forgotten_in_the_end(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    desk.handler("receipt")
-    desk.open()
-    desk.orders.send("placed", {}, connection=desk.connection)
-    message = desk.receive()
+    bench.handler("receipt")
+    bench.open()
+    bench.orders.send("placed", {}, connection=bench.connection)
+    message = bench.receive()
     monkeypatch.setattr(group_worker, "_settle_aside", lambda *_args: None)
     state = SimpleNamespace(state=SimpleNamespace(revoked=set()))
-    on_event = group_worker.event_strategy(None, desk.app, SimpleNamespace(connection_errors=(), controller=state))
+    on_event = group_worker.event_strategy(None, bench.app, SimpleNamespace(connection_errors=(), controller=state))
     for number in [*range(1_500), 0]:
         message.headers["hake-origin"]["routing_key"] = f"key-{number}\n"
         on_event(message, None, message.ack_log_error, message.reject_log_error, [])
@@ -412,7 +414,7 @@ class Pickled:
         return os.mkdir, (str(self.path),)
 
 
-def send_event(desk: Desk, body: bytes, content_type: str = "application/json", **headers: Any) -> None:
+def send_event(bench: Bench, body: bytes, content_type: str = "application/json", **headers: Any) -> None:
     """An event as a hostile publisher makes it."""
     origin = {"exchange": "orders", "routing_key": "placed"}
     text = json.dumps(
@@ -424,122 +426,122 @@ def send_event(desk: Desk, body: bytes, content_type: str = "application/json", 
             "properties": {"body_encoding": "base64", "delivery_tag": "1"},
         }
     )
-    desk.fake.sqs("send_message", QueueUrl=desk.fake.queues.queue("email").url, MessageBody=text)
+    bench.fake.sqs("send_message", QueueUrl=bench.fake.queues.queue("email").url, MessageBody=text)
 
 
 @pytest.mark.parametrize("handlers", [1, 2])
 @pytest.mark.parametrize("compression", [None, "zlib"])
 def test_a_pickled_event_runs_no_code_and_is_a_dead_letter(
-    desk: Desk, tmp_path: Path, handlers: int, compression: str | None
+    bench: Bench, tmp_path: Path, handlers: int, compression: str | None
 ) -> None:
     for number in range(handlers):
-        desk.handler(f"audit{number}", "#", as_mapping=True)
-    desk.open()
+        bench.handler(f"audit{number}", "#", as_mapping=True)
+    bench.open()
     made = tmp_path / "made"
     body = pickle.dumps([[], {"a": Pickled(made)}, {}])
     headers = {"compression": compression} if compression else {}
-    send_event(desk, zlib.compress(body) if compression else body, "application/x-python-serialize", **headers)
-    message = desk.receive()
+    send_event(bench, zlib.compress(body) if compression else body, "application/x-python-serialize", **headers)
+    message = bench.receive()
     message.accept = {"application/json"}
     with pytest.raises(ContentDisallowed):  # as the worker's check of tasks finds it
         message.decode()
-    desk.handle(message)
+    bench.handle(message)
     assert not made.exists()
-    assert desk.handed_over == []
-    assert desk.settled()
-    [dead] = desk.bodies("email-dead")
+    assert bench.handed_over == []
+    assert bench.settled()
+    [dead] = bench.bodies("email-dead")
     assert dead["headers"][DEATHS_HEADER][0]["reason"] == "malformed"
     assert pickle.dumps(1)[:2] == (zlib.decompress if compression else bytes)(base64.b64decode(dead["body"]))[:2]
 
 
 @pytest.mark.parametrize("body", [b"5", b"[1, 2]", b"{not json", b"[[], [1], {}]", b"\xff"])
-def test_an_event_whose_body_is_no_tasks_is_a_dead_letter(desk: Desk, body: bytes) -> None:
-    desk.handler("audit", "#", as_mapping=True)
-    desk.open()
-    send_event(desk, body)
-    desk.handle(desk.receive())
-    assert desk.settled()
-    assert len(desk.bodies("email-dead")) == 1
+def test_an_event_whose_body_is_no_tasks_is_a_dead_letter(bench: Bench, body: bytes) -> None:
+    bench.handler("audit", "#", as_mapping=True)
+    bench.open()
+    send_event(bench, body)
+    bench.handle(bench.receive())
+    assert bench.settled()
+    assert len(bench.bodies("email-dead")) == 1
 
 
-def test_a_compressed_event_reaches_each_of_several_handlers(desk: Desk) -> None:
-    desk.handler("receipt")
-    desk.handler("audit", "#", as_mapping=True)
-    desk.open()
-    send_event(desk, zlib.compress(b'[[], {"order_id": 7}, {}]'), compression="zlib")
-    desk.handle(desk.receive())
+def test_a_compressed_event_reaches_each_of_several_handlers(bench: Bench) -> None:
+    bench.handler("receipt")
+    bench.handler("audit", "#", as_mapping=True)
+    bench.open()
+    send_event(bench, zlib.compress(b'[[], {"order_id": 7}, {}]'), compression="zlib")
+    bench.handle(bench.receive())
     found = {}
     for _ in range(2):
-        message = desk.receive()
+        message = bench.receive()
         message.accept = {"application/json"}
         assert not message.errors
         found[message.headers["task"]] = message.payload[:2]
     assert found == {"receipt": [[], {"order_id": 7}], "audit": [[{"order_id": 7}], {}]}
 
 
-def test_a_compressed_event_reaches_its_only_handler(desk: Desk) -> None:
-    desk.handler("receipt")
-    desk.open()
-    send_event(desk, zlib.compress(b'[[], {"order_id": 7}, {}]'), compression="zlib")
-    desk.handle(desk.receive())
-    [(_, message)] = desk.handed_over
+def test_a_compressed_event_reaches_its_only_handler(bench: Bench) -> None:
+    bench.handler("receipt")
+    bench.open()
+    send_event(bench, zlib.compress(b'[[], {"order_id": 7}, {}]'), compression="zlib")
+    bench.handle(bench.receive())
+    [(_, message)] = bench.handed_over
     assert message.payload[1] == {"order_id": 7}
     assert message.body == b'[[], {"order_id": 7}, {}]'
     assert "compression" not in message.headers
 
 
-def test_a_compressed_event_without_a_handler_can_be_read_among_the_dead_letters(desk: Desk) -> None:
-    desk.handler("receipt", "other")
-    desk.open()
-    send_event(desk, zlib.compress(b"[[], {}, {}]"), compression="zlib")
-    desk.handle(desk.receive())
-    dead = desk.channel.basic_get("email-dead")
+def test_a_compressed_event_without_a_handler_can_be_read_among_the_dead_letters(bench: Bench) -> None:
+    bench.handler("receipt", "other")
+    bench.open()
+    send_event(bench, zlib.compress(b"[[], {}, {}]"), compression="zlib")
+    bench.handle(bench.receive())
+    dead = bench.channel.basic_get("email-dead")
     assert dead is not None
     assert not dead.errors
     assert dead.payload == [[], {}, {}]
 
 
-def test_a_badly_encoded_key_of_others_is_a_dead_letter(desk: Desk) -> None:
-    desk.handler("receipt")
-    desk.open()
+def test_a_badly_encoded_key_of_others_is_a_dead_letter(bench: Bench) -> None:
+    bench.handler("receipt")
+    bench.open()
     rk = {"rk": {"DataType": "String", "StringValue": "%FF"}}
-    url = desk.fake.queues.queue("email").url
-    desk.fake.sqs("send_message", QueueUrl=url, MessageBody="{}", MessageAttributes=rk)
-    desk.handle(desk.receive())
-    assert desk.settled()
-    assert len(desk.fake.queues.queue("email-dead").messages) == 1
+    url = bench.fake.queues.queue("email").url
+    bench.fake.sqs("send_message", QueueUrl=url, MessageBody="{}", MessageAttributes=rk)
+    bench.handle(bench.receive())
+    assert bench.settled()
+    assert len(bench.fake.queues.queue("email-dead").messages) == 1
 
 
 @pytest.mark.parametrize("event_id", ["\ud800", "é", 5, ["a"]])
-def test_an_event_of_any_id_is_handled(desk: Desk, event_id: Any) -> None:
-    desk.handler("receipt")
-    desk.open()
-    send_event(desk, b"[[], {}, {}]", id=event_id)
-    desk.handle(desk.receive())
-    assert len(desk.handed_over) == 1
+def test_an_event_of_any_id_is_handled(bench: Bench, event_id: Any) -> None:
+    bench.handler("receipt")
+    bench.open()
+    send_event(bench, b"[[], {}, {}]", id=event_id)
+    bench.handle(bench.receive())
+    assert len(bench.handed_over) == 1
 
 
 @pytest.mark.parametrize("origin", ["text", 5, ["a"]])
-def test_an_unknown_task_of_a_strange_origin_is_left_to_celery(desk: Desk, origin: Any) -> None:
-    desk.handler("receipt")
-    desk.open()
+def test_an_unknown_task_of_a_strange_origin_is_left_to_celery(bench: Bench, origin: Any) -> None:
+    bench.handler("receipt")
+    bench.open()
     left: list[Any] = []
-    send_event(desk, b"[[], {}, {}]", task="none", **{"hake-origin": origin})
-    unknown_tasks.UnknownTasks(lambda *args: left.append(args))(None, desk.receive(), KeyError("none"))
+    send_event(bench, b"[[], {}, {}]", task="none", **{"hake-origin": origin})
+    unknown_tasks.UnknownTasks(lambda *args: left.append(args))(None, bench.receive(), KeyError("none"))
     assert len(left) == 1
 
 
 @pytest.mark.parametrize("attributes", ["text", 5, ["a"], {"a": 1}])
 @pytest.mark.parametrize("task", ["receipt", "line\nbreak", "\ud800", {"a": 1}])
 def test_what_a_publisher_put_into_an_envelope_does_not_keep_it_from_the_dead_letters(
-    desk: Desk, attributes: Any, task: Any
+    bench: Bench, attributes: Any, task: Any
 ) -> None:
-    desk.handler("receipt")
-    desk.open()
-    send_event(desk, b"[[], {}, {}]", task=task)
-    message = desk.receive()
+    bench.handler("receipt")
+    bench.open()
+    send_event(bench, b"[[], {}, {}]", task=task)
+    message = bench.receive()
     message.properties["attributes"] = attributes
     group_failures.set_aside(message, group_failures.parts_of(message), "failed", {"message": "x", "exception": "X"})
-    [dead] = desk.fake.queues.queue("email-dead").messages
+    [dead] = bench.fake.queues.queue("email-dead").messages
     for item in dead.attributes.values():
         assert item["StringValue"].isprintable()

@@ -13,9 +13,8 @@ from fakes import FakeClients, connected
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kombu_hake.admin import dead_letters as operations_dlq
-from kombu_hake.admin.dead_letters import Wanted, read, revived
-from kombu_hake.admin.queues import Desk, open_desk
+from kombu_hake.admin import Admin, Selection, connect
+from kombu_hake.admin.dead_letters import read, revived
 from kombu_hake.cli.main import hake
 from kombu_hake.cli.tables import letter_sheet, letters_table
 from kombu_hake.groups.messages import DEATHS_HEADER
@@ -102,22 +101,22 @@ def fake() -> FakeClients:
 
 
 @pytest.fixture
-def desk(fake: FakeClients) -> Iterator[Desk]:
+def broker(fake: FakeClients) -> Iterator[Admin]:
     app = Celery("shop", broker="hake://localhost:1/ns?region=eu-west-1", set_as_current=False)
     Topic("orders", app=app).on("placed", group="email", name="receipt")(nothing)
-    with connected(fake), open_desk(app) as desk:
+    with connected(fake), connect(app) as broker:
         with app.connection_for_write() as connection:
             app.amqp.queues["email"](connection.default_channel).declare()
         fake.queues.create_queue("ns__email-dead")
         policy = {"deadLetterTargetArn": fake.queues.queue("ns__email-dead").arn, "maxReceiveCount": 20}
         fake.queues.queue("ns__email").attributes["RedrivePolicy"] = json.dumps(policy)
-        yield desk
+        yield broker
 
 
-def run(desk: Desk, *arguments: str) -> str:
+def run(broker: Admin, *arguments: str) -> str:
     from celery.bin.base import CLIContext
 
-    result = CliRunner().invoke(hake, list(arguments), obj=CLIContext(desk.app, no_color=True, workdir=None))
+    result = CliRunner().invoke(hake, list(arguments), obj=CLIContext(broker.app, no_color=True, workdir=None))
     assert result.exit_code == 0, (result.output, result.exception)
     return result.output
 
@@ -138,63 +137,65 @@ def is_plain(shown: str) -> bool:
 
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_a_hostile_dead_letter_is_shown_and_sent_back_byte_for_byte(
-    kind: str, desk: Desk, fake: FakeClients, tmp_path: Path
+    kind: str, broker: Admin, fake: FakeClients, tmp_path: Path
 ) -> None:
     body = HOSTILE[kind]
     put(fake, body, ATTRIBUTES)
     for arguments in (["list", "email"], ["peek", "email"], ["requeue", "email", "--dry-run"]):
-        shown = run(desk, "dlq", *arguments)
+        shown = run(broker, "dlq", *arguments)
         assert is_plain(shown)
         assert "No" not in shown.split("\n")[0]
-    [found] = json.loads(run(desk, "dlq", "list", "email", "--json"))
+    [found] = json.loads(run(broker, "dlq", "list", "email", "--json"))
     assert found["body"] == body
     assert found["attributes"]["data"] == base64.b64encode(b"\x00\xff").decode()
-    run(desk, "dlq", "export", "email", "-o", str(tmp_path / "out"))
+    run(broker, "dlq", "export", "email", "-o", str(tmp_path / "out"))
     assert json.loads((tmp_path / "out").read_text()) | {"age_s": 0} == found | {"age_s": 0}
-    assert "1 dead letter" in run(desk, "dlq", "requeue", "email", "--id", found["message_id"])
+    assert "1 dead letter" in run(broker, "dlq", "requeue", "email", "--id", found["message_id"])
     assert stored(fake, "email-dead") == []
     kept = {name: item for name, item in ATTRIBUTES.items() if not name.startswith("hake-death-")}
     assert stored(fake, "email") == [(body, kept)]
 
 
 @pytest.mark.parametrize("kind", DEATHS)
-def test_any_history_is_shown_and_survives_the_way_back(kind: str, desk: Desk, fake: FakeClients) -> None:
+def test_any_history_is_shown_and_survives_the_way_back(kind: str, broker: Admin, fake: FakeClients) -> None:
     put(fake, envelope(**TASK, **{DEATHS_HEADER: DEATHS[kind]}))
     for arguments in (["list", "email"], ["peek", "email"], ["list", "email", "--exception", "V*"]):
-        assert is_plain(run(desk, "dlq", *arguments))
-    assert len(json.loads(run(desk, "dlq", "list", "email", "--json"))) == 1
+        assert is_plain(run(broker, "dlq", *arguments))
+    assert len(json.loads(run(broker, "dlq", "list", "email", "--json"))) == 1
     # A message nested deeper than any of ours counts as text, which has no task's name.
-    run(desk, "dlq", "requeue", "email", *(() if kind == "deep" else ("--task", "t")))
+    run(broker, "dlq", "requeue", "email", *(() if kind == "deep" else ("--task", "t")))
     [(body, _)] = stored(fake, "email")
     assert json.dumps(json.loads(body)["headers"][DEATHS_HEADER]) == json.dumps(DEATHS[kind])
 
 
-def test_hostile_dead_letters_are_removed(desk: Desk, fake: FakeClients) -> None:
+def test_hostile_dead_letters_are_removed(broker: Admin, fake: FakeClients) -> None:
     for body in HOSTILE.values():
         put(fake, body, ATTRIBUTES)
-    assert f"{len(HOSTILE)} dead letters" in run(desk, "dlq", "purge", "email", "--all", "-f")
+    assert f"{len(HOSTILE)} dead letters" in run(broker, "dlq", "purge", "email", "--all", "-f")
     assert stored(fake, "email-dead") == []
 
 
-def test_a_huge_history_is_cut_where_it_is_shown_only(desk: Desk, fake: FakeClients) -> None:
+def test_a_huge_history_is_cut_where_it_is_shown_only(broker: Admin, fake: FakeClients) -> None:
     put(fake, envelope(**TASK, **{DEATHS_HEADER: DEATHS["huge"]}))
-    shown = run(desk, "dlq", "peek", "email")
+    shown = run(broker, "dlq", "peek", "email")
     assert "death 1 of 500" in shown
     assert "death 21 of" not in shown
     assert "… and 480 more" in shown
-    assert len(json.loads(run(desk, "dlq", "list", "email", "--json"))[0]["deaths"]) == 500
+    assert len(json.loads(run(broker, "dlq", "list", "email", "--json"))[0]["deaths"]) == 500
 
 
-def test_what_aws_says_of_a_failure_is_one_line(desk: Desk, fake: FakeClients, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_aws_says_of_a_failure_is_one_line(
+    broker: Admin, fake: FakeClients, monkeypatch: pytest.MonkeyPatch
+) -> None:
     put(fake, "x")
     failed = [{"Id": "0", "Code": "X", "Message": ESCAPES}]
-    sqs = desk.clients.sqs
+    sqs = fake.sqs
 
     def refuse(operation: str, **params: Any) -> Any:
         return {"Failed": failed} if operation == "send_message_batch" else sqs(operation, **params)
 
-    monkeypatch.setattr(desk.clients, "sqs", refuse)
-    outcome = operations_dlq.requeue(desk, "email", Wanted())
+    monkeypatch.setattr(fake, "sqs", refuse)
+    outcome = broker.requeue("email")
     assert len(outcome.failures) == 1
     assert outcome.failures[0].isprintable()
 
@@ -245,8 +246,8 @@ def test_any_dead_letter_can_be_shown_and_sent_back(
         "MessageAttributes": attributes,
     }
     letter = read("email", raw, 1_000.0)
-    for wanted in (Wanted(task="t*", exception="*E*", ids=("1",)), Wanted(exception="x"), Wanted(older_than_s=1.0)):
-        wanted.matches(letter)
+    for conditions in ({"task": "t*", "exception": "*E*", "ids": ("1",)}, {"exception": "x"}, {"older_than_s": 1.0}):
+        Selection(**conditions).matches(letter)
     for shown in (letters_table([letter]), letter_sheet(letter)):
         assert all(line.isprintable() for line in shown.split("\n"))
     assert letters_table([letter]).count("\n") == 1

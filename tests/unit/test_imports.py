@@ -166,6 +166,20 @@ def test_celery_is_not_needed_to_publish_and_consume() -> None:
     assert {room(source) for source in celery} <= {"groups", "signals"}
 
 
+def test_the_demo_imports_documented_names_only() -> None:
+    public = {"kombu_hake", "kombu_hake.admin", "kombu_hake.exceptions", "kombu_hake.testing"}
+    found = {
+        name
+        for path in (PACKAGE.parent / "demo_project").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom | ast.Import)
+        for name in ([str(node.module)] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])
+        if name.split(".")[0] == "kombu_hake"
+    }
+    assert found
+    assert found <= public
+
+
 def loaded_by(statement: str) -> set[str]:
     script = f"{statement}\nimport sys\nprint(*sorted({{name.split('.')[0] for name in sys.modules}}))"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)

@@ -24,7 +24,7 @@ def fake() -> FakeClients:
 
 @pytest.fixture
 def connection(fake: FakeClients) -> Iterator[Connection]:
-    with connected(fake, ack_linger=0.0, visibility_timeout=60) as made:
+    with connected(fake, ack_linger_s=0.0, visibility_timeout=60) as made:
         yield made
 
 

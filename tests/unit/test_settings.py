@@ -252,15 +252,15 @@ def test_attributes_of_queues_are_written_as_aws_reads_them() -> None:
 
 
 def test_options_in_the_url_are_read_as_their_type() -> None:
-    found = loaded("hake://?visibility_timeout=60&ack_linger=0.5&is_secure=false&best_effort_exchanges=a,%20b.*,")
-    assert (found.visibility_timeout, found.ack_linger) == (60, 0.5)
+    found = loaded("hake://?visibility_timeout=60&read_timeout=2.5&is_secure=false&best_effort_exchanges=a,%20b.*,")
+    assert (found.visibility_timeout, found.read_timeout) == (60, 2.5)
     assert found.best_effort_exchanges == ("a", "b.*")
     assert isinstance(found.visibility_timeout, int)
 
 
 def test_zero_is_a_value() -> None:
-    found = loaded(options={"wait_time_seconds": 0, "ack_linger": 0, "stop_timeout": 0})
-    assert (found.wait_time_seconds, found.ack_linger, found.stop_timeout) == (0, 0, 0)
+    found = loaded(options={"wait_time_seconds": 0, "check_bindings": 0, "janitor_interval": 0})
+    assert (found.wait_time_seconds, found.check_bindings, found.janitor_interval) == (0, 0, 0)
 
 
 def test_the_connect_timeout_is_kombus_unless_an_option_says_otherwise() -> None:
@@ -498,8 +498,8 @@ def test_a_url_without_secrets_is_not_masked(url: str) -> None:
 
 
 def test_equal_settings_share_a_key() -> None:
-    one = {"queue_tags": {"a": "1", "b": "2"}, "visibility_timeout": 60, "ack_linger": 1}
-    other = {"ack_linger": 1.0, "visibility_timeout": "60", "queue_tags": {"b": "2", "a": "1"}}
+    one = {"queue_tags": {"a": "1", "b": "2"}, "visibility_timeout": 60, "read_timeout": 1}
+    other = {"read_timeout": 1.0, "visibility_timeout": "60", "queue_tags": {"b": "2", "a": "1"}}
     assert loaded(options=one) == loaded(options=other)
     assert loaded(options=one).key() == loaded(options=other).key()
 

@@ -390,7 +390,7 @@ def test_the_consuming_thread_replaces_a_poller_that_has_died(
 
 
 def test_closing_flushes_acks_gives_back_the_rest_and_ends_the_threads(fake: FakeClients) -> None:
-    with connected(fake, ack_linger=5) as connection:
+    with connected(fake, ack_linger_s=5) as connection:
         received = consume(connection)
         for number in range(6):
             Producer(connection).publish(number, routing_key="q")

@@ -1,0 +1,203 @@
+"""Connects to an app's broker for operating it: :func:`connect`, :class:`Admin`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from weakref import WeakSet
+
+from kombu_hake.admin import dead_letters
+from kombu_hake.admin import namespace as namespace_module
+from kombu_hake.admin.dead_letters import DeadLetter, Outcome, Selection
+from kombu_hake.admin.queues import Group, QueueReader
+from kombu_hake.aws import Clients
+from kombu_hake.exceptions import ConfigurationError
+from kombu_hake.groups import registry
+from kombu_hake.temporary import Found, Janitor, Report
+from kombu_hake.topology import Topology
+
+__all__ = ["Admin", "connect", "group_names"]
+
+
+def group_names(app: Any) -> list[str]:
+    """Names of the groups that a Celery app has handlers for. Imports the app's task modules; asks AWS nothing."""
+    return registry.groups(_loaded(app))
+
+
+@contextmanager
+def connect(app: Any) -> Iterator[Admin]:
+    """Connect to the broker of a Celery app, with the app's own URL, options and credentials.
+
+    Use it as a context manager. Imports the app's task modules, so that its handlers are known.
+
+    Raises:
+        ConfigurationError: The app's broker is not ``hake://``.
+        BrokerUnavailable: AWS does not answer.
+    """
+    app = _loaded(app)
+    with app.connection_for_write() as connection:
+        if connection.transport_cls != "hake" and connection.transport.driver_type != "hake":
+            raise ConfigurationError(f"This app's broker is {connection.as_uri()}; kombu_hake.admin needs hake://.")
+        transport = connection.connection
+        admin = Admin(app, transport.topology, transport.clients)
+        try:
+            yield admin
+        finally:
+            admin._close()
+
+
+def _loaded(app: Any) -> Any:
+    """The app itself, where *app* stands for it (``celery.current_app``), with its tasks imported."""
+    app = getattr(app, "_get_current_object", lambda: app)()
+    app.loader.import_default_modules()
+    app.finalize()
+    return app
+
+
+class Admin:
+    """What :func:`connect` gives: an app's queues, groups and dead letters. Not for use by several threads at once.
+
+    Each method raises :class:`~kombu_hake.exceptions.AccessDenied` if a right is missing, and
+    :class:`~kombu_hake.exceptions.BrokerUnavailable` if AWS does not answer.
+    """
+
+    def __init__(self, app: Any, topology: Topology, clients: Clients) -> None:
+        self.app = app
+        self._topology = topology
+        self._clients = clients
+        self._queues = QueueReader(app, topology, clients)
+        self._scans: WeakSet[Generator[Any, None, None]] = WeakSet()
+
+    def groups(self, names: Iterable[str] = (), *, with_ages: bool = True) -> list[Group]:
+        """Read queues with their counts and bindings. Needs read-only rights.
+
+        Args:
+            names: Names of queues, whether they are groups or not. Default: the app's groups, and other queues that
+                are subscribed to the same topics.
+            with_ages: Ask CloudWatch for the age of the oldest message of each queue, which AWS charges for.
+        Returns:
+            One :class:`Group` for each. A missing right leaves fields unknown, and is no error.
+        """
+        return self._queues.groups(names, with_ages=with_ages)
+
+    def dead_letters(
+        self, queue: str, selection: Selection | None = None, *, limit: int | None = None
+    ) -> Iterator[DeadLetter]:
+        """Iterate over the dead letters of a group, or of any queue that has a dead-letter queue.
+
+        SQS shows a message only to its receiver, so each is hidden from others until the iteration ends, the
+        connection is closed, or five minutes are over.
+
+        Args:
+            selection: Which ones; default: all.
+            limit: At most so many.
+        Raises:
+            QueueNotFound: The queue has no dead-letter queue.
+        """
+        scan = dead_letters.scan(self._queues, queue, selection or Selection(), limit)
+        self._scans.add(scan)
+        return (letter for letters in scan for letter in letters)
+
+    def requeue(
+        self,
+        queue: str,
+        selection: Selection | None = None,
+        *,
+        limit: int | None = None,
+        rate: float | None = None,
+        on_progress: Callable[[Outcome], None] | None = None,
+    ) -> Outcome:
+        """Send dead letters back to the queue in which they died, to run there under the same task ids.
+
+        Each starts as a first try: retries, ETA and expiry are reset. A dead letter is deleted after AWS has accepted
+        it in the queue; a crash in between leaves both copies.
+
+        Args:
+            selection: Which ones; default: all.
+            limit: At most so many.
+            rate: At most so many a second.
+            on_progress: Called after each batch of up to ten with the outcome so far.
+        Raises:
+            QueueNotFound: The queue is gone, or has no dead-letter queue.
+        """
+        return dead_letters.requeue(
+            self._queues, queue, selection or Selection(), limit=limit, rate=rate, on_progress=on_progress
+        )
+
+    def purge_dead_letters(
+        self,
+        queue: str,
+        selection: Selection,
+        *,
+        limit: int | None = None,
+        on_progress: Callable[[Outcome], None] | None = None,
+    ) -> Outcome:
+        """Delete dead letters.
+
+        Args:
+            selection: Which ones; ``Selection()`` for all.
+            limit: At most so many.
+            on_progress: Called after each batch of up to ten with the outcome so far.
+        Raises:
+            QueueNotFound: The queue has no dead-letter queue.
+        """
+        return dead_letters.purge(self._queues, queue, selection, limit=limit, on_progress=on_progress)
+
+    def purge_queue(self, queue: str) -> int:
+        """Delete all messages of a queue, its priority levels included, but for those that workers have received.
+
+        Returns:
+            About how many messages there were.
+        Raises:
+            QueueNotFound: There is no such queue.
+        """
+        return self._topology.queues.purge(queue)
+
+    def remove_abandoned(
+        self,
+        report: Report,
+        *,
+        dry_run: bool = False,
+        approve: Callable[[list[Found]], bool] = lambda unproven: False,
+    ) -> Iterator[float]:
+        """Remove temporary queues that crashed processes left behind, as ``celery hake janitor`` does.
+
+        Takes one step, of about one request, for each item of the iterator. Some steps are minutes apart: a queue is
+        looked at again before it is removed.
+
+        Args:
+            report: Filled with what was found and done.
+            dry_run: Only look.
+            approve: Called once with the queues that only their tags call temporary; return True to remove them too.
+        Returns:
+            An iterator; each item is the number of seconds to wait before the next step.
+        Raises:
+            ConfigurationError: With ``topology=verify`` or ``assume`` there are no temporary queues.
+        """
+        settings = self._clients.settings
+        if settings.topology != "auto":
+            raise ConfigurationError(f"With topology={settings.topology} there are no temporary queues to look for.")
+        conf = self.app.conf
+        exchanges = [f"{conf.control_exchange}.pidbox", conf.event_exchange]
+        janitor = Janitor(self._clients, settings, self._topology.topics, self._topology.home)
+        return janitor.sweep(report, dry_run=dry_run, exchanges=exchanges, approve=approve)
+
+    def delete_namespace(self, namespace: str) -> list[str]:
+        """Delete all queues and topics of this app's namespace, with all messages and subscriptions.
+
+        For test runs and environments that are no longer needed. Predefined queues and topics stay.
+
+        Args:
+            namespace: The namespace of the app's broker URL, repeated as a confirmation.
+        Returns:
+            The names in AWS of what was deleted.
+        Raises:
+            ConfigurationError: The app's namespace is another one or none, or ``topology`` is not ``auto``.
+        """
+        return namespace_module.delete_namespace(self._clients, namespace)
+
+    def _close(self) -> None:
+        """Make visible again what unfinished iterations hide."""
+        for scan in list(self._scans):
+            scan.close()
