@@ -101,7 +101,7 @@ from kombu_hake.amqp.routing import (
     narrowed,
     without_priorities,
 )
-from kombu_hake.amqp.task_check import fault_of
+from kombu_hake.amqp.task_check import fault_of, is_plain
 from kombu_hake.amqp.tasks import EVENT_HEADER, EVENT_TASK, ORIGIN_HEADER, PRIVATE_EXCHANGE, is_task
 
 __all__ = [
@@ -182,6 +182,7 @@ __all__ = [
     "is_json",
     "is_mailbox",
     "is_nested_too_deep",
+    "is_plain",
     "is_reply_exchange",
     "is_reply_queue",
     "is_task",
