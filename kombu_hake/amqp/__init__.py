@@ -59,6 +59,7 @@ from kombu_hake.amqp.limits import (
 from kombu_hake.amqp.mailbox import (
     REPLY_POLL_S,
     answers_elsewhere,
+    has_slow_pattern,
     is_command_queue,
     is_mailbox,
     is_reply_exchange,
@@ -173,6 +174,7 @@ __all__ = [
     "fault_of",
     "filter_json",
     "from_tags",
+    "has_slow_pattern",
     "hide_s",
     "in_pattern",
     "inflated",
