@@ -1,12 +1,12 @@
 """A task argument that is nested a few hundred levels deep ends a worker with the prefork pool.
 
 Versions tried
-    Celery 5.7.0, kombu 5.7.0, billiard 4.3.2, Python 3.11; pool prefork; a broker with an event loop (amqp://, redis://), here memory:// with one.
+    Celery 5.7.0, kombu 5.7.0, billiard 4.3.2, Python 3.11; pool prefork; a broker with an event loop (amqp://,
+    redis://), here memory:// with one.
 What happens
     JSON of 900 levels is decoded without an error. To hand the task to a process of the pool, the main process pickles
-    it (`send_job` in `celery/concurrency/asynpool.py`), and that raises `RecursionError` in
-    the consumer's callback: the worker ends with "Unrecoverable error". The message is not acknowledged, so on most
-    brokers it ends the next worker, too.
+    it (`send_job` in `celery/concurrency/asynpool.py`), and that raises `RecursionError` in the consumer's callback:
+    the worker ends with "Unrecoverable error". The message is not acknowledged, so it ends the next worker, too.
 Expected
     The task fails, or its message is rejected. The worker goes on.
 Suggested change
@@ -17,6 +17,7 @@ Run it with a limit, such as ``timeout 60``: exit code 1 and "REPRODUCED" while 
 """
 
 import os
+from contextlib import suppress
 from queue import Empty
 from typing import Any
 
@@ -38,10 +39,8 @@ class AsyncMemory(memory.Transport):
         loop.add_reader(readable, self.on_readable, connection)
 
     def on_readable(self, connection: Any) -> None:
-        try:
+        with suppress(Empty, TimeoutError):
             self.drain_events(connection, timeout=0.05)
-        except (Empty, TimeoutError):
-            pass
 
 
 TRANSPORT_ALIASES["asyncmemory"] = f"{__name__}:AsyncMemory"

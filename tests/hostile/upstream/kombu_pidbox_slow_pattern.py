@@ -30,8 +30,8 @@ def give_up(*_args: object) -> None:
 if __name__ == "__main__":
     with Connection("memory://") as connection:
         channel = connection.channel()
-        handlers = {"ping": lambda state: "pong"}
-        node = Mailbox("demo")(connection).Node("celery@web-5d8f7c9b6d-x2x4z.example", handlers=handlers, channel=channel)
+        hostname = "celery@web-5d8f7c9b6d-x2x4z.example"
+        node = Mailbox("demo")(connection).Node(hostname, handlers={"ping": lambda state: "pong"}, channel=channel)
         signal.signal(signal.SIGALRM, give_up)
         signal.alarm(LIMIT_S)
         node.handle_message({"method": "ping", "arguments": {}, "pattern": "(.|.)*!", "matcher": "pcre"})
