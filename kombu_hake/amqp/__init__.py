@@ -59,6 +59,7 @@ from kombu_hake.amqp.limits import (
 from kombu_hake.amqp.mailbox import (
     REPLY_POLL_S,
     answers_elsewhere,
+    has_slow_pattern,
     is_command_queue,
     is_mailbox,
     is_reply_exchange,
@@ -101,7 +102,7 @@ from kombu_hake.amqp.routing import (
     narrowed,
     without_priorities,
 )
-from kombu_hake.amqp.task_check import fault_of
+from kombu_hake.amqp.task_check import fault_of, is_plain
 from kombu_hake.amqp.tasks import EVENT_HEADER, EVENT_TASK, ORIGIN_HEADER, PRIVATE_EXCHANGE, is_task
 
 __all__ = [
@@ -173,6 +174,7 @@ __all__ = [
     "fault_of",
     "filter_json",
     "from_tags",
+    "has_slow_pattern",
     "hide_s",
     "in_pattern",
     "inflated",
@@ -182,6 +184,7 @@ __all__ = [
     "is_json",
     "is_mailbox",
     "is_nested_too_deep",
+    "is_plain",
     "is_reply_exchange",
     "is_reply_queue",
     "is_task",

@@ -7,11 +7,13 @@ Each worker takes its commands from the queue ``<hostname>.<namespace>.pidbox``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 __all__ = [
     "REPLY_POLL_S",
     "answers_elsewhere",
+    "has_slow_pattern",
     "is_command_queue",
     "is_mailbox",
     "is_reply_exchange",
@@ -24,6 +26,11 @@ _REPLY = "reply."
 #: Length of a long poll of a queue that waits for replies, s: who asks waits for about a second, and the poll that is
 #: open when the waiting ends keeps its thread and its connection for so long.
 REPLY_POLL_S = 2
+_MAX_PATTERN_CHARS = 256
+#: Each choice that a regular expression leaves multiplies the ways to match: with four, a host name takes milliseconds.
+_MAX_CHOICES = 4
+_CHOICE = re.compile(r"[*+?{|]")
+_REPEATED_GROUP = re.compile(r"\)[*+?{]")
 
 
 def is_mailbox(exchange: str) -> bool:
@@ -71,3 +78,24 @@ def answers_elsewhere(command: object, queue: str) -> bool:
         return True
     mailbox = exchange.removeprefix(_REPLY)
     return not is_mailbox(mailbox) or not queue.endswith(f".{mailbox}")
+
+
+def has_slow_pattern(command: object) -> bool:
+    """Tell whether a command selects workers by a regular expression that may take for ever to match a host name.
+
+    kombu matches it in the main process (``Node.handle_message``); ``(.|.)*!`` doubles the time with each character of
+    the host name. What counts as slow here is simple to check and wider than what really is.
+
+    Args:
+        command: The decoded body.
+    """
+    if not isinstance(command, Mapping) or command.get("matcher") != "pcre":
+        return False
+    pattern = command.get("pattern")
+    if not isinstance(pattern, str):
+        return False  # kombu refuses it
+    return (
+        len(pattern) > _MAX_PATTERN_CHARS
+        or len(_CHOICE.findall(pattern)) > _MAX_CHOICES
+        or _REPEATED_GROUP.search(pattern) is not None
+    )

@@ -51,7 +51,7 @@ def queue_policy(existing: str | None, queue_arn: str, topic_arns: Collection[st
         policy says so already, be it in the words of others.
     Raises:
         PolicyUnreadable: the existing policy cannot be understood.
-        PolicyTooLarge: the statements of others leave no room.
+        PolicyTooLarge: the foreign statements leave no room, or are too large by themselves once they are escaped.
     Source:
         DG-SQS "policy quotas"; DG-SNS "Subscribing an Amazon SQS queue to an Amazon SNS topic".
     """
@@ -60,11 +60,10 @@ def queue_policy(existing: str | None, queue_arn: str, topic_arns: Collection[st
     if not topic_arns:
         if not ours:
             return None
-        return _write(document, others) if others else ""
+        return _fitting(_write(document, others), queue_arn, others) if others else ""
     if not ours and existing and all(allows(existing, queue_arn, arn) for arn in topic_arns):
         return None
-    if len(_write(document, others)) > limits.SQS_POLICY_MAX_BYTES:
-        raise _too_large(queue_arn, others)
+    _fitting(_write(document, others), queue_arn, others)
     for condition in _conditions(sorted(set(topic_arns))):
         wanted = _statement(TOPICS_SID, queue_arn, condition)
         text = _write(document, [*others, wanted])
@@ -182,6 +181,12 @@ def _meaning(value: Any) -> Any:
     if isinstance(value, dict):
         return frozenset((str(name).lower(), _meaning(inner)) for name, inner in value.items())
     return frozenset(str(inner) for inner in _listed(value))
+
+
+def _fitting(text: str, queue_arn: str, others: Collection[Statement]) -> str:
+    if len(text) > limits.SQS_POLICY_MAX_BYTES:
+        raise _too_large(queue_arn, others)
+    return text
 
 
 def _too_large(queue_arn: str, others: Collection[Statement]) -> PolicyTooLarge:

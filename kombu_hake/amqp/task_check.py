@@ -14,11 +14,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from operator import itemgetter
 from typing import Any
 
 from kombu_hake.amqp.limits import MAX_NESTING
 
-__all__ = ["MAX_NAME_CHARS", "fault_of", "is_deep"]
+__all__ = ["MAX_NAME_CHARS", "fault_of", "is_deep", "is_plain"]
 
 #: Longest name or id of a task. Celery logs both, and keeps ids in memory.
 MAX_NAME_CHARS = 1_024
@@ -30,6 +31,77 @@ _MAX_COUNT = 2**31
 _CONTAINERS = (list, tuple, set, frozenset)
 #: What most values are; none of it holds anything.
 _SCALARS = frozenset({str, int, type(None), bool, float, bytes})
+
+
+#: In the order of :func:`is_plain`. Celery writes all of them.
+_PLAIN_HEADERS = itemgetter(
+    "task", "id", "root_id", "origin", "argsrepr", "kwargsrepr", "parent_id", "group", "shadow", "group_index", "eta",
+    "expires", "retries", "timelimit", "stamped_headers", "stamps", "replaced_task_nesting",
+)  # fmt: skip
+_NO_TIME_LIMITS = [None, None]
+_NO_SIGNATURES = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+
+
+def is_plain(headers: Mapping[str, Any], properties: Mapping[str, Any], payload: Any) -> bool:
+    """Tell whether a task message is one of those, by far the most, of which :func:`fault_of` has nothing to look into.
+
+    Takes a quarter of its time. Does not look at how deep the headers are nested: :mod:`kombu_hake.amqp.envelope` takes
+    a message with deep headers for a foreign one.
+
+    Returns:
+        True only where :func:`fault_of` finds nothing. False says nothing.
+    """
+    try:
+        (
+            task, id_, root_id, origin, argsrepr, kwargsrepr, parent_id, group, shadow, group_index, eta, expires,
+            retries, time_limits, stamped_headers, stamps, nesting,
+        ) = _PLAIN_HEADERS(headers)  # fmt: skip
+        args, kwargs, embed = payload
+        correlation_id, reply_to = properties["correlation_id"], properties["reply_to"]
+    except (KeyError, TypeError, ValueError):
+        return False
+    return (
+        type(task) is str
+        and type(id_) is str
+        and type(root_id) is str
+        and type(origin) is str
+        and type(argsrepr) is str
+        and type(kwargsrepr) is str
+        and type(correlation_id) is str
+        and type(reply_to) is str
+        and task.isascii()
+        and id_.isascii()
+        and root_id.isascii()
+        and origin.isascii()
+        and argsrepr.isascii()
+        and kwargsrepr.isascii()
+        and correlation_id.isascii()
+        and reply_to.isascii()
+        and len(task) + len(id_) + len(root_id) <= MAX_NAME_CHARS
+        and (parent_id is None or _is_plain_name(parent_id))
+        and (group is None or _is_plain_name(group))
+        and shadow is None
+        and eta is None
+        and expires is None
+        and stamped_headers is None
+        and (group_index is None or (type(group_index) is int and 0 <= group_index < _MAX_COUNT))
+        and type(retries) is int
+        and 0 <= retries < _MAX_COUNT
+        and type(nesting) is int
+        and 0 <= nesting < _MAX_COUNT
+        and time_limits == _NO_TIME_LIMITS
+        and type(stamps) is dict
+        and not stamps
+        and type(payload) is list
+        and type(args) is list
+        and type(kwargs) is dict
+        and embed == _NO_SIGNATURES
+        and headers.keys().isdisjoint(_SIGNATURES)
+    )
+
+
+def _is_plain_name(value: Any) -> bool:
+    return type(value) is str and len(value) <= MAX_NAME_CHARS and value.isascii()
 
 
 def fault_of(headers: Mapping[str, Any], properties: Mapping[str, Any], payload: Any) -> str | None:

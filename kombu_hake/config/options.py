@@ -75,7 +75,7 @@ def _number(low: float, high: float, what: str) -> Callable[[Any], float]:
             raise ValueError(expected)
         try:
             number = float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise ValueError(expected) from None
         if not low <= number <= high:  # refuses nan too
             raise ValueError(expected)

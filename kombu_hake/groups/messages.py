@@ -67,11 +67,11 @@ class Parts(NamedTuple):
 
 
 def event_of(headers: Mapping[str, Any]) -> tuple[str, str, str] | None:
-    """(topic, key, event id) of an event's message; None where it does not tell the topic it was published to."""
+    """(topic, key, event id) of an event's message; None where it lacks the topic it was published to, or its id."""
     origin = headers.get(ORIGIN_HEADER)
-    if not isinstance(origin, Mapping):
+    if not isinstance(origin, Mapping) or "id" not in headers:
         return None
-    return str(origin.get("exchange")), str(origin.get("routing_key")), str(headers.get("id"))
+    return str(origin.get("exchange")), str(origin.get("routing_key")), str(headers["id"])
 
 
 def for_handler(

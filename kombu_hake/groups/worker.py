@@ -127,7 +127,7 @@ def event_strategy(task: Any, app: Any, consumer: Any, **_kwargs: Any) -> Callab
     def on_event(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any, **_kwargs: Any) -> Any:
         group, found = group_of(message), event_of(message.headers)
         if found is None or group is None:
-            logger.error("An event without its topic was rejected: %s", message.headers.get("id"))
+            logger.error("An event without its topic or id was rejected: %s", message.headers.get("id"))
             return reject(logger, consumer.connection_errors, False)
         topic, key, event_id = found
         if event_id in revoked:

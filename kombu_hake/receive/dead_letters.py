@@ -54,6 +54,7 @@ class DeadLetters:
         self._publish = publish
         self._make_again = make_again
         self._redrives: TtlCache[QueueUrl, Mapping[str, Any]] = TtlCache(_REDRIVE_TTL_S)
+        self._urls: TtlCache[QueueArn, QueueUrl] = TtlCache(_REDRIVE_TTL_S)
 
     def max_receives(self, url: QueueUrl) -> int | None:
         """After how many receives AWS dead-letters a message; None for never, or where it may not be read.
@@ -145,13 +146,20 @@ class DeadLetters:
         return self._send_to(QueueArn(dead_arn), raw, kept)
 
     def _send_to(self, dead_arn: QueueArn, raw: Mapping[str, Any], kept: Mapping[str, Any]) -> QueueUrl:
+        target = self._urls.get(dead_arn, lambda: self._look_up(dead_arn))
+        try:
+            self._clients.sqs(
+                "send_message", QueueUrl=target, MessageBody=raw["Body"], MessageAttributes=kept, **_fifo(target, raw)
+            )
+        except QueueNotFound:
+            self._urls.forget(dead_arn)
+            raise
+        return target
+
+    def _look_up(self, dead_arn: QueueArn) -> QueueUrl:
         arn = parse_arn(dead_arn)
         found = self._clients.sqs("get_queue_url", QueueName=arn.name, QueueOwnerAWSAccountId=arn.account)
-        target = QueueUrl(found["QueueUrl"])
-        self._clients.sqs(
-            "send_message", QueueUrl=target, MessageBody=raw["Body"], MessageAttributes=kept, **_fifo(target, raw)
-        )
-        return target
+        return QueueUrl(found["QueueUrl"])
 
     def _redrive(self, url: QueueUrl) -> Mapping[str, Any]:
         """The queue's redrive policy; ``{}`` for none."""

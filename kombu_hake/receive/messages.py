@@ -23,6 +23,7 @@ from kombu_hake.amqp import (
     Envelope,
     answers_elsewhere,
     decoded,
+    has_slow_pattern,
     inflated,
     is_command_queue,
     is_task,
@@ -141,7 +142,8 @@ class HakeMessage(KombuMessage):  # type: ignore[misc]
 
 
 class CommandMessage(HakeMessage):
-    """A command of remote control. Decoding refuses one whose answer would go to a queue that is no reply queue.
+    """A command of remote control. Decoding refuses one whose answer would go to a queue that is no reply queue, or
+    whose pattern could freeze the worker.
 
     Its consumers (``Node.listen`` in ``kombu/pidbox.py``, ``Pidbox.start`` in ``celery/worker/pidbox.py``) log what
     can't be decoded, and go on.
@@ -152,6 +154,13 @@ class CommandMessage(HakeMessage):
 
     def _decode(self) -> Any:
         command = super()._decode()
+        if has_slow_pattern(command):
+            self.is_undecodable = True
+            raise MalformedMessage(
+                "a command of remote control selects workers by a regular expression that may take too long to match: "
+                "use a simpler one, or the matcher glob",
+                message_id=str(self.properties.get("message_id")),
+            )
         if answers_elsewhere(command, self.queue):
             self.is_undecodable = True
             where = repr(command["reply_to"])[:200]

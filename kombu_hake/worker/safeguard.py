@@ -21,7 +21,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from kombu_hake.amqp import MAX_NESTING, fault_of, is_json, is_nested_too_deep
+from kombu_hake.amqp import MAX_NESTING, fault_of, is_json, is_nested_too_deep, is_plain
 from kombu_hake.quoting import guarded
 from kombu_hake.receive import HakeMessage
 
@@ -93,6 +93,8 @@ def fault_in(message: Any) -> str | None:
     try:
         payload = message.payload
     except Exception:
+        return None
+    if is_plain(headers, message.properties, payload):
         return None
     if "task" not in headers:
         if not isinstance(payload, dict) or "task" not in payload:

@@ -10,6 +10,7 @@ from fakes import ACCOUNT, REGION, FakeClients, make_settings
 from kombu_hake.amqp import parking
 from kombu_hake.amqp.bindings import Binding
 from kombu_hake.amqp.dead_names import IF_MADE, dead_name, undelivered_name
+from kombu_hake.amqp.envelope import opaque
 from kombu_hake.amqp.routing import message_attributes
 from kombu_hake.exceptions import (
     BrokerUnavailable,
@@ -360,3 +361,35 @@ def test_no_receive_is_spent_while_it_cannot_be_told_how_many_there_are(fake: Fa
     assert letters.max_receives(url) == 3
     fake.deny("sqs:GetQueueAttributes")
     assert DeadLetters(fake, lambda *args, **kwargs: None, lambda *args: False).max_receives(url) is None
+
+
+# --- where dead letters are sent
+
+
+def place(letters: DeadLetters, topology: Topology, number: int) -> str:
+    raw = {"Body": f"text {number}", "MessageId": str(number), "ReceiptHandle": "h"}
+    url = topology.queues.url("q")
+    return letters.place(opaque(raw["Body"], "q"), raw, queue="q", url=url, arguments={}, reason="malformed")
+
+
+def test_the_address_of_a_dead_letter_queue_is_asked_for_once(fake: FakeClients) -> None:
+    topology = made(fake)
+    topology.declare_queue(QueueSpec("q", arguments=ASKED))
+    letters = DeadLetters(fake, lambda *args, **kwargs: None, topology.dead_queues.make_again)
+    place(letters, topology, 0)
+    fake.calls.clear()
+    for number in range(1, 6):
+        assert place(letters, topology, number) == fake.queues.queue("q-dead").url
+    assert fake.counts() == {"send_message": 5}
+
+
+def test_a_dead_letter_queue_that_was_deleted_and_recreated_gets_the_next_dead_letter(fake: FakeClients) -> None:
+    topology = made(fake)
+    topology.declare_queue(QueueSpec("q", arguments=ASKED))
+    letters = DeadLetters(fake, lambda *args, **kwargs: None, topology.dead_queues.make_again)
+    place(letters, topology, 0)
+    fake.sqs("delete_queue", QueueUrl=fake.queues.queue("q-dead").url)
+    topology.forget("q-dead")
+    fake.clock.advance(61)
+    place(letters, topology, 1)
+    assert [one.body for one in fake.queues.queue("q-dead").messages] == ["text 1"]

@@ -521,6 +521,18 @@ def test_an_event_of_any_id_is_handled(bench: Bench, event_id: Any) -> None:
     assert len(bench.handed_over) == 1
 
 
+def test_an_event_without_an_id_is_a_dead_letter(desk: Desk) -> None:
+    desk.handler("receipt")
+    desk.open()
+    send_event(desk, b"[[], {}, {}]", id=None)
+    message = desk.receive()
+    del message.headers["id"]
+    desk.handle(message)
+    assert desk.settled()
+    assert not desk.handed_over
+    assert len(desk.fake.queues.queue("email-dead").messages) == 1
+
+
 @pytest.mark.parametrize("origin", ["text", 5, ["a"]])
 def test_an_unknown_task_of_a_strange_origin_is_left_to_celery(bench: Bench, origin: Any) -> None:
     bench.handler("receipt")

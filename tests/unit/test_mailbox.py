@@ -1,12 +1,18 @@
 """Names of kombu's mailboxes."""
 
+import time
+import warnings
+from contextlib import suppress
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kombu.matcher import match
 from kombu.pidbox import Mailbox
 
 from kombu_hake.amqp.mailbox import (
     answers_elsewhere,
+    has_slow_pattern,
     is_command_queue,
     is_mailbox,
     is_reply_exchange,
@@ -88,3 +94,34 @@ def test_a_command_that_asks_for_its_answer_elsewhere_is_told(reply_to: object) 
 def test_any_place_for_an_answer_is_judged(reply_to: object, queue: str) -> None:
     refused = answers_elsewhere({"reply_to": reply_to}, queue)
     assert refused == bool(reply_to)  # what is generated is never the exchange of the mailbox's replies
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["(.|.)*!", "(a+)+!", "(?:a*)*b", ".*.*.*.*.*!", "(.|.)" * 20 + "!", ".{1,9}" * 9, "a" * 300, "(a?){40}a{40}"],
+)
+def test_a_regular_expression_that_may_freeze_a_worker_is_slow(pattern: str) -> None:
+    assert has_slow_pattern({"method": "ping", "pattern": pattern, "matcher": "pcre"})
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        {"pattern": r"web-\d+@.*", "matcher": "pcre"}, {"pattern": "^(web|mail)-.*", "matcher": "pcre"},
+        {"pattern": "*.*.*.*.*.*", "matcher": "glob"}, {"pattern": "(.|.)*!", "matcher": None}, {"pattern": "(.|.)*!"},
+        {"pattern": 5, "matcher": "pcre"}, {"matcher": "pcre"}, {}, 5, None, [],
+    ],
+)  # fmt: skip
+def test_any_other_command_is_not_slow(command: object) -> None:
+    assert not has_slow_pattern(command)
+
+
+@given(st.text(st.sampled_from(".*+?{}|()[]ab19,^$!"), max_size=24))
+def test_what_is_not_slow_matches_a_long_host_name_at_once(pattern: str) -> None:
+    if has_slow_pattern({"pattern": pattern, "matcher": "pcre"}):
+        return
+    started = time.thread_time()
+    with suppress(Exception), warnings.catch_warnings():  # most are no regular expressions
+        warnings.simplefilter("ignore")
+        match("celery@" + "a" * 64, pattern, "pcre")
+    assert time.thread_time() - started < 1.0

@@ -165,8 +165,8 @@ def test_a_task_is_told_by_its_headers() -> None:
 COMMANDS = "celery@w1.celery.pidbox"
 
 
-def command(reply_to: Any) -> str:
-    body = json.dumps({"method": "ping", "reply_to": reply_to, "ticket": "t"})
+def command(reply_to: Any, **more: Any) -> str:
+    body = json.dumps({"method": "ping", "reply_to": reply_to, "ticket": "t", **more})
     message = {"body": body, "content-type": "application/json", "content-encoding": "utf-8", "properties": {}}
     return encode(message, "celery.pidbox", "", "tag").text
 
@@ -178,6 +178,14 @@ def test_a_command_that_wants_its_answer_elsewhere_can_not_be_decoded() -> None:
     assert caught.value.message_id == "of-sqs"
     assert len(str(caught.value)) < 500
     assert message.is_undecodable
+
+
+def test_a_command_whose_pattern_could_freeze_the_worker_can_not_be_decoded() -> None:
+    message = handed_over(command(None, pattern="(.|.)*!", matcher="pcre"), COMMANDS)
+    with pytest.raises(MalformedMessage, match="take too long to match"):
+        message.decode()
+    assert message.is_undecodable
+    assert handed_over(command(None, pattern="w.*", matcher="pcre"), COMMANDS).decode()["pattern"] == "w.*"
 
 
 def test_a_command_that_wants_its_answer_in_the_reply_queue_is_decoded() -> None:

@@ -87,6 +87,16 @@ def test_a_full_policy_still_lets_our_statement_be_changed_and_removed() -> None
     assert json.loads(queue_policy(written, QUEUE, []) or "")["Statement"] == others
 
 
+def test_removing_our_statement_never_writes_more_than_sqs_accepts() -> None:
+    """AWS may return characters beyond ASCII as they are; escaped, the same policy is longer."""
+    ours = json.loads(queue_policy(None, QUEUE, [TOPIC]) or "")["Statement"]
+    foreign = {**statement(Principal={"AWS": "111122223333"}), "Resource": [QUEUE, "\u00e9" * 2_000]}
+    existing = json.dumps({"Version": "2012-10-17", "Statement": [*ours, foreign]}, ensure_ascii=False)
+    assert len(existing.encode()) < limits.SQS_POLICY_MAX_BYTES
+    with pytest.raises(PolicyTooLarge, match="Merge or remove"):
+        queue_policy(existing, QUEUE, [])
+
+
 topic_names = st.text("abcdef-_", min_size=1, max_size=120)
 homes = st.sampled_from(
     [("aws", "eu-west-1", "111122223333"), ("aws", "us-east-1", "111122223333"), ("aws", "eu-west-1", "444455556666")]

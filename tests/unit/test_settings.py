@@ -379,6 +379,7 @@ def test_an_option_like_no_other_points_to_the_table(written: Any) -> None:
         ({"visibility_timeout": True}, "from 1 to 43200"),
         ({"visibility_timeout": None}, "from 1 to 43200"),
         ({"visibility_timeout": "1e400"}, "from 1 to 43200"),
+        ({"visibility_timeout": 10**400}, "from 1 to 43200"),
         ({"wait_time_seconds": 21}, "from 0 to 20"),
         ({"is_secure": "maybe"}, "true or false"),
         ({"unroutable": "drop"}, "warn, raise, ignore"),

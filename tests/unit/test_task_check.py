@@ -9,8 +9,9 @@ from celery import Celery
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kombu_hake.amqp import envelope
 from kombu_hake.amqp.limits import MAX_NESTING
-from kombu_hake.amqp.task_check import MAX_NAME_CHARS, fault_of, is_deep
+from kombu_hake.amqp.task_check import MAX_NAME_CHARS, fault_of, is_deep, is_plain
 
 EMBED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 BODY = [[1], {"a": 1}, EMBED]
@@ -142,6 +143,43 @@ def test_whatever_a_message_says_there_is_an_answer(changes: dict[str, Any], rep
     for payload in (BODY, body):
         found = fault_of({**headers(), **changes}, {"reply_to": reply_to}, payload)
         assert found is None or (found.isascii() and found.isprintable() and len(found) < 100)
+
+
+def plain(**changes: Any) -> bool:
+    return is_plain(headers(**changes), {"correlation_id": "8d1b", "reply_to": ""}, BODY)
+
+
+def test_what_celery_sends_is_plain() -> None:
+    assert plain()
+    assert plain(parent_id="p", group="g", group_index=3, retries=2, own=1)
+
+
+@given(
+    st.dictionaries(st.sampled_from(sorted({*headers(), "callbacks", "chord", "x"})), anything, max_size=2),
+    st.dictionaries(st.sampled_from(["reply_to", "correlation_id"]), anything, max_size=1),
+    st.sampled_from([BODY, [[], {}, {**EMBED, "chain": 5}], (BODY[0], {}, EMBED), {"args": 1, "b": 2, "c": 3}, "abc"])
+    | anything,
+)
+def test_what_is_plain_has_no_fault(changes: dict[str, Any], properties: dict[str, Any], body: Any) -> None:
+    found, given_properties = {**headers(), **changes}, {"reply_to": "", "correlation_id": "8d1b", **properties}
+    if is_plain(found, given_properties, body):
+        assert fault_of(found, given_properties, body) is None
+
+
+@pytest.mark.parametrize("name", sorted(headers()))
+@pytest.mark.parametrize("value", [5.5, ["a"], {"a": 1}, SURROGATE, "x" * 5_000, 2**40, -1, True])
+def test_nothing_that_has_a_fault_is_plain(name: str, value: Any) -> None:
+    if fault_of(headers(**{name: value}), {}, BODY) is not None:
+        assert not plain(**{name: value})
+
+
+def test_headers_of_an_envelope_are_never_deep() -> None:
+    """:func:`is_plain` counts on it."""
+    for levels in (envelope.MAX_DEPTH - 5, MAX_NESTING + 2):
+        text = json.dumps({"body": "x", "headers": {"x": nested(levels)}, "properties": {"delivery_tag": "1"}})
+        found = envelope.decode(text, "q")
+        assert not is_deep(found.headers)
+        assert found.is_kombu is (levels < envelope.MAX_DEPTH)
 
 
 def test_depth_counts_all_kinds_of_containers() -> None:
