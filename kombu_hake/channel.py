@@ -121,6 +121,7 @@ class Channel(DeclaringChannel):
             leases=parts.leases,
             on_gone=parts.temporaries.make_again,
             on_check=parts.topology.check_bindings,
+            is_best_effort=parts.topology.is_best_effort,
         )
         # Pollers know the receiver and not the channel, so that a channel nobody holds any more stops them.
         weakref.finalize(self, self._receiver.stop).atexit = False
@@ -203,7 +204,7 @@ class Channel(DeclaringChannel):
         try:
             levels = self._levels(queue)
         except AccessDenied as exc:
-            if not self._settings.is_best_effort(queue):
+            if not self.topology.is_best_effort(queue):
                 raise
             logger.warning("Queue %s is not consumed: %s", queue, exc)
             return tag

@@ -112,7 +112,6 @@ def _adopt(message: Any, topics: dict[str, Any]) -> bool:
 
 def _settle_aside(message: Any, parts: Parts, reason: str, text: str) -> None:
     if set_aside(message, parts, reason, {"message": text}):
-        message.is_undecodable = False  # or the ack would make a second dead letter of it
         message.ack()
     else:
         message.come_later()

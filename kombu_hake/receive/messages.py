@@ -50,8 +50,6 @@ class HakeMessage(KombuMessage):  # type: ignore[misc]
 
     #: Our hold on it.
     lease: Lease | None = None
-    #: Whether decoding its body has failed.
-    is_undecodable = False
     #: The body as it was sent, and its codec, where it was compressed. ``body`` is decompressed; what is sent again
     #: takes both from here.
     packed: tuple[bytes | str, Any] | None = None
@@ -123,22 +121,7 @@ class HakeMessage(KombuMessage):  # type: ignore[misc]
         return True
 
     def _decode(self) -> Any:
-        try:
-            return decoded(self.body, self.content_type, self.content_encoding, accept=self.accept)
-        except Exception:
-            self.is_undecodable = True
-            raise
-
-    def ack(self, multiple: bool = False) -> None:
-        """Have the message deleted; in a Celery worker one whose body can't be read is rejected instead.
-
-        Celery acknowledges those (``Consumer.on_decode_error`` in ``celery/worker/consumer/consumer.py``), so that they
-        don't come again and again. A dead-letter queue ends that too, and keeps them.
-        """
-        if (self.is_undecodable or self.errors) and "celery.worker.state" in sys.modules:
-            self.reject()
-        else:
-            super().ack(multiple=multiple)
+        return decoded(self.body, self.content_type, self.content_encoding, accept=self.accept)
 
 
 class CommandMessage(HakeMessage):
@@ -155,14 +138,12 @@ class CommandMessage(HakeMessage):
     def _decode(self) -> Any:
         command = super()._decode()
         if has_slow_pattern(command):
-            self.is_undecodable = True
             raise MalformedMessage(
                 "a command of remote control selects workers by a regular expression that may take too long to match: "
                 "use a simpler one, or the matcher glob",
                 message_id=str(self.properties.get("message_id")),
             )
         if answers_elsewhere(command, self.queue):
-            self.is_undecodable = True
             where = repr(command["reply_to"])[:200]
             raise MalformedMessage(
                 f"a command of remote control asks for its answer in {where}, which is no reply queue of its mailbox",

@@ -27,7 +27,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from kombu_hake.amqp import REPLY_POLL_S, SQS_MAX_WAIT_S, QueueUrl, is_reply_queue
 from kombu_hake.aws import Clients, backoff_s, forksafe, start_thread
@@ -115,6 +115,14 @@ class _Source:
             condition.notify_all()
 
 
+class _Answer(NamedTuple):
+    """What a poll brought."""
+
+    messages: list[dict[str, Any]]
+    #: When AWS's answer was here, by the clock of the leases. The visibility timeout runs from then at the latest.
+    arrived_at: float
+
+
 class _Reserved:
     """Credit that a poll has reserved, until it is given back; 0 afterwards."""
 
@@ -137,6 +145,7 @@ class Receiver:
         leases: Leases,
         on_gone: Callable[[str], QueueUrl | None],
         on_check: Callable[[str], None],
+        is_best_effort: Callable[[str], bool],
     ) -> None:
         """Store; nothing starts before :meth:`add`.
 
@@ -144,6 +153,8 @@ class Receiver:
             on_gone: Called in a poller thread with the name of a queue that no longer exists; returns the URL of the
                 one that took its place, or None.
             on_check: Called in a thread of its own now and then, to look after what feeds the queue.
+            is_best_effort: Called with the name of a queue that may not be received from; True if the consumer is to
+                go on without it.
         """
         self._channel_id = channel_id
         self._clients = clients
@@ -152,6 +163,7 @@ class Receiver:
         self._leases = leases
         self._on_gone = on_gone
         self._on_check = on_check
+        self._is_best_effort = is_best_effort
         self._fresh(0)
         forksafe.register(self)
 
@@ -252,7 +264,7 @@ class Receiver:
 
     def _poll_until_closed(self, source: _Source, is_helper: bool) -> None:
         trouble = Trouble(source.name)
-        hedge: Hedge[list[dict[str, Any]]] = Hedge(source.name)
+        hedge: Hedge[_Answer] = Hedge(source.name)
         failures = 0
         try:
             while True:
@@ -268,9 +280,7 @@ class Receiver:
             with self._lock:
                 source.pollers -= 1
 
-    def _take_turn(
-        self, source: _Source, is_helper: bool, trouble: Trouble, hedge: Hedge[list[dict[str, Any]]]
-    ) -> bool:
+    def _take_turn(self, source: _Source, is_helper: bool, trouble: Trouble, hedge: Hedge[_Answer]) -> bool:
         """Wait for credit, and poll; whether to go on. Credit that was reserved is free again, whatever happens."""
         reserved = _Reserved(self._await_credit(source, is_helper))
         if not reserved.count:
@@ -287,30 +297,25 @@ class Receiver:
                     self._came_back.notify_all()
         finally:
             if reserved.count:
-                self._keep(source, reserved, [])
+                self._keep(source, reserved, None)
 
     def _poll_once(
-        self,
-        source: _Source,
-        reserved: _Reserved,
-        is_helper: bool,
-        trouble: Trouble,
-        hedge: Hedge[list[dict[str, Any]]],
+        self, source: _Source, reserved: _Reserved, is_helper: bool, trouble: Trouble, hedge: Hedge[_Answer]
     ) -> bool:
         """Poll, and deal with what comes of it; whether to go on."""
         try:
             if trouble.is_outage:
-                messages = self._probe(source, reserved.count, hedge)
+                answer = self._probe(source, reserved.count, hedge)
             else:
-                messages = self._poll(source, reserved.count, _HELPER_WAIT_S if is_helper else None)
+                answer = self._poll(source, reserved.count, _HELPER_WAIT_S if is_helper else None)
         except HakeError as exc:
-            self._keep(source, reserved, [])
+            self._keep(source, reserved, None)
             return self._survive(source, exc, trouble, is_helper)
         trouble.over()
-        self._keep(source, reserved, messages)
+        self._keep(source, reserved, answer)
         if not is_helper:
             self._check(source)
-        return bool(messages) or not is_helper
+        return not is_helper or bool(answer and answer.messages)
 
     def _await_credit(self, source: _Source, is_helper: bool) -> int:
         """How many to ask for; 0 when this poller is to end."""
@@ -353,12 +358,13 @@ class Receiver:
             elif source.waiting[source.for_helper] and self._credit.may_ask(source.name):
                 source.for_helper.notify()
 
-    def _poll(self, source: _Source, asked: int, wait_s: int | None) -> list[dict[str, Any]]:
+    def _poll(self, source: _Source, asked: int, wait_s: int | None) -> _Answer:
         wait = min(self._settings.wait_time_seconds, source.longest_poll_s if wait_s is None else wait_s)
         if source.rank and self._credit.is_busy(source.name):
             wait = 0  # the lower levels wait to hear that this one is empty
         params = receive_params(source.url, asked, wait, self._settings.visibility_timeout)
-        return self._clients.sqs("receive_message", **params).get("Messages") or []
+        answer = self._clients.sqs("receive_message", **params)
+        return _Answer(answer.get("Messages") or [], self._leases.now())
 
     def _check(self, source: _Source) -> None:
         """Look after what feeds the queue, when that is due; in a thread: AWS may be slow to tell."""
@@ -377,20 +383,19 @@ class Receiver:
         except Exception:  # a bug of ours must not end the consumer in silence
             logger.exception("Looking after the bindings of queue %s failed in a way that is not known.", source.queue)
 
-    def _probe(self, source: _Source, asked: int, hedge: Hedge[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    def _probe(self, source: _Source, asked: int, hedge: Hedge[_Answer]) -> _Answer | None:
         """A poll in an outage: one that waits for nothing, and more beside it while it is silent."""
-        messages = hedge.first(
+        return hedge.first(
             lambda: self._poll(source, asked, 0),
             late=lambda more: self._keep(source, _Reserved(0), more),
             is_over=lambda: source.closed,
         )
-        return messages or []
 
-    def _keep(self, source: _Source, reserved: _Reserved, messages: list[dict[str, Any]]) -> None:
+    def _keep(self, source: _Source, reserved: _Reserved, answer: _Answer | None) -> None:
         """Pass on what there is credit for; make visible what is too much, or came after the end."""
-        received_at = time.monotonic()
+        messages, arrived_at = answer or ([], 0.0)
         leases = [
-            Lease(source.url, m["ReceiptHandle"], received_at, self._settings.visibility_timeout) for m in messages
+            Lease(source.url, m["ReceiptHandle"], arrived_at, self._settings.visibility_timeout) for m in messages
         ]
         with self._lock:
             asked = reserved.count
@@ -449,7 +454,7 @@ class Receiver:
         if isinstance(exc, QueueNotFound):
             return self._find_again(source, exc, trouble)
         source.has_failed = source.has_failed or not is_helper
-        if self._settings.is_best_effort(source.queue):
+        if self._is_best_effort(source.queue):
             logger.warning("Queue %s is not consumed any more: %s", source.queue, exc)
         else:
             self._inbox.put([exc])

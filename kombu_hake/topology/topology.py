@@ -75,6 +75,8 @@ class Topology:
         self._denied: dict[str, AccessDenied] = {}
         self._has_warned = False
         self._noted: dict[str, dict[Binding, None]] = {}
+        #: Queue to the exchanges that this process asked to bind it to, also where AWS refused.
+        self._asked: dict[str, set[str]] = {}
         self._repairer = Repairer(self, self._binder)
 
     @property
@@ -159,6 +161,15 @@ class Topology:
             )
         return True
 
+    def is_best_effort(self, queue: str) -> bool:
+        """Return True if a consumer may go on without this queue: all exchanges that feed it are best effort.
+
+        A queue without bindings is judged by its own name. Makes no call.
+        """
+        known = self.known_bindings(queue)
+        exchanges = self._asked.get(queue, set()) | (known.exchanges() if known is not None else frozenset())
+        return all(map(self._settings.is_best_effort, exchanges or {queue}))
+
     # --- queues
 
     def is_made(self, queue: str) -> bool:
@@ -233,6 +244,7 @@ class Topology:
             QueueNotFound: the queue does not exist.
             TopologyError: the queue is another account's, and does not let the exchange's topic in.
         """
+        self._asked.setdefault(queue, set()).add(binding.exchange or queue)
         if not self.needs_topic(queue, binding):
             return
         if self._is_taken_as_made(queue, binding.exchange):
@@ -347,6 +359,7 @@ class Topology:
                 self.dead_queues.remove(queue, owner)
         finally:
             self._noted.pop(queue, None)
+            self._asked.pop(queue, None)
             self._repairer.forget(queue)
             self.forget(queue)
 

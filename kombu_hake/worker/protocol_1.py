@@ -6,20 +6,12 @@ decoding.
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 from kombu_hake.amqp import PRIVATE_EXCHANGE, is_task
 from kombu_hake.receive import HakeMessage
 
-__all__ = ["stay_in_own_queue", "watch"]
-
-
-def watch() -> None:
-    """Look at each task that the worker in this process receives, if there is one. May be repeated."""
-    signals = sys.modules.get("celery.signals")
-    if signals is not None and "celery.worker.state" in sys.modules:
-        signals.task_received.connect(stay_in_own_queue, weak=False, dispatch_uid="kombu_hake.worker.protocol_1")
+__all__ = ["stay_in_own_queue"]
 
 
 def stay_in_own_queue(request: Any = None, **_kwargs: Any) -> None:

@@ -16,7 +16,6 @@ Hooks, as of Celery 5.7
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -25,27 +24,19 @@ from kombu_hake.amqp import MAX_NESTING, fault_of, is_json, is_nested_too_deep, 
 from kombu_hake.quoting import guarded
 from kombu_hake.receive import HakeMessage
 
-__all__ = ["check_tasks", "fault_in", "watch"]
+__all__ = ["check_tasks", "fault_in", "on_ready"]
 
 logger = guarded(logging.getLogger(__name__))
 
 
-def watch() -> None:
-    """Have the worker that this process is, if it is one, check its tasks. Idempotent."""
-    signals = sys.modules.get("celery.signals")
-    if signals is not None and "celery.worker.state" in sys.modules:
-        signals.worker_ready.connect(_on_ready, weak=False, dispatch_uid="kombu_hake.worker.safeguard")
-
-
-def _on_ready(sender: Any = None, **_kwargs: Any) -> None:
-    if sender is None:
-        return
-    if check_tasks(sender):
-        task_consumer = getattr(sender, "task_consumer", None)
+def on_ready(consumer: Any) -> None:
+    """Have a worker that consumes already check its tasks, and survive those that its pool refuses. Idempotent."""
+    if check_tasks(consumer):
+        task_consumer = getattr(consumer, "task_consumer", None)
         if task_consumer is not None and task_consumer.on_message is not None:
-            task_consumer.on_message = sender.create_task_handler()  # the loop has started with Celery's own
-    controller = sender.controller
-    for owner, name in ((controller, "_process_task"), (sender, "on_task_request")):
+            task_consumer.on_message = consumer.create_task_handler()  # the loop has started with Celery's own
+    controller = consumer.controller
+    for owner, name in ((controller, "_process_task"), (consumer, "on_task_request")):
         process = getattr(owner, name)
         if not getattr(process, "is_of_hake", False):
             setattr(owner, name, _guarded(controller, process))
@@ -84,8 +75,7 @@ def _checked(create: Callable[..., Any]) -> Callable[..., Any]:
 def fault_in(message: Any) -> str | None:
     """What is wrong with a message that a Celery worker is about to get; None for nothing, or for no task.
 
-    A body that cannot be decoded is left to Celery, which logs and acknowledges it
-    (:meth:`kombu_hake.receive.messages.HakeMessage.ack`).
+    A body that cannot be decoded is left to Celery's ``on_decode_error`` (:mod:`kombu_hake.worker.undecodable`).
     """
     if is_json(message.content_type) and is_nested_too_deep(message.body):
         return f"its body is nested deeper than {MAX_NESTING} levels"

@@ -18,16 +18,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
-import sys
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
 from kombu_hake.aws import start_thread
 from kombu_hake.quoting import guarded
-from kombu_hake.worker import state as worker
 
-__all__ = ["watch"]
+__all__ = ["on_ready"]
 
 logger = guarded(logging.getLogger(__name__))
 _WARM, _SOFT = b"w", b"s"
@@ -35,29 +33,17 @@ _WARM, _SOFT = b"w", b"s"
 _rings: list[Callable[[bytes], None]] = []
 
 
-def watch() -> None:
-    """Have the worker that this process is, if it is one, give back what it holds when it ends. May be repeated."""
-    signals = sys.modules.get("celery.signals")
-    if signals is not None and "celery.worker.state" in sys.modules:
-        import kombu_hake.signals  # noqa: F401 - now: a lease that is lost may find no descriptor left for an import
-
-        signals.worker_ready.connect(_on_ready, weak=False, dispatch_uid="kombu_hake.worker.stopping")
-
-
-def _on_ready(sender: Any = None, **_kwargs: Any) -> None:
-    """A worker consumes; *sender* is its consumer."""
-    if getattr(_transport_of(sender), "driver_type", None) != "hake":
-        return
+def on_ready(consumer: Any) -> None:
+    """Have a worker give back what it holds when it ends."""
     from celery.signals import worker_shutting_down
 
-    worker.remember(sender)
-    ring = _start_thread(sender)
+    ring = _start_thread(consumer)
     _rings[:] = [ring]
     worker_shutting_down.connect(_on_shutting_down, weak=False, dispatch_uid="kombu_hake.worker.stopping")
-    sender.blueprint.on_close = _before(sender.blueprint.on_close, lambda: _give_back(sender, with_unstarted=True))
-    if hasattr(sender.pool, "executor"):
-        sender.pool.on_apply = _keeping(sender.pool.on_apply)
-    controller = sender.controller
+    blueprint, pool, controller = consumer.blueprint, consumer.pool, consumer.controller
+    blueprint.on_close = _before(blueprint.on_close, lambda: _give_back(consumer, with_unstarted=True))
+    if hasattr(pool, "executor"):
+        pool.on_apply = _keeping(pool.on_apply)
     if hasattr(controller, "wait_for_soft_shutdown"):
         controller.wait_for_soft_shutdown = _before(controller.wait_for_soft_shutdown, lambda: ring(_SOFT))
 
@@ -123,8 +109,3 @@ def _give_back(consumer: Any, *, with_unstarted: bool) -> None:
                 channel.give_back_unstarted()
     except Exception:
         logger.exception("What was not started could not be given back at the start of the shutdown.")
-
-
-def _transport_of(consumer: Any) -> Any:
-    connection = getattr(consumer, "connection", None)
-    return getattr(connection, "transport", None)

@@ -30,6 +30,7 @@ from kombu_hake.groups.messages import Parts, for_handler, foreign_event
 from kombu_hake.groups.registry import Subscription, run_id
 from kombu_hake.worker import safeguard
 from kombu_hake.worker import state as worker
+from kombu_hake.worker.undecodable import reject_undecodable
 
 ASKED = {"x-dead-letter-queue": True}
 
@@ -316,8 +317,6 @@ def test_a_rejected_compressed_message_is_readable_among_the_dead_letters(
 def test_what_cannot_be_decompressed_is_a_dead_letter_though_celery_acknowledges_it(
     fake: FakeClients, connection: Connection, channel: Channel, text: str
 ) -> None:
-    import celery.worker.state  # noqa: F401 - as in a worker
-
     declare(channel, **ASKED)
     send(fake, text)
     seen: list[Any] = []
@@ -327,7 +326,8 @@ def test_what_cannot_be_decompressed_is_a_dead_letter_though_celery_acknowledges
         seen.append(exc)
         message.ack()
 
-    consumer.on_decode_error = on_decode_error
+    worker_consumer = SimpleNamespace(on_decode_error=on_decode_error, task_consumer=consumer)
+    reject_undecodable(worker_consumer)
     with consumer:
         connection.drain_events(timeout=10)
         eventually(lambda: not fake.queues.queue("q").messages)
@@ -582,10 +582,10 @@ def test_whatever_hands_a_request_to_the_pool_is_guarded_once(
         controller=controller, on_task_request=failing(TypeError()), create_task_handler=lambda: None,
         task_consumer=SimpleNamespace(on_message="Celery's own"),
     )  # fmt: skip
-    safeguard._on_ready(consumer)
+    safeguard.on_ready(consumer)
     assert callable(consumer.task_consumer.on_message)
     before = (controller._process_task, consumer.on_task_request, consumer.task_consumer.on_message)
-    safeguard._on_ready(consumer)
+    safeguard.on_ready(consumer)
     assert before == (controller._process_task, consumer.on_task_request, consumer.task_consumer.on_message)
     consumer.on_task_request(request)
     assert len(fake.queues.queue("q-dead").messages) == 1

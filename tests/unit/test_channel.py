@@ -504,6 +504,38 @@ def test_kombus_batch_sends_the_others_when_a_mandatory_message_reaches_nobody(
 # --- declaring
 
 
+def test_a_queue_of_events_that_may_not_be_received_from_does_not_end_the_consumer(
+    fake: FakeClients, connection: Connection, channel: Channel, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake.deny("sqs:ReceiveMessage")
+    Queue("celeryev.5bd2", Exchange("celeryev", "topic"), "#")(channel).declare()
+    consume(channel, "celeryev.5bd2")
+    eventually(lambda: "celeryev.5bd2 is not consumed any more" in caplog.text)
+    with pytest.raises(TimeoutError):
+        connection.drain_events(timeout=0)
+
+
+def test_a_queue_of_events_whose_exchange_was_given_up_is_best_effort_too(
+    fake: FakeClients, connection: Connection, channel: Channel, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake.deny("sqs:ReceiveMessage", "sns:CreateTopic")
+    Queue("celeryev.5bd2", Exchange("celeryev", "topic"), "#")(channel).declare()
+    consume(channel, "celeryev.5bd2")
+    eventually(lambda: "celeryev.5bd2 is not consumed any more" in caplog.text)
+
+
+def test_a_queue_that_also_gets_other_messages_is_not_best_effort(
+    fake: FakeClients, connection: Connection, channel: Channel
+) -> None:
+    fake.deny("sqs:ReceiveMessage")
+    queue = Queue("celery.pidbox", Exchange("celeryev", "topic"), "#")(channel)
+    queue.declare()
+    queue.bind_to("orders", "created")
+    consume(channel, "celery.pidbox")
+    with pytest.raises(AccessDenied):
+        connection.drain_events(timeout=10)
+
+
 def test_declaring_answers_with_the_name_and_no_counts(channel: Channel) -> None:
     assert channel.queue_declare("q") == ("q", 0, 0)
     name, *_ = channel.queue_declare("")

@@ -177,7 +177,6 @@ def test_a_command_that_wants_its_answer_elsewhere_can_not_be_decoded() -> None:
         message.decode()
     assert caught.value.message_id == "of-sqs"
     assert len(str(caught.value)) < 500
-    assert message.is_undecodable
 
 
 def test_a_command_whose_pattern_could_freeze_the_worker_can_not_be_decoded() -> None:

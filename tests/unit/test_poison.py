@@ -2,8 +2,8 @@
 
 import json
 import logging
-import sys
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ from kombu.exceptions import ContentDisallowed, DecodeError
 
 from kombu_hake.exceptions import BrokerUnavailable
 from kombu_hake.receive.lease import LeaseState
+from kombu_hake.worker.undecodable import reject_undecodable
 
 ASKED = {"x-dead-letter-queue": True}
 
@@ -177,8 +178,6 @@ def test_what_is_lost_is_no_dead_letter_because_it_comes_again(fake: FakeClients
 def test_a_body_that_a_worker_cannot_decode_is_a_dead_letter_though_celery_acknowledges_it(
     fake: FakeClients, connection: Connection, content_type: str, error: type[Exception]
 ) -> None:
-    import celery.worker.state  # noqa: F401 - as in a worker
-
     channel = declare(connection, **ASKED)
     properties = {"delivery_tag": "1"}
     envelope = {
@@ -187,17 +186,18 @@ def test_a_body_that_a_worker_cannot_decode_is_a_dead_letter_though_celery_ackno
     send(fake, json.dumps(envelope))
     message = get(channel)
     message.accept = {"application/json"}
-    with pytest.raises(error):
+    consumer = SimpleNamespace(on_decode_error=lambda message, exc: message.ack())
+    reject_undecodable(consumer)
+    with pytest.raises(error) as caught:
         message.decode()
-    message.ack()
+    consumer.on_decode_error(message, caught.value)
     gone(fake)
     assert [dead.body for dead in fake.queues.queue("q-dead").messages] == [json.dumps(envelope)]
 
 
 def test_outside_of_a_worker_an_acknowledged_message_is_deleted(
-    fake: FakeClients, connection: Connection, monkeypatch: pytest.MonkeyPatch
+    fake: FakeClients, connection: Connection
 ) -> None:
-    monkeypatch.delitem(sys.modules, "celery.worker.state", raising=False)
     channel = declare(connection, **ASKED)
     send(fake, "just text")
     message = get(channel)

@@ -15,8 +15,8 @@ from celery.worker import state
 from kombu_hake.amqp.naming import QueueUrl
 from kombu_hake.receive.lease import About, Lease, LeaseState, Why
 from kombu_hake.signals import lease_lost
+from kombu_hake.worker import install, stopping
 from kombu_hake.worker import state as worker
-from kombu_hake.worker import stopping
 from kombu_hake.worker.lost_tasks import on_lost
 
 
@@ -139,14 +139,26 @@ def test_a_job_of_a_thread_pool_can_be_taken_back_while_it_waits() -> None:
     assert not hasattr(future, "hake_result")  # nothing is kept of what is done
 
 
+class WorkerConsumer(SimpleNamespace):
+    """What a worker consumes with: hashable, as the sender of a signal must be."""
+
+    __hash__ = object.__hash__
+
+
 def consumer(channel: Channel) -> Any:
-    return SimpleNamespace(
+    return WorkerConsumer(
         app=SimpleNamespace(amqp=SimpleNamespace(queues=SimpleNamespace(consume_from={}))),
         connection=SimpleNamespace(transport=SimpleNamespace(driver_type="hake")),
-        task_consumer=SimpleNamespace(channel=channel),
+        task_consumer=SimpleNamespace(channel=channel, on_message=None),
         pool=SimpleNamespace(),
         blueprint=SimpleNamespace(on_close=lambda: channel.calls.append("Celery forgets")),
-        controller=SimpleNamespace(wait_for_soft_shutdown=lambda: channel.calls.append("wait")),
+        controller=SimpleNamespace(
+            wait_for_soft_shutdown=lambda: channel.calls.append("wait"), _process_task=lambda request: None
+        ),
+        on_task_request=lambda request: None,
+        create_task_handler=lambda: None,
+        on_decode_error=lambda message, exc: None,
+        on_unknown_task=lambda body, message, exc: None,
     )
 
 
@@ -161,11 +173,9 @@ def calls(channel: Channel, count: int) -> list[str]:
 def ready() -> Iterator[tuple[Channel, Any]]:
     channel = Channel()
 
-    class Consumer(SimpleNamespace):
-        pass
-
-    found = Consumer(**vars(consumer(channel)))
-    stopping._on_ready(sender=found)
+    found = consumer(channel)
+    install()
+    signals.worker_ready.send(sender=found)
     yield channel, found
     signals.worker_shutting_down.disconnect(dispatch_uid="kombu_hake.worker.stopping")
 
@@ -194,7 +204,8 @@ def test_a_worker_of_another_broker_is_left_alone() -> None:
     found = consumer(channel)
     found.connection.transport.driver_type = "redis"
     before = found.blueprint.on_close
-    stopping._on_ready(sender=found)
+    install()
+    signals.worker_ready.send(sender=found)
     assert found.blueprint.on_close is before
     assert worker.consumer_of_worker() is None
 

@@ -1,0 +1,120 @@
+"""What this package relies on in Celery beyond its documented interface, as one list, and the one place that installs
+the hooks.
+
+Each entry names an object of Celery, what of it is relied on, and who relies on it. ``tests/unit/test_internals.py``
+checks each entry against the Celery that is installed: it fails where Celery renames or changes one, and for a Celery
+that is not in :data:`TRIED`.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, NamedTuple
+
+from kombu_hake.worker import protocol_1, safeguard, state, stopping
+from kombu_hake.worker.undecodable import reject_undecodable
+from kombu_hake.worker.unknown_tasks import say_unknown_once
+
+__all__ = ["INTERNALS", "TRIED", "Internal", "install"]
+
+#: Versions of Celery that every entry was tried on.
+TRIED = ("5.4", "5.7")
+
+
+class Internal(NamedTuple):
+    """Something in Celery that has no documented contract."""
+
+    #: ``module:attribute.attribute``.
+    where: str
+    #: The modules of this package that rely on it.
+    used_by: tuple[str, ...]
+    #: Its parameters that are relied on, in order; None where it is not called or replaced by a function of ours.
+    parameters: tuple[str, ...] | None = None
+    #: Text that its source must contain, where a name is set or called inside of it.
+    contains: tuple[str, ...] = ()
+    #: The first version that has it.
+    since: str = "5.4"
+
+
+_CONSUMER = "celery.worker.consumer.consumer:Consumer"
+_REQUEST = "celery.worker.request:Request"
+_STATE = "celery.worker.state"
+
+INTERNALS: tuple[Internal, ...] = (
+    # The worker and its consumer
+    Internal("celery.apps.worker:Worker.on_consumer_ready", ("worker.internals",), ("self", "consumer"),
+             ("worker_ready.send(sender=consumer)",)),
+    Internal(f"{_CONSUMER}.create_task_handler", ("worker.safeguard", "groups.worker"), ("self",),
+             ("self.on_unknown_task", "self.on_decode_error(message, exc)", "def on_task_received(message)")),
+    Internal(f"{_CONSUMER}.on_decode_error", ("worker.undecodable",), ("self", "message", "exc"), ("message.ack()",)),
+    Internal(f"{_CONSUMER}.on_unknown_task", ("worker.unknown_tasks",), ("self", "body", "message", "exc")),
+    Internal(f"{_CONSUMER}.on_close", ("worker.stopping",), ("self",), ("reserved_requests.clear()",)),
+    Internal(f"{_CONSUMER}.__init__", ("worker.safeguard", "worker.stopping"), ("self", "on_task_request"),
+             ("self.on_task_request = on_task_request", "on_close=self.on_close", "self.controller = controller",
+              "self.pool = pool")),
+    Internal("celery.worker.consumer.tasks:Tasks.start", ("worker.undecodable", "groups.worker"), ("self", "c"),
+             ("c.task_consumer = c.app.amqp.TaskConsumer(", "on_decode_error=c.on_decode_error")),
+    Internal("celery.worker.loops:asynloop", ("worker.safeguard", "worker.unknown_tasks"), ("obj",),
+             ("consumer.on_message = on_task_received", "obj.on_ready()")),
+    Internal("celery.bootsteps:Blueprint.__init__", ("worker.stopping",), None, ("self.on_close = on_close",)),
+    Internal("celery.worker.worker:WorkController._process_task", ("worker.safeguard",), ("self", "req"),
+             ("req.execute_using_pool(self.pool)", "self._quick_release()")),
+    Internal("celery.worker.worker:WorkController.wait_for_soft_shutdown", ("worker.stopping",), ("self",),
+             since="5.5"),
+    Internal("celery.worker.components:Hub.create", ("worker.safeguard",), None, ("w.hub",)),
+    # Requests, and the sets that they are in
+    Internal(f"{_REQUEST}.execute_using_pool", ("worker.state",), ("self", "pool"),
+             ("self._apply_result = maybe(ref",)),
+    Internal(f"{_REQUEST}._apply_result", ("worker.state",)),
+    Internal(f"{_REQUEST}.cancel", ("worker.lost_tasks",), ("self", "pool")),
+    Internal(f"{_REQUEST}.message", ("worker.state", "worker.lost_tasks")),
+    Internal(f"{_STATE}:requests", ("worker.state", "worker.lost_tasks")),
+    Internal(f"{_STATE}:reserved_requests", ("worker.state",)),
+    Internal(f"{_STATE}:active_requests", ("worker.state",)),
+    Internal(f"{_STATE}:scheduled_requests", ("worker.state",), since="5.7"),
+    Internal(f"{_STATE}:should_stop", ("worker.state",)),
+    Internal(f"{_STATE}:should_terminate", ("worker.state",)),
+    Internal(f"{_STATE}:task_ready", ("worker.state", "worker.safeguard"), ("request",)),
+    # Pools
+    Internal("celery.concurrency.thread:TaskPool.on_apply", ("worker.stopping",), ("self", "target"),
+             ("return ApplyResult(f)",)),
+    Internal("celery.concurrency.thread:ApplyResult.__init__", ("worker.state", "worker.stopping"), ("self", "future"),
+             ("self.f = future",)),
+    Internal("celery.concurrency.asynpool:AsynPool", ("worker.state", "worker.safeguard"), None,
+             ("._write_to", "job._payload = ", "self._cache")),
+    Internal("billiard.pool:ApplyResult.__init__", ("worker.safeguard",), None,
+             ("self.correlation_id = correlation_id", "self._cache = cache")),
+    Internal("billiard.pool:ApplyResult.discard", ("worker.safeguard",), ("self",)),
+    # The app, and what groups add to it
+    Internal("celery._state:connect_on_app_finalize", ("groups.setup",), ("callback",)),
+    Internal("celery._state:_get_active_apps", ("groups.setup",), ()),
+    Internal("celery.app.amqp:Queues.__init__", ("groups.setup",), None),
+    Internal("celery.app.task:Task.start_strategy", ("groups.worker",), ("self", "app", "consumer"),
+             ("self.Strategy",)),
+    Internal(f"{_REQUEST}.on_failure", ("groups.failures",), ("self", "exc_info")),
+)  # fmt: skip
+
+
+def install() -> None:
+    """Have the worker that this process is, if it is one, get its hooks when it is ready. May be repeated."""
+    signals = sys.modules.get("celery.signals")
+    if signals is None or _STATE not in sys.modules:
+        return
+    import kombu_hake.signals  # noqa: F401 - now: a lease that is lost may find no descriptor left for an import
+
+    signals.worker_ready.connect(_on_ready, weak=False, dispatch_uid="kombu_hake.worker.internals")
+    signals.task_received.connect(
+        protocol_1.stay_in_own_queue, weak=False, dispatch_uid="kombu_hake.worker.internals"
+    )
+
+
+def _on_ready(sender: Any = None, **_kwargs: Any) -> None:
+    """A worker starts to consume; *sender* is its ``Consumer``. Celery has delivered nothing to it yet."""
+    transport = getattr(getattr(sender, "connection", None), "transport", None)
+    if getattr(transport, "driver_type", None) != "hake":
+        return
+    state.remember(sender)
+    stopping.on_ready(sender)
+    say_unknown_once(sender)
+    safeguard.on_ready(sender)
+    reject_undecodable(sender)
