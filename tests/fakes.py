@@ -1,13 +1,14 @@
-"""An in-memory AWS behind the seam of ``kombu_hake/clients.py``, and a clock that stands still.
+"""An in-memory AWS behind the seam of ``kombu_hake/aws/clients.py``.
 
 :class:`FakeClients` is what the package calls: ``sqs(operation, **params)`` and ``sns(operation, **params)`` give
 boto3's dicts or raise kombu_hake's errors. It is as strict as AWS where emulators are lax: names, the sixty seconds
 after a deletion, receipt handles, queue policies (a topic that they do not let in delivers nothing, and the publisher
 is not told), filter policies, the ten attributes of a raw delivery, attributes that differ on a second CreateTopic or
-Subscribe.
+Subscribe, quotas. With ``timings=SLOW`` it is as slow as AWS, too; ``settle()`` is the wait that AWS needs.
 
 Time is a :class:`FakeClock`: a long poll lasts until something arrives, the clock is advanced, or
-:meth:`FakeClients.end`. In the main thread it advances the clock itself, because nobody else would.
+:meth:`FakeClients.end`. In the main thread it advances the clock itself, because no other thread would.
+``support/standin.py`` serves it over HTTP, for boto3 and for workers in other processes.
 """
 
 from __future__ import annotations
@@ -20,14 +21,16 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
+from fake_aws import QUICK, AwsError, Budgets, Clock, FakeClock, Timings
 from fake_sns import FakeSns
 from fake_sqs import FakeSqs
 from kombu import Connection
 
 from kombu_hake.aws import clients as clients_module
 from kombu_hake.aws.concurrency import SharedParts
+from kombu_hake.aws.error_table import error_for, error_from_answer, foreign_answer
 from kombu_hake.config.settings import Settings, load, split_url
-from kombu_hake.exceptions import AccessDenied
+from kombu_hake.exceptions import HakeError
 from kombu_hake.temporary.presence import Presence
 
 __all__ = [
@@ -44,41 +47,32 @@ __all__ = [
 
 ACCOUNT = "111122223333"
 REGION = "eu-west-1"
+USER = f"arn:aws:iam::{ACCOUNT}:user/test"
 #: A loopback endpoint: nothing is called there, but what AWS asks to wait for is not waited for.
 URL = "hake://localhost:1"
-
-
-class FakeClock:
-    """Monotonic seconds that pass only when told to."""
-
-    def __init__(self, now: float = 1_000.0) -> None:
-        self._now = now
-        self._listeners: list[Callable[[], None]] = []
-
-    def __call__(self) -> float:
-        return self._now
-
-    def advance(self, seconds: float) -> None:
-        """Let time pass, and wake whoever waits for it."""
-        self._now += seconds
-        for listener in self._listeners:
-            listener()
-
-    def on_advance(self, listener: Callable[[], None]) -> None:
-        """Have *listener* called after each advance."""
-        self._listeners.append(listener)
 
 
 class FakeClients:
     """SQS and SNS of one account and region, in memory. Safe to share between threads."""
 
-    def __init__(self, clock: FakeClock | None = None) -> None:
+    def __init__(
+        self,
+        clock: Clock | None = None,
+        *,
+        timings: Timings = QUICK,
+        region: str = REGION,
+        url_base: str = "",
+    ) -> None:
         #: As of :class:`kombu_hake.aws.clients.Clients`; those of the latest connection.
         self.settings = make_settings()
-        self.clock = clock or FakeClock()
+        self.clock: Any = clock or FakeClock()
         self.changed = threading.Condition(threading.RLock())
-        self.queues = FakeSqs(ACCOUNT, REGION, self.clock, self.changed)
-        self.topics = FakeSns(ACCOUNT, REGION, self.queues)
+        self.queues = FakeSqs(ACCOUNT, region, self.clock, self.changed, timings=timings, url_base=url_base)
+        self.topics = FakeSns(ACCOUNT, region, self.queues)
+        self.budgets = Budgets(timings, self.clock)
+        #: What every call is answered with, if anything: an :class:`AwsError`, or whatever botocore raises.
+        self.outage: Callable[[], Exception] | None = None
+        self._region = region
         #: Physical name of a queue to the age of its oldest message, as CloudWatch tells it, seconds.
         self.ages: dict[str, float] = {}
         #: (operation, parameters) of every call, in the order they came.
@@ -93,11 +87,23 @@ class FakeClients:
 
     def sqs(self, operation: str, **params: Any) -> dict[str, Any]:
         """As :meth:`kombu_hake.aws.clients.Clients.sqs`."""
-        return self._call("sqs", self.queues, operation, params)
+        return self._translated("sqs", operation, params)
 
     def sns(self, operation: str, **params: Any) -> dict[str, Any]:
         """As :meth:`kombu_hake.aws.clients.Clients.sns`."""
-        return self._call("sns", self.topics, operation, params)
+        return self._translated("sns", operation, params)
+
+    def call(self, service: str, operation: str, params: dict[str, Any]) -> dict[str, Any]:
+        """A call as AWS sees it.
+
+        Args:
+            service: ``sqs`` or ``sns``.
+            operation: boto3's name.
+        Raises:
+            AwsError: AWS refuses it.
+            Exception: what a test told :meth:`fail` to raise.
+        """
+        return self._call(service, self.queues if service == "sqs" else self.topics, operation, params)
 
     def cloudwatch(self, operation: str, **params: Any) -> dict[str, Any]:
         """As :meth:`kombu_hake.aws.clients.Clients.cloudwatch`: knows the :attr:`ages` of oldest messages."""
@@ -116,11 +122,11 @@ class FakeClients:
 
     def region(self) -> str:
         """The region."""
-        return REGION
+        return self._region
 
     def sqs_endpoint(self) -> str:
         """Where SQS is called."""
-        return f"https://sqs.{REGION}.amazonaws.com"
+        return f"https://sqs.{self._region}.amazonaws.com"
 
     def partition(self) -> str:
         """The partition."""
@@ -169,11 +175,27 @@ class FakeClients:
         """Call these, one each, in the threads of the next calls of *operation*, before anything else happens."""
         self._before.setdefault(operation, []).extend(hooks)
 
+    def settle(self) -> None:
+        """Wait as long as AWS may need: every change is seen and in effect, and budgets are full again.
+
+        Time does not pass for messages, leases and the sixty seconds after a deletion.
+        """
+        with self.changed:
+            self.queues.settle()
+            self.topics.settle()
+            self.budgets.refill()
+
+    def use(self, timings: Timings) -> None:
+        """Have these timings from now on."""
+        with self.changed:
+            self.queues.timings = self.topics.timings = timings
+            self.budgets = Budgets(timings, self.clock)
+
     def end(self) -> None:
         """Have open and future polls return at once, so that threads can end."""
         with self.changed:
             self.queues.is_over = True
-            self.changed.notify_all()
+            self._wake()
 
     def count(self, *operations: str) -> int:
         """How many calls of these operations came."""
@@ -192,7 +214,23 @@ class FakeClients:
 
     def _wake(self) -> None:
         with self.changed:
+            self.queues.wake()
             self.changed.notify_all()
+
+    def _translated(self, service: str, operation: str, params: dict[str, Any]) -> dict[str, Any]:
+        """A call whose failures are what :class:`kombu_hake.aws.clients.Clients` makes of them."""
+        try:
+            return self.call(service, operation, params)
+        except HakeError:
+            raise
+        except AwsError as exc:
+            shape = {"__type": f"com.amazonaws.{service}#{exc.shape}", "message": exc.text}
+            raise error_from_answer(exc.status, f"{exc.code};Sender", shape, service, operation, params) from exc
+        except Exception as exc:
+            if self.outage is None:
+                raise  # what a test told fail() to raise, or a mistake of the fake
+            found = error_for(exc, service, operation, params, self.settings)
+            raise found or foreign_answer(repr(exc), f"{service}:{operation}", "AWS") from exc
 
     def _call(self, service: str, backend: Any, operation: str, params: dict[str, Any]) -> dict[str, Any]:
         hooks = self._before.get(operation)
@@ -201,8 +239,11 @@ class FakeClients:
         with self.changed:
             self.calls.append((operation, params))
             try:
+                if self.outage is not None:
+                    raise self.outage()
                 self._check_rights(service, operation, params)
                 self._raise_what_is_due(operation)
+                self.budgets.spend(service, operation)
                 return self._run(backend, operation, params)
             finally:
                 self.changed.notify_all()
@@ -226,7 +267,8 @@ class FakeClients:
         for needed in {action} | tagging:
             if needed in self._denied or f"{service}:*" in self._denied:
                 resource = str(next((value for name, value in params.items() if name != "Tags"), "any resource"))
-                raise AccessDenied(f"AWS denies {needed} on {resource}.", action=needed, resource=resource)
+                code = "AccessDenied" if service == "sqs" else "AuthorizationError"
+                raise AwsError(code, f"User: {USER} is not authorized to perform: {needed} on resource: {resource}")
 
     def _raise_what_is_due(self, operation: str) -> None:
         due = self._failures.get(operation)

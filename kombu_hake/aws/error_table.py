@@ -44,6 +44,7 @@ _CLASSES: Mapping[str, type[HakeError]] = {
     "NonExistentQueue": QueueNotFound,
     "NotFound": TopicNotFound,
     "NotFoundException": TopicNotFound,
+    "ResourceNotFound": TopicNotFound,  # of SNS's calls about tags
     "QueueDeletedRecently": QueueDeletedRecently,
     "QueueAlreadyExists": DeclarationMismatch,
     "QueueNameExists": DeclarationMismatch,

@@ -68,7 +68,7 @@ def fake() -> Iterator[FakeClients]:
 def unlock(fake: FakeClients) -> None:
     """The fake's own lock may be held by a thread that is not in the child."""
     fake.changed = threading.Condition(threading.RLock())
-    fake.queues._changed = fake.changed
+    fake.queues.take_lock(fake.changed)
     fake.queues.is_over = True
 
 

@@ -69,7 +69,7 @@ def test_attributes_of_the_user_come_first(fake: FakeClients) -> None:
 def test_what_an_operator_tuned_stays_as_it_is(fake: FakeClients, queues: Queues) -> None:
     queues.declare(QueueSpec("q"))
     tuned = {"VisibilityTimeout": "999", "RedrivePolicy": "{}"}
-    fake.sqs("set_queue_attributes", QueueUrl=queues.url("q"), Attributes=tuned)
+    fake.queues.queue("q").attributes.update(tuned)
     before = dict(fake.queues.queue("q").attributes)
     for again in (queues, Queues(fake, make_settings(visibility_timeout=5, queue_attributes={"DelaySeconds": 3}))):
         assert not again.declare(QueueSpec("q"))

@@ -122,8 +122,7 @@ def test_statements_of_others_are_kept(fake: FakeClients, topology: Topology) ->
 
 def test_a_policy_that_cannot_be_read_is_never_overwritten(fake: FakeClients, topology: Topology) -> None:
     topology.declare_queue(QueueSpec("q"))
-    url = fake.queues.queue("q").url
-    fake.sqs("set_queue_attributes", QueueUrl=url, Attributes={"Policy": "no JSON"})
+    fake.queues.queue("q").attributes["Policy"] = "no JSON"
     with pytest.raises(Exception, match="policy"):
         topology.bind("q", fanout("x"))
     assert fake.queues.queue("q").attributes["Policy"] == "no JSON"
@@ -132,7 +131,7 @@ def test_a_policy_that_cannot_be_read_is_never_overwritten(fake: FakeClients, to
 def test_other_attributes_are_never_written(fake: FakeClients, topology: Topology) -> None:
     topology.declare_queue(QueueSpec("q"))
     tuned = {"VisibilityTimeout": "999", "DelaySeconds": "3", "RedrivePolicy": "{}"}
-    fake.sqs("set_queue_attributes", QueueUrl=fake.queues.queue("q").url, Attributes=tuned)
+    fake.queues.queue("q").attributes.update(tuned)
     declare(topology, "q", fanout("x"))
     assert tuned.items() <= fake.queues.queue("q").attributes.items()
 
