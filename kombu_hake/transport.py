@@ -23,7 +23,18 @@ from kombu.transport import base
 from kombu_hake._version import __version__
 from kombu_hake.aws import Clients, forksafe, shared_clients
 from kombu_hake.channel import Channel, Parts
-from kombu_hake.config import Masked, Settings, UrlParts, join_url, load, mask_url, masked, revealed, split_url
+from kombu_hake.config import (
+    Settings,
+    UrlParts,
+    join_url,
+    kombu_fields,
+    load,
+    mask_url,
+    masked,
+    masked_url,
+    revealed,
+    split_url,
+)
 from kombu_hake.exceptions import (
     AccessDenied,
     BrokerUnavailable,
@@ -45,15 +56,12 @@ __all__ = ["Transport"]
 logger = guarded(logging.getLogger(__name__))
 #: How many deliveries one turn of Celery's event loop takes, so that timers and pool results get their turn.
 _PER_TURN = 100
-#: Between the secret key and a session token in kombu's password field; neither holds a blank.
-_BLANK = " "
 #: The most time that closing spends on acks and releases, and on events.
 _STOP_TIMEOUT_S = 5.0
 #: How long close waits for long polls that are still open to make visible what they take of that which was given back.
 _LAST_POLLS_S = 1.0
 #: How often the consuming thread checks that each consumed queue has a poller, and that acks have a thread.
 _LOOK_AFTER_S = 5.0
-_SCHEME, _WAITING = "hake://", "hake-url:"
 
 
 @dataclass(frozen=True)
@@ -85,7 +93,8 @@ _leases: weakref.WeakSet[Leases] = weakref.WeakSet()
 class Transport(base.Transport):  # type: ignore[misc]
     """Transport for AWS SNS and SQS. Making one does no I/O and starts nothing."""
 
-    can_parse_url = True
+    #: :mod:`kombu_hake.plugin` parses our URLs for kombu, when a connection is made and at each fail-over.
+    can_parse_url = False
     default_port = None
     driver_type = "hake"
     driver_name = "hake"
@@ -109,8 +118,8 @@ class Transport(base.Transport):  # type: ignore[misc]
 
     def __init__(self, client: Any, **_kwargs: Any) -> None:
         self.client = client
-        _keep_queries(client)
-        _hide_secrets(client)
+        self.can_parse_url = True  # which makes kombu ask as_uri()
+        _settle_fields(client)
         self.channels: list[Channel] = []
         self.connected = False
         self._channel_ids = itertools.count(1)
@@ -158,6 +167,14 @@ class Transport(base.Transport):  # type: ignore[misc]
         _open.add(self)
         return self
 
+    def _opened(self, connection: Any) -> Transport:
+        """The transport that *connection* was opened by.
+
+        kombu looks up the transport first, and then the connection. If that fails over in between, it asks the
+        transport of the URL that did not answer, with the connection of the one that did.
+        """
+        return connection if isinstance(connection, Transport) else self
+
     def close_connection(self, connection: Any) -> None:
         """Stop: pollers first, then release what is unsettled, flush the acks, remove what was temporary."""
         if not self.connected:
@@ -191,7 +208,10 @@ class Transport(base.Transport):  # type: ignore[misc]
         return self.connected
 
     def create_channel(self, connection: Any) -> Channel:
-        """A new channel."""
+        """A new channel of *connection*, which :meth:`establish_connection` returned."""
+        return self._opened(connection)._new_channel()
+
+    def _new_channel(self) -> Channel:
         parts = Parts(
             settings=self.settings,
             clients=self.clients,
@@ -224,6 +244,9 @@ class Transport(base.Transport):  # type: ignore[misc]
             TimeoutError: (that is ``socket.timeout``) none came in time.
             BrokerUnavailable: the connection is closed, perhaps by another thread and meanwhile.
         """
+        self._opened(connection)._drain(timeout)
+
+    def _drain(self, timeout: float | None) -> None:
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -243,6 +266,9 @@ class Transport(base.Transport):  # type: ignore[misc]
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
         """Have the event loop call us when the inbox holds anything. Again after each reconnect."""
+        self._opened(connection)._register(loop)
+
+    def _register(self, loop: Any) -> None:
         self.dispatcher.send_events_aside()
         fd = self.inbox.fileno()
         loop.add_reader(fd, self._on_readable)
@@ -306,7 +332,7 @@ class Transport(base.Transport):  # type: ignore[misc]
         try:
             text = join_url(self._url_parts())
         except ConfigurationError:  # a wrong URL can still be described
-            text = uri
+            text = revealed(uri)
         return text if include_password else mask_url(text, mask)
 
     def driver_version(self) -> str:
@@ -325,18 +351,20 @@ class Transport(base.Transport):  # type: ignore[misc]
         return load(self._url_parts(), options, os.environ, client.connect_timeout)
 
     def _url_parts(self) -> UrlParts:
-        """From the URL that kombu passes on, or the fields that ``Connection.switch`` (fail-over URLs) leaves us."""
+        """From the URL that kombu keeps as host name, or from kombu's separate fields.
+
+        Keys that were given beside the URLs serve each URL that has none of its own.
+        """
         client = self.client
-        if client.hostname and "://" in client.hostname:
-            secret, _, token = _resolved(client.password).partition(_BLANK)
-            parts = split_url(client.hostname)
-            query = {**parts.query, **({"session_token": token} if token else {})}
-            return parts._replace(key=client.userid or None, secret=secret or None, query=query)
+        userid, password = client.userid or None, _resolved(client.password) or None
+        hostname = revealed(client.hostname)
+        if hostname and "://" in hostname:
+            parts = split_url(hostname)
+            return parts._replace(key=parts.key or userid, secret=parts.secret or password)
         namespace = (client.virtual_host or "").strip("/")
-        hostname = None if client.hostname in (None, "", "localhost") and not client.port else client.hostname
-        return UrlParts(
-            client.userid or None, _resolved(client.password) or None, hostname, client.port, namespace, {}
-        )
+        if hostname in ("", "localhost") and not client.port:
+            hostname = None
+        return UrlParts(userid, password, hostname, client.port, namespace, {})
 
 
 def _resolved(password: Any) -> str:
@@ -344,56 +372,21 @@ def _resolved(password: Any) -> str:
     return str((password() if callable(password) else password) or "")
 
 
-def _keep_queries(client: Any) -> None:
-    """Make fail-over URLs survive kombu's ``Connection.switch``.
+def _settle_fields(client: Any) -> None:
+    """Bring a kombu connection's fields in line with its URL, and hide the secrets in them.
 
-    It takes what has ``://`` apart by itself, and passes each option of the query on as an argument that no connection
-    knows (a ``TypeError``, kombu 5.7). What has none it takes for a host's name, and leaves to us. So the alternatives
-    are written ``hake-url:…`` until it is their turn. They show without their secrets: a worker tells them to everybody
-    who may ``inspect stats``.
+    A worker answers ``inspect stats`` with all fields but the password (``celery/worker/consumer/connection.py``,
+    ``info``). So the URLs and options keep their values and show masked.
     """
-    if isinstance(client.hostname, Masked):
-        client.hostname = client.hostname.real
-    alternatives = getattr(client, "alt", None) or ()
-    if any(isinstance(url, str) and url.startswith(_SCHEME) for url in alternatives):
-        client.alt = [
-            Masked(mask_url(url).replace(_SCHEME, _WAITING, 1), url)
-            if isinstance(url, str) and url.startswith(_SCHEME)
-            else url
-            for url in alternatives
-        ]
-        client.cycle = client.failover_strategy(client.alt)
-        next(client.cycle)  # the one in use
-
-
-def _hide_secrets(client: Any) -> None:
-    """Move the credentials from URL and options to the fields that kombu and Celery know to be secret.
-
-    kombu keeps the whole URL as ``hostname`` when the transport parses it, and a worker tells ``hostname`` to everybody
-    who may ``inspect stats`` (``celery/worker/consumer/connection.py``, ``info``: all but ``password``), the options
-    included: URLs of proxies among these show masked.
-    """
+    if client.hostname and "://" in client.hostname:
+        fields = kombu_fields(client.hostname)
+        client.hostname, client.port = fields["hostname"], fields["port"]
+    if client.alt:
+        client.alt = [masked_url(url) if isinstance(url, str) else url for url in client.alt]
     options = dict(client.transport_options or {})
     shown = masked(options)
-    if isinstance(shown.get("session_token"), str) and client.alt:  # a fail-over would lose it as a password
-        shown["session_token"] = Masked("**", revealed(shown["session_token"]))
-    if shown != options or repr(shown) != repr(options):
-        client.transport_options = options = shown
-    if not client.hostname or "://" not in client.hostname:
-        return
-    try:
-        parts = split_url(client.hostname)
-    except ConfigurationError:  # told when the connection is made
-        return
-    token = parts.query.get("session_token", "")
-    if isinstance(options.get("session_token"), str) and not client.alt:
-        token = options.pop("session_token")
-        client.transport_options = options
-    if parts.key or parts.secret or token:
-        client.userid = parts.key or client.userid
-        client.password = (parts.secret or _resolved(client.password)) + (_BLANK + token if token else "")
-        rest = {name: value for name, value in parts.query.items() if name != "session_token"}
-        client.hostname = join_url(parts._replace(key=None, secret=None, query=rest))
+    if repr(shown) != repr(options):
+        client.transport_options = shown
 
 
 def _close_all_at_exit() -> None:

@@ -28,10 +28,12 @@ __all__ = [
     "Settings",
     "UrlParts",
     "join_url",
+    "kombu_fields",
     "load",
     "mask_url",
     "mask_userinfo",
     "masked",
+    "masked_url",
     "revealed",
     "split_url",
 ]
@@ -40,7 +42,8 @@ logger = guarded(logging.getLogger(__name__))
 SCHEME = "hake"
 DEFAULT_CONNECT_TIMEOUT_S = 5.0
 _ALIASES = {alias: name for name, option in OPTIONS.items() for alias in option.aliases}
-_SECRETS = {"session_token"}
+#: Names of options, and of keys inside of options, whose values are secret.
+_SECRETS = frozenset({"session_token", "secret_access_key", "aws_session_token", "aws_secret_access_key"})
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)\Z", re.DOTALL)
 #: A host, a port and a path, before the query; with no room for a secret.
 _WITHOUT_SECRET = re.compile(r"(\[[^]]*]|[^:/]*)(:[0-9]{0,5})?(/.*)?\Z", re.DOTALL)
@@ -208,7 +211,10 @@ def _without_userinfo(quoted: str, mask: str) -> str:
 
 
 class Masked(str):
-    """Text with a secret that shows masked wherever it is printed, logged or sent; :attr:`real` is the text itself."""
+    """Text with a secret that shows masked wherever it is printed, logged or sent; :attr:`real` is the text itself.
+
+    It compares and hashes as the text itself, so that masking changes no value.
+    """
 
     real: str
 
@@ -217,20 +223,55 @@ class Masked(str):
         masked.real = real
         return masked
 
+    def __eq__(self, other: object) -> bool:
+        return self.real == (other.real if isinstance(other, Masked) else other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(self.real)
+
     def __getnewargs__(self) -> tuple[str, str]:  # type: ignore[override]  # two, as __new__ takes
-        return str(self), self.real
+        return str.__str__(self), self.real
+
+
+def kombu_fields(url: str) -> dict[str, Any]:
+    """The fields of a kombu connection for a ``hake://`` URL: the whole URL as host name, and the port.
+
+    The credentials stay in the URL, so that those of one URL are not used for the next after a fail-over. A faulty URL
+    has no port here; the fault is reported when the connection is opened.
+    """
+    try:
+        port = split_url(revealed(url)).port
+    except ConfigurationError:
+        port = None
+    return {"transport": SCHEME, "hostname": masked_url(url), "port": port}
+
+
+def masked_url(url: str) -> str:
+    """A broker URL, :class:`Masked` if it holds a secret."""
+    real = revealed(url)
+    shown = mask_url(real)
+    return real if shown == real else Masked(shown, real)
 
 
 def masked(value: Any) -> Any:
-    """*value* with each text in it, at any depth of dicts and lists, that is a URL with credentials :class:`Masked`."""
+    """*value* with the secrets in it :class:`Masked`, at any depth of dicts and lists.
+
+    Secret are texts under a name such as ``secret_access_key``, and URLs with credentials.
+    """
     if isinstance(value, Masked):
         return value
     if isinstance(value, str):
         shown = mask_userinfo(value)
         return value if shown == value else Masked(shown, value)
     if isinstance(value, Mapping):
-        return {key: masked(item) for key, item in value.items()}
-    return [masked(item) for item in value] if isinstance(value, list) else value
+        return {
+            key: Masked("**", item) if key in _SECRETS and type(item) is str else masked(item)
+            for key, item in value.items()
+        }
+    return type(value)(masked(item) for item in value) if type(value) in (list, tuple) else value
 
 
 def revealed(value: Any) -> Any:
@@ -239,7 +280,7 @@ def revealed(value: Any) -> Any:
         return value.real
     if isinstance(value, Mapping):
         return {key: revealed(item) for key, item in value.items()}
-    return [revealed(item) for item in value] if isinstance(value, list) else value
+    return type(value)(revealed(item) for item in value) if type(value) in (list, tuple) else value
 
 
 def mask_userinfo(text: str, mask: str = "**") -> str:

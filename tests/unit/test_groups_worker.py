@@ -521,16 +521,16 @@ def test_an_event_of_any_id_is_handled(bench: Bench, event_id: Any) -> None:
     assert len(bench.handed_over) == 1
 
 
-def test_an_event_without_an_id_is_a_dead_letter(desk: Desk) -> None:
-    desk.handler("receipt")
-    desk.open()
-    send_event(desk, b"[[], {}, {}]", id=None)
-    message = desk.receive()
+def test_an_event_without_an_id_is_a_dead_letter(bench: Bench) -> None:
+    bench.handler("receipt")
+    bench.open()
+    send_event(bench, b"[[], {}, {}]", id=None)
+    message = bench.receive()
     del message.headers["id"]
-    desk.handle(message)
-    assert desk.settled()
-    assert not desk.handed_over
-    assert len(desk.fake.queues.queue("email-dead").messages) == 1
+    bench.handle(message)
+    assert bench.settled()
+    assert not bench.handed_over
+    assert len(bench.fake.queues.queue("email-dead").messages) == 1
 
 
 @pytest.mark.parametrize("origin", ["text", 5, ["a"]])

@@ -3,9 +3,10 @@
 import gc
 import json
 import logging
+import pickle
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -127,6 +128,97 @@ def test_a_fail_over_without_a_host_is_aws(fake: FakeClients) -> None:
         connection.switch("hake://")
         connection.connect()
         assert connection.transport.settings.endpoint_url is None
+
+
+TWO_URLS = ("hake://localhost:4566/a?region=r", "hake://localhost:4567/b?region=q")
+
+
+def test_port_and_alternates_are_those_of_the_urls() -> None:
+    connection = Connection(";".join(TWO_URLS))
+    assert connection.port == 4566
+    assert connection.alt == [*TWO_URLS]
+    for port, region, namespace in ((4566, "r", "a"), (4567, "q", "b"), (4566, "r", "a")):
+        settings = connection.transport._load_settings()
+        assert (settings.region, settings.namer.namespace) == (region, namespace)
+        assert settings.endpoint_url == f"http://localhost:{port}"
+        assert connection.port == port
+        assert connection.alt == [*TWO_URLS]
+        connection.maybe_switch_next()
+
+
+def test_a_switch_by_hand_takes_a_url_with_options() -> None:
+    connection = Connection("hake://localhost:1?region=r")
+    connection.switch(f"hake://key:{SECRET}@localhost:4567/ns?region=q")
+    settings = connection.transport._load_settings()
+    assert (settings.region, settings.endpoint_url) == ("q", "http://localhost:4567")
+    assert (settings.access_key_id, settings.secret_access_key) == ("key", SECRET)
+    connection.switch("hake://?region=r")
+    settings = connection.transport._load_settings()
+    assert (settings.region, settings.endpoint_url, settings.access_key_id) == ("r", None, None)
+    assert connection.port is None
+
+
+@pytest.mark.parametrize("switch", [Connection.maybe_switch_next, lambda found: found.switch(found.alt[1])])
+def test_a_secret_with_a_slash_survives_a_fail_over(switch: Callable[[Connection], None]) -> None:
+    connection = Connection("hake://localhost:1?region=r;hake://key:a/b+c=@localhost:2?region=r")
+    assert connection.transport
+    switch(connection)
+    assert connection.transport._load_settings().secret_access_key == "a/b+c="
+    assert "a/b" not in repr(connection) + json.dumps(connection.info())
+
+
+def test_alternates_equal_the_urls_that_were_given_and_show_no_secret() -> None:
+    connection = Connection(FAILOVER)
+    assert connection.transport
+    assert connection.alt == FAILOVER.split(";")
+    assert SECRET not in repr(connection.alt) + json.dumps(connection.alt)
+
+
+def test_the_keys_of_one_url_are_not_used_for_the_next() -> None:
+    connection = Connection(f"hake://key:{SECRET}@localhost:1?region=r;hake://localhost:2?region=r")
+    for one in (connection, connection.clone(), pickle.loads(pickle.dumps(connection))):
+        assert one.transport._load_settings().access_key_id == "key"
+        one.maybe_switch_next()
+        assert one.transport._load_settings().access_key_id is None
+
+
+def test_keys_given_beside_the_urls_are_used_for_each() -> None:
+    connection = Connection("hake://localhost:1?region=r;hake://localhost:2?region=r", userid="key", password=SECRET)
+    for one in (connection, connection.clone()):
+        for _ in range(2):
+            assert one.transport._load_settings().secret_access_key == SECRET
+            one.maybe_switch_next()
+
+
+def test_a_connection_of_another_broker_can_fail_over_to_this_one() -> None:
+    connection = Connection("memory://;hake://localhost:2/ns?region=r")
+    connection.maybe_switch_next()
+    assert connection.transport._load_settings().region == "r"
+    connection.maybe_switch_next()
+    assert connection.transport.driver_type == "memory"
+
+
+def test_a_channel_belongs_to_the_connection_that_a_fail_over_opened(fake: FakeClients) -> None:
+    with connected(fake, ";".join(TWO_URLS), region=None) as connection:
+        dead = connection.transport
+        fake.fail("check", BrokerUnavailable("no route"))
+        channel = connection.channel()  # kombu asks the transport of the first URL
+        assert connection.transport is not dead
+        assert channel.connection is connection.transport
+        assert connection.transport.channels == [channel]
+        assert connection.transport.settings.endpoint_url == "http://localhost:4567"
+
+
+def test_draining_after_a_fail_over_waits_on_the_new_connection(fake: FakeClients) -> None:
+    with connected(fake, ";".join(TWO_URLS), region=None) as connection:
+        fake.fail("check", BrokerUnavailable("no route"))
+        with pytest.raises(TimeoutError):
+            connection.drain_events(timeout=0.01)
+        hub = Hub()
+        connection.register_with_event_loop(hub)
+        assert hub.readers
+        connection.close()
+        assert not hub.readers
 
 
 # --- description
