@@ -17,7 +17,13 @@ from typing import Any
 from kombu import compression as kombu_compression
 from kombu import serialization
 
-from kombu_hake.amqp.limits import MAX_INFLATED_BYTES, MAX_INFLATING_MEMORY_BYTES, MAX_NESTING
+from kombu_hake.amqp.limits import (
+    MAX_INFLATED_BYTES,
+    MAX_INFLATED_VALUES,
+    MAX_INFLATING_MEMORY_BYTES,
+    MAX_NESTING,
+    SQS_MAX_MESSAGE_BYTES,
+)
 from kombu_hake.exceptions import MalformedMessage
 
 __all__ = ["COMPRESSION_HEADER", "decoded", "encoded", "inflated", "is_json", "is_nested_too_deep"]
@@ -53,6 +59,8 @@ def decoded(
     """
     if compression:
         body = inflated(body, compression)
+    if len(body) > SQS_MAX_MESSAGE_BYTES and is_json(content_type) and _values(body) > MAX_INFLATED_VALUES:
+        raise MalformedMessage(f"its body decompresses to JSON that holds more than {MAX_INFLATED_VALUES} values")
     return serialization.loads(body, content_type, content_encoding, accept=accept)
 
 
@@ -130,6 +138,12 @@ def is_nested_too_deep(text: bytes | str) -> bool:
             return False  # not JSON: the decoder will say so
         depth = depths[-1]
     return False
+
+
+def _values(text: bytes | str) -> int:
+    """About how many values JSON holds. Counts in strings too: a real body of this size has few there."""
+    data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    return sum(map(data.count, (b",", b"[", b"{")))
 
 
 def _content_type(compression: str) -> str:

@@ -115,6 +115,8 @@ def error_for(
     action = f"{service}:{_iam_action(operation)}"
     resource = _resource(params)
     if isinstance(error, bex.ClientError):
+        if error.operation_name == "AssumeRole":  # the call needed keys, and never left
+            return _from_response(error, "sts", "sts:AssumeRole", quoted(settings.role_arn))
         return _from_response(error, service, action, resource)
     if isinstance(error, bex.NoCredentialsError | bex.PartialCredentialsError):
         return ConfigurationError(f"No AWS credentials for {action}: {error}. Give a role, keys or a profile.")

@@ -5,6 +5,7 @@ import bz2
 import gzip
 import json
 import lzma
+import time
 import tracemalloc
 import zlib
 from pathlib import Path
@@ -204,3 +205,24 @@ def test_a_string_of_brackets_is_not_nested() -> None:
 @pytest.mark.parametrize("pattern", ['\\"', '"', "[", "]", "[]", '"[', "\\", "{]", "[[[]]]"])
 def test_no_text_takes_long(pattern: str) -> None:
     is_nested_too_deep(pattern * 2_000_000)
+
+
+def inflated_json(unit: str) -> bytes:
+    return ("[[" + unit * ((MAX_INFLATED_BYTES - 100) // len(unit)) + "0], {}, {}]").encode()
+
+
+@pytest.mark.parametrize("unit", ["[],", "{},", "[[]],", '{"a":0},', "1.5,", "0,", "[" * 100 + "]" * 100 + ","])
+def test_json_of_millions_of_values_is_not_built(unit: str) -> None:
+    body = inflated_json(unit)
+    started = time.thread_time()
+    with pytest.raises(MalformedMessage, match="holds more than 1500000 values"):
+        decoded(zlib.compress(body), "application/json", "utf-8", accept=None, compression="gzip")
+    assert time.thread_time() - started < 1.0
+
+
+@pytest.mark.parametrize("unit", [f'"{"x" * 20}",', '{"id":1234567890,"name":"a name","at":"2026-01-01T00:00:00"},'])
+def test_a_large_body_of_usual_values_is_decoded(unit: str) -> None:
+    body = inflated_json(unit)
+    packed = zlib.compress(body)
+    found = decoded(packed, "application/json", "utf-8", accept=None, compression="gzip")
+    assert len(found[0]) == (MAX_INFLATED_BYTES - 100) // len(unit) + 1

@@ -145,6 +145,15 @@ def test_a_denial_names_the_iam_action_and_the_resource(
     assert "IAM" in str(found)
 
 
+def test_a_role_that_may_not_be_assumed_is_named_whatever_call_needed_its_keys() -> None:
+    role = "arn:aws:iam::111122223333:role/shop-worker"
+    denied = ClientError({"Error": {"Code": "AccessDenied", "Message": "not authorized"}}, "AssumeRole")
+    found = error_for(denied, "sqs", "receive_message", {"QueueUrl": URL}, make_settings(role_arn=role))
+    assert isinstance(found, ex.AccessDenied)
+    assert (found.action, found.resource) == ("sts:AssumeRole", role)
+    assert "ReceiveMessage" not in str(found)
+
+
 @pytest.mark.parametrize("code", ["Throttled", "Throttling", "ThrottlingException", "RequestThrottled", "SlowDown"])
 def test_throttling_is_told_from_other_faults(code: str) -> None:
     found = translated(client_error(code))
