@@ -21,7 +21,7 @@ from kombu_hake.amqp.bindings import (
     to_tags,
 )
 from kombu_hake.amqp.contents import COMPRESSION_HEADER, decoded, encoded, inflated, is_json, is_nested_too_deep
-from kombu_hake.amqp.dead_names import DEFAULT_PATTERN, IF_MADE, dead_name, in_pattern, is_dead_name, undelivered_name
+from kombu_hake.amqp.deferral import EARLY_S, How, delay_s, due_ms, hide_s, plan
 from kombu_hake.amqp.documents import excerpt, read_object, same_json
 from kombu_hake.amqp.envelope import (
     FOREIGN_ATTRIBUTES,
@@ -56,30 +56,33 @@ from kombu_hake.amqp.limits import (
     SQS_QUEUE_READY_S,
     SQS_QUEUE_RECREATE_S,
 )
-from kombu_hake.amqp.mailbox import (
-    REPLY_POLL_S,
-    answers_elsewhere,
-    is_command_queue,
-    is_mailbox,
-    is_reply_exchange,
-    is_reply_queue,
-    reply_queue,
-)
 from kombu_hake.amqp.naming import (
+    DEFAULT_PATTERN,
+    IF_MADE,
+    REPLY_POLL_S,
     Arn,
     Namer,
     QueueArn,
     QueueUrl,
     SubscriptionArn,
     TopicArn,
+    answers_elsewhere,
+    dead_name,
+    in_pattern,
+    is_command_queue,
+    is_dead_name,
     is_incarnation,
+    is_mailbox,
+    is_reply_exchange,
+    is_reply_queue,
     parse_arn,
     queue_account,
+    reply_queue,
+    undelivered_name,
     valid_namespace,
 )
 from kombu_hake.amqp.numeric import whole
 from kombu_hake.amqp.ownership import Kind, Ownership
-from kombu_hake.amqp.parking import EARLY_S, How, delay_s, due_ms, hide_s, plan
 from kombu_hake.amqp.policy import allows, named_topics, namespace_policy, queue_policy
 from kombu_hake.amqp.priorities import (
     PRIORITY_ATTRIBUTE,
@@ -101,8 +104,7 @@ from kombu_hake.amqp.routing import (
     narrowed,
     without_priorities,
 )
-from kombu_hake.amqp.task_check import fault_of
-from kombu_hake.amqp.tasks import EVENT_HEADER, EVENT_TASK, ORIGIN_HEADER, PRIVATE_EXCHANGE, is_task
+from kombu_hake.amqp.tasks import EVENT_HEADER, EVENT_TASK, ORIGIN_HEADER, PRIVATE_EXCHANGE, fault_of, is_task
 
 __all__ = [
     "COMPRESSION_HEADER",

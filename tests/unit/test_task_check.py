@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kombu_hake.amqp.limits import MAX_NESTING
-from kombu_hake.amqp.task_check import MAX_NAME_CHARS, fault_of, is_deep
+from kombu_hake.amqp.tasks import MAX_NAME_CHARS, fault_of, is_deep
 
 EMBED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 BODY = [[1], {"a": 1}, EMBED]

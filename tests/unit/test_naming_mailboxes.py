@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kombu.pidbox import Mailbox
 
-from kombu_hake.amqp.mailbox import (
+from kombu_hake.amqp.naming import (
     answers_elsewhere,
     is_command_queue,
     is_mailbox,
