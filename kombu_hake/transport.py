@@ -37,7 +37,7 @@ from kombu_hake.quoting import guarded
 from kombu_hake.receive import DeadLetters, Inbox, Item, Leases, LostLease
 from kombu_hake.temporary import Janitor, Presence, Temporaries
 from kombu_hake.topology import Topology
-from kombu_hake.worker import lost_tasks, protocol_1, safeguard, stopping, unknown_tasks
+from kombu_hake.worker import install, lost_tasks
 from kombu_hake.worker import state as worker
 
 __all__ = ["Transport"]
@@ -152,10 +152,7 @@ class Transport(base.Transport):  # type: ignore[misc]
         # The threads know the leases and not this object, so that a connection nobody holds any more lets them go.
         self._disown = weakref.finalize(self, self.leases.disown)
         self._disown.atexit = False
-        stopping.watch()
-        unknown_tasks.watch()
-        protocol_1.watch()
-        safeguard.watch()
+        install()
         self.temporaries = Temporaries(self.topology, self._shared.presence)
         self.connected = True
         _open.add(self)

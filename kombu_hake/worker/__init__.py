@@ -6,17 +6,15 @@ unknown tasks rejected. Nothing here imports Celery unless it is loaded.
 
 from __future__ import annotations
 
-from kombu_hake.worker import lost_tasks, protocol_1, safeguard, state, stopping, unknown_tasks
+from kombu_hake.worker import lost_tasks, state
+from kombu_hake.worker.hooks import install
 from kombu_hake.worker.safeguard import check_tasks
 from kombu_hake.worker.unknown_tasks import say_unknown_once
 
 __all__ = [
     "check_tasks",
+    "install",
     "lost_tasks",
-    "protocol_1",
-    "safeguard",
     "say_unknown_once",
     "state",
-    "stopping",
-    "unknown_tasks",
 ]

@@ -16,7 +16,6 @@ Hooks, as of Celery 5.7
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -25,19 +24,13 @@ from kombu_hake.amqp import MAX_NESTING, fault_of, is_json, is_nested_too_deep
 from kombu_hake.quoting import guarded
 from kombu_hake.receive import HakeMessage
 
-__all__ = ["check_tasks", "fault_in", "watch"]
+__all__ = ["check_tasks", "fault_in", "on_ready"]
 
 logger = guarded(logging.getLogger(__name__))
 
 
-def watch() -> None:
-    """Have the worker that this process is, if it is one, check its tasks. Idempotent."""
-    signals = sys.modules.get("celery.signals")
-    if signals is not None and "celery.worker.state" in sys.modules:
-        signals.worker_ready.connect(_on_ready, weak=False, dispatch_uid="kombu_hake.worker.safeguard")
-
-
-def _on_ready(sender: Any = None, **_kwargs: Any) -> None:
+def on_ready(sender: Any = None, **_kwargs: Any) -> None:
+    """Receiver of Celery's ``worker_ready``: have this worker check its tasks. *sender* is its consumer."""
     if sender is None:
         return
     if check_tasks(sender):

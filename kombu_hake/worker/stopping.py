@@ -18,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
-import sys
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -27,7 +26,7 @@ from kombu_hake.aws import start_thread
 from kombu_hake.quoting import guarded
 from kombu_hake.worker import state as worker
 
-__all__ = ["watch"]
+__all__ = ["on_ready"]
 
 logger = guarded(logging.getLogger(__name__))
 _WARM, _SOFT = b"w", b"s"
@@ -35,17 +34,8 @@ _WARM, _SOFT = b"w", b"s"
 _rings: list[Callable[[bytes], None]] = []
 
 
-def watch() -> None:
-    """Have the worker that this process is, if it is one, give back what it holds when it ends. May be repeated."""
-    signals = sys.modules.get("celery.signals")
-    if signals is not None and "celery.worker.state" in sys.modules:
-        import kombu_hake.signals  # noqa: F401 - now: a lease that is lost may find no descriptor left for an import
-
-        signals.worker_ready.connect(_on_ready, weak=False, dispatch_uid="kombu_hake.worker.stopping")
-
-
-def _on_ready(sender: Any = None, **_kwargs: Any) -> None:
-    """A worker consumes; *sender* is its consumer."""
+def on_ready(sender: Any = None, **_kwargs: Any) -> None:
+    """Receiver of Celery's ``worker_ready``: a worker consumes; *sender* is its consumer."""
     if getattr(_transport_of(sender), "driver_type", None) != "hake":
         return
     from celery.signals import worker_shutting_down

@@ -7,7 +7,6 @@ is right: the task runs in another group, under the same id.
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +16,7 @@ from kombu_hake.exceptions import HakeError
 from kombu_hake.quoting import guarded, quoted
 from kombu_hake.receive import HakeMessage
 
-__all__ = ["UnknownTasks", "say_unknown_once", "watch"]
+__all__ = ["UnknownTasks", "on_ready", "say_unknown_once"]
 
 logger = guarded(logging.getLogger(__name__))
 
@@ -50,14 +49,8 @@ class UnknownTasks:
         return None
 
 
-def watch() -> None:
-    """Have the worker that this process is, if it is one, deal so with tasks that it does not know. May be repeated."""
-    signals = sys.modules.get("celery.signals")
-    if signals is not None and "celery.worker.state" in sys.modules:
-        signals.worker_ready.connect(_on_ready, weak=False, dispatch_uid="kombu_hake.worker.unknown_tasks")
-
-
-def _on_ready(sender: Any = None, **_kwargs: Any) -> None:
+def on_ready(sender: Any = None, **_kwargs: Any) -> None:
+    """Receiver of Celery's ``worker_ready``: *sender* is the worker's consumer."""
     if sender is not None:
         say_unknown_once(sender)
 

@@ -581,10 +581,10 @@ def test_whatever_hands_a_request_to_the_pool_is_guarded_once(
         controller=controller, on_task_request=failing(TypeError()), create_task_handler=lambda: None,
         task_consumer=SimpleNamespace(on_message="Celery's own"),
     )  # fmt: skip
-    safeguard._on_ready(consumer)
+    safeguard.on_ready(consumer)
     assert callable(consumer.task_consumer.on_message)
     before = (controller._process_task, consumer.on_task_request, consumer.task_consumer.on_message)
-    safeguard._on_ready(consumer)
+    safeguard.on_ready(consumer)
     assert before == (controller._process_task, consumer.on_task_request, consumer.task_consumer.on_message)
     consumer.on_task_request(request)
     assert len(fake.queues.queue("q-dead").messages) == 1

@@ -165,7 +165,7 @@ def ready() -> Iterator[tuple[Channel, Any]]:
         pass
 
     found = Consumer(**vars(consumer(channel)))
-    stopping._on_ready(sender=found)
+    stopping.on_ready(sender=found)
     yield channel, found
     signals.worker_shutting_down.disconnect(dispatch_uid="kombu_hake.worker.stopping")
 
@@ -194,7 +194,7 @@ def test_a_worker_of_another_broker_is_left_alone() -> None:
     found = consumer(channel)
     found.connection.transport.driver_type = "redis"
     before = found.blueprint.on_close
-    stopping._on_ready(sender=found)
+    stopping.on_ready(sender=found)
     assert found.blueprint.on_close is before
     assert worker.consumer_of_worker() is None
 
