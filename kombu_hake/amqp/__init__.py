@@ -1,7 +1,19 @@
-"""What AMQP, Celery's messages and AWS's documents mean, as pure values and functions. No call, no thread, no clock.
+"""The rules of AMQP, Celery's messages and AWS's documents, as pure values and functions: no call, no thread, no clock.
 
-In: names, bindings, messages and documents as text. Out: values that the other packages decide with, such as
-:class:`Binding`, :class:`Envelope`, filter policies and physical names.
+In: names, bindings, messages, and documents that AWS stores, as text. Out: values that the other packages decide with.
+
+================================ ====================================================================================
+to change                        open
+================================ ====================================================================================
+a binding, its tag, its match    ``bindings.py``, ``routing.py`` (keys to SNS attributes and filters), ``globs.py``
+the name of a queue or topic     ``naming.py``: physical names, ARNs, dead-letter queues, mailboxes of remote control
+what is sent for a message       ``envelope.py`` (kombu's message to JSON and back), ``contents.py`` (bodies)
+which messages are delivered     ``admission.py`` (bound? expired?), ``tasks.py`` (sound?), ``deferral.py`` (due?)
+a priority level                 ``priorities.py``
+a queue policy                   ``policy.py``; ``documents.py`` reads what others may have written
+a tag of a temporary queue       ``ownership.py``
+a quota of AWS                   ``limits.py``
+================================ ====================================================================================
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""All that reaches into a Celery worker.
+"""All hooks into a Celery worker, installed by :func:`install`.
 
-In: Celery's signals and its consumer. Out: prefetched tasks given back at shutdown, lost leases reported to tasks, and
-unknown tasks rejected. Nothing here imports Celery unless it is loaded.
+In: Celery's signals and its consumer. Out: prefetched tasks given back at shutdown, lost leases reported to tasks,
+unknown and malformed tasks rejected. Imports Celery only where it is loaded. Open ``hooks.py`` for the list;
+``stopping.py``, ``unknown_tasks.py``, ``safeguard.py`` and ``lost_tasks.py`` do one thing each, ``state.py`` reads
+Celery's own state.
 """
 
 from __future__ import annotations
