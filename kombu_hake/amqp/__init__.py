@@ -1,7 +1,19 @@
-"""What AMQP, Celery's messages and AWS's documents mean, as pure values and functions. No call, no thread, no clock.
+"""The rules of AMQP, Celery's messages and AWS's documents, as pure values and functions: no call, no thread, no clock.
 
-In: names, bindings, messages and documents as text. Out: values that the other packages decide with, such as
-:class:`Binding`, :class:`Envelope`, filter policies and physical names.
+In: names, bindings, messages, and documents that AWS stores, as text. Out: values that the other packages decide with.
+
+================================ ====================================================================================
+to change                        open
+================================ ====================================================================================
+a binding, its tag, its match    ``bindings.py``, ``routing.py`` (keys to SNS attributes and filters), ``globs.py``
+the name of a queue or topic     ``naming.py``: physical names, ARNs, dead-letter queues, mailboxes of remote control
+what is sent for a message       ``envelope.py`` (kombu's message to JSON and back), ``contents.py`` (bodies)
+which messages are delivered     ``admission.py`` (bound? expired?), ``tasks.py`` (sound?), ``deferral.py`` (due?)
+a priority level                 ``priorities.py``
+a queue policy                   ``policy.py``; ``documents.py`` reads what others may have written
+a tag of a temporary queue       ``ownership.py``
+a quota of AWS                   ``limits.py``
+================================ ====================================================================================
 """
 
 from __future__ import annotations
@@ -21,7 +33,7 @@ from kombu_hake.amqp.bindings import (
     to_tags,
 )
 from kombu_hake.amqp.contents import COMPRESSION_HEADER, decoded, encoded, inflated, is_json, is_nested_too_deep
-from kombu_hake.amqp.dead_names import DEFAULT_PATTERN, IF_MADE, dead_name, in_pattern, is_dead_name, undelivered_name
+from kombu_hake.amqp.deferral import EARLY_S, How, delay_s, due_ms, hide_s, plan
 from kombu_hake.amqp.documents import excerpt, read_object, same_json
 from kombu_hake.amqp.envelope import (
     FOREIGN_ATTRIBUTES,
@@ -56,31 +68,34 @@ from kombu_hake.amqp.limits import (
     SQS_QUEUE_READY_S,
     SQS_QUEUE_RECREATE_S,
 )
-from kombu_hake.amqp.mailbox import (
-    REPLY_POLL_S,
-    answers_elsewhere,
-    has_slow_pattern,
-    is_command_queue,
-    is_mailbox,
-    is_reply_exchange,
-    is_reply_queue,
-    reply_queue,
-)
 from kombu_hake.amqp.naming import (
+    DEFAULT_PATTERN,
+    IF_MADE,
+    REPLY_POLL_S,
     Arn,
     Namer,
     QueueArn,
     QueueUrl,
     SubscriptionArn,
     TopicArn,
+    answers_elsewhere,
+    dead_name,
+    has_slow_pattern,
+    in_pattern,
+    is_command_queue,
+    is_dead_name,
     is_incarnation,
+    is_mailbox,
+    is_reply_exchange,
+    is_reply_queue,
     parse_arn,
     queue_account,
+    reply_queue,
+    undelivered_name,
     valid_namespace,
 )
 from kombu_hake.amqp.numeric import whole
 from kombu_hake.amqp.ownership import Kind, Ownership
-from kombu_hake.amqp.parking import EARLY_S, How, delay_s, due_ms, hide_s, plan
 from kombu_hake.amqp.policy import allows, named_topics, namespace_policy, queue_policy
 from kombu_hake.amqp.priorities import (
     PRIORITY_ATTRIBUTE,
@@ -102,8 +117,7 @@ from kombu_hake.amqp.routing import (
     narrowed,
     without_priorities,
 )
-from kombu_hake.amqp.task_check import fault_of, is_plain
-from kombu_hake.amqp.tasks import EVENT_HEADER, EVENT_TASK, ORIGIN_HEADER, PRIVATE_EXCHANGE, is_task
+from kombu_hake.amqp.tasks import EVENT_HEADER, EVENT_TASK, ORIGIN_HEADER, PRIVATE_EXCHANGE, fault_of, is_plain, is_task
 
 __all__ = [
     "COMPRESSION_HEADER",

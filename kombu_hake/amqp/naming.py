@@ -1,5 +1,6 @@
-"""Logical names (what kombu declares) to physical names (what AWS stores), and ARNs. Pure.
+"""Names: of queues and topics in AWS, ARNs, of dead-letter queues, and of kombu's mailboxes. Pure.
 
+Logical names (what kombu declares) become physical names (what AWS stores).
 AWS allows ``[A-Za-z0-9_-]`` only: 80 characters for a queue, 256 for a topic, ``.fifo`` as the one legal suffix.
 The mapping is one-to-one over (namespace, logical name):
 
@@ -18,21 +19,36 @@ import hashlib
 import re
 import secrets
 import string
+from collections.abc import Mapping
 from typing import NamedTuple, NewType
 
-from kombu_hake.amqp.limits import SNS_MAX_TOPIC_NAME_CHARS, SQS_MAX_QUEUE_NAME_CHARS
+from kombu_hake.amqp.limits import FIFO_SUFFIX, SNS_MAX_TOPIC_NAME_CHARS, SQS_MAX_QUEUE_NAME_CHARS
 from kombu_hake.exceptions import InvalidName
 
 __all__ = [
+    "DEFAULT_PATTERN",
+    "IF_MADE",
+    "REPLY_POLL_S",
     "Arn",
     "Namer",
     "QueueArn",
     "QueueUrl",
     "SubscriptionArn",
     "TopicArn",
+    "answers_elsewhere",
+    "dead_name",
+    "has_slow_pattern",
+    "in_pattern",
+    "is_command_queue",
+    "is_dead_name",
     "is_incarnation",
+    "is_mailbox",
+    "is_reply_exchange",
+    "is_reply_queue",
     "parse_arn",
     "queue_account",
+    "reply_queue",
+    "undelivered_name",
     "valid_namespace",
 ]
 
@@ -41,7 +57,6 @@ QueueArn = NewType("QueueArn", str)
 TopicArn = NewType("TopicArn", str)
 SubscriptionArn = NewType("SubscriptionArn", str)
 
-FIFO_SUFFIX = ".fifo"
 NAMESPACE_MAX_CHARS = 32
 #: 20 characters of base 32 are 100 bits: no two names of one account will ever meet.
 _HASH_CHARS = 20
@@ -193,3 +208,127 @@ def queue_account(url: str) -> str:
     parts = url.rstrip("/").split("/")
     account = parts[-2] if len(parts) >= 2 else ""
     return account if account.isdigit() else ""
+
+
+# --- dead-letter queues
+
+#: Value of the queue argument ``x-dead-letter-queue``: as True, but none is missed where infrastructure code makes the
+#: queues.
+IF_MADE = "?"
+DEFAULT_PATTERN = "{queue}-dead"
+UNDELIVERED_PATTERN = "{queue}-undelivered"
+
+
+def in_pattern(pattern: str, queue: str) -> str:
+    """The name of a queue's dead-letter queue; that of a FIFO queue is FIFO.
+
+    Args:
+        pattern: ``{queue}`` in it stands for the queue's name.
+    """
+    name = pattern.replace("{queue}", queue.removesuffix(FIFO_SUFFIX))
+    return name + FIFO_SUFFIX if queue.endswith(FIFO_SUFFIX) and not name.endswith(FIFO_SUFFIX) else name
+
+
+def is_dead_name(queue: str, pattern: str | None) -> bool:
+    """Whether its name says that it is a dead-letter queue itself, which the option must not give another one."""
+    stem = queue.removesuffix(FIFO_SUFFIX)
+    patterns = [DEFAULT_PATTERN, UNDELIVERED_PATTERN, pattern or DEFAULT_PATTERN]
+    return any(re.fullmatch(re.escape(p).replace(re.escape("{queue}"), ".+"), stem) for p in patterns)
+
+
+def dead_name(queue: str) -> str:
+    """The name that a queue's own dead-letter queue has unless told otherwise: ``email-dead``, ``email-dead.fifo``."""
+    return in_pattern(DEFAULT_PATTERN, queue)
+
+
+def undelivered_name(queue: str) -> str:
+    """The name of the queue that keeps what SNS could not deliver to a queue."""
+    return in_pattern(UNDELIVERED_PATTERN, queue)
+
+
+# --- mailboxes of remote control
+#
+# kombu/pidbox.py: a command is published to "<namespace>.pidbox", and each answer to "reply.<namespace>.pidbox", with
+# the id of the mailbox that asked as routing key. That mailbox waits in the queue "<id>.reply.<namespace>.pidbox". Each
+# worker takes its commands from the queue "<hostname>.<namespace>.pidbox".
+
+_MAILBOX_SUFFIX = ".pidbox"
+_REPLY_PREFIX = "reply."
+#: Length of a long poll of a queue that waits for replies, s: who asks waits for about a second, and the poll that is
+#: open when the waiting ends keeps its thread and its connection for so long.
+REPLY_POLL_S = 2
+
+
+def is_mailbox(exchange: str) -> bool:
+    """Whether commands or replies of remote control go through this exchange."""
+    return exchange.endswith(_MAILBOX_SUFFIX)
+
+
+def is_reply_exchange(exchange: str) -> bool:
+    """Whether replies are published here: they go straight to a queue, with no SNS in between."""
+    return exchange.startswith(_REPLY_PREFIX) and is_mailbox(exchange)
+
+
+def reply_queue(exchange: str, routing_key: str) -> str:
+    """The queue that waits for replies published to *exchange* (``Mailbox.get_reply_queue``)."""
+    return f"{routing_key}.{exchange}"
+
+
+def is_reply_queue(queue: str) -> bool:
+    """Whether a queue waits for replies."""
+    owner, _, exchange = queue.partition(".")
+    return "@" not in owner and is_reply_exchange(exchange)  # w@one.reply.example.celery.pidbox: a worker's commands
+
+
+def is_command_queue(queue: str) -> bool:
+    """Whether a queue holds commands for one worker."""
+    return is_mailbox(queue) and not is_reply_queue(queue)
+
+
+def answers_elsewhere(command: object, queue: str) -> bool:
+    """Whether a command asks for its answer anywhere but in a reply queue of its own mailbox.
+
+    kombu declares the exchange that the command names and publishes the answer there, whatever it is.
+
+    Args:
+        command: The decoded body.
+        queue: The command queue that it lies in.
+    """
+    reply_to = command.get("reply_to") if isinstance(command, Mapping) else None
+    if not reply_to:
+        return False
+    if not isinstance(reply_to, Mapping):
+        return True
+    exchange, key = reply_to.get("exchange"), reply_to.get("routing_key")
+    if not isinstance(exchange, str) or not isinstance(key, str) or not key or not exchange.startswith(_REPLY_PREFIX):
+        return True
+    mailbox = exchange.removeprefix(_REPLY_PREFIX)
+    return not is_mailbox(mailbox) or not queue.endswith(f".{mailbox}")
+
+
+_MAX_PATTERN_CHARS = 256
+#: Each choice that a regular expression leaves multiplies the ways to match: with four, a host name takes milliseconds.
+_MAX_CHOICES = 4
+_CHOICE = re.compile(r"[*+?{|]")
+_REPEATED_GROUP = re.compile(r"\)[*+?{]")
+
+
+def has_slow_pattern(command: object) -> bool:
+    """Tell whether a command selects workers by a regular expression that may take for ever to match a host name.
+
+    kombu matches it in the main process (``Node.handle_message``); ``(.|.)*!`` doubles the time with each character of
+    the host name. What counts as slow here is simple to check and wider than what really is.
+
+    Args:
+        command: The decoded body.
+    """
+    if not isinstance(command, Mapping) or command.get("matcher") != "pcre":
+        return False
+    pattern = command.get("pattern")
+    if not isinstance(pattern, str):
+        return False  # kombu refuses it
+    return (
+        len(pattern) > _MAX_PATTERN_CHARS
+        or len(_CHOICE.findall(pattern)) > _MAX_CHOICES
+        or _REPEATED_GROUP.search(pattern) is not None
+    )

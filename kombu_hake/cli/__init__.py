@@ -1,4 +1,9 @@
-"""``celery -A app hake …``: each command prints what a function of :mod:`kombu_hake.admin` found."""
+"""``celery -A app hake …``: each command prints what :mod:`kombu_hake.admin` finds or does.
+
+In: arguments and a Celery app. Out: text or JSON on standard output, notes on standard error, an exit code. Open
+``main.py`` for ``groups`` and ``graph``; ``dlq.py``, ``janitor.py`` and ``cost.py`` hold one command each,
+``tables.py`` and ``graph.py`` draw the answers, ``tools.py`` has what commands share.
+"""
 
 from __future__ import annotations
 

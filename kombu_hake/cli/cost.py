@@ -1,16 +1,131 @@
-"""``celery hake cost``: what a load would cost. Asks nobody; the model is :mod:`kombu_hake.cli.costs`."""
+"""``celery hake cost``: what a load costs, in requests to AWS a month, and their price. Connects to nothing.
+
+The model, which ``docs/how-to/costs.md`` explains and the tests compare with what the benchmark measured:
+
+* Sending takes one request a message, or one for ten in batches.
+* A worker's poll brings one message when messages come one at a time, what came meanwhile when they come faster, and
+  as many as it may ask for (ten, or half of its prefetch count) when the queue holds more than that.
+* Deletes gather for a tenth of a second.
+* A poll that brings nothing lasts twenty seconds.
+* AWS bills each 64 KiB of a request.
+"""
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import click
 
-from kombu_hake.cli import costs
+from kombu_hake.amqp import MAX_BATCH_ENTRIES, SNS_MAX_BATCH_BYTES, SQS_MAX_BATCH_BYTES, SQS_MAX_WAIT_S
 from kombu_hake.cli.tables import table
 from kombu_hake.cli.tools import note, say
 
-__all__ = ["cost"]
+__all__ = ["MONTH_S", "PRICES_FROM", "SNS_USD", "SQS_USD", "Load", "cost", "price_usd", "requests_a_month"]
+
+#: Thirty days.
+MONTH_S = 30 * 24 * 3600
+#: US dollars for a million requests: standard queues and topics, first price step, delivery from SNS to SQS is free.
+SQS_USD = 0.40
+SNS_USD = 0.50
+PRICES_FROM = "us-east-1, 2026"
+
+_BILLED_BYTES = 64 * 1024
+#: From a poll's answer to the next poll's question at AWS. What came meanwhile is received together.
+_GAP_S = 0.02
+#: How long acks wait for others (``Transport.ack_linger_s``).
+_ACK_LINGER_S = 0.1
+#: Signs of life of a temporary queue, a second: five in ``temporary_queue_limit``, which is ten minutes.
+_SIGNS_OF_LIFE = 5 / 600
+
+
+@dataclass(frozen=True)
+class Load:
+    """What passes through one exchange, or straight to one queue, all month long.
+
+    Attributes:
+        per_second: Messages published a second.
+        groups: Queues that get each message through the exchange; 0 for messages sent straight to a queue.
+        workers: Worker processes (``celery worker``) of each group, or of the queue.
+        handlers: Handlers of each message in a group (:meth:`kombu_hake.groups.topic.Topic.on`).
+        prefetch: Prefetch count of a worker: its concurrency times ``worker_prefetch_multiplier``.
+        size_bytes: Of a message, with its envelope and attributes.
+        is_batched: Whether messages are published in batches of ten.
+        has_backlog: Whether the queues always hold more than the workers have taken.
+        held_s: From receiving a message to acknowledging it.
+        visibility_timeout: The option, seconds.
+        remote_control: Whether workers have Celery's remote control, which is one more queue for each.
+    """
+
+    per_second: float = 0.0
+    groups: int = 0
+    workers: int = 1
+    handlers: int = 1
+    prefetch: int = 8
+    size_bytes: int = 1024
+    is_batched: bool = False
+    has_backlog: bool = False
+    held_s: float = 0.0
+    visibility_timeout: int = 120
+    remote_control: bool = True
+
+
+def requests_a_month(load: Load) -> Mapping[str, float]:
+    """Requests a month as AWS bills them, by what they are for; those of SNS start with ``sns:``."""
+    queues = max(1, load.groups)
+    is_shared_out = load.groups > 0 and load.handlers > 1  # an event is received, and sent on to each handler
+    received = load.per_second * (1 + load.handlers if is_shared_out else 1)  # from each queue
+    send = "sns:Publish" if load.groups else "sqs:SendMessage"
+    batch_limit = SNS_MAX_BATCH_BYTES if load.groups else SQS_MAX_BATCH_BYTES
+    found = {
+        send: load.per_second * _sending(load.size_bytes, MAX_BATCH_ENTRIES if load.is_batched else 1, batch_limit)
+    }
+    if is_shared_out:
+        copies = _sending(load.size_bytes, min(load.handlers, MAX_BATCH_ENTRIES), SQS_MAX_BATCH_BYTES)
+        found["sqs:SendMessage to handlers"] = queues * load.per_second * load.handlers * copies
+    per_worker = received / load.workers
+    at_once = _received_at_once(load, per_worker)
+    found["sqs:ReceiveMessage"] = queues * received * _chunks(at_once * load.size_bytes) / at_once
+    found["sqs:ReceiveMessage, empty"] = queues * load.workers * (0 if load.has_backlog else _empty_polls(per_worker))
+    found["sqs:DeleteMessage"] = queues * received / min(MAX_BATCH_ENTRIES, 1 + per_worker * _ACK_LINGER_S)
+    renewals = math.floor(load.held_s / (load.visibility_timeout / 2))
+    found["sqs:ChangeMessageVisibility"] = queues * received * renewals / at_once
+    controlled = queues * load.workers if load.remote_control else 0
+    found["sqs:ReceiveMessage, remote control"] = controlled * _empty_polls(0)
+    found["sqs:TagQueue, remote control"] = controlled * _SIGNS_OF_LIFE
+    return {name: a_second * MONTH_S for name, a_second in found.items()}
+
+
+def price_usd(requests: Mapping[str, float], *, sqs_usd: float = SQS_USD, sns_usd: float = SNS_USD) -> float:
+    """US dollars for these requests.
+
+    Args:
+        sqs_usd, sns_usd: For a million.
+    """
+    return sum(count * (sns_usd if name.startswith("sns:") else sqs_usd) for name, count in requests.items()) / 1e6
+
+
+def _received_at_once(load: Load, per_worker: float) -> float:
+    most = min(MAX_BATCH_ENTRIES, max(1, load.prefetch // 2))
+    return most if load.has_backlog else min(most, 1 + per_worker * _GAP_S)
+
+
+def _sending(size_bytes: int, entries: int, limit_bytes: int) -> float:
+    """Billed requests a message, when so many share a request as far as they fit."""
+    entries = max(1, min(entries, limit_bytes // size_bytes))
+    return _chunks(entries * size_bytes) / entries
+
+
+def _chunks(size_bytes: float) -> int:
+    return max(1, math.ceil(size_bytes / _BILLED_BYTES))
+
+
+def _empty_polls(per_second: float) -> float:
+    """Polls a second that end empty, when messages come at random and each is received at once."""
+    expected = per_second * SQS_MAX_WAIT_S
+    return 1 / SQS_MAX_WAIT_S if expected < 1e-9 else per_second / math.expm1(expected) if expected < 700 else 0.0
 
 
 @click.command()
@@ -28,10 +143,10 @@ __all__ = ["cost"]
 @click.option("--held", type=click.FloatRange(min=0), default=0.0, show_default=True,
               help="Seconds from receiving a message to acknowledging it.")
 @click.option("--no-remote-control", is_flag=True, help="Workers without Celery's remote control.")
-@click.option("--sqs-price", type=click.FloatRange(min=0), default=costs.SQS_USD, show_default=True,
-              help=f"USD for a million requests ({costs.PRICES_FROM}).")
-@click.option("--sns-price", type=click.FloatRange(min=0), default=costs.SNS_USD, show_default=True,
-              help=f"USD for a million requests ({costs.PRICES_FROM}).")
+@click.option("--sqs-price", type=click.FloatRange(min=0), default=SQS_USD, show_default=True,
+              help=f"USD for a million requests ({PRICES_FROM}).")
+@click.option("--sns-price", type=click.FloatRange(min=0), default=SNS_USD, show_default=True,
+              help=f"USD for a million requests ({PRICES_FROM}).")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document instead of a table.")  # fmt: skip
 def cost(
     per_second: float, groups: int, workers: int, handlers: int, prefetch: int, size: int, batch: bool, backlog: bool,
@@ -41,15 +156,15 @@ def cost(
 
     For one exchange, or one queue, at a steady rate. Connects to nothing, and needs no app.
     """
-    load = costs.Load(
+    load = Load(
         per_second=per_second, groups=groups, workers=workers, handlers=handlers, prefetch=prefetch,
         size_bytes=size * 1024, is_batched=batch, has_backlog=backlog, held_s=held,
         remote_control=not no_remote_control,
     )  # fmt: skip
-    requests = costs.requests_a_month(load)
+    requests = requests_a_month(load)
 
     def usd(*names: str) -> float:
-        return costs.price_usd({name: requests[name] for name in names}, sqs_usd=sqs_price, sns_usd=sns_price)
+        return price_usd({name: requests[name] for name in names}, sqs_usd=sqs_price, sns_usd=sns_price)
 
     if as_json:
         say(json.dumps({"requests": {n: round(c) for n, c in requests.items()}, "usd": round(usd(*requests), 2)}))

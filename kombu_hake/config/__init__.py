@@ -1,6 +1,8 @@
-"""Configuration: broker URL, transport options and environment in, one frozen :class:`Settings` out.
+"""Configuration: URL, options and environment become one frozen :class:`Settings`.
 
-Every fault is reported at once, in one :class:`~kombu_hake.exceptions.ConfigurationError`.
+In: a broker URL, ``transport_options`` and the environment. Out: :class:`Settings`, or one
+:class:`~kombu_hake.exceptions.ConfigurationError` that lists every fault. Open ``options.py`` for an option (its type,
+default, summary and story), ``settings.py`` for the URL, and for checks of several options together.
 """
 
 from __future__ import annotations

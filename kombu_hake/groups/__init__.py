@@ -1,7 +1,9 @@
-"""Topics and consumer groups: :class:`Topic`, its handlers, and their failures.
+"""Topics and consumer groups for Celery: :class:`Topic`, its handlers, and their failures. Needs Celery.
 
 In: handlers by ``Topic.on`` and events by ``Topic.publish``. Out: queues and bindings for the groups of a worker, one
-task per handler and event, and dead letters with their history. Needs Celery.
+task per handler and event, dead letters with their history. Open ``topic.py`` for the public API, ``registry.py`` for
+which handlers there are, ``setup.py`` for what an app gets, ``worker.py`` for how an event becomes tasks,
+``messages.py`` and ``failures.py`` for what is sent to handlers and to dead-letter queues.
 """
 
 from __future__ import annotations

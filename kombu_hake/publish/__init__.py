@@ -1,7 +1,8 @@
-"""From a message to AWS's acceptance.
+"""Publishing: from a message to AWS's acceptance.
 
-In: a message, an exchange and a routing key. Out: one request, or a share of one; errors if AWS did not accept it.
-:class:`Dispatcher` is the front; :func:`batch` gathers.
+In: a message, an exchange and a routing key, to :class:`Dispatcher`. Out: one request, or a share of one; an error if
+AWS did not accept the message. Open ``routes.py`` for where a message goes, ``dispatch.py`` for the steps,
+``publisher.py`` for requests and sizes, ``batching.py`` for :func:`batch`, ``events.py`` for Celery's events.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from kombu_hake.exceptions import (
     ReplyQueueNotFound,
     Unroutable,
 )
-from kombu_hake.publish.listeners import Listeners
+from kombu_hake.publish.events import Listeners
 from kombu_hake.quoting import guarded
 from kombu_hake.topology import Topology
 

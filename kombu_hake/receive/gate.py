@@ -1,7 +1,7 @@
 """Decides in the consuming thread what becomes of a received message: hand it over, park it, set it aside, or drop it.
 
-The judgement is pure (:mod:`kombu_hake.amqp.admission`, :mod:`kombu_hake.amqp.parking`); here is what it needs to know,
-and what follows from it. Keeps no state.
+The judgement is pure (:mod:`kombu_hake.amqp.admission`, :mod:`kombu_hake.amqp.deferral`); here is what it needs to
+know, and what follows from it. Keeps no state.
 """
 
 from __future__ import annotations

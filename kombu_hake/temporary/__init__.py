@@ -1,7 +1,8 @@
-"""Queues that go by themselves: exclusive, auto-delete and expiring ones.
+"""Temporary queues: exclusive, auto-delete and expiring ones, which are deleted by themselves.
 
-In: what one connection declares and consumes. Out: heartbeats in the queues' tags, queues deleted with
-their connection, and a janitor for what a crash left behind.
+In: what one connection declares and consumes. Out: heartbeats in the queues' tags, and queues deleted with their
+connection or after their time. Open ``temporaries.py`` for what one connection owns, ``presence.py`` for heartbeats,
+``janitor.py`` for queues that a crashed process left behind.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Celery trusts the headers and the body of a task: an exception that they cause in the main process is not the task's but
 the worker's, and ends it. So a worker of ours looks at each task before Celery does
-(:mod:`kombu_hake.amqp.task_check`), and catches what is raised where Celery hands a task to its pool. The message is
+(:mod:`kombu_hake.amqp.tasks`), and catches what is raised where Celery hands a task to its pool. The message is
 then set aside, see :meth:`kombu_hake.receive.gate.Gate.quarantine`. Exceptions out of Celery's callback are caught in
 :meth:`kombu_hake.channel.Channel.deliver`.
 

@@ -12,7 +12,7 @@ from kombu import Connection, Exchange, Producer, Queue
 from support.emulators import Emulator
 
 import kombu_hake
-from kombu_hake.amqp.dead_names import IF_MADE
+from kombu_hake.amqp.naming import IF_MADE
 from kombu_hake.exceptions import AccessDenied
 
 PAGE = Path(__file__).parents[2] / "docs" / "iam.md"

@@ -10,7 +10,7 @@ MESSAGES = 12
 
 
 def test_messages_that_come_one_at_a_time_take_three_requests_each(moto: Emulator) -> None:
-    """Publish, receive, delete; and one poll that stays open (``kombu_hake.cli.costs``)."""
+    """Publish, receive, delete; and one poll that stays open (``kombu_hake.cli.cost``)."""
     with Proxy(moto.endpoint_url) as proxy:
         url = moto.in_namespace("trickle").url().replace(f":{moto.port}/", f":{proxy.endpoint_url.rpartition(':')[2]}/")
         with Connection(url) as connection, Connection(url) as publishing:

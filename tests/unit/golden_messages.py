@@ -32,9 +32,9 @@ from fakes import FakeClients, FakeClock, make_settings
 from kombu.utils import json as kombu_json
 
 from kombu_hake.amqp.bindings import Binding
+from kombu_hake.amqp.deferral import due_ms
 from kombu_hake.amqp.envelope import decode, with_first_sent
 from kombu_hake.amqp.naming import QueueUrl
-from kombu_hake.amqp.parking import due_ms
 from kombu_hake.exceptions import MalformedMessage
 from kombu_hake.groups.messages import event_of, foreign_event
 from kombu_hake.publish.dispatch import Dispatcher

@@ -20,9 +20,9 @@ from kombu import Connection, Consumer, Producer, Queue
 from kombu_hake.admin import dead_letters
 from kombu_hake.amqp import envelope as envelope_module
 from kombu_hake.amqp.contents import encoded
+from kombu_hake.amqp.deferral import hide_s
 from kombu_hake.amqp.envelope import decode
 from kombu_hake.amqp.limits import SQS_MAX_VISIBILITY_S
-from kombu_hake.amqp.parking import hide_s
 from kombu_hake.channel import Channel
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, MalformedMessage
 from kombu_hake.groups import failures as group_failures

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.pages import DOCS
 
-from kombu_hake.cli.costs import MONTH_S, Load, price_usd, requests_a_month
+from kombu_hake.cli.cost import MONTH_S, Load, price_usd, requests_a_month
 from kombu_hake.cli.main import hake
 
 #: Rates of docs/performance.md, a second: what the benchmark's workers handled while requests were counted.

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from fakes import ACCOUNT, REGION, FakeClients, make_settings
 
-from kombu_hake.amqp import parking
+from kombu_hake.amqp import deferral
 from kombu_hake.amqp.bindings import Binding
-from kombu_hake.amqp.dead_names import IF_MADE, dead_name, undelivered_name
 from kombu_hake.amqp.envelope import opaque
+from kombu_hake.amqp.naming import IF_MADE, dead_name, undelivered_name
 from kombu_hake.amqp.routing import message_attributes
 from kombu_hake.exceptions import (
     BrokerUnavailable,
@@ -355,9 +355,9 @@ def test_no_receive_is_spent_while_it_cannot_be_told_how_many_there_are(fake: Fa
     fake.fail("get_queue_attributes", BrokerUnavailable("x"))
     in_doubt = letters.max_receives(url)
     now_ms = fake.now_ms()
-    waiting = parking.plan(now_ms + 600_000, now_ms, sent=now_ms, receives=2, max_receives=in_doubt, hidden=0)
+    waiting = deferral.plan(now_ms + 600_000, now_ms, sent=now_ms, receives=2, max_receives=in_doubt, hidden=0)
     assert waiting is not None
-    assert waiting.how is parking.How.COPY
+    assert waiting.how is deferral.How.COPY
     assert letters.max_receives(url) == 3
     fake.deny("sqs:GetQueueAttributes")
     assert DeadLetters(fake, lambda *args, **kwargs: None, lambda *args: False).max_receives(url) is None

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from kombu_hake.amqp.admission import expires_at_ms, is_bound, verdict
 from kombu_hake.amqp.bindings import Binding, BindingSet
+from kombu_hake.amqp.deferral import due_ms, plan
 from kombu_hake.amqp.envelope import decode, encode, with_first_sent
 from kombu_hake.amqp.naming import QueueUrl
-from kombu_hake.amqp.parking import due_ms, plan
 from kombu_hake.amqp.priorities import level_names, level_of, priority_attribute
 from kombu_hake.groups.registry import Subscription
 from kombu_hake.publish.dispatch import send_parameters

@@ -125,6 +125,23 @@ def test_packages_meet_at_their_faces() -> None:
     assert not behind
 
 
+def test_the_picture_of_the_packages_has_all_imports_between_them() -> None:
+    picture = (PACKAGE.parent / "docs" / "design.md").read_text().partition("```mermaid\n")[2].partition("```")[0]
+    below = {name: {name} for name in re.findall(r"^  (\w+)\[", picture, re.MULTILINE)}
+    assert set(below) == {name for name in RANK if (PACKAGE / name).is_dir()} | {"transport"}
+    for _ in below:
+        for upper, lower in re.findall(r"(\w+) --> (\w+)", picture):
+            below[upper] |= below[lower]
+    drawn = {name: name for name in below} | {"channel": "transport", "declaring": "transport"}
+    missing = {
+        (found.source, found.module)
+        for found in ours()
+        if {room(found.source), room(found.module)} <= set(drawn)
+        and drawn[room(found.module)] not in below[drawn[room(found.source)]]
+    }
+    assert not missing
+
+
 @pytest.mark.parametrize("package", [name for name in RANK if (PACKAGE / name).is_dir()])
 def test_a_face_exports_what_others_import(package: str) -> None:
     tree = ast.parse((PACKAGE / package / "__init__.py").read_text())

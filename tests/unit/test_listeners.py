@@ -6,7 +6,7 @@ import pytest
 from fakes import FakeClock
 
 from kombu_hake.exceptions import BrokerUnavailable
-from kombu_hake.publish.listeners import HEARTBEAT_KEY, Listeners
+from kombu_hake.publish.events import HEARTBEAT_KEY, Listeners
 
 HEARTBEAT_S = 2
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kombu_hake.amqp import envelope
 from kombu_hake.amqp.limits import MAX_NESTING
-from kombu_hake.amqp.task_check import MAX_NAME_CHARS, fault_of, is_deep, is_plain
+from kombu_hake.amqp.tasks import MAX_NAME_CHARS, fault_of, is_deep, is_plain
 
 EMBED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 BODY = [[1], {"a": 1}, EMBED]

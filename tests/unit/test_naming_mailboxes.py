@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from kombu.matcher import match
 from kombu.pidbox import Mailbox
 
-from kombu_hake.amqp.mailbox import (
+from kombu_hake.amqp.naming import (
     answers_elsewhere,
     has_slow_pattern,
     is_command_queue,

@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kombu import Connection, Producer
 
-from kombu_hake.amqp.parking import EARLY_S, MAX_HIDDEN, How, Parking, due_ms, plan
+from kombu_hake.amqp.deferral import EARLY_S, MAX_HIDDEN, Deferral, How, due_ms, plan
 from kombu_hake.receive.messages import receive_count
 
 MINUTE_S, DAY_S = 60, 86_400
 NOW = 1_000_000_000
 
 
-def planned(left_s: float, **facts: Any) -> Parking | None:
+def planned(left_s: float, **facts: Any) -> Deferral | None:
     known = {"sent": NOW, "receives": 1, "max_receives": None, "hidden": 0, **facts}
     return plan(int(NOW + left_s * 1000), NOW, **known)
 
@@ -33,19 +33,19 @@ def planned(left_s: float, **facts: Any) -> Parking | None:
         (-5, {}, None),
         (EARLY_S, {}, None),
         (EARLY_S + 0.9, {}, None),  # SQS hides for whole seconds
-        (EARLY_S + 1, {}, Parking(How.HIDE, 1)),
-        (1200, {}, Parking(How.HIDE, 1198)),
-        (3 * DAY_S, {}, Parking(How.HIDE, 43_080)),
-        (1200, {"max_receives": 3}, Parking(How.HIDE, 1198)),
-        (1200, {"max_receives": 3, "receives": 2}, Parking(How.COPY, 900)),
-        (1200, {"max_receives": 1}, Parking(How.COPY, 900)),
-        (100, {"max_receives": 1}, Parking(How.COPY, 98)),
-        (1200, {"hidden": MAX_HIDDEN}, Parking(How.COPY, 900)),
-        (1200, {"sent": NOW - 2 * DAY_S * 1000}, Parking(How.COPY, 900)),
-        (1200, {"sent": None}, Parking(How.HIDE, 1198)),
+        (EARLY_S + 1, {}, Deferral(How.HIDE, 1)),
+        (1200, {}, Deferral(How.HIDE, 1198)),
+        (3 * DAY_S, {}, Deferral(How.HIDE, 43_080)),
+        (1200, {"max_receives": 3}, Deferral(How.HIDE, 1198)),
+        (1200, {"max_receives": 3, "receives": 2}, Deferral(How.COPY, 900)),
+        (1200, {"max_receives": 1}, Deferral(How.COPY, 900)),
+        (100, {"max_receives": 1}, Deferral(How.COPY, 98)),
+        (1200, {"hidden": MAX_HIDDEN}, Deferral(How.COPY, 900)),
+        (1200, {"sent": NOW - 2 * DAY_S * 1000}, Deferral(How.COPY, 900)),
+        (1200, {"sent": None}, Deferral(How.HIDE, 1198)),
     ],
 )
-def test_how_a_message_waits(left_s: float, facts: dict[str, Any], expected: Parking | None) -> None:
+def test_how_a_message_waits(left_s: float, facts: dict[str, Any], expected: Deferral | None) -> None:
     assert planned(left_s, **facts) == expected
 
 
@@ -79,7 +79,7 @@ def test_what_has_no_time_is_due_at_once(headers: dict[str, Any]) -> None:
     assert due_ms({"task": "t", "id": "1", **headers}) is None
 
 
-def test_only_tasks_are_parked() -> None:
+def test_only_tasks_are_deferred() -> None:
     eta = "1970-01-01T00:01:00Z"
     assert due_ms({"task": "t", "id": "1", "eta": eta}) == 60_000
     assert due_ms({"eta": eta}) is None

@@ -4,12 +4,12 @@ For Celery tasks with an ``eta`` (which ``countdown`` becomes). A worker would h
 SQS would give it to another one after twelve hours at most; thousands of them would fill the worker.
 
 * Sent straight to a queue, a task is delayed by SQS: ``DelaySeconds``, up to fifteen minutes.
-* What arrives too early (a longer wait, or a fan-out: SNS has no delay) is *parked*: hidden until it is due, or for as
-  long as AWS hides a message. Each time that it comes back counts as a receive; where a dead-letter queue counts them,
-  or the message is old, or many are hidden already, a copy with DelaySeconds takes its place instead.
+* What arrives too early (a longer wait, or a fan-out: SNS has no delay) is *deferred*: hidden until it is due, or for
+  as long as AWS hides a message. Each redelivery counts as a receive; where a dead-letter queue counts them, or the
+  message is old, or many are hidden already, a copy with DelaySeconds takes its place instead.
 * It is delivered a little early, so that Celery's own timer starts it on time.
 
-A message in a FIFO queue is never parked: it would hold up its group, and FIFO queues have no delay per message.
+A message in a FIFO queue is never deferred: it would hold up its group, and FIFO queues have no delay per message.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from kombu_hake.amqp.limits import SQS_DEFAULT_RETENTION_S, SQS_MAX_DELAY_S, SQS_MAX_VISIBILITY_S
 
-__all__ = ["EARLY_S", "How", "Parking", "delay_s", "due_ms", "hide_s", "plan"]
+__all__ = ["EARLY_S", "Deferral", "How", "delay_s", "due_ms", "hide_s", "plan"]
 
 #: Delivered so much before it is due.
 EARLY_S = 2.0
@@ -31,7 +31,7 @@ _MAX_HIDE_S = SQS_MAX_VISIBILITY_S - 120
 _MAX_AGE_S = SQS_DEFAULT_RETENTION_S / 2
 #: Hidden messages count as in flight, of which AWS allows 120,000 a queue, over all its workers.
 MAX_HIDDEN = 2_000
-#: Receives that parking itself may take from a message where a dead-letter queue counts them.
+#: Receives that deferring itself may take from a message where a dead-letter queue counts them.
 _SPARE_RECEIVES = 2
 
 
@@ -42,7 +42,7 @@ class How(enum.Enum):
     COPY = "copy"
 
 
-class Parking(NamedTuple):
+class Deferral(NamedTuple):
     """What to do with a message that is early."""
 
     how: How
@@ -74,7 +74,7 @@ def delay_s(due: int | None, now: int) -> int:
 
 def plan(
     due: int | None, now: int, *, sent: int | None, receives: int, max_receives: int | None, hidden: int
-) -> Parking | None:
+) -> Deferral | None:
     """How a message waits that was received at *now*; None if it is to be handed over.
 
     Args:
@@ -93,8 +93,8 @@ def plan(
     age_s = (now - sent) / 1000 if sent is not None else 0.0
     keeps = age_s + hide_s < _MAX_AGE_S
     if has_receives and keeps and hidden < MAX_HIDDEN:
-        return Parking(How.HIDE, hide_s)
-    return Parking(How.COPY, max(1, int(min(left_s, SQS_MAX_DELAY_S))))
+        return Deferral(How.HIDE, hide_s)
+    return Deferral(How.COPY, max(1, int(min(left_s, SQS_MAX_DELAY_S))))
 
 
 def hide_s(receives: int, visibility_s: int, held_s: float) -> int:
