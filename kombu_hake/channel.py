@@ -28,6 +28,7 @@ from kombu_hake.receive import (
     Gate,
     HakeMessage,
     Inbox,
+    InFlight,
     Lease,
     Leases,
     Receiver,
@@ -58,6 +59,7 @@ class Parts:
     temporaries: Temporaries
     dispatcher: Dispatcher
     dead_letters: DeadLetters
+    in_flight: InFlight
     inbox: Inbox
     leases: Leases
 
@@ -107,7 +109,9 @@ class Channel(DeclaringChannel):
         self._settings = parts.settings
         self._inbox = parts.inbox
         self._leases = parts.leases
-        self._gate = Gate(parts.clients, parts.topology, parts.leases, parts.dead_letters, parts.dispatcher)
+        self._gate = Gate(
+            parts.clients, parts.topology, parts.leases, parts.dead_letters, parts.dispatcher, parts.in_flight
+        )
         self._tags = itertools.count(1)
         self._consumers: dict[str, _Consumer] = {}
         self._turns: dict[str, itertools.cycle[_Consumer]] = {}

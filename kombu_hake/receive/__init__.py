@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from kombu_hake.receive.dead_letters import DeadLetters
 from kombu_hake.receive.gate import Gate, told
+from kombu_hake.receive.in_flight import InFlight
 from kombu_hake.receive.inbox import Delivery, Inbox, Item, LostLease
 from kombu_hake.receive.lease import About, Lease, Why
 from kombu_hake.receive.leases import Leases
@@ -20,6 +21,7 @@ __all__ = [
     "Delivery",
     "Gate",
     "HakeMessage",
+    "InFlight",
     "Inbox",
     "Item",
     "Lease",

@@ -24,11 +24,12 @@ from kombu_hake.amqp import (
     verdict,
     with_first_sent,
 )
-from kombu_hake.aws import Clients
+from kombu_hake.aws import Clients, Once
 from kombu_hake.exceptions import HakeError
 from kombu_hake.publish import Dispatcher, QueueTarget
 from kombu_hake.quoting import guarded
 from kombu_hake.receive.dead_letters import DeadLetters
+from kombu_hake.receive.in_flight import InFlight
 from kombu_hake.receive.inbox import Delivery
 from kombu_hake.receive.leases import Leases
 from kombu_hake.receive.messages import receive_count, sent_ms
@@ -51,13 +52,21 @@ class Gate:
     """What every received message of a channel goes through before it is handed over."""
 
     def __init__(
-        self, clients: Clients, topology: Topology, leases: Leases, dead_letters: DeadLetters, dispatcher: Dispatcher
+        self,
+        clients: Clients,
+        topology: Topology,
+        leases: Leases,
+        dead_letters: DeadLetters,
+        dispatcher: Dispatcher,
+        in_flight: InFlight,
     ) -> None:
         self._clients = clients
         self._topology = topology
         self._leases = leases
         self._dead_letters = dead_letters
         self._dispatcher = dispatcher
+        self._in_flight = in_flight
+        self._is_new_retention = Once()
 
     def admit(self, delivery: Delivery) -> Envelope | None:
         """The message, if it is to be handed over; what is not is settled here."""
@@ -88,20 +97,31 @@ class Gate:
         """Let a task that is not due yet wait in SQS; whether it does."""
         due = due_ms(envelope.headers)
         url = delivery.lease.url
-        if due is None or due - now_ms < EARLY_S * 1000 or url.endswith(FIFO_SUFFIX):
+        if due is None or due - now_ms < (EARLY_S + 1) * 1000 or url.endswith(FIFO_SUFFIX):
             return False
+        reading, max_receives = self._in_flight.reading(url), self._dead_letters.max_receives(url)
+        retention_s = self._dead_letters.retention_s(url)
+        if retention_s is not None and (due - now_ms) / 1000 > retention_s and self._is_new_retention(url):
+            logger.warning(
+                "Queue %s keeps messages for %d s, and a task in it is due in %d s. It waits as copies that are "
+                "renewed in time. A longer MessageRetentionPeriod of the queue saves the copies.",
+                delivery.queue, retention_s, (due - now_ms) // 1000,
+            )  # fmt: skip
         found = plan(
             due,
             now_ms,
             sent=sent,
             receives=receive_count(delivery.message),
-            max_receives=self._dead_letters.max_receives(url),
-            hidden=self._leases.hidden(),
+            max_receives=max_receives,
+            hidden=self._leases.hidden() if reading.in_flight is None else reading.hidden_since,
+            in_flight=reading.in_flight,
+            retention_s=retention_s,
         )
         if found is None:
             return False
         if found.how is How.HIDE:
             self._leases.hide(delivery.lease, found.seconds)
+            self._in_flight.hid(url)
             return True
         text = with_first_sent(delivery.message["Body"], sent or now_ms)
         try:
