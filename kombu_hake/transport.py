@@ -34,7 +34,7 @@ from kombu_hake.exceptions import (
 )
 from kombu_hake.publish import Dispatcher, Publisher, Routes
 from kombu_hake.quoting import guarded
-from kombu_hake.receive import DeadLetters, Inbox, InFlight, Item, Leases, LostLease
+from kombu_hake.receive import DeadLetters, Deliveries, How, Inbox, InFlight, Item, Leases, LostLease
 from kombu_hake.temporary import Janitor, Presence, Temporaries
 from kombu_hake.topology import Topology
 from kombu_hake.worker import install, lost_tasks
@@ -146,6 +146,7 @@ class Transport(base.Transport):  # type: ignore[misc]
             linger_s=self.settings.ack_linger,
             on_lost=lambda lease, why: inbox.put([LostLease(lease, why)]),
         )
+        self.deliveries = Deliveries(inbox, self.leases)
         _leases.add(self.leases)
         # The threads know the leases and not this object, so that a connection nobody holds any more lets them go.
         self._disown = weakref.finalize(self, self.leases.disown)
@@ -200,6 +201,7 @@ class Transport(base.Transport):  # type: ignore[misc]
             in_flight=self.in_flight,
             inbox=self.inbox,
             leases=self.leases,
+            deliveries=self.deliveries,
         )
         channel = Channel(self, next(self._channel_ids), parts)
         self.channels.append(channel)
@@ -292,7 +294,7 @@ class Transport(base.Transport):  # type: ignore[misc]
         channel = self._channel(item.channel_id)
         if channel is not None:
             return channel.deliver(item)
-        self.leases.release([item.lease])
+        self.deliveries.finish(item, How.RELEASE)
         return False
 
     def _channel(self, channel_id: int) -> Channel | None:

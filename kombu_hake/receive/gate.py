@@ -14,7 +14,6 @@ from kombu_hake.amqp import (
     EARLY_S,
     FIFO_SUFFIX,
     Envelope,
-    How,
     Verdict,
     decode,
     due_ms,
@@ -24,14 +23,15 @@ from kombu_hake.amqp import (
     verdict,
     with_first_sent,
 )
+from kombu_hake.amqp import How as Wait
 from kombu_hake.aws import Clients, Once
 from kombu_hake.exceptions import HakeError
 from kombu_hake.publish import Dispatcher, QueueTarget
 from kombu_hake.quoting import guarded
 from kombu_hake.receive.dead_letters import DeadLetters
+from kombu_hake.receive.deliveries import Deliveries, How
 from kombu_hake.receive.in_flight import InFlight
 from kombu_hake.receive.inbox import Delivery
-from kombu_hake.receive.leases import Leases
 from kombu_hake.receive.messages import receive_count, sent_ms
 from kombu_hake.topology import Topology
 
@@ -55,14 +55,14 @@ class Gate:
         self,
         clients: Clients,
         topology: Topology,
-        leases: Leases,
+        deliveries: Deliveries,
         dead_letters: DeadLetters,
         dispatcher: Dispatcher,
         in_flight: InFlight,
     ) -> None:
         self._clients = clients
         self._topology = topology
-        self._leases = leases
+        self._deliveries = deliveries
         self._dead_letters = dead_letters
         self._dispatcher = dispatcher
         self._in_flight = in_flight
@@ -87,10 +87,10 @@ class Gate:
             self.set_aside(delivery, envelope, "expired")
         elif sent is not None and read_at > sent + _TAGS_SETTLE_MS:
             logger.debug("Queue %s has no binding for a message that its filter let through.", delivery.queue)
-            self._leases.ack(delivery.lease)
+            self._deliveries.finish(delivery, How.ACK)
         else:
             # A binding may have been added between the reading and the sending: judge again after the next reading.
-            self._leases.hide(delivery.lease, _JUDGE_AGAIN_S)
+            self._deliveries.finish(delivery, How.HIDE, _JUDGE_AGAIN_S)
         return None
 
     def _park(self, delivery: Delivery, envelope: Envelope, sent: int | None, now_ms: int) -> bool:
@@ -113,14 +113,14 @@ class Gate:
             sent=sent,
             receives=receive_count(delivery.message),
             max_receives=max_receives,
-            hidden=self._leases.hidden() if reading.in_flight is None else reading.hidden_since,
+            hidden=self._deliveries.hidden() if reading.in_flight is None else reading.hidden_since,
             in_flight=reading.in_flight,
             retention_s=retention_s,
         )
         if found is None:
             return False
-        if found.how is How.HIDE:
-            self._leases.hide(delivery.lease, found.seconds)
+        if found.how is Wait.HIDE:
+            self._deliveries.finish(delivery, How.HIDE, found.seconds)
             self._in_flight.hid(url)
             return True
         text = with_first_sent(delivery.message["Body"], sent or now_ms)
@@ -128,9 +128,9 @@ class Gate:
             self._dispatcher.send_copy(QueueTarget(delivery.source, url), text, found.seconds)
         except HakeError as exc:
             logger.warning("A task that is not due yet comes again when its visibility timeout ends: %s", exc)
-            self._leases.abandon(delivery.lease)
+            self._deliveries.finish(delivery, How.ABANDON)
         else:
-            self._leases.ack(delivery.lease)
+            self._deliveries.finish(delivery, How.ACK)
         return True
 
     def quarantine(self, delivery: Delivery, fault: str, exc: Exception | None = None) -> None:
@@ -152,15 +152,15 @@ class Gate:
             except Exception as failure:  # whatever is wrong with it may be wrong for this too
                 what = f"{what}; it could not be dead-lettered: {told(failure)}"
         if where:
-            self._leases.ack(delivery.lease)
+            self._deliveries.finish(delivery, How.ACK)
             logger.error(
                 "Message %s of queue %s cannot be handled (%s). It was sent to %s.",
                 message_id, delivery.queue, what, where,
             )  # fmt: skip
             return
-        age_s = self._leases.now() - delivery.lease.received_at
+        age_s = self._deliveries.now() - delivery.lease.received_at
         seconds = hide_s(receive_count(delivery.message), self._clients.settings.visibility_timeout, age_s)
-        self._leases.hide(delivery.lease, seconds)
+        self._deliveries.finish(delivery, How.HIDE, seconds)
         logger.error(
             "Message %s of queue %s cannot be handled (%s). It stays in %s and is received again in %d s. Give the "
             "queue a dead-letter queue (the queue argument x-dead-letter-queue) to keep such messages out of it.",
@@ -189,9 +189,9 @@ class Gate:
             envelope, delivery.message, queue=delivery.queue, url=delivery.lease.url, arguments=arguments, reason=reason
         )
         if done:
-            self._leases.ack(delivery.lease)
+            self._deliveries.finish(delivery, How.ACK)
         else:
-            self._leases.abandon(delivery.lease)
+            self._deliveries.finish(delivery, How.ABANDON)
 
 
 def told(exc: Exception) -> str:
