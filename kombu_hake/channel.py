@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import threading
 import weakref
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -24,10 +23,13 @@ from kombu_hake.quoting import guarded
 from kombu_hake.receive import (
     About,
     DeadLetters,
+    Deliveries,
     Delivery,
     Gate,
     HakeMessage,
+    How,
     Inbox,
+    InFlight,
     Lease,
     Leases,
     Receiver,
@@ -58,8 +60,10 @@ class Parts:
     temporaries: Temporaries
     dispatcher: Dispatcher
     dead_letters: DeadLetters
+    in_flight: InFlight
     inbox: Inbox
     leases: Leases
+    deliveries: Deliveries
 
 
 class Connection(Protocol):
@@ -81,14 +85,6 @@ class _Consumer(NamedTuple):
     callback: Callable[[Any], Any]
 
 
-class _Unsettled(NamedTuple):
-    """A delivery that was handed over and is neither acked nor rejected."""
-
-    delivery: Delivery
-    #: Whether it counts against the prefetch count.
-    counts: bool
-
-
 class Channel(DeclaringChannel):
     """One AMQP channel on a connection; its prefetch count is its own."""
 
@@ -105,20 +101,20 @@ class Channel(DeclaringChannel):
         self._dispatcher = parts.dispatcher
         self._clients = parts.clients
         self._settings = parts.settings
-        self._inbox = parts.inbox
         self._leases = parts.leases
-        self._gate = Gate(parts.clients, parts.topology, parts.leases, parts.dead_letters, parts.dispatcher)
+        self._deliveries = parts.deliveries
+        self._gate = Gate(
+            parts.clients, parts.topology, parts.deliveries, parts.dead_letters, parts.dispatcher, parts.in_flight
+        )
         self._tags = itertools.count(1)
         self._consumers: dict[str, _Consumer] = {}
         self._turns: dict[str, itertools.cycle[_Consumer]] = {}
-        self._unsettled: dict[int, _Unsettled] = {}
-        self._lock = threading.Lock()
         self._receiver = Receiver(
             channel_id,
             clients=parts.clients,
             settings=parts.settings,
             inbox=parts.inbox,
-            leases=parts.leases,
+            deliveries=parts.deliveries,
             on_gone=parts.temporaries.make_again,
             on_check=parts.topology.check_bindings,
             is_best_effort=parts.topology.is_best_effort,
@@ -129,10 +125,8 @@ class Channel(DeclaringChannel):
 
     def reset_after_fork(self) -> None:
         """The consumers and deliveries are the parent's."""
-        self._lock = threading.Lock()
         self._consumers = {}
         self._turns = {}
-        self._unsettled = {}
         self.no_ack_consumers = set()
 
     # --- publish
@@ -232,7 +226,7 @@ class Channel(DeclaringChannel):
         self.temporaries.cancelled(consumer.queue)
         if not self._consumers_of(consumer.queue):
             self._receiver.remove(consumer.queue)
-            self._put_back(consumer.queue)
+            self._deliveries.release_buffered(self.channel_id, consumer.queue)
 
     def basic_get(self, queue: str, no_ack: bool = False, **_kwargs: Any) -> HakeMessage | None:
         """One message, or None when there is none; may take a second to find that out."""
@@ -241,7 +235,7 @@ class Channel(DeclaringChannel):
         for source, url in reversed(self._levels(queue)):
             self.temporaries.got(queue, url)
             while (delivery := self._get_one(queue, source, url)) is not None:
-                message = self._take_in(delivery, "", no_ack, counts=False)
+                message = self._take_in(delivery, "", no_ack)
                 if message is not None:
                     return message
         return None
@@ -256,22 +250,22 @@ class Channel(DeclaringChannel):
             return Delivery(self.channel_id, queue, source, raw, lease)
         return None
 
-    def _take_in(self, delivery: Delivery, consumer_tag: str, no_ack: bool, *, counts: bool) -> HakeMessage | None:
+    def _take_in(self, delivery: Delivery, consumer_tag: str, no_ack: bool) -> HakeMessage | None:
         """The message to hand over; None for one that has been dealt with here.
 
         What makes our own code fail is set aside, so that it cannot end the consumer. An error of AWS is raised; in a
         Celery worker only one that makes Celery reconnect.
         """
-        is_of_worker = worker.is_of_worker(self.connection)
-        passes = (MemoryError, *_connection_errors(self.connection), *(() if is_of_worker else (HakeError,)))
         try:
             envelope = self._gate.admit(delivery)
             if envelope is None:
                 return None
-            return self._hand_over(envelope, delivery, consumer_tag, no_ack, counts=counts)
+            return self._hand_over(envelope, delivery, consumer_tag, no_ack)
         except BaseException as exc:  # nobody holds it yet: it must not stay leased, and keep its place, for hours
+            is_of_worker = worker.is_of_worker(self.connection)
+            passes = (MemoryError, *_connection_errors(self.connection), *(() if is_of_worker else (HakeError,)))
             if isinstance(exc, passes) or not isinstance(exc, Exception):
-                self._leases.release([delivery.lease])
+                self._deliveries.finish(delivery, How.RELEASE)
                 raise
             self._gate.quarantine(delivery, f"malformed: it cannot be read, {type(exc).__name__}", exc)
             return None
@@ -284,22 +278,15 @@ class Channel(DeclaringChannel):
         """
         turn = self._turns.get(delivery.queue)
         if delivery.lease.is_lost:  # somebody else may have it
-            self._leases.abandon(delivery.lease)
-            self._receiver.settled(delivery.source)
+            self._deliveries.finish(delivery, How.ABANDON)
             return False
         if turn is None:  # cancelled in the callback before
-            self._leases.release([delivery.lease])
-            self._receiver.settled(delivery.source)
+            self._deliveries.finish(delivery, How.RELEASE)
             return False
         consumer = next(turn)
         transport = self.connection
-        try:
-            message = self._take_in(delivery, consumer.tag, consumer.no_ack, counts=True)
-        except BaseException:
-            self._receiver.settled(delivery.source)
-            raise
+        message = self._take_in(delivery, consumer.tag, consumer.no_ack)
         if message is None:
-            self._receiver.settled(delivery.source)
             return False
         try:
             consumer.callback(message)
@@ -325,15 +312,14 @@ class Channel(DeclaringChannel):
 
     def basic_ack(self, delivery_tag: int, multiple: bool = False) -> None:
         """Have the message deleted. Never raises for AWS's part: a failure is retried, then logged."""
-        for unsettled in self._settle(delivery_tag, multiple):
-            self._leases.ack(unsettled.delivery.lease)
+        for delivery in self._deliveries.claim(self.channel_id, delivery_tag, multiple=multiple):
+            self._deliveries.finish(delivery, How.ACK)
 
     def basic_reject(self, delivery_tag: int, requeue: bool = False) -> None:
         """Make the message visible again at once, or set it aside: to the dead-letter queue, where there is one."""
-        for unsettled in self._settle(delivery_tag, False):
-            delivery = unsettled.delivery
+        for delivery in self._deliveries.claim(self.channel_id, delivery_tag):
             if requeue or delivery.lease.is_lost:  # what comes again anyway must not be a dead letter too
-                self._leases.release([delivery.lease])
+                self._deliveries.finish(delivery, How.RELEASE)
             else:
                 try:
                     self._gate.set_aside(delivery, decode(delivery.message.get("Body", ""), delivery.queue), "rejected")
@@ -342,28 +328,25 @@ class Channel(DeclaringChannel):
                         # Celery rejects in its event loop, which ends with any error but one of the connection.
                         self._gate.quarantine(delivery, f"error: {type(exc).__name__}", exc)
                     else:  # as with an error that is known: it comes again after the visibility timeout
-                        self._leases.abandon(delivery.lease)
+                        self._deliveries.finish(delivery, How.ABANDON)
                         raise
 
     def basic_recover(self, requeue: bool = False) -> None:
         """Make every unsettled message of this channel visible again."""
-        with self._lock:
-            unsettled, self._unsettled = list(self._unsettled.values()), {}
-        self._leases.release([item.delivery.lease for item in unsettled])
-        self._count_settled(unsettled)
+        self._deliveries.release(self._deliveries.claim(self.channel_id, 0, multiple=True))
 
     def stop_receiving(self) -> None:
         """Ask for no more messages, and give back what waits to be handed over. Any thread; the channel stays open."""
         self._receiver.stop()
-        self._put_back(None)
+        self._deliveries.release_buffered(self.channel_id)
 
     def give_back_unstarted(self) -> None:
         """Make visible what a Celery worker that ends has received on this channel and not started."""
         tags = worker.unstarted_tags(self)
-        settled = [item for tag in tags for item in self._settle(tag, False)]
-        self._leases.release([item.delivery.lease for item in settled])
-        if settled:
-            logger.info("Gave back %d tasks that were received and not started.", len(settled))
+        claimed = [delivery for tag in tags for delivery in self._deliveries.claim(self.channel_id, tag)]
+        self._deliveries.release(claimed)
+        if claimed:
+            logger.info("Gave back %d tasks that were received and not started.", len(claimed))
 
     def set_aside(self, delivery_tag: int, fault: str, exc: Exception | None = None) -> bool:
         """Settle a message that cannot be handled; see :meth:`kombu_hake.receive.gate.Gate.quarantine`.
@@ -371,15 +354,20 @@ class Channel(DeclaringChannel):
         Returns:
             False when it was settled before.
         """
-        unsettled = self._settle(delivery_tag, False)
-        for item in unsettled:
-            self._gate.quarantine(item.delivery, fault, exc)
-        return bool(unsettled)
+        claimed = self._deliveries.claim(self.channel_id, delivery_tag)
+        for delivery in claimed:
+            self._gate.quarantine(delivery, fault, exc)
+        return bool(claimed)
 
     def forget(self, delivery_tag: int) -> None:
         """Let a message go: it comes again when its lease runs out."""
-        for unsettled in self._settle(delivery_tag, False):
-            self._leases.abandon(unsettled.delivery.lease)
+        for delivery in self._deliveries.claim(self.channel_id, delivery_tag):
+            self._deliveries.finish(delivery, How.ABANDON)
+
+    @property
+    def unsettled(self) -> dict[int, Delivery]:
+        """What was handed over and not settled, by delivery tag; a copy."""
+        return self._deliveries.unsettled(self.channel_id)
 
     # --- the rest of kombu's interface
 
@@ -401,7 +389,7 @@ class Channel(DeclaringChannel):
             self.temporaries.cancelled(consumer.queue)
         self._consumers.clear()
         self._turns.clear()
-        self._put_back(None)
+        self._deliveries.release_buffered(self.channel_id)
         self.basic_recover(requeue=True)
         if self.connection is not None:
             self.connection.close_channel(self)
@@ -431,18 +419,7 @@ class Channel(DeclaringChannel):
         else:
             self._turns.pop(queue, None)
 
-    def _put_back(self, queue: str | None) -> None:
-        """Release what is buffered for this channel, of one queue or of all."""
-        taken = self._inbox.take(
-            lambda item: item.channel_id == self.channel_id and (queue is None or item.queue == queue)
-        )
-        self._leases.release([item.lease for item in taken])
-        for item in taken:
-            self._receiver.settled(item.source)
-
-    def _hand_over(
-        self, envelope: Envelope, delivery: Delivery, consumer_tag: str, no_ack: bool, *, counts: bool
-    ) -> HakeMessage:
+    def _hand_over(self, envelope: Envelope, delivery: Delivery, consumer_tag: str, no_ack: bool) -> HakeMessage:
         tag = next(self._tags)
         bound = self.topology.known_bindings(delivery.queue)
         message = to_message(envelope, delivery, self, tag, consumer_tag, is_bound=bool(bound and bound.exchanges()))
@@ -452,28 +429,10 @@ class Channel(DeclaringChannel):
             self._dispatcher.command_came()
         lease.about = About(self.channel_id, tag, delivery.queue, *task_of(message))
         if no_ack:
-            self._leases.ack(lease)
-        keeps_counting = counts and not no_ack and self._receiver.is_limited
-        if not no_ack:
-            with self._lock:
-                self._unsettled[tag] = _Unsettled(delivery, keeps_counting)
-        if counts and not keeps_counting:
-            self._receiver.settled(delivery.source)
+            self._deliveries.finish(delivery, How.ACK)
+        else:
+            self._deliveries.hand_over(delivery, tag, keeps_credit=self._receiver.is_limited)
         return message
-
-    def _settle(self, delivery_tag: int, multiple: bool) -> list[_Unsettled]:
-        """Take deliveries out of the unsettled ones; one that is settled already is ignored."""
-        with self._lock:
-            # AMQP: multiple with tag 0 means all.
-            tags = [t for t in self._unsettled if t <= delivery_tag or not delivery_tag] if multiple else [delivery_tag]
-            settled = [self._unsettled.pop(tag) for tag in tags if tag in self._unsettled]
-        self._count_settled(settled)
-        return settled
-
-    def _count_settled(self, settled: list[_Unsettled]) -> None:
-        for item in settled:
-            if item.counts:
-                self._receiver.settled(item.delivery.source)
 
 
 def _no_callback(message: HakeMessage) -> None:

@@ -45,7 +45,7 @@ from kombu_hake.exceptions import (
 )
 from kombu_hake.publish import Dispatcher, Publisher, Routes
 from kombu_hake.quoting import guarded
-from kombu_hake.receive import DeadLetters, Inbox, Item, Leases, LostLease
+from kombu_hake.receive import DeadLetters, Deliveries, How, Inbox, InFlight, Item, Leases, LostLease
 from kombu_hake.temporary import Janitor, Presence, Temporaries
 from kombu_hake.topology import Topology
 from kombu_hake.worker import install, lost_tasks
@@ -72,6 +72,7 @@ class _Shared:
     topology: Topology
     dispatcher: Dispatcher
     dead_letters: DeadLetters
+    in_flight: InFlight
     presence: Presence
 
 
@@ -82,7 +83,7 @@ def _build_shared(settings: Settings) -> _Shared:
     janitor = Janitor(clients, settings, topology.topics, topology.home)
     presence = Presence(topology.signs, janitor)
     dead_letters = DeadLetters(clients, dispatcher.publish_now, topology.dead_queues.make_again)
-    return _Shared(clients, topology, dispatcher, dead_letters, presence)
+    return _Shared(clients, topology, dispatcher, dead_letters, InFlight(clients), presence)
 
 
 _open: weakref.WeakSet[Transport] = weakref.WeakSet()
@@ -147,6 +148,7 @@ class Transport(base.Transport):  # type: ignore[misc]
         self._shared: _Shared = shared_clients(self.settings, _build_shared)
         self.clients, self.topology = self._shared.clients, self._shared.topology
         self.dispatcher, self.dead_letters = self._shared.dispatcher, self._shared.dead_letters
+        self.in_flight = self._shared.in_flight
         if self.settings.topology != "assume":  # which asks AWS nothing
             self.clients.check()
         self.inbox = Inbox()
@@ -157,6 +159,7 @@ class Transport(base.Transport):  # type: ignore[misc]
             linger_s=self.ack_linger_s,
             on_lost=lambda lease, why: inbox.put([LostLease(lease, why)]),
         )
+        self.deliveries = Deliveries(inbox, self.leases)
         _leases.add(self.leases)
         # The threads know the leases and not this object, so that a connection nobody holds any more lets them go.
         self._disown = weakref.finalize(self, self.leases.disown)
@@ -219,8 +222,10 @@ class Transport(base.Transport):  # type: ignore[misc]
             temporaries=self.temporaries,
             dispatcher=self.dispatcher,
             dead_letters=self.dead_letters,
+            in_flight=self.in_flight,
             inbox=self.inbox,
             leases=self.leases,
+            deliveries=self.deliveries,
         )
         channel = Channel(self, next(self._channel_ids), parts)
         self.channels.append(channel)
@@ -319,7 +324,7 @@ class Transport(base.Transport):  # type: ignore[misc]
         channel = self._channel(item.channel_id)
         if channel is not None:
             return channel.deliver(item)
-        self.leases.release([item.lease])
+        self.deliveries.finish(item, How.RELEASE)
         return False
 
     def _channel(self, channel_id: int) -> Channel | None:

@@ -6,7 +6,8 @@ SQS would give it to another one after twelve hours at most; thousands of them w
 * Sent straight to a queue, a task is delayed by SQS: ``DelaySeconds``, up to fifteen minutes.
 * What arrives too early (a longer wait, or a fan-out: SNS has no delay) is *deferred*: hidden until it is due, or for
   as long as AWS hides a message. Each redelivery counts as a receive; where a dead-letter queue counts them, or the
-  message is old, or many are hidden already, a copy with DelaySeconds takes its place instead.
+  message is old for the queue's retention, or many messages of the queue are in flight, a copy with DelaySeconds takes
+  its place instead.
 * It is delivered a little early, so that Celery's own timer starts it on time.
 
 A message in a FIFO queue is never deferred: it would hold up its group, and FIFO queues have no delay per message.
@@ -19,7 +20,12 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from kombu_hake.amqp.limits import SQS_DEFAULT_RETENTION_S, SQS_MAX_DELAY_S, SQS_MAX_VISIBILITY_S
+from kombu_hake.amqp.limits import (
+    SQS_DEFAULT_RETENTION_S,
+    SQS_MAX_DELAY_S,
+    SQS_MAX_IN_FLIGHT,
+    SQS_MAX_VISIBILITY_S,
+)
 
 __all__ = ["EARLY_S", "Deferral", "How", "delay_s", "due_ms", "hide_s", "plan"]
 
@@ -29,8 +35,10 @@ EARLY_S = 2.0
 _MAX_HIDE_S = SQS_MAX_VISIBILITY_S - 120
 #: Half of AWS's default retention: a copy starts a new life, a hidden message does not.
 _MAX_AGE_S = SQS_DEFAULT_RETENTION_S / 2
-#: Hidden messages count as in flight, of which AWS allows 120,000 a queue, over all its workers.
-MAX_HIDDEN = 2_000
+#: Hidden messages count as in flight, over all workers of a queue. Below this number there is room for hiding.
+_MAX_IN_FLIGHT = SQS_MAX_IN_FLIGHT // 4
+#: Messages that one process may hide beyond what AWS's latest count includes.
+MAX_HIDDEN = 1_000
 #: Receives that deferring itself may take from a message where a dead-letter queue counts them.
 _SPARE_RECEIVES = 2
 
@@ -73,7 +81,15 @@ def delay_s(due: int | None, now: int) -> int:
 
 
 def plan(
-    due: int | None, now: int, *, sent: int | None, receives: int, max_receives: int | None, hidden: int
+    due: int | None,
+    now: int,
+    *,
+    sent: int | None,
+    receives: int,
+    max_receives: int | None,
+    hidden: int,
+    in_flight: int | None = None,
+    retention_s: int | None = None,
 ) -> Deferral | None:
     """How a message waits that was received at *now*; None if it is to be handed over.
 
@@ -81,7 +97,10 @@ def plan(
         due, now, sent: Ms since the epoch; *sent* is SQS's SentTimestamp.
         receives: Its receive count.
         max_receives: ``maxReceiveCount`` of the queue's redrive policy, if it has one.
-        hidden: Messages that this process hides already.
+        hidden: Messages that this process has hidden and *in_flight* does not include yet.
+        in_flight: Messages of the queue that are received or hidden, over all consumers, as AWS last said; None where
+            that is not known.
+        retention_s: For how long the queue keeps a message, seconds; None where that is not known.
     """
     if due is None:
         return None
@@ -91,10 +110,12 @@ def plan(
     hide_s = int(min(left_s, _MAX_HIDE_S))
     has_receives = max_receives is None or receives + _SPARE_RECEIVES <= max_receives
     age_s = (now - sent) / 1000 if sent is not None else 0.0
-    keeps = age_s + hide_s < _MAX_AGE_S
-    if has_receives and keeps and hidden < MAX_HIDDEN:
+    max_age_s = _MAX_AGE_S if retention_s is None else min(_MAX_AGE_S, retention_s / 2)
+    keeps = age_s + hide_s < max_age_s
+    has_room = hidden < MAX_HIDDEN and (in_flight or 0) + hidden < _MAX_IN_FLIGHT
+    if has_receives and keeps and has_room:
         return Deferral(How.HIDE, hide_s)
-    return Deferral(How.COPY, max(1, int(min(left_s, SQS_MAX_DELAY_S))))
+    return Deferral(How.COPY, max(1, int(min(left_s, SQS_MAX_DELAY_S, max_age_s))))
 
 
 def hide_s(receives: int, visibility_s: int, held_s: float) -> int:

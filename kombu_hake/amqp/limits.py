@@ -33,6 +33,7 @@ SQS_MAX_VISIBILITY_S: Final = 43_200  # API-SQS ChangeMessageVisibility; in tota
 SQS_DEFAULT_RETENTION_S: Final = 345_600  # API-SQS CreateQueue: four days
 SQS_MIN_RETENTION_S: Final = 60  # API-SQS SetQueueAttributes MessageRetentionPeriod
 SQS_MAX_RETENTION_S: Final = 1_209_600  # API-SQS SetQueueAttributes: fourteen days
+SQS_MAX_IN_FLIGHT: Final = 120_000  # DG-SQS "message quotas"; received or hidden, per queue
 SQS_QUEUE_READY_S: Final = 1  # API-SQS CreateQueue: wait at least this long before using a new queue
 SQS_QUEUE_RECREATE_S: Final = 60  # API-SQS CreateQueue: QueueDeletedRecently
 SQS_ATTRIBUTES_SETTLE_S: Final = 60  # API-SQS SetQueueAttributes: a change, Policy included, may take this long

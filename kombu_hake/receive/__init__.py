@@ -7,7 +7,9 @@ that are renewed until settled, deletes in batches, and dead letters.
 from __future__ import annotations
 
 from kombu_hake.receive.dead_letters import DeadLetters
+from kombu_hake.receive.deliveries import Deliveries, How
 from kombu_hake.receive.gate import Gate, told
+from kombu_hake.receive.in_flight import InFlight
 from kombu_hake.receive.inbox import Delivery, Inbox, Item, LostLease
 from kombu_hake.receive.lease import About, Lease, Why
 from kombu_hake.receive.leases import Leases
@@ -17,9 +19,12 @@ from kombu_hake.receive.receiver import Receiver, receive_params
 __all__ = [
     "About",
     "DeadLetters",
+    "Deliveries",
     "Delivery",
     "Gate",
     "HakeMessage",
+    "How",
+    "InFlight",
     "Inbox",
     "Item",
     "Lease",

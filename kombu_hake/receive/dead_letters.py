@@ -14,7 +14,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from kombu_hake.amqp import (
     FIFO_SUFFIX,
@@ -38,6 +38,15 @@ logger = guarded(logging.getLogger(__name__))
 _REDRIVE_TTL_S = 300.0
 
 
+class _Attributes(NamedTuple):
+    """Attributes of a queue that decide how long a message may stay in it."""
+
+    #: The redrive policy; ``{}`` for none.
+    redrive: Mapping[str, Any]
+    #: ``MessageRetentionPeriod``, seconds; None where AWS did not say.
+    retention_s: int | None
+
+
 class DeadLetters:
     """Sets messages aside. Shared by the connections of a process; safe to share between threads."""
 
@@ -53,7 +62,7 @@ class DeadLetters:
         self._clients = clients
         self._publish = publish
         self._make_again = make_again
-        self._redrives: TtlCache[QueueUrl, Mapping[str, Any]] = TtlCache(_REDRIVE_TTL_S)
+        self._attributes: TtlCache[QueueUrl, _Attributes] = TtlCache(_REDRIVE_TTL_S)
         self._urls: TtlCache[QueueArn, QueueUrl] = TtlCache(_REDRIVE_TTL_S)
 
     def max_receives(self, url: QueueUrl) -> int | None:
@@ -70,6 +79,13 @@ class DeadLetters:
             logger.info("The redrive policy of %s can't be read: %s", url, exc)
             return None
         return whole(count) or None
+
+    def retention_s(self, url: QueueUrl) -> int | None:
+        """For how long the queue keeps a message, seconds; None where that may not or can't be read."""
+        try:
+            return self._read(url).retention_s
+        except HakeError:  # logged by max_receives, which is asked first
+            return None
 
     def place(
         self, envelope: Envelope, raw: Mapping[str, Any], *, queue: str, url: QueueUrl, arguments: Mapping[str, Any],
@@ -163,18 +179,22 @@ class DeadLetters:
 
     def _redrive(self, url: QueueUrl) -> Mapping[str, Any]:
         """The queue's redrive policy; ``{}`` for none."""
-        return self._redrives.get(url, lambda: self._read_redrive(url))
+        return self._read(url).redrive
 
-    def _read_redrive(self, url: QueueUrl) -> Mapping[str, Any]:
+    def _read(self, url: QueueUrl) -> _Attributes:
+        return self._attributes.get(url, lambda: self._read_now(url))
+
+    def _read_now(self, url: QueueUrl) -> _Attributes:
         if self._clients.settings.topology == "assume":
             # Not known is not none: deleting would lose what has a dead-letter queue.
             raise TopologyError(
                 f"topology=assume does not ask for the redrive policy of {url}: the message stays, and AWS moves it "
                 "after the receives that the policy allows."
             )
-        answer = self._clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=["RedrivePolicy"])
+        names = ["RedrivePolicy", "MessageRetentionPeriod"]
+        found = self._clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=names).get("Attributes", {})
         try:
-            policy = read_object(answer.get("Attributes", {}).get("RedrivePolicy"))
+            policy = read_object(found.get("RedrivePolicy"))
             if policy:
                 parse_arn(str(policy["deadLetterTargetArn"]))
                 int(policy.get("maxReceiveCount") or 0)
@@ -183,7 +203,7 @@ class DeadLetters:
             raise TopologyError(
                 f"The redrive policy of {url} can't be read, so the message stays: mend the policy. {exc}"
             ) from exc
-        return policy
+        return _Attributes(policy, whole(found.get("MessageRetentionPeriod")) or None)
 
 
 def _with_reason(attributes: Mapping[str, Any], queue: str, reason: str) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from kombu_hake.amqp import (
     EARLY_S,
     FIFO_SUFFIX,
     Envelope,
-    How,
     Verdict,
     decode,
     due_ms,
@@ -24,13 +23,15 @@ from kombu_hake.amqp import (
     verdict,
     with_first_sent,
 )
-from kombu_hake.aws import Clients
+from kombu_hake.amqp import How as Wait
+from kombu_hake.aws import Clients, Once
 from kombu_hake.exceptions import HakeError
 from kombu_hake.publish import Dispatcher, QueueTarget
 from kombu_hake.quoting import guarded
 from kombu_hake.receive.dead_letters import DeadLetters
+from kombu_hake.receive.deliveries import Deliveries, How
+from kombu_hake.receive.in_flight import InFlight
 from kombu_hake.receive.inbox import Delivery
-from kombu_hake.receive.leases import Leases
 from kombu_hake.receive.messages import receive_count, sent_ms
 from kombu_hake.topology import Topology
 
@@ -51,13 +52,21 @@ class Gate:
     """What every received message of a channel goes through before it is handed over."""
 
     def __init__(
-        self, clients: Clients, topology: Topology, leases: Leases, dead_letters: DeadLetters, dispatcher: Dispatcher
+        self,
+        clients: Clients,
+        topology: Topology,
+        deliveries: Deliveries,
+        dead_letters: DeadLetters,
+        dispatcher: Dispatcher,
+        in_flight: InFlight,
     ) -> None:
         self._clients = clients
         self._topology = topology
-        self._leases = leases
+        self._deliveries = deliveries
         self._dead_letters = dead_letters
         self._dispatcher = dispatcher
+        self._in_flight = in_flight
+        self._is_new_retention = Once()
 
     def admit(self, delivery: Delivery) -> Envelope | None:
         """The message, if it is to be handed over; what is not is settled here."""
@@ -73,44 +82,55 @@ class Gate:
             bindings, read_at = self._topology.read_bindings(delivery.queue)
             found = judge(envelope, bindings)
         if found is Verdict.DELIVER:
-            return None if self._park(delivery, envelope, sent, now_ms) else envelope
+            return None if self._defer(delivery, envelope, sent, now_ms) else envelope
         if found is Verdict.EXPIRED:
             self.set_aside(delivery, envelope, "expired")
         elif sent is not None and read_at > sent + _TAGS_SETTLE_MS:
             logger.debug("Queue %s has no binding for a message that its filter let through.", delivery.queue)
-            self._leases.ack(delivery.lease)
+            self._deliveries.finish(delivery, How.ACK)
         else:
             # A binding may have been added between the reading and the sending: judge again after the next reading.
-            self._leases.hide(delivery.lease, _JUDGE_AGAIN_S)
+            self._deliveries.finish(delivery, How.HIDE, _JUDGE_AGAIN_S)
         return None
 
-    def _park(self, delivery: Delivery, envelope: Envelope, sent: int | None, now_ms: int) -> bool:
+    def _defer(self, delivery: Delivery, envelope: Envelope, sent: int | None, now_ms: int) -> bool:
         """Let a task that is not due yet wait in SQS; whether it does."""
         due = due_ms(envelope.headers)
         url = delivery.lease.url
-        if due is None or due - now_ms < EARLY_S * 1000 or url.endswith(FIFO_SUFFIX):
+        if due is None or due - now_ms < (EARLY_S + 1) * 1000 or url.endswith(FIFO_SUFFIX):
             return False
+        reading, max_receives = self._in_flight.reading(url), self._dead_letters.max_receives(url)
+        retention_s = self._dead_letters.retention_s(url)
+        if retention_s is not None and (due - now_ms) / 1000 > retention_s and self._is_new_retention(url):
+            logger.warning(
+                "Queue %s keeps messages for %d s, and a task in it is due in %d s. It waits as copies that are "
+                "renewed in time. A longer MessageRetentionPeriod of the queue saves the copies.",
+                delivery.queue, retention_s, (due - now_ms) // 1000,
+            )  # fmt: skip
         found = plan(
             due,
             now_ms,
             sent=sent,
             receives=receive_count(delivery.message),
-            max_receives=self._dead_letters.max_receives(url),
-            hidden=self._leases.hidden(),
+            max_receives=max_receives,
+            hidden=self._deliveries.hidden() if reading.in_flight is None else reading.hidden_since,
+            in_flight=reading.in_flight,
+            retention_s=retention_s,
         )
         if found is None:
             return False
-        if found.how is How.HIDE:
-            self._leases.hide(delivery.lease, found.seconds)
+        if found.how is Wait.HIDE:
+            self._deliveries.finish(delivery, How.HIDE, found.seconds)
+            self._in_flight.hid(url)
             return True
         text = with_first_sent(delivery.message["Body"], sent or now_ms)
         try:
             self._dispatcher.send_copy(QueueTarget(delivery.source, url), text, found.seconds)
         except HakeError as exc:
             logger.warning("A task that is not due yet comes again when its visibility timeout ends: %s", exc)
-            self._leases.abandon(delivery.lease)
+            self._deliveries.finish(delivery, How.ABANDON)
         else:
-            self._leases.ack(delivery.lease)
+            self._deliveries.finish(delivery, How.ACK)
         return True
 
     def quarantine(self, delivery: Delivery, fault: str, exc: Exception | None = None) -> None:
@@ -132,15 +152,15 @@ class Gate:
             except Exception as failure:  # whatever is wrong with it may be wrong for this too
                 what = f"{what}; it could not be dead-lettered: {told(failure)}"
         if where:
-            self._leases.ack(delivery.lease)
+            self._deliveries.finish(delivery, How.ACK)
             logger.error(
                 "Message %s of queue %s cannot be handled (%s). It was sent to %s.",
                 message_id, delivery.queue, what, where,
             )  # fmt: skip
             return
-        age_s = self._leases.now() - delivery.lease.received_at
+        age_s = self._deliveries.now() - delivery.lease.received_at
         seconds = hide_s(receive_count(delivery.message), self._clients.settings.visibility_timeout, age_s)
-        self._leases.hide(delivery.lease, seconds)
+        self._deliveries.finish(delivery, How.HIDE, seconds)
         logger.error(
             "Message %s of queue %s cannot be handled (%s). It stays in %s and is received again in %d s. Give the "
             "queue a dead-letter queue (the queue argument x-dead-letter-queue) to keep such messages out of it.",
@@ -169,9 +189,9 @@ class Gate:
             envelope, delivery.message, queue=delivery.queue, url=delivery.lease.url, arguments=arguments, reason=reason
         )
         if done:
-            self._leases.ack(delivery.lease)
+            self._deliveries.finish(delivery, How.ACK)
         else:
-            self._leases.abandon(delivery.lease)
+            self._deliveries.finish(delivery, How.ABANDON)
 
 
 def told(exc: Exception) -> str:

@@ -20,17 +20,37 @@ from kombu_hake.receive.lease import Lease, Why
 __all__ = ["Delivery", "Inbox", "Item", "LostLease"]
 
 
-class Delivery(NamedTuple):
-    """One received message with its lease, on its way to a channel."""
+class Delivery:
+    """One message in flight; the only record of it (:mod:`kombu_hake.receive.deliveries`)."""
 
-    channel_id: int
-    #: Logical name of the queue that is consumed.
-    queue: str
-    #: Logical name of the SQS queue it came from: the same, or a priority level of it.
-    source: str
-    #: As boto3 gives it: ``MessageId``, ``Body``, ``Attributes`` …
-    message: dict[str, Any]
-    lease: Lease
+    __slots__ = ("channel_id", "credit", "lease", "message", "queue", "source", "tag")
+
+    def __init__(
+        self,
+        channel_id: int,
+        queue: str,
+        source: str,
+        message: dict[str, Any],
+        lease: Lease,
+        credit: Callable[[str], None] | None = None,
+    ) -> None:
+        """Args:
+        queue: Logical name of the queue that is consumed.
+        source: Logical name of the SQS queue it came from: the same, or a priority level of it.
+        message: As boto3 gives it: ``MessageId``, ``Body``, ``Attributes`` …
+        credit: Called with *source* to give back the credit that it takes; None where it takes none.
+        """
+        self.channel_id = channel_id
+        self.queue = queue
+        self.source = source
+        self.message = message
+        self.lease = lease
+        self.credit = credit
+        #: Its delivery tag; 0 until it is handed over.
+        self.tag = 0
+
+    def __repr__(self) -> str:
+        return f"<Delivery {self.message.get('MessageId')} of {self.source} tag={self.tag} {self.lease.state.value}>"
 
 
 class LostLease(NamedTuple):

@@ -35,9 +35,9 @@ from kombu_hake.config import Settings
 from kombu_hake.exceptions import BrokerUnavailable, HakeError, QueueNotFound, QuotaExceeded
 from kombu_hake.quoting import guarded
 from kombu_hake.receive.credit import Credit
+from kombu_hake.receive.deliveries import Deliveries
 from kombu_hake.receive.inbox import Delivery, Inbox
 from kombu_hake.receive.lease import Lease
-from kombu_hake.receive.leases import Leases
 from kombu_hake.receive.trouble import Hedge, Trouble
 
 __all__ = ["Receiver", "receive_params"]
@@ -142,7 +142,7 @@ class Receiver:
         clients: Clients,
         settings: Settings,
         inbox: Inbox,
-        leases: Leases,
+        deliveries: Deliveries,
         on_gone: Callable[[str], QueueUrl | None],
         on_check: Callable[[str], None],
         is_best_effort: Callable[[str], bool],
@@ -160,7 +160,7 @@ class Receiver:
         self._clients = clients
         self._settings = settings
         self._inbox = inbox
-        self._leases = leases
+        self._deliveries = deliveries
         self._on_gone = on_gone
         self._on_check = on_check
         self._is_best_effort = is_best_effort
@@ -364,7 +364,7 @@ class Receiver:
             wait = 0  # the lower levels wait to hear that this one is empty
         params = receive_params(source.url, asked, wait, self._settings.visibility_timeout)
         answer = self._clients.sqs("receive_message", **params)
-        return _Answer(answer.get("Messages") or [], self._leases.now())
+        return _Answer(answer.get("Messages") or [], self._deliveries.now())
 
     def _check(self, source: _Source) -> None:
         """Look after what feeds the queue, when that is due; in a thread: AWS may be slow to tell."""
@@ -394,9 +394,14 @@ class Receiver:
     def _keep(self, source: _Source, reserved: _Reserved, answer: _Answer | None) -> None:
         """Pass on what there is credit for; make visible what is too much, or came after the end."""
         messages, arrived_at = answer or ([], 0.0)
-        leases = [
-            Lease(source.url, m["ReceiptHandle"], arrived_at, self._settings.visibility_timeout) for m in messages
-        ]
+        visibility_s, settled = self._settings.visibility_timeout, self.settled
+        deliveries = [
+            Delivery(
+                self._channel_id, source.queue, source.name, message,
+                Lease(source.url, message["ReceiptHandle"], arrived_at, visibility_s), settled,
+            )
+            for message in messages
+        ]  # fmt: skip
         with self._lock:
             asked = reserved.count
             # A closed source has no share any more; another of the same queue may have taken its place.
@@ -406,30 +411,12 @@ class Receiver:
                 self._wake_who_may_ask()  # what was reserved is free again; the lower levels' turn
             if kept:
                 starving = not len(self._inbox)
-                self._hand_over(source, messages[:kept], leases[:kept])
+                self._deliveries.arrived(deliveries[:kept])
                 can_grow = source.pollers < self._settings.max_pollers
                 if starving and kept == asked and can_grow and self._credit.may_ask(source.name):
                     self._start_poller(source, is_helper=True)
-        if leases[kept:]:
-            self._release(source.url, leases[kept:])
-
-    def _hand_over(self, source: _Source, messages: list[dict[str, Any]], leases: list[Lease]) -> None:
-        """Hold the messages, and give them to the consuming thread; all of them or none. The lock is held."""
-        try:
-            deliveries = [
-                Delivery(self._channel_id, source.queue, source.name, message, lease)
-                for message, lease in zip(messages, leases, strict=True)
-            ]
-            self._leases.hold(leases)
-            self._inbox.put(deliveries)
-        except BaseException:  # no memory, no thread: they come again when their visibility timeout ends
-            self._credit.returned(source.name, len(leases))
-            self._wake_who_may_ask()
-            mine = set(map(id, leases))
-            self._inbox.take(lambda item: id(item.lease) in mine)
-            for lease in leases:
-                self._leases.abandon(lease)
-            raise
+        if deliveries[kept:]:
+            self._release(source.url, [delivery.lease for delivery in deliveries[kept:]])
 
     def _release(self, url: QueueUrl, leases: list[Lease]) -> None:
         """Make visible at once, from this thread: the settling threads may have ended before an open poll returned."""

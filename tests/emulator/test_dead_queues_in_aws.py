@@ -130,7 +130,7 @@ def test_what_was_not_delivered_can_be_sent_to_its_queue(aws: Emulator, connecti
         message = queue.get()
     sqs = aws.client("sqs")
     url = sqs.get_queue_url(QueueName=f"{aws.namespace}__mails-undelivered")["QueueUrl"]
-    delivery = channel._unsettled[message.delivery_tag].delivery
+    delivery = channel.unsettled[message.delivery_tag]
     sqs.send_message(QueueUrl=url, MessageBody=delivery.message["Body"])
     message.ack()
     [group] = json.loads(run(aws, "groups", "mails", "--json"))

@@ -128,7 +128,7 @@ def test_what_makes_a_workers_callback_fail_is_a_dead_letter_and_the_next_is_han
     assert "in callback" in line  # where it was raised
     assert "\x1b" not in line
     assert len(line) < 6_000
-    assert not channel._unsettled
+    assert not channel.unsettled
 
 
 @pytest.mark.usefixtures("in_worker")

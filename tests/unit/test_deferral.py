@@ -6,12 +6,13 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from fakes import FakeClients, connected
+from fakes import FakeClients, connected, eventually
 from hypothesis import given
 from hypothesis import strategies as st
 from kombu import Connection, Producer
 
 from kombu_hake.amqp.deferral import EARLY_S, MAX_HIDDEN, Deferral, How, due_ms, plan
+from kombu_hake.amqp.naming import QueueUrl
 from kombu_hake.receive.messages import receive_count
 
 MINUTE_S, DAY_S = 60, 86_400
@@ -43,6 +44,13 @@ def planned(left_s: float, **facts: Any) -> Deferral | None:
         (1200, {"hidden": MAX_HIDDEN}, Deferral(How.COPY, 900)),
         (1200, {"sent": NOW - 2 * DAY_S * 1000}, Deferral(How.COPY, 900)),
         (1200, {"sent": None}, Deferral(How.HIDE, 1198)),
+        (1200, {"in_flight": 29_999}, Deferral(How.HIDE, 1198)),
+        (1200, {"in_flight": 30_000}, Deferral(How.COPY, 900)),
+        (1200, {"in_flight": 29_500, "hidden": 500}, Deferral(How.COPY, 900)),
+        (3 * DAY_S, {"retention_s": 14 * DAY_S}, Deferral(How.HIDE, 43_080)),
+        (3 * DAY_S, {"retention_s": DAY_S}, Deferral(How.HIDE, 43_080)),
+        (3 * DAY_S, {"retention_s": 3600}, Deferral(How.COPY, 900)),
+        (3 * DAY_S, {"retention_s": 60}, Deferral(How.COPY, 30)),
     ],
 )
 def test_how_a_message_waits(left_s: float, facts: dict[str, Any], expected: Deferral | None) -> None:
@@ -67,6 +75,13 @@ def test_it_never_comes_later_than_it_should_and_never_dies_of_waiting(
         assert age_s + found.seconds < 4 * DAY_S
     else:
         assert found.seconds <= 900
+
+
+@given(left_s=st.floats(0, 20 * DAY_S), retention_s=st.integers(60, 14 * DAY_S), age_s=st.floats(0, 14 * DAY_S))
+def test_no_message_waits_for_longer_than_its_queue_keeps_it(left_s: float, retention_s: int, age_s: float) -> None:
+    found = planned(left_s, retention_s=retention_s, sent=NOW - int(age_s * 1000))
+    if found is not None:
+        assert found.seconds + (age_s if found.how is How.HIDE else 0) < retention_s
 
 
 @pytest.mark.parametrize(
@@ -137,6 +152,43 @@ def test_a_task_comes_when_it_is_due_and_not_into_the_dead_letter_queue(
         assert fake.queues.queue("q-dead").messages == []
         assert message.properties["receive_count"] <= max(1, most_receives - 1)  # one is left for a second try
     message.ack()
+
+
+def test_a_task_is_not_lost_where_its_queue_keeps_messages_for_less_than_it_waits(
+    fake: FakeClients, connection: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    connection.default_channel.queue_declare("q")
+    fake.queues.queue("q").attributes["MessageRetentionPeriod"] = "3600"
+    due = publish(fake, connection, "q", 13 * 3600)
+    message = wait_for(fake, connection, "q", ["q"])
+    assert 0 <= due - fake.clock() <= EARLY_S + 1.1
+    assert message.properties["sent_timestamp_ms"] > (due - 3600) * 1000
+    assert caplog.text.count("Queue q keeps messages for 3600 s") == 1
+    message.ack()
+
+
+def test_a_task_waits_as_a_copy_where_a_quarter_of_the_quota_is_in_flight(
+    fake: FakeClients, connection: Connection
+) -> None:
+    connection.default_channel.queue_declare("q")
+    answer = fake.queues.get_queue_attributes
+
+    def crowded(**params: Any) -> dict[str, Any]:
+        if params["AttributeNames"] != ["ApproximateNumberOfMessagesNotVisible"]:
+            return answer(**params)
+        return {"Attributes": {"ApproximateNumberOfMessagesNotVisible": "30000"}}
+
+    fake.queues.get_queue_attributes = crowded  # type: ignore[method-assign]
+    in_flight = connection.connection.in_flight
+    url = QueueUrl(fake.queues.queue("q").url)
+    in_flight.reading(url)
+    eventually(lambda: in_flight.reading(url).in_flight == 30_000)
+    publish(fake, connection, "q", 3600)
+    assert connection.default_channel.basic_get("q") is None
+    connection.connection.leases.flush(5.0)
+    [copy] = fake.queues.queue("q").messages
+    assert copy.visible_at == copy.sent_at + 900
+    assert fake.count("get_queue_attributes") == 2  # once for the number, once for redrive policy and retention
 
 
 def test_a_copy_keeps_its_priority_level(fake: FakeClients, connection: Connection) -> None:

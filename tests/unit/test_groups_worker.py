@@ -76,7 +76,7 @@ class Bench:
         return [json.loads(text) for text in self.fake.queues.queue(queue).bodies()]
 
     def settled(self) -> bool:
-        return not self.channel._unsettled
+        return not self.channel.unsettled
 
     def comes_later(self) -> bool:
         """Whether a message stays in the group's queue, and out of sight for the visibility timeout."""

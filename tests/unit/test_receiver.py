@@ -15,6 +15,7 @@ from kombu_hake.amqp.naming import QueueUrl
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, HakeError, QueueNotFound, QuotaExceeded
 from kombu_hake.receive import receiver as receiver_module
 from kombu_hake.receive import trouble as trouble_module
+from kombu_hake.receive.deliveries import Deliveries, How
 from kombu_hake.receive.inbox import Delivery, Inbox
 from kombu_hake.receive.leases import Leases
 from kombu_hake.receive.receiver import Receiver
@@ -29,6 +30,7 @@ class Bench:
         self.fake = fake
         self.inbox = Inbox()
         self.leases = Leases(fake, visibility_s=120, linger_s=0.0, clock=self._now)
+        self.deliveries = Deliveries(self.inbox, self.leases)
         #: Seconds that the clock of the leases is ahead, and the threads that have read it.
         self.ahead_s = 0.0
         self.clock_readers: list[str] = []
@@ -40,7 +42,7 @@ class Bench:
             clients=fake,
             settings=make_settings(max_pollers=4),
             inbox=self.inbox,
-            leases=self.leases,
+            deliveries=self.deliveries,
             on_gone=self._gone,
             on_check=self._check,
             is_best_effort=lambda queue: queue in self.best_effort,
@@ -78,8 +80,7 @@ class Bench:
         return item
 
     def settle(self, item: Delivery) -> None:
-        self.leases.ack(item.lease)
-        self.receiver.settled(item.source)
+        self.deliveries.finish(item, How.ACK)
 
     def in_flight(self) -> int:
         now = self.fake.clock()
