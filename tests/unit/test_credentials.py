@@ -31,6 +31,7 @@ CALLS: list[tuple[str, str, dict[str, Any]]] = [
 ]
 each_way = pytest.mark.parametrize(("service", "operation", "params"), CALLS, ids=[c[1] for c in CALLS])
 XML = {
+    "PublishBatch": "<PublishBatchResponse><PublishBatchResult/></PublishBatchResponse>",
     "Publish": "<PublishResponse><PublishResult><MessageId>1</MessageId></PublishResult></PublishResponse>",
     "AssumeRole": (
         "<AssumeRoleResponse><AssumeRoleResult><Credentials><AccessKeyId>a</AccessKeyId>"
