@@ -82,10 +82,12 @@ class BrokerUnavailable(HakeError, OperationalError):  # type: ignore[misc]
     The only error that trying again can mend; it is the only recoverable one.
     """
 
-    def __init__(self, message: str = "", *, is_throttle: bool = False) -> None:
+    def __init__(self, message: str = "", *, is_throttle: bool = False, is_clock_error: bool = False) -> None:
         super().__init__(message)
         #: Whether AWS asked for fewer requests a second.
         self.is_throttle = is_throttle
+        #: Whether AWS refused the time of the request.
+        self.is_clock_error = is_clock_error
 
 
 class AccessDenied(HakeError):

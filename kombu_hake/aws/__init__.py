@@ -12,6 +12,7 @@ from kombu_hake.aws import clients, forksafe
 from kombu_hake.aws.clients import Clients, shared_clients
 from kombu_hake.aws.concurrency import Once, Reentry, SingleFlight, TtlCache, backoff_s
 from kombu_hake.aws.error_table import entry_error
+from kombu_hake.aws.retry import patience
 from kombu_hake.aws.senders import Senders, start_thread
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "clients",
     "entry_error",
     "forksafe",
+    "patience",
     "shared_clients",
     "start_thread",
 ]

@@ -9,10 +9,10 @@ boto3 is imported, and its clients are made, at the first call: importing stays 
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Literal
 
 from kombu_hake._version import __version__
@@ -20,11 +20,13 @@ from kombu_hake.amqp import SQS_MAX_WAIT_S
 from kombu_hake.aws import forksafe
 from kombu_hake.aws.answers import checked, looks_like_success
 from kombu_hake.aws.clock import AwsClock
-from kombu_hake.aws.concurrency import SharedParts, backoff_s
-from kombu_hake.aws.error_table import error_for, foreign_answer, unreachable
+from kombu_hake.aws.concurrency import SharedParts
+from kombu_hake.aws.credentials import Credentials
+from kombu_hake.aws.error_table import credentials_error, error_for, foreign_answer, unreachable
+from kombu_hake.aws.retry import Tries
 from kombu_hake.aws.wire import OPERATIONS, SqsWire, read_body, read_timeout_s
 from kombu_hake.config import Settings
-from kombu_hake.exceptions import BrokerUnavailable, ConfigurationError, HakeError
+from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, ConfigurationError, HakeError
 
 __all__ = ["Clients", "boto_client", "shared_clients"]
 
@@ -33,16 +35,19 @@ _FRESH_S = 10.0
 #: A poller is a thread that holds a connection for up to twenty seconds; urllib3 drops what its pool can't hold, and
 #: each dropped connection is a TLS handshake.
 _POOL_CONNECTIONS = 64
-#: How long a throttled call goes on trying, beyond what the SDK does.
+#: How long a throttled control call is tried again. Fifty workers that start at once exceed thirty calls a second in a
+#: small region. Each must get through in the end, and starting over would only add to the load.
 _PATIENCE_S = 90.0
+#: Kinds of calls that are tried once: their callers have a back-off of their own, or another way.
+_TRIED_ONCE = ("receive", "check", "sts")
 
 
 class Clients:
     """boto3 clients for one :class:`Settings` in one process. Safe to share between threads.
 
-    Several of them, because each kind of call has its own patience: long polls wait longer than any other call may and
-    are not retried by the SDK (the receiver has its own back-off); the first proof that AWS answers must not take
-    longer than connecting may; everything else is retried.
+    Several of them, because each kind of call has its own time-outs: long polls wait longer than any other call may;
+    the first proof that AWS answers must not take longer than connecting may. :mod:`kombu_hake.aws.retry` decides what
+    is tried again, and how often.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -75,7 +80,10 @@ class Clients:
         if operation in OPERATIONS:
             wire = self._wire or self._find_wire()
             if isinstance(wire, SqsWire):
-                answer = wire.call(operation, params)
+                try:
+                    answer = wire.call(operation, params)
+                except ConfigurationError as exc:
+                    raise self._known_keys_refused(exc) from exc
                 self._last_success = time.monotonic()
                 return answer
         return self._call("receive" if operation == "receive_message" else "sqs", operation, params)
@@ -94,6 +102,7 @@ class Clients:
         Raises:
             BrokerUnavailable: no answer within the connect timeout.
             ConfigurationError: no region, no credentials, or credentials that AWS does not know.
+            AccessDenied: of assuming the role.
         """
         if time.monotonic() - self._last_success < _FRESH_S:
             return
@@ -103,7 +112,7 @@ class Clients:
         except ConfigurationError:
             raise
         except HakeError as exc:
-            if unreachable(exc):
+            if unreachable(exc) or (isinstance(exc, AccessDenied) and exc.action.startswith("sts:")):
                 raise
         self._last_success = time.monotonic()
 
@@ -129,18 +138,21 @@ class Clients:
 
     def _call(self, kind: str, operation: str, params: dict[str, Any]) -> dict[str, Any]:
         is_control = kind in ("sqs", "sns") and not operation.startswith("publish")
-        patience_ends = time.monotonic() + (_PATIENCE_S if is_control else 0)
-        for attempt in itertools.count():
+        is_once = kind in _TRIED_ONCE
+        tries = Tries(
+            1 if is_once or "retries" in self.settings.client_config else self.settings.max_attempts,
+            self._clock,
+            throttled_s=_PATIENCE_S if is_control else 0.0,
+            is_patient=not is_once,
+        )
+        while True:
             try:
                 return self._try(kind, operation, params)
             except BrokerUnavailable as exc:
-                # Fifty workers that start at once exceed thirty calls a second in a small region. Each must get
-                # through in the end, and starting over would only add to the load.
-                wait_s = backoff_s(attempt, first_s=0.5, most_s=8.0)
-                if not exc.is_throttle or time.monotonic() + wait_s > patience_ends:
+                pause_s = tries.pause_s(exc)
+                if pause_s is None:
                     raise
-                time.sleep(wait_s)
-        raise AssertionError("unreachable")
+                time.sleep(pause_s)
 
     def _try(self, kind: str, operation: str, params: dict[str, Any]) -> dict[str, Any]:
         service = _service_of(kind)
@@ -155,18 +167,25 @@ class Clients:
                 # botocore has checked the arguments before. What its parsers stumble over (KeyError, ValueError,
                 # AttributeError) is the answer, be it that of the service or of the source of the credentials.
                 error = foreign_answer(repr(exc), f"{service}:{operation}", "AWS")
-            if not unreachable(error):
-                self._learn_clock(getattr(exc, "response", None))
-            raise error from exc
+            is_refusal = isinstance(error, BrokerUnavailable) and error.is_clock_error
+            if is_refusal or not unreachable(error):
+                self._learn_clock(getattr(exc, "response", None), is_refusal=is_refusal)
+            raise (self._known_keys_refused(error) if isinstance(error, ConfigurationError) else error) from exc
         answer = checked(service, operation, params, answer)
         self._last_success = time.monotonic()
         self._learn_clock(answer)
         return answer
 
-    def _learn_clock(self, answer: Any) -> None:
+    def _learn_clock(self, answer: Any, *, is_refusal: bool = False) -> None:
         """From an answer of boto3, or the one in its error."""
         metadata = (answer or {}).get("ResponseMetadata") or {}
-        self._clock.learn((metadata.get("HTTPHeaders") or {}).get("date"))
+        self._clock.learn((metadata.get("HTTPHeaders") or {}).get("date"), is_refusal=is_refusal)
+
+    def _known_keys_refused(self, error: ConfigurationError) -> HakeError:
+        """Keys that worked before are being replaced; what is held and waits for its ack must not be lost meanwhile."""
+        if self._last_success == float("-inf"):
+            return error
+        return BrokerUnavailable(f"{error} They worked before in this process, so the call may be tried again.")
 
     def _find_wire(self) -> SqsWire | Literal[False]:
         client = self._client("sqs")
@@ -184,7 +203,7 @@ class Clients:
         with self._lock:
             if kind not in self._made:
                 try:
-                    session = self._made.get("session") or _session(self.settings)
+                    session = self._made.get("session") or _session(self.settings, self._clock)
                     self._made["session"] = session
                     self._made[kind] = _client(session, self.settings, kind)
                 except (OSError, ImportError) as exc:  # no file descriptors left, say; botocore reads files here
@@ -196,7 +215,7 @@ def _service_of(kind: str) -> str:
     return "sqs" if kind in ("receive", "check") else kind
 
 
-def _session(settings: Settings) -> Any:
+def _session(settings: Settings, clock: AwsClock) -> Any:
     import boto3
     import botocore.exceptions
 
@@ -215,17 +234,49 @@ def _session(settings: Settings) -> Any:
         faults.append(
             "No AWS region. Set the option region (hake://?region=eu-west-1), AWS_REGION, or the profile's region."
         )
-    if session.get_credentials() is None:
+    try:
+        found = session.get_credentials()
+    except Exception as exc:  # the source (a process, a metadata service) may raise anything
+        raise credentials_error(exc) from exc
+    if found is None:
         faults.append(
             "No AWS credentials. Give the machine a role, set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
-            "set the option profile, or write them in the URL (hake://key:secret@)."
+            "set the option profile, or write them in the URL (hake://key:secret@). A machine that has a role has none "
+            "either while its metadata service does not answer."
         )
     if faults:
         raise ConfigurationError(faults)
-    return _assume(session, settings) if settings.role_arn else session
+    _use(session, Credentials(found, clock), clock)
+    return _assume(session, settings, clock) if settings.role_arn else session
 
 
-def _assume(session: Any, settings: Settings) -> Any:
+def _use(session: Any, credentials: Credentials, clock: AwsClock) -> None:
+    """Have a boto3 session sign with these credentials, and by AWS's clock."""
+
+    def sign_by_clock(request_signer: Any, **_: Any) -> None:
+        if "get_auth_instance" in vars(request_signer):
+            return
+        made = request_signer.get_auth_instance
+
+        def get_auth_instance(*args: Any, **kwargs: Any) -> Any:
+            auth = made(*args, **kwargs)
+            prepare: Callable[[Any], None] | None = getattr(auth, "_modify_request_before_signing", None)
+            if prepare is not None:  # botocore calls it between asking for the time and signing
+                auth._modify_request_before_signing = partial(_set_time, clock, prepare)
+            return auth
+
+        request_signer.get_auth_instance = get_auth_instance
+
+    session._session._credentials = credentials
+    session.events.register("before-sign", sign_by_clock)
+
+
+def _set_time(clock: AwsClock, prepare: Callable[[Any], None], request: Any) -> None:
+    request.context["timestamp"] = clock.stamp()
+    prepare(request)
+
+
+def _assume(session: Any, settings: Settings, clock: AwsClock) -> Any:
     """A session whose keys are those of the assumed role, renewed by botocore before they run out."""
     import boto3
     from botocore.credentials import AssumeRoleCredentialFetcher, DeferredRefreshableCredentials
@@ -244,10 +295,10 @@ def _assume(session: Any, settings: Settings) -> Any:
         extra_args={"RoleSessionName": "kombu_hake", "DurationSeconds": settings.role_duration},
     )
     inner = BotocoreSession()
-    inner._credentials = DeferredRefreshableCredentials(  # type: ignore[attr-defined]
-        refresh_using=fetcher.fetch_credentials, method="assume-role"
-    )
-    return boto3.Session(botocore_session=inner, region_name=session.region_name)
+    assumed = boto3.Session(botocore_session=inner, region_name=session.region_name)
+    source = DeferredRefreshableCredentials(refresh_using=fetcher.fetch_credentials, method="assume-role")
+    _use(assumed, Credentials(source, clock, settings.role_arn), clock)
+    return assumed
 
 
 def _config(settings: Settings, kind: str) -> Any:
@@ -258,16 +309,16 @@ def _config(settings: Settings, kind: str) -> Any:
     defaults: dict[str, Any] = {
         "connect_timeout": settings.connect_timeout,
         "read_timeout": read_timeout_s(settings, SQS_MAX_WAIT_S if long_poll else 0),
-        "retries": {"mode": "standard", "total_max_attempts": 1 if long_poll else settings.max_attempts},
+        "retries": {"mode": "standard", "total_max_attempts": 1},  # aws/retry.py decides
         "max_pool_connections": _POOL_CONNECTIONS,
         "tcp_keepalive": True,
         # botocore works its own one out anew for each call, which is a tenth of the call's CPU time.
         "user_agent": f"kombu_hake/{__version__} Botocore/{botocore.__version__}",
     }
     if kind == "check":  # one error, within the connect timeout
-        defaults.update(read_timeout=settings.connect_timeout, retries={"total_max_attempts": 1})
+        defaults.update(read_timeout=settings.connect_timeout)
     if kind == "sts":  # a VPC without an endpoint for STS drops packets: give up soon, there are other ways
-        defaults.update(connect_timeout=min(3.0, settings.connect_timeout), retries={"total_max_attempts": 1})
+        defaults.update(connect_timeout=min(3.0, settings.connect_timeout))
     try:
         return Config(**{**defaults, **settings.client_config})
     except TypeError as exc:

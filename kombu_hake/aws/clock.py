@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
+
+from kombu_hake.quoting import guarded
 
 __all__ = ["AwsClock"]
 
+logger = guarded(logging.getLogger(__name__))
 #: How often AWS's clock is compared with ours.
 _READ_S = 60.0
 #: The header has whole seconds, and the journey takes some time too.
@@ -19,20 +24,42 @@ class AwsClock:
     def __init__(self) -> None:
         #: What to add to our clock to have AWS's, seconds; 0 until it is known.
         self.offset_s = 0.0
+        #: How often the offset has changed.
+        self.changes = 0
         self._read_at = float("-inf")
 
-    def learn(self, date: str | None) -> None:
-        """Take note of the ``Date`` of an answer that came just now; cheap, and once a minute is enough."""
+    def learn(self, date: str | None, *, is_refusal: bool = False) -> None:
+        """Take note of the ``Date`` of an answer that came just now; cheap, and once a minute is enough.
+
+        Args:
+            is_refusal: AWS refused the time of the request, so what is known is wrong: this machine was suspended, or
+                its clock was set.
+        """
         now = time.monotonic()
-        if date is None or now - self._read_at < _READ_S:
+        if date is None or (now - self._read_at < _READ_S and not is_refusal):
             return
         try:
             offset_s = parsedate_to_datetime(date).timestamp() - time.time()
-        except ValueError:
+        except (ValueError, OverflowError):
             return
-        self.offset_s = offset_s if abs(offset_s) >= _BLUR_S else 0.0
         self._read_at = now
+        offset_s = offset_s if abs(offset_s) >= _BLUR_S else 0.0
+        if abs(offset_s - self.offset_s) >= _BLUR_S:
+            self.changes += 1
+            logger.warning(
+                "This machine's clock is %.0f s %s AWS's; requests are signed with AWS's time.",
+                abs(offset_s), "behind" if offset_s > 0 else "ahead of",
+            )
+        self.offset_s = offset_s
 
     def now_s(self) -> float:
         """Seconds since the epoch, by AWS's clock."""
         return time.time() + self.offset_s
+
+    def now(self) -> datetime:
+        """The same as an aware datetime."""
+        return datetime.fromtimestamp(self.now_s(), timezone.utc)
+
+    def stamp(self) -> str:
+        """The same as signatures write it, ``20261127T210000Z``."""
+        return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self.now_s()))

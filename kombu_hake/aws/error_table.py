@@ -7,6 +7,7 @@ looked up.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,7 +30,15 @@ from kombu_hake.exceptions import (
 )
 from kombu_hake.quoting import quoted
 
-__all__ = ["entry_error", "error_for", "error_from_answer", "error_from_transport", "foreign_answer", "unreachable"]
+__all__ = [
+    "credentials_error",
+    "entry_error",
+    "error_for",
+    "error_from_answer",
+    "error_from_transport",
+    "foreign_answer",
+    "unreachable",
+]
 
 _LEGACY_PREFIX = "AWS.SimpleQueueService."
 _UNKNOWN_KEYS = (
@@ -71,11 +80,16 @@ _BAD_KEYS = {
     "InvalidAccessKeyId",
     "InvalidClientTokenId",
     "InvalidSecurity",
+    "InvalidSignature",
+    "InvalidSignatureException",
     "MissingAuthenticationToken",
     "OptInRequired",
     "SignatureDoesNotMatch",
     "UnrecognizedClientException",
 }
+#: AWS refuses the time of a request. SQS and SNS say so with the code of a wrong signature, and tell it in the text.
+_BAD_TIME = {"RequestExpired", "RequestInTheFuture", "RequestTimeTooSkewed"}
+_BAD_TIME_TEXT = re.compile(r"signature (?:has )?expired|signature not yet current|request has expired|skew", re.I)
 # ExpiredToken is here because keys that renew themselves expire only in passing; a static session token does not
 # renew, and the text says what to do.
 _PASSING = {
@@ -89,7 +103,6 @@ _PASSING = {
     "KMS.ThrottlingException",
     "KMSThrottling",
     "KmsThrottled",
-    "RequestExpired",
     "RequestThrottled",
     "RequestTimeout",
     "ServiceUnavailable",
@@ -121,7 +134,7 @@ def error_for(
     if isinstance(error, bex.NoCredentialsError | bex.PartialCredentialsError):
         return ConfigurationError(f"No AWS credentials for {action}: {error}. Give a role, keys or a profile.")
     if isinstance(error, bex.CredentialRetrievalError | bex.MetadataRetrievalError):
-        return BrokerUnavailable(f"The AWS credentials could not be renewed: {error}")
+        return _not_renewed(error)
     if isinstance(error, bex.NoRegionError):
         return ConfigurationError("No AWS region. Set the option region, AWS_REGION, or the profile's region.")
     if isinstance(error, bex.ParamValidationError):
@@ -134,6 +147,50 @@ def error_for(
     if isinstance(error, bex.BotoCoreError | OSError):
         return error_from_transport(error, service, operation, settings)
     return None
+
+
+def credentials_error(error: Exception, role_arn: str | None = None) -> HakeError:
+    """What a failure to get the keys means. Their source may raise anything; only what cannot pass is not away.
+
+    Args:
+        role_arn: The role that is assumed.
+    Returns:
+        :class:`AccessDenied` where AWS denies the role, :class:`ConfigurationError` where nothing or nonsense is
+        configured, else :class:`BrokerUnavailable`.
+    """
+    import botocore.exceptions as bex
+
+    if isinstance(error, HakeError):
+        return error
+    if isinstance(error, bex.ClientError):
+        operation = str(getattr(error, "operation_name", None) or "AssumeRole")
+        action = f"sts:{operation}" if "Role" in operation or operation.startswith("Get") else operation
+        found = _from_response(error, "sts", action, role_arn or "the role of the credentials")
+        is_final = isinstance(found, AccessDenied | BrokerUnavailable)
+        return found if is_final else _not_renewed(found)
+    if isinstance(error, bex.NoCredentialsError | bex.PartialCredentialsError):
+        return ConfigurationError(f"No AWS credentials: {error}. Give a role, keys or a profile.")
+    if isinstance(error, _config_errors()):
+        return ConfigurationError(f"The AWS credentials are not configured as they have to be: {error}")
+    return _not_renewed(error)
+
+
+def _not_renewed(error: Exception) -> BrokerUnavailable:
+    detail = str(error) or repr(error)
+    return BrokerUnavailable(f"The AWS credentials could not be renewed: {quoted(detail, _TEXT_CHARS)}")
+
+
+def _config_errors() -> tuple[type[Exception], ...]:
+    import botocore.exceptions as bex
+
+    return (
+        bex.ConfigNotFound,
+        bex.ConfigParseError,
+        bex.InfiniteLoopConfigError,
+        bex.InvalidConfigError,
+        bex.ProfileNotFound,
+        bex.UnknownCredentialError,
+    )
 
 
 def error_from_answer(
@@ -217,6 +274,11 @@ def _by_code(codes: tuple[str, ...], text: str, action: str, resource: str) -> H
                 "or do without what needs it (see the README, IAM).",
                 action=action,
                 resource=resource,
+            )
+        if code in _BAD_TIME or (code in _BAD_KEYS and _BAD_TIME_TEXT.search(text)):
+            return BrokerUnavailable(
+                f"AWS refused the time of {action} on {resource} ({code}); is this machine's clock right? {text}",
+                is_clock_error=True,
             )
         if code in _BAD_KEYS:
             return ConfigurationError(_UNKNOWN_KEYS.format(code=code))

@@ -25,8 +25,8 @@ from typing import Any
 from kombu_hake._version import __version__
 from kombu_hake.aws.answers import checked
 from kombu_hake.aws.clock import AwsClock
-from kombu_hake.aws.concurrency import backoff_s
-from kombu_hake.aws.error_table import error_for, error_from_answer, error_from_transport, foreign_answer
+from kombu_hake.aws.error_table import error_from_answer, error_from_transport, foreign_answer
+from kombu_hake.aws.retry import Tries
 from kombu_hake.aws.sigv4 import Keys, Signer
 from kombu_hake.config import Settings
 from kombu_hake.exceptions import BrokerUnavailable
@@ -69,7 +69,7 @@ class SqsWire:
 
         self._settings = settings
         self._clock = clock
-        self._credentials = session.get_credentials()
+        self._credentials = session.get_credentials()  # those of aws/credentials.py
         url = urllib3.util.parse_url(client.meta.endpoint_url)
         own_port = url.port in (None, 443 if url.scheme == "https" else 80)
         self._signer = Signer("sqs", client.meta.region_name, str(url.host if own_port else url.netloc))
@@ -101,29 +101,27 @@ class SqsWire:
             HakeError: as :meth:`kombu_hake.aws.clients.Clients.sqs`.
         """
         wait_s = params.get("WaitTimeSeconds", 0)
-        tries = 1 if operation == "receive_message" else self._settings.max_attempts
+        is_poll = operation == "receive_message"
+        tries = Tries(1 if is_poll else self._settings.max_attempts, self._clock, is_patient=not is_poll)
         body = json.dumps(params).encode()
-        for attempt in range(tries):
+        while True:
             try:
                 return self._once(operation, params, body, wait_s)
-            except BrokerUnavailable:
-                if attempt == tries - 1:
+            except BrokerUnavailable as exc:
+                pause_s = tries.pause_s(exc)
+                if pause_s is None:
                     raise
-                time.sleep(backoff_s(attempt, first_s=0.1))
-        raise AssertionError("unreachable")
+                time.sleep(pause_s)
 
     def _once(self, operation: str, params: Mapping[str, Any], body: bytes, wait_s: float) -> dict[str, Any]:
         import urllib3
 
+        # Frozen: refreshable credentials renew themselves here, and all parts are of one generation.
+        frozen = self._credentials.get_frozen_credentials()
+        keys = Keys(frozen.access_key, frozen.secret_key, frozen.token)
         try:
-            # Frozen: refreshable credentials renew themselves here, and all parts are of one generation.
-            frozen = self._credentials.get_frozen_credentials()
-            keys = Keys(frozen.access_key, frozen.secret_key, frozen.token)
-        except Exception as exc:  # their source (STS, a metadata service, a process) may answer anything
-            error = error_for(exc, "sqs", operation, params, self._settings)
-            raise error or BrokerUnavailable(f"The AWS credentials could not be renewed: {exc!r}") from exc
-        try:
-            headers = self._signer.headers(keys, f"AmazonSQS.{OPERATIONS[operation]}", _CONTENT_TYPE, body)
+            target, now_s = f"AmazonSQS.{OPERATIONS[operation]}", self._clock.now_s()
+            headers = self._signer.headers(keys, target, _CONTENT_TYPE, body, now_s)
             headers["User-Agent"] = _USER_AGENT
             # Redirects are not followed: a signed request is for the endpoint alone. AWS does not compress what was
             # not asked for, so nothing is decompressed.
@@ -153,7 +151,8 @@ class SqsWire:
         query_error = response.headers.get("x-amzn-query-error", "")
         refusal = error_from_answer(response.status, query_error, answer, "sqs", operation, params)
         if query_error or answer:
-            self._clock.learn(response.headers.get("date"))
+            is_refusal = isinstance(refusal, BrokerUnavailable) and refusal.is_clock_error
+            self._clock.learn(response.headers.get("date"), is_refusal=is_refusal)
         raise refusal
 
 

@@ -6,7 +6,8 @@ publisher that is faster than AWS waits. Leaving the block waits until AWS has a
 :class:`~kombu_hake.exceptions.PublishFailed` that names what it has not. An exception in the block does not take back
 what was published: that is sent, then the exception goes on.
 
-Blocks nest: the outermost one sends. Within a request order is kept; requests overtake each other.
+Blocks nest: the outermost one sends. Within a request order is kept; requests overtake each other. Only FIFO queues
+and topics keep the order of each message group: see :mod:`kombu_hake.publish.group_order`.
 
 Celery's ``after_task_publish`` signal fires when a message is gathered, so before it is accepted.
 """
@@ -21,9 +22,10 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple, Protocol
 
-from kombu_hake.amqp import MAX_BATCH_ENTRIES
+from kombu_hake.amqp import FIFO_SUFFIX, MAX_BATCH_ENTRIES
 from kombu_hake.aws import Reentry, forksafe
 from kombu_hake.exceptions import HakeError, PublishError, PublishFailed
+from kombu_hake.publish.group_order import GroupOrder
 from kombu_hake.publish.publisher import Outgoing, batch_limit, check_size
 from kombu_hake.publish.routes import QueueTarget, Target
 from kombu_hake.quoting import guarded
@@ -66,10 +68,22 @@ class _Group(NamedTuple):
     sender: SendsMany
     target: Target
     items: list[tuple[Published, Outgoing]]
+    #: Of a FIFO target, those that the messages wait in.
+    lane: _Lane | None = None
 
     @property
     def size_bytes(self) -> int:
         return sum(outgoing.size_bytes for _, outgoing in self.items)
+
+
+class _Lane:
+    """A FIFO target of a batch."""
+
+    def __init__(self, sender: SendsMany, target: Target) -> None:
+        self.sender = sender
+        self.target = target
+        self.order: GroupOrder[tuple[Published, Outgoing]] = GroupOrder(batch_limit(target))
+        self.is_submitting = False
 
 
 class Batch:
@@ -92,6 +106,8 @@ class Batch:
     def _fresh(self) -> None:
         self._changed = threading.Condition()
         self._open: dict[tuple[int, str], _Group] = {}
+        self._lanes: dict[tuple[int, str], _Lane] = {}
+        self._is_flushing = False
         self._jobs: queue.SimpleQueue[_Group | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._idle = 0
@@ -118,7 +134,12 @@ class Batch:
         with self._changed:
             while self._is_full():
                 self._submit_all()
-                self._changed.wait()
+                if self._is_full():  # else it was sent in this thread
+                    self._changed.wait()
+            if address.endswith(FIFO_SUFFIX):
+                lane = self._lanes.setdefault((id(sender), address), _Lane(sender, target))
+                self._add_in_order(lane, published, outgoing)
+                return
             group = self._open.get((id(sender), address))
             if group is not None and group.size_bytes + outgoing.size_bytes > batch_limit(target):
                 self._submit(self._open.pop((id(sender), address)))
@@ -130,6 +151,14 @@ class Batch:
             self._outstanding_bytes += outgoing.size_bytes
             if len(group.items) == MAX_BATCH_ENTRIES:
                 self._submit(self._open.pop((id(sender), address)))
+
+    def _add_in_order(self, lane: _Lane, published: Published, outgoing: Outgoing) -> None:
+        if lane.order.add(_message_group(outgoing), (published, outgoing), outgoing.size_bytes):
+            self._outstanding += 1
+            self._outstanding_bytes += outgoing.size_bytes
+            self._submit_in_order(lane)
+        else:
+            self._failed.append((published, _held_back(outgoing)))
 
     def refused(self, published: Published, error: Exception) -> None:
         """Record a message that could not be gathered, for the :class:`PublishFailed` of the next flush."""
@@ -143,9 +172,15 @@ class Batch:
             PublishFailed: names each message that was not accepted, or is mandatory and reaches no queue.
         """
         with self._entered(), self._changed:
-            self._submit_all()
-            while self._outstanding:
-                self._changed.wait()
+            self._is_flushing = True
+            try:
+                self._submit_all()
+                while self._outstanding:
+                    self._changed.wait()
+            finally:
+                self._is_flushing = False
+            for lane in self._lanes.values():
+                lane.order.start_anew()
             failed, self._failed = self._failed, []
         if failed:
             raise PublishFailed(_report(failed), failed=failed)
@@ -166,6 +201,22 @@ class Batch:
         groups, self._open = list(self._open.values()), {}
         for group in groups:
             self._submit(group)
+        for lane in self._lanes.values():
+            self._submit_in_order(lane, partly_filled=True)
+
+    def _submit_in_order(self, lane: _Lane, *, partly_filled: bool = False) -> None:
+        """Send what may be sent of a FIFO target: full requests, and others where none is in flight."""
+        if lane.is_submitting:  # a request is sent in this thread, and the loop below goes on after it
+            return
+        lane.is_submitting = True
+        try:
+            while lane.order.ready:
+                is_worth_it = lane.order.ready >= MAX_BATCH_ENTRIES or partly_filled or self._is_flushing
+                if lane.order.is_in_flight and not is_worth_it:
+                    return
+                self._submit(_Group(lane.sender, lane.target, [item for _, item in lane.order.take()], lane))
+        finally:
+            lane.is_submitting = False
 
     def _submit(self, group: _Group) -> None:
         wants_another = self._jobs.qsize() >= self._idle and len(self._threads) < self._in_flight
@@ -208,9 +259,29 @@ class Batch:
             self._failed += [
                 (item[0], error) for item, error in zip(group.items, errors, strict=True) if error is not None
             ]
-            self._outstanding -= len(group.items)
-            self._outstanding_bytes -= group.size_bytes
+            self._settled(group.items)
+            if group.lane is not None:
+                message_groups = [_message_group(outgoing) for _, outgoing in group.items]
+                held = group.lane.order.answered(message_groups, [error is None for error in errors])
+                self._failed += [(published, _held_back(outgoing)) for published, outgoing in held]
+                self._settled(held)
+                self._submit_in_order(group.lane)
             self._changed.notify_all()
+
+    def _settled(self, items: list[tuple[Published, Outgoing]]) -> None:
+        self._outstanding -= len(items)
+        self._outstanding_bytes -= sum(outgoing.size_bytes for _, outgoing in items)
+
+
+def _message_group(outgoing: Outgoing) -> str:
+    return str(outgoing.extra.get("MessageGroupId", ""))
+
+
+def _held_back(outgoing: Outgoing) -> PublishError:
+    return PublishError(
+        f"Not sent, to keep the order: an earlier message of message group {_message_group(outgoing)!r} was not "
+        "accepted. Publish both again, in order."
+    )
 
 
 _current: ContextVar[Batch | None] = ContextVar("kombu_hake_batch", default=None)

@@ -27,11 +27,10 @@ from kombu_hake.amqp import (
     priority_attribute,
     whole,
 )
-from kombu_hake.aws import backoff_s
+from kombu_hake.aws import patience
 from kombu_hake.config import Settings
 from kombu_hake.exceptions import (
     AccessDenied,
-    BrokerUnavailable,
     HakeError,
     QueueNotFound,
     ReplyQueueNotFound,
@@ -48,8 +47,8 @@ __all__ = ["Dispatcher", "send_parameters"]
 
 logger = guarded(logging.getLogger(__name__))
 
-#: A batch has no caller's retry policy: it tries for about ten seconds by itself, on top of the SDK's tries.
-_BATCH_TRIES = 6
+#: A batch has no caller's retry policy, so its requests are tried for longer than ``max_attempts``.
+_BATCH_PATIENCE_S = 10.0
 #: AMQP's delivery mode of a message that need not survive.
 _TRANSIENT = 1
 DEFAULT_GROUP_ID = "default"
@@ -139,19 +138,14 @@ class Dispatcher:
         return target if name == target.queue else QueueTarget(name, queues.url(name))
 
     def send_batch(self, target: Target, items: list[tuple[Published, Outgoing]]) -> list[HakeError | None]:
-        """Send up to ten messages to one target in one request, with retries; for each its error, or None."""
-        for attempt in range(_BATCH_TRIES):
-            try:
+        """Send up to ten messages to one target in one request, for up to ten seconds; for each its error, or None."""
+        try:
+            with patience(_BATCH_PATIENCE_S):
                 return self._publisher.send_many(target, [prepared for _, prepared in items])
-            except BrokerUnavailable as exc:
-                if attempt == _BATCH_TRIES - 1:
-                    return [exc] * len(items)
-                time.sleep(backoff_s(attempt))
-            except (QueueNotFound, TopicNotFound, AccessDenied):
-                return [self._try(target, prepared, published) for published, prepared in items]
-            except HakeError as exc:
-                return [exc] * len(items)
-        raise AssertionError("unreachable")
+        except (QueueNotFound, TopicNotFound, AccessDenied):
+            return [self._try(target, prepared, published) for published, prepared in items]
+        except HakeError as exc:
+            return [exc] * len(items)
 
     def _try(self, target: Target, prepared: Outgoing, published: Published) -> HakeError | None:
         try:

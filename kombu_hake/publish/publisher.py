@@ -149,10 +149,13 @@ class Publisher:
                 self._send_with_others(target, outgoing)
 
     def send_many(self, target: Target, batch: Sequence[Outgoing]) -> list[HakeError | None]:
-        """Send up to ten messages in one request, trying again what AWS could not take for now.
+        """Send up to ten messages in one request, and again those entries that AWS could not take for now.
 
         Returns:
             For each message its error, or None when it was accepted; in the order given.
+        Raises:
+            HakeError: the first request failed as a whole. It is not sent again here: :mod:`kombu_hake.aws` has done
+                that.
         """
         errors: list[HakeError | None] = [None] * len(batch)
         left = list(range(len(batch)))
@@ -164,7 +167,9 @@ class Publisher:
             except HakeError as exc:
                 if not attempt:
                     raise
-                failed = {position: _copy(exc) for position in range(len(left))}  # the others were accepted before
+                for index in left:  # the others were accepted before
+                    errors[index] = _copy(exc)
+                break
             for index in left:
                 errors[index] = None
             for position, error in failed.items():

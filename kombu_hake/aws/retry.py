@@ -1,0 +1,71 @@
+"""When a failed request is sent again. The only place that decides it; the SDK is told to try once.
+
+Above this package only three things are tried again, each for a reason of its own: entries that failed inside a batch
+that AWS answered, settling until the lease ends, and polls.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from kombu_hake.aws.clock import AwsClock
+from kombu_hake.aws.concurrency import backoff_s
+from kombu_hake.exceptions import BrokerUnavailable
+
+__all__ = ["Tries", "patience"]
+
+#: Monotonic second until which the calls of this thread are tried again.
+_patient_until: ContextVar[float | None] = ContextVar("kombu_hake_patient_until", default=None)
+
+
+@contextmanager
+def patience(seconds: float) -> Iterator[None]:
+    """Inside the block, retry a call that fails for passing reasons until *seconds* are over.
+
+    It replaces the number of tries and the ninety seconds for throttled control calls. A request that is under way
+    when the time is over still gets its answer or its own time-out.
+    """
+    token = _patient_until.set(time.monotonic() + seconds)
+    try:
+        yield
+    finally:
+        _patient_until.reset(token)
+
+
+class Tries:
+    """The tries of one call. Create it when the call begins."""
+
+    def __init__(self, most: int, clock: AwsClock, *, throttled_s: float = 0.0, is_patient: bool = True) -> None:
+        """
+        Args:
+            most: Tries in all, outside of :func:`patience`.
+            clock: After a refusal for the time of the request that corrected it, the request is signed again at once.
+            throttled_s: How long a throttled call is tried again, however often that is.
+            is_patient: False where :func:`patience` does not apply, because the caller has a back-off of its own.
+        """
+        self._most = most
+        self._clock = clock
+        now = time.monotonic()
+        self._throttled_until = now + throttled_s
+        self._ends_at = _patient_until.get() if is_patient else None
+        self._made = 0
+        self._clock_changes = clock.changes
+        self._may_sign_again = True
+
+    def pause_s(self, error: BrokerUnavailable) -> float | None:
+        """Seconds to wait before the next try after *error*; None to raise it."""
+        if error.is_clock_error and self._may_sign_again and self._clock.changes != self._clock_changes:
+            self._may_sign_again = False
+            return 0.0
+        first_s, most_s = (0.5, 8.0) if error.is_throttle else (0.1, 5.0)
+        pause_s = backoff_s(self._made, first_s=first_s, most_s=most_s)
+        self._made += 1
+        now = time.monotonic()
+        if self._ends_at is not None:
+            return pause_s if now + pause_s <= self._ends_at else None
+        if self._made < self._most or (error.is_throttle and now + pause_s <= self._throttled_until):
+            return pause_s
+        return None
