@@ -5,10 +5,11 @@ A leg that can do everything has nothing to declare.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 import pytest
+from fake_aws import QUICK, SLOW, Timings
 
 
 class Can(Enum):
@@ -39,10 +40,16 @@ class Features:
     Attributes:
         leg: Its name.
         lacks: What it cannot do, and why.
+        faults: Faults of ours that only this leg shows, each with the tests that fail for it.
     """
 
     leg: str
     lacks: Mapping[Can, str] = field(default_factory=dict)
+    faults: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def known_fault(self, test: str) -> str:
+        """Why a test, by the name of its function, fails on this leg; ``""`` where it does not."""
+        return next((why for why, tests in self.faults.items() if test in tests), "")
 
 
 _IN_MEMORY = "everything is in the memory of one process"
@@ -72,7 +79,16 @@ MEMORY = Features(
 MOTO = Features("moto")
 MINISTACK = Features("ministack")
 
-LEGS: dict[str, Features] = {features.leg: features for features in (MEMORY, MOTO, MINISTACK)}
+FAKE = Features("fake")
+SLOW_FAKE = Features("slow")
+
+LEGS: dict[str, Features] = {features.leg: features for features in (MEMORY, MOTO, MINISTACK, FAKE, SLOW_FAKE)}
+
+#: The fake over HTTP. Publishing through a topic waits until what was declared acts, in no time: those lags are AWS's.
+STAND_INS: dict[str, Timings] = {
+    "fake": QUICK,
+    "slow": replace(SLOW, attribute_reads_s=0.25, tag_reads_s=0.25, subscription_reads_s=0.25),
+}
 
 
 def needs(*what: Can) -> pytest.MarkDecorator:
