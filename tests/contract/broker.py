@@ -47,6 +47,11 @@ class Broker:
         if isinstance(self._aws, StandIn):
             self._aws.fake.settle()
 
+    def pass_a_minute(self) -> None:
+        """Wait until the name of a deleted queue may be used again; emulators allow it at once."""
+        if isinstance(self._aws, StandIn):
+            self._aws.clock.advance(60)
+
     def connect(self, **options: object) -> Connection:
         """A new connection; connections with the same options share what the process remembers."""
         connection = Connection(self.url(**options))
