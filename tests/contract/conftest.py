@@ -10,7 +10,7 @@ from contract.features import LEGS, STAND_INS, Features
 from kombu.transport import memory
 from support.standin import StandIn
 
-_SIGNS = {"passed": "ok", "failed": "FAILED", "error": "ERROR", "skipped": "-"}
+_SIGNS = {"passed": "ok", "failed": "FAILED", "error": "ERROR", "skipped": "-", "xfailed": "known"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -33,7 +33,7 @@ def features(leg: str, request: pytest.FixtureRequest) -> Features:
                 pytest.skip(f"{leg} lacks {what.name}: {features.lacks[what]}")
     known = features.known_fault(request.node.originalname)
     if known:
-        pytest.skip(f"known on {leg}: {known}")
+        request.node.add_marker(pytest.mark.xfail(reason=known, strict=True))
     return features
 
 
