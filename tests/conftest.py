@@ -28,6 +28,8 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("anywhere")
 
 NO_LEG = "no emulator"
+#: Legs of the contract suite that need no emulator (contract/features.py).
+STAND_INS = ("fake", "slow")
 TESTS = Path(__file__).parent
 SHORTEST_LAST = ("processes", "emulator", "contract", "unit")
 #: Fixtures of modules that cost nothing to set up again in another process.
@@ -147,5 +149,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         if hasattr(report, "user_properties")
     )
     terminalreporter.section("tests per emulator")
-    for name in (*LEGS, NO_LEG):
+    for name in (*LEGS, *STAND_INS, NO_LEG):
         terminalreporter.line(f"{name:12}" + ", ".join(f"{counts[name, each]} {each}" for each in outcomes))

@@ -507,8 +507,7 @@ class FakeSqs:
         if queue.is_fifo:
             busy = {message.group for message in queue.messages if message.is_in_flight(now)}
             return [message for message in ready if message.group not in busy]
-        if len(queue.messages) - len(ready) >= self.most_in_flight:
-            # What is delayed has not been received; only what has counts.
+        if len(queue.messages) > self.most_in_flight:
             room = self.most_in_flight - sum(1 for message in queue.messages if message.is_in_flight(now))
             if room <= 0 and is_short:
                 raise AwsError("OverLimit", f"Too many messages of {queue.name} are in flight.")

@@ -73,6 +73,7 @@ class FakeClients:
         #: What every call is answered with, if anything: an :class:`AwsError`, or whatever botocore raises.
         self.outage: Callable[[], Exception] | None = None
         self._region = region
+        self._waited_for: frozenset[str] = frozenset()
         #: Physical name of a queue to the age of its oldest message, as CloudWatch tells it, seconds.
         self.ages: dict[str, float] = {}
         #: (operation, parameters) of every call, in the order they came.
@@ -185,6 +186,11 @@ class FakeClients:
             self.topics.settle()
             self.budgets.refill()
 
+    def settle_before(self, *operations: str) -> None:
+        """Settle before each call of these, as a caller would that waits until what it declared acts."""
+        with self.changed:
+            self._waited_for = frozenset(operations)
+
     def use(self, timings: Timings) -> None:
         """Have these timings from now on."""
         with self.changed:
@@ -237,6 +243,8 @@ class FakeClients:
         if hooks:
             hooks.pop(0)()
         with self.changed:
+            if operation in self._waited_for:
+                self.settle()
             self.calls.append((operation, params))
             try:
                 if self.outage is not None:

@@ -11,6 +11,7 @@ from uuid import uuid4
 from contract.features import Features
 from kombu import Connection, Consumer, Message, Producer, Queue
 from support.emulators import Emulator
+from support.standin import StandIn
 
 #: Far more than any answer takes on loopback: whatever is waited for longer has failed.
 PATIENCE_S = 20.0
@@ -23,14 +24,14 @@ _strangers = itertools.count(1)
 class Broker:
     """One leg in a namespace of its own; closes what it opened."""
 
-    def __init__(self, features: Features, aws: Emulator | None) -> None:
+    def __init__(self, features: Features, aws: Emulator | StandIn | None) -> None:
         self.features = features
         self._aws = aws
         self._opened: list[Connection] = []
 
     @property
-    def aws(self) -> Emulator:
-        """The emulator behind it (``Can.AWS``)."""
+    def aws(self) -> Emulator | StandIn:
+        """The emulator or stand-in behind it (``Can.AWS``)."""
         assert self._aws is not None, f"{self.features.leg} has no AWS"
         return self._aws
 
@@ -40,6 +41,16 @@ class Broker:
         # One poller keeps the order of messages, which drain() rests on. And one set of options for all connections:
         # each further set costs clients of its own.
         return self._aws.url(**{"wait_time_seconds": LONG_POLL_S, "max_pollers": 1, **options})
+
+    def settle(self) -> None:
+        """Wait until AWS shows all that was changed. Publishing through a topic waits by itself."""
+        if isinstance(self._aws, StandIn):
+            self._aws.fake.settle()
+
+    def pass_a_minute(self) -> None:
+        """Wait until the name of a deleted queue may be used again; emulators allow it at once."""
+        if isinstance(self._aws, StandIn):
+            self._aws.clock.advance(60)
 
     def connect(self, **options: object) -> Connection:
         """A new connection; connections with the same options share what the process remembers."""

@@ -154,6 +154,7 @@ class TestDelete:
         declare(connection, queue)
         publish(connection, "lost", "orders", "old")
         Queue("work", channel=connection.default_channel).delete()
+        broker.pass_a_minute()
         declare(connection, Queue("work", Exchange("orders", "direct"), "new"))
         publish(connection, "old", "orders", "old")
         publish(connection, "new", "orders", "new")
@@ -323,11 +324,13 @@ class TestNothingIsLeftBehind:
         url = self.queue_url(broker, sqs, "work")
         sqs.tag_queue(QueueUrl=url, Tags={"team": "shop"})
         (topic,) = self.topics(broker, sns)
+        broker.settle()
         queue = Queue("work", channel=connection.default_channel)
         queue.unbind_from(exchange, "eu")
         assert len(self.subscribed(sns, topic)) == 1
         queue.unbind_from(exchange, "us")
         assert self.subscribed(sns, topic) == []
+        broker.settle()
         assert not self.attribute(sqs, url, "Policy")
         tags = sqs.list_queue_tags(QueueUrl=url)["Tags"]
         assert tags["team"] == "shop"
@@ -340,13 +343,16 @@ class TestNothingIsLeftBehind:
         foreign = {**self.FOREIGN_STATEMENT, "Resource": self.attribute(sqs, url, "QueueArn")}
         policy = {"Version": "2012-10-17", "Statement": [foreign]}
         sqs.set_queue_attributes(QueueUrl=url, Attributes={"Policy": json.dumps(policy)})
+        broker.settle()
         queue = Queue("work", channel=connection.default_channel)
         exchange(connection.default_channel).declare()
         queue.bind_to(exchange)
+        broker.settle()
         statements = json.loads(self.attribute(sqs, url, "Policy") or "{}")["Statement"]
         assert foreign in statements
         assert len(statements) == 2
         queue.unbind_from(exchange)
+        broker.settle()
         assert json.loads(self.attribute(sqs, url, "Policy") or "{}")["Statement"] == [foreign]
 
     def test_queue_delete_removes_its_subscriptions_and_no_other(
@@ -355,6 +361,7 @@ class TestNothingIsLeftBehind:
         orders, logins = Exchange("orders", "fanout"), Exchange("logins", "fanout")
         declare(connection, Queue("gone", [binding(orders), binding(logins)]), Queue("stays", orders))
         foreign = self.foreign_queue(broker, sqs, sns, "orders")
+        broker.settle()
         # By a process that has declared nothing: it finds the bindings with the queue.
         Queue("gone", channel=broker.stranger().default_channel).delete()
         stays = self.attribute(sqs, self.queue_url(broker, sqs, "stays"), "QueueArn")
@@ -366,8 +373,10 @@ class TestNothingIsLeftBehind:
     ) -> None:
         orders = Exchange("orders", "fanout")
         declare(connection, Queue("email", orders), Queue("stock", orders))
+        broker.settle()
         orders(broker.stranger().default_channel).delete()
         assert self.topics(broker, sns) == []
+        broker.settle()
         for name in ("email", "stock"):
             url = self.queue_url(broker, sqs, name)
             assert not self.attribute(sqs, url, "Policy")

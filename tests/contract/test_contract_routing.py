@@ -280,6 +280,7 @@ class TestBindings:
         exchange = Exchange("orders", "direct")
         for key in ("eu", "us", "jp"):
             declare(broker.stranger(), Queue("world", exchange, key))
+            broker.settle()
         declare(broker.stranger(), Queue("world", Exchange("logins", "fanout")))
         producer = broker.stranger()
         for key in ("eu", "us", "jp", "ca"):
@@ -309,6 +310,7 @@ class TestBindings:
     def test_unbinding_in_another_process_than_bound(self, broker: Broker) -> None:
         exchange = Exchange("orders", "direct")
         declare(broker.stranger(), Queue("west", [binding(exchange, "eu"), binding(exchange, "us")]))
+        broker.settle()
         other = broker.stranger()
         exchange(other.default_channel).declare()
         Queue("west", channel=other.default_channel).unbind_from(exchange, "us")

@@ -80,6 +80,8 @@ class StandIn:
         self._server = _Server((HOST, port), _Handler)
         self._thread: threading.Thread | None = None
         self.region = region
+        #: Prefix of the names in it, as of an emulator. Each stand-in is an account of its own.
+        self.namespace = "standin"
         self.clock = RunningClock()
         self.fake = FakeClients(self.clock, timings=timings, region=region, url_base=self.endpoint_url)
         #: How long keys live that it gives out; botocore renews them ten minutes before at the latest.
@@ -96,9 +98,10 @@ class StandIn:
     def endpoint_url(self) -> str:
         return f"http://{HOST}:{self.port}"
 
-    def url(self, namespace: str = "", **options: object) -> str:
+    def url(self, namespace: str | None = None, **options: object) -> str:
         """A ``hake://`` broker URL; ``options`` go to its query."""
         query = urlencode({"region": self.region, **options})
+        namespace = self.namespace if namespace is None else namespace
         return f"hake://test:test@{HOST}:{self.port}/{quote(namespace, safe='')}?{query}"
 
     def client(self, service: str) -> Any:
