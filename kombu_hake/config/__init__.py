@@ -5,6 +5,7 @@ Every fault is reported at once, in one :class:`~kombu_hake.exceptions.Configura
 
 from __future__ import annotations
 
+from kombu_hake.config.options import Access
 from kombu_hake.config.settings import (
     SCHEME,
     Masked,
@@ -14,15 +15,16 @@ from kombu_hake.config.settings import (
     kombu_fields,
     load,
     mask_url,
-    mask_userinfo,
     masked,
     masked_url,
+    region_of_url,
     revealed,
     split_url,
 )
 
 __all__ = [
     "SCHEME",
+    "Access",
     "Masked",
     "Settings",
     "UrlParts",
@@ -30,9 +32,9 @@ __all__ = [
     "kombu_fields",
     "load",
     "mask_url",
-    "mask_userinfo",
     "masked",
     "masked_url",
+    "region_of_url",
     "revealed",
     "split_url",
 ]
