@@ -191,7 +191,9 @@ class Clients:
                         "profile": None,
                     }
                 region = access.region or self.region()
-                self._others[access] = Clients(replace(self.settings, region=region, access={}, **keys))
+                other = Clients(replace(self.settings, region=region, access={}, **keys))
+                other._clock = self._clock
+                self._others[access] = other
             return self._others[access]
 
     def _learn_clock(self, answer: Any) -> None:

@@ -239,6 +239,7 @@ def test_each_queue_is_used_with_its_own_keys_and_region(
         clients.sqs(operation, QueueUrl=url, **params)
     clients.sns("publish", TopicArn=f"arn:aws:sns:us-east-1:{ACCOUNT}:exchange-1", Message="x")
     clients.sns("publish", TopicArn=f"arn:aws:sns:us-east-1:{ACCOUNT}:other", Message="x")
+    assert {id(other._clock) for other in clients._others.values()} == {id(clients._clock)}
     assert seen == [
         ("a us-east-1 sqs", ""),
         ("c eu-west-1 sqs", SECRET + "3"),
@@ -402,6 +403,25 @@ def test_a_wrong_configuration_shows_no_secret(options: dict[str, Any], caplog: 
     assert_hidden(str(caught.value) + repr(caught.value) + repr(caught.value.faults) + caplog.text)
     assert_hidden(repr(pickle.loads(pickle.dumps(caught.value)).__dict__))
     assert SECRET.encode() not in pickle.dumps(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"hake://?secret_access_key={SECRET}",
+        f"hake://?aws_secret_access_key={SECRET}",
+        f"hake://?predefined_queues={json.dumps({'q': {'url': 'u', 'secret_access_key': SECRET}})}",
+        f"hake://?client-config={json.dumps({'proxies': {'https': f'http://user:{SECRET}@proxy'}})}",
+        f"hake://key:{SECRET}@localhost:port",
+        f"hake://key:{SECRET}@?regoin=r",
+    ],
+)
+def test_a_wrong_url_shows_no_secret(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    connection = Connection(url)
+    assert_hidden(shown_by(connection))
+    with pytest.raises(ConfigurationError) as caught:
+        connection.transport._load_settings()
+    assert_hidden(str(caught.value) + repr(caught.value.faults) + caplog.text)
 
 
 @pytest.mark.parametrize("name", OPTIONS)
