@@ -34,6 +34,7 @@ from kombu_hake.receive import (
     Leases,
     Receiver,
     label,
+    receive_count,
     receive_params,
     task_of,
     to_message,
@@ -320,6 +321,8 @@ class Channel(DeclaringChannel):
         for delivery in self._deliveries.claim(self.channel_id, delivery_tag):
             if requeue or delivery.lease.is_lost:  # what comes again anyway must not be a dead letter too
                 self._deliveries.finish(delivery, How.RELEASE)
+            elif (wait_s := self._backoff_s(delivery)) is not None:
+                self._deliveries.finish(delivery, How.HIDE, wait_s)
             else:
                 try:
                     self._gate.set_aside(delivery, decode(delivery.message.get("Body", ""), delivery.queue), "rejected")
@@ -330,6 +333,15 @@ class Channel(DeclaringChannel):
                     else:  # as with an error that is known: it comes again after the visibility timeout
                         self._deliveries.finish(delivery, How.ABANDON)
                         raise
+
+    def _backoff_s(self, delivery: Delivery) -> int | None:
+        """When a rejected task comes again by the ``backoff_policy`` of its predefined queue; None without one."""
+        if delivery.queue not in self._settings.backoff:
+            return None
+        task = decode(delivery.message.get("Body", ""), delivery.queue).headers.get("task")
+        return self._settings.backoff_s(
+            delivery.queue, task if isinstance(task, str) else None, receive_count(delivery.message)
+        )
 
     def basic_recover(self, requeue: bool = False) -> None:
         """Make every unsettled message of this channel visible again."""

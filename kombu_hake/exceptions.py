@@ -12,7 +12,7 @@ from typing import Any
 
 from kombu.exceptions import ChannelError, InconsistencyError, KombuError, OperationalError
 
-from kombu_hake.quoting import escaped
+from kombu_hake.quoting import escaped, without_userinfo
 
 __all__ = [
     "AccessDenied",
@@ -51,10 +51,12 @@ def _rebuild(cls: type[BaseException], args: tuple[Any, ...], facts: dict[str, A
 
 
 class HakeError(KombuError):  # type: ignore[misc]
-    """Base of every error that kombu_hake raises. Its text may hold names and answers from outside: it is escaped."""
+    """Base of every error that kombu_hake raises. Its text may hold names and answers from outside: it is escaped,
+    and the credentials of URLs in it are masked.
+    """
 
     def __init__(self, message: str = "") -> None:
-        Exception.__init__(self, escaped(message, _MOST_CHARS, keep="\n"))
+        Exception.__init__(self, escaped(without_userinfo(message), _MOST_CHARS, keep="\n"))
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
@@ -68,7 +70,7 @@ class ConfigurationError(HakeError, ValueError):
 
     def __init__(self, faults: str | Sequence[str]) -> None:
         #: One sentence a fault.
-        self.faults: tuple[str, ...] = (faults,) if isinstance(faults, str) else tuple(faults)
+        self.faults: tuple[str, ...] = tuple(map(without_userinfo, [faults] if isinstance(faults, str) else faults))
         if len(self.faults) == 1:
             text = self.faults[0]
         else:
@@ -155,7 +157,7 @@ class TopologyIncomplete(TopologyError):
 
     def __init__(self, faults: str | Sequence[str] = ()) -> None:
         #: One sentence a fault.
-        self.faults: tuple[str, ...] = (faults,) if isinstance(faults, str) else tuple(faults)
+        self.faults: tuple[str, ...] = tuple(map(without_userinfo, [faults] if isinstance(faults, str) else faults))
         if len(self.faults) == 1:
             text = self.faults[0]
         else:

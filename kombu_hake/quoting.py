@@ -8,11 +8,12 @@ as they are, they can forge log lines (newlines), drive a terminal (escape seque
 from __future__ import annotations
 
 import logging
+import re
 import traceback
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-__all__ = ["MARK", "escaped", "guarded", "quoted"]
+__all__ = ["MARK", "escaped", "guarded", "quoted", "without_userinfo"]
 
 #: Ends a text that was cut.
 MARK = "…"
@@ -24,6 +25,8 @@ _TRACEBACK_CHARS = 20_000
 _MAX_DEPTH = 5
 #: An integer of more bits is shown by its size: writing it out takes time that grows with the square of its length.
 _MAX_BITS = 256
+#: The credentials in a URL that is part of some text, unless masked already; rather too much than too little of it.
+_USERINFO = re.compile(r"""(?<=://)(?![^\s'"@:]*:\*\*@)[^\s'"]*@""")
 _PLAIN = (str, bytes, dict, list, tuple, set, frozenset)
 
 
@@ -44,6 +47,13 @@ def escaped(text: str, most: int | None = MOST_CHARS, *, keep: str = "") -> str:
     if most is not None and (length > most or len(text) > most):
         text = text[: most - len(MARK)] + MARK
     return text
+
+
+def without_userinfo(text: str, mask: str = "**") -> str:
+    """*text* with the user and password of each URL in it replaced by *mask*."""
+    if "://" not in text or "@" not in text:
+        return text
+    return _USERINFO.sub(f"{mask}@", text)
 
 
 def quoted(value: object, most: int = MOST_CHARS) -> str:
@@ -112,7 +122,8 @@ def _inside(ends: str, items: Iterable[Any], most: int, depth: int) -> Iterator[
 
 
 def guarded(logger: logging.Logger) -> logging.Logger:
-    """The same logger; from now on what its lines are filled in with is escaped and cut. May be repeated."""
+    """The same logger; from now on what its lines are filled in with is escaped and cut, and shows no
+    credentials of URLs. May be repeated."""
     logger.addFilter(_escape_arguments)
     return logger
 
@@ -126,7 +137,7 @@ def _escape_arguments(record: logging.LogRecord) -> bool:
     if record.exc_info and record.exc_info[0] is not None and record.exc_text is None:
         # Formatters write this instead of the traceback that they would make.
         text = "".join(traceback.format_exception(*record.exc_info)).rstrip("\n")
-        record.exc_text = escaped(text, _TRACEBACK_CHARS, keep="\n")
+        record.exc_text = escaped(without_userinfo(text), _TRACEBACK_CHARS, keep="\n")
     return True
 
 
@@ -136,8 +147,9 @@ def _shown(argument: object) -> object:
     if isinstance(argument, int):
         return argument if int.bit_length(argument) <= _MAX_BITS else quoted(argument)
     if type(argument) in _PLAIN:  # not a named tuple of ours, which has a text of its own
-        return quoted(argument, LOG_CHARS)
+        return without_userinfo(quoted(argument, LOG_CHARS))
     try:
-        return escaped(str(argument), LOG_CHARS)  # an error, an enum, an address: of classes of ours or of libraries
+        # An error, an enum, an address: of classes of ours or of libraries.
+        return without_userinfo(escaped(str(argument), LOG_CHARS))
     except Exception:
         return quoted(argument)

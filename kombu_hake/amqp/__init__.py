@@ -43,6 +43,7 @@ from kombu_hake.amqp.envelope import (
     decode,
     encode,
     opaque,
+    unwritable_properties,
     with_first_sent,
 )
 from kombu_hake.amqp.limits import (
@@ -226,6 +227,7 @@ __all__ = [
     "same_json",
     "to_tags",
     "undelivered_name",
+    "unwritable_properties",
     "valid_namespace",
     "verdict",
     "whole",

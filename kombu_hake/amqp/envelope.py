@@ -34,6 +34,7 @@ __all__ = [
     "decode",
     "encode",
     "opaque",
+    "unwritable_properties",
     "with_first_sent",
 ]
 
@@ -52,6 +53,15 @@ _MARKER = frozenset({"__type__", "__value__"})
 #: Limits of a Decimal among the headers: characters, and the exponent, so that ``int()`` of it takes no time.
 _MAX_DECIMAL_CHARS = 100
 _MAX_DECIMAL_EXPONENT = 300
+#: Properties with a meaning, in AMQP, to kombu or here. One that cannot be written is an error of the publisher.
+_KNOWN_PROPERTIES = frozenset(
+    {
+        *("content_type", "content_encoding", "headers", "delivery_mode", "priority", "correlation_id", "reply_to"),
+        *("expiration", "message_id", "timestamp", "type", "user_id", "app_id", "cluster_id"),
+        *("delivery_info", "body_encoding", "delivery_tag", "first_sent_ms"),
+        *("MessageGroupId", "MessageDeduplicationId", "DelaySeconds", "delay_seconds"),
+    }
+)
 _KOMBU_PROPERTIES = frozenset({"body_encoding", "delivery_info", "delivery_tag"})
 #: An SNS notification holds these (DG-SNS "raw message delivery"); an operator's own subscription may send one.
 _NOTIFICATION_KEYS = ("TopicArn", "Message", "MessageId")
@@ -107,6 +117,20 @@ def encode(message: Mapping[str, Any], exchange: str, routing_key: str, delivery
     except TypeError:  # a datetime, UUID, Decimal … among the headers: kombu's encoder knows them and is slower
         text = str(kombu_json.dumps(envelope, separators=(",", ":")))
     return Wire(text, len(text))
+
+
+def unwritable_properties(properties: Mapping[Any, Any]) -> list[Any]:
+    """Names of the properties that :func:`encode` cannot write, other than those with a meaning."""
+    unknown = {name: value for name, value in properties.items() if name not in _KNOWN_PROPERTIES}
+    return [name for name, value in unknown.items() if not _is_writable(name, value)]
+
+
+def _is_writable(name: Any, value: Any) -> bool:
+    try:
+        kombu_json.dumps({name: value})
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
 
 
 def attributes_bytes(attributes: Mapping[str, str]) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -25,7 +26,7 @@ from kombu_hake.aws.credentials import Credentials
 from kombu_hake.aws.error_table import credentials_error, error_for, foreign_answer, unreachable
 from kombu_hake.aws.retry import Tries
 from kombu_hake.aws.wire import OPERATIONS, SqsWire, read_body, read_timeout_s
-from kombu_hake.config import Settings
+from kombu_hake.config import Access, Settings
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, ConfigurationError, HakeError
 
 __all__ = ["Clients", "boto_client", "shared_clients"]
@@ -59,6 +60,8 @@ class Clients:
         self._last_success = float("-inf")
         self._inherited: list[tuple[Any, ...]] = []
         self._clock = AwsClock()
+        #: Those of predefined queues and exchanges with keys or a region of their own.
+        self._others: dict[Access, Clients] = {}
         forksafe.register(self)
 
     def reset_after_fork(self) -> None:
@@ -77,6 +80,10 @@ class Clients:
         Raises:
             HakeError: what :mod:`kombu_hake.aws.error_table` makes of the failure.
         """
+        if self.settings.access:
+            other = self._other(params.get("QueueUrl"))
+            if other is not None:
+                return other.sqs(operation, **params)
         if operation in OPERATIONS:
             wire = self._wire or self._find_wire()
             if isinstance(wire, SqsWire):
@@ -90,6 +97,11 @@ class Clients:
 
     def sns(self, operation: str, **params: Any) -> dict[str, Any]:
         """Call SNS; as :meth:`sqs`."""
+        if self.settings.access:
+            topic = params.get("TopicArn") or str(params.get("SubscriptionArn", "")).rpartition(":")[0]
+            other = self._other(topic)
+            if other is not None:
+                return other.sns(operation, **params)
         return self._call("sns", operation, params)
 
     def cloudwatch(self, operation: str, **params: Any) -> dict[str, Any]:
@@ -176,6 +188,27 @@ class Clients:
         self._learn_clock(answer)
         return answer
 
+    def _other(self, address: str | None) -> Clients | None:
+        """The clients for a queue URL or topic ARN that has keys or a region of its own."""
+        access = self.settings.access.get(address or "")
+        if access is None:
+            return None
+        with self._lock:
+            if access not in self._others:
+                keys: dict[str, Any] = {}
+                if access.access_key_id:
+                    keys = {
+                        "access_key_id": access.access_key_id,
+                        "secret_access_key": access.secret_access_key,
+                        "session_token": access.session_token,
+                        "profile": None,
+                    }
+                region = access.region or self.region()
+                other = Clients(replace(self.settings, region=region, access={}, **keys))
+                other._clock = self._clock
+                self._others[access] = other
+            return self._others[access]
+
     def _learn_clock(self, answer: Any, *, is_refusal: bool = False) -> None:
         """From an answer of boto3, or the one in its error."""
         metadata = (answer or {}).get("ResponseMetadata") or {}
@@ -239,6 +272,19 @@ def _session(settings: Settings, clock: AwsClock) -> Any:
     except Exception as exc:  # the source (a process, a metadata service) may raise anything
         raise credentials_error(exc) from exc
     if found is None:
+        # As in sqs://, keys may be given with the queues alone. Those of the first serve for what has none.
+        first = next((access for access in settings.access.values() if access.access_key_id), None)
+        if first is not None and not faults:
+            return _session(
+                replace(
+                    settings,
+                    access_key_id=first.access_key_id,
+                    secret_access_key=first.secret_access_key,
+                    session_token=first.session_token,
+                    access={},
+                ),
+                clock,
+            )
         faults.append(
             "No AWS credentials. Give the machine a role, set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
             "set the option profile, or write them in the URL (hake://key:secret@). A machine that has a role has none "

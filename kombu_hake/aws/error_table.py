@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kombu_hake.aws.answers import is_aws_code
-from kombu_hake.config import Settings, mask_userinfo
+from kombu_hake.config import Settings
 from kombu_hake.exceptions import (
     AccessDenied,
     BrokerUnavailable,
@@ -28,7 +28,7 @@ from kombu_hake.exceptions import (
     TopicNotFound,
     TopologyError,
 )
-from kombu_hake.quoting import quoted
+from kombu_hake.quoting import quoted, without_userinfo
 
 __all__ = [
     "credentials_error",
@@ -213,7 +213,7 @@ def error_from_answer(
 def error_from_transport(error: Exception, service: str, operation: str, settings: Settings) -> BrokerUnavailable:
     """What a failure to get any answer means."""
     where = settings.endpoint_url or f"{service} in {settings.region or 'the configured region'}"
-    text = mask_userinfo(quoted(str(error), _TEXT_CHARS))
+    text = without_userinfo(quoted(str(error), _TEXT_CHARS))
     return BrokerUnavailable(f"{where} could not be reached for {service}:{_iam_action(operation)}: {text}")
 
 

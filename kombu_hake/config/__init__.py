@@ -7,6 +7,7 @@ default, summary and story), ``settings.py`` for the URL, and for checks of seve
 
 from __future__ import annotations
 
+from kombu_hake.config.options import Access
 from kombu_hake.config.settings import (
     SCHEME,
     Masked,
@@ -16,15 +17,16 @@ from kombu_hake.config.settings import (
     kombu_fields,
     load,
     mask_url,
-    mask_userinfo,
     masked,
     masked_url,
+    region_of_url,
     revealed,
     split_url,
 )
 
 __all__ = [
     "SCHEME",
+    "Access",
     "Masked",
     "Settings",
     "UrlParts",
@@ -32,9 +34,9 @@ __all__ = [
     "kombu_fields",
     "load",
     "mask_url",
-    "mask_userinfo",
     "masked",
     "masked_url",
+    "region_of_url",
     "revealed",
     "split_url",
 ]

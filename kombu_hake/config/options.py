@@ -12,6 +12,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from kombu_hake.amqp import (
@@ -24,7 +25,18 @@ from kombu_hake.amqp import (
 )
 from kombu_hake.exceptions import InvalidName
 
-__all__ = ["COMMON", "KOMBU_KEYS", "OPTIONS", "STORIES", "WITHOUT_MEANING", "Option"]
+__all__ = [
+    "COMMON",
+    "KOMBU_KEYS",
+    "OPTIONS",
+    "STORIES",
+    "WITHOUT_MEANING",
+    "WITHOUT_MEANING_INSIDE",
+    "Access",
+    "Backoff",
+    "Option",
+    "Predefined",
+]
 
 
 #: Strict, because parsers of URLs differ on everything else.
@@ -42,6 +54,34 @@ class Option(NamedTuple):
     summary: str
     aliases: tuple[str, ...] = ()
     env: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Access:
+    """Keys and region with which one predefined queue or exchange is used, where they are not the connection's."""
+
+    access_key_id: str | None = None
+    secret_access_key: str | None = field(default=None, repr=False)
+    session_token: str | None = field(default=None, repr=False)
+    region: str | None = None
+
+
+@dataclass(frozen=True)
+class Backoff:
+    """``backoff_tasks`` and ``backoff_policy`` of a predefined queue: when a rejected task is delivered again."""
+
+    tasks: frozenset[str]
+    #: How often the message was received to the seconds until it is delivered again.
+    delays_s: Mapping[int, int]
+
+
+class Predefined(NamedTuple):
+    """One entry of ``predefined_queues`` or ``predefined_exchanges``."""
+
+    #: URL or ARN.
+    address: str
+    access: Access | None = None
+    backoff: Backoff | None = None
 
 
 def _text(value: Any) -> str:
@@ -96,6 +136,11 @@ def _whole(low: int, high: int, what: str) -> Callable[[Any], int]:
     return parse
 
 
+def _visibility_timeout(value: Any) -> int:
+    # sqs:// takes an empty text, as an unset environment variable gives it, for its default.
+    return 120 if value == "" else _whole(1, SQS_MAX_VISIBILITY_S, "seconds")(value)
+
+
 def _choice(*choices: str) -> Callable[[Any], str]:
     def parse(value: Any) -> str:
         if value not in choices:
@@ -137,16 +182,19 @@ def _text_mapping(value: Any) -> Mapping[str, str]:
     }
 
 
-def _queues(value: Any) -> Mapping[str, str]:
+_ACCESS_KEYS = ("access_key_id", "secret_access_key", "session_token", "region")
+
+
+def _queues(value: Any) -> Mapping[str, Predefined]:
     """``{name: {"url": ...}}`` as in ``sqs://``; also ``{name: {"arn": ...}}`` and ``{name: url or ARN}``."""
-    queues: dict[str, str] = {}
+    queues: dict[str, Predefined] = {}
     for name, given in _mapping(value).items():
         entry = given if isinstance(given, Mapping) else {"arn" if str(given).startswith("arn:") else "url": given}
-        unknown = sorted(set(entry) - {"url", "arn", "backoff_policy", "backoff_tasks"})
+        unknown = sorted(set(entry) - {"url", "arn", "backoff_policy", "backoff_tasks", *_ACCESS_KEYS})
         if unknown:
             raise ValueError(
                 f"a dict of queue name to {{'url': …}} or {{'arn': …}}; {name!r} also has {', '.join(unknown)}, which "
-                "is not supported (every queue of one broker URL is used with the credentials and region of that URL)"
+                "is not supported"
             )
         address = entry.get("url", entry.get("arn"))
         if not isinstance(address, str) or not address or ("url" in entry and "arn" in entry):
@@ -155,8 +203,37 @@ def _queues(value: Any) -> Mapping[str, str]:
             raise ValueError(f"a dict of queue name to {{'arn': 'arn:…:sqs:…'}}; that of {name!r} is not")
         if name.endswith(FIFO_SUFFIX) != address.endswith(FIFO_SUFFIX):
             raise ValueError(f"consistent: the name and the address of a FIFO queue end in .fifo, {name!r} differs")
-        queues[name] = address
+        if "@" in address:
+            raise ValueError(f"without user and password in the url of {name!r} (give access_key_id and the others)")
+        access = _access(name, entry)
+        if access and "arn" in entry:
+            raise ValueError(f"a dict in which {name!r} has a url instead of an arn, because it has keys or a region")
+        queues[name] = Predefined(address, access, _backoff(name, entry))
     return queues
+
+
+def _access(name: str, entry: Mapping[str, Any]) -> Access | None:
+    found = {key: entry[key] for key in _ACCESS_KEYS if entry.get(key) is not None}
+    for key, value in found.items():
+        if not isinstance(value, str) or not value.strip():
+            raise ValueError(f"a dict in which {key} of {name!r} is a non-empty text")
+    if ("access_key_id" in found) != ("secret_access_key" in found):
+        raise ValueError(f"a dict in which {name!r} has both access_key_id and secret_access_key, or neither")
+    return Access(**found) if found else None
+
+
+def _backoff(name: str, entry: Mapping[str, Any]) -> Backoff | None:
+    policy, tasks = entry.get("backoff_policy") or {}, entry.get("backoff_tasks") or ()
+    if not isinstance(policy, Mapping) or not isinstance(tasks, list | tuple | set | frozenset):
+        raise ValueError(
+            f"a dict in which backoff_policy of {name!r} is like {{1: 10, 2: 20}} and backoff_tasks a list of names"
+        )
+    count, seconds = _whole(1, 1_000_000, "receives"), _whole(0, SQS_MAX_VISIBILITY_S, "seconds")
+    try:
+        delays_s = {count(key): seconds(value) for key, value in policy.items()}
+    except ValueError as exc:
+        raise ValueError(f"a dict in which backoff_policy of {name!r} is like {{1: 10, 2: 20}}: {exc}") from None
+    return Backoff(frozenset(map(str, tasks)), delays_s) if delays_s and tasks else None
 
 
 def _is_arn_of(service: str, text: str) -> bool:
@@ -166,21 +243,22 @@ def _is_arn_of(service: str, text: str) -> bool:
         return False
 
 
-def _exchanges(value: Any) -> Mapping[str, Any]:
+def _exchanges(value: Any) -> Mapping[str, Predefined]:
     """``{name: {"arn": ...}}`` as in ``sqs://``; also ``{name: arn}``."""
-    exchanges: dict[str, Any] = {}
-    for name, entry in _mapping(value).items():
-        arn = entry.get("arn") if isinstance(entry, Mapping) else entry
-        unknown = sorted(set(entry) - {"arn"}) if isinstance(entry, Mapping) else []
+    exchanges: dict[str, Predefined] = {}
+    for name, given in _mapping(value).items():
+        entry = given if isinstance(given, Mapping) else {"arn": given}
+        unknown = sorted(set(entry) - {"arn", *_ACCESS_KEYS})
         if unknown:
             raise ValueError(
                 f"a dict of exchange name to {{'arn': …}}; {name!r} also has {', '.join(unknown)}, which is unsupported"
             )
+        arn = entry.get("arn")
         if not isinstance(arn, str) or not _is_arn_of("sns", arn):
             raise ValueError(f"a dict of exchange name to {{'arn': 'arn:…:sns:…'}}; that of {name!r} is not")
         if name.endswith(FIFO_SUFFIX) != arn.endswith(FIFO_SUFFIX):
             raise ValueError(f"consistent: the name and the ARN of a FIFO topic end in .fifo, {name!r} differs")
-        exchanges[name] = arn
+        exchanges[name] = Predefined(arn, _access(name, entry))
     return exchanges
 
 
@@ -276,9 +354,7 @@ OPTIONS: Mapping[str, Option] = {
         "About how often to look for abandoned temporary queues, s; 0: only by command.",
     ),
     # --- moving messages
-    "visibility_timeout": Option(
-        _whole(1, SQS_MAX_VISIBILITY_S, "seconds"), 120, "How long AWS hides a received message unless renewed, s."
-    ),
+    "visibility_timeout": Option(_visibility_timeout, 120, "How long AWS hides a received message unless renewed, s."),
     "on_lost_lease": Option(
         _choice("warn", "terminate"), "warn", "terminate: end a running task whose message another worker may have."
     ),
@@ -377,7 +453,9 @@ WITHOUT_MEANING: Mapping[str, str] = {
     "port": "give it in the URL",
     "sts_token_buffer_time": "botocore renews the keys of an assumed role ahead of time by itself",
 }
+#: The same, for keys inside of ``predefined_queues`` and ``predefined_exchanges``.
+WITHOUT_MEANING_INSIDE: Mapping[str, str] = {
+    "access_key_id": "with sts_role_arn, all queues and exchanges are used with the keys of that role",
+}
 #: The same, where no warning is due because the user gets what was asked for.
-GRANTED_ANYWAY = frozenset({"supports_fanout"})
-
-
+GRANTED_ANYWAY = frozenset({"supports_fanout", "hub"})

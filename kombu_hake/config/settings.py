@@ -12,15 +12,24 @@ import ipaddress
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from kombu_hake.amqp import Namer
-from kombu_hake.config.options import GRANTED_ANYWAY, KOMBU_KEYS, OPTIONS, WITHOUT_MEANING
+from kombu_hake.config.options import (
+    GRANTED_ANYWAY,
+    KOMBU_KEYS,
+    OPTIONS,
+    WITHOUT_MEANING,
+    WITHOUT_MEANING_INSIDE,
+    Access,
+    Backoff,
+    Predefined,
+)
 from kombu_hake.exceptions import ConfigurationError
-from kombu_hake.quoting import guarded
+from kombu_hake.quoting import guarded, quoted, without_userinfo
 
 __all__ = [
     "SCHEME",
@@ -31,9 +40,9 @@ __all__ = [
     "kombu_fields",
     "load",
     "mask_url",
-    "mask_userinfo",
     "masked",
     "masked_url",
+    "region_of_url",
     "revealed",
     "split_url",
 ]
@@ -45,13 +54,16 @@ _ALIASES = {alias: name for name, option in OPTIONS.items() for alias in option.
 #: Names of options, and of keys inside of options, whose values are secret.
 _SECRETS = frozenset({"session_token", "secret_access_key", "aws_session_token", "aws_secret_access_key"})
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)\Z", re.DOTALL)
+#: Options with secrets somewhere inside.
+_HOLD_SECRETS = frozenset({"client_config", "client-config", "predefined_queues", "predefined_exchanges"})
 #: A host, a port and a path, before the query; with no room for a secret.
 _WITHOUT_SECRET = re.compile(r"(\[[^]]*]|[^:/]*)(:[0-9]{0,5})?(/.*)?\Z", re.DOTALL)
 #: What may stand as the host of an endpoint. Whatever has a meaning of its own in a URL is not part of a name.
 _HOST = re.compile(r"[A-Za-z0-9._-]{1,253}\Z|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?\]\Z", re.ASCII)
 _LOCAL_NAME = re.compile(r"(?:[a-z0-9_-]+\.)*localhost", re.ASCII)
-#: The credentials in a URL that is part of some text; rather too much than too little of it.
-_USERINFO = re.compile(r"""(?<=://)[^\s'"]*@""")
+_URL_OF_AWS = re.compile(
+    r"https?://(?:sqs(?:-fips)?\.)?(?P<region>[a-z]{2}(?:-[a-z]+)+-\d+)\.(?:queue\.|api\.)?(?:amazon)?aws"
+)
 _warned: set[str] = set()
 
 
@@ -84,6 +96,10 @@ class Settings:
     namer: Namer = field(default_factory=Namer)
     predefined_queues: Mapping[str, str] = field(default_factory=dict)
     predefined_exchanges: Mapping[str, str] = field(default_factory=dict)
+    #: By queue URL or topic ARN: what is used with other keys or in another region than the connection's.
+    access: Mapping[str, Access] = field(default_factory=dict, repr=False)
+    #: By queue.
+    backoff: Mapping[str, Backoff] = field(default_factory=dict)
     topology: str = "auto"
     direct_exchanges: str = "auto"
     best_effort_exchanges: tuple[str, ...] = ("*.pidbox", "celeryev")
@@ -109,12 +125,24 @@ class Settings:
 
     def key(self) -> str:
         """Equal for two settings that may share clients and caches. Holds secrets: for comparing, not for printing."""
-        values = ((name, getattr(self, name)) for name in self.__dataclass_fields__)
-        return repr([(name, sorted(v.items()) if isinstance(v, Mapping) else v) for name, v in values])
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        values["access"] = {address: astuple(access) for address, access in self.access.items()}
+        values["backoff"] = {queue: (sorted(b.tasks), sorted(b.delays_s.items())) for queue, b in self.backoff.items()}
+        return repr([(name, sorted(v.items()) if isinstance(v, Mapping) else v) for name, v in values.items()])
 
     def is_best_effort(self, exchange: str) -> bool:
         """Whether the user can do without this exchange."""
         return any(fnmatchcase(exchange, pattern) for pattern in self.best_effort_exchanges)
+
+    def backoff_s(self, queue: str, task: str | None, receives: int) -> int | None:
+        """When a rejected message is to be delivered again, seconds; None for what no backoff policy covers.
+
+        After the last step of the policy it is the visibility timeout, as with ``sqs://``.
+        """
+        backoff = self.backoff.get(queue)
+        if backoff is None or task not in backoff.tasks:
+            return None
+        return backoff.delays_s.get(receives, self.visibility_timeout)
 
     @property
     def is_local(self) -> bool:
@@ -142,9 +170,7 @@ def split_url(url: str) -> UrlParts:
     netloc, _, path = location.partition("/")
     host, port = _host_and_port(netloc, url)
     pairs = dict(parse_qsl(query, keep_blank_values=True))
-    return UrlParts(
-        unquote(key) or None, unquote(secret) or None, host, port, unquote(path).strip("/"), pairs
-    )
+    return UrlParts(unquote(key) or None, unquote(secret) or None, host, port, unquote(path).strip("/"), pairs)
 
 
 def join_url(parts: UrlParts) -> str:
@@ -197,7 +223,7 @@ def mask_url(url: str, mask: str = "**") -> str:
             credentials, location = head, ""
     key, colon, _secret = credentials.partition(":")
     pairs = [
-        f"{name}={mask}" if unquote(name) in _SECRETS else f"{name}{eq}{_without_userinfo(value, mask)}"
+        f"{name}={mask}" if unquote(name) in _SECRETS | _HOLD_SECRETS else f"{name}{eq}{_without_userinfo(value, mask)}"
         for name, eq, value in (part.partition("=") for part in query.split("&"))
     ]
     return f"{scheme}{sep}{key}{colon}{mask if colon else ''}{at}{location}{question}{'&'.join(pairs)}"
@@ -206,7 +232,7 @@ def mask_url(url: str, mask: str = "**") -> str:
 def _without_userinfo(quoted: str, mask: str) -> str:
     """A value of a query, in which a URL (``endpoint_url``) may have credentials."""
     plain = unquote(quoted)
-    shown = mask_userinfo(plain, mask)
+    shown = without_userinfo(plain, mask)
     return quoted if shown == plain else shown
 
 
@@ -264,7 +290,7 @@ def masked(value: Any) -> Any:
     if isinstance(value, Masked):
         return value
     if isinstance(value, str):
-        shown = mask_userinfo(value)
+        shown = without_userinfo(value)
         return value if shown == value else Masked(shown, value)
     if isinstance(value, Mapping):
         return {
@@ -281,11 +307,6 @@ def revealed(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: revealed(item) for key, item in value.items()}
     return type(value)(revealed(item) for item in value) if type(value) in (list, tuple) else value
-
-
-def mask_userinfo(text: str, mask: str = "**") -> str:
-    """*text* with the user and password of each URL in it replaced by *mask*."""
-    return _USERINFO.sub(f"{mask}@", text)
 
 
 def load(
@@ -308,8 +329,7 @@ def load(
         try:
             values[name] = OPTIONS[name].parse(value)
         except ValueError as exc:
-            shown = "its value" if name in _SECRETS or name == "client_config" else mask_userinfo(repr(value))
-            faults.append(f"{origin} {name}: {shown} must be {exc}.")
+            faults.append(f"{origin} {name}: {_shown(name, value)} must be {exc}.")
     if values["connect_timeout"] is None:
         values["connect_timeout"] = float(connect_timeout or DEFAULT_CONNECT_TIMEOUT_S)
     if (parts.key is None) != (parts.secret is None):
@@ -318,6 +338,12 @@ def load(
     if faults:
         raise ConfigurationError(faults)
     namer = Namer(values.pop("namespace"), values.pop("queue_name_prefix"), values.pop("name_style"))
+    _take_region_of_client_config(values)
+    values["access"] = _access(values, parts)
+    queues: Mapping[str, Predefined] = values["predefined_queues"]
+    values["backoff"] = {name: entry.backoff for name, entry in queues.items() if entry.backoff}
+    for option in ("predefined_queues", "predefined_exchanges"):
+        values[option] = {name: entry.address for name, entry in values[option].items()}
     is_secure = values.pop("is_secure")
     if parts.host and not values["endpoint_url"]:
         values["endpoint_url"] = _endpoint_of(parts, is_secure)
@@ -339,6 +365,8 @@ def _gather(
         for written, value in source.items():
             name = _ALIASES.get(written, written)
             if name in OPTIONS:
+                if value is None:  # as in sqs://: not given
+                    continue
                 given[name] = (value, origin)
             elif written in WITHOUT_MEANING:
                 _warn_once(written)
@@ -347,11 +375,56 @@ def _gather(
     return given
 
 
+def _shown(name: str, value: Any) -> str:
+    """A faulty value for an error, where it cannot hold a secret."""
+    if name in _SECRETS or name in _HOLD_SECRETS or isinstance(value, Mapping):
+        return "its value"
+    return without_userinfo(quoted(value) if not isinstance(value, str) else repr(value))
+
+
+def _take_region_of_client_config(values: dict[str, Any]) -> None:
+    """``region_name`` there is the region, as long as no option says otherwise; botocore would let it win."""
+    config = dict(values["client_config"])
+    region = config.pop("region_name", None)
+    if region is not None:
+        values["client_config"] = config
+        values["region"] = values["region"] or region
+
+
+def _access(values: Mapping[str, Any], parts: UrlParts) -> dict[str, Access]:
+    """By address, for each predefined entry that is used with keys or a region of its own."""
+    found: dict[str, Access] = {}
+    entries: list[Predefined] = [*values["predefined_queues"].values(), *values["predefined_exchanges"].values()]
+    for entry in entries:
+        if entry.access is None:
+            continue
+        access = entry.access
+        if values["role_arn"]:
+            if access.access_key_id or access.session_token:
+                _warn_once("access_key_id")
+            access = Access(region=access.region)
+        elif access.session_token and not access.access_key_id:  # it belongs to the keys of the URL
+            access = replace(access, access_key_id=parts.key, secret_access_key=parts.secret)
+        found[entry.address] = replace(access, region=access.region or region_of_url(entry.address))
+    return found
+
+
+def region_of_url(url: str) -> str | None:
+    """The region in the URL of a queue or the ARN of a topic, if it names one."""
+    if url.startswith("arn:"):
+        return url.split(":")[3] or None
+    match = _URL_OF_AWS.match(url)
+    return match["region"] if match else None
+
+
 def _check_together(values: Mapping[str, Any], parts: UrlParts, faults: list[str]) -> None:
     if values["session_token"] and not parts.key:
         faults.append("session_token needs the access key and secret in the URL.")
     if values["profile"] and parts.key:
         faults.append("Give either the keys in the URL or profile, not both.")
+    region_name = values["client_config"].get("region_name")
+    if not isinstance(region_name, str | None):
+        faults.append("client_config: region_name must be a text.")
     if values["endpoint_url"] and parts.host:
         faults.append("Give either a host in the URL or endpoint_url, not both.")
 
@@ -384,5 +457,7 @@ def _warn_once(written: str) -> None:
     if written not in _warned:
         _warned.add(written)
         logger.warning(
-            "The option %s of sqs:// has no meaning for hake:// and is ignored: %s.", written, WITHOUT_MEANING[written]
+            "The option %s of sqs:// has no meaning for hake:// and is ignored: %s.",
+            written,
+            {**WITHOUT_MEANING, **WITHOUT_MEANING_INSIDE}[written],
         )

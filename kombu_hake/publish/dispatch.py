@@ -25,6 +25,7 @@ from kombu_hake.amqp import (
     level_of,
     message_attributes,
     priority_attribute,
+    unwritable_properties,
     whole,
 )
 from kombu_hake.aws import patience
@@ -52,6 +53,8 @@ _BATCH_PATIENCE_S = 10.0
 #: AMQP's delivery mode of a message that need not survive.
 _TRANSIENT = 1
 DEFAULT_GROUP_ID = "default"
+_MAX_WARNED = 1_000
+_warned: set[str] = set()
 
 
 class Dispatcher:
@@ -88,7 +91,11 @@ class Dispatcher:
             targets = [self._at_level(target, priority) for target in targets]
         if not targets:
             return
-        wire = encode(message, exchange, routing_key, uuid4().hex)
+        try:
+            wire = encode(message, exchange, routing_key, uuid4().hex)
+        except (TypeError, ValueError, RecursionError):
+            message = _without_foreign_properties(message)
+            wire = encode(message, exchange, routing_key, uuid4().hex)
         published = Published(exchange, routing_key, message, mandatory)
         gathering = current_batch()
         for target in targets:
@@ -193,6 +200,24 @@ class Dispatcher:
         return self._settings.is_best_effort(exchange) and not is_mailbox(exchange)
 
 
+def _without_foreign_properties(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The message without the properties that cannot be written and mean nothing to AMQP or to us.
+
+    RabbitMQ's client ignores properties that it does not know. A handler of ``before_task_publish`` that publishes
+    again with its ``**kwargs`` passes the signal itself as one.
+    """
+    dropped = unwritable_properties(message["properties"])
+    for name in dropped:
+        if _is_news(f"property {name!r}"):
+            logger.warning(
+                "Dropped the property %s of a message: its value, of type %s, cannot be written as JSON.",
+                name,
+                type(message["properties"][name]).__name__,
+            )
+    kept = {name: value for name, value in message["properties"].items() if name not in dropped}
+    return {**message, "properties": kept}
+
+
 def send_parameters(message: Mapping[str, Any], name: str, *, to_queue: bool) -> dict[str, Any]:
     """What SQS or SNS takes beside the body: from the message's properties, as kombu's SQS transport reads them, and
     from a task's ETA.
@@ -214,14 +239,39 @@ def send_parameters(message: Mapping[str, Any], name: str, *, to_queue: bool) ->
             or _task_run(message.get("headers") or {})
             or str(uuid4())
         )
+        if to_queue and _asked_delay(properties) is not None and _is_news(f"FIFO queue {name!r}"):
+            logger.warning("Ignoring the delays of messages to %s: a FIFO queue delays no single message.", name)
     elif to_queue:
-        delay = whole(properties.get("DelaySeconds", properties.get("delay_seconds")))
+        asked = _asked_delay(properties)
+        delay = whole(asked)
+        is_valid = asked is None or (delay is not None and 0 <= delay <= SQS_MAX_DELAY_S)
+        if not is_valid and _is_news(f"delay {name!r}"):
+            logger.warning(
+                "A message to %s asks for a delay of %s s, not a number from 0 to %d: using the nearest, or none.",
+                name,
+                asked,
+                SQS_MAX_DELAY_S,
+            )
         if delay is None:
             delay = delay_s(due_ms(message.get("headers") or {}), int(time.time() * 1000))
         seconds = max(0, min(SQS_MAX_DELAY_S, delay))
         if seconds:
             extra["DelaySeconds"] = seconds
     return extra
+
+
+def _asked_delay(properties: Mapping[str, Any]) -> Any:
+    """The delay that the publisher asks for, by either of its names in ``sqs://``."""
+    asked = properties.get("delay_seconds")
+    return properties.get("DelaySeconds") if asked is None else asked
+
+
+def _is_news(about: str) -> bool:
+    """True the first time in this process; what warns of each message would flood the log."""
+    if about in _warned or len(_warned) >= _MAX_WARNED:
+        return False
+    _warned.add(about)
+    return True
 
 
 def _task_run(headers: Mapping[str, Any]) -> str | None:

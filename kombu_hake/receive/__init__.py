@@ -13,7 +13,7 @@ from kombu_hake.receive.in_flight import InFlight
 from kombu_hake.receive.inbox import Delivery, Inbox, Item, LostLease
 from kombu_hake.receive.lease import About, Lease, Why
 from kombu_hake.receive.leases import Leases
-from kombu_hake.receive.messages import HakeMessage, label, task_of, to_message
+from kombu_hake.receive.messages import HakeMessage, label, receive_count, task_of, to_message
 from kombu_hake.receive.receiver import Receiver, receive_params
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "Receiver",
     "Why",
     "label",
+    "receive_count",
     "receive_params",
     "task_of",
     "to_message",

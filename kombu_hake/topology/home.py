@@ -7,12 +7,11 @@ region: SNS refuses the ARN of another region, and SQS looks for the queue in th
 from __future__ import annotations
 
 import logging
-import re
 import time
 
 from kombu_hake.amqp import Arn, QueueUrl, TopicArn, parse_arn
 from kombu_hake.aws import Clients, SingleFlight
-from kombu_hake.config import Settings
+from kombu_hake.config import Settings, region_of_url
 from kombu_hake.exceptions import ConfigurationError, HakeError, TopologyError
 from kombu_hake.quoting import guarded
 
@@ -21,7 +20,6 @@ __all__ = ["Home"]
 logger = guarded(logging.getLogger(__name__))
 #: Where STS can't be reached, asking costs its connect timeout.
 _ASK_AGAIN_S = 60.0
-_URL_OF_AWS = re.compile(r"https?://(?:sqs(?:-fips)?\.)?(?P<region>[a-z]{2}(?:-[a-z]+)+-\d+)\.(?:queue\.|api\.)?(?:amazon)?aws")
 
 
 class Home:
@@ -77,7 +75,7 @@ class Home:
             ConfigurationError: it is of another region.
         """
         parts = parse_arn(arn)
-        self._check_region(parts.region, f"{what} {arn}")
+        self._check_region(parts.region, arn, f"{what} {arn}")
         return parts
 
     def check_url(self, url: str) -> None:
@@ -86,16 +84,18 @@ class Home:
         Raises:
             ConfigurationError: it is of another region.
         """
-        found = _URL_OF_AWS.match(url)
-        if found and self._settings.endpoint_url is None and self._settings.sqs_endpoint_url is None:
-            self._check_region(found["region"], f"predefined queue {url}")
+        region = region_of_url(url)
+        if region and self._settings.endpoint_url is None and self._settings.sqs_endpoint_url is None:
+            self._check_region(region, url, f"predefined queue {url}")
 
-    def _check_region(self, region: str, what: str) -> None:
-        mine = self._clients.region()
+    def _check_region(self, region: str, address: str, what: str) -> None:
+        access = self._settings.access.get(address)
+        mine = (access and access.region) or self._clients.region()
         if region != mine:
             raise ConfigurationError(
                 f"The {what} is in region {region}, and this broker URL is of {mine}: a connection reaches one region. "
-                f"Use a second broker URL with region={region}, or an entity in {mine}."
+                f"Add 'region' to an entry with a URL, use a second broker URL with region={region}, or an entity in "
+                f"{mine}."
             )
 
     def _ask(self) -> str | None:

@@ -48,6 +48,8 @@ __all__ = ["QueueSpec", "Queues", "own_tags", "retention_s"]
 logger = guarded(logging.getLogger(__name__))
 _MAX_FOREIGN_URLS = 1_000
 _MIN_EXPIRES_S = 600
+#: What kombu's SQS transport gives the queues that it creates, seconds. It renews nothing while a task runs.
+_SHARED_VISIBILITY_S = 1_800
 _OF_POLICY = ["QueueArn", "Policy", "LastModifiedTimestamp"]
 _COUNTS = (
     "ApproximateNumberOfMessages",
@@ -377,7 +379,8 @@ class Queues:
 
     def _attributes(self, spec: QueueSpec) -> dict[str, str]:
         attributes = {
-            "VisibilityTimeout": str(self._settings.visibility_timeout),
+            # For those who name none when they receive, such as sqs:// workers. Our receives name ours.
+            "VisibilityTimeout": str(max(_SHARED_VISIBILITY_S, self._settings.visibility_timeout)),
             "ReceiveMessageWaitTimeSeconds": str(SQS_MAX_WAIT_S),
         }
         if spec.name.endswith(FIFO_SUFFIX):
@@ -389,7 +392,11 @@ class Queues:
         removed = 0
         while True:
             answer = self._clients.sqs(
-                "receive_message", QueueUrl=url, MaxNumberOfMessages=MAX_BATCH_ENTRIES, WaitTimeSeconds=1
+                "receive_message",
+                QueueUrl=url,
+                MaxNumberOfMessages=MAX_BATCH_ENTRIES,
+                WaitTimeSeconds=1,
+                VisibilityTimeout=self._settings.visibility_timeout,
             )
             messages = answer.get("Messages", [])
             if not messages:

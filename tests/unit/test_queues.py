@@ -30,7 +30,7 @@ def queues(fake: FakeClients) -> Queues:
 def test_a_missing_queue_is_created_with_what_a_worker_needs(fake: FakeClients, queues: Queues) -> None:
     assert queues.declare(QueueSpec("q"))
     made = fake.queues.queue("q")
-    assert made.attributes["VisibilityTimeout"] == "120"
+    assert made.attributes["VisibilityTimeout"] == "1800"
     assert made.attributes["ReceiveMessageWaitTimeSeconds"] == "20"
     assert made.attributes["MessageRetentionPeriod"] == "1209600"
     assert "FifoQueue" not in made.attributes
@@ -233,6 +233,22 @@ def test_priority_levels_are_queues_of_their_own_behind_one_name(fake: FakeClien
 def _levels_of(queues: Queues, spec: QueueSpec) -> list[str]:
     queues.declare(spec)
     return queues.levels(spec.name)
+
+
+@pytest.mark.parametrize(("option", "attribute"), [(1, "1800"), (120, "1800"), (1800, "1800"), (7200, "7200")])
+def test_sqs_workers_may_share_a_queue_that_was_made_here(fake: FakeClients, option: int, attribute: str) -> None:
+    # They name no visibility timeout when they receive, and a task may take as long as that of the queue.
+    Queues(fake, make_settings(visibility_timeout=option)).declare(QueueSpec("q"))
+    assert fake.queues.queue("q").attributes["VisibilityTimeout"] == attribute
+
+
+def test_no_receive_relies_on_the_visibility_timeout_of_the_queue(fake: FakeClients) -> None:
+    queues = Queues(fake, make_settings(topology="assume", account_id=ACCOUNT, visibility_timeout=77))
+    fake.queues.create_queue("q", {})
+    fake.sqs("send_message", QueueUrl=fake.queues.queue("q").url, MessageBody="a")
+    assert queues.purge("q") == 1
+    received = [params for operation, params in fake.calls if operation == "receive_message"]
+    assert {params["VisibilityTimeout"] for params in received} == {77}
 
 
 # --- predefined
