@@ -15,8 +15,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 from unittest import mock
 
@@ -27,12 +27,13 @@ from kombu import Connection
 from kombu_hake.aws import clients as clients_module
 from kombu_hake.aws.concurrency import SharedParts
 from kombu_hake.config.settings import Settings, load, split_url
-from kombu_hake.exceptions import AccessDenied
+from kombu_hake.exceptions import AccessDenied, BrokerUnavailable
 from kombu_hake.temporary.presence import Presence
 
 __all__ = [
     "ACCOUNT",
     "REGION",
+    "AdviceAtOnce",
     "FakeClients",
     "FakeClock",
     "NoSweeper",
@@ -67,6 +68,16 @@ class FakeClock:
     def on_advance(self, listener: Callable[[], None]) -> None:
         """Have *listener* called after each advance."""
         self._listeners.append(listener)
+
+
+class AdviceAtOnce:
+    """In place of ``publish.advice.Advice``: asks in the caller's thread, so that calls can be counted."""
+
+    @staticmethod
+    def ask(key: Hashable, question: Callable[[], None]) -> None:
+        """As the real one, but for asking again later."""
+        with suppress(BrokerUnavailable):
+            question()
 
 
 class FakeClients:
@@ -281,6 +292,7 @@ def connected(fake: FakeClients, url: str = URL, **options: Any) -> Iterator[Con
         mock.patch("kombu_hake.transport.Clients", side_effect=made),
         mock.patch.object(clients_module, "_shared", shared),
         mock.patch("kombu_hake.transport._LAST_POLLS_S", 0.05),
+        mock.patch("kombu_hake.publish.routes.Advice", AdviceAtOnce),
         Connection(url, transport_options={"region": REGION, **options}) as connection,
     ):
         try:
