@@ -33,6 +33,7 @@ from kombu_hake.config import Settings
 from kombu_hake.exceptions import (
     AccessDenied,
     HakeError,
+    MessageTooLarge,
     QueueNotFound,
     ReplyQueueNotFound,
     TopicNotFound,
@@ -98,9 +99,12 @@ class Dispatcher:
             wire = encode(message, exchange, routing_key, uuid4().hex)
         published = Published(exchange, routing_key, message, mandatory)
         gathering = current_batch()
-        for target in targets:
+        # What may turn out not to be needed goes first: if it fails, nothing was sent yet.
+        for target in sorted(targets, key=_is_needed):
             prepared = self._prepare(target, wire, message, routing_key)
-            if gathering is None or not gathering.add(self, target, published, prepared):
+            if not _is_needed(target):
+                self._send_if_needed(target, prepared, exchange)
+            elif gathering is None or not gathering.add(self, target, published, prepared):
                 self._send(target, prepared, published)
 
     def send_events_aside(self) -> None:
@@ -174,6 +178,16 @@ class Dispatcher:
                 raise
             self._topology.give_up(published.exchange, exc)
 
+    def _send_if_needed(self, target: Target, prepared: Outgoing, exchange: str) -> None:
+        """Publish to a topic of which it is not known yet whether queues are subscribed, or whether it exists."""
+        try:
+            self._publisher.send(target, prepared)
+        except TopicNotFound:
+            self._routes.topic_is_absent(exchange)
+        except (AccessDenied, MessageTooLarge):
+            if self._routes.is_topic_needed(exchange):
+                raise
+
     def _prepare(self, target: Target, wire: Wire, message: Mapping[str, Any], routing_key: str) -> Outgoing:
         if isinstance(target, QueueTarget):
             return outgoing(wire.text, {}, send_parameters(message, target.queue, to_queue=True))
@@ -216,6 +230,10 @@ def _without_foreign_properties(message: Mapping[str, Any]) -> Mapping[str, Any]
             )
     kept = {name: value for name, value in message["properties"].items() if name not in dropped}
     return {**message, "properties": kept}
+
+
+def _is_needed(target: Target) -> bool:
+    return isinstance(target, QueueTarget) or target.is_needed
 
 
 def send_parameters(message: Mapping[str, Any], name: str, *, to_queue: bool) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """Where a published message goes: exchange and routing key to queues and topics.
 
 A producer needs to know only the exchange's name. What is found out once is remembered; nothing is asked per message.
+What decides only on a warning, or on whether more queues get the message, is asked in the background
+(:mod:`kombu_hake.publish.advice`). ``mandatory`` and ``unroutable=raise`` have to know, and wait some seconds.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ import logging
 from typing import NamedTuple
 
 from kombu_hake.amqp import PRIVATE_EXCHANGE, QueueUrl, TopicArn, is_mailbox, is_reply_exchange, reply_queue
-from kombu_hake.aws import TtlCache
+from kombu_hake.aws import TtlCache, patience
 from kombu_hake.config import Settings
 from kombu_hake.exceptions import (
     AccessDenied,
@@ -19,7 +21,8 @@ from kombu_hake.exceptions import (
     ReplyQueueNotFound,
     Unroutable,
 )
-from kombu_hake.publish.events import Listeners
+from kombu_hake.publish.advice import Advice, Ask
+from kombu_hake.publish.listeners import Listeners
 from kombu_hake.quoting import guarded
 from kombu_hake.topology import Topology
 
@@ -30,6 +33,10 @@ logger = guarded(logging.getLogger(__name__))
 _ABSENT_TTL_S = 60.0
 #: How often an exchange is looked at for having no queue at all.
 _ROUTABLE_TTL_S = 600.0
+#: How long an old answer stands in for a new one that AWS does not give.
+_OLD_ANSWER_S = 600.0
+#: How long a publish that has to know whether it reaches a queue goes on asking.
+_MUST_KNOW_S = 5.0
 
 
 class QueueTarget(NamedTuple):
@@ -44,6 +51,8 @@ class TopicTarget(NamedTuple):
 
     exchange: str
     arn: TopicArn
+    #: False where it is not known yet whether queues are subscribed, or the topic exists: then neither is an error.
+    is_needed: bool = True
 
 
 Target = QueueTarget | TopicTarget
@@ -52,14 +61,17 @@ Target = QueueTarget | TopicTarget
 class Routes:
     """Resolves publishes against a :class:`Topology`. Safe to share between threads."""
 
-    def __init__(self, topology: Topology, settings: Settings) -> None:
+    def __init__(self, topology: Topology, settings: Settings, ask: Ask | None = None) -> None:
+        """*ask*: has a question asked in the background; tests ask at once."""
+        self._ask = ask or Advice().ask
         self._topology = topology
         self._settings = settings
         self._own_queue: TtlCache[str, QueueUrl | None] = TtlCache(_ABSENT_TTL_S)
         self._routable: TtlCache[str, bool] = TtlCache(_ROUTABLE_TTL_S)
-        self._unchecked: TtlCache[str, None] = TtlCache(_ABSENT_TTL_S)
+        self._checked: TtlCache[str, None] = TtlCache(_ABSENT_TTL_S)
+        self._had_topic: TtlCache[str, bool] = TtlCache(_OLD_ANSWER_S)
         self._warned: TtlCache[str, None] = TtlCache(_ABSENT_TTL_S)
-        self.listeners = Listeners(self._count_listeners)
+        self.listeners = Listeners(self._count_listeners, ask=self._ask)
 
     def resolve(self, exchange: str, routing_key: str, *, mandatory: bool = False) -> list[Target]:
         """The targets of a publish; ``[]`` when it reaches nobody and that is all right.
@@ -102,12 +114,24 @@ class Routes:
             self.listeners.nobody(exchange)
             return []
         self._routable.forget(exchange)
+        self._checked.forget(exchange)
         arn = self._topology.topics.create(exchange, self._topology.exchange_type(exchange))
         logger.info("Created the topic of exchange %s on its first publish.", exchange)
-        must_know = mandatory or self._settings.unroutable == "raise"
-        if not self._has_queue(exchange, must_know=must_know):
-            return self._unroutable(exchange, routing_key, mandatory=mandatory)
+        self._check(exchange, routing_key, mandatory)
         return [TopicTarget(exchange, arn)]
+
+    def topic_is_absent(self, exchange: str) -> None:
+        """Take note that a topic that was not needed does not exist."""
+        self._topology.topics.is_gone(exchange)
+
+    def is_topic_needed(self, exchange: str) -> bool:
+        """Whether queues are subscribed to the topic, after it could not be published to.
+
+        Raises:
+            BrokerUnavailable: AWS does not say.
+        """
+        with patience(_MUST_KNOW_S):
+            return bool(self._topology.topics.subscribers(exchange))
 
     def is_event_exchange(self, exchange: str) -> bool:
         """Whether publishing is skipped while nobody listens.
@@ -159,7 +183,7 @@ class Routes:
         exchange_type = self._topology.exchange_type(exchange)
         if exchange_type not in (None, "direct"):
             return None
-        if exchange_type is None and self._topology.has_topic(exchange):
+        if exchange_type is None and self._has_topic(exchange):
             return None
         if self._topology.queues.spec(exchange) is not None:  # declared here since
             return self._topology.queues.find(exchange)
@@ -174,38 +198,60 @@ class Routes:
                 resource=exc.resource,
             ) from exc
 
+    def _has_topic(self, exchange: str) -> bool:
+        """Waits for the first answer only: it decides where the message goes."""
+        if self._had_topic.has(exchange):
+            self._count_in_background(exchange)
+            if not self._topology.topics.knows_subscribers(exchange):
+                return self._had_topic.get(exchange, lambda: True)
+        with patience(_MUST_KNOW_S):
+            found = self._topology.has_topic(exchange)
+        self._had_topic.forget(exchange)
+        return self._had_topic.get(exchange, lambda: found)
+
     def _topic_too(self, exchange: str, allowed: bool) -> list[Target]:
-        if not allowed or not self._topology.topics.subscribers(exchange):
+        if not allowed:
             return []
-        return [TopicTarget(exchange, self._topology.topics.arn(exchange))]
+        self._count_in_background(exchange)
+        topics = self._topology.topics
+        if not topics.knows_subscribers(exchange):
+            return [TopicTarget(exchange, topics.arn(exchange), is_needed=False)]
+        return [TopicTarget(exchange, topics.arn(exchange))] if topics.subscribers(exchange) else []
+
+    def _count_in_background(self, exchange: str) -> None:
+        topics = self._topology.topics
+        if self._settings.topology == "assume":
+            topics.subscribers(exchange)  # makes no call then
+        elif not topics.knows_subscribers(exchange):
+            self._ask(("topic", exchange), lambda: _discard(topics.subscribers(exchange)))
 
     def _topic(self, exchange: str, routing_key: str, mandatory: bool) -> Target:
         target = TopicTarget(exchange, self._topology.topics.arn(exchange))
-        heeded = mandatory or (self._settings.unroutable != "ignore" and not self._settings.is_best_effort(exchange))
-        if heeded and not self._has_queue(exchange, must_know=mandatory or self._settings.unroutable == "raise"):
-            self._unroutable(exchange, routing_key, mandatory=mandatory)
+        if mandatory or (self._settings.unroutable != "ignore" and not self._settings.is_best_effort(exchange)):
+            self._check(exchange, routing_key, mandatory)
         return target
 
-    def _has_queue(self, exchange: str, *, must_know: bool) -> bool:
-        """Whether a queue is bound to the exchange; yes where that may not be read.
+    def _check(self, exchange: str, routing_key: str, mandatory: bool) -> None:
+        """Raise, or have a warning logged in a moment, if no queue is bound to the exchange.
 
-        Args:
-            must_know: Raise BrokerUnavailable where AWS can't be asked. Otherwise only a warning depends on it: yes,
-                and not asked again for a minute.
+        Raises:
+            Unroutable: as :meth:`resolve`.
+            BrokerUnavailable: AWS does not say, and it is a matter of an error.
         """
-        if not must_know and self._unchecked.has(exchange):
-            return True
-        try:
-            found = self._routable.get(exchange, lambda: self._topology.topics.subscribers(exchange) != 0)
-        except BrokerUnavailable as exc:
-            if must_know:
-                raise
-            logger.debug("Whether a queue is bound to exchange %s can't be seen: %s", exchange, exc)
-            self._unchecked.get(exchange, lambda: None)
-            return True
-        if not found:  # believe the bad news for a minute only
-            self._routable.forget(exchange)
-        return found
+        if self._routable.has(exchange):
+            return
+        if mandatory or self._settings.unroutable == "raise":
+            with patience(_MUST_KNOW_S):
+                self._look_for_queue(exchange, routing_key, mandatory)
+        elif self._settings.unroutable == "warn" and not self._checked.has(exchange):
+            self._checked.get(exchange, lambda: None)
+            self._ask(("queue", exchange), lambda: self._look_for_queue(exchange, routing_key, False))
+
+    def _look_for_queue(self, exchange: str, routing_key: str, mandatory: bool) -> None:
+        """A queue counts as bound where that may not be read."""
+        if not self._routable.get(exchange, lambda: self._topology.topics.subscribers(exchange) != 0):
+            self._routable.forget(exchange)  # believe the bad news for a minute only
+            self._unroutable(exchange, routing_key, mandatory=mandatory)
 
     def _unroutable(self, exchange: str, routing_key: str, *, mandatory: bool) -> list[Target]:
         where = f"exchange {exchange!r} with routing key {routing_key!r}" if exchange else f"queue {routing_key!r}"
@@ -219,3 +265,7 @@ class Routes:
         if self._settings.unroutable == "warn":
             self._warned.get(where, lambda: logger.warning("%s", text))
         return []
+
+
+def _discard(answer: object) -> None:
+    """An answer that is remembered where it was found."""

@@ -209,6 +209,10 @@ class Topics:
         """
         return self._subscribers.get(exchange, lambda: self._count_subscribers(exchange))
 
+    def knows_subscribers(self, exchange: str) -> bool:
+        """True where :meth:`subscribers` answers without a call."""
+        return self._subscribers.has(exchange)
+
     def forget_subscribers(self, exchange: str) -> None:
         """Count anew next time."""
         self._subscribers.forget(exchange)

@@ -28,7 +28,7 @@ from typing import Any
 from unittest import mock
 from uuid import UUID
 
-from fakes import FakeClients, FakeClock, make_settings
+from fakes import AdviceAtOnce, FakeClients, FakeClock, make_settings
 from kombu.utils import json as kombu_json
 
 from kombu_hake.amqp.bindings import Binding
@@ -111,7 +111,7 @@ def write(recipe: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     fake = FakeClients(FakeClock(float(NOW_S)))
     settings = make_settings()
     topology = Topology(fake, settings)
-    dispatcher = Dispatcher(topology, Routes(topology, settings), Publisher(fake), settings)
+    dispatcher = Dispatcher(topology, Routes(topology, settings, AdviceAtOnce.ask), Publisher(fake), settings)
     queue, arguments = recipe["queue"], recipe.get("arguments", {})
     topology.declare_queue(QueueSpec(queue, arguments=arguments))
     for exchange, exchange_type, key in recipe.get("bindings", ()):

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from fakes import ACCOUNT, REGION, FakeClients, make_settings
+from fakes import ACCOUNT, REGION, AdviceAtOnce, FakeClients, make_settings
 
 from kombu_hake.amqp.bindings import Binding
 from kombu_hake.exceptions import (
@@ -29,7 +29,7 @@ class Process:
     def __init__(self, fake: FakeClients, **options: Any) -> None:
         settings = make_settings(**options)
         self.topology = Topology(fake, settings)
-        routes = Routes(self.topology, settings)
+        routes = Routes(self.topology, settings, AdviceAtOnce.ask)
         self.dispatcher = Dispatcher(self.topology, routes, Publisher(fake), settings)
 
     def declare(self, queue: str, *bindings: Binding, **arguments: Any) -> None:

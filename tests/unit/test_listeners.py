@@ -5,8 +5,7 @@ from collections.abc import Callable
 import pytest
 from fakes import FakeClock
 
-from kombu_hake.exceptions import BrokerUnavailable
-from kombu_hake.publish.events import HEARTBEAT_KEY, Listeners
+from kombu_hake.publish.listeners import HEARTBEAT_KEY, Listeners
 
 HEARTBEAT_S = 2
 
@@ -107,10 +106,49 @@ def test_what_aws_says_to_a_publish_is_believed(bench: Bench) -> None:
     assert bench.asked == 1
 
 
-def test_a_fault_is_the_callers(bench: Bench) -> None:
-    def fail(exchange: str) -> int:
-        raise BrokerUnavailable("x")
+def test_events_are_sent_until_the_count_is_known() -> None:
+    questions: list[Callable[[], None]] = []
+    clock = FakeClock()
+    listeners = Listeners(lambda exchange: 0, clock, lambda key, question: questions.append(question))
+    assert listeners.is_heard("celeryev", HEARTBEAT_KEY)
+    questions.pop()()
+    assert not listeners.is_heard("celeryev", HEARTBEAT_KEY)
+    clock.advance(200)
+    assert not listeners.is_heard("celeryev", HEARTBEAT_KEY)
+    assert len(questions) == 1
 
-    count: Callable[[str], int | None] = fail
-    with pytest.raises(BrokerUnavailable):
-        Listeners(count).is_heard("celeryev", HEARTBEAT_KEY)
+
+def silence(bench: Bench, seconds: int) -> int:
+    """Heartbeats for so long; the longest time without one that was sent, seconds."""
+    longest = since = 0
+    for _ in range(seconds // HEARTBEAT_S):
+        bench.clock.advance(HEARTBEAT_S)
+        since = 0 if bench.heartbeat() else since + HEARTBEAT_S
+        longest = max(longest, since)
+    return longest
+
+
+def test_a_monitor_that_starts_with_a_worker_hears_it_though_counts_and_commands_are_late(bench: Bench) -> None:
+    bench.heartbeat()
+    assert silence(bench, 118) <= 6
+    assert bench.asked <= 7
+    assert silence(bench, 600) >= 100
+
+
+def test_after_a_command_a_monitor_hears_a_worker_though_the_count_is_late(bench: Bench) -> None:
+    bench.beat(3_600)
+    before = bench.asked
+    bench.listeners.command_came()
+    assert silence(bench, 118) <= 6
+    assert bench.asked - before <= 8
+
+
+def test_a_topic_that_does_not_exist_yet_is_tried_every_few_seconds_at_the_start(bench: Bench) -> None:
+    tried = 0
+    for _ in range(60):
+        bench.clock.advance(HEARTBEAT_S)
+        if bench.heartbeat():
+            tried += 1
+            bench.listeners.nobody("celeryev")
+    assert 15 <= tried <= 25
+    assert bench.asked <= 10

@@ -4,7 +4,7 @@ import logging
 from typing import Any
 
 import pytest
-from fakes import ACCOUNT, REGION, FakeClients, make_settings
+from fakes import ACCOUNT, REGION, AdviceAtOnce, FakeClients, make_settings
 from kombu.exceptions import InconsistencyError
 
 from kombu_hake.amqp.bindings import Binding
@@ -32,7 +32,7 @@ class Process:
     def __init__(self, fake: FakeClients, **options: Any) -> None:
         settings = make_settings(**options)
         self.topology = Topology(fake, settings)
-        self.routes = Routes(self.topology, settings)
+        self.routes = Routes(self.topology, settings, AdviceAtOnce.ask)
 
     def declare(self, queue: str, *bindings: Binding) -> None:
         self.topology.declare_queue(QueueSpec(queue))
@@ -219,11 +219,14 @@ def test_a_denied_exchange_raises_and_its_own_queue_still_gets_its_messages(here
 # --- gone
 
 
-def test_a_topic_that_is_gone_is_made_again_on_publish(fake: FakeClients, here: Process, elsewhere: Process) -> None:
+def test_a_topic_that_is_gone_is_made_again_on_publish(
+    fake: FakeClients, here: Process, elsewhere: Process, caplog: pytest.LogCaptureFixture
+) -> None:
     elsewhere.declare("q", Binding("orders", "fanout"))
     here.routes.resolve("orders", "k")
     fake.sns("delete_topic", TopicArn=arn("orders"))
-    assert here.routes.topic_is_gone("orders", "k") == []
+    assert here.routes.topic_is_gone("orders", "k") == [TopicTarget("orders", arn("orders"))]
+    assert "reaches nobody" in caplog.text
     assert "orders" in fake.topics.by_name
 
 
@@ -321,9 +324,8 @@ def test_a_failed_look_for_other_queues_of_a_direct_exchange_is_no_verdict(
     here.declare("q", Binding("q", "direct", "q"))
     elsewhere.declare("audit", Binding("q", "direct", "q"))
     fake.fail("get_topic_attributes", BrokerUnavailable("x"))
-    with pytest.raises(BrokerUnavailable):
-        here.routes.resolve("q", "q")
-    assert here.targets("q", "q") == ["queue q", "topic q"]
+    assert here.routes.resolve("q", "q")[1] == TopicTarget("q", arn("q"), is_needed=False)
+    assert here.routes.resolve("q", "q")[1] == TopicTarget("q", arn("q"))
 
 
 @pytest.mark.parametrize(("unroutable", "mandatory"), [("raise", False), ("warn", True), ("ignore", True)])

@@ -1,0 +1,123 @@
+"""Questions to AWS whose answers a publish does not wait for: they decide only on a warning or on what comes later.
+
+One thread a process and settings asks them, one after the other, and ends when there are none. A question that AWS
+can't answer for now is asked again; one that was asked and not answered is not asked a second time beside it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Callable, Hashable
+from typing import NamedTuple
+
+from kombu_hake.aws import backoff_s, forksafe, patience, start_thread
+from kombu_hake.exceptions import BrokerUnavailable, HakeError
+from kombu_hake.quoting import guarded
+
+__all__ = ["Advice", "Ask"]
+
+logger = guarded(logging.getLogger(__name__))
+#: Has a question asked; its key says which one it is.
+Ask = Callable[[Hashable, Callable[[], None]], None]
+#: Questions that wait. One more is dropped: the next publish has it again.
+_MOST_WAITING = 100
+#: How long a throttled question may hold up the others.
+_PATIENCE_S = 10.0
+_TRIES = 10
+#: How long the end of the process waits for answers: a script that publishes one message gets its warning.
+_EXIT_S = 5.0
+
+
+class _Question(NamedTuple):
+    ask: Callable[[], None]
+    #: Monotonic second.
+    due: float
+    tries: int
+
+
+class Advice:
+    """Asks in the background. Safe to use from any thread."""
+
+    def __init__(self) -> None:
+        self._fresh()
+        forksafe.register(self)
+        _alive.add(self)
+
+    def reset_after_fork(self) -> None:
+        """What was asked is the parent's; the child asks when it publishes."""
+        self._fresh()
+
+    def _fresh(self) -> None:
+        self._changed = threading.Condition()  # re-entrant: a signal handler may publish
+        self._questions: dict[Hashable, _Question] = {}
+        self._thread: threading.Thread | None = None
+
+    def ask(self, key: Hashable, question: Callable[[], None]) -> None:
+        """Have ``question()`` called in a thread, unless one with this key waits for its answer. Never blocks."""
+        with self._changed:
+            if key in self._questions or len(self._questions) >= _MOST_WAITING:
+                return
+            self._questions[key] = _Question(question, time.monotonic(), 0)
+            if self._thread is None:
+                self._thread = start_thread(self._run, "hake-advice")
+                if self._thread is None:
+                    del self._questions[key]  # the next publish asks again
+            self._changed.notify_all()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until all questions are answered; False when that takes longer."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._questions, timeout_s)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                if not self._questions:
+                    self._thread = None
+                    return
+                key, question = min(self._questions.items(), key=lambda entry: entry[1].due)
+                pause_s = question.due - time.monotonic()
+                if pause_s > 0:
+                    self._changed.wait(pause_s)
+                    continue
+            again = self._try(question)
+            with self._changed:
+                self._questions.pop(key, None)
+                if again is not None:
+                    self._questions[key] = again
+                self._changed.notify_all()
+
+    @staticmethod
+    def _try(question: _Question) -> _Question | None:
+        """Ask; the same question for later where AWS could not answer."""
+        try:
+            with patience(_PATIENCE_S):
+                question.ask()
+        except BrokerUnavailable as exc:
+            tries = question.tries + 1
+            if tries < _TRIES:
+                pause_s = backoff_s(tries, first_s=2.0, most_s=60.0)
+                return _Question(question.ask, time.monotonic() + pause_s, tries)
+            logger.info("Whether published messages reach a queue can't be found out: %s", exc)
+        except HakeError as exc:
+            logger.info("Whether published messages reach a queue can't be found out: %s", exc)
+        except Exception:
+            logger.exception("Unexpected error while looking for the queues of an exchange; publishing continues.")
+        return None
+
+
+_alive: weakref.WeakSet[Advice] = weakref.WeakSet()
+
+
+def _wait_at_exit() -> None:
+    ends_at = time.monotonic() + _EXIT_S
+    for advice in list(_alive):
+        if not advice.wait(max(0.0, ends_at - time.monotonic())):
+            logger.warning("The process ends before AWS has said whether each published message reaches a queue.")
+
+
+atexit.register(_wait_at_exit)
