@@ -16,7 +16,7 @@ from kombu_hake.exceptions import (
     TopologyError,
     Unroutable,
 )
-from kombu_hake.publish.events import Listeners
+from kombu_hake.publish.listeners import Listeners
 from kombu_hake.publish.routes import QueueTarget, Routes, TopicTarget
 from kombu_hake.topology.queues import QueueSpec
 from kombu_hake.topology.topology import Topology
