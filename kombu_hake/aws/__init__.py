@@ -9,6 +9,7 @@ returns, ``concurrency.py``, ``senders.py`` and ``forksafe.py`` for caches, thre
 from __future__ import annotations
 
 from kombu_hake.aws import clients, forksafe
+from kombu_hake.aws.background import Background
 from kombu_hake.aws.clients import Clients, shared_clients
 from kombu_hake.aws.concurrency import Once, Reentry, SingleFlight, TtlCache, backoff_s
 from kombu_hake.aws.error_table import entry_error
@@ -16,6 +17,7 @@ from kombu_hake.aws.retry import patience
 from kombu_hake.aws.senders import Senders, start_thread
 
 __all__ = [
+    "Background",
     "Clients",
     "Once",
     "Reentry",

@@ -22,7 +22,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 from kombu_hake.amqp import FIFO_SUFFIX, MAX_BATCH_ENTRIES, SQS_MAX_VISIBILITY_S, QueueUrl
-from kombu_hake.aws import Clients, Senders, backoff_s, forksafe, start_thread
+from kombu_hake.aws import Background, Clients, Senders, backoff_s, forksafe
 from kombu_hake.exceptions import BrokerUnavailable, HakeError, QueueNotFound
 from kombu_hake.quoting import guarded
 from kombu_hake.receive.lease import Event, Lease, LeaseState, Why, after, lost_text
@@ -70,12 +70,11 @@ class Leases:
 
     def _fresh(self) -> None:
         self._lock = threading.RLock()
-        self._changed = threading.Condition(self._lock)
         self._held: OrderedDict[int, Lease] = OrderedDict()  # by id(lease), earliest deadline first
         self._acks: dict[QueueUrl, list[Lease]] = {}
         self._acks_due: dict[QueueUrl, float] = {}
         self._senders: Senders[Request] = Senders(self._handle, most=_MAX_SENDERS, name="hake-sender")
-        self._keeper: threading.Thread | None = None
+        self._keeper = Background(self._keep, "hake-keeper", on_error=self._keeping_failed)
         self._is_disowned = False
         #: Queues that :meth:`release` has made messages of visible in.
         self.given_back: set[QueueUrl] = set()
@@ -83,6 +82,8 @@ class Leases:
         #: When to look for leases that have run out.
         self._look_at = math.inf
         self._stopping = False
+        #: Set once :meth:`stop` waits no more: retries end.
+        self._ended = threading.Event()
 
     def __repr__(self) -> str:
         waiting = sum(len(leases) for leases in self._acks.values())
@@ -98,7 +99,7 @@ class Leases:
         """Keep these alive until they are settled."""
         with self._lock:
             if not self._held:
-                self._changed.notify()
+                self._keeper.wake()
             for lease in leases:
                 self._held[id(lease)] = lease
                 self._look_at = min(self._look_at, lease.held_until)
@@ -115,7 +116,7 @@ class Leases:
                 self._send_acks(lease.url)  # in a FIFO queue the next message of the group waits for this one
             elif len(waiting) == 1:
                 self._acks_due[lease.url] = self._clock() + self._linger_s
-                self._changed.notify()
+                self._keeper.wake()
 
     def hide(self, lease: Lease, seconds: int) -> None:
         """Have the message come again after *seconds*, and hold it no longer."""
@@ -170,12 +171,9 @@ class Leases:
         with self._lock:
             self._stopping = True
         self.flush(timeout_s)
-        with self._lock:
-            self._changed.notify_all()
-            keeper, self._keeper = self._keeper, None
+        self._ended.set()
         self._senders.stop(_END_S)
-        if keeper is not None and keeper is not threading.current_thread():
-            keeper.join(_END_S)
+        self._keeper.stop(_END_S)
 
     def look_after(self) -> None:
         """Do in this thread what waits for a thread that cannot be started; the consuming thread calls it regularly.
@@ -186,12 +184,8 @@ class Leases:
             if self._stopping or not (self._held or self._acks or self._senders.unanswered):
                 return
             self._have_keeper()
-            is_kept = self._keeper is not None and self._keeper.is_alive()
-        if not is_kept:
-            self._keep_once(waits=False)
-            with self._lock:
-                if self._keeper is not None and not self._keeper.is_alive():
-                    self._keeper = None  # the next call starts another one
+        if not self._keeper.is_alive:
+            self._keep_once()
         self._senders.help()
 
     def disown(self) -> None:
@@ -261,22 +255,28 @@ class Leases:
             self._senders.submit(Request("ack", url, leases[start : start + MAX_BATCH_ENTRIES]))
 
     def _have_keeper(self) -> None:
-        if self._keeper is None and not self._stopping:
-            self._keeper = start_thread(self._keep, "hake-keeper")
+        if not self._keeper.is_alive and not self._stopping:
+            self._keeper.start()
+
+    def wake(self) -> None:
+        """Have the keeper look at once what is due, by the clock given to the constructor."""
+        self._keeper.wake()
 
     # --- the keeper
 
-    def _keep(self) -> None:
-        while not self._stopping:
-            try:
-                self._keep_once()
-            except Exception:  # a bug of ours must not end the renewals in silence
-                logger.exception("Keeping leases failed in a way that is not known; it goes on.")
-                time.sleep(_LOOK_UP_S)
-            if self._is_disowned:
-                self.give_all_back()
+    def _keep(self) -> float:
+        """Do what is due; seconds until more is, or until it is time to see whether anybody is left who settles."""
+        if self._is_disowned:
+            self.give_all_back()
+        return min(self._keep_once(), _LOOK_UP_S)
 
-    def _keep_once(self, *, waits: bool = True) -> None:
+    def _keeping_failed(self, exc: Exception) -> float:
+        """A bug of ours must not end the renewals in silence."""
+        logger.error("Unexpected error in the lease keeper; continuing.", exc_info=exc)
+        return _LOOK_UP_S
+
+    def _keep_once(self) -> float:
+        """Send the acks and renewals that are due, and report leases that ran out; seconds until more is due."""
         with self._lock:
             now = self._clock()
             lost = self._run_out(now)
@@ -287,10 +287,10 @@ class Leases:
                     lease.deadline = now + self._visibility_s
                     self._held.move_to_end(id(lease))
                 self._senders.submit(Request("renew", url, group))
-            if waits and not lost and not self._stopping:
-                self._changed.wait(min(self._pause(now), _LOOK_UP_S))
+            pause_s = self._pause(now)
         for lease, why in lost:
             self._report(lease, why)
+        return pause_s
 
     def _run_out(self, now: float) -> list[tuple[Lease, Why]]:
         """Those that somebody else may have now, because nothing has renewed them. They go on being tried, once AWS
@@ -339,7 +339,8 @@ class Leases:
         tries = 0
         while tries < _TRIES or self._is_worth_more(request):
             if tries:
-                time.sleep(backoff_s(tries - 1))
+                if self._ended.wait(backoff_s(tries - 1)):
+                    break
                 self._forget_late_releases(request)
             if not request.leases:
                 return
@@ -395,7 +396,7 @@ class Leases:
             if kind == "renew" and isinstance(exc, BrokerUnavailable):
                 lease.deadline = self._clock() + self._visibility_s / 2  # due again now: first in the line
                 self._held.move_to_end(id(lease), last=False)
-                self._changed.notify()
+                self._keeper.wake()
                 return
             if not self._transition(lease, Event.REFUSED):
                 return

@@ -38,11 +38,7 @@ def queue(fake: FakeClients) -> FakeQueue:
 
 
 def wake_with_the_clock(leases: Leases, clock: FakeClock) -> None:
-    def wake() -> None:
-        with leases._lock:
-            leases._changed.notify_all()
-
-    clock.on_advance(wake)
+    clock.on_advance(leases.wake)
 
 
 @pytest.fixture
@@ -557,10 +553,10 @@ def test_a_lease_of_one_second_is_renewed_in_time_after_a_quiet_while() -> None:
     fake = FakeClients()
     quick = Leases(fake, visibility_s=1, linger_s=LINGER_S, clock=fake.clock)
     wake = threading.Event()
-    quick._changed.notify = wake.set  # type: ignore[method-assign]
+    quick._keeper.wake = wake.set  # type: ignore[method-assign]
     quick.hold([Lease(QueueUrl("u"), "handle-1", fake.clock(), 1)])
     assert wake.is_set()
-    quick._stopping = True
+    quick.stop(5.0)
 
 
 # --- the table
@@ -657,10 +653,9 @@ def test_what_nobody_can_settle_any_more_goes_back(
     first, *_ = held(fake, leases, queue, 3)
     leases.ack(first)
     keeper = leases._keeper
-    assert keeper is not None
+    assert keeper.is_alive
     leases.disown()
-    keeper.join(10.0)
-    assert not keeper.is_alive()
+    eventually(lambda: not keeper.is_alive)
     assert fake.count(DELETE) == 1
     assert sum(message.visible_at <= fake.clock() for message in queue.messages) == 2
     eventually(lambda: not leases._senders._threads)

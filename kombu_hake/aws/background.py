@@ -1,0 +1,106 @@
+"""Background work that comes back: one loop in a thread, with an owner that starts and stops it.
+
+The owner's ``work`` does what is due and says when more will be; it keeps the time itself, by the clock that it was
+given. Between two runs the loop waits where :meth:`Background.wake` and :meth:`Background.stop` reach it at once.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from kombu_hake.aws.senders import start_thread
+
+__all__ = ["Background"]
+
+
+class Background:
+    """Calls ``work()`` again and again. Safe to use from any thread; after a fork the owner makes a new one."""
+
+    def __init__(self, work: Callable[[], float | None], name: str, *, on_error: Callable[[Exception], float]) -> None:
+        """Store; nothing starts before :meth:`start`.
+
+        Args:
+            work: Returns in how many seconds to call it again; None to end the thread, until the next start.
+            name: Of the thread.
+            on_error: Gets what *work* raised, logs it, and returns in how many seconds to call *work* again.
+        """
+        self._work = work
+        self._name = name
+        self._on_error = on_error
+        self._lock = threading.RLock()  # re-entrant: a signal handler may wake it in the middle of this
+        self._changed = threading.Condition(self._lock)
+        self._thread: threading.Thread | None = None
+        self._is_woken = False
+        self._is_stopping = False
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether its thread runs."""
+        thread = self._thread
+        return thread is not None and thread.is_alive()
+
+    def start(self) -> bool:
+        """Call ``work()`` now, in a new thread if there is none.
+
+        Returns:
+            False where no thread can be started, or it was stopped.
+        """
+        with self._lock:
+            if self._is_stopping:
+                return False
+            self._is_woken = True
+            self._changed.notify()
+            if not self.is_alive:
+                self._thread = start_thread(self._run, self._name)
+            return self._thread is not None
+
+    def wake(self) -> None:
+        """Call ``work()`` now instead of when it said, if the thread runs."""
+        with self._lock:
+            self._is_woken = True
+            self._changed.notify()
+
+    def stop(self, timeout_s: float) -> bool:
+        """End the thread for good, and wait for it; it may call this itself.
+
+        Returns:
+            Whether it has ended, or is the one that calls.
+        """
+        deadline = time.monotonic() + timeout_s
+        with self._lock:
+            self._is_stopping = True
+            self._changed.notify()
+            thread = self._thread
+        if thread is None or thread is threading.current_thread():
+            return True
+        thread.join(max(0.0, deadline - time.monotonic()))
+        return not thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            while self._run_once():
+                pass
+        finally:
+            with self._lock:
+                if self._thread is threading.current_thread():
+                    self._thread = None
+
+    def _run_once(self) -> bool:
+        """Work, and wait for the next time; whether there is one."""
+        with self._lock:
+            if self._is_stopping:
+                return False
+            self._is_woken = False
+        try:
+            wait_s = self._work()
+        except Exception as exc:
+            wait_s = self._on_error(exc)
+        with self._lock:
+            if self._is_stopping or (wait_s is None and not self._is_woken):
+                self._thread = None  # under the lock: a start from here on makes another one
+                return False
+            if wait_s and not self._is_woken:
+                self._changed.wait(wait_s)
+            return True

@@ -1,0 +1,151 @@
+"""Background work: runs when it is due or woken, survives errors, and a stop reaches it wherever it is."""
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+from fakes import eventually
+
+from kombu_hake.aws import Background
+
+
+class Bench:
+    """Work that counts its runs."""
+
+    def __init__(self) -> None:
+        self.runs = 0
+        self.wait_s: float | None = 600.0
+        self.errors: list[Exception] = []
+        self.background = Background(self.work, "hake-bench", on_error=self.failed)
+
+    def work(self) -> float | None:
+        self.runs += 1
+        if self.runs in self.fails_at:
+            raise ZeroDivisionError(self.runs)
+        return self.wait_s
+
+    fails_at: tuple[int, ...] = ()
+
+    def failed(self, exc: Exception) -> float:
+        self.errors.append(exc)
+        return 600.0
+
+    def threads(self) -> list[threading.Thread]:
+        return [thread for thread in threading.enumerate() if thread.name == "hake-bench"]
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    made = Bench()
+    yield made
+    assert made.background.stop(10.0)
+
+
+def test_nothing_starts_by_itself(bench: Bench) -> None:
+    assert not bench.background.is_alive
+    bench.background.wake()
+    assert not bench.threads()
+
+
+def test_a_started_one_works_and_waits(bench: Bench) -> None:
+    assert bench.background.start()
+    eventually(lambda: bench.runs == 1)
+    assert bench.background.is_alive
+
+
+def test_waking_makes_it_work_before_its_time(bench: Bench) -> None:
+    bench.background.start()
+    eventually(lambda: bench.runs == 1)
+    bench.background.wake()
+    eventually(lambda: bench.runs == 2)
+    bench.background.start()
+    eventually(lambda: bench.runs == 3)
+    assert len(bench.threads()) == 1
+
+
+def test_it_works_again_when_it_said_so(bench: Bench) -> None:
+    bench.wait_s = 0.001
+    bench.background.start()
+    eventually(lambda: bench.runs > 3)
+
+
+def test_it_ends_when_nothing_is_left_and_starts_again(bench: Bench) -> None:
+    bench.wait_s = None
+    bench.background.start()
+    eventually(lambda: not bench.background.is_alive)
+    assert bench.runs == 1
+    bench.background.start()
+    eventually(lambda: bench.runs == 2)
+
+
+def test_a_start_while_it_ends_is_not_lost() -> None:
+    reached, leave, runs = threading.Event(), threading.Event(), []
+
+    def work() -> None:
+        runs.append(None)
+        reached.set()
+        assert leave.wait(10.0)
+
+    background = Background(work, "hake-bench", on_error=lambda exc: 0.0)
+    background.start()
+    assert reached.wait(10.0)
+    background.start()
+    leave.set()
+    eventually(lambda: len(runs) == 2 and not background.is_alive)
+
+
+def test_an_error_is_reported_and_does_not_end_it(bench: Bench) -> None:
+    bench.fails_at = (1,)
+    bench.background.start()
+    eventually(lambda: len(bench.errors) == 1)
+    bench.background.wake()
+    eventually(lambda: bench.runs == 2)
+
+
+def test_a_stop_ends_its_wait_and_it_never_starts_again(bench: Bench) -> None:
+    bench.background.start()
+    eventually(lambda: bench.runs == 1)
+    assert bench.background.stop(10.0)
+    assert not bench.threads()
+    assert not bench.background.start()
+    assert bench.runs == 1
+
+
+def test_a_stop_waits_no_longer_than_told_for_work_that_hangs() -> None:
+    reached, leave = threading.Event(), threading.Event()
+
+    def work() -> None:
+        reached.set()
+        assert leave.wait(10.0)
+
+    background = Background(work, "hake-bench", on_error=lambda exc: 0.0)
+    background.start()
+    assert reached.wait(10.0)
+    assert not background.stop(0.0)
+    leave.set()
+    assert background.stop(10.0)
+
+
+def test_it_may_stop_itself() -> None:
+    done = threading.Event()
+
+    def work() -> float:
+        assert background.stop(10.0)
+        done.set()
+        return 0.0
+
+    background = Background(work, "hake-bench", on_error=lambda exc: 0.0)
+    background.start()
+    assert done.wait(10.0)
+    eventually(lambda: not background.is_alive)
+
+
+def test_without_a_thread_it_says_so_and_can_be_started_later(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_thread(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_thread)
+        assert not bench.background.start()
+    assert bench.background.start()
+    eventually(lambda: bench.runs == 1)
