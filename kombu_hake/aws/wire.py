@@ -19,7 +19,7 @@ import logging
 import socket
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from kombu_hake._version import __version__
@@ -168,7 +168,7 @@ def read_body(response: Any) -> bytes:
     size = 0
     is_read = False
     try:
-        for part in response.stream(_CHUNK_BYTES, decode_content=False):
+        for part in _pieces(response):
             parts.append(part)
             size += len(part)
             if size > _MOST_BYTES:
@@ -182,6 +182,15 @@ def read_body(response: Any) -> bytes:
         else:  # the rest of it would be taken for the next answer
             response.close()
     return b"".join(parts)
+
+
+def _pieces(response: Any) -> Iterator[bytes]:
+    """The body as it arrives. ``stream`` would wait until a piece is full, however slowly a server sends."""
+    if not hasattr(response, "read1"):  # urllib3 1.26
+        yield from response.stream(_CHUNK_BYTES, decode_content=False)
+        return
+    while piece := response.read1(_CHUNK_BYTES, decode_content=False):
+        yield piece
 
 
 def read_timeout_s(settings: Settings, wait_s: float) -> float:

@@ -34,6 +34,8 @@ STUCK_S = 1.5 * LATE_S
 WINDOW_STUCK_S = 4 * LATE_S
 #: A message that is not settled in this time is held back, or waits out its visibility timeout.
 SETTLE_S = 1.5
+#: What the worker logs then.
+HELD = "and is received again in"
 #: How much memory one message may add to the main process, for a while.
 MEMORY_MIB = 256.0
 MAX_DELIVERIES = 3
@@ -110,15 +112,21 @@ class _Judge:
             arena.send_good(number + _AGAIN, message.queue)
             if not arena.until(lambda: arena.has_run(number + _AGAIN) or not arena.is_alive, STUCK_S * PATIENCE):
                 waited = None
+        log: list[str] = []
+
+        def is_settled() -> bool:
+            log.append(arena.log.new())
+            return any(HELD in text for text in log) or arena.unsettled(message.queue) == (0, 0) or not arena.is_alive
+
         if waited is not None and arena.is_alive:
-            arena.until(lambda: arena.unsettled(message.queue) == (0, 0) or not arena.is_alive, SETTLE_S)
+            arena.until(is_settled, SETTLE_S)
         if not arena.is_alive:
             faults.append(f"the worker ended ({arena.worker.process.returncode})")
         elif waited is None:
             faults.append("the good task never ran")
         elif waited > LATE_S * PATIENCE:
             faults.append(f"the good task waited {waited:.1f} s")
-        outcome = self._outcome(message, message_id, mark, runs_before)
+        outcome = self._outcome(message, message_id, mark, runs_before, "".join(log))
         if outcome == "nothing" and not faults:
             faults.append("it left no trace")
         faults += self._side_effects(memory)
@@ -128,9 +136,9 @@ class _Judge:
             arena.purge()
         return Finding(message.name, outcome, waited, tuple(faults))
 
-    def _outcome(self, message: Hostile, message_id: str | None, mark: str, runs_before: int) -> str:
+    def _outcome(self, message: Hostile, message_id: str | None, mark: str, runs_before: int, log: str) -> str:
         arena = self._arena
-        log, dead = arena.log.new(), arena.take_dead_letters()
+        log, dead = log + arena.log.new(), arena.take_dead_letters()
         arena.read_runs()
         ids = [message_id] if message_id else arena.proxy.bodies.get(message.text, [])
         if len(arena.odd_runs) > runs_before:

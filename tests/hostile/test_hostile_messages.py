@@ -19,7 +19,7 @@ ALWAYS = (
     "body/argument-depth-480-task", "control/reply-to-topic", "control/pattern-slow", "number-priority/decimal-1e6",
 )  # fmt: skip
 #: How many of the others; ``HAKE_HOSTILE_PATIENCE`` times five seconds is how long a good task may wait.
-SMALL = 70
+SMALL = 48
 
 
 def small() -> list[Hostile]:

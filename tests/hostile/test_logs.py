@@ -14,7 +14,7 @@ from kombu_hake.exceptions import HakeError
 from kombu_hake.worker import safeguard
 
 SECRET = "s3cr3t-argument"
-MAX_CHARS = 20_000
+MAX_CHARS = 5_000
 
 
 def with_secret(text: str) -> str:

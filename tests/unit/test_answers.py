@@ -111,9 +111,18 @@ def test_a_body_larger_than_any_of_aws_is_not_kept(
         del ODD["huge"]
 
 
+@pytest.mark.parametrize(
+    ("head", "piece"),
+    [
+        (b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
+        (b"Transfer-Encoding: chunked\r\n\r\nFFFFF\r\n", b" "),
+        (b"Content-Length: 100000\r\n\r\n", b" "),
+    ],
+    ids=["chunks", "a slow chunk", "a length"],
+)
 @pytest.mark.parametrize(("service", "operation", "params"), [CALLS[0], CALLS[2]])
 def test_a_body_that_never_ends_is_given_up(
-    service: str, operation: str, params: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    service: str, operation: str, params: dict[str, Any], head: bytes, piece: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wire_module, "_BODY_S", 0.2)
     is_over = threading.Event()
@@ -122,10 +131,10 @@ def test_a_body_that_never_ends_is_given_up(
         connection, _ = server.accept()
         with connection:
             connection.recv(65536)
-            connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            connection.sendall(b"HTTP/1.1 200 OK\r\n" + head)
             while not is_over.wait(0.02):
                 try:
-                    connection.sendall(b"1\r\n \r\n")
+                    connection.sendall(piece)
                 except OSError:
                     return
 
