@@ -299,10 +299,14 @@ class FakeSqs:
             raise AwsError("InvalidParameterValue", parameter + "Dead-letter queue must be same type of queue.")
         try:
             allowed = json.loads(dead.attributes.get("RedriveAllowPolicy") or "{}")
-        except ValueError:
+        except (ValueError, RecursionError):
             allowed = {}
-        # What AWS answers where the policy is denyAll is not known, so that is let through.
-        if allowed.get("redrivePermission") != "byQueue" or self._arn(queue_name) in allowed.get("sourceQueueArns", []):
+        # What AWS answers where the policy is denyAll is not known, so that is let through; and so is one that tests put
+        # there and AWS would have refused.
+        sources = allowed.get("sourceQueueArns", []) if isinstance(allowed, dict) else None
+        if not isinstance(sources, list) or allowed.get("redrivePermission") != "byQueue":
+            return
+        if self._arn(queue_name) in sources:
             return
         raise AwsError("InvalidParameterValue", parameter + "The dead-letter queue does not allow this queue.")
 

@@ -654,7 +654,7 @@ def test_remote_control_and_its_reply(fake: FakeClients) -> None:
 def test_a_command_has_the_worker_look_for_listeners(
     fake: FakeClients, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kombu_hake.publish.events._AFTER_COMMAND_S", 0.0)
+    monkeypatch.setattr("kombu_hake.publish.listeners._AFTER_COMMAND_S", 0.0)
     events = Exchange("celeryev", "topic")
 
     def heartbeat() -> None:

@@ -324,7 +324,7 @@ def test_a_command_makes_an_idle_worker_look_for_listeners(
     elsewhere.declare("monitor", Binding("celeryev", "topic", "#"))
     here.publish("celeryev", "worker.heartbeat", delivery_mode=1)
     assert bodies(fake, "monitor") == []
-    monkeypatch.setattr("kombu_hake.publish.events._AFTER_COMMAND_S", 0.0)
+    monkeypatch.setattr("kombu_hake.publish.listeners._AFTER_COMMAND_S", 0.0)
     here.dispatcher.command_came()
     here.publish("celeryev", "worker.heartbeat", delivery_mode=1)
     assert bodies(fake, "monitor") == ["hello"]

@@ -183,7 +183,6 @@ def test_a_command_whose_pattern_could_freeze_the_worker_can_not_be_decoded() ->
     message = handed_over(command(None, pattern="(.|.)*!", matcher="pcre"), COMMANDS)
     with pytest.raises(MalformedMessage, match="take too long to match"):
         message.decode()
-    assert message.is_undecodable
     assert handed_over(command(None, pattern="w.*", matcher="pcre"), COMMANDS).decode()["pattern"] == "w.*"
 
 
