@@ -20,7 +20,6 @@ from kombu_hake.amqp import (
     SQS_MAX_RETENTION_S,
     SQS_MAX_WAIT_S,
     SQS_MIN_RETENTION_S,
-    SQS_QUEUE_READY_S,
     SQS_QUEUE_RECREATE_S,
     Kind,
     QueueArn,
@@ -42,13 +41,14 @@ from kombu_hake.exceptions import (
 )
 from kombu_hake.quoting import guarded
 from kombu_hake.topology.home import Home
+from kombu_hake.topology.timings import Timings
 
 __all__ = ["QueueSpec", "Queues", "own_tags", "retention_s"]
 
 logger = guarded(logging.getLogger(__name__))
 _MAX_FOREIGN_URLS = 1_000
 _MIN_EXPIRES_S = 600
-_OF_POLICY = ["QueueArn", "Policy", "LastModifiedTimestamp"]
+_OF_POLICY = ["QueueArn", "Policy", "LastModifiedTimestamp", "MessageRetentionPeriod"]
 _COUNTS = (
     "ApproximateNumberOfMessages",
     "ApproximateNumberOfMessagesNotVisible",
@@ -106,9 +106,12 @@ def retention_s(settings: Settings, *, is_temporary: bool) -> str:
 class Queues:
     """Finds and makes queues, and remembers their addresses. Safe to share between threads."""
 
-    def __init__(self, clients: Clients, settings: Settings, home: Home | None = None) -> None:
+    def __init__(
+        self, clients: Clients, settings: Settings, home: Home | None = None, timings: Timings | None = None
+    ) -> None:
         self._clients = clients
         self._settings = settings
+        self._timings = timings or Timings.of(settings)
         self._home = home or Home(clients, settings)
         self._flights = SingleFlight()
         self._urls: dict[str, QueueUrl] = {}
@@ -116,6 +119,7 @@ class Queues:
         self._specs: dict[str, QueueSpec] = {}
         self._physical: dict[str, str] = {}
         self._changed_ms: dict[QueueUrl, int] = {}
+        self._retention: dict[QueueUrl, str] = {}
         #: ``x-max-priority`` as the tags of a queue say it.
         self._max_priority: dict[str, int] = {}
 
@@ -217,8 +221,20 @@ class Queues:
         answer = self._clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=_OF_POLICY)
         attributes = answer.get("Attributes", {})
         self._arns[url] = QueueArn(attributes["QueueArn"])
+        self._retention[url] = attributes.get("MessageRetentionPeriod", "")
         self._changed_ms[url] = int(float(attributes.get("LastModifiedTimestamp", 0)) * 1000)
         return attributes.get("Policy") or None
+
+    def looks_temporary(self, url: QueueUrl) -> bool:
+        """Whether the queue's retention says that it was created as temporary; False where that may not be read."""
+        try:
+            if url not in self._retention:
+                self.policy(url)
+        except TopologyError as exc:
+            logger.debug("The retention of %s can't be read: %s", url, exc)
+        except AccessDenied as exc:
+            logger.debug("The retention of %s may not be read: %s", url, exc)
+        return self._retention.get(url) == retention_s(self._settings, is_temporary=True)
 
     def write_policy(self, url: QueueUrl, policy: str) -> None:
         """Replace the queue's access policy (``""`` removes it). AWS may take a minute to act on it."""
@@ -268,6 +284,11 @@ class Queues:
         if url is not None:
             self._arns.pop(url, None)
             self._changed_ms.pop(url, None)
+            self._retention.pop(url, None)
+
+    def name_of(self, url: QueueUrl) -> str | None:
+        """The logical name of a queue that was looked up here; None for others."""
+        return next((name for name, known in list(self._urls.items()) if known == url), None)
 
     def physical(self, name: str) -> str:
         """The queue's name in AWS."""
@@ -349,8 +370,8 @@ class Queues:
             else:
                 logger.info("Created queue %s (%s).", spec.name, physical)
                 self._home.learn_account(queue_account(url))
-                if not self._settings.is_local:
-                    time.sleep(SQS_QUEUE_READY_S)
+                if self._timings.queue_ready_s:
+                    time.sleep(self._timings.queue_ready_s)
                 if not is_ours_alone:
                     self._tag(url, own_tags(self._settings) | dict(tags))
                 return url
