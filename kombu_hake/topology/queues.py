@@ -6,11 +6,13 @@ never again, because an operator may have tuned them.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any
 
 from kombu_hake._version import __version__
@@ -25,6 +27,7 @@ from kombu_hake.amqp import (
     QueueArn,
     QueueUrl,
     level_names,
+    main_queue,
     max_priority,
     queue_account,
 )
@@ -43,12 +46,17 @@ from kombu_hake.quoting import guarded
 from kombu_hake.topology.home import Home
 from kombu_hake.topology.timings import Timings
 
-__all__ = ["QueueSpec", "Queues", "own_tags", "retention_s"]
+__all__ = ["AWS_MANAGED_KEY", "QueueSpec", "Queues", "created_attributes", "own_tags", "retention_s"]
 
 logger = guarded(logging.getLogger(__name__))
 _MAX_FOREIGN_URLS = 1_000
 _MIN_EXPIRES_S = 600
-_OF_POLICY = ["QueueArn", "Policy", "LastModifiedTimestamp", "MessageRetentionPeriod"]
+_OF_POLICY = ["QueueArn", "Policy", "LastModifiedTimestamp", "MessageRetentionPeriod", "KmsMasterKeyId"]
+#: Attributes that AWS refuses for a standard queue, and those whose value is a document.
+_FIFO_ONLY = {"ContentBasedDeduplication", "DeduplicationScope", "FifoQueue", "FifoThroughputLimit"}
+_DOCUMENTS = {"Policy", "RedriveAllowPolicy", "RedrivePolicy"}
+#: The key that AWS manages for SQS: its key policy does not let SNS in and can't be changed.
+AWS_MANAGED_KEY = "alias/aws/sqs"
 _COUNTS = (
     "ApproximateNumberOfMessages",
     "ApproximateNumberOfMessagesNotVisible",
@@ -103,6 +111,35 @@ def retention_s(settings: Settings, *, is_temporary: bool) -> str:
     return str(int(usual) - 1 if int(usual) > SQS_MIN_RETENTION_S else int(usual) + 1)
 
 
+def created_attributes(settings: Settings, name: str, *, is_temporary: bool) -> dict[str, str]:
+    """The attributes with which a queue is created: the general ones of the option, then those of patterns that match.
+
+    Args:
+        name: Logical name.
+    """
+    general: dict[str, str] = {}
+    special: dict[str, str] = {}
+    for key, value in settings.queue_attributes.items():
+        if value.startswith("{") and key not in _DOCUMENTS:
+            special |= json.loads(value) if fnmatchcase(main_queue(name), key) else {}
+        else:
+            general[key] = value
+    usual, temporary = (retention_s(settings, is_temporary=one) for one in (False, True))
+    retention = special.get("MessageRetentionPeriod", usual)
+    if is_temporary or retention == temporary:  # only a temporary queue may look like one
+        retention = temporary if is_temporary else usual
+    found = {
+        "VisibilityTimeout": str(settings.visibility_timeout),
+        "ReceiveMessageWaitTimeSeconds": str(SQS_MAX_WAIT_S),
+        **general,
+        **special,
+        "MessageRetentionPeriod": retention,
+    }
+    if name.endswith(FIFO_SUFFIX):
+        return {**found, "FifoQueue": "true"}
+    return {key: value for key, value in found.items() if key not in _FIFO_ONLY}
+
+
 class Queues:
     """Finds and makes queues, and remembers their addresses. Safe to share between threads."""
 
@@ -120,6 +157,7 @@ class Queues:
         self._physical: dict[str, str] = {}
         self._changed_ms: dict[QueueUrl, int] = {}
         self._retention: dict[QueueUrl, str] = {}
+        self._keys: dict[QueueUrl, str] = {}
         #: ``x-max-priority`` as the tags of a queue say it.
         self._max_priority: dict[str, int] = {}
 
@@ -221,9 +259,14 @@ class Queues:
         answer = self._clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=_OF_POLICY)
         attributes = answer.get("Attributes", {})
         self._arns[url] = QueueArn(attributes["QueueArn"])
+        self._keys[url] = attributes.get("KmsMasterKeyId", "")
         self._retention[url] = attributes.get("MessageRetentionPeriod", "")
         self._changed_ms[url] = int(float(attributes.get("LastModifiedTimestamp", 0)) * 1000)
         return attributes.get("Policy") or None
+
+    def is_closed_to_sns(self, url: QueueUrl) -> bool:
+        """Whether the queue, as last read, is encrypted with a key that SNS can't use. No call."""
+        return self._keys.get(url) == AWS_MANAGED_KEY
 
     def looks_temporary(self, url: QueueUrl) -> bool:
         """Whether the queue's retention says that it was created as temporary; False where that may not be read."""
@@ -285,6 +328,7 @@ class Queues:
             self._arns.pop(url, None)
             self._changed_ms.pop(url, None)
             self._retention.pop(url, None)
+            self._keys.pop(url, None)
 
     def name_of(self, url: QueueUrl) -> str | None:
         """The logical name of a queue that was looked up here; None for others."""
@@ -351,7 +395,8 @@ class Queues:
         self, spec: QueueSpec, tags: Mapping[str, str], patience_s: float, *, is_ours_alone: bool
     ) -> QueueUrl:
         physical = self.physical(spec.name)
-        params: dict[str, Any] = {"QueueName": physical, "Attributes": self._attributes(spec)}
+        attributes = created_attributes(self._settings, spec.name, is_temporary=bool(spec.kind))
+        params: dict[str, Any] = {"QueueName": physical, "Attributes": attributes}
         if is_ours_alone:  # a crash between creating and tagging would leave a queue that is nobody's
             params["tags"] = own_tags(self._settings) | dict(tags)
         deadline = time.monotonic() + patience_s
@@ -395,16 +440,6 @@ class Queues:
             logger.warning("Queue %s can't be created yet, trying again for up to a minute: %s", name, exc)
         time.sleep(wait)
         return attempt + 1
-
-    def _attributes(self, spec: QueueSpec) -> dict[str, str]:
-        attributes = {
-            "VisibilityTimeout": str(self._settings.visibility_timeout),
-            "ReceiveMessageWaitTimeSeconds": str(SQS_MAX_WAIT_S),
-        }
-        if spec.name.endswith(FIFO_SUFFIX):
-            attributes["FifoQueue"] = "true"
-        retention = {"MessageRetentionPeriod": retention_s(self._settings, is_temporary=bool(spec.kind))}
-        return {**attributes, **self._settings.queue_attributes, **retention}
 
     def _drain(self, url: QueueUrl) -> int:
         removed = 0

@@ -88,6 +88,8 @@ _MOST_DAMAGED = 1_000
 _REREAD_S = 2.0
 #: After such a read, seconds.
 _ASK_AGAIN_S = 4.0
+#: Of the checks of all queues in one interval (``check_bindings``): 500 workers with 300 s make 10 a second.
+_CHECK_REQUESTS = 6
 #: Tags that are left free for exchanges that have no room for single bindings.
 _OVERFLOW_TAGS = 3
 #: Between two queues whose tags are compared with what was declared.
@@ -297,7 +299,7 @@ class Reconciler:
             The exchanges whose subscriptions were gone, sorted; and the reasons of all other changes.
         """
         known = self._known.get(queue)
-        if known is None or not known.exchanges():
+        if known is None or not known.exchanges() or not self._is_turn():
             return [], []
         url = self._queues.url(queue)
         with self._flights(queue):
@@ -315,6 +317,14 @@ class Reconciler:
             reasons = [change.reason for change in changes if not isinstance(change, Subscribe)]
             self._make(queue, url)
             return lost, list(dict.fromkeys(reasons)) if is_less and not lost else []
+
+    def _is_turn(self) -> bool:
+        """Whether to check a queue this time: a process with many queues checks each of them now and then, by chance.
+
+        Each queue is offered once an interval. Workers of a fleet have the same queues, so together they check all.
+        """
+        requests = sum(1 + len(known.exchanges()) for known in list(self._known.values()))
+        return random.random() * requests < _CHECK_REQUESTS  # noqa: S311 - spreading load needs no secrecy
 
     def _changes(self, queue: str, wanted: Desired, observed: Observed) -> list[Change]:
         """The difference, as far as it can be told from the bindings that are known."""
@@ -528,7 +538,14 @@ class Reconciler:
         refused = frozenset(key for key, until in list(self._refused.items()) if until > now)
         full = frozenset(exchange for exchange, until in list(self._full.items()) if until > now)
         observed = Observed(refused=refused, full=full, unkept=self._unkept)
-        return self._applier.look_at_policy(observed, queue, url)
+        observed = self._applier.look_at_policy(observed, queue, url)
+        if self._queues.is_closed_to_sns(url) and self._first(("key", queue)):
+            logger.warning(
+                "Queue %s is encrypted with alias/aws/sqs, a key that SNS can't use: what is published to its "
+                "exchanges is lost. Encrypt it with SSE-SQS, or with a key of your own that allows sns.amazonaws.com.",
+                queue,
+            )
+        return observed
 
     def _is_in_place(self, queue: str, url: QueueUrl, binding: Binding, observed: Observed) -> bool:
         """Whether policy and subscription show that the binding was made before; then its tag is taken as written."""

@@ -7,6 +7,7 @@ A topic's ARN is built here, from partition, region, account and name, so that a
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
@@ -18,9 +19,9 @@ from kombu_hake.amqp import (
     TopicArn,
     parse_arn,
 )
-from kombu_hake.aws import Clients, SingleFlight, TtlCache
+from kombu_hake.aws import Clients, SingleFlight, TtlCache, backoff_s
 from kombu_hake.config import Settings
-from kombu_hake.exceptions import AccessDenied, DeclarationMismatch, TopicNotFound
+from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, DeclarationMismatch, TopicNotFound
 from kombu_hake.quoting import guarded
 from kombu_hake.topology.home import Home
 from kombu_hake.topology.queues import own_tags
@@ -30,6 +31,9 @@ __all__ = ["Topics"]
 logger = guarded(logging.getLogger(__name__))
 #: How long "nobody subscribes" is believed: a new subscriber of events waits at most this long.
 _SUBSCRIBERS_TTL_S = 60.0
+#: What AWS answers while another request changes the tags of a topic; it passes.
+_TAGS_IN_USE = ("ConcurrentAccess", "StaleTag")
+_TAG_TRIES = 6
 #: Tag of a topic: the type of its exchange, for processes that were told only its name.
 TYPE_TAG = "hake:exchange-type"
 
@@ -76,9 +80,7 @@ class Topics:
         tags = own_tags(self._settings) | ({TYPE_TAG: exchange_type} if exchange_type else {})
         with self._flights(exchange):
             try:
-                answer = self._clients.sns(
-                    "create_topic", Tags=[{"Key": key, "Value": value} for key, value in tags.items()], **params
-                )
+                answer = self._create_tagged(tags, params)
             except (DeclarationMismatch, AccessDenied):
                 # It exists with other tags, or tagging is denied, which is a right of its own.
                 answer = self._clients.sns("create_topic", **params)
@@ -89,6 +91,19 @@ class Topics:
         self._home.learn_account(parse_arn(arn).account)
         self._subscribers.forget(exchange)
         return arn
+
+    def _create_tagged(self, tags: Mapping[str, str], params: Mapping[str, Any]) -> dict[str, Any]:
+        """CreateTopic, again while AWS is at work on the topic's tags: another process, or a deletion just before."""
+        listed = [{"Key": key, "Value": value} for key, value in tags.items()]
+        for attempt in range(_TAG_TRIES):
+            try:
+                return self._clients.sns("create_topic", Tags=listed, **params)
+            except BrokerUnavailable as exc:
+                if not any(code in str(exc) for code in _TAGS_IN_USE) or attempt == _TAG_TRIES - 1:
+                    raise
+                logger.info("Topic %s can't be tagged yet, trying again: %s", params["Name"], exc)
+                time.sleep(backoff_s(attempt, first_s=0.1, most_s=1.0))
+        raise AssertionError("unreachable")
 
     def recorded_type(self, exchange: str) -> str | None:
         """The exchange type that the topic's tag says; None where there is no topic or tag, or reading is denied.

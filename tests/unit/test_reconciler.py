@@ -2,6 +2,7 @@
 
 import json
 import logging
+import random
 from collections.abc import Iterator
 from typing import Any
 
@@ -489,3 +490,34 @@ def test_tags_of_the_user_count_among_those_that_aws_allows(
     assert filter_of(fake) == {}
     assert "everything" in caplog.text
     assert allowed(fake) == {"orders"}
+
+
+def test_fleet_of_many_queues_checks_a_few_of_them_each_interval(fake: FakeClients) -> None:
+    topology = process(fake, Timings(0, 0, 0, 0))
+    queues = [f"q{number}" for number in range(30)]
+    for queue in queues:
+        declare(topology, EVENTS, queue=queue)
+    fake.calls.clear()
+    random.seed(1)
+    for _ in range(100):
+        for queue in queues:
+            topology.check_bindings(queue)
+    assert 4 <= len(fake.calls) / 100 <= 8
+    checked = {params["QueueUrl"] for operation, params in fake.calls if operation == "get_queue_attributes"}
+    assert len(checked) == 30
+
+
+def test_key_that_sns_cannot_use_is_warned_of_once(fake: FakeClients, caplog: pytest.LogCaptureFixture) -> None:
+    topology = process(fake, Timings(0, 0, 0, 0), queue_attributes={"KmsMasterKeyId": "alias/aws/sqs"})
+    declare(topology, PLACED, PAID, EVENTS)
+    assert caplog.text.count("alias/aws/sqs") == 1
+    topology.declare_queue(QueueSpec("direct"))
+    assert "Queue direct" not in caplog.text
+
+
+def test_deleted_queue_is_unsubscribed_without_a_list(fake: FakeClients) -> None:
+    topology = process(fake, Timings(0, 0, 0, 0))
+    declare(topology, PLACED, EVENTS)
+    topology.delete_queue("q")
+    assert not any(topic.subscriptions for topic in fake.topics.by_name.values())
+    assert not fake.count("list_subscriptions_by_topic")

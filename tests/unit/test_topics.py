@@ -110,6 +110,18 @@ def test_a_type_that_cannot_be_known_is_none(fake: FakeClients, topics: Topics, 
     assert topics.recorded_type("missing") is None
 
 
+@pytest.mark.parametrize("code", ["ConcurrentAccess", "StaleTag"])
+def test_topic_whose_tags_are_being_changed_is_created_a_moment_later(
+    fake: FakeClients, topics: Topics, code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    fake.fail("create_topic", *[BrokerUnavailable(f"sns:CreateTopic failed for now ({code}): x")] * 3)
+    assert topics.create("orders") == arn("orders")
+    fake.fail("create_topic", BrokerUnavailable("no route"))
+    with pytest.raises(BrokerUnavailable):
+        topics.create("other")
+
+
 # --- subscribing
 
 
