@@ -114,7 +114,9 @@ class Reconciler:
         """*on_tags*: is given a queue's URL, what it was declared to go with, and its tags, when they are healed."""
         self._clients = clients
         self._on_tags = on_tags
-        self._heal_at = float("-inf")
+        #: Queues whose tags are yet to be compared with what was declared, and when that was done last.
+        self._unhealed: dict[QueueUrl, None] = {}
+        self._healed_at = float("-inf")
         self._settings = settings
         self._namer = settings.namer
         self._queues = queues
@@ -423,13 +425,17 @@ class Reconciler:
         self._reads[queue] = (*self._read(queue), self._clock())
 
     def heal_later(self, url: QueueUrl) -> None:
-        """Compare a queue's tags with what was declared, in the background: a queue a minute at most."""
-        with self._flights("heal"):
-            if self._chores.is_waiting(("heal", url)):
-                return
-            at = max(self._heal_at + _HEAL_S, self._clock() + _HEAL_S * random.uniform(0.5, 1.5))  # noqa: S311
-            self._heal_at = at
-            self._chores.after(at - self._clock(), ("heal", url), lambda: self._heal(url))
+        """Have :meth:`heal` compare a queue's tags with what was declared."""
+        self._unhealed[url] = None
+
+    def heal(self, queue: str) -> None:
+        """Compare the tags of a queue with what was declared, if that was asked for: a queue a minute at most."""
+        names = self._queues.levels(queue)
+        for url in list(self._unhealed):
+            if self._clock() - self._healed_at >= _HEAL_S and self._queues.name_of(url) in names:
+                self._healed_at = self._clock()
+                del self._unhealed[url]
+                self._heal(url)
 
     def _heal(self, url: QueueUrl) -> None:
         """Make a queue permanent that was temporary once, and record bindings whose tags somebody removed."""

@@ -86,6 +86,7 @@ class Repairer:
         """
         if queue in self._unbound:
             self._bind_again(queue)
+        self._reconciler.heal(queue)
         lost, reasons = self._reconciler.check(queue)
         if lost:
             logger.error(
