@@ -301,8 +301,8 @@ class FakeSqs:
             allowed = json.loads(dead.attributes.get("RedriveAllowPolicy") or "{}")
         except (ValueError, RecursionError):
             allowed = {}
-        # What AWS answers where the policy is denyAll is not known, so that is let through; and so is one that tests put
-        # there and AWS would have refused.
+        # What AWS answers where the policy is denyAll is not known, so that is let through. So is a policy that AWS
+        # would have refused: tests put it there.
         sources = allowed.get("sourceQueueArns", []) if isinstance(allowed, dict) else None
         if not isinstance(sources, list) or allowed.get("redrivePermission") != "byQueue":
             return

@@ -19,7 +19,7 @@ a quota of AWS                   ``limits.py``
 from __future__ import annotations
 
 from kombu_hake.amqp import ownership
-from kombu_hake.amqp.admission import Verdict, verdict
+from kombu_hake.amqp.admission import Verdict, needs_binding, verdict
 from kombu_hake.amqp.bindings import (
     MAX_BINDING_TAGS,
     MAX_PRIORITY_TAG,
@@ -34,7 +34,7 @@ from kombu_hake.amqp.bindings import (
 )
 from kombu_hake.amqp.contents import COMPRESSION_HEADER, decoded, encoded, inflated, is_json, is_nested_too_deep
 from kombu_hake.amqp.deferral import EARLY_S, How, delay_s, due_ms, hide_s, plan
-from kombu_hake.amqp.documents import excerpt, read_object, same_json
+from kombu_hake.amqp.documents import excerpt, matches_wildcard, read_object, same_json
 from kombu_hake.amqp.envelope import (
     FOREIGN_ATTRIBUTES,
     Envelope,
@@ -97,7 +97,15 @@ from kombu_hake.amqp.naming import (
 )
 from kombu_hake.amqp.numeric import whole
 from kombu_hake.amqp.ownership import Kind, Ownership
-from kombu_hake.amqp.policy import allows, named_topics, namespace_policy, queue_policy
+from kombu_hake.amqp.policy import (
+    allows,
+    has_foreign,
+    has_same_own,
+    merged_policy,
+    named_topics,
+    namespace_policy,
+    queue_policy,
+)
 from kombu_hake.amqp.priorities import (
     PRIORITY_ATTRIBUTE,
     level_name,
@@ -189,6 +197,8 @@ __all__ = [
     "fault_of",
     "filter_json",
     "from_tags",
+    "has_foreign",
+    "has_same_own",
     "has_slow_pattern",
     "hide_s",
     "in_pattern",
@@ -209,11 +219,14 @@ __all__ = [
     "level_shares",
     "main_queue",
     "matches",
+    "matches_wildcard",
     "max_priority",
+    "merged_policy",
     "message_attributes",
     "named_topics",
     "namespace_policy",
     "narrowed",
+    "needs_binding",
     "opaque",
     "overflow_tags",
     "ownership",
