@@ -22,6 +22,7 @@ from kombu_hake.amqp import (
     PRIVATE_EXCHANGE,
     Envelope,
     answers_elsewhere,
+    command_fault,
     decoded,
     has_slow_pattern,
     inflated,
@@ -126,7 +127,7 @@ class HakeMessage(KombuMessage):  # type: ignore[misc]
 
 class CommandMessage(HakeMessage):
     """A command of remote control. Decoding refuses one whose answer would go to a queue that is no reply queue, or
-    whose pattern could freeze the worker.
+    whose pattern could freeze the worker or whose arguments could end it.
 
     Its consumers (``Node.listen`` in ``kombu/pidbox.py``, ``Pidbox.start`` in ``celery/worker/pidbox.py``) log what
     can't be decoded, and go on.
@@ -147,6 +148,12 @@ class CommandMessage(HakeMessage):
             where = repr(command["reply_to"])[:200]
             raise MalformedMessage(
                 f"a command of remote control asks for its answer in {where}, which is no reply queue of its mailbox",
+                message_id=str(self.properties.get("message_id")),
+            )
+        fault = command_fault(command)
+        if fault is not None:
+            raise MalformedMessage(
+                f"the command of remote control {command['method']} cannot be run: {fault}",
                 message_id=str(self.properties.get("message_id")),
             )
         return command

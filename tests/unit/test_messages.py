@@ -187,6 +187,14 @@ def test_a_command_whose_pattern_could_freeze_the_worker_can_not_be_decoded() ->
     assert handed_over(command(None, pattern="w.*", matcher="pcre"), COMMANDS).decode()["pattern"] == "w.*"
 
 
+def test_a_command_whose_arguments_could_end_the_worker_can_not_be_decoded() -> None:
+    message = handed_over(command(None, method="add_consumer", arguments={"queue": 5}), COMMANDS)
+    with pytest.raises(MalformedMessage, match="add_consumer cannot be run: queue is of type int") as caught:
+        message.decode()
+    assert caught.value.message_id == "of-sqs"
+    assert handed_over(command(None, method="add_consumer", arguments={"queue": "q"}), COMMANDS).decode()
+
+
 def test_a_command_that_wants_its_answer_in_the_reply_queue_is_decoded() -> None:
     message = handed_over(command({"exchange": "reply.celery.pidbox", "routing_key": "x"}), COMMANDS)
     assert message.decode()["method"] == "ping"
