@@ -33,7 +33,7 @@ from kombu_hake.amqp.bindings import (
     overflow_tags,
     to_tags,
 )
-from kombu_hake.amqp.commands import command_fault
+from kombu_hake.amqp.commands import command_fault, is_clock, is_event_queue
 from kombu_hake.amqp.contents import COMPRESSION_HEADER, decoded, encoded, inflated, is_json, is_nested_too_deep
 from kombu_hake.amqp.deferral import EARLY_S, How, delay_s, due_ms, hide_s, plan
 from kombu_hake.amqp.documents import excerpt, read_object, same_json
@@ -196,8 +196,10 @@ __all__ = [
     "hide_s",
     "in_pattern",
     "inflated",
+    "is_clock",
     "is_command_queue",
     "is_dead_name",
+    "is_event_queue",
     "is_incarnation",
     "is_json",
     "is_mailbox",

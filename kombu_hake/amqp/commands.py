@@ -1,4 +1,4 @@
-"""Commands of Celery's remote control: which arguments would end a worker. Pure, without Celery.
+"""Celery's remote control and events: what in them would end a worker. Pure, without Celery.
 
 What a command raises in its own handler is logged and answered (``Node.dispatch`` in ``kombu/pidbox.py``). Some
 arguments raise later, where an exception ends the worker: a queue is added and removed by the event loop, a time limit
@@ -18,13 +18,16 @@ from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
 from kombu_hake.amqp.bindings import ExchangeType
+from kombu_hake.amqp.numeric import MAX_WHOLE
 from kombu_hake.amqp.tasks import is_time_limit
 
-__all__ = ["command_fault"]
+__all__ = ["command_fault", "is_clock", "is_event_queue"]
 
 #: As in AMQP 0-9-1, where names are short strings.
 _MAX_NAME_CHARS = 255
 _MAX_POOL_SIZE = 100_000
+#: Queues of events are called ``<event_queue_prefix>.<id>``; this is Celery's default.
+_EVENT_QUEUES = "celeryev."
 _MISSING = object()
 
 
@@ -47,6 +50,20 @@ def command_fault(command: object) -> str | None:
         if fault is not None:
             return f"{name} {fault}"
     return None
+
+
+def is_clock(value: object) -> bool:
+    """Whether this is the logical clock of a command or an event.
+
+    A worker sets its own clock to the largest one that it has seen, and sends it with each event: one that cannot be
+    written as JSON, or is no number, would make each of its events fail.
+    """
+    return isinstance(value, int) and 0 <= value <= MAX_WHOLE
+
+
+def is_event_queue(queue: str) -> bool:
+    """Whether a queue gets Celery's events, as far as its name tells."""
+    return queue.startswith(_EVENT_QUEUES)
 
 
 def _a(value: object) -> str:

@@ -26,7 +26,9 @@ from kombu_hake.amqp import (
     decoded,
     has_slow_pattern,
     inflated,
+    is_clock,
     is_command_queue,
+    is_event_queue,
     is_task,
     whole,
 )
@@ -156,7 +158,20 @@ class CommandMessage(HakeMessage):
                 f"the command of remote control {command['method']} cannot be run: {fault}",
                 message_id=str(self.properties.get("message_id")),
             )
+        if not is_clock(self.headers.get("clock")):
+            self.headers = {**self.headers, "clock": None}  # kombu would set the worker's own clock to it
         return command
+
+
+class EventMessage(HakeMessage):
+    """Events of Celery's workers. What is no clock is left out of them: the reader then counts on from its own."""
+
+    def _decode(self) -> Any:
+        events = super()._decode()
+        for event in events if isinstance(events, list) else [events]:
+            if isinstance(event, dict) and "clock" in event and not is_clock(event["clock"]):
+                del event["clock"]
+        return events
 
 
 def _without_compression(headers: Mapping[str, Any]) -> dict[str, Any]:
@@ -199,7 +214,11 @@ def to_message(
         properties.pop("attributes", None)  # only a foreign message has them
     else:
         properties["attributes"] = _foreign_attributes(delivery.message)
-    kind = CommandMessage if is_command_queue(delivery.queue) else HakeMessage
+    kind = HakeMessage
+    if is_command_queue(delivery.queue):
+        kind = CommandMessage
+    elif is_event_queue(delivery.queue):
+        kind = EventMessage
     message = kind(
         body=envelope.body,
         channel=channel,
