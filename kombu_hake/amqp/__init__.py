@@ -9,6 +9,7 @@ a binding, its tag, its match    ``bindings.py``, ``routing.py`` (keys to SNS at
 the name of a queue or topic     ``naming.py``: physical names, ARNs, dead-letter queues, mailboxes of remote control
 what is sent for a message       ``envelope.py`` (kombu's message to JSON and back), ``contents.py`` (bodies)
 which messages are delivered     ``admission.py`` (bound? expired?), ``tasks.py`` (sound?), ``deferral.py`` (due?)
+which commands are obeyed        ``commands.py`` (sound?), ``naming.py`` (answered in its mailbox?)
 a priority level                 ``priorities.py``
 a queue policy                   ``policy.py``; ``documents.py`` reads what others may have written
 a tag of a temporary queue       ``ownership.py``
@@ -32,6 +33,7 @@ from kombu_hake.amqp.bindings import (
     overflow_tags,
     to_tags,
 )
+from kombu_hake.amqp.commands import command_fault, is_clock, is_event_queue
 from kombu_hake.amqp.contents import COMPRESSION_HEADER, decoded, encoded, inflated, is_json, is_nested_too_deep
 from kombu_hake.amqp.deferral import EARLY_S, How, delay_s, due_ms, hide_s, plan
 from kombu_hake.amqp.documents import excerpt, matches_wildcard, read_object, same_json
@@ -185,6 +187,7 @@ __all__ = [
     "answers_elsewhere",
     "attributes_bytes",
     "canonical_json",
+    "command_fault",
     "compile_filter",
     "dead_name",
     "decode",
@@ -203,8 +206,10 @@ __all__ = [
     "hide_s",
     "in_pattern",
     "inflated",
+    "is_clock",
     "is_command_queue",
     "is_dead_name",
+    "is_event_queue",
     "is_incarnation",
     "is_json",
     "is_mailbox",

@@ -634,6 +634,10 @@ def _control() -> Iterator[Hostile]:
         "election": {"method": "election", "arguments": {"id": [], "topic": {}, "action": 5}},
         "query": {"method": "query_task", "arguments": {"ids": 5}},
         "add-consumer": {"method": "add_consumer", "arguments": {"queue": 5}},
+        "add-consumer-mismatch": {
+            "method": "add_consumer", "arguments": {"queue": "odd", "exchange": CONTROL, "exchange_type": "direct"},
+        },
+        "cancel-consumer": {"method": "cancel_consumer", "arguments": {"queue": {"a": 1}}},
         "hello": {"method": "hello", "arguments": {"from_node": {"a": 1}, "revoked": 5}},
         "hello-revoked": {"method": "hello", "arguments": {"from_node": "x@y", "revoked": {"a": "x" * 1000}}},
         "conf": {"method": "conf", "arguments": {"with_defaults": {"a": 1}}},
