@@ -652,6 +652,8 @@ def _control() -> Iterator[Hostile]:
         for name in ("clock", "expires"):
             made = _control_envelope(envelope(usual), {name: _SHAPES[shape]})
             yield Hostile(f"control-{name}/{shape}", _dump(made), CONTROL, {"x": "y"}, may_vanish=True)
+    huge = _control_envelope(envelope(usual), {"clock": 10**4_300 - 1})
+    yield Hostile("control-clock/huge", _dump(huge), CONTROL, {"x": "y"}, may_vanish=True)
     yield Hostile("control/foreign", "no json", CONTROL, {"x": "y"}, may_vanish=True)
     yield Hostile("control/foreign-json", '{"method": "ping"}', CONTROL, {"rk": "%zz"}, may_vanish=True)
 

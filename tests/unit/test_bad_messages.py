@@ -1,6 +1,7 @@
 """Messages that make the worker or this package fail: set aside, never in a loop, and nothing else suffers."""
 
 import base64
+import gc
 import json
 import logging
 import os
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from fakes import FakeClients, connected, eventually
@@ -592,6 +594,33 @@ def test_whatever_hands_a_request_to_the_pool_is_guarded_once(
     for error in (MemoryError(), SystemExit()):
         with pytest.raises(type(error)):
             safeguard._guarded(controller, failing(error))(request)
+
+
+def objects_of_ours() -> int:
+    gc.collect()
+    return sum(str(type(one).__module__).startswith("kombu_hake") for one in gc.get_objects())
+
+
+def test_nothing_is_kept_of_messages_that_were_set_aside(
+    fake: FakeClients, connection: Connection, channel: Channel
+) -> None:
+    declare(channel, **ASKED)
+
+    def set_some_aside() -> None:
+        for number in range(60):
+            key = str(uuid4())
+            send(fake, text_of(task=f"unknown.{key}", id=key) if number % 3 else f"no json {key}")
+            message = channel.basic_get("q")
+            assert message is not None
+            message.set_aside(f"malformed: {key}")
+            del message
+        eventually(lambda: not fake.queues.queue("q").messages)
+
+    set_some_aside()
+    before = objects_of_ours()
+    for _ in range(4):
+        set_some_aside()
+    eventually(lambda: objects_of_ours() < before + 60)  # 240 messages; what is on its way when counted
 
 
 class Queues(dict[str, Any]):
