@@ -55,10 +55,13 @@ emulator: .venv/dev.stamp .venv-ministack ## Tests through kombu on moto and min
 processes: .venv/dev.stamp ## Tests with real Celery workers
 	$(PYTEST) tests/processes $(ARGS)
 
-# Without what needs a newer kombu (the options of its sqs://), or is not about either (the site).
+# The tests that touch kombu or Celery; the others say nothing new there. Without what needs a newer kombu (the options of
+# its sqs://), or is not about either (the documentation).
+OF_KOMBU = $(filter-out %/test_options.py $(wildcard tests/unit/test_docs*.py), \
+  $(shell grep -lE "^(from|import) (kombu|celery)[. ]|^from fakes import .*connected" tests/unit/test_*.py))
+
 oldest: .venv-oldest/5.4.stamp .venv-ministack ## Unit tests and groups with the oldest kombu and Celery that will do
-	.venv-oldest/bin/python -m pytest --numprocesses=2 --dist=loadgroup tests/unit tests/processes/test_celery_groups.py \
-	  --ignore tests/unit/test_options.py --ignore tests/unit/test_docs_site.py
+	.venv-oldest/bin/python -m pytest --numprocesses=2 --dist=loadgroup $(OF_KOMBU) tests/processes/test_celery_groups.py
 
 # The tools of tests/campaign: minutes to hours long, so no part of `make test`, which has small versions of them.
 campaign: .venv/dev.stamp ## Events under every kind of fault, workers killed: ARGS="--events 500 --kinds black-hole"

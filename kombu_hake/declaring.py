@@ -11,8 +11,8 @@ from uuid import uuid4
 from kombu.transport.base import StdChannel, to_rabbitmq_queue_arguments
 
 from kombu_hake.amqp import PRIVATE_EXCHANGE, Argument, Binding, ExchangeType, is_reply_exchange
-from kombu_hake.exceptions import DeclarationMismatch, QueueNotFound, TopicNotFound, TopologyError
-from kombu_hake.quoting import guarded
+from kombu_hake.exceptions import DeclarationMismatch, InvalidName, QueueNotFound, TopicNotFound, TopologyError
+from kombu_hake.quoting import guarded, quoted
 from kombu_hake.temporary import Temporaries
 from kombu_hake.topology import QueueSpec, Topology
 
@@ -52,8 +52,10 @@ class DeclaringChannel(StdChannel):  # type: ignore[misc]
 
         Raises:
             DeclarationMismatch: it was declared with another type, or the type is none of AMQP's.
+            InvalidName: its name is not text.
             TopicNotFound: ``passive``, and there is no topic. One that may not be read is taken as there.
         """
+        _require_text("exchange", exchange)
         exchange_type = type or "direct"
         name = exchange or f"amq.{exchange_type}"
         if exchange_type not in get_args(ExchangeType):
@@ -73,6 +75,7 @@ class DeclaringChannel(StdChannel):  # type: ignore[misc]
         Raises:
             DeclarationMismatch: ``if_unused``, and queues are bound to it, or its subscriptions can't be read.
         """
+        _require_text("exchange", exchange)
         self.topology.topics.forget_subscribers(exchange)
         bound = self.topology.topics.subscribers(exchange) if if_unused else 0
         if bound:
@@ -109,7 +112,9 @@ class DeclaringChannel(StdChannel):  # type: ignore[misc]
         Raises:
             QueueNotFound: ``passive``, and it does not exist.
             DeclarationMismatch: ``x-expires`` is no number of milliseconds.
+            InvalidName: its name is not text.
         """
+        _require_text("queue", queue)
         name = queue or f"amq.gen-{uuid4().hex}"
         if passive:
             self.temporaries.create()
@@ -131,7 +136,12 @@ class DeclaringChannel(StdChannel):  # type: ignore[misc]
         arguments: Mapping[str, Any] | None = None,
         **_kwargs: Any,
     ) -> None:
-        """Let the queue have what is published to the exchange with a matching key."""
+        """Let the queue have what is published to the exchange with a matching key.
+
+        Raises:
+            InvalidName: the name of the queue or the exchange is not text.
+        """
+        _require_text("queue", queue)
         binding = self._binding(exchange, routing_key, arguments)
         if self.topology.needs_topic(queue, binding):
             self.temporaries.create_fed(queue, exchange)
@@ -150,6 +160,7 @@ class DeclaringChannel(StdChannel):  # type: ignore[misc]
         **_kwargs: Any,
     ) -> None:
         """Undo :meth:`queue_bind`."""
+        _require_text("queue", queue)
         self.temporaries.create()
         self.topology.unbind(queue, self._binding(exchange, routing_key, arguments))
 
@@ -161,6 +172,7 @@ class DeclaringChannel(StdChannel):  # type: ignore[misc]
         Raises:
             DeclarationMismatch: it is in use by this connection, or not empty, and the caller minds.
         """
+        _require_text("queue", queue)
         self.temporaries.create()
         if if_unused and self._consumers_of(queue):
             raise DeclarationMismatch(f"Queue {queue!r} is in use: it has consumers.")
@@ -177,6 +189,7 @@ class DeclaringChannel(StdChannel):  # type: ignore[misc]
 
     def queue_purge(self, queue: str, nowait: bool = False, **_kwargs: Any) -> int:
         """Remove the ready messages; about how many there were."""
+        _require_text("queue", queue)
         self.temporaries.create()
         return self.topology.queues.purge(queue)
 
@@ -195,6 +208,11 @@ class DeclaringChannel(StdChannel):  # type: ignore[misc]
     get_bindings = list_bindings
 
     def _binding(self, exchange: str, routing_key: str, arguments: Mapping[str, Any] | None) -> Binding:
+        _require_text("exchange", exchange)
+        if routing_key is not None and not isinstance(routing_key, str):
+            raise TopologyError(
+                f"A binding to exchange {exchange!r} must have text as routing key, not {quoted(routing_key)}."
+            )
         exchange_type = self.topology.bound_type(exchange)
         items: list[tuple[str, Argument]] = []
         for name, value in sorted((arguments or {}).items()):
@@ -209,6 +227,11 @@ class DeclaringChannel(StdChannel):  # type: ignore[misc]
     def _consumers_of(self, queue: str) -> int:
         """How many consumers this channel has on the queue; SQS does not know those of others."""
         return 0
+
+
+def _require_text(kind: str, name: object) -> None:
+    if name is not None and not isinstance(name, str):
+        raise InvalidName(f"The name of this {kind} must be text: {quoted(name)} is of type {type(name).__name__}.")
 
 
 def _checked(queue: str, arguments: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -9,6 +9,7 @@ a binding, its tag, its match    ``bindings.py``, ``routing.py`` (keys to SNS at
 the name of a queue or topic     ``naming.py``: physical names, ARNs, dead-letter queues, mailboxes of remote control
 what is sent for a message       ``envelope.py`` (kombu's message to JSON and back), ``contents.py`` (bodies)
 which messages are delivered     ``admission.py`` (bound? expired?), ``tasks.py`` (sound?), ``deferral.py`` (due?)
+which commands are obeyed        ``commands.py`` (sound?), ``naming.py`` (answered in its mailbox?)
 a priority level                 ``priorities.py``
 a queue policy                   ``policy.py``; ``documents.py`` reads what others may have written
 a tag of a temporary queue       ``ownership.py``
@@ -19,7 +20,7 @@ a quota of AWS                   ``limits.py``
 from __future__ import annotations
 
 from kombu_hake.amqp import ownership
-from kombu_hake.amqp.admission import Verdict, verdict
+from kombu_hake.amqp.admission import Verdict, needs_binding, verdict
 from kombu_hake.amqp.bindings import (
     MAX_BINDING_TAGS,
     MAX_PRIORITY_TAG,
@@ -32,9 +33,10 @@ from kombu_hake.amqp.bindings import (
     overflow_tags,
     to_tags,
 )
+from kombu_hake.amqp.commands import command_fault, is_clock, is_event_queue
 from kombu_hake.amqp.contents import COMPRESSION_HEADER, decoded, encoded, inflated, is_json, is_nested_too_deep
 from kombu_hake.amqp.deferral import EARLY_S, How, delay_s, due_ms, hide_s, plan
-from kombu_hake.amqp.documents import excerpt, read_object, same_json
+from kombu_hake.amqp.documents import excerpt, matches_wildcard, read_object, same_json
 from kombu_hake.amqp.envelope import (
     FOREIGN_ATTRIBUTES,
     Envelope,
@@ -97,7 +99,15 @@ from kombu_hake.amqp.naming import (
 )
 from kombu_hake.amqp.numeric import whole
 from kombu_hake.amqp.ownership import Kind, Ownership
-from kombu_hake.amqp.policy import allows, named_topics, namespace_policy, queue_policy
+from kombu_hake.amqp.policy import (
+    allows,
+    has_foreign,
+    has_same_own,
+    merged_policy,
+    named_topics,
+    namespace_policy,
+    queue_policy,
+)
 from kombu_hake.amqp.priorities import (
     PRIORITY_ATTRIBUTE,
     level_name,
@@ -177,6 +187,7 @@ __all__ = [
     "answers_elsewhere",
     "attributes_bytes",
     "canonical_json",
+    "command_fault",
     "compile_filter",
     "dead_name",
     "decode",
@@ -189,12 +200,16 @@ __all__ = [
     "fault_of",
     "filter_json",
     "from_tags",
+    "has_foreign",
+    "has_same_own",
     "has_slow_pattern",
     "hide_s",
     "in_pattern",
     "inflated",
+    "is_clock",
     "is_command_queue",
     "is_dead_name",
+    "is_event_queue",
     "is_incarnation",
     "is_json",
     "is_mailbox",
@@ -209,11 +224,14 @@ __all__ = [
     "level_shares",
     "main_queue",
     "matches",
+    "matches_wildcard",
     "max_priority",
+    "merged_policy",
     "message_attributes",
     "named_topics",
     "namespace_policy",
     "narrowed",
+    "needs_binding",
     "opaque",
     "overflow_tags",
     "ownership",

@@ -17,7 +17,7 @@ from kombu_hake.amqp.limits import MATCHED_KEY_MAX_CHARS
 from kombu_hake.amqp.numeric import whole
 from kombu_hake.amqp.routing import matches
 
-__all__ = ["Verdict", "expires_at_ms", "is_bound", "verdict"]
+__all__ = ["Verdict", "expires_at_ms", "is_bound", "needs_binding", "verdict"]
 
 
 class Verdict(enum.Enum):
@@ -30,6 +30,13 @@ class Verdict(enum.Enum):
     EXPIRED = "expired"
 
 
+def needs_binding(envelope: Envelope, queue: str) -> bool:
+    """Whether bindings decide about the message; False where it was sent to the queue itself, or by others."""
+    info = envelope.properties["delivery_info"]
+    exchange = info.get("exchange")
+    return bool(envelope.is_kombu and exchange and not exchange == info.get("routing_key") == queue)
+
+
 def is_bound(envelope: Envelope, queue: str, bindings: BindingSet | None) -> bool:
     """Whether a binding asks for the message; True where that can't be told.
 
@@ -37,12 +44,12 @@ def is_bound(envelope: Envelope, queue: str, bindings: BindingSet | None) -> boo
         queue: Logical name of the queue it lies in.
         bindings: What is known of the queue's bindings; None for nothing.
     """
-    info = envelope.properties["delivery_info"]
-    exchange = info.get("exchange")
-    if not envelope.is_kombu or not exchange or bindings is None:
+    if bindings is None or not needs_binding(envelope, queue):
         return True
-    if exchange in bindings.unfiltered or exchange == info.get("routing_key") == queue:
-        return True  # the direct exchange of the queue's own name needs no binding in AWS
+    info = envelope.properties["delivery_info"]
+    exchange = info["exchange"]
+    if exchange in bindings.unfiltered:
+        return True
     candidates = bindings.for_exchange(exchange)
     if not candidates:  # not ours to judge: sent to the queue by its own name, or subscribed by somebody else
         return True

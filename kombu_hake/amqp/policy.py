@@ -15,7 +15,17 @@ from kombu_hake.amqp import limits
 from kombu_hake.amqp.documents import matches_wildcard, read_object
 from kombu_hake.exceptions import TopologyError
 
-__all__ = ["PolicyTooLarge", "PolicyUnreadable", "allows", "named_topics", "namespace_policy", "queue_policy"]
+__all__ = [
+    "PolicyTooLarge",
+    "PolicyUnreadable",
+    "allows",
+    "has_foreign",
+    "has_same_own",
+    "merged_policy",
+    "named_topics",
+    "namespace_policy",
+    "queue_policy",
+]
 
 TOPICS_SID = "HakeTopics"
 NAMESPACE_SID = "HakeNamespace"
@@ -124,6 +134,50 @@ def named_topics(policy_text: str | None) -> list[str]:
             named = _listed(tests.get("aws:SourceArn")) if isinstance(tests, dict) else []
             found += [arn for arn in named if isinstance(arn, str) and _is_topic(arn)]
     return found
+
+
+def merged_policy(shown: str | None, own: str | None, earlier: Iterable[str]) -> str | None:
+    """A queue's policy, from reads that may each show an older state.
+
+    Args:
+        shown: What was read last; None for no policy. One that cannot be read is returned as it is.
+        own: The policy whose statement of ours counts.
+        earlier: Earlier reads. Statements of others in them are kept; of two with one ``Sid`` that of *shown* counts.
+    """
+    try:
+        document = _read(shown)
+        ours, _ = _split(_read(own), {TOPICS_SID, NAMESPACE_SID})
+    except PolicyUnreadable:
+        return shown
+    found: dict[str, Statement] = {}
+    for text in (shown, *earlier):
+        try:
+            _, others = _split(_read(text), {TOPICS_SID, NAMESPACE_SID})
+        except PolicyUnreadable:
+            continue
+        for one in others:
+            found.setdefault(str(one.get("Sid") or json.dumps(one, sort_keys=True)), one)
+    statements = [*found.values(), *ours]
+    return _write(document, statements) if statements else None
+
+
+def has_foreign(text: str | None, other: str | None) -> bool:
+    """Whether a policy has all statements of others that *other* has; False where either can't be read."""
+    try:
+        mine, theirs = (_split(_read(one), {TOPICS_SID, NAMESPACE_SID})[1] for one in (text, other))
+    except PolicyUnreadable:
+        return False
+    known = [_meaning(one) for one in mine]
+    return all(_meaning(one) in known for one in theirs)
+
+
+def has_same_own(text: str | None, other: str | None) -> bool:
+    """Whether two policies have the same statements of ours; False where either can't be read."""
+    try:
+        first, second = (_split(_read(one), {TOPICS_SID, NAMESPACE_SID})[0] for one in (text, other))
+    except PolicyUnreadable:
+        return False
+    return list(map(_meaning, first)) == list(map(_meaning, second))
 
 
 def _is_topic(arn: str) -> bool:

@@ -29,6 +29,7 @@ __all__ = [
     "is_deep",
     "is_plain",
     "is_task",
+    "is_time_limit",
 ]
 
 #: Publishing here is a SendMessage to the queue that the routing key names; declaring it does nothing.
@@ -173,12 +174,13 @@ def _time_limits(value: Any) -> str | None:
     if not isinstance(value, list | tuple) or len(value) not in (0, 2):
         return "is not a pair"
     for limit in value:
-        if limit is not None and not (isinstance(limit, int | float) and _is_time_limit(limit)):
+        if limit is not None and not (isinstance(limit, int | float) and is_time_limit(limit)):
             return "holds something else than seconds"
     return None
 
 
-def _is_time_limit(limit: float) -> bool:
+def is_time_limit(limit: float) -> bool:
+    """Whether Celery can end a task after so many seconds: from 0 to a hundred years."""
     return 0 <= limit <= _MAX_TIME_LIMIT_S and not math.isnan(limit)
 
 

@@ -25,6 +25,7 @@ from kombu_hake.aws.concurrency import SharedParts
 from kombu_hake.aws.credentials import Credentials
 from kombu_hake.aws.error_table import credentials_error, error_for, foreign_answer, unreachable
 from kombu_hake.aws.retry import Tries
+from kombu_hake.aws.timely import bound_pool
 from kombu_hake.aws.wire import OPERATIONS, SqsWire, read_body, read_timeout_s
 from kombu_hake.config import Access, Settings
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, ConfigurationError, HakeError
@@ -391,7 +392,7 @@ def _guard(client: Any) -> None:
 
 
 class _GuardedSession:
-    """botocore's HTTP session, with the size of answers bounded and their format checked.
+    """botocore's HTTP session, with the size and time of answers bounded and their format checked.
 
     botocore reads a body of any size, takes a body that was cut off for a whole one, and takes HTML for a successful
     answer of a service that speaks JSON.
@@ -400,6 +401,8 @@ class _GuardedSession:
     def __init__(self, session: Any, protocol: str) -> None:
         self._session = session
         self._protocol = protocol
+        pools = session._pool_classes_by_scheme  # its pool managers, those of proxies included, have the same dict
+        pools.update({scheme: bound_pool(pool) for scheme, pool in pools.items()})
 
     def send(self, request: Any) -> Any:
         """Send a prepared request."""

@@ -28,6 +28,7 @@ from kombu_hake.aws.clock import AwsClock
 from kombu_hake.aws.error_table import error_from_answer, error_from_transport, foreign_answer
 from kombu_hake.aws.retry import Tries
 from kombu_hake.aws.sigv4 import Keys, Signer
+from kombu_hake.aws.timely import bound_answers
 from kombu_hake.config import Settings
 from kombu_hake.exceptions import BrokerUnavailable
 from kombu_hake.quoting import guarded
@@ -82,6 +83,7 @@ class SqsWire:
             **tls,
             socket_options=_socket_options(),
         )
+        self._pool.ConnectionCls = bound_answers(self._pool.ConnectionCls)
 
     @staticmethod
     def can_serve(client: Any, settings: Settings) -> bool:

@@ -182,6 +182,21 @@ def _text_mapping(value: Any) -> Mapping[str, str]:
     }
 
 
+#: Attributes of SQS whose value is a document.
+_DOCUMENTS = {"Policy", "RedriveAllowPolicy", "RedrivePolicy"}
+
+
+def _queue_attributes(value: Any) -> Mapping[str, str]:
+    """``{attribute: value}``, and ``{pattern of queue names: {attribute: value}}``, whose value becomes JSON text."""
+    found: dict[str, str] = {}
+    for name, item in _mapping(value).items():
+        if isinstance(item, Mapping) and name not in _DOCUMENTS:
+            found[name] = json.dumps(_text_mapping(item))
+        else:
+            found |= _text_mapping({name: item})
+    return found
+
+
 _ACCESS_KEYS = ("access_key_id", "secret_access_key", "session_token", "region")
 
 
@@ -342,7 +357,10 @@ OPTIONS: Mapping[str, Option] = {
         _flag, True, "Keep what SNS can't deliver to a queue that has a dead-letter queue: in '<queue>-undelivered'."
     ),
     "queue_attributes": Option(
-        _text_mapping, {}, "SQS attributes of queues that are created.", aliases=("sqs-creation-attributes",)
+        _queue_attributes,
+        {},
+        "SQS attributes of queues that are created; also by pattern of names.",
+        aliases=("sqs-creation-attributes",),
     ),
     "queue_tags": Option(_text_mapping, {}, "Tags of queues and topics that are created."),
     "temporary_queue_limit": Option(

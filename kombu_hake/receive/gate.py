@@ -18,6 +18,7 @@ from kombu_hake.amqp import (
     decode,
     due_ms,
     hide_s,
+    needs_binding,
     opaque,
     plan,
     verdict,
@@ -38,10 +39,8 @@ from kombu_hake.topology import Topology
 __all__ = ["Gate", "told"]
 
 logger = guarded(logging.getLogger(__name__))
-#: A message is dropped for want of a binding only if the bindings were read so long after it was sent. How fast tags
-#: are seen everywhere on AWS is not documented.
-_TAGS_SETTLE_MS = 2_000
-_JUDGE_AGAIN_S = 4
+#: Of the clock that AWS's answers tell, which has whole seconds.
+_CLOCK_MS = 2_000
 #: Of an attribute of the dead letter.
 MAX_REASON_CHARS = 256
 MAX_TEXT_CHARS = 200
@@ -76,21 +75,21 @@ class Gate:
         judge = partial(verdict, queue=delivery.queue, arguments=arguments, sent_ms=sent, now_ms=now_ms)
         bindings = self._topology.known_bindings(delivery.queue)
         found = judge(envelope, bindings)
-        read_at = 0
-        if found is Verdict.NOT_BOUND or (bindings is None and envelope.is_kombu):
-            # Somebody else may have bound more, or this process never bound.
-            bindings, read_at = self._topology.read_bindings(delivery.queue)
+        read_at, again_s = 0, 0.0
+        if found is Verdict.NOT_BOUND or (bindings is None and needs_binding(envelope, delivery.queue)):
+            # Another process may have bound more, or this one never bound.
+            bindings, read_at, again_s = self._topology.read_bindings(delivery.queue, sent)
             found = judge(envelope, bindings)
         if found is Verdict.DELIVER:
             return None if self._defer(delivery, envelope, sent, now_ms) else envelope
         if found is Verdict.EXPIRED:
             self.set_aside(delivery, envelope, "expired")
-        elif sent is not None and read_at > sent + _TAGS_SETTLE_MS:
+        elif sent is not None and read_at > sent + max(_CLOCK_MS, self._topology.timings.tags_s * 1000):
             logger.debug("Queue %s has no binding for a message that its filter let through.", delivery.queue)
             self._deliveries.finish(delivery, How.ACK)
         else:
             # A binding may have been added between the reading and the sending: judge again after the next reading.
-            self._deliveries.finish(delivery, How.HIDE, _JUDGE_AGAIN_S)
+            self._deliveries.finish(delivery, How.HIDE, round(again_s))
         return None
 
     def _defer(self, delivery: Delivery, envelope: Envelope, sent: int | None, now_ms: int) -> bool:

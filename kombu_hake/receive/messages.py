@@ -22,10 +22,13 @@ from kombu_hake.amqp import (
     PRIVATE_EXCHANGE,
     Envelope,
     answers_elsewhere,
+    command_fault,
     decoded,
     has_slow_pattern,
     inflated,
+    is_clock,
     is_command_queue,
+    is_event_queue,
     is_task,
     whole,
 )
@@ -126,7 +129,7 @@ class HakeMessage(KombuMessage):  # type: ignore[misc]
 
 class CommandMessage(HakeMessage):
     """A command of remote control. Decoding refuses one whose answer would go to a queue that is no reply queue, or
-    whose pattern could freeze the worker.
+    whose pattern could freeze the worker or whose arguments could end it.
 
     Its consumers (``Node.listen`` in ``kombu/pidbox.py``, ``Pidbox.start`` in ``celery/worker/pidbox.py``) log what
     can't be decoded, and go on.
@@ -149,7 +152,26 @@ class CommandMessage(HakeMessage):
                 f"a command of remote control asks for its answer in {where}, which is no reply queue of its mailbox",
                 message_id=str(self.properties.get("message_id")),
             )
+        fault = command_fault(command)
+        if fault is not None:
+            raise MalformedMessage(
+                f"the command of remote control {command['method']} cannot be run: {fault}",
+                message_id=str(self.properties.get("message_id")),
+            )
+        if not is_clock(self.headers.get("clock")):
+            self.headers = {**self.headers, "clock": None}  # kombu would set the worker's own clock to it
         return command
+
+
+class EventMessage(HakeMessage):
+    """Events of Celery's workers. What is no clock is left out of them: the reader then counts on from its own."""
+
+    def _decode(self) -> Any:
+        events = super()._decode()
+        for event in events if isinstance(events, list) else [events]:
+            if isinstance(event, dict) and "clock" in event and not is_clock(event["clock"]):
+                del event["clock"]
+        return events
 
 
 def _without_compression(headers: Mapping[str, Any]) -> dict[str, Any]:
@@ -192,7 +214,11 @@ def to_message(
         properties.pop("attributes", None)  # only a foreign message has them
     else:
         properties["attributes"] = _foreign_attributes(delivery.message)
-    kind = CommandMessage if is_command_queue(delivery.queue) else HakeMessage
+    kind = HakeMessage
+    if is_command_queue(delivery.queue):
+        kind = CommandMessage
+    elif is_event_queue(delivery.queue):
+        kind = EventMessage
     message = kind(
         body=envelope.body,
         channel=channel,

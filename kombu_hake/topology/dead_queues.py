@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from kombu_hake.amqp import (
@@ -97,7 +96,8 @@ class DeadQueues:
         self._settings = settings
         self._queues = queues
         self._done: set[str] = set()
-        self._undelivered: dict[str, tuple[frozenset[str], QueueArn | None]] = {}
+        #: Queue to the exchanges that its queue for undelivered messages allows; None: a right to make it is missing.
+        self._undelivered: dict[str, frozenset[str] | None] = {}
 
     def plan(self, queue: str) -> Plan | None:
         """What a queue of ours asked for, as it was declared here; None for none."""
@@ -150,33 +150,44 @@ class DeadQueues:
         )  # fmt: skip
         return True
 
-    def undelivered_arn(
-        self, queue: str, exchanges: frozenset[str], let_in: Callable[[str, QueueUrl], Any]
-    ) -> QueueArn | None:
-        """The queue that keeps what SNS can't deliver to *queue*, made if need be; None where there is to be none.
-
-        Args:
-            let_in: Is given its name and URL, and has its policy let in the topics of these exchanges.
-        """
-        if self.plan(queue) is None or not self._settings.keep_undelivered or not exchanges:
+    def undelivered_name(self, queue: str) -> str | None:
+        """The queue that is to keep what SNS can't deliver to *queue*; None where there is to be none. No call."""
+        if self.plan(queue) is None or not self._settings.keep_undelivered:
             return None
-        known, arn = self._undelivered.get(queue, (frozenset(), None))
-        if exchanges <= known:
-            return arn
-        name = undelivered_name(queue)
+        if self._undelivered.get(queue, "") is None:
+            return None
+        return undelivered_name(queue)
+
+    def make_undelivered(self, queue: str) -> str | None:
+        """As :meth:`undelivered_name`; made if need be, once."""
+        name = self.undelivered_name(queue)
+        if name is None or queue in self._undelivered:
+            return name
         try:
             if self._queues.declare(QueueSpec(name)):
                 self._own(queue, name)
-            url = self._queues.url(name)
-            let_in(name, url)
-            arn = self._queues.arn(url)
         except AccessDenied as exc:
-            logger.warning(
-                "What SNS can't deliver to queue %s is not kept, because %s is denied: %s", queue, exc.action, exc
-            )
-            arn = None
-        self._undelivered[queue] = exchanges, arn
-        return arn
+            self.cannot_keep(queue, exc)
+            return None
+        self._undelivered[queue] = frozenset()
+        return name
+
+    def cannot_keep(self, queue: str, exc: AccessDenied) -> None:
+        """Do without the queue for what SNS can't deliver, because a right is missing."""
+        logger.warning(
+            "What SNS can't deliver to queue %s is not kept, because %s is denied: %s", queue, exc.action, exc
+        )
+        self._undelivered[queue] = None
+
+    def has_to_allow(self, queue: str, exchanges: frozenset[str]) -> bool:
+        """Whether it is not known that the queue for undelivered messages allows the topics of these exchanges."""
+        known = self._undelivered.get(queue)
+        return known is not None and not exchanges <= known
+
+    def has_allowed(self, queue: str, exchanges: frozenset[str]) -> None:
+        """Take note that it does."""
+        if self._undelivered.get(queue) is not None:
+            self._undelivered[queue] = exchanges
 
     def forget(self, queue: str) -> None:
         """Look anew next time."""

@@ -6,11 +6,13 @@ never again, because an operator may have tuned them.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any
 
 from kombu_hake._version import __version__
@@ -20,12 +22,12 @@ from kombu_hake.amqp import (
     SQS_MAX_RETENTION_S,
     SQS_MAX_WAIT_S,
     SQS_MIN_RETENTION_S,
-    SQS_QUEUE_READY_S,
     SQS_QUEUE_RECREATE_S,
     Kind,
     QueueArn,
     QueueUrl,
     level_names,
+    main_queue,
     max_priority,
     queue_account,
 )
@@ -42,15 +44,21 @@ from kombu_hake.exceptions import (
 )
 from kombu_hake.quoting import guarded
 from kombu_hake.topology.home import Home
+from kombu_hake.topology.timings import Timings
 
-__all__ = ["QueueSpec", "Queues", "own_tags", "retention_s"]
+__all__ = ["AWS_MANAGED_KEY", "QueueSpec", "Queues", "created_attributes", "own_tags", "retention_s"]
 
 logger = guarded(logging.getLogger(__name__))
 _MAX_FOREIGN_URLS = 1_000
 _MIN_EXPIRES_S = 600
 #: What kombu's SQS transport gives the queues that it creates, seconds. It renews nothing while a task runs.
 _SHARED_VISIBILITY_S = 1_800
-_OF_POLICY = ["QueueArn", "Policy", "LastModifiedTimestamp"]
+_OF_POLICY = ["QueueArn", "Policy", "LastModifiedTimestamp", "MessageRetentionPeriod", "KmsMasterKeyId"]
+#: Attributes that AWS refuses for a standard queue, and those whose value is a document.
+_FIFO_ONLY = {"ContentBasedDeduplication", "DeduplicationScope", "FifoQueue", "FifoThroughputLimit"}
+_DOCUMENTS = {"Policy", "RedriveAllowPolicy", "RedrivePolicy"}
+#: The key that AWS manages for SQS: its key policy does not let SNS in and can't be changed.
+AWS_MANAGED_KEY = "alias/aws/sqs"
 _COUNTS = (
     "ApproximateNumberOfMessages",
     "ApproximateNumberOfMessagesNotVisible",
@@ -105,12 +113,45 @@ def retention_s(settings: Settings, *, is_temporary: bool) -> str:
     return str(int(usual) - 1 if int(usual) > SQS_MIN_RETENTION_S else int(usual) + 1)
 
 
+def created_attributes(settings: Settings, name: str, *, is_temporary: bool) -> dict[str, str]:
+    """The attributes with which a queue is created: the general ones of the option, then those of patterns that match.
+
+    Args:
+        name: Logical name.
+    """
+    general: dict[str, str] = {}
+    special: dict[str, str] = {}
+    for key, value in settings.queue_attributes.items():
+        if value.startswith("{") and key not in _DOCUMENTS:
+            special |= json.loads(value) if fnmatchcase(main_queue(name), key) else {}
+        else:
+            general[key] = value
+    usual, temporary = (retention_s(settings, is_temporary=one) for one in (False, True))
+    retention = special.get("MessageRetentionPeriod", usual)
+    if is_temporary or retention == temporary:  # only a temporary queue may look like one
+        retention = temporary if is_temporary else usual
+    found = {
+        # For those who name none when they receive, such as sqs:// workers. Our receives name ours.
+        "VisibilityTimeout": str(max(_SHARED_VISIBILITY_S, settings.visibility_timeout)),
+        "ReceiveMessageWaitTimeSeconds": str(SQS_MAX_WAIT_S),
+        **general,
+        **special,
+        "MessageRetentionPeriod": retention,
+    }
+    if name.endswith(FIFO_SUFFIX):
+        return {**found, "FifoQueue": "true"}
+    return {key: value for key, value in found.items() if key not in _FIFO_ONLY}
+
+
 class Queues:
     """Finds and makes queues, and remembers their addresses. Safe to share between threads."""
 
-    def __init__(self, clients: Clients, settings: Settings, home: Home | None = None) -> None:
+    def __init__(
+        self, clients: Clients, settings: Settings, home: Home | None = None, timings: Timings | None = None
+    ) -> None:
         self._clients = clients
         self._settings = settings
+        self._timings = timings or Timings.of(settings)
         self._home = home or Home(clients, settings)
         self._flights = SingleFlight()
         self._urls: dict[str, QueueUrl] = {}
@@ -118,6 +159,8 @@ class Queues:
         self._specs: dict[str, QueueSpec] = {}
         self._physical: dict[str, str] = {}
         self._changed_ms: dict[QueueUrl, int] = {}
+        self._retention: dict[QueueUrl, str] = {}
+        self._keys: dict[QueueUrl, str] = {}
         #: ``x-max-priority`` as the tags of a queue say it.
         self._max_priority: dict[str, int] = {}
 
@@ -219,8 +262,25 @@ class Queues:
         answer = self._clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=_OF_POLICY)
         attributes = answer.get("Attributes", {})
         self._arns[url] = QueueArn(attributes["QueueArn"])
+        self._keys[url] = attributes.get("KmsMasterKeyId", "")
+        self._retention[url] = attributes.get("MessageRetentionPeriod", "")
         self._changed_ms[url] = int(float(attributes.get("LastModifiedTimestamp", 0)) * 1000)
         return attributes.get("Policy") or None
+
+    def is_closed_to_sns(self, url: QueueUrl) -> bool:
+        """Whether the queue, as last read, is encrypted with a key that SNS can't use. No call."""
+        return self._keys.get(url) == AWS_MANAGED_KEY
+
+    def looks_temporary(self, url: QueueUrl) -> bool:
+        """Whether the queue's retention says that it was created as temporary; False where that may not be read."""
+        try:
+            if url not in self._retention:
+                self.policy(url)
+        except TopologyError as exc:
+            logger.debug("The retention of %s can't be read: %s", url, exc)
+        except AccessDenied as exc:
+            logger.debug("The retention of %s may not be read: %s", url, exc)
+        return self._retention.get(url) == retention_s(self._settings, is_temporary=True)
 
     def write_policy(self, url: QueueUrl, policy: str) -> None:
         """Replace the queue's access policy (``""`` removes it). AWS may take a minute to act on it."""
@@ -270,6 +330,12 @@ class Queues:
         if url is not None:
             self._arns.pop(url, None)
             self._changed_ms.pop(url, None)
+            self._retention.pop(url, None)
+            self._keys.pop(url, None)
+
+    def name_of(self, url: QueueUrl) -> str | None:
+        """The logical name of a queue that was looked up here; None for others."""
+        return next((name for name, known in list(self._urls.items()) if known == url), None)
 
     def physical(self, name: str) -> str:
         """The queue's name in AWS."""
@@ -332,7 +398,8 @@ class Queues:
         self, spec: QueueSpec, tags: Mapping[str, str], patience_s: float, *, is_ours_alone: bool
     ) -> QueueUrl:
         physical = self.physical(spec.name)
-        params: dict[str, Any] = {"QueueName": physical, "Attributes": self._attributes(spec)}
+        attributes = created_attributes(self._settings, spec.name, is_temporary=bool(spec.kind))
+        params: dict[str, Any] = {"QueueName": physical, "Attributes": attributes}
         if is_ours_alone:  # a crash between creating and tagging would leave a queue that is nobody's
             params["tags"] = own_tags(self._settings) | dict(tags)
         deadline = time.monotonic() + patience_s
@@ -351,8 +418,8 @@ class Queues:
             else:
                 logger.info("Created queue %s (%s).", spec.name, physical)
                 self._home.learn_account(queue_account(url))
-                if not self._settings.is_local:
-                    time.sleep(SQS_QUEUE_READY_S)
+                if self._timings.queue_ready_s:
+                    time.sleep(self._timings.queue_ready_s)
                 if not is_ours_alone:
                     self._tag(url, own_tags(self._settings) | dict(tags))
                 return url
@@ -376,17 +443,6 @@ class Queues:
             logger.warning("Queue %s can't be created yet, trying again for up to a minute: %s", name, exc)
         time.sleep(wait)
         return attempt + 1
-
-    def _attributes(self, spec: QueueSpec) -> dict[str, str]:
-        attributes = {
-            # For those who name none when they receive, such as sqs:// workers. Our receives name ours.
-            "VisibilityTimeout": str(max(_SHARED_VISIBILITY_S, self._settings.visibility_timeout)),
-            "ReceiveMessageWaitTimeSeconds": str(SQS_MAX_WAIT_S),
-        }
-        if spec.name.endswith(FIFO_SUFFIX):
-            attributes["FifoQueue"] = "true"
-        retention = {"MessageRetentionPeriod": retention_s(self._settings, is_temporary=bool(spec.kind))}
-        return {**attributes, **self._settings.queue_attributes, **retention}
 
     def _drain(self, url: QueueUrl) -> int:
         removed = 0

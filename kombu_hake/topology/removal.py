@@ -8,8 +8,8 @@ from kombu_hake.amqp import QueueArn, QueueUrl, max_priority, parse_arn
 from kombu_hake.aws import Clients
 from kombu_hake.exceptions import AccessDenied, QueueNotFound, TopologyError
 from kombu_hake.quoting import guarded
-from kombu_hake.topology.binder import Binder
 from kombu_hake.topology.queues import Queues
+from kombu_hake.topology.reconciler import Reconciler
 from kombu_hake.topology.topics import Topics
 
 __all__ = ["Remover"]
@@ -22,11 +22,11 @@ class Remover:
     threads.
     """
 
-    def __init__(self, clients: Clients, queues: Queues, topics: Topics, binder: Binder) -> None:
+    def __init__(self, clients: Clients, queues: Queues, topics: Topics, reconciler: Reconciler) -> None:
         self._clients = clients
         self._queues = queues
         self._topics = topics
-        self._binder = binder
+        self._reconciler = reconciler
 
     def delete_queue(self, queue: str) -> None:
         """Delete a queue with its priority levels, subscriptions first; a queue that is gone is fine.
@@ -39,7 +39,7 @@ class Remover:
         exchanges = self._exchanges_of(queue, url)
         highest = max_priority(self._queues.arguments(queue))
         for exchange in exchanges:
-            self._binder.unsubscribe(queue, url, exchange, highest)
+            self._reconciler.unsubscribe(queue, url, exchange, highest)
         for name in self._queues.levels(queue):
             self._delete(name)
 
@@ -67,10 +67,10 @@ class Remover:
             self._topics.delete(exchange)
 
     def _exchanges_of(self, queue: str, url: QueueUrl) -> set[str]:
-        known = self._binder.known(queue)
+        known = self._reconciler.known(queue)
         exchanges = set(known.exchanges()) if known is not None else set()
         try:
-            found = self._binder.understood(queue, url, self._binder.tags(url))
+            found = self._reconciler.understood(queue, url, self._reconciler.tags(url))
             exchanges |= found.exchanges()
             self._queues.learn_max_priority(queue, found.max_priority)
         except AccessDenied as exc:
@@ -84,7 +84,7 @@ class Remover:
             return False
         try:
             url = QueueUrl(self._clients.sqs("get_queue_url", QueueName=where.name)["QueueUrl"])
-            return self._binder.remove(where.name, url, exchange)
+            return self._reconciler.remove(where.name, url, exchange)
         except QueueNotFound:
             self._topics.unsubscribe(exchange, arn)  # the queue is gone: an orphan of ours or nobody's
             return True

@@ -6,10 +6,10 @@ import logging
 from typing import Protocol
 
 from kombu_hake.amqp import Binding, BindingSet, ExchangeType, QueueUrl, is_incarnation, main_queue
-from kombu_hake.aws import SingleFlight
+from kombu_hake.aws import Once, SingleFlight
 from kombu_hake.quoting import guarded
-from kombu_hake.topology.binder import Binder
 from kombu_hake.topology.queues import Queues, QueueSpec
+from kombu_hake.topology.reconciler import Reconciler
 
 __all__ = ["Repairer"]
 
@@ -43,18 +43,20 @@ class Declarer(Protocol):
 class Repairer:
     """Declares and binds again by what this process declared and saw. Safe to share between threads."""
 
-    def __init__(self, topology: Declarer, binder: Binder) -> None:
+    def __init__(self, topology: Declarer, reconciler: Reconciler) -> None:
         self._topology = topology
-        self._binder = binder
+        self._reconciler = reconciler
         #: Queues that were made again, until they are bound again too.
         self._unbound: dict[str, BindingSet] = {}
         self._flights = SingleFlight()
+        #: What was logged, so that a fight with another tool does not fill the log.
+        self._is_new = Once()
 
     def make_again(self, queue: str) -> QueueUrl | None:
         """Declare a queue again that somebody deleted, bindings included; None if this process never declared it."""
         topology, queues = self._topology, self._topology.queues
         with self._flights(queue):
-            known = self._unbound.get(queue) or self._binder.known(queue)
+            known = self._unbound.get(queue) or self._reconciler.known(queue)
             spec = queues.spec(queue)
             is_own = is_incarnation(queues.physical(queue))
             queues.forget(queue)
@@ -73,25 +75,33 @@ class Repairer:
             )  # fmt: skip
             self._bind_again(queue)
             main = main_queue(queue)
-            if main != queue and (of_main := self._binder.known(main)) is not None and of_main.exchanges():
-                self._binder.apply_again(main)  # a level has no bindings of its own
+            if main != queue and (of_main := self._reconciler.known(main)) is not None and of_main.exchanges():
+                self._reconciler.apply_again(main)  # a level has no bindings of its own
             return url
 
     def check_bindings(self, queue: str) -> None:
-        """Look whether the queue's subscriptions are still there, and make again those that somebody removed.
+        """Compare the queue's policy and subscriptions with its bindings, and mend what somebody changed or removed.
 
         With a subscription or a topic that is gone, a queue just falls silent: neither SNS nor SQS tells its consumers.
         """
         if queue in self._unbound:
             self._bind_again(queue)
-        lost = self._binder.lost_exchanges(queue)
+        self._reconciler.heal(queue)
+        lost, reasons = self._reconciler.check(queue)
         if lost:
-            self._binder.apply_again(queue)
             logger.error(
                 "The subscriptions of queue %s to %s were removed by somebody, or their topics were; they have been "
                 "made again. What was published there meanwhile has not reached the queue.",
                 queue, ", ".join(lost),
             )
+        elif reasons:
+            if self._is_new((queue, *reasons)):
+                logger.error(
+                    "The policy or the subscriptions of queue %s were changed outside this package, and were mended. "
+                    "Messages may have been lost meanwhile. %s", queue, " ".join(reasons),
+                )  # fmt: skip
+            else:
+                logger.info("Queue %s was mended again. %s", queue, " ".join(reasons))
 
     def forget(self, queue: str) -> None:
         """The queue was deleted by its user."""
@@ -103,5 +113,5 @@ class Repairer:
         for binding in sorted(known.bindings):
             self._topology.bind(queue, binding)
         for exchange in sorted(known.unfiltered):
-            self._binder.bind_all(queue, exchange, self._topology.exchange_type(exchange) or "direct")
+            self._reconciler.bind_all(queue, exchange, self._topology.exchange_type(exchange) or "direct")
         self._unbound.pop(queue, None)

@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from uuid import uuid4
 
 from kombu_hake.amqp import SQS_MAX_TAGS, Kind, QueueUrl, ownership
@@ -37,8 +37,20 @@ def whoami() -> str:
 class Signs:
     """Writes what this process promises, and reads what others do. Safe to share between threads."""
 
-    def __init__(self, clients: Clients, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        clients: Clients,
+        settings: Settings,
+        clock: Callable[[], float] = time.monotonic,
+        looks_temporary: Callable[[QueueUrl], bool] = lambda url: False,
+        heal_later: Callable[[QueueUrl], None] = lambda url: None,
+    ) -> None:
+        """*looks_temporary*: whether a queue was created as temporary, without reading tags. *heal_later*: has
+        :meth:`heal` called with a queue's tags some time later.
+        """
+        self._looks_temporary = looks_temporary
         self._clients = clients
+        self._heal_later = heal_later
         self._settings = settings
         #: How long a promise holds, seconds.
         self.limit_s = settings.temporary_queue_limit
@@ -51,6 +63,8 @@ class Signs:
         self.name = uuid4().hex[:12]
         self._kinds: TtlCache[QueueUrl, Kind | None] = TtlCache(_BELIEVE_S, self._clock)
         self._touched: dict[QueueUrl, float] = {}
+        #: Declared to stay, and healed.
+        self._permanent: set[QueueUrl] = set()
 
     def now_s(self) -> float:
         """Seconds since the epoch, by AWS's clock."""
@@ -75,17 +89,35 @@ class Signs:
         """The queue is gone; another one may have its name."""
         self._kinds.forget(url)
         self._touched.pop(url, None)
+        self._permanent.discard(url)
 
     def kind(self, url: QueueUrl, declared: Kind | None) -> Kind | None:
         """What a queue goes with; None if it stays, or that can't be told. A request, once in ten minutes.
 
+        AWS rations reads of tags. A queue that was declared here to stay costs none, unless its attributes say that it
+        was created as temporary: other queues are healed later.
+
         Args:
             declared: What this process declared it with; None when it did not. A queue that was temporary becomes what
-                it was declared with, and stays if that is nothing. One that was not never becomes temporary.
+                it was declared with. One that was not never becomes temporary.
         """
+        if declared is not None and not declared:
+            self._keep(url, declared)
+            return None
         if len(self._kinds) > _MOST_KNOWN:
             self._kinds.clear()
         return self._kinds.get(url, lambda: self._read_kind(url, declared))
+
+    def _keep(self, url: QueueUrl, declared: Kind) -> None:
+        if url in self._permanent:
+            return
+        if len(self._permanent) > _MOST_KNOWN:
+            self._permanent.clear()
+        self._permanent.add(url)
+        if self._looks_temporary(url):  # a janitor may be about to remove it
+            self._read_kind(url, declared)
+        else:
+            self._heal_later(url)
 
     def touch(self, url: QueueUrl, declared: Kind | None) -> None:
         """Somebody declared a queue, or got a message from it: that counts for one that expires. A request a minute."""
@@ -161,22 +193,31 @@ class Signs:
         """All tags of a queue, as AWS has them now."""
         return dict(self._clients.sqs("list_queue_tags", QueueUrl=url).get("Tags") or {})
 
-    def _read_kind(self, url: QueueUrl, declared: Kind | None) -> Kind | None:
+    def heal(self, url: QueueUrl, declared: Kind, tags: Mapping[str, str]) -> None:
+        """Make a queue that was temporary what it was declared with, if that is something else."""
+        found = ownership.read(tags)
+        if found is None or str(declared) == str(found.kind):
+            return
         try:
-            found = ownership.read(self.tags(url))
-            if found is None:
-                return None
-            if declared is None or str(declared) == str(found.kind):
-                return found.kind
             if not declared:
                 kind = str(found.kind)
                 logger.warning("Queue %s was temporary (%s), and stays now, as it was declared here.", url, kind)
                 self._withdraw_proof(url)
             self._clients.sqs("tag_queue", QueueUrl=url, Tags=ownership.kind_tag(declared))
         except HakeError as exc:
-            logger.info("Whether queue %s is temporary can't be told or changed: %s", url, exc)
+            logger.info("Whether queue %s is temporary can't be changed: %s", url, exc)
+
+    def _read_kind(self, url: QueueUrl, declared: Kind | None) -> Kind | None:
+        try:
+            tags = self.tags(url)
+        except HakeError as exc:
+            logger.info("Whether queue %s is temporary can't be told: %s", url, exc)
             return None
-        return declared or None
+        found = ownership.read(tags)
+        if found is None or declared is None:
+            return found.kind if found is not None else None
+        self.heal(url, declared, tags)
+        return declared
 
     def _withdraw_proof(self, url: QueueUrl) -> None:
         """A queue that stays is not to look like one that was created as temporary, whatever its tags say later."""

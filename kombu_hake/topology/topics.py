@@ -6,25 +6,22 @@ A topic's ARN is built here, from partition, region, account and name, so that a
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
 from kombu_hake.amqp import (
     FIFO_SUFFIX,
     ExchangeType,
-    Filter,
     QueueArn,
     SubscriptionArn,
     TopicArn,
-    filter_json,
     parse_arn,
-    same_json,
 )
-from kombu_hake.aws import Clients, SingleFlight, TtlCache
+from kombu_hake.aws import Clients, SingleFlight, TtlCache, backoff_s
 from kombu_hake.config import Settings
-from kombu_hake.exceptions import AccessDenied, DeclarationMismatch, TopicNotFound
+from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, DeclarationMismatch, TopicNotFound
 from kombu_hake.quoting import guarded
 from kombu_hake.topology.home import Home
 from kombu_hake.topology.queues import own_tags
@@ -34,6 +31,9 @@ __all__ = ["Topics"]
 logger = guarded(logging.getLogger(__name__))
 #: How long "nobody subscribes" is believed: a new subscriber of events waits at most this long.
 _SUBSCRIBERS_TTL_S = 60.0
+#: What AWS answers while another request changes the tags of a topic; it passes.
+_TAGS_IN_USE = ("ConcurrentAccess", "StaleTag")
+_TAG_TRIES = 6
 #: Tag of a topic: the type of its exchange, for processes that were told only its name.
 TYPE_TAG = "hake:exchange-type"
 
@@ -49,8 +49,6 @@ class Topics:
         self._arns: dict[str, TopicArn] = {}
         self._types: dict[str, str | None] = {}
         self._subscribers: TtlCache[str, int | None] = TtlCache(_SUBSCRIBERS_TTL_S)
-        #: What :meth:`has_lost` looks for.
-        self._made: dict[tuple[str, QueueArn], SubscriptionArn] = {}
 
     def is_predefined(self, exchange: str) -> bool:
         """Whether the user said where the topic is: never made or deleted then."""
@@ -82,9 +80,7 @@ class Topics:
         tags = own_tags(self._settings) | ({TYPE_TAG: exchange_type} if exchange_type else {})
         with self._flights(exchange):
             try:
-                answer = self._clients.sns(
-                    "create_topic", Tags=[{"Key": key, "Value": value} for key, value in tags.items()], **params
-                )
+                answer = self._create_tagged(tags, params)
             except (DeclarationMismatch, AccessDenied):
                 # It exists with other tags, or tagging is denied, which is a right of its own.
                 answer = self._clients.sns("create_topic", **params)
@@ -95,6 +91,19 @@ class Topics:
         self._home.learn_account(parse_arn(arn).account)
         self._subscribers.forget(exchange)
         return arn
+
+    def _create_tagged(self, tags: Mapping[str, str], params: Mapping[str, Any]) -> dict[str, Any]:
+        """CreateTopic, again while AWS is at work on the topic's tags: another process, or a deletion just before."""
+        listed = [{"Key": key, "Value": value} for key, value in tags.items()]
+        for attempt in range(_TAG_TRIES):
+            try:
+                return self._clients.sns("create_topic", Tags=listed, **params)
+            except BrokerUnavailable as exc:
+                if not any(code in str(exc) for code in _TAGS_IN_USE) or attempt == _TAG_TRIES - 1:
+                    raise
+                logger.info("Topic %s can't be tagged yet, trying again: %s", params["Name"], exc)
+                time.sleep(backoff_s(attempt, first_s=0.1, most_s=1.0))
+        raise AssertionError("unreachable")
 
     def recorded_type(self, exchange: str) -> str | None:
         """The exchange type that the topic's tag says; None where there is no topic or tag, or reading is denied.
@@ -117,57 +126,43 @@ class Topics:
         return self._types.get(exchange)
 
     def subscribe(
-        self,
-        exchange: str,
-        queue_arn: QueueArn,
-        wanted: Filter,
-        exchange_type: str | None = None,
-        keeper: QueueArn | None = None,
-        widened: Callable[[str], str] | None = None,
-    ) -> bool:
-        """Subscribe a queue with raw delivery and this filter, creating the topic if need be. Reads back and mends.
+        self, exchange: str, queue_arn: QueueArn, attributes: Mapping[str, str], exchange_type: str | None = None
+    ) -> SubscriptionArn:
+        """Subscribe a queue, creating the topic if need be. A subscription that is there is not changed by it.
 
-        Args:
-            keeper: The dead-letter queue of the subscription, for one that has none.
-            widened: For a filter that must not become narrower: is given the text of a filter policy that differs, and
-                returns the text to have instead.
-        Returns:
-            Whether there was a subscription that said something else.
         Raises:
+            DeclarationMismatch: there is a subscription with other attributes.
             TopologyError: AWS (or an emulator) refuses the filter policy.
         """
-        attributes = {"RawMessageDelivery": "true"}
-        if wanted.policy is not None:
-            attributes["FilterPolicy"] = filter_json(wanted)
-        is_changed = False
         try:
-            arn = self._subscribe(exchange, queue_arn, attributes, exchange_type)
-        except DeclarationMismatch:
-            arn = self._subscribe(exchange, queue_arn, {}, exchange_type)
-            is_changed = True
-        is_changed |= self._mend(arn, attributes, keeper, widened)
-        self._made[exchange, queue_arn] = arn
-        self._subscribers.forget(exchange)
-        return is_changed
-
-    def has_lost(self, exchange: str, queue_arn: QueueArn) -> bool:
-        """Whether AWS says that a subscription, which this process made or found, is gone."""
-        arn = self._made.get((exchange, queue_arn))
-        if arn is None:
-            return False
-        try:
-            self._clients.sns("get_subscription_attributes", SubscriptionArn=arn)
+            arn = self._subscribe(exchange, queue_arn, attributes)
         except TopicNotFound:
-            return self._made.get((exchange, queue_arn)) == arn  # or this process has removed it meanwhile
-        except AccessDenied as exc:  # it stays denied: not asked again
-            logger.debug("Whether subscription %s is still there can't be seen: %s", arn, exc)
-            self._made.pop((exchange, queue_arn), None)
-        return False
+            self.create(exchange, exchange_type)
+            arn = self._subscribe(exchange, queue_arn, attributes)
+        self._subscribers.forget(exchange)
+        return arn
+
+    def find_subscription(self, exchange: str, queue_arn: QueueArn) -> SubscriptionArn:
+        """The subscription of a queue. Where there is none this makes one without attributes: it wraps messages.
+
+        Raises:
+            TopicNotFound: there is no topic.
+        """
+        return self._subscribe(exchange, queue_arn, {})
+
+    def set_attribute(self, arn: SubscriptionArn, name: str, value: str) -> None:
+        """Set an attribute of a subscription; TopicNotFound where there is none."""
+        self._clients.sns(
+            "set_subscription_attributes", SubscriptionArn=arn, AttributeName=name, AttributeValue=value
+        )
+
+    def unsubscribe_arn(self, exchange: str, arn: SubscriptionArn) -> None:
+        """Remove a subscription; one that is gone is fine."""
+        self._clients.sns("unsubscribe", SubscriptionArn=arn)
+        self._subscribers.forget(exchange)
 
     def unsubscribe(self, exchange: str, *queue_arns: QueueArn) -> None:
         """Remove the subscriptions of queues; none, or no topic, is fine."""
-        for queue_arn in queue_arns:
-            self._made.pop((exchange, queue_arn), None)
         try:
             for item in self.subscriptions(exchange):
                 if item["Endpoint"] in queue_arns and item["SubscriptionArn"].startswith("arn:"):
@@ -274,51 +269,9 @@ class Topics:
         found = next((tag["Value"] for tag in answer.get("Tags") or () if tag["Key"] == TYPE_TAG), None)
         return found if found in get_args(ExchangeType) else None
 
-    def _subscribe(
-        self, exchange: str, queue_arn: QueueArn, attributes: dict[str, str], exchange_type: str | None
-    ) -> SubscriptionArn:
+    def _subscribe(self, exchange: str, queue_arn: QueueArn, attributes: Mapping[str, str]) -> SubscriptionArn:
         params: dict[str, Any] = {"Protocol": "sqs", "Endpoint": queue_arn, "ReturnSubscriptionArn": True}
         if attributes:
-            params["Attributes"] = attributes
-        try:
-            answer = self._clients.sns("subscribe", TopicArn=self.arn(exchange), **params)
-        except TopicNotFound:
-            answer = self._clients.sns("subscribe", TopicArn=self.create(exchange, exchange_type), **params)
+            params["Attributes"] = dict(attributes)
+        answer = self._clients.sns("subscribe", TopicArn=self.arn(exchange), **params)
         return SubscriptionArn(answer["SubscriptionArn"])
-
-    def _mend(
-        self,
-        arn: SubscriptionArn,
-        wanted: dict[str, str],
-        keeper: QueueArn | None,
-        widened: Callable[[str], str] | None,
-    ) -> bool:
-        """Set what the subscription has otherwise, and whether it had: AWS never updates on Subscribe."""
-        is_changed = False
-        try:
-            found = self._clients.sns("get_subscription_attributes", SubscriptionArn=arn)["Attributes"]
-        except AccessDenied as exc:
-            logger.debug("Subscription %s is taken as it is: %s", arn, exc)
-            return False
-        for name, empty in (("RawMessageDelivery", "false"), ("FilterPolicy", "{}")):
-            value = wanted.get(name, empty)
-            if name == "FilterPolicy" and widened is not None and not same_json(found.get(name) or empty, value):
-                value = widened(found.get(name) or empty)
-            if not same_json(found.get(name) or empty, value):
-                self._clients.sns(
-                    "set_subscription_attributes", SubscriptionArn=arn, AttributeName=name, AttributeValue=value
-                )
-                is_changed = True
-        if keeper is not None and not found.get("RedrivePolicy"):
-            self._keep(arn, keeper)
-        return is_changed
-
-    def _keep(self, arn: SubscriptionArn, keeper: QueueArn) -> None:
-        """Have what SNS can't deliver kept."""
-        value = json.dumps({"deadLetterTargetArn": keeper})
-        try:
-            self._clients.sns(
-                "set_subscription_attributes", SubscriptionArn=arn, AttributeName="RedrivePolicy", AttributeValue=value
-            )
-        except AccessDenied as exc:
-            logger.warning("What SNS can't deliver by %s is not kept: %s", arn, exc)

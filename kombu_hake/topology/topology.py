@@ -1,6 +1,6 @@
 """Exchanges, queues and bindings: declare, bind, unbind, delete. Idempotent, and cheap when repeated.
 
-``topology=auto`` makes what is missing (:mod:`kombu_hake.topology.binder`), ``verify`` only looks, and fails with a
+``topology=auto`` makes what is missing (:mod:`kombu_hake.topology.reconciler`), ``verify`` only looks, and fails with a
 list of what is missing (:mod:`kombu_hake.topology.verification`), ``assume`` takes everything as made and asks nothing.
 What is *taken as made*, in the latter two and between a queue and an exchange that are both predefined, is noted here.
 The set of such bindings is never known for certain, because other processes note theirs: a message in doubt is
@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -32,13 +32,15 @@ from kombu_hake.aws import Clients, backoff_s
 from kombu_hake.config import Settings
 from kombu_hake.exceptions import AccessDenied, DeclarationMismatch, QueueNotFound, TopicNotFound, TopologyError
 from kombu_hake.quoting import guarded
-from kombu_hake.topology.binder import Binder
+from kombu_hake.topology.chores import Chores
 from kombu_hake.topology.dead_queues import DeadQueues
 from kombu_hake.topology.home import Home
 from kombu_hake.topology.queues import Queues, QueueSpec
+from kombu_hake.topology.reconciler import Reconciler
 from kombu_hake.topology.removal import Remover
 from kombu_hake.topology.repair import Repairer
 from kombu_hake.topology.signs import Signs
+from kombu_hake.topology.timings import Timings
 from kombu_hake.topology.topics import Topics
 from kombu_hake.topology.verification import Verification
 
@@ -60,16 +62,29 @@ _BIND_TRIES = 50
 class Topology:
     """Makes AWS look as declared. One per process and settings; safe to share between threads."""
 
-    def __init__(self, clients: Clients, settings: Settings) -> None:
+    def __init__(
+        self,
+        clients: Clients,
+        settings: Settings,
+        timings: Timings | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        chores: Chores | None = None,
+    ) -> None:
+        """*timings*: how late AWS may be; None for those of the endpoint in *settings*. *clock*: monotonic seconds."""
+        self.timings = timings or Timings.of(settings)
+        self.chores = chores or Chores(clock)
         self.home = Home(clients, settings)
-        self.signs = Signs(clients, settings)
-        self.queues = Queues(clients, settings, self.home)
+        self.queues = Queues(clients, settings, self.home, self.timings)
+        self.signs = Signs(clients, settings, time.monotonic, self.queues.looks_temporary, self._heal_later)
         self.topics = Topics(clients, settings, self.home)
         self._clients = clients
         self._settings = settings
         self.dead_queues = DeadQueues(clients, settings, self.queues)
-        self._binder = Binder(clients, settings, self.queues, self.topics, self.dead_queues)
-        self._remover = Remover(clients, self.queues, self.topics, self._binder)
+        self._reconciler = Reconciler(
+            clients, settings, self.queues, self.topics, self.dead_queues, self.chores, self.timings, clock,
+            self.signs.heal,
+        )  # fmt: skip
+        self._remover = Remover(clients, self.queues, self.topics, self._reconciler)
         self._verification = Verification(clients, self.queues, self.topics)
         self._types: dict[str, ExchangeType] = dict(_PREDECLARED)
         self._denied: dict[str, AccessDenied] = {}
@@ -77,7 +92,7 @@ class Topology:
         self._noted: dict[str, dict[Binding, None]] = {}
         #: Queue to the exchanges that this process asked to bind it to, also where AWS refused.
         self._asked: dict[str, set[str]] = {}
-        self._repairer = Repairer(self, self._binder)
+        self._repairer = Repairer(self, self._reconciler)
 
     @property
     def makes(self) -> bool:
@@ -188,7 +203,7 @@ class Topology:
             if name == spec.name:
                 is_new = self._declare_one(spec, physical)
                 if is_new:
-                    self._binder.forget(name)
+                    self._reconciler.forget(name)
             else:
                 kept = {"x-expires": spec.arguments["x-expires"]} if "x-expires" in spec.arguments else {}
                 self._declare_one(replace(spec, name=name, arguments=kept), None)
@@ -269,7 +284,7 @@ class Topology:
         """Bind, and begin again where somebody deletes the queue or its subscription in the middle of it."""
         for attempt in itertools.count():
             try:
-                return self._binder.bind(queue, binding, self._types.get(binding.exchange))
+                return self._reconciler.bind(queue, binding, self._types.get(binding.exchange))
             except (QueueNotFound, TopicNotFound) as exc:
                 spec = self.queues.spec(queue)
                 is_given = self.queues.is_predefined(queue) or self.topics.is_predefined(binding.exchange)
@@ -289,7 +304,7 @@ class Topology:
             self._verification.expect_no_more(queue, binding)
             logger.info("The binding of queue %s to exchange %s is not ours to remove.", queue, binding.exchange)
             return
-        self._binder.unbind(queue, binding)
+        self._reconciler.unbind(queue, binding)
 
     def verify(self) -> None:
         """With ``topology=verify``, look whether everything declared so far is there; no call for what was seen before.
@@ -303,7 +318,7 @@ class Topology:
     def bindings(self, queue: str) -> BindingSet:
         """The bindings of a queue as its tags say now."""
         url = self.queues.url(queue)
-        return self._binder.understood(queue, url, self._binder.tags(url))
+        return self._reconciler.understood(queue, url, self._reconciler.tags(url))
 
     def make_again(self, queue: str) -> QueueUrl | None:
         """Declare a queue again that somebody deleted, bindings included; None if this process never declared it."""
@@ -316,22 +331,26 @@ class Topology:
 
     def known_bindings(self, queue: str) -> BindingSet | None:
         """The bindings that this process last saw or took as made; no call."""
-        return self._with_noted(queue, self._binder.known(queue))
+        return self._with_noted(queue, self._reconciler.known(queue))
 
-    def read_bindings(self, queue: str) -> tuple[BindingSet | None, int]:
-        """The bindings as their tags say, and when they were read, ms since the epoch by AWS's clock.
+    def read_bindings(self, queue: str, sent_ms: int | None = None) -> tuple[BindingSet | None, int, float]:
+        """The bindings as their tags say, for a message that matches no known one.
 
-        A few seconds old at most. None where they can't be known for certain: their tags can't be read, or
-        infrastructure code made them.
+        Args:
+            sent_ms: When the message was sent, ms since the epoch by AWS's clock.
+        Returns:
+            The bindings; None where they can't be known for certain: their tags can't be read, or infrastructure code
+            made them. When they were read, ms since the epoch by AWS's clock; and in how many seconds it is worth while
+            to ask again.
         """
         if self.queues.is_predefined(queue) or not self.makes:
-            return None, self._clients.now_ms()
-        found, read_at = self._binder.read(queue)
-        return found and self._with_noted(queue, found), read_at
+            return None, self._clients.now_ms(), 0.0
+        found, read_at, again_s = self._reconciler.read(queue, sent_ms)
+        return found and self._with_noted(queue, found), read_at, again_s
 
     def list_bindings(self) -> list[tuple[str, str, str]]:
         """(queue, exchange, routing key) of every binding that this process knows."""
-        known = {queue for queue, _ in self._binder.all_known()} | set(self._noted)
+        known = {queue for queue, _ in self._reconciler.all_known()} | set(self._noted)
         return [
             (queue, binding.exchange, binding.routing_key)
             for queue in sorted(known)
@@ -345,7 +364,7 @@ class Topology:
         for name in self.queues.levels(queue):
             self.queues.forget(name)
         self.dead_queues.forget(queue)
-        self._binder.forget(queue)
+        self._reconciler.forget(queue)
 
     def delete_queue(self, queue: str) -> None:
         """Delete a queue and its subscriptions; a queue that is gone is fine. One that others made is left alone."""
@@ -376,6 +395,9 @@ class Topology:
             self._remover.delete_exchange(exchange)
 
     # --- inside
+
+    def _heal_later(self, url: QueueUrl) -> None:
+        self._reconciler.heal_later(url)
 
     def _is_taken_as_made(self, queue: str, exchange: str) -> bool:
         return not self.makes or (self.queues.is_predefined(queue) and self.topics.is_predefined(exchange))
@@ -412,6 +434,6 @@ class Topology:
     def _seems_bound(self, queue: str, binding: Binding) -> bool:
         """Whether the queue's policy lets the topic in, or can't be seen: then this process is a mere producer."""
         try:
-            return self._binder.is_let_in(queue, binding.exchange)
+            return self._reconciler.is_let_in(queue, binding.exchange)
         except AccessDenied:
             return True

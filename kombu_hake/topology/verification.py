@@ -36,15 +36,13 @@ from kombu_hake.exceptions import (
 )
 from kombu_hake.quoting import guarded
 from kombu_hake.topology.dead_queues import plan
-from kombu_hake.topology.queues import Queues
+from kombu_hake.topology.queues import AWS_MANAGED_KEY, Queues
 from kombu_hake.topology.topics import Topics
 
 __all__ = ["Verification"]
 
 logger = guarded(logging.getLogger(__name__))
 _QUEUE_ATTRIBUTES = ["QueueArn", "Policy", "RedrivePolicy", "KmsMasterKeyId"]
-#: The key that AWS manages for SQS: its key policy does not let SNS in and can't be changed.
-_AWS_MANAGED_KEY = "alias/aws/sqs"
 
 #: Exchange to its subscriptions, by endpoint: read once a check.
 _Subscriptions = dict[str, dict[str, dict[str, str]]]
@@ -122,9 +120,9 @@ class Verification:
             self._cannot_see(f"queue {queue!r}", exc)
             return
         yield from self._redrive_faults(queue, attributes)
-        if bindings and attributes.get("KmsMasterKeyId") == _AWS_MANAGED_KEY:
+        if bindings and attributes.get("KmsMasterKeyId") == AWS_MANAGED_KEY:
             yield (
-                f"Queue {queue!r} is encrypted with {_AWS_MANAGED_KEY}, a key that SNS can't use: encrypt it with "
+                f"Queue {queue!r} is encrypted with {AWS_MANAGED_KEY}, a key that SNS can't use: encrypt it with "
                 "SSE-SQS, or a key of your own that lets sns.amazonaws.com in."
             )
         for exchange in sorted({binding.exchange for binding in bindings}):

@@ -11,6 +11,8 @@ Hooks, as of Celery 5.7
     ``WorkController._process_task`` (``celery/worker/worker.py``) hands a request to the pool. With prefork, whatever
     frees a process calls it, outside of any callback of ours.
     ``Consumer.on_task_request`` does so for other pools; timers call it when an ETA has come or a rate limit allows.
+    ``Consumer.add_task_queue`` and ``cancel_task_queue`` are called by the event loop after a command of remote
+    control, where anything but a connection error ends the worker, such as an exchange that has another type.
 """
 
 from __future__ import annotations
@@ -21,8 +23,8 @@ from functools import wraps
 from typing import Any
 
 from kombu_hake.amqp import MAX_NESTING, fault_of, is_json, is_nested_too_deep, is_plain
-from kombu_hake.quoting import guarded
-from kombu_hake.receive import HakeMessage
+from kombu_hake.quoting import guarded, quoted
+from kombu_hake.receive import HakeMessage, told
 
 __all__ = ["check_tasks", "fault_in", "on_ready"]
 
@@ -40,6 +42,10 @@ def on_ready(consumer: Any) -> None:
         process = getattr(owner, name)
         if not getattr(process, "is_of_hake", False):
             setattr(owner, name, _guarded(controller, process))
+    for name in ("add_task_queue", "cancel_task_queue"):
+        change = getattr(consumer, name, None)
+        if change is not None and not getattr(change, "is_of_hake", False):
+            setattr(consumer, name, _survived(consumer, name, change))
 
 
 def check_tasks(consumer: Any) -> bool:
@@ -111,6 +117,31 @@ def _guarded(controller: Any, process: Callable[[Any], Any]) -> Callable[[Any], 
 
     process_task.is_of_hake = True  # type: ignore[attr-defined]
     return process_task
+
+
+def _survived(consumer: Any, name: str, change: Callable[..., Any]) -> Callable[..., None]:
+    """A change of what a worker consumes that fails without ending the worker, and leaves no queue behind."""
+
+    def change_queue(queue: Any, *args: Any, **options: Any) -> None:
+        queues = consumer.app.amqp.queues
+        known, consumed = set(queues), set(queues.consume_from)
+        try:
+            change(queue, *args, **options)
+        except (MemoryError, *consumer.connection_errors):
+            raise
+        except Exception as exc:
+            logger.error(
+                "Remote control: %s of queue %s failed, and changed nothing: %s", name, quoted(queue), told(exc)
+            )
+            if isinstance(queue, str) and queue not in consumed:
+                # Else the next connection would consume from it, and fail in the same way.
+                queues.consume_from.pop(queue, None)
+                if queue not in known:
+                    queues.pop(queue, None)
+                consumer.task_consumer.cancel_by_queue(queue)
+
+    change_queue.is_of_hake = True  # type: ignore[attr-defined]
+    return change_queue
 
 
 def _take_back(controller: Any, request: Any) -> None:

@@ -634,6 +634,10 @@ def _control() -> Iterator[Hostile]:
         "election": {"method": "election", "arguments": {"id": [], "topic": {}, "action": 5}},
         "query": {"method": "query_task", "arguments": {"ids": 5}},
         "add-consumer": {"method": "add_consumer", "arguments": {"queue": 5}},
+        "add-consumer-mismatch": {
+            "method": "add_consumer", "arguments": {"queue": "odd", "exchange": CONTROL, "exchange_type": "direct"},
+        },
+        "cancel-consumer": {"method": "cancel_consumer", "arguments": {"queue": {"a": 1}}},
         "hello": {"method": "hello", "arguments": {"from_node": {"a": 1}, "revoked": 5}},
         "hello-revoked": {"method": "hello", "arguments": {"from_node": "x@y", "revoked": {"a": "x" * 1000}}},
         "conf": {"method": "conf", "arguments": {"with_defaults": {"a": 1}}},
@@ -648,6 +652,8 @@ def _control() -> Iterator[Hostile]:
         for name in ("clock", "expires"):
             made = _control_envelope(envelope(usual), {name: _SHAPES[shape]})
             yield Hostile(f"control-{name}/{shape}", _dump(made), CONTROL, {"x": "y"}, may_vanish=True)
+    huge = _control_envelope(envelope(usual), {"clock": 10**4_300 - 1})
+    yield Hostile("control-clock/huge", _dump(huge), CONTROL, {"x": "y"}, may_vanish=True)
     yield Hostile("control/foreign", "no json", CONTROL, {"x": "y"}, may_vanish=True)
     yield Hostile("control/foreign-json", '{"method": "ping"}', CONTROL, {"rk": "%zz"}, may_vanish=True)
 

@@ -17,6 +17,7 @@ ALWAYS = (
     "code/pickle-4-mime-event", "code/pickle-4-mime-topic", "number-expiration/decimal-1e6", "header-task/dict",
     "event-header-id/surrogate", "foreign-key/odd-bad-utf8", "compression/bzip2-bomb-event", "redirect/retry-private",
     "body/argument-depth-480-task", "control/reply-to-topic", "control/pattern-slow", "number-priority/decimal-1e6",
+    "control/add-consumer", "control/add-consumer-mismatch", "control/time-limit", "control/autoscale",
 )  # fmt: skip
 #: How many of the others; ``HAKE_HOSTILE_PATIENCE`` times five seconds is how long a good task may wait.
 SMALL = 48

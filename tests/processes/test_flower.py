@@ -69,6 +69,8 @@ def flower(on_stage: Stage, workers: list[Worker], tmp_path_factory: pytest.Temp
         )  # fmt: skip
     try:
         wait_until(partial(answers, process, port, log), "Flower to start", 60)
+        enabled = "enabled by remote"  # what a worker does before is not told to Flower
+        wait_until(lambda: all(enabled in worker.log for worker in workers), "Flower to ask for events", 60)
         yield f"http://127.0.0.1:{port}"
         process.terminate()
         assert process.wait(30) == 0

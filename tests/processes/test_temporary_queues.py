@@ -235,7 +235,7 @@ def test_an_expiring_queue_goes_when_nobody_has_used_it(aws: Emulator, on_stage:
 SWEEP = """
 import json
 from kombu import Connection
-from kombu_hake.janitor import Janitor, Report
+from kombu_hake.temporary import Janitor, Report
 with Connection({broker!r}) as connection:
     transport, report = connection.transport, Report()
     connection.connect()

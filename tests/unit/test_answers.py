@@ -15,6 +15,7 @@ from support.proxy_http import response
 from support.proxy_rules import Rule
 
 from kombu_hake.aws import clients as clients_module
+from kombu_hake.aws import timely as timely_module
 from kombu_hake.aws import wire as wire_module
 from kombu_hake.aws.answers import checked
 from kombu_hake.aws.clients import Clients
@@ -145,6 +146,45 @@ def test_a_body_that_never_ends_is_given_up(
         try:
             with pytest.raises(BrokerUnavailable):
                 call(found, service, operation, params)
+        finally:
+            is_over.set()
+            thread.join(10)
+
+
+@pytest.mark.parametrize("head", [b"", b"HTTP/1.1 200 OK\r\nDate: "], ids=["the status", "a header"])
+@pytest.mark.parametrize(("service", "operation", "params"), [CALLS[0], CALLS[2]])
+def test_headers_that_never_end_are_given_up(
+    service: str, operation: str, params: dict[str, Any], head: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timely_module, "MOST_S", 0.2)
+    monkeypatch.setattr(wire_module, "read_timeout_s", lambda *_args: 0.3)
+    monkeypatch.setattr(clients_module, "read_timeout_s", lambda *_args: 0.3)
+    is_over = threading.Event()
+    closed: list[bool] = []
+
+    def drip(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection:
+            connection.recv(65536)
+            connection.sendall(head)
+            for _ in range(500):  # ten seconds, and less than a header may have
+                if is_over.wait(0.02):
+                    return
+                try:
+                    connection.sendall(b"H")
+                except OSError:
+                    closed.append(True)
+                    return
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=drip, args=(server,), daemon=True)
+        thread.start()
+        found = make_clients(f"http://127.0.0.1:{server.getsockname()[1]}")
+        try:
+            with pytest.raises(BrokerUnavailable):
+                call(found, service, operation, params)
+            thread.join(10)  # the connection is closed, not kept for the next call
+            assert closed
         finally:
             is_over.set()
             thread.join(10)

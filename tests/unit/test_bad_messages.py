@@ -1,6 +1,7 @@
 """Messages that make the worker or this package fail: set aside, never in a loop, and nothing else suffers."""
 
 import base64
+import gc
 import json
 import logging
 import os
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from fakes import FakeClients, connected, eventually
@@ -24,7 +26,7 @@ from kombu_hake.amqp.deferral import hide_s
 from kombu_hake.amqp.envelope import decode
 from kombu_hake.amqp.limits import SQS_MAX_VISIBILITY_S
 from kombu_hake.channel import Channel
-from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, MalformedMessage
+from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, DeclarationMismatch, MalformedMessage
 from kombu_hake.groups import failures as group_failures
 from kombu_hake.groups.messages import Parts, for_handler, foreign_event
 from kombu_hake.groups.registry import Subscription, run_id
@@ -592,6 +594,87 @@ def test_whatever_hands_a_request_to_the_pool_is_guarded_once(
     for error in (MemoryError(), SystemExit()):
         with pytest.raises(type(error)):
             safeguard._guarded(controller, failing(error))(request)
+
+
+def objects_of_ours() -> int:
+    gc.collect()
+    return sum(str(type(one).__module__).startswith("kombu_hake") for one in gc.get_objects())
+
+
+def test_nothing_is_kept_of_messages_that_were_set_aside(
+    fake: FakeClients, connection: Connection, channel: Channel
+) -> None:
+    declare(channel, **ASKED)
+
+    def set_some_aside() -> None:
+        for number in range(60):
+            key = str(uuid4())
+            send(fake, text_of(task=f"unknown.{key}", id=key) if number % 3 else f"no json {key}")
+            message = channel.basic_get("q")
+            assert message is not None
+            message.set_aside(f"malformed: {key}")
+            del message
+        eventually(lambda: not fake.queues.queue("q").messages)
+
+    set_some_aside()
+    before = objects_of_ours()
+    for _ in range(4):
+        set_some_aside()
+    eventually(lambda: objects_of_ours() < before + 60)  # 240 messages; what is on its way when counted
+
+
+class Queues(dict[str, Any]):
+    """What an app knows of queues, and of those that its worker consumes from."""
+
+    def __init__(self, **queues: Any) -> None:
+        super().__init__(queues)
+        self.consume_from = dict(queues)
+
+
+def worker_that_fails_to_change_queues(error: Exception) -> Any:
+    queues, cancelled = Queues(known="known"), list[str]()
+
+    def add_task_queue(queue: str, **_options: Any) -> None:
+        queues[queue] = queues.consume_from[queue] = queue
+        raise error
+
+    return SimpleNamespace(
+        controller=SimpleNamespace(_process_task=failing(error)), on_task_request=failing(error),
+        create_task_handler=lambda: None, add_task_queue=add_task_queue, cancel_task_queue=failing(error),
+        app=SimpleNamespace(amqp=SimpleNamespace(queues=queues)), connection_errors=(BrokerUnavailable,),
+        task_consumer=SimpleNamespace(on_message=None, cancel_by_queue=cancelled.append), cancelled=cancelled,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("error", [DeclarationMismatch("other type"), AccessDenied("no"), TypeError("odd option")])
+def test_a_queue_that_cannot_be_added_by_remote_control_does_not_end_the_worker(
+    caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    consumer = worker_that_fails_to_change_queues(error)
+    safeguard.on_ready(consumer)
+    consumer.add_task_queue("new", exchange="x")
+    consumer.cancel_task_queue("known")
+    assert "add_task_queue of queue new" in caplog.text
+    assert "cancel_task_queue of queue known" in caplog.text
+    queues = consumer.app.amqp.queues
+    assert (dict(queues), queues.consume_from) == ({"known": "known"}, {"known": "known"})  # nor does the next start
+    assert consumer.cancelled == ["new"]
+
+
+def test_a_queue_that_is_consumed_already_stays_when_it_cannot_be_added_again() -> None:
+    consumer = worker_that_fails_to_change_queues(TypeError("odd"))
+    safeguard.on_ready(consumer)
+    consumer.add_task_queue("known")
+    assert consumer.app.amqp.queues.consume_from == {"known": "known"}
+    assert consumer.cancelled == []
+
+
+def test_a_queue_that_cannot_be_added_because_aws_is_away_is_left_to_celery() -> None:
+    consumer = worker_that_fails_to_change_queues(BrokerUnavailable("away"))
+    safeguard.on_ready(consumer)
+    with pytest.raises(BrokerUnavailable):
+        consumer.add_task_queue("new")
+    assert "new" in consumer.app.amqp.queues.consume_from  # consumed when the connection is back
 
 
 def test_a_compressed_dead_letter_that_is_sent_back_can_be_read(

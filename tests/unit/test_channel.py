@@ -20,10 +20,12 @@ from kombu_hake.exceptions import (
     AccessDenied,
     BrokerUnavailable,
     DeclarationMismatch,
+    InvalidName,
     MessageTooLarge,
     PublishFailed,
     QueueNotFound,
     TopicNotFound,
+    TopologyError,
     Unroutable,
 )
 
@@ -760,3 +762,23 @@ def test_a_rejection_that_fails_leaves_the_message_to_come_again(
     with pytest.raises(ZeroDivisionError):
         message.reject()
     assert not channel._leases._held
+
+
+@pytest.mark.parametrize("name", [5, ["q"], {"q": 1}, b"q", True])
+def test_a_name_that_is_not_text_is_refused_as_a_channel_error(channel: Channel, name: Any) -> None:
+    channel.queue_declare("q")
+    for call in (
+        lambda: channel.queue_declare(name),
+        lambda: channel.queue_declare(name, passive=True),
+        lambda: channel.exchange_declare(name),
+        lambda: channel.queue_bind(name, "x", "k"),
+        lambda: channel.queue_bind("q", name, "k"),
+        lambda: channel.queue_unbind(name, "x", "k"),
+        lambda: channel.queue_delete(name),
+        lambda: channel.queue_purge(name),
+        lambda: channel.exchange_delete(name),
+    ):
+        with pytest.raises(InvalidName, match="must be text"):
+            call()
+    with pytest.raises(TopologyError, match="text as routing key"):
+        channel.queue_bind("q", "x", name)

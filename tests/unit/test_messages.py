@@ -186,6 +186,39 @@ def test_a_command_whose_pattern_could_freeze_the_worker_can_not_be_decoded() ->
     assert handed_over(command(None, pattern="w.*", matcher="pcre"), COMMANDS).decode()["pattern"] == "w.*"
 
 
+def test_a_command_whose_arguments_could_end_the_worker_can_not_be_decoded() -> None:
+    message = handed_over(command(None, method="add_consumer", arguments={"queue": 5}), COMMANDS)
+    with pytest.raises(MalformedMessage, match="add_consumer cannot be run: queue is of type int") as caught:
+        message.decode()
+    assert caught.value.message_id == "of-sqs"
+    assert handed_over(command(None, method="add_consumer", arguments={"queue": "q"}), COMMANDS).decode()
+
+
+CLOCKS = [10**4299, 10**16, -1, 1.5, float("inf"), float("nan"), "5", [1]]
+
+
+@pytest.mark.parametrize("clock", CLOCKS, ids=[repr(clock)[:9] for clock in CLOCKS])
+def test_a_clock_that_would_spoil_the_workers_own_is_left_out_of_commands_and_events(clock: Any) -> None:
+    body = {"body": json.dumps({"method": "ping"}), "content-type": "application/json", "content-encoding": "utf-8"}
+    message = {**body, "headers": {"clock": clock}, "properties": {}}
+    command = handed_over(encode(message, "celery.pidbox", "", "tag").text, COMMANDS)
+    assert command.decode()["method"] == "ping"
+    assert command.headers["clock"] is None
+    for events in ({"type": "worker-online", "clock": clock}, [{"clock": 1}, {"clock": clock}]):
+        message = {**body, "body": json.dumps(events), "properties": {}}
+        text = encode(message, "celeryev", "", "tag").text
+        found = handed_over(text, "celeryev.7d1c").decode()
+        assert found in ({"type": "worker-online"}, [{"clock": 1}, {}])
+        assert "clock" in str(handed_over(text, "q").decode())
+
+
+def test_events_with_a_clock_or_without_are_decoded() -> None:
+    body = {"content-type": "application/json", "content-encoding": "utf-8", "properties": {}}
+    for events in ({"type": "worker-online", "clock": 7}, {"type": "worker-online"}, [{"clock": 1}], 5):
+        text = encode({**body, "body": json.dumps(events)}, "celeryev", "", "tag").text
+        assert handed_over(text, "celeryev.7d1c").decode() == events
+
+
 def test_a_command_that_wants_its_answer_in_the_reply_queue_is_decoded() -> None:
     message = handed_over(command({"exchange": "reply.celery.pidbox", "routing_key": "x"}), COMMANDS)
     assert message.decode()["method"] == "ping"

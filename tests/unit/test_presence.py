@@ -89,13 +89,15 @@ def test_thirty_requests_an_hour_a_queue(fake: FakeClients, presence: Presence, 
     assert len(read(fake, "a").live_users(fake.clock())) == 1
 
 
-def test_a_queue_that_stays_costs_one_look(fake: FakeClients, presence: Presence, holder: Holder) -> None:
+def test_a_queue_that_stays_costs_one_look_and_none_at_its_tags(
+    fake: FakeClients, presence: Presence, holder: Holder
+) -> None:
     url = QueueUrl(fake.sqs("create_queue", QueueName="q")["QueueUrl"])
     fake.calls.clear()
     for _ in range(5):
         presence.join(url, holder, Kind())
         presence.leave(url, holder, now=True)
-    assert fake.counts() == {"list_queue_tags": 1}
+    assert fake.counts() == {"get_queue_attributes": 1}
     assert presence.work() is None
 
 

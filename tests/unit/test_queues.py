@@ -290,3 +290,34 @@ def test_creation_is_logged(queues: Queues, caplog: pytest.LogCaptureFixture) ->
     caplog.set_level(logging.INFO)
     queues.declare(QueueSpec("a.b"))
     assert "Created queue a.b (a_b_x" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("q", {"KmsMasterKeyId": "alias/tasks", "MessageRetentionPeriod": "1209600"}),
+        ("mail-out", {"KmsMasterKeyId": "alias/mail", "MessageRetentionPeriod": "86400", "DelaySeconds": "1"}),
+        ("orders.fifo", {"KmsMasterKeyId": "alias/tasks", "ContentBasedDeduplication": "true", "FifoQueue": "true"}),
+    ],
+)
+def test_attributes_may_be_given_for_some_queues(fake: FakeClients, name: str, expected: dict[str, str]) -> None:
+    given = {
+        "KmsMasterKeyId": "alias/tasks",
+        "FifoThroughputLimit": "perQueue",
+        "mail-*": {"MessageRetentionPeriod": 86400, "DelaySeconds": 1},
+        "*-out": {"KmsMasterKeyId": "alias/mail", "ContentBasedDeduplication": True},
+        "*.fifo": {"ContentBasedDeduplication": True},
+    }
+    Queues(fake, make_settings(queue_attributes=given)).declare(QueueSpec(name))
+    found = fake.queues.queue(name).attributes
+    assert expected.items() <= found.items()
+    is_fifo = name.endswith(".fifo")
+    assert ("ContentBasedDeduplication" in found) == ("FifoThroughputLimit" in found) == is_fifo
+
+
+def test_queue_that_stays_never_has_the_retention_of_a_temporary_one(fake: FakeClients) -> None:
+    queues = Queues(fake, make_settings(queue_attributes={"*": {"MessageRetentionPeriod": "1209599"}}))
+    queues.declare(QueueSpec("q"))
+    queues.declare(QueueSpec("gone", auto_delete=True))
+    found = [fake.queues.queue(name).attributes["MessageRetentionPeriod"] for name in ("q", "gone")]
+    assert found == ["1209600", "1209599"]

@@ -1,19 +1,16 @@
 """Topics and subscriptions: ARNs without asking, topics on demand, subscriptions as wanted."""
 
-import json
 import logging
 
 import pytest
 from fakes import ACCOUNT, REGION, FakeClients, make_settings
 
-from kombu_hake.amqp.bindings import Binding
 from kombu_hake.amqp.naming import QueueArn
-from kombu_hake.amqp.routing import Filter, compile_filter
-from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, TopicNotFound, TopologyError
+from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, DeclarationMismatch, TopicNotFound, TopologyError
 from kombu_hake.topology.topics import Topics
 
 QUEUE_ARN = QueueArn(f"arn:aws:sqs:{REGION}:{ACCOUNT}:q")
-EVERYTHING = Filter(None, exact=True)
+EVERYTHING = {"RawMessageDelivery": "true"}
 
 
 def arn(name: str) -> str:
@@ -113,6 +110,18 @@ def test_a_type_that_cannot_be_known_is_none(fake: FakeClients, topics: Topics, 
     assert topics.recorded_type("missing") is None
 
 
+@pytest.mark.parametrize("code", ["ConcurrentAccess", "StaleTag"])
+def test_topic_whose_tags_are_being_changed_is_created_a_moment_later(
+    fake: FakeClients, topics: Topics, code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    fake.fail("create_topic", *[BrokerUnavailable(f"sns:CreateTopic failed for now ({code}): x")] * 3)
+    assert topics.create("orders") == arn("orders")
+    fake.fail("create_topic", BrokerUnavailable("no route"))
+    with pytest.raises(BrokerUnavailable):
+        topics.create("other")
+
+
 # --- subscribing
 
 
@@ -121,43 +130,27 @@ def test_a_subscription_is_raw_and_creates_the_topic(fake: FakeClients, topics: 
     assert subscription(fake) == {"RawMessageDelivery": "true"}
 
 
-def test_subscribing_again_changes_nothing(fake: FakeClients, topics: Topics) -> None:
-    wanted = compile_filter([Binding("orders", "direct", "a")])
-    topics.subscribe("orders", QUEUE_ARN, wanted)
-    before = dict(subscription(fake))
-    assert json.loads(before["FilterPolicy"]) == wanted.policy
-    assert not topics.subscribe("orders", QUEUE_ARN, wanted)
-    assert subscription(fake) == before
-    assert fake.count("set_subscription_attributes") == 0
-
-
-@pytest.mark.parametrize("first", [EVERYTHING, compile_filter([Binding("orders", "direct", "a")])])
-@pytest.mark.parametrize("second", [EVERYTHING, compile_filter([Binding("orders", "direct", "b")])])
-def test_a_subscription_with_another_filter_is_mended(
-    fake: FakeClients, topics: Topics, first: Filter, second: Filter
-) -> None:
-    topics.subscribe("orders", QUEUE_ARN, first)
-    is_changed = topics.subscribe("orders", QUEUE_ARN, second)
-    assert is_changed == (first.policy != second.policy)
-    assert json.loads(subscription(fake).get("FilterPolicy", "{}")) == (second.policy or {})
-
-
-def test_a_subscription_that_wraps_messages_is_mended(fake: FakeClients, topics: Topics) -> None:
-    topics.create("orders")
-    fake.sns("subscribe", TopicArn=arn("orders"), Protocol="sqs", Endpoint=QUEUE_ARN)
-    topics.subscribe("orders", QUEUE_ARN, EVERYTHING)
-    assert subscription(fake)["RawMessageDelivery"] == "true"
-
-
-def test_a_subscription_that_cannot_be_read_is_taken_as_it_is(fake: FakeClients, topics: Topics) -> None:
-    fake.deny("sns:GetSubscriptionAttributes", "sns:SetSubscriptionAttributes")
-    topics.subscribe("orders", QUEUE_ARN, EVERYTHING)
-    assert subscription(fake) == {"RawMessageDelivery": "true"}
-
-
 def test_a_filter_that_aws_refuses_is_an_error(topics: Topics) -> None:
     with pytest.raises(TopologyError, match="FilterPolicy"):
-        topics.subscribe("orders", QUEUE_ARN, Filter({"rk": []}, exact=True))
+        topics.subscribe("orders", QUEUE_ARN, {"FilterPolicy": '{"rk":[]}'})
+
+
+def test_a_subscription_with_other_attributes_is_a_mismatch(fake: FakeClients, topics: Topics) -> None:
+    arn = topics.subscribe("orders", QUEUE_ARN, EVERYTHING)
+    with pytest.raises(DeclarationMismatch):
+        topics.subscribe("orders", QUEUE_ARN, {**EVERYTHING, "FilterPolicy": '{"rk":["a"]}'})
+    assert topics.subscribe("orders", QUEUE_ARN, {}) == topics.find_subscription("orders", QUEUE_ARN) == arn
+    assert subscription(fake) == EVERYTHING
+
+
+def test_a_subscription_that_a_lookup_had_to_make_shows_that_it_was_not_there(
+    fake: FakeClients, topics: Topics
+) -> None:
+    topics.create("orders")
+    topics.find_subscription("orders", QUEUE_ARN)
+    assert subscription(fake) == {}
+    with pytest.raises(TopicNotFound):
+        topics.find_subscription("nothing", QUEUE_ARN)
 
 
 def test_unsubscribing_removes_this_queue_alone_and_is_fine_when_repeated(fake: FakeClients, topics: Topics) -> None:

@@ -13,8 +13,6 @@ from kombu_hake.amqp.bindings import Binding
 from kombu_hake.amqp.routing import message_attributes
 from kombu_hake.amqp.tasks import PRIVATE_EXCHANGE
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, DeclarationMismatch, QueueNotFound
-from kombu_hake.topology import binder as binder_module
-from kombu_hake.topology import subscriptions as subscriptions_module
 from kombu_hake.topology.queues import QueueSpec
 from kombu_hake.topology.topology import Topology
 
@@ -32,7 +30,7 @@ def fake() -> FakeClients:
 
 @pytest.fixture
 def topology(fake: FakeClients) -> Topology:
-    return Topology(fake, make_settings())
+    return Topology(fake, make_settings(), clock=fake.clock)
 
 
 def declare(topology: Topology, queue: str, *bindings: Binding) -> None:
@@ -152,9 +150,7 @@ def test_a_queue_that_is_all_there_costs_a_process_a_handful_of_reads(fake: Fake
     fake.calls.clear()
     declare(Topology(fake, make_settings()), "q", fanout("x"))
     counts = fake.counts()
-    assert counts == Counter(
-        get_queue_url=1, list_queue_tags=1, get_queue_attributes=1, subscribe=1, get_subscription_attributes=1
-    )
+    assert counts == Counter(get_queue_url=1, get_queue_attributes=1, subscribe=1, get_subscription_attributes=1)
 
 
 def test_nothing_lists_queues_topics_or_subscriptions_to_declare(fake: FakeClients, topology: Topology) -> None:
@@ -226,12 +222,9 @@ def test_a_process_adds_to_what_others_bound_before(fake: FakeClients) -> None:
     assert len(fake.queues.queue("q").messages) == 4
 
 
-def test_what_another_process_unbound_can_be_bound_again(
-    fake: FakeClients, topology: Topology, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for module in (binder_module, subscriptions_module):
-        monkeypatch.setattr(module, "BELIEVE_S", -1.0)
+def test_what_another_process_unbound_can_be_bound_again(fake: FakeClients, topology: Topology) -> None:
     declare(topology, "q", fanout("x"))
+    fake.clock.advance(61)
     Topology(fake, make_settings()).unbind("q", fanout("x"))
     topology.bind("q", fanout("x"))
     publish(fake, "x")
@@ -239,11 +232,10 @@ def test_what_another_process_unbound_can_be_bound_again(
 
 
 def test_a_subscription_that_somebody_removed_is_made_again_by_the_next_declare(
-    fake: FakeClients, topology: Topology, monkeypatch: pytest.MonkeyPatch
+    fake: FakeClients, topology: Topology
 ) -> None:
-    for module in (binder_module, subscriptions_module):
-        monkeypatch.setattr(module, "BELIEVE_S", -1.0)
     declare(topology, "q", fanout("x"))
+    fake.clock.advance(61)
     fake.sns("delete_topic", TopicArn=arn("x"))
     declare(topology, "q", fanout("x"))
     publish(fake, "x")
@@ -369,12 +361,14 @@ def test_a_subscription_that_is_being_removed_here_is_not_made_again(fake: FakeC
     assert fake.sns("list_subscriptions_by_topic", TopicArn=arn("events"))["Subscriptions"] == []
 
 
-def test_looking_after_bindings_costs_a_request_for_each_exchange(fake: FakeClients, topology: Topology) -> None:
+def test_looking_after_bindings_costs_a_request_for_the_policy_and_one_for_each_exchange(
+    fake: FakeClients, topology: Topology
+) -> None:
     declare(topology, "q", fanout("events"), Binding("orders", "topic", "a"), Binding("orders", "topic", "b"))
     fake.calls.clear()
     topology.check_bindings("q")
     topology.check_bindings("unknown")
-    assert [name for name, _ in fake.calls] == ["get_subscription_attributes"] * 2
+    assert [name for name, _ in fake.calls] == ["get_queue_attributes", *["get_subscription_attributes"] * 2]
 
 
 def test_subscriptions_that_may_not_be_looked_at_are_not_asked_for_again(

@@ -1,0 +1,131 @@
+"""Celery's remote control and events: what in them would end a worker. Pure, without Celery.
+
+What a command raises in its own handler is logged and answered (``Node.dispatch`` in ``kombu/pidbox.py``). Some
+arguments raise later, where an exception ends the worker: a queue is added and removed by the event loop, a time limit
+is read when a task starts, the limits of the pool's size are read by the autoscaler's thread, and a signal is sent when
+the task that is to be ended has started.
+
+Source:
+    ``celery/worker/control.py``, ``Consumer.add_task_queue`` and ``cancel_task_queue``
+    (``celery/worker/consumer/consumer.py``), ``celery/worker/autoscale.py``, ``Request.terminate``
+    (``celery/worker/request.py``).
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Mapping
+from typing import Any, get_args
+
+from kombu_hake.amqp.bindings import ExchangeType
+from kombu_hake.amqp.numeric import MAX_WHOLE
+from kombu_hake.amqp.tasks import is_time_limit
+
+__all__ = ["command_fault", "is_clock", "is_event_queue"]
+
+#: As in AMQP 0-9-1, where names are short strings.
+_MAX_NAME_CHARS = 255
+_MAX_POOL_SIZE = 100_000
+#: Queues of events are called ``<event_queue_prefix>.<id>``; this is Celery's default.
+_EVENT_QUEUES = "celeryev."
+_MISSING = object()
+
+
+def command_fault(command: object) -> str | None:
+    """What is wrong with the arguments of one of Celery's own commands; None for nothing, and for any other command.
+
+    Args:
+        command: The decoded body.
+    Returns:
+        A clause without anything that the command said, such as ``"queue is of type int, not text"``.
+    """
+    if not isinstance(command, Mapping):
+        return None
+    method, arguments = command.get("method"), command.get("arguments")
+    if not isinstance(method, str) or not isinstance(arguments, Mapping):
+        return None  # Celery refuses it
+    for name, is_needed, check in _CHECKS.get(method, ()):
+        value = arguments.get(name, _MISSING)
+        fault = ("is missing" if is_needed else None) if value is _MISSING else check(value)
+        if fault is not None:
+            return f"{name} {fault}"
+    return None
+
+
+def is_clock(value: object) -> bool:
+    """Whether this is the logical clock of a command or an event.
+
+    A worker sets its own clock to the largest one that it has seen, and sends it with each event: one that cannot be
+    written as JSON, or is no number, would make each of its events fail.
+    """
+    return isinstance(value, int) and 0 <= value <= MAX_WHOLE
+
+
+def is_event_queue(queue: str) -> bool:
+    """Whether a queue gets Celery's events, as far as its name tells."""
+    return queue.startswith(_EVENT_QUEUES)
+
+
+def _a(value: object) -> str:
+    return f"is of type {type(value).__name__}"
+
+
+def _name(value: object) -> str | None:
+    if not isinstance(value, str):
+        return f"{_a(value)}, not text"
+    return None if 0 < len(value) <= _MAX_NAME_CHARS else f"does not have 1 to {_MAX_NAME_CHARS} characters"
+
+
+def _text(value: object) -> str | None:
+    """An exchange may be AMQP's default one, and a routing key empty."""
+    return None if value is None or value == "" else _name(value)
+
+
+def _exchange_type(value: object) -> str | None:
+    is_known = value is None or value in ("", *get_args(ExchangeType))
+    return None if is_known else "is none of direct, topic, fanout and headers"
+
+
+def _time_limit(value: object) -> str | None:
+    is_known = value is None or (isinstance(value, int | float) and is_time_limit(value))
+    return None if is_known else "is not a number of seconds"
+
+
+def _size(value: object) -> str | None:
+    is_known = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MAX_POOL_SIZE
+    return None if is_known else f"is not a whole number from 0 to {_MAX_POOL_SIZE:,}"
+
+
+def _size_or_none(value: object) -> str | None:
+    return None if value is None else _size(value)
+
+
+def _signal(value: object) -> str | None:
+    if not value:
+        return None  # Celery's default
+    names = signal.Signals.__members__
+    if isinstance(value, str):
+        is_known = value in names or f"SIG{value}" in names
+    else:
+        is_known = isinstance(value, int) and value in signal.valid_signals()
+    return None if is_known else "is not a signal of this system"
+
+
+_Check = tuple[str, bool, Callable[[Any], str | None]]
+#: Of a command, the arguments that are checked: name, whether it must be there, what is wrong with a value.
+_CHECKS: Mapping[str, tuple[_Check, ...]] = {
+    "add_consumer": (
+        ("queue", True, _name),
+        ("exchange", False, _text),
+        ("exchange_type", False, _exchange_type),
+        ("routing_key", False, _text),
+    ),
+    "cancel_consumer": (("queue", True, _name),),
+    "time_limit": (("soft", False, _time_limit), ("hard", False, _time_limit)),
+    "autoscale": (("max", False, _size_or_none), ("min", False, _size_or_none)),
+    "pool_grow": (("n", False, _size),),
+    "pool_shrink": (("n", False, _size),),
+    "revoke": (("signal", False, _signal),),
+    "terminate": (("signal", False, _signal),),
+    "revoke_by_stamped_headers": (("signal", False, _signal),),
+}
