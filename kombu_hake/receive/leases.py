@@ -3,10 +3,10 @@
 The life of a lease is a table in :mod:`kombu_hake.receive.lease`.
 
 Threads
-    One keeper decides when: an ack waits for others at most ``ack_linger``, a lease is renewed when half of its time
-    is over. Senders do the requests, as many at once as there are, up to a limit. All start when they are needed and
-    end with :meth:`Leases.stop`. Renewals depend on nothing that the main thread does. That a lease is lost is told to
-    ``on_lost`` in one of these threads, once a lease.
+    One keeper decides when: an ack waits at most a tenth of a second for others, a lease is renewed when half of its
+    time is over. Senders do the requests, as many at once as there are, up to a limit. All start when they are needed
+    and end with :meth:`Leases.stop`. Renewals depend on nothing that the main thread does. ``on_lost`` hears of a lost
+    lease in one of these threads, once a lease.
 
     A connection that is forgotten without being closed says so by :meth:`Leases.disown`; the keeper then gives
     everything back and ends. Otherwise nobody could receive, for twelve hours, what nobody can settle any more.
