@@ -1,6 +1,6 @@
 """Real workers get hostile messages: they go on, run nothing but tasks, and lose nothing. A selection of the corpus.
 
-All messages at all pools are what ``python -m hostile.campaign`` tries, and ``pytest -m slow tests/hostile``.
+All messages at all pools are what ``python -m hostile.campaign`` tries, and ``pytest -m release tests/hostile``.
 """
 
 from pathlib import Path
@@ -49,7 +49,7 @@ def test_a_worker_goes_on_after_each_hostile_message(
     assert code == 0
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.timeout(4 * 3600)
 @pytest.mark.parametrize("dead_letters", [True, False])
 @pytest.mark.parametrize("pool", list(POOLS))
@@ -60,7 +60,7 @@ def test_every_pool_goes_on_after_every_message(moto: Emulator, tmp_path: Path, 
     assert not faulty, tell(faulty)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.timeout(4 * 3600)
 @pytest.mark.parametrize(("pool", "dead_letters"), [("prefork", True), ("threads", False)])
 def test_good_tasks_run_once_among_5000_hostile_messages(
@@ -71,7 +71,7 @@ def test_good_tasks_run_once_among_5000_hostile_messages(
     assert not found.faults(most_requests=2.0)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.timeout(4 * 3600)
 def test_memory_and_log_are_bounded(moto: Emulator, tmp_path: Path) -> None:
     with arena(moto, tmp_path, "threads", dead_letters=True) as running:
