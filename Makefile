@@ -73,7 +73,7 @@ outage: .venv/dev.stamp ## Two minutes without AWS in mid-load: ARGS="--kind bla
 soak: .venv/dev.stamp ## Mixed load, random faults, what grows: ARGS="--minutes 30"
 	@cd tests && ../$(BIN)/python -m campaign.soak $(ARGS)
 
-# The tool of tests/hostile. The same figures come from `make test ARGS="-m slow tests/hostile"`, without a report.
+# The tool of tests/hostile. The same figures come from `make test ARGS="-m release tests/hostile"`, without a report.
 hostile: .venv/dev.stamp ## Hostile messages at real workers of each pool: ARGS="one-by-one --pools prefork --count 320"
 	@cd tests && ../$(BIN)/python -m hostile.campaign $(ARGS)
 
