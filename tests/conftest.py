@@ -1,6 +1,7 @@
 """Emulators, isolation from the developer's own AWS settings, and the count of tests per emulator."""
 
 import os
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,9 @@ for name in list(os.environ):
 os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 os.environ["AWS_CONFIG_FILE"] = os.environ["AWS_SHARED_CREDENTIALS_FILE"] = os.devnull
 loopback.install()
+# A background job of a shell ignores Ctrl-C, and so would every program that the tests start and end with it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long an example takes says nothing on a machine that does other things too.
 hypothesis.settings.register_profile(

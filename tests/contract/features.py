@@ -57,6 +57,9 @@ _IN_MEMORY = "everything is in the memory of one process"
 _LATE_TAGS = "late reads: filter and policy are made from tags that do not show what this process has just bound"
 _LATE_REMOVAL = "late reads: tags do not show what this process has just bound, so it is not removed"
 _NO_AWS = "there is no AWS behind it"
+_LATE_NOW_AND_THEN = "late reads: which of two exchanges a late read shows depends on how fast the test runs"
+#: Faults that do not show each time.
+SOMETIMES = {_LATE_NOW_AND_THEN}
 
 MEMORY = Features(
     "memory",
@@ -98,6 +101,7 @@ SLOW_FAKE = Features(
             "test_unbind_removes_subscription_statement_and_tag",
             "test_exchange_delete_keeps_a_topic_that_others_use",
         ),
+        _LATE_NOW_AND_THEN: ("test_exchange_deleted_leaves_its_queues_unbound",),
     },
 )
 
