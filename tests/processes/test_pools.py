@@ -10,6 +10,8 @@ from support.emulators import Emulator
 
 import kombu_hake
 
+#: A thousand forks keep a machine busy that does nothing else.
+RELEASE = pytest.mark.release
 SLOW = pytest.mark.slow
 GREEN = ["gevent", pytest.param("eventlet", marks=SLOW)]
 POOLS = ["prefork", "threads", "solo", *GREEN]
@@ -71,9 +73,9 @@ def test_leases_are_renewed_while_tasks_wait(on_stage: Stage, aws: Emulator, poo
     ("options", "tasks"),
     [
         pytest.param(["-c", "4", "--max-tasks-per-child", "1"], 30, marks=SLOW),
-        pytest.param(["-c", "4", "--max-tasks-per-child", "1"], 1_000, marks=SLOW),
-        pytest.param(["-c", "4", "--max-tasks-per-child", "5"], 1_000, marks=SLOW),
-        pytest.param(["--autoscale", "8,1", "--max-tasks-per-child", "5"], 1_000, marks=SLOW),
+        pytest.param(["-c", "4", "--max-tasks-per-child", "1"], 1_000, marks=RELEASE),
+        pytest.param(["-c", "4", "--max-tasks-per-child", "5"], 1_000, marks=RELEASE),
+        pytest.param(["--autoscale", "8,1", "--max-tasks-per-child", "5"], 1_000, marks=RELEASE),
     ],
 )
 def test_children_forked_under_load_publish_and_lose_nothing(
