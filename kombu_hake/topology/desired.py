@@ -23,7 +23,7 @@ from kombu_hake.amqp import (
     narrowed,
 )
 
-__all__ = ["Desired", "Level", "Undelivered", "base_filter", "filters", "is_shareable"]
+__all__ = ["Desired", "Level", "Undelivered", "base_filter", "filters"]
 
 
 class Level(NamedTuple):
@@ -100,8 +100,3 @@ def filters(
         if base.policy is None:
             break
     return list(found)
-
-
-def is_shareable(bindings: BindingSet, exchange: str, share: tuple[dict[str, Any], ...], *, fanout: bool) -> bool:
-    """Whether an exchange's messages can be put into levels by filters."""
-    return bool(share) and bool(filters(bindings, exchange, share, fanout_priorities=fanout))
