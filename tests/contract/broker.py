@@ -1,6 +1,7 @@
 """A leg as a test of the contract sees it: connections to it, and what is in its queues. Only kombu's public API."""
 
 import itertools
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -161,3 +162,11 @@ def get(connection: Connection, queue: str, *, no_ack: bool = False) -> Message 
         if message is not None:
             return message
     return None
+
+
+def wait_for_advice() -> None:
+    """Wait for the answers that no publish waits for: whether anything listens to what was published."""
+    deadline = time.monotonic() + PATIENCE_S
+    while threads := [thread for thread in threading.enumerate() if thread.name == "hake-advice"]:
+        threads[0].join(0.01)
+        assert time.monotonic() < deadline, "AWS was still being asked whether anything listens"

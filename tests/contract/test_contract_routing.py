@@ -3,7 +3,7 @@
 import logging
 
 import pytest
-from contract.broker import Broker, consuming, declare, publish, wait_until
+from contract.broker import Broker, consuming, declare, publish, wait_for_advice, wait_until
 from contract.features import Can, needs
 from kombu import Connection, Exchange, Message, Producer, Queue, binding
 from kombu.exceptions import ChannelError
@@ -370,6 +370,7 @@ class TestUnroutable:
     ) -> None:
         with caplog.at_level(logging.WARNING, "kombu_hake"):
             publish(broker.stranger(), 1, "nobody-listens", "key")
+            wait_for_advice()
         (record,) = caplog.records
         assert "nobody-listens" in record.getMessage()
 
@@ -380,11 +381,13 @@ class TestUnroutable:
         with caplog.at_level(logging.WARNING, "kombu_hake"):
             for _ in range(5):
                 publish(connection, 1, "nobody-listens", "key")
+                wait_for_advice()
         assert len(caplog.records) == 1
 
     def test_missing_queue_warns_by_default(self, broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
         with caplog.at_level(logging.WARNING, "kombu_hake"):
             publish(broker.stranger(), 1, "", "no-such-queue")
+            wait_for_advice()
         assert "no-such-queue" in caplog.text
 
     @pytest.mark.parametrize(("exchange", "key"), [("nobody-listens", "key"), ("", "no-such-queue")])
@@ -396,6 +399,7 @@ class TestUnroutable:
     def test_ignore(self, broker: Broker, caplog: pytest.LogCaptureFixture, exchange: str, key: str) -> None:
         with caplog.at_level(logging.WARNING):
             publish(broker.stranger(unroutable="ignore"), 1, exchange, key)
+            wait_for_advice()
         assert caplog.records == []
 
     @pytest.mark.parametrize(("exchange", "key"), [("nobody-listens", "key"), ("", "no-such-queue")])
