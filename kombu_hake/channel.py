@@ -19,7 +19,7 @@ from kombu_hake.config import Settings
 from kombu_hake.declaring import DeclaringChannel
 from kombu_hake.exceptions import AccessDenied, HakeError
 from kombu_hake.publish import Dispatcher, Session
-from kombu_hake.quoting import guarded
+from kombu_hake.quoting import fields, guarded
 from kombu_hake.receive import (
     About,
     DeadLetters,
@@ -201,7 +201,7 @@ class Channel(DeclaringChannel):
         except AccessDenied as exc:
             if not self.topology.is_best_effort(queue):
                 raise
-            logger.warning("Queue %s is not consumed: %s", queue, exc)
+            logger.warning("HAKE011 Not consuming from queue %s: %s", queue, exc, extra=fields(queue=queue))
             return tag
         self.temporaries.consumed(queue)
         is_first = not self._consumers_of(queue)
@@ -304,9 +304,10 @@ class Channel(DeclaringChannel):
         """Set a message aside that made a Celery worker's callback fail. The worker goes on."""
         worker.drop_request(message)
         if not message.set_aside(f"error: {type(exc).__name__}", exc):
+            message_id = delivery.message.get("MessageId")
             logger.error(
-                "Message %s of queue %s made its consumer fail after it was settled: %s",
-                delivery.message.get("MessageId"), delivery.queue, told(exc),
+                "HAKE015 The consumer failed on message %s of queue %s after the message was settled: %s",
+                message_id, delivery.queue, told(exc), extra=fields(queue=delivery.queue, message_id=message_id),
             )  # fmt: skip
 
     # --- settle

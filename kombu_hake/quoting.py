@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-__all__ = ["MARK", "escaped", "guarded", "quoted", "without_userinfo"]
+__all__ = ["MARK", "escaped", "fields", "guarded", "quoted", "without_userinfo"]
 
 #: Ends a text that was cut.
 MARK = "…"
@@ -28,6 +28,10 @@ _MAX_BITS = 256
 #: The credentials in a URL that is part of some text, unless masked already; rather too much than too little of it.
 _USERINFO = re.compile(r"""(?<=://)(?![^\s'"@:]*:\*\*@)[^\s'"]*@""")
 _PLAIN = (str, bytes, dict, list, tuple, set, frozenset)
+#: How a line at WARNING or above starts; docs/messages.md explains each id.
+_LOG_ID = re.compile(r"HAKE\d{3}(?= )", re.ASCII)
+#: Where a record carries its fields until the filter of its logger has seen them.
+_FIELDS = "_hake_fields"
 
 
 def escaped(text: str, most: int | None = MOST_CHARS, *, keep: str = "") -> str:
@@ -121,15 +125,39 @@ def _inside(ends: str, items: Iterable[Any], most: int, depth: int) -> Iterator[
     yield ends[1]
 
 
+def fields(
+    *, queue: object = None, exchange: object = None, task_id: object = None, message_id: object = None
+) -> dict[str, Any]:
+    """What a log line is about, for the argument ``extra`` of a guarded logger.
+
+    Each name that is given becomes an attribute of the record: text, escaped and cut. The filter of the logger sets
+    them, because :mod:`logging` raises ``KeyError`` for a name in ``extra`` that an application's record factory sets.
+    """
+    named = {"queue": queue, "exchange": exchange, "task_id": task_id, "message_id": message_id}
+    return {_FIELDS: {name: value for name, value in named.items() if value is not None}}
+
+
 def guarded(logger: logging.Logger) -> logging.Logger:
     """The same logger; from now on what its lines are filled in with is escaped and cut, and shows no
-    credentials of URLs. May be repeated."""
-    logger.addFilter(_escape_arguments)
+    credentials of URLs. Its records have the attribute ``hake_id`` if their text starts with an id, and those of
+    :func:`fields`. May be repeated."""
+    logger.addFilter(_complete)
     return logger
 
 
-def _escape_arguments(record: logging.LogRecord) -> bool:
-    """Keeps the text and the number of its arguments, by which log collectors group lines. Lets every line pass."""
+def _complete(record: logging.LogRecord) -> bool:
+    """Names the record, and escapes its arguments. Lets every line pass."""
+    found = _LOG_ID.match(record.msg) if isinstance(record.msg, str) else None
+    if found is not None:
+        record.hake_id = found[0]
+    for name, value in record.__dict__.pop(_FIELDS, {}).items():
+        setattr(record, name, without_userinfo(quoted(value, LOG_CHARS)))
+    _escape_arguments(record)
+    return True
+
+
+def _escape_arguments(record: logging.LogRecord) -> None:
+    """Keeps the text and the number of its arguments, by which log collectors group lines."""
     if isinstance(record.args, tuple):
         record.args = tuple(_shown(argument) for argument in record.args)
     elif record.args:  # logging unpacks a single mapping
@@ -138,7 +166,6 @@ def _escape_arguments(record: logging.LogRecord) -> bool:
         # Formatters write this instead of the traceback that they would make.
         text = "".join(traceback.format_exception(*record.exc_info)).rstrip("\n")
         record.exc_text = escaped(without_userinfo(text), _TRACEBACK_CHARS, keep="\n")
-    return True
 
 
 def _shown(argument: object) -> object:

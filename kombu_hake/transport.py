@@ -400,7 +400,7 @@ def _close_all_at_exit() -> None:
         try:
             transport.close_connection(transport)
         except Exception:
-            logger.exception("A connection could not be closed at exit.")
+            logger.exception("HAKE704 Cannot close a connection at exit.")
     forgotten = list(_leases)
     for leases in forgotten:
         leases.give_all_back()

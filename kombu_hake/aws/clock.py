@@ -47,9 +47,9 @@ class AwsClock:
         if abs(offset_s - self.offset_s) >= _BLUR_S:
             self.changes += 1
             logger.warning(
-                "This machine's clock is %.0f s %s AWS's; requests are signed with AWS's time.",
+                "HAKE702 This machine's clock is %.0f s %s AWS's; signing requests with AWS's time.",
                 abs(offset_s), "behind" if offset_s > 0 else "ahead of",
-            )
+            )  # fmt: skip
         self.offset_s = offset_s
 
     def now_s(self) -> float:

@@ -120,7 +120,7 @@ class Credentials:
         self._asked_again_at = now + _PAUSE_S
         if self._last is not None and now - self._reminded_at >= _REMIND_S:
             self._reminded_at = now
-            logger.warning("The AWS credentials can't be renewed; using the previous ones: %s", error)
+            logger.warning("HAKE701 Cannot renew the AWS credentials; using the previous ones: %s", error)
 
     def _previous(self) -> Any:
         if self._last is not None:

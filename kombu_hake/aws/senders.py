@@ -28,7 +28,7 @@ def start_thread(target: Callable[[], None], name: str) -> threading.Thread | No
     try:
         thread.start()
     except RuntimeError as exc:
-        logger.warning("Thread %s does not start: %s", name, exc)
+        logger.warning("HAKE703 Cannot start thread %s: %s", name, exc)
         return None
     return thread
 

@@ -457,7 +457,7 @@ def _warn_once(written: str) -> None:
     if written not in _warned:
         _warned.add(written)
         logger.warning(
-            "The option %s of sqs:// has no meaning for hake:// and is ignored: %s.",
+            "HAKE705 The option %s of sqs:// has no meaning for hake:// and is ignored: %s.",
             written,
             {**WITHOUT_MEANING, **WITHOUT_MEANING_INSIDE}[written],
         )

@@ -22,7 +22,7 @@ from celery.worker.request import Request
 from kombu_hake.amqp import COMPRESSION_HEADER, PRIVATE_EXCHANGE, Envelope, encode, is_task
 from kombu_hake.exceptions import HakeError
 from kombu_hake.groups.messages import Parts, resendable, with_death
-from kombu_hake.quoting import guarded, quoted
+from kombu_hake.quoting import fields, guarded, quoted
 from kombu_hake.receive import HakeMessage
 
 __all__ = ["GroupRequest", "group_of", "parts_of", "set_aside", "text_of"]
@@ -145,7 +145,12 @@ def set_aside(message: Any, parts: Parts, reason: str, details: Mapping[str, Any
     try:
         url = transport.topology.queues.url(queue)
     except HakeError as exc:
-        logger.error("A dead letter of group %s could not be sent: %s", queue, exc)
+        logger.error(
+            "HAKE405 Cannot dead-letter a message of group %s: %s", queue, exc,
+            extra=fields(
+                queue=queue, task_id=parts.headers.get("id"), message_id=message.properties.get("message_id")
+            ),
+        )  # fmt: skip
         return False
     arguments = transport.topology.queues.arguments(queue)
     done: bool = transport.dead_letters.set_aside(

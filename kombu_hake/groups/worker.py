@@ -36,7 +36,7 @@ from kombu_hake.groups.failures import GroupRequest, group_of, parts_of, set_asi
 from kombu_hake.groups.messages import Parts, event_of, for_handler, foreign_event, resendable
 from kombu_hake.groups.registry import registry
 from kombu_hake.publish import batch
-from kombu_hake.quoting import guarded, quoted
+from kombu_hake.quoting import fields, guarded, quoted
 from kombu_hake.receive import HakeMessage
 from kombu_hake.worker import check_tasks, say_unknown_once
 
@@ -61,7 +61,9 @@ class GroupStep(bootsteps.StartStopStep):  # type: ignore[misc]
         """Say so where events can't work."""
         transport = c.connection.transport
         if transport.driver_type != "hake":
-            logger.error("Topics and groups need a hake:// broker; this worker's is %s.", transport.driver_type)
+            logger.error(
+                "HAKE601 Topics and groups need a hake:// broker; this worker's is %s.", transport.driver_type
+            )
 
 
 def _prepare_handlers(app: Any) -> None:
@@ -103,7 +105,11 @@ def _adopt(message: Any, topics: dict[str, Any]) -> bool:
             text_of(message.body), properties["attributes"], str(properties.get("message_id")), topics
         )
     except MalformedMessage as exc:
-        logger.error("A message in the queue of group %s is set aside: %s.", group_of(message), exc)
+        group = group_of(message)
+        logger.error(
+            "HAKE605 Cannot read a message in the queue of group %s; moving it to the dead letters: %s.", group, exc,
+            extra=fields(queue=group, message_id=properties.get("message_id")),
+        )  # fmt: skip
         _settle_aside(message, parts_of(message), "malformed", str(exc))
         return False
     message.become(*event)
@@ -126,7 +132,11 @@ def event_strategy(task: Any, app: Any, consumer: Any, **_kwargs: Any) -> Callab
     def on_event(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any, **_kwargs: Any) -> Any:
         group, found = group_of(message), event_of(message.headers)
         if found is None or group is None:
-            logger.error("An event without its topic or id was rejected: %s", message.headers.get("id"))
+            event_id = message.headers.get("id")
+            logger.error(
+                "HAKE606 Rejected an event without a topic or an id: %s", event_id,
+                extra=fields(queue=group, task_id=event_id),
+            )  # fmt: skip
             return reject(logger, consumer.connection_errors, False)
         topic, key, event_id = found
         if event_id in revoked:
@@ -141,13 +151,17 @@ def event_strategy(task: Any, app: Any, consumer: Any, **_kwargs: Any) -> Callab
                 for subscription, name in zip(found_for, names, strict=True)
             ]
         except MalformedMessage as exc:
-            logger.error("An event in the queue of group %s is set aside: %s.", group, exc)
+            logger.error(
+                "HAKE604 Cannot read an event in the queue of group %s; moving it to the dead letters: %s.", group, exc,
+                extra=fields(queue=group, task_id=event_id),
+            )  # fmt: skip
             return _settle_aside(message, event, "malformed", str(exc))
         if not handlers:
             if is_new((group, quoted(topic), quoted(key))):
                 logger.error(
-                    "Group %s has no handler for %r of topic %s. Such events go to its dead letters; when there is "
-                    "one, `celery hake dlq requeue` runs them.", group, key, topic,
+                    "HAKE602 Group %s has no handler for %r of topic %s. Such events go to its dead letters; once "
+                    "there is a handler, `celery hake dlq requeue` runs them.",
+                    group, key, topic, extra=fields(queue=group, task_id=event_id),
                 )  # fmt: skip
             text = f"no handler for {quoted(key)!r} of topic {quoted(topic)}"
             return _settle_aside(message, event, "unhandled", text)
@@ -158,7 +172,10 @@ def event_strategy(task: Any, app: Any, consumer: Any, **_kwargs: Any) -> Callab
         try:
             _send_each(message, group, [parts for _, parts in handlers])
         except HakeError as exc:
-            logger.error("Event %s of topic %s comes again, as it could not be shared out: %s", event_id, topic, exc)
+            logger.error(
+                "HAKE607 Cannot send event %s of topic %s to its handlers; the event is redelivered: %s",
+                event_id, topic, exc, extra=fields(queue=group, task_id=event_id),
+            )  # fmt: skip
             return message.come_later()
         return ack(logger, consumer.connection_errors)
 

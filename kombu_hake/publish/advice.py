@@ -106,7 +106,9 @@ class Advice:
         except HakeError as exc:
             logger.info("Whether published messages reach a queue can't be found out: %s", exc)
         except Exception:
-            logger.exception("Unexpected error while looking for the queues of an exchange; publishing continues.")
+            logger.exception(
+                "HAKE208 Unexpected error while looking for the queues of an exchange; publishing continues."
+            )
         return None
 
 
@@ -117,7 +119,9 @@ def _wait_at_exit() -> None:
     ends_at = time.monotonic() + _EXIT_S
     for advice in list(_alive):
         if not advice.wait(max(0.0, ends_at - time.monotonic())):
-            logger.warning("The process ends before AWS has said whether each published message reaches a queue.")
+            logger.warning(
+                "HAKE207 The process ends before AWS has reported whether each published message reaches a queue."
+            )
 
 
 atexit.register(_wait_at_exit)

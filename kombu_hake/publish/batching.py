@@ -253,7 +253,7 @@ class Batch:
         try:
             errors = group.sender.send_batch(group.target, group.items)
         except Exception as exc:  # a bug of ours or a strange answer: nobody must wait for it for ever
-            logger.exception("A batch failed in a way that is not known.")
+            logger.exception("HAKE209 Unexpected error while sending a batch.")
             errors = [PublishError(f"The batch failed: {exc!r}")] * len(group.items)
         with self._changed:
             self._failed += [
@@ -345,7 +345,7 @@ def _finish(mine: Batch, on_failure: Callable[[PublishFailed], None] | None) -> 
 
 
 def _log_failure(exc: PublishFailed) -> None:
-    logger.error("%s", exc)
+    logger.error("HAKE202 %s", exc)
 
 
 class Session:

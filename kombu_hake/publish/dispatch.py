@@ -42,7 +42,7 @@ from kombu_hake.publish.batching import Published, batch, current_batch, no_batc
 from kombu_hake.publish.events import Event, EventSender
 from kombu_hake.publish.publisher import Outgoing, Publisher, outgoing
 from kombu_hake.publish.routes import QueueTarget, Routes, Target
-from kombu_hake.quoting import guarded
+from kombu_hake.quoting import fields, guarded
 from kombu_hake.topology import Topology
 
 __all__ = ["Dispatcher", "send_parameters"]
@@ -224,7 +224,7 @@ def _without_foreign_properties(message: Mapping[str, Any]) -> Mapping[str, Any]
     for name in dropped:
         if _is_news(f"property {name!r}"):
             logger.warning(
-                "Dropped the property %s of a message: its value, of type %s, cannot be written as JSON.",
+                "HAKE204 Dropped the property %s of a message: its value, of type %s, cannot be written as JSON.",
                 name,
                 type(message["properties"][name]).__name__,
             )
@@ -258,18 +258,19 @@ def send_parameters(message: Mapping[str, Any], name: str, *, to_queue: bool) ->
             or str(uuid4())
         )
         if to_queue and _asked_delay(properties) is not None and _is_news(f"FIFO queue {name!r}"):
-            logger.warning("Ignoring the delays of messages to %s: a FIFO queue delays no single message.", name)
+            logger.warning(
+                "HAKE206 Ignoring the delays of messages to queue %s: a FIFO queue cannot delay single messages.", name,
+                extra=fields(queue=name),
+            )  # fmt: skip
     elif to_queue:
         asked = _asked_delay(properties)
         delay = whole(asked)
         is_valid = asked is None or (delay is not None and 0 <= delay <= SQS_MAX_DELAY_S)
         if not is_valid and _is_news(f"delay {name!r}"):
             logger.warning(
-                "A message to %s asks for a delay of %s s, not a number from 0 to %d: using the nearest, or none.",
-                name,
-                asked,
-                SQS_MAX_DELAY_S,
-            )
+                "HAKE205 A message to queue %s asks for a delay of %s s, which is not a number from 0 to %d; using the "
+                "nearest value, or no delay.", name, asked, SQS_MAX_DELAY_S, extra=fields(queue=name),
+            )  # fmt: skip
         if delay is None:
             delay = delay_s(due_ms(message.get("headers") or {}), int(time.time() * 1000))
         seconds = max(0, min(SQS_MAX_DELAY_S, delay))

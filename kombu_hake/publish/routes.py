@@ -23,7 +23,7 @@ from kombu_hake.exceptions import (
 )
 from kombu_hake.publish.advice import Advice, Ask
 from kombu_hake.publish.listeners import Listeners
-from kombu_hake.quoting import guarded
+from kombu_hake.quoting import fields, guarded
 from kombu_hake.topology import Topology
 
 __all__ = ["QueueTarget", "Routes", "Target", "TopicTarget"]
@@ -256,14 +256,15 @@ class Routes:
     def _unroutable(self, exchange: str, routing_key: str, *, mandatory: bool) -> list[Target]:
         where = f"exchange {exchange!r} with routing key {routing_key!r}" if exchange else f"queue {routing_key!r}"
         text = (
-            f"A message to {where} reaches nobody: "
+            f"Unroutable message to {where}: "
             + ("no queue is bound to the exchange" if exchange else "there is no such queue")
-            + ". Start (or declare) its consumers first; the option unroutable says what happens to such messages."
+            + ". Start (or declare) its consumers first; the option unroutable sets what happens to such messages."
         )
         if mandatory or self._settings.unroutable == "raise":
             raise Unroutable(text)
         if self._settings.unroutable == "warn":
-            self._warned.get(where, lambda: logger.warning("%s", text))
+            names = fields(queue=None if exchange else routing_key, exchange=exchange or None)
+            self._warned.get(where, lambda: logger.warning("HAKE201 %s", text, extra=names))
         return []
 
 

@@ -29,7 +29,7 @@ from kombu_hake.amqp import (
 )
 from kombu_hake.aws import Clients, TtlCache
 from kombu_hake.exceptions import BrokerUnavailable, HakeError, InvalidName, QueueNotFound, TopologyError
-from kombu_hake.quoting import guarded
+from kombu_hake.quoting import fields, guarded
 
 __all__ = ["DeadLetters"]
 
@@ -121,18 +121,23 @@ class DeadLetters:
             where = self._send(envelope, raw, queue, url, arguments, reason)
         except HakeError as exc:
             logger.error(
-                "A %s message of queue %s could not be dead-lettered; it stays and comes again: %s", reason, queue, exc
-            )
+                "HAKE401 A %s message of queue %s could not be dead-lettered; it stays there and is redelivered: %s",
+                reason, queue, exc, extra=fields(queue=queue, message_id=raw.get("MessageId")),
+            )  # fmt: skip
             return False
-        level = logging.INFO if reason == "expired" else logging.WARNING
         message_id = raw.get("MessageId")
-        if where:
-            logger.log(level, "A %s message of queue %s (%s) went to %s.", reason, queue, message_id, where)
+        names = fields(queue=queue, message_id=message_id)
+        if reason == "expired":
+            outcome = f"moved to {where}" if where else "deleted"
+            logger.info("Expired message %s of queue %s was %s.", message_id, queue, outcome, extra=names)
+        elif where:
+            logger.warning(
+                "HAKE411 A %s message of queue %s (%s) was moved to %s.", reason, queue, message_id, where, extra=names
+            )
         else:
-            logger.log(
-                level,
-                "A %s message of queue %s (%s) was deleted: the queue has no dead-letter queue. The queue argument "
-                "x-dead-letter-queue gives it one.", reason, queue, message_id,
+            logger.warning(
+                "HAKE412 A %s message of queue %s (%s) was deleted: the queue has no dead-letter queue. The queue "
+                "argument x-dead-letter-queue gives it one.", reason, queue, message_id, extra=names,
             )  # fmt: skip
         return True
 

@@ -28,7 +28,7 @@ from kombu_hake.amqp import How as Wait
 from kombu_hake.aws import Clients, Once
 from kombu_hake.exceptions import HakeError
 from kombu_hake.publish import Dispatcher, QueueTarget
-from kombu_hake.quoting import guarded
+from kombu_hake.quoting import fields, guarded
 from kombu_hake.receive.dead_letters import DeadLetters
 from kombu_hake.receive.deliveries import Deliveries, How
 from kombu_hake.receive.in_flight import InFlight
@@ -102,9 +102,9 @@ class Gate:
         retention_s = self._dead_letters.retention_s(url)
         if retention_s is not None and (due - now_ms) / 1000 > retention_s and self._is_new_retention(url):
             logger.warning(
-                "Queue %s keeps messages for %d s, and a task in it is due in %d s. It waits as copies that are "
-                "renewed in time. A longer MessageRetentionPeriod of the queue saves the copies.",
-                delivery.queue, retention_s, (due - now_ms) // 1000,
+                "HAKE108 Queue %s keeps messages for %d s, but a task in it is due in %d s. The task waits as copies "
+                "that are renewed in time; a longer MessageRetentionPeriod of the queue avoids the copies.",
+                delivery.queue, retention_s, (due - now_ms) // 1000, extra=fields(queue=delivery.queue),
             )  # fmt: skip
         found = plan(
             due,
@@ -126,7 +126,15 @@ class Gate:
         try:
             self._dispatcher.send_copy(QueueTarget(delivery.source, url), text, found.seconds)
         except HakeError as exc:
-            logger.warning("A task that is not due yet comes again when its visibility timeout ends: %s", exc)
+            logger.warning(
+                "HAKE107 Cannot defer a task that is not due yet; it is redelivered after its visibility timeout: %s",
+                exc,
+                extra=fields(
+                    queue=delivery.queue,
+                    task_id=envelope.headers.get("id"),
+                    message_id=delivery.message.get("MessageId"),
+                ),
+            )
             self._deliveries.finish(delivery, How.ABANDON)
         else:
             self._deliveries.finish(delivery, How.ACK)
@@ -153,17 +161,18 @@ class Gate:
         if where:
             self._deliveries.finish(delivery, How.ACK)
             logger.error(
-                "Message %s of queue %s cannot be handled (%s). It was sent to %s.",
-                message_id, delivery.queue, what, where,
+                "HAKE403 Message %s of queue %s cannot be handled (%s). It was moved to %s.",
+                message_id, delivery.queue, what, where, extra=fields(queue=delivery.queue, message_id=message_id),
             )  # fmt: skip
             return
         age_s = self._deliveries.now() - delivery.lease.received_at
         seconds = hide_s(receive_count(delivery.message), self._clients.settings.visibility_timeout, age_s)
         self._deliveries.finish(delivery, How.HIDE, seconds)
         logger.error(
-            "Message %s of queue %s cannot be handled (%s). It stays in %s and is received again in %d s. Give the "
-            "queue a dead-letter queue (the queue argument x-dead-letter-queue) to keep such messages out of it.",
+            "HAKE404 Message %s of queue %s cannot be handled (%s). It stays in %s and is redelivered in %d s. Give "
+            "the queue a dead-letter queue (the queue argument x-dead-letter-queue) to keep such messages out of it.",
             message_id, delivery.queue, what, delivery.lease.url, seconds,
+            extra=fields(queue=delivery.queue, message_id=message_id),
         )  # fmt: skip
 
     def _place(self, delivery: Delivery, reason: str) -> str:

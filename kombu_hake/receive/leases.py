@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from kombu_hake.amqp import FIFO_SUFFIX, MAX_BATCH_ENTRIES, SQS_MAX_VISIBILITY_S, QueueUrl
 from kombu_hake.aws import Background, Clients, Senders, backoff_s, forksafe
 from kombu_hake.exceptions import BrokerUnavailable, HakeError, QueueNotFound
-from kombu_hake.quoting import guarded
+from kombu_hake.quoting import fields, guarded
 from kombu_hake.receive.lease import Event, Lease, LeaseState, Why, after, lost_text
 from kombu_hake.receive.settling import Request
 
@@ -163,7 +163,7 @@ class Leases:
                 self._send_acks(url)
         unanswered = self._senders.wait(timeout_s)
         if unanswered:
-            logger.warning("%d requests of acks and releases were not answered in time.", unanswered)
+            logger.warning("HAKE105 AWS did not answer %d requests for acks and releases in time.", unanswered)
         return not unanswered
 
     def stop(self, timeout_s: float) -> None:
@@ -196,7 +196,9 @@ class Leases:
         """Release what is held, then stop."""
         with self._lock:
             if self._held:
-                logger.warning("A connection was forgotten, not closed; %d messages go back.", len(self._held))
+                logger.warning(
+                    "HAKE109 A connection was dropped without being closed; releasing its %d messages.", len(self._held)
+                )
             self.release(list(self._held.values()))
         self.stop(_GIVE_BACK_S)
 
@@ -272,7 +274,7 @@ class Leases:
 
     def _keeping_failed(self, exc: Exception) -> float:
         """A bug of ours must not end the renewals in silence."""
-        logger.error("Unexpected error in the lease keeper; continuing.", exc_info=exc)
+        logger.error("HAKE111 Unexpected error in the lease keeper; continuing.", exc_info=exc)
         return _LOOK_UP_S
 
     def _keep_once(self) -> float:
@@ -331,7 +333,7 @@ class Leases:
         except HakeError as exc:
             self._give_up(request, exc)
         except Exception as exc:  # a bug of ours or a strange answer must not end the thread in silence
-            logger.exception("A request to settle messages failed in a way that is not known.")
+            logger.exception("HAKE106 Unexpected error while settling messages; they are redelivered.")
             self._give_up(request, HakeError(repr(exc)))
 
     def _deliver(self, request: Request) -> None:
@@ -409,7 +411,9 @@ class Leases:
             return
         lease.is_reported = True
         if lease.label:
-            logger.error("%s", lost_text(lease, why, detail))
+            about = lease.about
+            names = fields(queue=about.queue, task_id=about.task_id) if about else fields(queue=lease.url)
+            logger.error("HAKE101 %s", lost_text(lease, why, detail), extra=names)
         else:  # it waits in the inbox, where it is dropped
             logger.info("%s", lost_text(lease, why, detail))
         self._on_lost(lease, why)

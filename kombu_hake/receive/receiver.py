@@ -33,7 +33,7 @@ from kombu_hake.amqp import REPLY_POLL_S, SQS_MAX_WAIT_S, QueueUrl, is_reply_que
 from kombu_hake.aws import Clients, backoff_s, forksafe, start_thread
 from kombu_hake.config import Settings
 from kombu_hake.exceptions import BrokerUnavailable, HakeError, QueueNotFound, QuotaExceeded
-from kombu_hake.quoting import guarded
+from kombu_hake.quoting import fields, guarded
 from kombu_hake.receive.credit import Credit
 from kombu_hake.receive.deliveries import Deliveries
 from kombu_hake.receive.inbox import Delivery, Inbox
@@ -256,11 +256,14 @@ class Receiver:
                 is_alive = source.main is not None and source.main.is_alive()
                 if is_alive or source.has_failed or source.closed:
                     continue
-                logger.error("The poller of queue %s has ended unexpectedly; starting another one.", source.queue)
+                logger.error(
+                    "HAKE004 The poller of queue %s has ended unexpectedly; starting another one.", source.queue,
+                    extra=fields(queue=source.queue),
+                )  # fmt: skip
                 try:
                     self._start_poller(source, is_helper=False)
                 except RuntimeError as exc:  # tried again at the next call
-                    logger.error("%s", exc)
+                    logger.error("HAKE005 Cannot start a poller; retrying: %s", exc, extra=fields(queue=source.queue))
 
     def _poll_until_closed(self, source: _Source, is_helper: bool) -> None:
         trouble = Trouble(source.name)
@@ -273,7 +276,10 @@ class Receiver:
                         return
                     failures = 0
                 except Exception as exc:  # a bug of ours, or no memory: it must not end the consumer in silence
-                    logger.exception("Unexpected error while receiving from queue %s; continuing.", source.queue)
+                    logger.exception(
+                        "HAKE003 Unexpected error while receiving from queue %s; continuing.", source.queue,
+                        extra=fields(queue=source.queue),
+                    )  # fmt: skip
                     self._pause(max(trouble.pause_s(exc), backoff_s(failures)), source)
                     failures += 1
         finally:
@@ -379,9 +385,14 @@ class Receiver:
         try:
             self._on_check(source.queue)
         except HakeError as exc:
-            logger.warning("Whether the bindings of queue %s are still there can't be seen: %s", source.queue, exc)
+            logger.warning(
+                "HAKE009 Cannot check the bindings of queue %s: %s", source.queue, exc, extra=fields(queue=source.queue)
+            )
         except Exception:  # a bug of ours must not end the consumer in silence
-            logger.exception("Looking after the bindings of queue %s failed in a way that is not known.", source.queue)
+            logger.exception(
+                "HAKE010 Unexpected error while checking the bindings of queue %s; continuing.", source.queue,
+                extra=fields(queue=source.queue),
+            )  # fmt: skip
 
     def _probe(self, source: _Source, asked: int, hedge: Hedge[_Answer]) -> _Answer | None:
         """A poll in an outage: one that waits for nothing, and more beside it while it is silent."""
@@ -442,7 +453,9 @@ class Receiver:
             return self._find_again(source, exc, trouble)
         source.has_failed = source.has_failed or not is_helper
         if self._is_best_effort(source.queue):
-            logger.warning("Queue %s is not consumed any more: %s", source.queue, exc)
+            logger.warning(
+                "HAKE012 Stopped consuming from queue %s: %s", source.queue, exc, extra=fields(queue=source.queue)
+            )
         else:
             self._inbox.put([exc])
         return False
@@ -454,7 +467,10 @@ class Receiver:
         try:
             url = None if source.closed else self._on_gone(source.name)
         except HakeError as again:
-            logger.warning("Queue %s is gone and could not be declared again yet: %s", source.queue, again)
+            logger.warning(
+                "HAKE006 Queue %s does not exist and could not be recreated yet; retrying: %s", source.queue, again,
+                extra=fields(queue=source.queue),
+            )  # fmt: skip
             source.check_at = 0.0  # it may be there, and not bound yet
             return True
         if url is not None:

@@ -18,7 +18,7 @@ from typing import Generic, TypeVar
 
 from kombu_hake.aws import backoff_s, start_thread
 from kombu_hake.exceptions import BrokerUnavailable
-from kombu_hake.quoting import guarded
+from kombu_hake.quoting import fields, guarded
 
 __all__ = ["Hedge", "Trouble"]
 
@@ -55,7 +55,9 @@ class Trouble:
         if not self._count:
             self._since = now
         if not self._count or now - self._said_at > _REMIND_S:
-            logger.warning("Receiving from queue %s fails, and goes on being tried: %s", self._queue, exc)
+            logger.warning(
+                "HAKE001 Cannot receive from queue %s; retrying: %s", self._queue, exc, extra=fields(queue=self._queue)
+            )
             self._said_at = now
         self._count += 1
         throttled = isinstance(exc, BrokerUnavailable) and exc.is_throttle
@@ -70,9 +72,9 @@ class Trouble:
         """A poll went well."""
         if self._count:
             logger.warning(
-                "Receiving from queue %s works again, after %d failures in %.0f s.",
-                self._queue, self._count, time.monotonic() - self._since,
-            )
+                "HAKE002 Receiving from queue %s again, after %d failures in %.0f s.",
+                self._queue, self._count, time.monotonic() - self._since, extra=fields(queue=self._queue),
+            )  # fmt: skip
             self._count = 0
             self.is_outage = False
 

@@ -149,14 +149,15 @@ class Janitor:
             self._is_off = True
             self._end()
             logger.warning(
-                "This process does not look for temporary queues that others left behind, because %s is denied. Allow "
-                "it, or set janitor_interval=0: %s", exc.action, exc,
+                "HAKE506 This process does not look for abandoned temporary queues, because %s is denied. Allow it, "
+                "or set janitor_interval=0: %s",
+                exc.action, exc,
             )  # fmt: skip
         except HakeError as exc:
             logger.info("Looking for temporary queues that were left behind is put off: %s", exc)
             self._end()
         except Exception:  # a bug of ours must not end the signs of life, which share the thread
-            logger.exception("Looking for temporary queues that were left behind failed in a way that is not known.")
+            logger.exception("HAKE507 Unexpected error while looking for abandoned temporary queues; retrying later.")
             self._end()
 
     def _end(self) -> None:

@@ -27,7 +27,7 @@ from typing import Protocol
 from kombu_hake.amqp import Kind, QueueUrl
 from kombu_hake.aws import SingleFlight, forksafe, start_thread
 from kombu_hake.exceptions import AccessDenied, HakeError, QueueNotFound
-from kombu_hake.quoting import guarded
+from kombu_hake.quoting import fields, guarded
 from kombu_hake.topology import Signs
 
 __all__ = ["Holder", "Presence", "Sweeper"]
@@ -214,7 +214,9 @@ class Presence:
             try:
                 wait_s = self.work()
             except Exception:  # a bug of ours must not end the signs of life
-                logger.exception("Renewing the signs of life of temporary queues failed in a way that is not known.")
+                logger.exception(
+                    "HAKE508 Unexpected error while renewing the heartbeats of temporary queues; continuing."
+                )  # fmt: skip
                 wait_s = self.interval_s
             with lock:
                 if not self._stays:
@@ -260,8 +262,9 @@ class Presence:
         if stay.until_s:
             silence_s = now_s - stay.until_s + self.signs.limit_s
             logger.warning(
-                "This process gave no sign of life for %.0f s, as if it had been suspended or cut off, and queue %s "
-                "might have been removed.", silence_s, stay.url,
+                "HAKE501 This process sent no heartbeat for %.0f s, as if it had been suspended or disconnected; "
+                "queue %s may have been removed.",
+                silence_s, stay.url, extra=fields(queue=stay.url),
             )  # fmt: skip
         if self.signs.is_condemned(stay.url):
             for holder in list(stay.holders):
@@ -278,7 +281,10 @@ class Presence:
             try:
                 holder.on_gone(stay.url)
             except HakeError as exc:
-                logger.warning("Queue %s was deleted by somebody, and could not be made again yet: %s", stay.url, exc)
+                logger.warning(
+                    "HAKE503 Queue %s was deleted and could not be recreated yet; retrying: %s", stay.url, exc,
+                    extra=fields(queue=stay.url),
+                )  # fmt: skip
                 with self._lock:
                     self._stays.setdefault(stay.url, stay)
 
@@ -289,8 +295,9 @@ class Presence:
         if not self._has_warned:
             self._has_warned = True
             logger.warning(
-                "Temporary queues of this process give no sign of life: a janitor elsewhere may remove them, and they "
-                "are then made again. Allow %s: %s", exc.action, exc,
+                "HAKE505 The temporary queues of this process send no heartbeats: a janitor elsewhere may remove "
+                "them, and they are then recreated. Allow %s: %s",
+                exc.action, exc,
             )  # fmt: skip
 
     # --- inside

@@ -29,7 +29,7 @@ from dataclasses import replace
 from kombu_hake.amqp import QueueUrl, is_incarnation, is_mailbox
 from kombu_hake.aws import SingleFlight, forksafe
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, HakeError, TopologyError
-from kombu_hake.quoting import guarded
+from kombu_hake.quoting import fields, guarded
 from kombu_hake.temporary.presence import Presence
 from kombu_hake.topology import QueueSpec, Topology
 
@@ -194,7 +194,9 @@ class Temporaries:
         """A janitor was about to delete a queue that is used here, and may have removed its subscriptions."""
         queue = self._name_of(url)
         if queue is not None:
-            logger.warning("Queue %s was about to be removed as left behind; it is kept.", queue)
+            logger.warning(
+                "HAKE502 Queue %s was about to be removed as abandoned; it is kept.", queue, extra=fields(queue=queue)
+            )
             self._topology.check_bindings(queue)
 
     def on_retired(self, url: QueueUrl) -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from kombu_hake.amqp import QueueUrl, SubscriptionArn
 from kombu_hake.aws import Clients
 from kombu_hake.exceptions import AccessDenied, DeclarationMismatch, QuotaExceeded, TopicNotFound, TopologyError
-from kombu_hake.quoting import guarded
+from kombu_hake.quoting import fields, guarded
 from kombu_hake.topology.desired import Desired
 from kombu_hake.topology.diff import Change, SetAttribute, Subscribe, TagLevel, Unsubscribe, WritePolicy
 from kombu_hake.topology.observed import Memory, Observed, Subscription
@@ -108,7 +108,10 @@ class Applier:
         except AccessDenied as exc:
             if change.name != "RedrivePolicy":
                 raise
-            logger.warning("What SNS can't deliver by %s is not kept: %s", change.subscription, exc)
+            logger.warning(
+                "HAKE409 Messages that SNS cannot deliver through %s are not kept: %s", change.subscription, exc,
+                extra=fields(queue=change.queue, exchange=change.exchange),
+            )  # fmt: skip
             return replace(observed, unkept=observed.unkept | {change.subscription})
         except TopologyError as exc:
             if change.name != "FilterPolicy":

@@ -86,7 +86,7 @@ class Chores:
             except HakeError as exc:
                 logger.info("Background work for %s was not done: %s", "/".join(key), exc)
             except Exception:  # a bug of ours must not end the thread
-                logger.exception("Background work for %s failed unexpectedly.", "/".join(key))
+                logger.exception("HAKE310 Unexpected error in background work for %s.", "/".join(key))
 
 
 def _run(owner: weakref.ref[Chores], wake: threading.Event) -> None:

@@ -43,7 +43,7 @@ from kombu_hake.amqp import (
 from kombu_hake.aws import Clients
 from kombu_hake.config import Settings
 from kombu_hake.exceptions import AccessDenied, HakeError, QueueNotFound, TopologyError
-from kombu_hake.quoting import guarded
+from kombu_hake.quoting import fields, guarded
 from kombu_hake.topology.queues import Queues, QueueSpec
 
 __all__ = ["DeadQueues", "Plan", "plan"]
@@ -122,7 +122,10 @@ class DeadQueues:
             if bare:
                 self._give(queue, wanted, bare)
         except AccessDenied as exc:
-            logger.warning("Queue %s gets no dead-letter queue, because %s is denied: %s", queue, exc.action, exc)
+            logger.warning(
+                "HAKE406 Queue %s gets no dead-letter queue, because %s is denied: %s", queue, exc.action, exc,
+                extra=fields(queue=queue),
+            )  # fmt: skip
         self._done.add(queue)
 
     def make_again(self, queue: str, arn: QueueArn) -> bool:
@@ -145,8 +148,9 @@ class DeadQueues:
         urls = map(self._queues.url, level_names(queue, self._queues.arguments(queue)))
         self._allow(self._queues.url(wanted.name), [self._queues.arn(url) for url in urls], is_new=True)
         logger.error(
-            "Dead-letter queue %s of queue %s was deleted by somebody, with what was in it; it has been made again.",
-            wanted.name, queue,
+            "HAKE402 Dead-letter queue %s of queue %s had been deleted, together with its messages; it has been "
+            "recreated.",
+            wanted.name, queue, extra=fields(queue=queue),
         )  # fmt: skip
         return True
 
@@ -175,8 +179,9 @@ class DeadQueues:
     def cannot_keep(self, queue: str, exc: AccessDenied) -> None:
         """Do without the queue for what SNS can't deliver, because a right is missing."""
         logger.warning(
-            "What SNS can't deliver to queue %s is not kept, because %s is denied: %s", queue, exc.action, exc
-        )
+            "HAKE408 Messages that SNS cannot deliver to queue %s are not kept, because %s is denied: %s",
+            queue, exc.action, exc, extra=fields(queue=queue),
+        )  # fmt: skip
         self._undelivered[queue] = None
 
     def has_to_allow(self, queue: str, exchanges: frozenset[str]) -> bool:
@@ -209,7 +214,10 @@ class DeadQueues:
                 if self._is_empty(name, url):
                     self._queues.delete(name)
                 else:
-                    logger.warning("Queue %s was deleted; its dead letters stay in queue %s.", queue, name)
+                    logger.warning(
+                        "HAKE410 Queue %s was deleted; its dead letters stay in queue %s.", queue, name,
+                        extra=fields(queue=queue),
+                    )  # fmt: skip
             except QueueNotFound:
                 continue
             except HakeError as exc:
@@ -258,8 +266,9 @@ class DeadQueues:
             known = read_object(text) or {"redrivePermission": "byQueue" if is_new else ""}
         except ValueError as exc:
             logger.warning(
-                "The redrive allow policy of %s can't be read, so it is left as it is: %s", dead_url, exc
-            )
+                "HAKE407 Cannot read the redrive allow policy of %s; leaving it unchanged: %s", dead_url, exc,
+                extra=fields(queue=dead_url),
+            )  # fmt: skip
             return
         allowed = known.get("sourceQueueArns", [])
         if known.get("redrivePermission") != "byQueue" or not isinstance(allowed, list):

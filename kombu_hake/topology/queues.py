@@ -42,7 +42,7 @@ from kombu_hake.exceptions import (
     QueueNotFound,
     TopologyError,
 )
-from kombu_hake.quoting import guarded
+from kombu_hake.quoting import fields, guarded
 from kombu_hake.topology.home import Home
 from kombu_hake.topology.timings import Timings
 
@@ -440,7 +440,10 @@ class Queues:
         if time.monotonic() + wait > deadline:
             raise exc
         if attempt == 0:
-            logger.warning("Queue %s can't be created yet, trying again for up to a minute: %s", name, exc)
+            logger.warning(
+                "HAKE301 Cannot create queue %s yet; retrying for up to a minute: %s",
+                name, exc, extra=fields(queue=name),
+            )  # fmt: skip
         time.sleep(wait)
         return attempt + 1
 

@@ -57,7 +57,7 @@ from kombu_hake.amqp import (
 from kombu_hake.aws import Clients, Once, SingleFlight
 from kombu_hake.config import Settings
 from kombu_hake.exceptions import AccessDenied, HakeError, InvalidName, QueueNotFound, TopicNotFound, TopologyError
-from kombu_hake.quoting import guarded
+from kombu_hake.quoting import fields, guarded
 from kombu_hake.topology.apply import LEVEL_TAG, Applier
 from kombu_hake.topology.chores import Chores
 from kombu_hake.topology.dead_queues import DeadQueues
@@ -191,7 +191,10 @@ class Reconciler:
             self._allow_only(queue, url, before, removed=frozenset({binding}))
             self._untag(url, list(to_tags(binding)))
         except HakeError as exc:
-            logger.warning("Queue %s keeps traces of a binding that could not be made: %s", queue, exc)
+            logger.warning(
+                "HAKE313 Cannot undo a binding of queue %s that could not be completed: %s", queue, exc,
+                extra=fields(queue=queue, exchange=binding.exchange),
+            )  # fmt: skip
 
     def unbind(self, queue: str, binding: Binding) -> None:
         """Undo :meth:`bind`; a binding that is not there is fine."""
@@ -375,9 +378,10 @@ class Reconciler:
                 self._damaged.clear()
             keys = [shlex.quote(excerpt(key, 128)) for key in sorted(found.damaged)]
             logger.warning(
-                "Queue %s has %d tags that can't be read. They are ignored: nothing that the queue gets becomes less, "
-                "and a message that no other tag asks for is delivered. To remove them: aws sqs untag-queue "
-                "--queue-url %s --tag-keys %s", queue, len(keys), url, " ".join(keys),
+                "HAKE303 Ignoring %d unreadable tags of queue %s. The queue receives no less than before, and a "
+                "message that no other tag asks for is delivered. To remove the tags: aws sqs untag-queue --queue-url "
+                "%s --tag-keys %s",
+                len(keys), queue, url, " ".join(keys), extra=fields(queue=queue),
             )  # fmt: skip
         if found.damaged:
             self._damaged[queue] = found.damaged
@@ -456,9 +460,9 @@ class Reconciler:
             self._has_read.add(queue)
             for binding in sorted(missing):
                 logger.warning(
-                    "Queue %s has no tag for its binding to exchange %s with key %r; it is written again. If a tool "
-                    "removes tags that it does not know, have it ignore those that start with hake:.",
-                    queue, binding.exchange, binding.routing_key,
+                    "HAKE307 Queue %s has no tag for its binding to exchange %s with key %r; writing the tag again. "
+                    "If a tool removes tags that it does not know, configure it to ignore those that start with hake:.",
+                    queue, binding.exchange, binding.routing_key, extra=fields(queue=queue, exchange=binding.exchange),
                 )  # fmt: skip
                 self._known_at.pop(queue, None)
                 self.bind(queue, binding, None)
@@ -530,10 +534,10 @@ class Reconciler:
         taken = sum(1 for key in tags if key.startswith(TAG_PREFIX))
         if taken + len(new) > MAX_BINDING_TAGS or len(tags) + len(new) > SQS_MAX_TAGS - _OVERFLOW_TAGS:
             logger.warning(
-                "Queue %s has %d bindings, and AWS lets a queue have about fifty tags: it now gets everything that is "
-                "published to exchange %s. Bind fewer keys, use a pattern, or use more queues.",
-                queue, taken, binding.exchange,
-            )
+                "HAKE302 Queue %s has %d bindings, and AWS allows about fifty tags per queue: the queue now receives "
+                "everything published to exchange %s. Bind fewer keys, use a pattern, or use more queues.",
+                queue, taken, binding.exchange, extra=fields(queue=queue, exchange=binding.exchange),
+            )  # fmt: skip
             new = overflow_tags(binding.exchange, binding.exchange_type)
         return new
 
@@ -547,10 +551,11 @@ class Reconciler:
         observed = self._applier.look_at_policy(observed, queue, url)
         if self._queues.is_closed_to_sns(url) and self._first(("key", queue)):
             logger.warning(
-                "Queue %s is encrypted with alias/aws/sqs, a key that SNS can't use: what is published to its "
-                "exchanges is lost. Encrypt it with SSE-SQS, or with a key of your own that allows sns.amazonaws.com.",
-                queue,
-            )
+                "HAKE308 Queue %s is encrypted with alias/aws/sqs, a key that SNS cannot use: messages published to "
+                "its exchanges are lost. Encrypt it with SSE-SQS, or with a key of your own that allows "
+                "sns.amazonaws.com.",
+                queue, extra=fields(queue=queue),
+            )  # fmt: skip
         return observed
 
     def _is_in_place(self, queue: str, url: QueueUrl, binding: Binding, observed: Observed) -> bool:
@@ -629,7 +634,10 @@ class Reconciler:
             if not wrote:
                 break
         else:
-            logger.warning("The bindings of queue %s keep changing; others are at work on it too.", queue)
+            logger.warning(
+                "HAKE305 The bindings of queue %s keep changing; other processes are changing them too.", queue,
+                extra=fields(queue=queue),
+            )  # fmt: skip
         self._known[queue] = wanted
         self._known_at[queue] = self._clock()
         self._has_read.add(queue)
@@ -711,8 +719,9 @@ class Reconciler:
                     raise
                 if self._first(("refused", wanted.queue, exchange)):
                     logger.warning(
-                        "Queue %s has a tag that binds it to exchange %r, which can't be done here; the other "
-                        "bindings are not affected: %s", wanted.queue, exchange, exc,
+                        "HAKE304 A tag of queue %s records a binding to exchange %r that cannot be made here; the "
+                        "other bindings are not affected: %s",
+                        wanted.queue, exchange, exc, extra=fields(queue=wanted.queue, exchange=exchange),
                     )  # fmt: skip
                 observed = replace(observed, skipped=observed.skipped | {exchange})
                 continue
@@ -833,8 +842,9 @@ class Reconciler:
             return False
         if self._first(("levels", wanted.queue, str(changed_ms))):
             logger.warning(
-                "Queue %s gets priorities while it is in use: in %.0f s, when AWS acts on the policies of its levels, "
-                "they take over. Until then its lowest level receives everything.", wanted.queue, left_s,
+                "HAKE306 Queue %s is given priorities while it is in use: its levels take over in %.0f s, when AWS "
+                "applies their policies. Until then the lowest level receives everything.",
+                wanted.queue, left_s, extra=fields(queue=wanted.queue),
             )  # fmt: skip
         self._chores.after(left_s + 1, ("levels", wanted.queue), lambda: self._recheck(wanted.queue))
         return True
@@ -845,20 +855,22 @@ class Reconciler:
                 continue
             if base_filter(wanted.bindings, exchange).policy is None:
                 logger.warning(
-                    "Queue %s gets everything of exchange %s, so what comes from there is on its lowest priority "
-                    "level: a filter would lose messages of others that carry no attribute at all. If there are none, "
-                    "set fanout_priorities=true.", wanted.queue, exchange,
+                    "HAKE311 Queue %s receives everything from exchange %s, so messages from there go to its lowest "
+                    "priority level: a filter would lose messages of other publishers that carry no attributes at "
+                    "all. If there are no such publishers, set fanout_priorities=true.",
+                    wanted.queue, exchange, extra=fields(queue=wanted.queue, exchange=exchange),
                 )  # fmt: skip
             else:
                 logger.warning(
-                    "Queue %s has what comes from exchange %s on its lowest priority level: SNS takes no filter on "
-                    "priorities beside that of its bindings. Bind fewer keys, or use more queues.",
-                    wanted.queue, exchange,
+                    "HAKE312 Queue %s receives messages from exchange %s on its lowest priority level: SNS accepts no "
+                    "filter on priorities in addition to that of the bindings. Bind fewer keys, or use more queues.",
+                    wanted.queue, exchange, extra=fields(queue=wanted.queue, exchange=exchange),
                 )  # fmt: skip
         for exchange in sorted(observed.full & wanted.bindings.exchanges()):
             if self._first(("full", wanted.queue, exchange)):
                 logger.warning(
-                    "The topic of exchange %s has as many filtered subscriptions as AWS allows, so queue %s receives "
-                    "everything of it; its consumers drop what no binding asks for. Use more exchanges, or ask AWS for "
-                    "a higher quota.", exchange, wanted.queue,
+                    "HAKE309 The topic of exchange %s has as many filtered subscriptions as AWS allows, so queue %s "
+                    "receives everything published to it, and its consumers drop what no binding matches. Use more "
+                    "exchanges, or request a higher quota from AWS.",
+                    exchange, wanted.queue, extra=fields(queue=wanted.queue, exchange=exchange),
                 )  # fmt: skip

@@ -7,7 +7,7 @@ import logging
 from kombu_hake.amqp import QueueArn, QueueUrl, max_priority, parse_arn
 from kombu_hake.aws import Clients
 from kombu_hake.exceptions import AccessDenied, QueueNotFound, TopologyError
-from kombu_hake.quoting import guarded
+from kombu_hake.quoting import fields, guarded
 from kombu_hake.topology.queues import Queues
 from kombu_hake.topology.reconciler import Reconciler
 from kombu_hake.topology.topics import Topics
@@ -62,7 +62,10 @@ class Remover:
             if item["Protocol"] != "sqs" or not self._unbind_all(exchange, QueueArn(item["Endpoint"]), own.account):
                 foreign += 1
         if foreign:
-            logger.warning("The topic of exchange %s is kept: %d subscriptions of others use it.", exchange, foreign)
+            logger.warning(
+                "HAKE319 Keeping the topic of exchange %s: %d external subscriptions use it.", exchange, foreign,
+                extra=fields(exchange=exchange),
+            )  # fmt: skip
         else:
             self._topics.delete(exchange)
 

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from kombu_hake.amqp import Binding, BindingSet, ExchangeType, QueueUrl, is_incarnation, main_queue
 from kombu_hake.aws import Once, SingleFlight
-from kombu_hake.quoting import guarded
+from kombu_hake.quoting import fields, guarded
 from kombu_hake.topology.queues import Queues, QueueSpec
 from kombu_hake.topology.reconciler import Reconciler
 
@@ -70,8 +70,9 @@ class Repairer:
             topology.declare_queue(spec, physical=topology.incarnation(queue) if is_own else None)
             url = queues.url(queue)
             logger.error(
-                "Queue %s was deleted by somebody, with what was in it; it was declared here, so it has been made "
-                "again.", queue,
+                "HAKE013 Queue %s had been deleted, together with its messages; it has been recreated as declared "
+                "here.",
+                queue, extra=fields(queue=queue),
             )  # fmt: skip
             self._bind_again(queue)
             main = main_queue(queue)
@@ -90,15 +91,16 @@ class Repairer:
         lost, reasons = self._reconciler.check(queue)
         if lost:
             logger.error(
-                "The subscriptions of queue %s to %s were removed by somebody, or their topics were; they have been "
-                "made again. What was published there meanwhile has not reached the queue.",
-                queue, ", ".join(lost),
-            )
+                "HAKE007 The subscriptions of queue %s to %s had been deleted, or their topics had; they have been "
+                "recreated. Messages published there meanwhile did not reach the queue.",
+                queue, ", ".join(lost), extra=fields(queue=queue),
+            )  # fmt: skip
         elif reasons:
             if self._is_new((queue, *reasons)):
                 logger.error(
-                    "The policy or the subscriptions of queue %s were changed outside this package, and were mended. "
-                    "Messages may have been lost meanwhile. %s", queue, " ".join(reasons),
+                    "HAKE008 The policy or the subscriptions of queue %s had been changed outside this package and "
+                    "have been repaired. Messages may have been lost meanwhile. %s",
+                    queue, " ".join(reasons), extra=fields(queue=queue),
                 )  # fmt: skip
             else:
                 logger.info("Queue %s was mended again. %s", queue, " ".join(reasons))

@@ -15,7 +15,7 @@ from kombu_hake.amqp import SQS_MAX_TAGS, Kind, QueueUrl, ownership
 from kombu_hake.aws import Clients, TtlCache, forksafe
 from kombu_hake.config import Settings
 from kombu_hake.exceptions import AccessDenied, HakeError, QueueNotFound
-from kombu_hake.quoting import guarded
+from kombu_hake.quoting import fields, guarded
 from kombu_hake.topology.queues import retention_s
 
 __all__ = ["Signs", "whoami"]
@@ -201,7 +201,10 @@ class Signs:
         try:
             if not declared:
                 kind = str(found.kind)
-                logger.warning("Queue %s was temporary (%s), and stays now, as it was declared here.", url, kind)
+                logger.warning(
+                    "HAKE504 Queue %s was temporary (%s); it is now permanent, as declared here.", url, kind,
+                    extra=fields(queue=url),
+                )  # fmt: skip
                 self._withdraw_proof(url)
             self._clients.sqs("tag_queue", QueueUrl=url, Tags=ownership.kind_tag(declared))
         except HakeError as exc:

@@ -31,7 +31,7 @@ from kombu_hake.amqp import (
 from kombu_hake.aws import Clients, backoff_s
 from kombu_hake.config import Settings
 from kombu_hake.exceptions import AccessDenied, DeclarationMismatch, QueueNotFound, TopicNotFound, TopologyError
-from kombu_hake.quoting import guarded
+from kombu_hake.quoting import fields, guarded
 from kombu_hake.topology.chores import Chores
 from kombu_hake.topology.dead_queues import DeadQueues
 from kombu_hake.topology.home import Home
@@ -142,16 +142,16 @@ class Topology:
         self._denied[exchange] = exc
         if not self._settings.is_best_effort(exchange):
             logger.warning(
-                "Exchange %s can't be used by name, because %s is denied; its queues still get what is sent to them "
-                "directly, and publishing to the exchange raises: %s",
-                exchange, exc.action, exc,
-            )
+                "HAKE314 Cannot publish to exchange %s, because %s is denied. Its queues still receive what is sent "
+                "to them directly; publishing to the exchange raises: %s",
+                exchange, exc.action, exc, extra=fields(exchange=exchange),
+            )  # fmt: skip
         elif is_first:
             logger.warning(
-                "Remote control and events are off in this process, because %s is denied, and exchange %s needs it; "
-                "tasks are not affected. Allow it, or set worker_enable_remote_control=False: %s",
-                exc.action, exchange, exc,
-            )
+                "HAKE315 Remote control and events are off in this process, because %s is denied and exchange %s "
+                "needs it. Tasks are not affected. Allow it, or set worker_enable_remote_control=False: %s",
+                exc.action, exchange, exc, extra=fields(exchange=exchange),
+            )  # fmt: skip
         else:
             logger.info("Exchange %s is off, because %s is denied.", exchange, exc.action)
 
@@ -169,11 +169,11 @@ class Topology:
         if not self._has_warned:
             self._has_warned = True
             logger.warning(
-                "Remote control and events are off in this process: they need temporary queues, such as one for "
-                "exchange %s, and topology=%s makes none. Tasks are not affected. Set worker_enable_remote_control="
-                "False to say that this is meant, or use topology=auto.",
-                exchange, self._settings.topology,
-            )
+                "HAKE316 Remote control and events are off in this process: they need temporary queues, such as one "
+                "for exchange %s, and topology=%s creates none. Tasks are not affected. Set "
+                "worker_enable_remote_control=False to accept this, or use topology=auto.",
+                exchange, self._settings.topology, extra=fields(exchange=exchange),
+            )  # fmt: skip
         return True
 
     def is_best_effort(self, queue: str) -> bool:

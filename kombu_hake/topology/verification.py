@@ -231,15 +231,16 @@ class Verification:
             self._unequal.add(what)
             keys = ", ".join(sorted(repr(binding.routing_key) for binding in bindings))
             logger.warning(
-                "%s has the filter policy %s, and its bindings (%s) give %s. Check that it passes everything that is "
-                "bound: what it does not pass is lost. Use that policy, or none.",
+                "HAKE317 %s has the filter policy %s, but its bindings (%s) give %s. Check that it passes everything "
+                "that is bound: messages that it does not pass are lost. Use the policy that the bindings give, or "
+                "none.",
                 what, excerpt(text), keys, filter_json(compile_filter(bindings)),
             )  # fmt: skip
 
     def _cannot_see(self, what: str, exc: AccessDenied) -> None:
         if what not in self._unreadable:
             self._unreadable.add(what)
-            logger.warning("topology=verify can't look at %s and takes it as right: %s", what, exc)
+            logger.warning("HAKE318 topology=verify cannot check %s and assumes that it is correct: %s", what, exc)
 
 
 def _expected_filters(bindings: set[Binding]) -> set[str]:

@@ -14,7 +14,7 @@ import logging
 import sys
 from typing import Any
 
-from kombu_hake.quoting import guarded
+from kombu_hake.quoting import fields, guarded
 from kombu_hake.receive import Lease, Why
 from kombu_hake.worker.state import consumer_of_worker, is_unstarted, refuse_to_start
 
@@ -44,7 +44,10 @@ def on_lost(channel: Any, lease: Lease, why: Why, *, terminate: bool) -> None:
         return
     if is_unstarted(request):
         refuse_to_start(request)
-        logger.warning("Task %s[%s] is not started here: its message comes again.", request.name, request.id)
+        logger.warning(
+            "HAKE102 Not starting task %s[%s] in this worker: its message is redelivered.", request.name, request.id,
+            extra=fields(queue=about.queue, task_id=request.id),
+        )  # fmt: skip
     elif not terminate or not _terminate(request):
         return
     channel.forget(about.delivery_tag)
@@ -65,7 +68,10 @@ def _terminate(request: Any) -> bool:
     pool = getattr(consumer_of_worker(), "pool", None)
     if pool is None:
         return False
-    logger.warning("Ending task %s[%s], whose message comes again.", request.name, request.id)
+    logger.warning(
+        "HAKE103 Terminating task %s[%s]: its message is redelivered.", request.name, request.id,
+        extra=fields(task_id=request.id),
+    )  # fmt: skip
     try:
         try:
             request.cancel(pool, emit_retry=False)
@@ -73,8 +79,9 @@ def _terminate(request: Any) -> bool:
             request.cancel(pool)
     except NotImplementedError:
         logger.warning(
-            "This pool can't end task %s[%s]: let it listen to the signal kombu_hake.signals.lease_lost.",
-            request.name, request.id,
+            "HAKE104 This pool cannot terminate task %s[%s]. Connect to the signal kombu_hake.signals.lease_lost to "
+            "stop it.",
+            request.name, request.id, extra=fields(task_id=request.id),
         )  # fmt: skip
         return False
     return True

@@ -23,7 +23,7 @@ from functools import wraps
 from typing import Any
 
 from kombu_hake.amqp import MAX_NESTING, fault_of, is_json, is_nested_too_deep, is_plain
-from kombu_hake.quoting import guarded, quoted
+from kombu_hake.quoting import fields, guarded, quoted
 from kombu_hake.receive import HakeMessage, told
 
 __all__ = ["check_tasks", "fault_in", "on_ready"]
@@ -131,8 +131,9 @@ def _survived(consumer: Any, name: str, change: Callable[..., Any]) -> Callable[
             raise
         except Exception as exc:
             logger.error(
-                "Remote control: %s of queue %s failed, and changed nothing: %s", name, quoted(queue), told(exc)
-            )
+                "HAKE014 Remote control: %s of queue %s failed and changed nothing: %s",
+                name, quoted(queue), told(exc), extra=fields(queue=queue),
+            )  # fmt: skip
             if isinstance(queue, str) and queue not in consumed:
                 # Else the next connection would consume from it, and fail in the same way.
                 queues.consume_from.pop(queue, None)

@@ -108,4 +108,4 @@ def _give_back(consumer: Any, *, with_unstarted: bool) -> None:
             if with_unstarted:
                 channel.give_back_unstarted()
     except Exception:
-        logger.exception("What was not started could not be given back at the start of the shutdown.")
+        logger.exception("HAKE110 Unexpected error while releasing unstarted tasks at the start of the shutdown.")

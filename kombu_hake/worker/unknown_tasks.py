@@ -13,7 +13,7 @@ from typing import Any
 from kombu_hake.amqp import ORIGIN_HEADER, is_task
 from kombu_hake.aws import Once
 from kombu_hake.exceptions import HakeError
-from kombu_hake.quoting import guarded, quoted
+from kombu_hake.quoting import fields, guarded, quoted
 from kombu_hake.receive import HakeMessage
 
 __all__ = ["UnknownTasks", "say_unknown_once"]
@@ -41,9 +41,10 @@ class UnknownTasks:
         queue, task = quoted(message.delivery_info.get("routing_key")), quoted(headers["task"])
         if self._is_new((queue, task)):
             logger.error(
-                "Group %s gets the task %s, which its workers have not registered: it is rejected, here and from now "
-                "on. Import its module in these workers, or bind the queue %s to fewer keys of exchange %r.",
+                "HAKE603 Group %s receives task %s, which its workers have not registered; such tasks are rejected. "
+                "Import its module in these workers, or bind the queue %s to fewer keys of exchange %r.",
                 queue, task, queue, origin.get("exchange"),
+                extra=fields(queue=queue, exchange=origin.get("exchange"), task_id=headers.get("id")),
             )  # fmt: skip
         message.reject_log_error(logger, (HakeError,))
         return None

@@ -35,7 +35,7 @@ WINDOW_STUCK_S = 4 * LATE_S
 #: A message that is not settled in this time is held back, or waits out its visibility timeout.
 SETTLE_S = 1.5
 #: What the worker logs then.
-HELD = "and is received again in"
+HELD = "and is redelivered in"
 #: How much memory one message may add to the main process, for a while.
 MEMORY_MIB = 256.0
 MAX_DELIVERIES = 3

@@ -156,5 +156,5 @@ def test_without_dead_letters_it_stays_hidden_and_the_log_says_where(on_stage: S
         wait_until(lambda line=line: line in worker.log, lambda: worker.log[-4000:])  # type: ignore[misc]
         runs_a_good_task(on_stage, worker, "bare", number)
         assert worker.log.count(message_id) == 1
-    assert worker.log.count(f"It stays in {queues.url('bare')} and is received again in 60 s.") == 3
+    assert worker.log.count(f"It stays in {queues.url('bare')} and is redelivered in 60 s.") == 3
     worker.stop()

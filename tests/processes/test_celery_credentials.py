@@ -66,7 +66,7 @@ def test_tasks_run_once_while_credentials_fail(aws: Emulator, tmp_path: Path) ->
         source.is_down = True
         proxy.rules = [Rule("expired")]
         on_stage.runs.wait_for(3, event="end")  # their acks are refused
-        wait_until(lambda: "The AWS credentials can't be renewed" in worker.log, "the worker to ask for keys in vain")
+        wait_until(lambda: "Cannot renew the AWS credentials" in worker.log, "the worker to ask for keys in vain")
         source.is_down = False
         proxy.rules = []
         on_stage.runs.wait_for(TASKS, event="end")

@@ -33,7 +33,7 @@ def test_a_running_task_is_ended_and_a_waiting_one_not_started_when_their_leases
         wait_until(lambda: worker.log.count("received") == 2, "the second task to be prefetched")
         take_away(aws)
         on_stage.runs.wait_for(2, event="lost", timeout_s=30)
-        wait_until(lambda: "Ending task" in worker.log, "the end of the task")
+        wait_until(lambda: "Terminating task" in worker.log, "the end of the task")
         # The pool has one process: that this one runs shows that it is free again.
         app.send_task("sleep", [3, 0.0])
         on_stage.runs.wait_for(1, number=3, event="end")
@@ -51,7 +51,7 @@ def test_a_running_task_is_ended_and_a_waiting_one_not_started_when_their_leases
         assert len(errors_of_leases(worker)) == 2
         assert sum(f"task sleep[{first}] from queue celery" in line for line in errors_of_leases(worker)) == 1
         assert len(worker.errors()) == 2  # and nothing else went wrong
-        assert f"Task sleep[{second}] is not started here" in worker.log
+        assert f"Not starting task sleep[{second}]" in worker.log
 
 
 @pytest.mark.timeout(120)

@@ -15,6 +15,6 @@ def test_a_plain_app_says_once_that_it_does_not_know_a_task(on_stage: Stage) -> 
     on_stage.python(*PUBLISH, "handle", *TO_ALL, "last")
     on_stage.runs.wait_for(1, number="last")
     worker.stop()
-    assert worker.log.count("Group email gets the task of.others, which its workers have not registered") == 1
+    assert worker.log.count("Group email receives task of.others, which its workers have not registered") == 1
     assert "Received unregistered task" not in worker.log
     assert "Traceback" not in worker.log

@@ -1,4 +1,4 @@
-"""What the package says: the texts of its warnings and errors, read from its source."""
+"""What the package says: the texts of its log lines and errors, read from its source."""
 
 import ast
 import re
@@ -9,21 +9,23 @@ from typing import NamedTuple
 import kombu_hake
 from kombu_hake import exceptions
 
-__all__ = ["PACKAGE", "Text", "error_texts", "log_texts"]
+__all__ = ["PACKAGE", "LogLine", "Text", "error_texts", "log_lines"]
 
 PACKAGE = Path(kombu_hake.__file__).parent
-_LEVELS = {"warning", "error", "exception", "critical"}
+#: Methods of a logger. ``log`` counts as a warning: its level is known only when it runs.
+_WARNINGS = {"warning", "error", "exception", "critical", "log"}
+_OTHERS = {"debug", "info"}
 _HEAD_CHARS = 90
 #: Where a list of faults is collected, and what is raised with it.
 _FAULTS_OF = {"settings": "ConfigurationError", "clients": "ConfigurationError"}
 
 
 class Text(NamedTuple):
-    """``words`` has ``…`` for what is filled in. ``error`` is a class's name, ``""`` for what is logged."""
+    """What an error says: ``words`` has ``…`` for what is filled in, ``error`` is the name of its class."""
 
     module: str
     words: str
-    error: str = ""
+    error: str
 
     @property
     def head(self) -> str:
@@ -36,15 +38,43 @@ class Text(NamedTuple):
         return f"{self.module}: {self.words[:40]}"
 
 
-def log_texts() -> list[Text]:
-    """What is logged at WARNING or above with a text of its own."""
-    found = []
-    for module, _, call in _calls():
-        if isinstance(call.func, ast.Attribute) and call.func.attr in _LEVELS and call.args:
-            words = _words(call.args[0], {})
-            if words and words.strip("…"):
-                found.append(Text(module, words))
-    return found
+class LogLine(NamedTuple):
+    """A call of a logger. ``words`` has ``…`` for what is filled in, and not the id; both may be ``""``."""
+
+    place: str
+    is_warning: bool
+    id: str
+    words: str
+
+
+def log_lines() -> list[LogLine]:
+    """Everything that the package logs."""
+    return [_log_line(path, node, called) for path, node, called in _loggings()]
+
+
+def _log_line(path: Path, method: ast.Attribute, call: ast.Call | None) -> LogLine:
+    args = call.args if call is not None else []  # a method that is handed on has no text to read
+    if method.attr == "log":
+        args = args[1:]
+    found = re.match(r"(HAKE\d{3} )?(.*)", _words(args[0], {}) if args else "", re.DOTALL)
+    assert found is not None
+    place = f"{path.relative_to(PACKAGE)}:{method.lineno}"
+    return LogLine(place, method.attr in _WARNINGS, (found[1] or "").strip(), found[2])
+
+
+def _loggings() -> Iterator[tuple[Path, ast.Attribute, ast.Call | None]]:
+    """Each use of a method of ``logger`` with the call of it, if it is called there."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        tree = ast.parse(path.read_text())
+        calls = {id(node.func): node for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        for node in ast.walk(tree):
+            if (
+                isinstance(node, ast.Attribute)
+                and node.attr in _WARNINGS | _OTHERS
+                and isinstance(node.value, ast.Name)
+                and node.value.id == "logger"
+            ):
+                yield path, node, calls.get(id(node))
 
 
 def error_texts() -> list[Text]:

@@ -108,7 +108,7 @@ def test_a_publish_to_a_topic_does_not_wait_and_the_warning_comes_late(
         publish_aside(lambda: process.publish("orders", "k"))
     assert not caplog.records
     gate.open()
-    eventually(lambda: "reaches nobody" in caplog.text)
+    eventually(lambda: "HAKE201 Unroutable message" in caplog.text)
     assert fake.count("publish") == 3
     assert fake.count("get_topic_attributes") == 1
 

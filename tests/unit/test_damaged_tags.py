@@ -140,7 +140,7 @@ def test_one_warning_says_which_tags_and_how_to_remove_them(
     topology.read_bindings("email")
     [said] = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     [key] = to_tags(PAID)
-    assert "Queue email" in said
+    assert "tags of queue email" in said
     assert f"untag-queue --queue-url {fake.queues.queue('email').url} --tag-keys {key}" in said
 
 

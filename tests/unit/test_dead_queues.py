@@ -284,7 +284,7 @@ def test_a_binding_works_without_the_rights_to_keep_what_fails(
     topology.bind("q", ORDERS)
     publish(fake)
     assert fake.queues.queue("q").bodies() == ["an event"]
-    assert "is not kept" in caplog.text
+    assert "are not kept" in caplog.text
     assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 1
 
 

@@ -129,7 +129,7 @@ def test_an_exchange_that_nobody_declared_is_created_on_first_publish(
 ) -> None:
     here.publish("orders", "k")
     assert "orders" in fake.topics.by_name
-    assert "reaches nobody" in caplog.text
+    assert "HAKE201 Unroutable message" in caplog.text
     here.declare("q", Binding("orders", "fanout"))
     here.publish("orders", "k")
     assert bodies(fake, "q") == ["hello"]

@@ -83,7 +83,7 @@ def test_what_cannot_be_sent_is_dropped_and_said_once(bench: Bench, caplog: pyte
     assert bench.sender.flush(10)
     assert bench.sent == ["c"]
     assert [record.getMessage() for record in caplog.records] == [
-        "1 events could not be sent; tasks are not affected: no SNS"
+        "HAKE203 Could not send 1 events; tasks are not affected: no SNS"
     ]
 
 

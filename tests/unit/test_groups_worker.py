@@ -162,7 +162,7 @@ def test_an_event_that_could_not_be_shared_out_comes_again(
     monkeypatch.setattr(message.channel, "basic_publish", refuse)
     bench.handle(message)
     assert bench.comes_later()
-    assert "comes again" in caplog.text
+    assert "the event is redelivered" in caplog.text
 
 
 def test_an_event_without_handler_is_set_aside_and_said_once(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
@@ -354,7 +354,7 @@ def test_a_task_of_others_is_rejected_and_said_once(bench: Bench, caplog: pytest
         message = bench.receive()
         message.headers["task"] = "other.task"
         on_unknown_task(None, message, KeyError("other.task"))
-    assert caplog.text.count("Group email gets the task other.task, which its workers have not registered") == 1
+    assert caplog.text.count("Group email receives task other.task, which its workers have not registered") == 1
     assert otherwise == []
     assert len(bench.bodies("email-dead")) == 2
 

@@ -337,7 +337,7 @@ def test_a_queue_that_is_declared_to_stay_stays(fake: FakeClients, caplog: pytes
     new = Process(fake)
     new.topology.declare_queue(QueueSpec("orders"))
     new.temporaries.consumed("orders")
-    assert "was temporary (auto-delete), and stays now" in caplog.text
+    assert "was temporary (auto-delete); it is now permanent" in caplog.text
     fake.clock.advance(30 * 86_400)
     assert not new.sweep().queues
     assert "orders" in fake.queues.by_name
@@ -606,4 +606,4 @@ def test_a_fault_puts_it_off(fake: FakeClients, caplog: pytest.LogCaptureFixture
     fake.fail("list_queues", BrokerUnavailable("x"), RuntimeError("a bug"))
     run(process, 10 * 3_600)
     assert fake.count("list_queues") > 5
-    assert "failed in a way that is not known" in caplog.text
+    assert "Unexpected error while looking for abandoned temporary queues" in caplog.text

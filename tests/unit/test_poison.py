@@ -69,8 +69,8 @@ def test_what_is_rejected_is_kept_as_it_came(
     assert {name: dead.attributes[name] for name in attributes} == attributes
     assert dead.attributes["hake-death-reason"]["StringValue"] == "rejected"
     [line] = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    assert line.startswith("A rejected message of queue q (")
-    assert line.endswith("went to https://sqs.eu-west-1.amazonaws.com/111122223333/q-dead.")
+    assert line.startswith("HAKE411 A rejected message of queue q (")
+    assert line.endswith("was moved to https://sqs.eu-west-1.amazonaws.com/111122223333/q-dead.")
 
 
 def test_ten_attributes_of_its_own_leave_no_room_for_ours(fake: FakeClients, connection: Connection) -> None:
@@ -114,7 +114,7 @@ def test_what_cannot_be_sent_stays_and_does_not_come_at_once(
     get(channel).reject()
     [stored] = fake.queues.queue("q").messages
     assert stored.visible_at >= fake.clock() + 55  # the visibility timeout, not a loop
-    assert "could not be dead-lettered; it stays and comes again" in caplog.text
+    assert "could not be dead-lettered; it stays there and is redelivered" in caplog.text
 
 
 def test_a_dead_letter_queue_that_somebody_deleted_is_made_again(
@@ -130,7 +130,7 @@ def test_a_dead_letter_queue_that_somebody_deleted_is_made_again(
     made = fake.queues.queue("q-dead")
     assert [dead.body for dead in made.messages] == ["x"]
     assert made.attributes == before
-    assert "Dead-letter queue q-dead of queue q was deleted by somebody" in caplog.text
+    assert "Dead-letter queue q-dead of queue q had been deleted" in caplog.text
 
 
 def test_while_aws_refuses_the_name_of_a_deleted_dead_letter_queue_the_message_waits(
@@ -142,7 +142,7 @@ def test_while_aws_refuses_the_name_of_a_deleted_dead_letter_queue_the_message_w
     fake.calls.clear()
     get(channel).reject()
     assert fake.count("create_queue") == 1  # the consuming thread has other things to do
-    assert "could not be dead-lettered; it stays and comes again" in caplog.text
+    assert "could not be dead-lettered; it stays there and is redelivered" in caplog.text
     [stored] = fake.queues.queue("q").messages
     assert stored.visible_at >= fake.clock() + 55
 
@@ -157,7 +157,7 @@ def test_a_dead_letter_queue_that_an_operator_chose_is_not_made(
     send(fake, "x")
     get(channel).reject()
     assert "theirs" not in fake.queues.by_name
-    assert "could not be dead-lettered; it stays and comes again" in caplog.text
+    assert "could not be dead-lettered; it stays there and is redelivered" in caplog.text
 
 
 def test_what_is_lost_is_no_dead_letter_because_it_comes_again(fake: FakeClients, connection: Connection) -> None:

@@ -152,7 +152,7 @@ def test_a_name_that_was_deleted_a_moment_ago_is_waited_for(
     queues.delete("q")
     queues.declare(QueueSpec("q"))
     assert "q" in fake.queues.by_name
-    assert caplog.text.count("can't be created yet") == 1
+    assert caplog.text.count("Cannot create queue") == 1
 
 
 def test_a_name_that_stays_refused_is_an_error_after_a_minute(

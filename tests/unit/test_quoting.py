@@ -2,19 +2,22 @@
 
 import importlib
 import io
+import json
 import logging
 import pkgutil
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
+from celery.app.log import TaskFormatter
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 import kombu_hake
-from kombu_hake.quoting import LOG_CHARS, MARK, escaped, guarded, quoted
+from kombu_hake.quoting import LOG_CHARS, MARK, escaped, fields, guarded, quoted
 
 #: Newlines, ANSI, C1, right-to-left override, isolate, zero-width, line separator, tag character, lone surrogate, NUL.
 NASTY = "a\n\r\x1b[2J\x9b31m\u202e\u2066\u200b\u2028\U000e0041\ud800\x00\x7f"
@@ -176,3 +179,95 @@ def test_every_logger_of_the_package_is_guarded() -> None:
         if logger is not None and not logger.filters:
             unguarded.append(info.name)
     assert unguarded == []
+
+
+def test_every_logger_has_the_name_by_which_tests_find_it() -> None:
+    usual = "logger = guarded(logging.getLogger(__name__))"
+    texts = {path.name: path.read_text() for path in Path(kombu_hake.__path__[0]).rglob("*.py")}
+    assert {name for name, text in texts.items() if "getLogger" in text.replace(usual, "")} == {"testing.py"}
+
+
+class Kept(logging.Handler):
+    """Keeps records."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+@pytest.fixture
+def kept() -> tuple[logging.Logger, list[logging.LogRecord]]:
+    logger, handler = guarded(logging.Logger("outside")), Kept()
+    logger.addHandler(handler)
+    return logger, handler.records
+
+
+def test_a_record_has_the_id_that_its_line_starts_with(kept: tuple[logging.Logger, list[logging.LogRecord]]) -> None:
+    logger, records = kept
+    logger.warning("HAKE123 Queue %s", "HAKE456")
+    logger.info("%s", "HAKE456 forged")
+    logger.info("HAKE1234 is no id")
+    assert [getattr(record, "hake_id", None) for record in records] == ["HAKE123", None, None]
+    assert records[0].getMessage() == "HAKE123 Queue HAKE456"
+
+
+def test_a_record_has_what_its_line_is_about(kept: tuple[logging.Logger, list[logging.LogRecord]]) -> None:
+    logger, records = kept
+    logger.warning("HAKE123 x", extra=fields(queue="q", task_id="id-1", message_id=Rude()))
+    [record] = records
+    assert record.__dict__["queue"] == "q"
+    assert record.__dict__["message_id"] == "<Rude>"
+    assert record.__dict__["task_id"] == "id-1"
+    assert "exchange" not in record.__dict__
+
+
+@given(value=values | st.text(alphabet=st.characters()))
+@example(value=NASTY)
+@example(value=[RudeText("x\x1b"), Decimal("1E+999999"), 10**1_000])
+@example(value="hake://key:secret@host/")
+@example(value="x" * 10_000)
+def test_fields_are_short_printable_text_whatever_they_are(value: object) -> None:
+    logger, handler = guarded(logging.Logger("outside")), Kept()
+    logger.addHandler(handler)
+    logger.warning("x", extra=fields(queue=value, exchange=value, task_id=value, message_id=value))
+    [record] = handler.records
+    for name in ("queue", "exchange", "task_id", "message_id"):
+        text = record.__dict__.get(name, "")
+        assert type(text) is str
+        assert is_safe(text)
+        assert len(text) <= LOG_CHARS
+        assert "secret" not in text
+
+
+@pytest.fixture
+def _factory_with_fields() -> Iterator[None]:
+    before = logging.getLogRecordFactory()
+
+    def make(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = before(*args, **kwargs)
+        record.queue, record.task_id, record.hake_id = "theirs", "theirs", "theirs"
+        return record
+
+    logging.setLogRecordFactory(make)
+    yield
+    logging.setLogRecordFactory(before)
+
+
+@pytest.mark.usefixtures("_factory_with_fields")
+def test_a_record_factory_may_set_the_same_names(kept: tuple[logging.Logger, list[logging.LogRecord]]) -> None:
+    logger, records = kept
+    logger.warning("HAKE123 x", extra=fields(queue="q"))
+    [record] = records
+    assert (record.__dict__["queue"], record.__dict__["task_id"]) == ("q", "theirs")
+
+
+def test_formatters_of_celery_and_json_write_the_fields(kept: tuple[logging.Logger, list[logging.LogRecord]]) -> None:
+    logger, records = kept
+    logger.warning("HAKE123 x %s", "y", extra=fields(queue="q", task_id="id-1"))
+    [record] = records
+    text = TaskFormatter("%(hake_id)s %(queue)s %(task_id)s %(task_name)s %(message)s", use_color=False).format(record)
+    assert text == "HAKE123 q id-1 ??? HAKE123 x y"
+    assert json.loads(json.dumps(record.__dict__))["queue"] == "q"

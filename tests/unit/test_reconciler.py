@@ -311,7 +311,7 @@ def test_queue_that_gets_priorities_while_in_use_waits_for_nothing_and_loses_not
     late.clock.advance(1)
     topology.bind("q", PLACED)
     assert filter_of(late) == passing(PLACED)
-    assert "gets priorities while it is in use" in caplog.text
+    assert "is given priorities while it is in use" in caplog.text
     pass_time(late, 70, topology)
     assert filter_of(late) != passing(PLACED)
 
@@ -351,7 +351,7 @@ def test_denied_dead_letter_queue_of_a_subscription_is_asked_for_once(
     declare(topology, EVENTS)
     for _ in range(3):
         topology.check_bindings("q")
-    assert caplog.text.count("is not kept") == 1
+    assert caplog.text.count("are not kept") == 1
 
 
 # --- tags

@@ -258,7 +258,7 @@ def test_an_owner_whose_queue_was_deleted_makes_another_incarnation(
     assert after != before
     assert topology.queues.url("q") == fake.queues.queue(after).url
     assert fake.queues.queue(after).arn in fake.topics.by_name["celeryev"].subscriptions
-    assert "was deleted by somebody" in caplog.text
+    assert "had been deleted" in caplog.text
     temporaries.delete_all()
     assert not fake.queues.by_name
 
@@ -291,7 +291,7 @@ def test_an_owner_that_is_late_finds_the_note_of_a_janitor_and_binds_again(
     presence.work()
     assert "hake:condemned" not in queue.tags
     assert queue.arn in fake.topics.by_name["celeryev"].subscriptions
-    assert "gave no sign of life for" in caplog.text
+    assert "sent no heartbeat for" in caplog.text
     assert "it is kept" in caplog.text
 
 

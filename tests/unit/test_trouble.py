@@ -148,6 +148,6 @@ def test_the_start_and_the_end_of_a_fault_are_logged_once(caplog: pytest.LogCapt
     trouble.over()
     trouble.over()
     assert [record.getMessage() for record in caplog.records] == [
-        "Receiving from queue orders fails, and goes on being tried: refused",
-        "Receiving from queue orders works again, after 20 failures in 0 s.",
+        "HAKE001 Cannot receive from queue orders; retrying: refused",
+        "HAKE002 Receiving from queue orders again, after 20 failures in 0 s.",
     ]

@@ -138,7 +138,7 @@ def test_what_may_not_be_read_is_no_fault(made: FakeClients, caplog: pytest.LogC
     made.deny("sns:*")
     with connected(made, topology="verify") as connection:
         verify(connection, EMAIL)
-    assert "can't look at the subscriptions of exchange 'orders'" in caplog.text
+    assert "cannot check the subscriptions of exchange 'orders'" in caplog.text
 
 
 def test_verify_makes_no_topic_on_publish(fake: FakeClients) -> None:

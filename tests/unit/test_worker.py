@@ -273,7 +273,7 @@ def test_a_pool_that_cannot_end_a_task_says_so(
     channel, job, keep = Channel(), Job(_write_to=object()), remember_pool("threads")
     Request(channel, 7, job)
     on_lost(channel, lost_lease(), Why.LAPSED, terminate=True)
-    assert "can't end task t[id-7]" in caplog.text
+    assert "cannot terminate task t[id-7]" in caplog.text
     assert channel.forgotten == []
     assert keep.pool == "threads"
 
