@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 from uuid import uuid4
 
-from kombu_hake.amqp import Envelope, QueueUrl, decode, is_mailbox, level_names
+from kombu_hake.amqp import QueueUrl, decode, is_mailbox, level_names
 from kombu_hake.aws import Clients, forksafe
 from kombu_hake.config import Settings
 from kombu_hake.declaring import DeclaringChannel
@@ -22,14 +22,15 @@ from kombu_hake.publish import Dispatcher, Session
 from kombu_hake.quoting import guarded
 from kombu_hake.receive import (
     About,
+    Admitted,
     DeadLetters,
+    Deferring,
     Deliveries,
     Delivery,
     Gate,
     HakeMessage,
     How,
     Inbox,
-    InFlight,
     Lease,
     Leases,
     Receiver,
@@ -61,7 +62,7 @@ class Parts:
     temporaries: Temporaries
     dispatcher: Dispatcher
     dead_letters: DeadLetters
-    in_flight: InFlight
+    deferring: Deferring
     inbox: Inbox
     leases: Leases
     deliveries: Deliveries
@@ -104,9 +105,7 @@ class Channel(DeclaringChannel):
         self._settings = parts.settings
         self._leases = parts.leases
         self._deliveries = parts.deliveries
-        self._gate = Gate(
-            parts.clients, parts.topology, parts.deliveries, parts.dead_letters, parts.dispatcher, parts.in_flight
-        )
+        self._gate = Gate(parts.clients, parts.topology, parts.deliveries, parts.dead_letters, parts.deferring)
         self._tags = itertools.count(1)
         self._consumers: dict[str, _Consumer] = {}
         self._turns: dict[str, itertools.cycle[_Consumer]] = {}
@@ -258,10 +257,10 @@ class Channel(DeclaringChannel):
         Celery worker only one that makes Celery reconnect.
         """
         try:
-            envelope = self._gate.admit(delivery)
-            if envelope is None:
+            admitted = self._gate.admit(delivery)
+            if admitted is None:
                 return None
-            return self._hand_over(envelope, delivery, consumer_tag, no_ack)
+            return self._hand_over(admitted, delivery, consumer_tag, no_ack)
         except BaseException as exc:  # nobody holds it yet: it must not stay leased, and keep its place, for hours
             is_of_worker = worker.is_of_worker(self.connection)
             passes = (MemoryError, *_connection_errors(self.connection), *(() if is_of_worker else (HakeError,)))
@@ -431,10 +430,9 @@ class Channel(DeclaringChannel):
         else:
             self._turns.pop(queue, None)
 
-    def _hand_over(self, envelope: Envelope, delivery: Delivery, consumer_tag: str, no_ack: bool) -> HakeMessage:
+    def _hand_over(self, admitted: Admitted, delivery: Delivery, consumer_tag: str, no_ack: bool) -> HakeMessage:
         tag = next(self._tags)
-        bound = self.topology.known_bindings(delivery.queue)
-        message = to_message(envelope, delivery, self, tag, consumer_tag, is_bound=bool(bound and bound.exchanges()))
+        message = to_message(admitted.envelope, delivery, self, tag, consumer_tag, is_bound=admitted.is_bound)
         lease = message.lease = delivery.lease
         lease.label = f"{label(message)} from queue {delivery.queue}"
         if is_mailbox(delivery.queue):

@@ -34,8 +34,7 @@ from kombu_hake.amqp import (
 )
 from kombu_hake.exceptions import MalformedMessage
 from kombu_hake.quoting import quoted
-from kombu_hake.receive.inbox import Delivery
-from kombu_hake.receive.lease import Lease
+from kombu_hake.receive.delivery import Delivery, Lease
 
 __all__ = [
     "HakeMessage",

@@ -8,36 +8,36 @@ other workers for as long. So three places of the worker are looked at, all know
   started, because the main thread sleeps in the signal handler until the time is over;
 * the moment before the consumer forgets its reserved tasks (``Consumer.on_close``): what Celery has not started.
 
-The first two happen in a signal handler of the main thread, which may hold any lock. So the handler only writes a byte,
-and a thread does the work. It also wakes the event loop, which may sleep for seconds, and it does the same for the solo
-pool, whose main thread is busy with a task.
+The first two happen in a signal handler of the main thread, which may hold any lock. So the handler only takes a note
+and wakes a thread, which does the work. It also wakes the event loop, which may sleep for seconds, and it does the same
+for the solo pool, whose main thread is busy with a task.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import socket
+from collections import deque
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from kombu_hake.aws import start_thread
+from kombu_hake.aws import Background
 from kombu_hake.quoting import guarded
 
 __all__ = ["on_ready"]
 
 logger = guarded(logging.getLogger(__name__))
-_WARM, _SOFT = b"w", b"s"
-#: What tells the thread of this process's worker.
-_rings: list[Callable[[bytes], None]] = []
+#: How often the thread looks for notes without having been woken.
+_LOOK_S = 60.0
+#: What wakes the thread of this process's worker.
+_rings: list[Callable[[bool], None]] = []
 
 
 def on_ready(consumer: Any) -> None:
     """Have a worker give back what it holds when it ends."""
     from celery.signals import worker_shutting_down
 
-    ring = _start_thread(consumer)
+    ring = _start(consumer)
     _rings[:] = [ring]
     worker_shutting_down.connect(_on_shutting_down, weak=False, dispatch_uid="kombu_hake.worker.stopping")
     blueprint, pool, controller = consumer.blueprint, consumer.pool, consumer.controller
@@ -45,12 +45,12 @@ def on_ready(consumer: Any) -> None:
     if hasattr(pool, "executor"):
         pool.on_apply = _keeping(pool.on_apply)
     if hasattr(controller, "wait_for_soft_shutdown"):
-        controller.wait_for_soft_shutdown = _before(controller.wait_for_soft_shutdown, lambda: ring(_SOFT))
+        controller.wait_for_soft_shutdown = _before(controller.wait_for_soft_shutdown, lambda: ring(True))
 
 
 def _on_shutting_down(**_kwargs: Any) -> None:
     for ring in _rings:
-        ring(_WARM)
+        ring(False)
 
 
 def _before(then: Callable[[], Any] | None, first: Callable[[], None]) -> Callable[[], Any]:
@@ -81,20 +81,25 @@ def _let_go(future: Any) -> None:
     del future.hake_result
 
 
-def _start_thread(consumer: Any) -> Callable[[bytes], None]:
-    """A thread that waits to be told of the end; what tells it may be called in a signal handler."""
-    reader, writer = socket.socketpair()
-    writer.setblocking(False)
+def _start(consumer: Any) -> Callable[[bool], None]:
+    """Start a thread that gives back when it is rung for; the ring may be called in a signal handler.
 
-    def wait() -> None:
-        while byte := reader.recv(1):
-            _give_back(consumer, with_unstarted=byte == _SOFT)
+    Returns:
+        The ring; its argument is whether to give back what Celery has not started, too.
+    """
+    notes: deque[bool] = deque()
 
-    def ring(byte: bytes) -> None:
-        with contextlib.suppress(OSError):
-            writer.send(byte)
+    def work() -> float:
+        while notes:
+            _give_back(consumer, with_unstarted=notes.popleft())
+        return _LOOK_S
 
-    start_thread(wait, "hake-stop")
+    def ring(with_unstarted: bool) -> None:
+        notes.append(with_unstarted)
+        background.wake()
+
+    background = Background(work, "hake-stop", "giving back at the start of the shutdown")
+    background.start()
     return ring
 
 

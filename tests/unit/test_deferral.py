@@ -179,7 +179,7 @@ def test_a_task_waits_as_a_copy_where_a_quarter_of_the_quota_is_in_flight(
         return {"Attributes": {"ApproximateNumberOfMessagesNotVisible": "30000"}}
 
     fake.queues.get_queue_attributes = crowded  # type: ignore[method-assign]
-    in_flight = connection.connection.in_flight
+    in_flight = connection.connection._shared.deferring._in_flight
     url = QueueUrl(fake.queues.queue("q").url)
     in_flight.reading(url)
     eventually(lambda: in_flight.reading(url).in_flight == 30_000)

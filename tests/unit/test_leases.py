@@ -10,9 +10,10 @@ from fakes import FakeClients, FakeClock, eventually
 
 from kombu_hake.amqp.naming import QueueUrl
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable
-from kombu_hake.receive import lease as lease_module
+from kombu_hake.receive import delivery as lease_module
 from kombu_hake.receive import leases as leases_module
-from kombu_hake.receive.lease import Event, Lease, LeaseState, Why
+from kombu_hake.receive import settling as settling_module
+from kombu_hake.receive.delivery import Event, Lease, LeaseState, Why
 from kombu_hake.receive.leases import Leases
 
 VISIBILITY_S = 30
@@ -27,7 +28,7 @@ def clock() -> FakeClock:
 
 @pytest.fixture
 def fake(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> FakeClients:
-    monkeypatch.setattr(leases_module, "backoff_s", lambda *args, **kwargs: 0.0)
+    monkeypatch.setattr(settling_module, "backoff_s", lambda *args, **kwargs: 0.0)
     return FakeClients(clock)
 
 
@@ -658,7 +659,7 @@ def test_what_nobody_can_settle_any_more_goes_back(
     eventually(lambda: not keeper.is_alive)
     assert fake.count(DELETE) == 1
     assert sum(message.visible_at <= fake.clock() for message in queue.messages) == 2
-    eventually(lambda: not leases._senders._threads)
+    eventually(lambda: not leases._settling._senders._threads)
 
 
 def test_without_threads_what_waits_is_sent_by_the_one_who_closes(
@@ -683,7 +684,7 @@ def test_what_aws_has_done_is_not_waited_for_any_longer(
     fake: FakeClients, leases: Leases, queue: FakeQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses: list[int] = []
-    monkeypatch.setattr(leases_module, "backoff_s", lambda attempt: pauses.append(attempt) or 0.0)
+    monkeypatch.setattr(settling_module, "backoff_s", lambda attempt: pauses.append(attempt) or 0.0)
     for lease in held(fake, leases, queue, 5):
         leases.ack(lease)
         assert leases.flush(5.0)

@@ -14,8 +14,7 @@ from kombu_hake.amqp.naming import QueueUrl
 from kombu_hake.amqp.tasks import ORIGIN_HEADER, PRIVATE_EXCHANGE, is_task
 from kombu_hake.exceptions import MalformedMessage
 from kombu_hake.publish.dispatch import send_parameters
-from kombu_hake.receive.inbox import Delivery
-from kombu_hake.receive.lease import Lease
+from kombu_hake.receive.delivery import Delivery, Lease
 from kombu_hake.receive.messages import HakeMessage, label, task_of, to_message
 
 TASK = {"task": "shop.tasks.mail", "id": "7f1c9d0e", "lang": "py"}

@@ -13,7 +13,7 @@ from celery.exceptions import TaskRevokedError
 from celery.worker import state
 
 from kombu_hake.amqp.naming import QueueUrl
-from kombu_hake.receive.lease import About, Lease, LeaseState, Why
+from kombu_hake.receive.delivery import About, Lease, LeaseState, Why
 from kombu_hake.signals import lease_lost
 from kombu_hake.worker import install, stopping
 from kombu_hake.worker import state as worker

@@ -1,4 +1,4 @@
-"""A lease, our hold on one received message, and its life as a table. Pure.
+"""One message in flight: the record of it, and the life of its lease, our hold on it, as a table. Pure.
 
 ====================  =========  ========  ========  ========  =======
 state / event         ack        release   refused   run out   renewed
@@ -23,12 +23,12 @@ the delete of an ack: the work is done, and if nobody has received the message s
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from kombu_hake.amqp import QueueUrl
 
-__all__ = ["About", "Event", "Lease", "LeaseState", "Why", "after", "lost_text"]
+__all__ = ["About", "Delivery", "Event", "Lease", "LeaseState", "LostLease", "Why", "after", "lost_text"]
 
 
 class LeaseState(enum.Enum):
@@ -143,3 +143,43 @@ def lost_text(lease: Lease, why: Why, detail: Any = "") -> str:
     """The line for the log."""
     what = "nobody else will get it" if why is Why.GONE else "it will be, or was, delivered again"
     return f"Lost the lease of {lease.label or 'a message'} ({why.value}): {what}. {detail}".rstrip()
+
+
+class Delivery:
+    """One message in flight; the only record of it (:mod:`kombu_hake.receive.deliveries`)."""
+
+    __slots__ = ("channel_id", "credit", "lease", "message", "queue", "source", "tag")
+
+    def __init__(
+        self,
+        channel_id: int,
+        queue: str,
+        source: str,
+        message: dict[str, Any],
+        lease: Lease,
+        credit: Callable[[str], None] | None = None,
+    ) -> None:
+        """Args:
+        queue: Logical name of the queue that is consumed.
+        source: Logical name of the SQS queue it came from: the same, or a priority level of it.
+        message: As boto3 gives it: ``MessageId``, ``Body``, ``Attributes`` …
+        credit: Called with *source* to give back the credit that it takes; None where it takes none.
+        """
+        self.channel_id = channel_id
+        self.queue = queue
+        self.source = source
+        self.message = message
+        self.lease = lease
+        self.credit = credit
+        #: Its delivery tag; 0 until it is handed over.
+        self.tag = 0
+
+    def __repr__(self) -> str:
+        return f"<Delivery {self.message.get('MessageId')} of {self.source} tag={self.tag} {self.lease.state.value}>"
+
+
+class LostLease(NamedTuple):
+    """News from the settle path: a lease is lost."""
+
+    lease: Lease
+    why: Why
