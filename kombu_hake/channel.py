@@ -21,7 +21,6 @@ from kombu_hake.exceptions import AccessDenied, HakeError
 from kombu_hake.publish import Dispatcher, Session
 from kombu_hake.quoting import guarded
 from kombu_hake.receive import (
-    About,
     Admitted,
     DeadLetters,
     Deferring,
@@ -34,10 +33,9 @@ from kombu_hake.receive import (
     Lease,
     Leases,
     Receiver,
-    label,
+    about,
     receive_count,
     receive_params,
-    task_of,
     to_message,
     told,
 )
@@ -433,11 +431,10 @@ class Channel(DeclaringChannel):
     def _hand_over(self, admitted: Admitted, delivery: Delivery, consumer_tag: str, no_ack: bool) -> HakeMessage:
         tag = next(self._tags)
         message = to_message(admitted.envelope, delivery, self, tag, consumer_tag, is_bound=admitted.is_bound)
-        lease = message.lease = delivery.lease
-        lease.label = f"{label(message)} from queue {delivery.queue}"
+        message.lease = delivery.lease
+        delivery.lease.about = about(message, self.channel_id, tag, delivery.queue)
         if is_mailbox(delivery.queue):
             self._dispatcher.command_came()
-        lease.about = About(self.channel_id, tag, delivery.queue, *task_of(message))
         if no_ack:
             self._deliveries.finish(delivery, How.ACK)
         else:

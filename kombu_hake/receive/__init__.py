@@ -12,7 +12,7 @@ from kombu_hake.receive.deliveries import Deliveries, How, Inbox, Item
 from kombu_hake.receive.delivery import About, Delivery, Lease, LostLease, Why
 from kombu_hake.receive.gate import Admitted, Gate, told
 from kombu_hake.receive.leases import Leases
-from kombu_hake.receive.messages import HakeMessage, label, receive_count, task_of, to_message
+from kombu_hake.receive.messages import HakeMessage, about, receive_count, to_message
 from kombu_hake.receive.receiver import Receiver, receive_params
 
 __all__ = [
@@ -32,10 +32,9 @@ __all__ = [
     "LostLease",
     "Receiver",
     "Why",
-    "label",
+    "about",
     "receive_count",
     "receive_params",
-    "task_of",
     "to_message",
     "told",
 ]

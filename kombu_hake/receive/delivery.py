@@ -27,6 +27,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from kombu_hake.amqp import QueueUrl
+from kombu_hake.quoting import quoted
 
 __all__ = ["About", "Delivery", "Event", "Lease", "LeaseState", "LostLease", "Why", "after", "lost_text"]
 
@@ -95,6 +96,14 @@ class About(NamedTuple):
     #: Of a Celery task.
     task: str | None
     task_id: str | None
+    #: As its publisher gave it, of whatever type; else that of SQS.
+    message_id: Any = None
+
+    def __str__(self) -> str:
+        """What the message is, for a log line."""
+        if self.task is not None:
+            return f"task {quoted(self.task)}[{quoted(self.task_id)}]"
+        return f"message {quoted(self.message_id)}"
 
 
 class Lease:
@@ -107,7 +116,6 @@ class Lease:
         "hide_s",
         "is_renewed",
         "is_reported",
-        "label",
         "receipt_handle",
         "received_at",
         "state",
@@ -129,9 +137,13 @@ class Lease:
         self.is_renewed = True
         #: For how long :meth:`kombu_hake.receive.leases.Leases.hide` hides it.
         self.hide_s = 0
-        #: What the message is, for the log; set when it is handed over, as is *about*.
-        self.label = ""
+        #: Set when the message is handed over.
         self.about: About | None = None
+
+    @property
+    def label(self) -> str:
+        """What the message is, for a log line; empty before it is handed over."""
+        return "" if self.about is None else f"{self.about} from queue {self.about.queue}"
 
     @property
     def is_lost(self) -> bool:
@@ -141,8 +153,8 @@ class Lease:
 
 def lost_text(lease: Lease, why: Why, detail: Any = "") -> str:
     """The line for the log."""
-    what = "nobody else will get it" if why is Why.GONE else "it will be, or was, delivered again"
-    return f"Lost the lease of {lease.label or 'a message'} ({why.value}): {what}. {detail}".rstrip()
+    then = "nobody else will get it" if why is Why.GONE else "it will be, or was, delivered again"
+    return f"Lost the lease of {lease.label or 'a message'} ({why.value}): {then}. {detail}".rstrip()
 
 
 class Delivery:

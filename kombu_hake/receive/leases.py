@@ -363,7 +363,7 @@ class Leases:
         if lease.is_reported:
             return
         lease.is_reported = True
-        if lease.label:
+        if lease.about is not None:
             logger.error("%s", lost_text(lease, why, detail))
         else:  # it waits in the inbox, where it is dropped
             logger.info("%s", lost_text(lease, why, detail))

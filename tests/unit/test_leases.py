@@ -13,7 +13,7 @@ from kombu_hake.exceptions import AccessDenied, BrokerUnavailable
 from kombu_hake.receive import delivery as lease_module
 from kombu_hake.receive import leases as leases_module
 from kombu_hake.receive import settling as settling_module
-from kombu_hake.receive.delivery import Event, Lease, LeaseState, Why
+from kombu_hake.receive.delivery import About, Event, Lease, LeaseState, Why
 from kombu_hake.receive.leases import Leases
 
 VISIBILITY_S = 30
@@ -59,7 +59,7 @@ def received(fake: FakeClients, queue: FakeQueue, count: int, visibility_s: int 
         answer = fake.sqs("receive_message", QueueUrl=queue.url, MaxNumberOfMessages=10, VisibilityTimeout=visibility_s)
         for message in answer["Messages"]:
             lease = Lease(QueueUrl(queue.url), message["ReceiptHandle"], fake.clock(), visibility_s)
-            lease.label = message["Body"]
+            lease.about = About(7, number, "q", None, None, message["Body"])
             found.append(lease)
     return found
 
@@ -350,7 +350,7 @@ def test_a_lease_lost_while_the_task_runs_is_reported_once(
     leases.ack(kept)
     assert leases.flush(5.0)
     assert [record.levelname for record in caplog.records] == ["ERROR"]
-    assert "Lost the lease of m0 (it could not be renewed)" in caplog.text
+    assert "Lost the lease of message m0 from queue q (it could not be renewed)" in caplog.text
     assert "handle-" not in caplog.text
     assert queue.bodies() == ["m0"]
 
@@ -367,7 +367,7 @@ def test_a_refused_ack_is_reported_and_never_raised(
     leases.ack(good)
     assert leases.flush(5.0)
     assert [record.levelname for record in caplog.records] == ["ERROR"]
-    assert "Lost the lease of m0 (its ack failed)" in caplog.text
+    assert "Lost the lease of message m0 from queue q (its ack failed)" in caplog.text
     assert (bad.state, good.state) == (LeaseState.LOST, LeaseState.SETTLED)
     assert queue.bodies() == ["m0"]
 
@@ -462,7 +462,8 @@ def test_a_lease_that_nobody_renewed_in_time_is_told_of_when_it_runs_out_not_whe
     clock.advance(1)
     eventually(lambda: news == [(lease, Why.LAPSED)])
     assert lease.is_lost
-    assert "Lost the lease of m0 (it could not be renewed in time): it will be, or was, delivered again." in caplog.text
+    lost = "Lost the lease of message m0 from queue q (it could not be renewed in time)"
+    assert f"{lost}: it will be, or was, delivered again." in caplog.text
     clock.advance(VISIBILITY_S)
     fake._failures.clear()
     clock.advance(1)
