@@ -355,7 +355,9 @@ def delays(fake: FakeClients) -> list[float]:
     return [stored.visible_at - stored.sent_at for stored in fake.queues.queue("q").messages]
 
 
-@pytest.mark.parametrize("how", [{"DelaySeconds": 600}, {"delay_seconds": 600}, {"due_in_s": 700}, {"due_in_s": 86_400}])
+@pytest.mark.parametrize(
+    "how", [{"DelaySeconds": 600}, {"delay_seconds": 600}, {"due_in_s": 700}, {"due_in_s": 86_400}]
+)
 def test_no_message_is_delayed_for_longer_than_a_queue_of_others_keeps_it(
     fake: FakeClients, caplog: pytest.LogCaptureFixture, how: dict[str, Any]
 ) -> None:
