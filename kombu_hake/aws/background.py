@@ -2,7 +2,7 @@
 
 The owner's ``work`` does what is due and says when more will be; it keeps the time itself, by the clock that it was
 given. Between two runs the loop waits where :meth:`Background.wake` and :meth:`Background.stop` reach it at once. An
-error that nobody foresaw is logged once, and the work goes on. A forked child has no thread before it starts its own.
+unexpected error is logged once, and the work goes on. A forked child has no thread before it starts its own.
 """
 
 from __future__ import annotations
