@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 from uuid import uuid4
 
-from kombu_hake.amqp import QueueUrl, decode, is_mailbox, level_names
+from kombu_hake.amqp import QueueUrl, decode, level_names
 from kombu_hake.aws import Clients, forksafe
 from kombu_hake.config import Settings
 from kombu_hake.declaring import DeclaringChannel
@@ -22,6 +22,7 @@ from kombu_hake.publish import Dispatcher, Session
 from kombu_hake.quoting import guarded
 from kombu_hake.receive import (
     Admitted,
+    CommandMessage,
     DeadLetters,
     Deferring,
     Deliveries,
@@ -433,7 +434,7 @@ class Channel(DeclaringChannel):
         message = to_message(admitted.envelope, delivery, self, tag, consumer_tag, is_bound=admitted.is_bound)
         message.lease = delivery.lease
         delivery.lease.about = about(message, self.channel_id, tag, delivery.queue)
-        if is_mailbox(delivery.queue):
+        if isinstance(message, CommandMessage):
             self._dispatcher.command_came()
         if no_ack:
             self._deliveries.finish(delivery, How.ACK)

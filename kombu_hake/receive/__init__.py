@@ -12,12 +12,13 @@ from kombu_hake.receive.deliveries import Deliveries, How, Inbox, Item
 from kombu_hake.receive.delivery import About, Delivery, Lease, LostLease, Why
 from kombu_hake.receive.gate import Admitted, Gate, told
 from kombu_hake.receive.leases import Leases
-from kombu_hake.receive.messages import HakeMessage, about, receive_count, to_message
+from kombu_hake.receive.messages import CommandMessage, HakeMessage, about, receive_count, to_message
 from kombu_hake.receive.receiver import Receiver, receive_params
 
 __all__ = [
     "About",
     "Admitted",
+    "CommandMessage",
     "DeadLetters",
     "Deferring",
     "Deliveries",

@@ -124,20 +124,6 @@ class DeadLetters:
         except HakeError:  # logged by max_receives, which is asked first
             return None
 
-    def letter(
-        self,
-        envelope: Envelope,
-        raw: Mapping[str, Any],
-        *,
-        queue: str,
-        url: QueueUrl,
-        arguments: Mapping[str, Any],
-        reason: str,
-    ) -> DeadLetter:
-        """What sends a message where dead ones go, and logs it. Sends nothing yet. Arguments: as of :meth:`place`."""
-        place = partial(self.place, envelope, raw, queue=queue, url=url, arguments=arguments, reason=reason)
-        return DeadLetter(place, queue, raw.get("MessageId"), reason)
-
     def set_aside(
         self,
         envelope: Envelope,
@@ -149,7 +135,8 @@ class DeadLetters:
         reason: str,
     ) -> bool:
         """Send a message where dead ones go, once; whether it may be deleted now. Arguments: as of :meth:`place`."""
-        letter = self.letter(envelope, raw, queue=queue, url=url, arguments=arguments, reason=reason)
+        place = partial(self.place, envelope, raw, queue=queue, url=url, arguments=arguments, reason=reason)
+        letter = DeadLetter(place, queue, raw.get("MessageId"), reason)
         try:
             letter.send()
         except HakeError as exc:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import logging
 import traceback
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from kombu_hake.amqp import Envelope, Verdict, decode, due_ms, hide_s, needs_binding, opaque, verdict
 from kombu_hake.aws import Clients
 from kombu_hake.exceptions import BrokerUnavailable, HakeError
 from kombu_hake.quoting import guarded
-from kombu_hake.receive.dead_letters import DeadLetters
+from kombu_hake.receive.dead_letters import DeadLetter, DeadLetters
 from kombu_hake.receive.deferring import Deferring
 from kombu_hake.receive.deliveries import Deliveries, How
 from kombu_hake.receive.delivery import Delivery
@@ -124,14 +126,7 @@ class Gate:
             envelope = decode(text, delivery.queue)
         except Exception:
             envelope = opaque(text, delivery.queue)
-        return self._dead_letters.place(
-            envelope,
-            delivery.message,
-            queue=delivery.queue,
-            url=delivery.lease.url,
-            arguments=self._topology.queues.arguments(delivery.queue),
-            reason=reason[:MAX_REASON_CHARS],
-        )
+        return self._placing(delivery, envelope, reason[:MAX_REASON_CHARS])()
 
     def set_aside(self, delivery: Delivery, envelope: Envelope, reason: str) -> None:
         """Send a message to where its dead letters go, and settle it.
@@ -141,14 +136,8 @@ class Gate:
         Args:
             reason: ``rejected`` or ``expired``.
         """
-        letter = self._dead_letters.letter(
-            envelope,
-            delivery.message,
-            queue=delivery.queue,
-            url=delivery.lease.url,
-            arguments=self._topology.queues.arguments(delivery.queue),
-            reason=reason,
-        )
+        placing = self._placing(delivery, envelope, reason)
+        letter = DeadLetter(placing, delivery.queue, delivery.message.get("MessageId"), reason)
         try:
             letter.send()
         except BrokerUnavailable:
@@ -158,6 +147,18 @@ class Gate:
             self._deliveries.finish(delivery, How.ABANDON)
         else:
             self._deliveries.finish(delivery, How.ACK)
+
+    def _placing(self, delivery: Delivery, envelope: Envelope, reason: str) -> Callable[[], str]:
+        """What sends a message to its dead letters; see :meth:`DeadLetters.place`."""
+        return partial(
+            self._dead_letters.place,
+            envelope,
+            delivery.message,
+            queue=delivery.queue,
+            url=delivery.lease.url,
+            arguments=self._topology.queues.arguments(delivery.queue),
+            reason=reason,
+        )
 
 
 def told(exc: Exception) -> str:

@@ -124,6 +124,7 @@ class Leases:
                 self._send_acks(lease.url)  # in a FIFO queue the next message of the group waits for this one
             elif len(waiting) == 1:
                 self._acks_due[lease.url] = self._clock() + self._linger_s
+                self._have_keeper()
                 self._keeper.wake()
 
     def hide(self, lease: Lease, seconds: int) -> None:
@@ -252,7 +253,6 @@ class Leases:
         lease.state = state
         if state not in (LeaseState.HELD, LeaseState.LAPSED):
             self._held.pop(id(lease), None)
-        self._have_keeper()
         return True
 
     def _let_go(self, lease: Lease) -> bool:

@@ -38,6 +38,7 @@ from kombu_hake.quoting import quoted
 from kombu_hake.receive.delivery import About, Delivery, Lease
 
 __all__ = [
+    "CommandMessage",
     "HakeMessage",
     "about",
     "receive_count",

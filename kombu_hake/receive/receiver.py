@@ -310,7 +310,8 @@ class Receiver:
         except HakeError as exc:
             self._keep(source, reserved, None)
             return self._survive(source, exc, trouble, is_helper)
-        trouble.over()
+        if trouble.failures:
+            trouble.over()
         self._keep(source, reserved, answer)
         if not is_helper:
             self._check(source)
