@@ -310,8 +310,7 @@ class Receiver:
         except HakeError as exc:
             self._keep(source, reserved, None)
             return self._survive(source, exc, trouble, is_helper)
-        if trouble.failures:
-            trouble.over()
+        trouble.over()
         self._keep(source, reserved, answer)
         if not is_helper:
             self._check(source)

@@ -41,8 +41,7 @@ class Trouble:
 
     def __init__(self, queue: str) -> None:
         self._queue = queue
-        #: Polls that have failed since the last one that went well.
-        self.failures = 0
+        self._count = 0
         self._since = 0.0
         self._said_at = 0.0
         #: When the last pause was over, monotonic.
@@ -53,28 +52,29 @@ class Trouble:
     def pause_s(self, exc: Exception) -> float:
         """Seconds to wait before the next try: none after one that took longer than the pause would."""
         now = time.monotonic()
-        if not self.failures:
+        if not self._count:
             self._since = now
-        if not self.failures or now - self._said_at > _REMIND_S:
+        if not self._count or now - self._said_at > _REMIND_S:
             logger.warning("Receiving from queue %s fails, and goes on being tried: %s", self._queue, exc)
             self._said_at = now
-        self.failures += 1
+        self._count += 1
         throttled = isinstance(exc, BrokerUnavailable) and exc.is_throttle
         self.is_outage = isinstance(exc, BrokerUnavailable) and not throttled
-        pause_s = backoff_s(self.failures - 1, most_s=_THROTTLED_PAUSE_S if throttled else _PAUSE_S)
+        pause_s = backoff_s(self._count - 1, most_s=_THROTTLED_PAUSE_S if throttled else _PAUSE_S)
         if self.is_outage:
             pause_s = max(0.0, pause_s - max(0.0, now - self._tried_at))
         self._tried_at = now + pause_s
         return pause_s
 
     def over(self) -> None:
-        """A poll went well, after failures."""
-        logger.warning(
-            "Receiving from queue %s works again, after %d failures in %.0f s.",
-            self._queue, self.failures, time.monotonic() - self._since,
-        )
-        self.failures = 0
-        self.is_outage = False
+        """A poll went well."""
+        if self._count:
+            logger.warning(
+                "Receiving from queue %s works again, after %d failures in %.0f s.",
+                self._queue, self._count, time.monotonic() - self._since,
+            )
+            self._count = 0
+            self.is_outage = False
 
 
 class _Race(Generic[T]):
