@@ -175,7 +175,8 @@ class Deferring:
             self._in_flight.hid(url)
             return True
         text = with_first_sent(delivery.message["Body"], sent or now_ms)
-        copy = _Copy(self._dispatcher, QueueTarget(delivery.source, url), text, found.seconds)
+        visible_ms = now_ms + found.seconds * 1000
+        copy = _Copy(self._dispatcher, QueueTarget(delivery.source, url), text, visible_ms, self._clients.now_ms)
         try:
             copy.send()
         except BrokerUnavailable:
@@ -191,15 +192,23 @@ class Deferring:
 class _Copy:
     """The copy that takes the place of a task: what AWS has to accept before the task is deleted."""
 
-    def __init__(self, dispatcher: Dispatcher, target: QueueTarget, text: str, delay_s: int) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, target: QueueTarget, text: str, visible_ms: int, now_ms: Callable[[], int]
+    ) -> None:
+        """*visible_ms*: when it is to be received again, ms since the epoch by the clock *now_ms*."""
         self._dispatcher = dispatcher
         self._target = target
         self._text = text
-        self._due_at = time.monotonic() + delay_s
+        self._visible_ms = visible_ms
+        self._now_ms = now_ms
 
     def send(self) -> None:
-        left_s = max(0, round(self._due_at - time.monotonic()))
-        self._dispatcher.send_copy(self._target, self._text, left_s)
+        """Send it, once, with the delay that is left.
+
+        Raises: as :meth:`kombu_hake.publish.dispatch.Dispatcher.send_copy`.
+        """
+        self._dispatcher.send_copy(self._target, self._text, max(0, round((self._visible_ms - self._now_ms()) / 1000)))
 
     def failed(self, exc: Exception) -> None:
+        """Log that it could not be sent."""
         logger.warning("A task that is not due yet comes again when its visibility timeout ends: %s", exc)
