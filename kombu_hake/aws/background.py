@@ -25,13 +25,7 @@ class Background:
     """Calls ``work()`` again and again. Safe to use from any thread, and from a signal handler."""
 
     def __init__(
-        self,
-        work: Callable[[], float | None],
-        name: str,
-        what: str,
-        *,
-        after_error_s: float = 2.0,
-        start: Callable[[Callable[[], None], str], threading.Thread | None] = start_thread,
+        self, work: Callable[[], float | None], name: str, what: str, *, after_error_s: float = 2.0
     ) -> None:
         """Store; nothing starts before :meth:`start`.
 
@@ -40,13 +34,11 @@ class Background:
             name: Of the thread.
             what: What the work is, for the log.
             after_error_s: Seconds until *work* is called again after an unexpected error.
-            start: Starts a thread of the name given; None where none can be started.
         """
         self._work = work
         self._name = name
         self._what = what
         self._after_error_s = after_error_s
-        self._start_thread = start
         self._fresh()
         forksafe.register(self)
 
@@ -80,7 +72,7 @@ class Background:
             self._is_woken = True
             self._changed.notify()
             if not self.is_alive:
-                self._thread = self._start_thread(self._run, self._name)
+                self._thread = start_thread(self._run, self._name)
             return self._thread is not None
 
     def wake(self) -> None:
