@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 from uuid import uuid4
 
-from kombu_hake.amqp import Envelope, QueueUrl, decode, is_mailbox, level_names
+from kombu_hake.amqp import QueueUrl, decode, level_names
 from kombu_hake.aws import Clients, forksafe
 from kombu_hake.config import Settings
 from kombu_hake.declaring import DeclaringChannel
@@ -21,22 +21,22 @@ from kombu_hake.exceptions import AccessDenied, HakeError
 from kombu_hake.publish import Dispatcher, Session
 from kombu_hake.quoting import fields, guarded
 from kombu_hake.receive import (
-    About,
+    Admitted,
+    CommandMessage,
     DeadLetters,
+    Deferring,
     Deliveries,
     Delivery,
     Gate,
     HakeMessage,
     How,
     Inbox,
-    InFlight,
     Lease,
     Leases,
     Receiver,
-    label,
+    about,
     receive_count,
     receive_params,
-    task_of,
     to_message,
     told,
 )
@@ -61,7 +61,7 @@ class Parts:
     temporaries: Temporaries
     dispatcher: Dispatcher
     dead_letters: DeadLetters
-    in_flight: InFlight
+    deferring: Deferring
     inbox: Inbox
     leases: Leases
     deliveries: Deliveries
@@ -104,9 +104,7 @@ class Channel(DeclaringChannel):
         self._settings = parts.settings
         self._leases = parts.leases
         self._deliveries = parts.deliveries
-        self._gate = Gate(
-            parts.clients, parts.topology, parts.deliveries, parts.dead_letters, parts.dispatcher, parts.in_flight
-        )
+        self._gate = Gate(parts.clients, parts.topology, parts.deliveries, parts.dead_letters, parts.deferring)
         self._tags = itertools.count(1)
         self._consumers: dict[str, _Consumer] = {}
         self._turns: dict[str, itertools.cycle[_Consumer]] = {}
@@ -258,10 +256,10 @@ class Channel(DeclaringChannel):
         Celery worker only one that makes Celery reconnect.
         """
         try:
-            envelope = self._gate.admit(delivery)
-            if envelope is None:
+            admitted = self._gate.admit(delivery)
+            if admitted is None:
                 return None
-            return self._hand_over(envelope, delivery, consumer_tag, no_ack)
+            return self._hand_over(admitted, delivery, consumer_tag, no_ack)
         except BaseException as exc:  # nobody holds it yet: it must not stay leased, and keep its place, for hours
             is_of_worker = worker.is_of_worker(self.connection)
             passes = (MemoryError, *_connection_errors(self.connection), *(() if is_of_worker else (HakeError,)))
@@ -432,15 +430,13 @@ class Channel(DeclaringChannel):
         else:
             self._turns.pop(queue, None)
 
-    def _hand_over(self, envelope: Envelope, delivery: Delivery, consumer_tag: str, no_ack: bool) -> HakeMessage:
+    def _hand_over(self, admitted: Admitted, delivery: Delivery, consumer_tag: str, no_ack: bool) -> HakeMessage:
         tag = next(self._tags)
-        bound = self.topology.known_bindings(delivery.queue)
-        message = to_message(envelope, delivery, self, tag, consumer_tag, is_bound=bool(bound and bound.exchanges()))
-        lease = message.lease = delivery.lease
-        lease.label = f"{label(message)} from queue {delivery.queue}"
-        if is_mailbox(delivery.queue):
+        message = to_message(admitted.envelope, delivery, self, tag, consumer_tag, is_bound=admitted.is_bound)
+        message.lease = delivery.lease
+        delivery.lease.about = about(message, self.channel_id, tag, delivery.queue)
+        if isinstance(message, CommandMessage):
             self._dispatcher.command_came()
-        lease.about = About(self.channel_id, tag, delivery.queue, *task_of(message))
         if no_ack:
             self._deliveries.finish(delivery, How.ACK)
         else:

@@ -45,7 +45,7 @@ from kombu_hake.exceptions import (
 )
 from kombu_hake.publish import Dispatcher, Publisher, Routes
 from kombu_hake.quoting import guarded
-from kombu_hake.receive import DeadLetters, Deliveries, How, Inbox, InFlight, Item, Leases, LostLease
+from kombu_hake.receive import DeadLetters, Deferring, Deliveries, How, Inbox, Item, Leases, LostLease
 from kombu_hake.temporary import Janitor, Presence, Temporaries
 from kombu_hake.topology import Topology
 from kombu_hake.worker import install, lost_tasks
@@ -72,7 +72,7 @@ class _Shared:
     topology: Topology
     dispatcher: Dispatcher
     dead_letters: DeadLetters
-    in_flight: InFlight
+    deferring: Deferring
     presence: Presence
 
 
@@ -83,7 +83,8 @@ def _build_shared(settings: Settings) -> _Shared:
     janitor = Janitor(clients, settings, topology.topics, topology.home)
     presence = Presence(topology.signs, janitor)
     dead_letters = DeadLetters(clients, dispatcher.publish_now, topology.dead_queues.make_again)
-    return _Shared(clients, topology, dispatcher, dead_letters, InFlight(clients), presence)
+    deferring = Deferring(clients, dispatcher, dead_letters)
+    return _Shared(clients, topology, dispatcher, dead_letters, deferring, presence)
 
 
 _open: weakref.WeakSet[Transport] = weakref.WeakSet()
@@ -148,7 +149,6 @@ class Transport(base.Transport):  # type: ignore[misc]
         self._shared: _Shared = shared_clients(self.settings, _build_shared)
         self.clients, self.topology = self._shared.clients, self._shared.topology
         self.dispatcher, self.dead_letters = self._shared.dispatcher, self._shared.dead_letters
-        self.in_flight = self._shared.in_flight
         if self.settings.topology != "assume":  # which asks AWS nothing
             self.clients.check()
         self.inbox = Inbox()
@@ -222,7 +222,7 @@ class Transport(base.Transport):  # type: ignore[misc]
             temporaries=self.temporaries,
             dispatcher=self.dispatcher,
             dead_letters=self.dead_letters,
-            in_flight=self.in_flight,
+            deferring=self._shared.deferring,
             inbox=self.inbox,
             leases=self.leases,
             deliveries=self.deliveries,

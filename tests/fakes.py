@@ -325,7 +325,7 @@ def make_presence(fake: FakeClients, topology: Any, sweeper: Any = None) -> Any:
     topology.signs._clock = fake.clock
     topology.signs.reset_after_fork()
     presence = Presence(topology.signs, sweeper or NoSweeper(), fake.clock)
-    presence._thread = threading.current_thread()  # as if it ran
+    presence._background.stop(0.0)
     return presence
 
 

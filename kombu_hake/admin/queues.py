@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from kombu_hake.amqp import QueueUrl, dead_name, excerpt, parse_arn, read_object, undelivered_name
+from kombu_hake.amqp import QueueUrl, dead_name, parse_arn, read_object, undelivered_name
 from kombu_hake.aws import Clients
 from kombu_hake.exceptions import HakeError, QueueNotFound, TopologyError
 from kombu_hake.groups import registry
-from kombu_hake.quoting import guarded
+from kombu_hake.quoting import escaped, guarded
 from kombu_hake.topology import Topology
 
 __all__ = ["Binding", "Group", "QueueReader"]
@@ -205,7 +205,7 @@ class QueueReader:
         try:
             arn = parse_arn(str(read_object(policy)["deadLetterTargetArn"]))
         except (ValueError, KeyError) as exc:
-            raise TopologyError(f"The redrive policy can't be read: {excerpt(policy)}") from exc
+            raise TopologyError(f"The redrive policy can't be read: {escaped(policy, 500)}") from exc
         answer = self.clients.sqs("get_queue_url", QueueName=arn.name, QueueOwnerAWSAccountId=arn.account)
         return self._logical(arn.name), QueueUrl(answer["QueueUrl"])
 

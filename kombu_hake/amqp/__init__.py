@@ -36,7 +36,7 @@ from kombu_hake.amqp.bindings import (
 from kombu_hake.amqp.commands import command_fault, is_clock, is_event_queue
 from kombu_hake.amqp.contents import COMPRESSION_HEADER, decoded, encoded, inflated, is_json, is_nested_too_deep
 from kombu_hake.amqp.deferral import EARLY_S, How, delay_s, due_ms, hide_s, plan
-from kombu_hake.amqp.documents import excerpt, matches_wildcard, read_object, same_json
+from kombu_hake.amqp.documents import matches_wildcard, read_object, same_json
 from kombu_hake.amqp.envelope import (
     FOREIGN_ATTRIBUTES,
     Envelope,
@@ -196,7 +196,6 @@ __all__ = [
     "due_ms",
     "encode",
     "encoded",
-    "excerpt",
     "fault_of",
     "filter_json",
     "from_tags",

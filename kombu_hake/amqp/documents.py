@@ -12,13 +12,12 @@ from typing import Any
 
 from kombu_hake.amqp.limits import SNS_FILTER_MAX_BYTES
 
-__all__ = ["excerpt", "matches_wildcard", "read_object", "same_json"]
+__all__ = ["matches_wildcard", "read_object", "same_json"]
 
 #: The longest document that AWS keeps for anyone is a filter policy.
 _MAX_CHARS = SNS_FILTER_MAX_BYTES
 #: A filter policy on a message body nests deepest; AWS's own documents need six or so.
 _MAX_DEPTH = 32
-_SHOWN_CHARS = 500
 
 
 def read_object(text: str | None, *, unique: bool = False, max_chars: int = _MAX_CHARS) -> dict[str, Any]:
@@ -51,13 +50,6 @@ def same_json(one: str, other: str) -> bool:
         return read_object(one) == read_object(other)
     except ValueError:
         return False
-
-
-def excerpt(text: object, most: int = _SHOWN_CHARS) -> str:
-    """A text from outside, as it may be logged or put into an error: one printable line of *most* characters or so."""
-    whole = str(text)
-    line = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in whole[:most])
-    return line if len(whole) <= most else f"{line}... ({len(whole)} characters)"
 
 
 def matches_wildcard(pattern: str, text: str, *, question_mark: bool = False) -> bool:

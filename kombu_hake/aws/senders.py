@@ -55,8 +55,8 @@ class Senders(Generic[J]):
         """Jobs that are not done."""
         return len(self._jobs) + self._busy
 
-    def submit(self, job: J) -> None:
-        """Have a job done; also after :meth:`stop`."""
+    def submit(self, job: J) -> bool:
+        """Have a job done; also after :meth:`stop`. False where no thread is there to do it: see :meth:`help`."""
         with self._lock:
             self._jobs.append(job)
             if len(self._jobs) > self._idle and len(self._threads) < self._most:
@@ -64,6 +64,7 @@ class Senders(Generic[J]):
                 if thread is not None:
                     self._threads.add(thread)
             self._arrived.notify()
+            return bool(self._threads)
 
     def help(self) -> None:
         """Start the thread that waiting jobs need; where none can be started, do the jobs in this thread."""

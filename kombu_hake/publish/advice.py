@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable, Hashable
 from typing import NamedTuple
 
-from kombu_hake.aws import backoff_s, forksafe, patience, start_thread
+from kombu_hake.aws import Background, backoff_s, forksafe, patience
 from kombu_hake.exceptions import BrokerUnavailable, HakeError
 from kombu_hake.quoting import guarded
 
@@ -43,6 +43,7 @@ class Advice:
     """Asks in the background. Safe to use from any thread."""
 
     def __init__(self) -> None:
+        self._background = Background(self._work, "hake-advice", "the questions of publishing")
         self._fresh()
         forksafe.register(self)
         _alive.add(self)
@@ -54,7 +55,6 @@ class Advice:
     def _fresh(self) -> None:
         self._changed = threading.Condition()  # re-entrant: a signal handler may publish
         self._questions: dict[Hashable, _Question] = {}
-        self._thread: threading.Thread | None = None
 
     def ask(self, key: Hashable, question: Callable[[], None]) -> None:
         """Have ``question()`` called in a thread, unless one with this key waits for its answer. Never blocks."""
@@ -62,28 +62,24 @@ class Advice:
             if key in self._questions or len(self._questions) >= _MOST_WAITING:
                 return
             self._questions[key] = _Question(question, time.monotonic(), 0)
-            if self._thread is None:
-                self._thread = start_thread(self._run, "hake-advice")
-                if self._thread is None:
-                    del self._questions[key]  # the next publish asks again
-            self._changed.notify_all()
+            if not self._background.start():
+                del self._questions[key]  # the next publish asks again
 
     def wait(self, timeout_s: float) -> bool:
         """Wait until all questions are answered; False when that takes longer."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._questions, timeout_s)
 
-    def _run(self) -> None:
+    def _work(self) -> float | None:
+        """Ask what is due; seconds until more is. None when all is answered."""
         while True:
             with self._changed:
                 if not self._questions:
-                    self._thread = None
-                    return
+                    return None
                 key, question = min(self._questions.items(), key=lambda entry: entry[1].due)
                 pause_s = question.due - time.monotonic()
                 if pause_s > 0:
-                    self._changed.wait(pause_s)
-                    continue
+                    return pause_s
             again = self._try(question)
             with self._changed:
                 self._questions.pop(key, None)

@@ -15,7 +15,6 @@ Celery's ``after_task_publish`` signal fires when a message is gathered, so befo
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple, Protocol
 
 from kombu_hake.amqp import FIFO_SUFFIX, MAX_BATCH_ENTRIES
-from kombu_hake.aws import Reentry, forksafe
+from kombu_hake.aws import Reentry, Senders, forksafe
 from kombu_hake.exceptions import HakeError, PublishError, PublishFailed
 from kombu_hake.publish.group_order import GroupOrder
 from kombu_hake.publish.publisher import Outgoing, batch_limit, check_size
@@ -108,9 +107,7 @@ class Batch:
         self._open: dict[tuple[int, str], _Group] = {}
         self._lanes: dict[tuple[int, str], _Lane] = {}
         self._is_flushing = False
-        self._jobs: queue.SimpleQueue[_Group | None] = queue.SimpleQueue()
-        self._threads: list[threading.Thread] = []
-        self._idle = 0
+        self._senders: Senders[_Group] = Senders(self._send, most=self._in_flight, name="hake-batch")
         self._outstanding = 0
         self._outstanding_bytes = 0
         self._failed: list[tuple[Published, Exception]] = []
@@ -187,10 +184,7 @@ class Batch:
 
     def close(self) -> None:
         """End the threads. Flush first."""
-        with self._changed:
-            threads, self._threads = self._threads, []
-        for _ in threads:
-            self._jobs.put(None)
+        self._senders.stop(0.0)
 
     # --- inside; the condition is held
 
@@ -219,34 +213,10 @@ class Batch:
             lane.is_submitting = False
 
     def _submit(self, group: _Group) -> None:
-        wants_another = self._jobs.qsize() >= self._idle and len(self._threads) < self._in_flight
-        if wants_another and not self._start_thread() and not self._threads:
-            self._send(group)  # in the caller's thread, the only one there is
-        else:
-            self._jobs.put(group)
-
-    def _start_thread(self) -> bool:
-        thread = threading.Thread(target=self._work, name="hake-batch", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError as exc:  # the machine has no more, or the interpreter is ending (Python 3.12 and later)
-            logger.info("A batch goes on with %d threads: %s", len(self._threads), exc)
-            return False
-        self._threads.append(thread)
-        return True
+        if not self._senders.submit(group):
+            self._senders.help()  # in the caller's thread, the only one there is
 
     # --- the sending threads
-
-    def _work(self) -> None:
-        while True:
-            with self._changed:
-                self._idle += 1
-            group = self._jobs.get()
-            with self._changed:
-                self._idle -= 1
-            if group is None:
-                return
-            self._send(group)
 
     def _send(self, group: _Group) -> None:
         errors: list[HakeError | None]

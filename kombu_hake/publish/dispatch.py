@@ -39,6 +39,7 @@ from kombu_hake.exceptions import (
     TopicNotFound,
 )
 from kombu_hake.publish.batching import Published, batch, current_batch, no_batch
+from kombu_hake.publish.delays import Delays
 from kombu_hake.publish.events import Event, EventSender
 from kombu_hake.publish.publisher import Outgoing, Publisher, outgoing
 from kombu_hake.publish.routes import QueueTarget, Routes, Target
@@ -66,6 +67,7 @@ class Dispatcher:
         self._routes = routes
         self._publisher = publisher
         self._settings = settings
+        self._delays = Delays(publisher.clients)
         self._events = EventSender(self._publish_events)
 
     def publish_now(self, message: Mapping[str, Any], exchange: str, routing_key: str, *, mandatory: bool) -> None:
@@ -190,7 +192,12 @@ class Dispatcher:
 
     def _prepare(self, target: Target, wire: Wire, message: Mapping[str, Any], routing_key: str) -> Outgoing:
         if isinstance(target, QueueTarget):
-            return outgoing(wire.text, {}, send_parameters(message, target.queue, to_queue=True))
+            extra = send_parameters(message, target.queue, to_queue=True)
+            delay = extra.get("DelaySeconds")
+            if delay:
+                is_deferred_again = _asked_delay(message["properties"]) is None
+                extra["DelaySeconds"] = self._delays.allowed_s(target, delay, is_deferred_again=is_deferred_again)
+            return outgoing(wire.text, {}, extra)
         headers = message.get("headers") or {}
         is_headers = self._topology.exchange_type(target.exchange) == "headers"
         attributes = message_attributes(routing_key, headers if is_headers else None)

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from kombu_hake.aws import backoff_s, forksafe, start_thread
+from kombu_hake.aws import Background, backoff_s, forksafe
 from kombu_hake.exceptions import HakeError
 from kombu_hake.quoting import guarded
 
@@ -44,6 +44,7 @@ class EventSender:
     def __init__(self, send: Callable[[Sequence[Event]], None]) -> None:
         """*send*: publishes some events, in the order given, or raises."""
         self._send = send
+        self._background = Background(self._work, "hake-events", "the sending of events")
         self._fresh()
         forksafe.register(self)
 
@@ -57,10 +58,11 @@ class EventSender:
         self._changed = threading.Condition()  # re-entrant: a signal handler may send an event
         self._waiting: deque[Event] = deque()
         self._is_sending = False
-        self._thread: threading.Thread | None = None
         self._dropped = 0
         self._said_at = float("-inf")
         self._faults = 0
+        #: When to send again after a failure, monotonic.
+        self._pause_until = float("-inf")
 
     def put(self, event: Event) -> None:
         """Have it sent. Where too many wait, the oldest is dropped."""
@@ -69,29 +71,29 @@ class EventSender:
                 self._waiting.popleft()
                 self._dropped += 1
             self._waiting.append(event)
-            if self._thread is None:
-                self._thread = start_thread(self._run, "hake-events")  # else the next event tries again
-            self._changed.notify_all()
+        self._background.start()  # where no thread can be started, the next event tries again
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until all is sent or dropped; False when that takes longer."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._waiting and not self._is_sending, timeout_s)
 
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                if not self._changed.wait_for(lambda: self._waiting, _IDLE_S):
-                    self._thread = None
-                    return
-                events = [self._waiting.popleft() for _ in range(min(len(self._waiting), _MOST_AT_ONCE))]
-                self._is_sending = True
-            pause_s = self._try(events)
-            with self._changed:
-                self._is_sending = False
-                self._changed.notify_all()
-            if pause_s:
-                time.sleep(pause_s)
+    def _work(self) -> float | None:
+        """Send some of what waits; seconds until more is to be sent. None when nothing came for a while."""
+        with self._changed:
+            pause_s = self._pause_until - time.monotonic()
+            if pause_s > 0:
+                return pause_s
+            events = [self._waiting.popleft() for _ in range(min(len(self._waiting), _MOST_AT_ONCE))]
+            if not events:
+                return None
+            self._is_sending = True
+        pause_s = self._try(events)
+        with self._changed:
+            self._pause_until = time.monotonic() + pause_s
+            self._is_sending = False
+            self._changed.notify_all()
+            return pause_s if self._waiting else max(pause_s, _IDLE_S)
 
     def _try(self, events: Sequence[Event]) -> float:
         """Send; seconds to pause before the next."""

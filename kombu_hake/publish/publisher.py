@@ -122,7 +122,7 @@ class Publisher:
     """Sends to queues and topics. One per process and settings; safe to share between threads."""
 
     def __init__(self, clients: Clients) -> None:
-        self._clients = clients
+        self.clients = clients
         self._lock = threading.Lock()
         self._lanes: dict[str, _Lane] = {}
         self._entered = Reentry()
@@ -264,19 +264,19 @@ class Publisher:
 
     def _single(self, target: Target, outgoing: Outgoing) -> None:
         if isinstance(target, QueueTarget):
-            self._clients.sqs("send_message", QueueUrl=target.url, MessageBody=outgoing.text, **_rest(outgoing))
+            self.clients.sqs("send_message", QueueUrl=target.url, MessageBody=outgoing.text, **_rest(outgoing))
         else:
-            self._clients.sns("publish", TopicArn=target.arn, Message=outgoing.text, **_rest(outgoing))
+            self.clients.sns("publish", TopicArn=target.arn, Message=outgoing.text, **_rest(outgoing))
 
     def _request(self, target: Target, batch: Sequence[Outgoing]) -> dict[int, HakeError]:
         """One batch request; position to error of those that failed."""
         if isinstance(target, QueueTarget):
             entries = [{"Id": str(i), "MessageBody": o.text, **_rest(o)} for i, o in enumerate(batch)]
-            answer = self._clients.sqs("send_message_batch", QueueUrl=target.url, Entries=entries)
+            answer = self.clients.sqs("send_message_batch", QueueUrl=target.url, Entries=entries)
             service, where = "sqs", target.queue
         else:
             entries = [{"Id": str(i), "Message": o.text, **_rest(o)} for i, o in enumerate(batch)]
-            answer = self._clients.sns("publish_batch", TopicArn=target.arn, PublishBatchRequestEntries=entries)
+            answer = self.clients.sns("publish_batch", TopicArn=target.arn, PublishBatchRequestEntries=entries)
             service, where = "sns", target.exchange
         return {int(f["Id"]): entry_error(f, service, where) for f in answer.get("Failed") or ()}
 

@@ -7,24 +7,25 @@ that are renewed until settled, deletes in batches, and dead letters.
 from __future__ import annotations
 
 from kombu_hake.receive.dead_letters import DeadLetters
-from kombu_hake.receive.deliveries import Deliveries, How
-from kombu_hake.receive.gate import Gate, told
-from kombu_hake.receive.in_flight import InFlight
-from kombu_hake.receive.inbox import Delivery, Inbox, Item, LostLease
-from kombu_hake.receive.lease import About, Lease, Why
+from kombu_hake.receive.deferring import Deferring
+from kombu_hake.receive.deliveries import Deliveries, How, Inbox, Item
+from kombu_hake.receive.delivery import About, Delivery, Lease, LostLease, Why
+from kombu_hake.receive.gate import Admitted, Gate, told
 from kombu_hake.receive.leases import Leases
-from kombu_hake.receive.messages import HakeMessage, label, receive_count, task_of, to_message
+from kombu_hake.receive.messages import CommandMessage, HakeMessage, about, receive_count, to_message
 from kombu_hake.receive.receiver import Receiver, receive_params
 
 __all__ = [
     "About",
+    "Admitted",
+    "CommandMessage",
     "DeadLetters",
+    "Deferring",
     "Deliveries",
     "Delivery",
     "Gate",
     "HakeMessage",
     "How",
-    "InFlight",
     "Inbox",
     "Item",
     "Lease",
@@ -32,10 +33,9 @@ __all__ = [
     "LostLease",
     "Receiver",
     "Why",
-    "label",
+    "about",
     "receive_count",
     "receive_params",
-    "task_of",
     "to_message",
     "told",
 ]

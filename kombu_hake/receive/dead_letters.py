@@ -14,6 +14,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 from kombu_hake.amqp import (
@@ -31,7 +32,7 @@ from kombu_hake.aws import Clients, TtlCache
 from kombu_hake.exceptions import BrokerUnavailable, HakeError, InvalidName, QueueNotFound, TopologyError
 from kombu_hake.quoting import fields, guarded
 
-__all__ = ["DeadLetters"]
+__all__ = ["DeadLetter", "DeadLetters"]
 
 logger = guarded(logging.getLogger(__name__))
 #: A dead-letter queue that is added to a live queue counts from here on.
@@ -45,6 +46,46 @@ class _Attributes(NamedTuple):
     redrive: Mapping[str, Any]
     #: ``MessageRetentionPeriod``, seconds; None where AWS did not say.
     retention_s: int | None
+
+
+class DeadLetter:
+    """A message on its way to where dead ones go: what AWS has to accept before the message is deleted."""
+
+    def __init__(self, place: Callable[[], str], queue: str, message_id: str | None, reason: str) -> None:
+        """*place* sends it: see :meth:`DeadLetters.place`."""
+        self._place = place
+        self._queue = queue
+        self._message_id = message_id
+        self._reason = reason
+
+    def send(self) -> None:
+        """Send it, once, and log where it went.
+
+        Raises: as :meth:`DeadLetters.place`.
+        """
+        where = self._place()
+        names = fields(queue=self._queue, message_id=self._message_id)
+        if self._reason == "expired":
+            outcome = f"moved to {where}" if where else "deleted"
+            logger.info("Expired message %s of queue %s was %s.", self._message_id, self._queue, outcome, extra=names)
+        elif where:
+            logger.warning(
+                "HAKE411 A %s message of queue %s (%s) was moved to %s.",
+                self._reason, self._queue, self._message_id, where, extra=names,
+            )  # fmt: skip
+        else:
+            logger.warning(
+                "HAKE412 A %s message of queue %s (%s) was deleted: the queue has no dead-letter queue. The queue "
+                "argument x-dead-letter-queue gives it one.",
+                self._reason, self._queue, self._message_id, extra=names,
+            )  # fmt: skip
+
+    def failed(self, exc: Exception) -> None:
+        """Log that it could not be sent."""
+        logger.error(
+            "HAKE401 A %s message of queue %s could not be dead-lettered; it stays there and is redelivered: %s",
+            self._reason, self._queue, exc, extra=fields(queue=self._queue, message_id=self._message_id),
+        )  # fmt: skip
 
 
 class DeadLetters:
@@ -87,19 +128,6 @@ class DeadLetters:
         except HakeError:  # logged by max_receives, which is asked first
             return None
 
-    def place(
-        self, envelope: Envelope, raw: Mapping[str, Any], *, queue: str, url: QueueUrl, arguments: Mapping[str, Any],
-        reason: str,
-    ) -> str:  # fmt: skip
-        """Send a message where dead ones go.
-
-        Returns:
-            Where that is; empty when the queue has no such place, and nothing was sent.
-        Raises:
-            HakeError: it could not be sent, or it cannot be told whether there is such a place.
-        """
-        return self._send(envelope, raw, queue, url, arguments, reason)
-
     def set_aside(
         self,
         envelope: Envelope,
@@ -110,46 +138,37 @@ class DeadLetters:
         arguments: Mapping[str, Any],
         reason: str,
     ) -> bool:
-        """Send a message where dead ones go; whether it may be deleted now.
-
-        Args:
-            raw: The message as it was received.
-            arguments: What the queue was declared with.
-            reason: ``rejected`` or ``expired``.
-        """
+        """Send a message where dead ones go, once; whether it may be deleted now. Arguments: as of :meth:`place`."""
+        place = partial(self.place, envelope, raw, queue=queue, url=url, arguments=arguments, reason=reason)
+        letter = DeadLetter(place, queue, raw.get("MessageId"), reason)
         try:
-            where = self._send(envelope, raw, queue, url, arguments, reason)
+            letter.send()
         except HakeError as exc:
-            logger.error(
-                "HAKE401 A %s message of queue %s could not be dead-lettered; it stays there and is redelivered: %s",
-                reason, queue, exc, extra=fields(queue=queue, message_id=raw.get("MessageId")),
-            )  # fmt: skip
+            letter.failed(exc)
             return False
-        message_id = raw.get("MessageId")
-        names = fields(queue=queue, message_id=message_id)
-        if reason == "expired":
-            outcome = f"moved to {where}" if where else "deleted"
-            logger.info("Expired message %s of queue %s was %s.", message_id, queue, outcome, extra=names)
-        elif where:
-            logger.warning(
-                "HAKE411 A %s message of queue %s (%s) was moved to %s.", reason, queue, message_id, where, extra=names
-            )
-        else:
-            logger.warning(
-                "HAKE412 A %s message of queue %s (%s) was deleted: the queue has no dead-letter queue. The queue "
-                "argument x-dead-letter-queue gives it one.", reason, queue, message_id, extra=names,
-            )  # fmt: skip
         return True
 
-    def _send(
+    def place(
         self,
         envelope: Envelope,
         raw: Mapping[str, Any],
+        *,
         queue: str,
         url: QueueUrl,
         arguments: Mapping[str, Any],
         reason: str,
     ) -> str:
+        """Send a message where dead ones go.
+
+        Args:
+            raw: The message as it was received.
+            arguments: What the queue was declared with.
+            reason: ``rejected``, ``expired``, or a fault.
+        Returns:
+            Where that is; empty when the queue has no such place, and nothing was sent.
+        Raises:
+            HakeError: it could not be sent, or it cannot be told whether there is such a place.
+        """
         exchange = arguments.get("x-dead-letter-exchange")
         if exchange is not None:
             key = arguments.get("x-dead-letter-routing-key") or _origin(envelope)[1] or queue

@@ -1,7 +1,7 @@
 """Every message that a connection holds: one table, from its arrival until it is finished.
 
-A :class:`Delivery` is the one record of a message in flight: what was received, its lease, the credit that it takes,
-and the delivery tag once it is handed over. It goes through
+A :class:`~kombu_hake.receive.delivery.Delivery` is the one record of a message in flight: what was received, its lease,
+the credit that it takes, and the delivery tag once it is handed over. It goes through
 
     arrived (buffered)  ->  handed over (has a tag)  ->  claimed by a settle  ->  finished
 
@@ -9,21 +9,137 @@ and may be finished from any of them. :meth:`Deliveries.finish` is the only way 
 table, gives its credit back, once, and has the settle path (:mod:`kombu_hake.receive.leases`) delete, release, hide or
 abandon the message. A second finish finds neither credit nor a lease that it could change, and does nothing.
 
-The buffer is a queue of the same records (:mod:`kombu_hake.receive.inbox`); leases are renewed in the order of their
-deadlines by the settle path. Neither knows anything of a message beside the record.
+The buffer is a queue of the same records (:class:`Inbox`), the only place where poller threads and the consuming thread
+meet: kombu and Celery code runs on the consuming side alone. In Celery's event loop it is a readable descriptor;
+without one, :meth:`Inbox.get` waits.
 """
 
 from __future__ import annotations
 
+import contextlib
 import enum
+import socket
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 
 from kombu_hake.aws import forksafe
-from kombu_hake.receive.inbox import Delivery, Inbox
+from kombu_hake.receive.delivery import Delivery, LostLease
 from kombu_hake.receive.leases import Leases
+from kombu_hake.receive.settling import First
 
-__all__ = ["Deliveries", "How"]
+__all__ = ["Deliveries", "How", "Inbox", "Item"]
+
+#: What the consuming thread takes out; an error is raised there.
+Item = Delivery | LostLease | Exception
+
+
+class Inbox:
+    """A queue of deliveries and errors, with a descriptor that is readable while it holds any."""
+
+    def __init__(self) -> None:
+        self._inherited: list[socket.socket | None] = []
+        self._fresh()
+        forksafe.register(self)
+
+    def reset_after_fork(self) -> None:
+        """Drop the parent's messages and its descriptor. The descriptor is not closed: the parent's loop watches it."""
+        self._inherited += [self._reader, self._writer]  # dropping the last reference would close them
+        self._fresh()
+
+    def _fresh(self) -> None:
+        self._changed = threading.Condition(threading.Lock())
+        self._items: deque[Item] = deque()
+        self._reader: socket.socket | None = None
+        self._writer: socket.socket | None = None
+        self._signalled = False
+        self._closed = False
+        self._woken = False
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def put(self, items: Iterable[Item]) -> None:
+        """Add deliveries, news of leases, or an error that the consuming thread is to raise. Any thread."""
+        with self._changed:
+            self._items.extend(items)
+            if self._items:
+                self._signal()
+                self._changed.notify()
+
+    def get(self, timeout_s: float | None) -> Item | None:
+        """The next item; None when none came in time.
+
+        Args:
+            timeout_s: None waits for ever (until :meth:`close`), 0 not at all.
+        """
+        with self._changed:
+            if not self._items and timeout_s != 0:
+                deadline = None if timeout_s is None else time.monotonic() + timeout_s
+                while not (self._items or self._closed or self._woken):
+                    left = None if deadline is None else deadline - time.monotonic()
+                    if left is not None and left <= 0:
+                        break
+                    self._changed.wait(left)
+            self._woken = False
+            item = self._items.popleft() if self._items else None
+            if not self._items:
+                self._quiet()
+            return item
+
+    def take(self, wanted: Callable[[Delivery], bool]) -> list[Delivery]:
+        """Remove and return the deliveries that *wanted* picks; all else stays."""
+        with self._changed:
+            taken = [item for item in self._items if isinstance(item, Delivery) and wanted(item)]
+            if taken:
+                gone = {id(item) for item in taken}
+                self._items = deque(item for item in self._items if id(item) not in gone)
+            if not self._items and not self._woken:
+                self._quiet()
+            return taken
+
+    def fileno(self) -> int:
+        """A descriptor for an event loop; made at the first call."""
+        with self._changed:
+            if self._reader is None:
+                self._reader, self._writer = socket.socketpair()
+                self._reader.setblocking(False)
+                self._writer.setblocking(False)
+                if self._items:
+                    self._signalled = False
+                    self._signal()
+            return self._reader.fileno()
+
+    def wake(self) -> None:
+        """Have an event loop, or who waits in :meth:`get`, look up, though there is nothing new. Any thread."""
+        with self._changed:
+            self._woken = True
+            self._signal()
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Close the descriptor, and wait no more."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+            reader, writer, self._reader, self._writer = self._reader, self._writer, None, None
+            self._signalled = False
+        for end in (reader, writer):
+            if end is not None:
+                end.close()
+
+    def _signal(self) -> None:
+        if self._writer is not None and not self._signalled:
+            self._signalled = True
+            with contextlib.suppress(BlockingIOError):  # a full pipe is readable, which is all that is needed
+                self._writer.send(b"\0")
+
+    def _quiet(self) -> None:
+        if self._reader is not None and self._signalled:
+            self._signalled = False
+            with contextlib.suppress(BlockingIOError):
+                self._reader.recv(64)
 
 
 class How(enum.Enum):
@@ -104,16 +220,18 @@ class Deliveries:
             tags = [t for t in unsettled if t <= tag or not tag] if multiple else [tag]
             return [unsettled.pop(t) for t in tags if t in unsettled]
 
-    def finish(self, delivery: Delivery, how: How, hide_s: int = 0) -> None:
+    def finish(self, delivery: Delivery, how: How, hide_s: int = 0, *, first: First | None = None) -> None:
         """End a delivery. Does nothing for one that has ended. Any thread; never raises for AWS's part.
 
         Args:
             hide_s: For :attr:`How.HIDE`: seconds, whole.
+            first: For :attr:`How.ACK`: what AWS has to accept before the message is deleted; it is tried again as long
+                as no other consumer can get the message, which is left alone otherwise.
         """
         lease = delivery.lease
         self._drop(delivery)
         if how is How.ACK:
-            self._leases.ack(lease)
+            self._leases.ack(lease, first)
         elif how is How.RELEASE:
             self._leases.release([lease])
         elif how is How.HIDE:
@@ -126,6 +244,13 @@ class Deliveries:
         for delivery in deliveries:
             self._drop(delivery)
         self._leases.release([delivery.lease for delivery in deliveries])
+
+    def turn_away(self, deliveries: Sequence[Delivery]) -> None:
+        """Make messages of one queue visible that have not arrived here, because there is no place for them.
+
+        In this thread: those that send may have ended before an open poll returned.
+        """
+        self._leases.turn_away([delivery.lease for delivery in deliveries])
 
     def release_buffered(self, channel_id: int, queue: str | None = None) -> None:
         """Release what waits to be handed over on a channel, of one queue or of all."""

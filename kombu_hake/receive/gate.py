@@ -1,42 +1,29 @@
-"""Decides in the consuming thread what becomes of a received message: hand it over, park it, set it aside, or drop it.
+"""Decides in the consuming thread what becomes of a received message: hand it over, defer it, set it aside, or drop it.
 
-The judgement is pure (:mod:`kombu_hake.amqp.admission`, :mod:`kombu_hake.amqp.deferral`); here is what it needs to
-know, and what follows from it. Keeps no state.
+The judgement is pure (:mod:`kombu_hake.amqp.admission`); here is what it needs to know, and what follows from it. Keeps
+no state.
 """
 
 from __future__ import annotations
 
 import logging
 import traceback
+from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
-from kombu_hake.amqp import (
-    EARLY_S,
-    FIFO_SUFFIX,
-    Envelope,
-    Verdict,
-    decode,
-    due_ms,
-    hide_s,
-    needs_binding,
-    opaque,
-    plan,
-    verdict,
-    with_first_sent,
-)
-from kombu_hake.amqp import How as Wait
-from kombu_hake.aws import Clients, Once
-from kombu_hake.exceptions import HakeError
-from kombu_hake.publish import Dispatcher, QueueTarget
+from kombu_hake.amqp import Envelope, Verdict, decode, due_ms, hide_s, needs_binding, opaque, verdict
+from kombu_hake.aws import Clients
+from kombu_hake.exceptions import BrokerUnavailable, HakeError
 from kombu_hake.quoting import fields, guarded
-from kombu_hake.receive.dead_letters import DeadLetters
+from kombu_hake.receive.dead_letters import DeadLetter, DeadLetters
+from kombu_hake.receive.deferring import Deferring
 from kombu_hake.receive.deliveries import Deliveries, How
-from kombu_hake.receive.in_flight import InFlight
-from kombu_hake.receive.inbox import Delivery
+from kombu_hake.receive.delivery import Delivery
 from kombu_hake.receive.messages import receive_count, sent_ms
 from kombu_hake.topology import Topology
 
-__all__ = ["Gate", "told"]
+__all__ = ["Admitted", "Gate", "told"]
 
 logger = guarded(logging.getLogger(__name__))
 #: Of the clock that AWS's answers tell, which has whole seconds.
@@ -45,6 +32,14 @@ _CLOCK_MS = 2_000
 MAX_REASON_CHARS = 256
 MAX_TEXT_CHARS = 200
 MAX_TRACEBACK_CHARS = 4_000
+
+
+class Admitted(NamedTuple):
+    """A message to hand over."""
+
+    envelope: Envelope
+    #: Whether its queue has bindings to exchanges other than the direct one of its own name.
+    is_bound: bool
 
 
 class Gate:
@@ -56,32 +51,31 @@ class Gate:
         topology: Topology,
         deliveries: Deliveries,
         dead_letters: DeadLetters,
-        dispatcher: Dispatcher,
-        in_flight: InFlight,
+        deferring: Deferring,
     ) -> None:
         self._clients = clients
         self._topology = topology
         self._deliveries = deliveries
         self._dead_letters = dead_letters
-        self._dispatcher = dispatcher
-        self._in_flight = in_flight
-        self._is_new_retention = Once()
+        self._deferring = deferring
 
-    def admit(self, delivery: Delivery) -> Envelope | None:
+    def admit(self, delivery: Delivery) -> Admitted | None:
         """The message, if it is to be handed over; what is not is settled here."""
         envelope = decode(delivery.message.get("Body", ""), delivery.queue)
         now_ms, sent = self._clients.now_ms(), sent_ms(delivery.message)
         arguments = self._topology.queues.arguments(delivery.queue)
-        judge = partial(verdict, queue=delivery.queue, arguments=arguments, sent_ms=sent, now_ms=now_ms)
         bindings = self._topology.known_bindings(delivery.queue)
-        found = judge(envelope, bindings)
+        found = verdict(envelope, bindings, queue=delivery.queue, arguments=arguments, sent_ms=sent, now_ms=now_ms)
         read_at, again_s = 0, 0.0
         if found is Verdict.NOT_BOUND or (bindings is None and needs_binding(envelope, delivery.queue)):
             # Another process may have bound more, or this one never bound.
             bindings, read_at, again_s = self._topology.read_bindings(delivery.queue, sent)
-            found = judge(envelope, bindings)
+            found = verdict(envelope, bindings, queue=delivery.queue, arguments=arguments, sent_ms=sent, now_ms=now_ms)
         if found is Verdict.DELIVER:
-            return None if self._defer(delivery, envelope, sent, now_ms) else envelope
+            due = due_ms(envelope.headers)
+            if due is not None and self._deferring.defer(delivery, self._deliveries, due, sent, now_ms):
+                return None
+            return Admitted(envelope, bool(bindings and bindings.exchanges()))
         if found is Verdict.EXPIRED:
             self.set_aside(delivery, envelope, "expired")
         elif sent is not None and read_at > sent + max(_CLOCK_MS, self._topology.timings.tags_s * 1000):
@@ -91,54 +85,6 @@ class Gate:
             # A binding may have been added between the reading and the sending: judge again after the next reading.
             self._deliveries.finish(delivery, How.HIDE, round(again_s))
         return None
-
-    def _defer(self, delivery: Delivery, envelope: Envelope, sent: int | None, now_ms: int) -> bool:
-        """Let a task that is not due yet wait in SQS; whether it does."""
-        due = due_ms(envelope.headers)
-        url = delivery.lease.url
-        if due is None or due - now_ms < (EARLY_S + 1) * 1000 or url.endswith(FIFO_SUFFIX):
-            return False
-        reading, max_receives = self._in_flight.reading(url), self._dead_letters.max_receives(url)
-        retention_s = self._dead_letters.retention_s(url)
-        if retention_s is not None and (due - now_ms) / 1000 > retention_s and self._is_new_retention(url):
-            logger.warning(
-                "HAKE108 Queue %s keeps messages for %d s, but a task in it is due in %d s. The task waits as copies "
-                "that are renewed in time; a longer MessageRetentionPeriod of the queue avoids the copies.",
-                delivery.queue, retention_s, (due - now_ms) // 1000, extra=fields(queue=delivery.queue),
-            )  # fmt: skip
-        found = plan(
-            due,
-            now_ms,
-            sent=sent,
-            receives=receive_count(delivery.message),
-            max_receives=max_receives,
-            hidden=self._deliveries.hidden() if reading.in_flight is None else reading.hidden_since,
-            in_flight=reading.in_flight,
-            retention_s=retention_s,
-        )
-        if found is None:
-            return False
-        if found.how is Wait.HIDE:
-            self._deliveries.finish(delivery, How.HIDE, found.seconds)
-            self._in_flight.hid(url)
-            return True
-        text = with_first_sent(delivery.message["Body"], sent or now_ms)
-        try:
-            self._dispatcher.send_copy(QueueTarget(delivery.source, url), text, found.seconds)
-        except HakeError as exc:
-            logger.warning(
-                "HAKE107 Cannot defer a task that is not due yet; it is redelivered after its visibility timeout: %s",
-                exc,
-                extra=fields(
-                    queue=delivery.queue,
-                    task_id=envelope.headers.get("id"),
-                    message_id=delivery.message.get("MessageId"),
-                ),
-            )
-            self._deliveries.finish(delivery, How.ABANDON)
-        else:
-            self._deliveries.finish(delivery, How.ACK)
-        return True
 
     def quarantine(self, delivery: Delivery, fault: str, exc: Exception | None = None) -> None:
         """Keep a message that cannot be handled from coming straight back. Settles it; never raises.
@@ -181,25 +127,39 @@ class Gate:
             envelope = decode(text, delivery.queue)
         except Exception:
             envelope = opaque(text, delivery.queue)
-        return self._dead_letters.place(
+        return self._placing(delivery, envelope, reason[:MAX_REASON_CHARS])()
+
+    def set_aside(self, delivery: Delivery, envelope: Envelope, reason: str) -> None:
+        """Send a message to where its dead letters go, and settle it.
+
+        One that can't be sent now is tried again by the settle path; one that can't be sent is received again.
+
+        Args:
+            reason: ``rejected`` or ``expired``.
+        """
+        placing = self._placing(delivery, envelope, reason)
+        letter = DeadLetter(placing, delivery.queue, delivery.message.get("MessageId"), reason)
+        try:
+            letter.send()
+        except BrokerUnavailable:
+            self._deliveries.finish(delivery, How.ACK, first=letter)
+        except HakeError as exc:
+            letter.failed(exc)
+            self._deliveries.finish(delivery, How.ABANDON)
+        else:
+            self._deliveries.finish(delivery, How.ACK)
+
+    def _placing(self, delivery: Delivery, envelope: Envelope, reason: str) -> Callable[[], str]:
+        """What sends a message to its dead letters; see :meth:`DeadLetters.place`."""
+        return partial(
+            self._dead_letters.place,
             envelope,
             delivery.message,
             queue=delivery.queue,
             url=delivery.lease.url,
             arguments=self._topology.queues.arguments(delivery.queue),
-            reason=reason[:MAX_REASON_CHARS],
+            reason=reason,
         )
-
-    def set_aside(self, delivery: Delivery, envelope: Envelope, reason: str) -> None:
-        """Send a message to where its dead letters go, and settle it; one that can't be sent comes again."""
-        arguments = self._topology.queues.arguments(delivery.queue)
-        done = self._dead_letters.set_aside(
-            envelope, delivery.message, queue=delivery.queue, url=delivery.lease.url, arguments=arguments, reason=reason
-        )
-        if done:
-            self._deliveries.finish(delivery, How.ACK)
-        else:
-            self._deliveries.finish(delivery, How.ABANDON)
 
 
 def told(exc: Exception) -> str:

@@ -1,12 +1,12 @@
-"""Settle path: what was received and is not settled, kept alive and then deleted or released, in batches.
+"""What was received and is not settled: kept alive, and then deleted or released, in batches.
 
-The life of a lease is a table in :mod:`kombu_hake.receive.lease`.
+The life of a lease is a table in :mod:`kombu_hake.receive.delivery`; the requests are sent, and tried again, by
+:mod:`kombu_hake.receive.settling`. Here is decided when.
 
 Threads
-    One keeper decides when: an ack waits at most a tenth of a second for others, a lease is renewed when half of its
-    time is over. Senders do the requests, as many at once as there are, up to a limit. All start when they are needed
-    and end with :meth:`Leases.stop`. Renewals depend on nothing that the main thread does. ``on_lost`` hears of a lost
-    lease in one of these threads, once a lease.
+    One keeper: an ack waits at most a tenth of a second for others, a lease is renewed when half of its time is over.
+    It starts when it is needed and ends with :meth:`Leases.stop`. Renewals depend on nothing that the main thread does.
+    ``on_lost`` gets a lost lease in one of these threads or of those that send, once a lease.
 
     A connection that is forgotten without being closed says so by :meth:`Leases.disown`; the keeper then gives
     everything back and ends. Otherwise nobody could receive, for twelve hours, what nobody can settle any more.
@@ -22,18 +22,15 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 from kombu_hake.amqp import FIFO_SUFFIX, MAX_BATCH_ENTRIES, SQS_MAX_VISIBILITY_S, QueueUrl
-from kombu_hake.aws import Background, Clients, Senders, backoff_s, forksafe
+from kombu_hake.aws import Background, Clients, forksafe
 from kombu_hake.exceptions import BrokerUnavailable, HakeError, QueueNotFound
 from kombu_hake.quoting import fields, guarded
-from kombu_hake.receive.lease import Event, Lease, LeaseState, Why, after, lost_text
-from kombu_hake.receive.settling import Request
+from kombu_hake.receive.delivery import Event, Lease, LeaseState, Why, after, lost_text
+from kombu_hake.receive.settling import First, Kind, Request, Settling
 
 __all__ = ["Leases"]
 
 logger = guarded(logging.getLogger(__name__))
-#: With AWS ten milliseconds away one sender deletes some eight hundred messages a second.
-_MAX_SENDERS = 12
-_TRIES = 5
 #: AWS refuses an extension past twelve hours since the receive; stop asking a little before.
 _LIFE_S = SQS_MAX_VISIBILITY_S - 60
 #: How often the keeper looks whether anybody is left who could settle.
@@ -61,6 +58,7 @@ class Leases:
         self._visibility_s = visibility_s
         self._linger_s = linger_s
         self._clock = clock
+        self._keeper = Background(self._keep, "hake-keeper", "the lease keeper", after_error_s=_LOOK_UP_S)
         self._fresh()
         forksafe.register(self)
 
@@ -73,8 +71,13 @@ class Leases:
         self._held: OrderedDict[int, Lease] = OrderedDict()  # by id(lease), earliest deadline first
         self._acks: dict[QueueUrl, list[Lease]] = {}
         self._acks_due: dict[QueueUrl, float] = {}
-        self._senders: Senders[Request] = Senders(self._handle, most=_MAX_SENDERS, name="hake-sender")
-        self._keeper = Background(self._keep, "hake-keeper", on_error=self._keeping_failed)
+        self._settling = Settling(
+            self._clients,
+            visibility_s=self._visibility_s,
+            clock=self._clock,
+            on_renewed=self._renewed,
+            on_refused=self._lost,
+        )
         self._is_disowned = False
         #: Queues that :meth:`release` has made messages of visible in.
         self.given_back: set[QueueUrl] = set()
@@ -82,12 +85,10 @@ class Leases:
         #: When to look for leases that have run out.
         self._look_at = math.inf
         self._stopping = False
-        #: Set once :meth:`stop` waits no more: retries end.
-        self._ended = threading.Event()
 
     def __repr__(self) -> str:
         waiting = sum(len(leases) for leases in self._acks.values())
-        return f"<Leases held={len(self._held)} acks waiting={waiting} requests={self._senders.unanswered}>"
+        return f"<Leases held={len(self._held)} acks waiting={waiting} requests={self._settling.unanswered}>"
 
     # --- what the rest of the package says
 
@@ -105,10 +106,17 @@ class Leases:
                 self._look_at = min(self._look_at, lease.held_until)
             self._have_keeper()
 
-    def ack(self, lease: Lease) -> None:
-        """Have the message deleted. Returns at once; the request follows within the linger time."""
+    def ack(self, lease: Lease, first: First | None = None) -> None:
+        """Have the message deleted. Returns at once; the request follows within the linger time.
+
+        Args:
+            first: What AWS has to accept before. The message is not renewed meanwhile.
+        """
         with self._lock:
             if not self._transition(lease, Event.ACK):
+                return
+            if first is not None:
+                self._settling.submit(Request("ack", lease.url, [lease], first))
                 return
             waiting = self._acks.setdefault(lease.url, [])
             waiting.append(lease)
@@ -116,6 +124,7 @@ class Leases:
                 self._send_acks(lease.url)  # in a FIFO queue the next message of the group waits for this one
             elif len(waiting) == 1:
                 self._acks_due[lease.url] = self._clock() + self._linger_s
+                self._have_keeper()
                 self._keeper.wake()
 
     def hide(self, lease: Lease, seconds: int) -> None:
@@ -125,7 +134,7 @@ class Leases:
                 return
             lease.hide_s = seconds
             self._hidden.append(self._clock() + seconds)
-            self._senders.submit(Request("release", lease.url, [lease]))
+            self._settling.submit(Request("release", lease.url, [lease]))
 
     def hidden(self) -> int:
         """How many messages :meth:`hide` hides now."""
@@ -154,14 +163,18 @@ class Leases:
             self.given_back.update(by_url)
             for url, group in by_url.items():
                 for start in range(0, len(group), MAX_BATCH_ENTRIES):
-                    self._senders.submit(Request("release", url, group[start : start + MAX_BATCH_ENTRIES]))
+                    self._settling.submit(Request("release", url, group[start : start + MAX_BATCH_ENTRIES]))
+
+    def turn_away(self, leases: Sequence[Lease]) -> None:
+        """Make messages of one queue visible that were received and never held; in this thread, also after the end."""
+        self._settling.do(Request("release", leases[0].url, leases))
 
     def flush(self, timeout_s: float) -> bool:
         """Send what waits, and wait for the answers; whether all came in time."""
         with self._lock:
             for url in list(self._acks):
                 self._send_acks(url)
-        unanswered = self._senders.wait(timeout_s)
+        unanswered = self._settling.wait(timeout_s)
         if unanswered:
             logger.warning("HAKE105 AWS did not answer %d requests for acks and releases in time.", unanswered)
         return not unanswered
@@ -170,9 +183,9 @@ class Leases:
         """Flush, then end the threads. What is still held is left to its visibility timeout."""
         with self._lock:
             self._stopping = True
+            self._settling.hurry()
         self.flush(timeout_s)
-        self._ended.set()
-        self._senders.stop(_END_S)
+        self._settling.stop(_END_S)
         self._keeper.stop(_END_S)
 
     def look_after(self) -> None:
@@ -181,12 +194,12 @@ class Leases:
         A machine may have run out of threads. Acks are sent and leases renewed all the same, only later.
         """
         with self._lock:
-            if self._stopping or not (self._held or self._acks or self._senders.unanswered):
+            if self._stopping or not (self._held or self._acks or self._settling.unanswered):
                 return
             self._have_keeper()
         if not self._keeper.is_alive:
             self._keep_once()
-        self._senders.help()
+        self._settling.help()
 
     def disown(self) -> None:
         """Nobody is left who could settle. Takes no lock: a garbage collection may run anywhere."""
@@ -242,7 +255,6 @@ class Leases:
         lease.state = state
         if state not in (LeaseState.HELD, LeaseState.LAPSED):
             self._held.pop(id(lease), None)
-        self._have_keeper()
         return True
 
     def _let_go(self, lease: Lease) -> bool:
@@ -254,7 +266,7 @@ class Leases:
         self._acks_due.pop(url, None)
         leases = self._acks.pop(url, [])
         for start in range(0, len(leases), MAX_BATCH_ENTRIES):
-            self._senders.submit(Request("ack", url, leases[start : start + MAX_BATCH_ENTRIES]))
+            self._settling.submit(Request("ack", url, leases[start : start + MAX_BATCH_ENTRIES]))
 
     def _have_keeper(self) -> None:
         if not self._keeper.is_alive and not self._stopping:
@@ -272,11 +284,6 @@ class Leases:
             self.give_all_back()
         return min(self._keep_once(), _LOOK_UP_S)
 
-    def _keeping_failed(self, exc: Exception) -> float:
-        """A bug of ours must not end the renewals in silence."""
-        logger.error("HAKE111 Unexpected error in the lease keeper; continuing.", exc_info=exc)
-        return _LOOK_UP_S
-
     def _keep_once(self) -> float:
         """Send the acks and renewals that are due, and report leases that ran out; seconds until more is due."""
         with self._lock:
@@ -288,7 +295,7 @@ class Leases:
                 for lease in group:  # to the end of the line, so that it is not due again at once
                     lease.deadline = now + self._visibility_s
                     self._held.move_to_end(id(lease))
-                self._senders.submit(Request("renew", url, group))
+                self._settling.submit(Request("renew", url, group))
             pause_s = self._pause(now)
         for lease, why in lost:
             self._report(lease, why)
@@ -325,59 +332,7 @@ class Leases:
             waits.append(left - half if self._may_renew(first, now) else min(left, half))
         return max(0.01, min(waits, default=1.0))
 
-    # --- the senders
-
-    def _handle(self, request: Request) -> None:
-        try:
-            self._deliver(request)
-        except HakeError as exc:
-            self._give_up(request, exc)
-        except Exception as exc:  # a bug of ours or a strange answer must not end the thread in silence
-            logger.exception("HAKE106 Unexpected error while settling messages; they are redelivered.")
-            self._give_up(request, HakeError(repr(exc)))
-
-    def _deliver(self, request: Request) -> None:
-        error: HakeError = BrokerUnavailable("not tried")
-        tries = 0
-        while tries < _TRIES or self._is_worth_more(request):
-            if tries:
-                if self._ended.wait(backoff_s(tries - 1)):
-                    break
-                self._forget_late_releases(request)
-            if not request.leases:
-                return
-            tries += 1
-            asked_at = self._clock()
-            try:
-                answer = request.send(self._clients, self._visibility_s)
-            except BrokerUnavailable as exc:
-                error = exc
-                continue
-            if request.kind == "renew":
-                self._renewed(answer.done, asked_at)
-            for lease, refusal in answer.refused:
-                self._lost(lease, request.kind, refusal)
-            request.leases = [lease for lease, _ in answer.later]
-            if not answer.later:
-                return
-            error = answer.later[0][1]
-        if request.leases:
-            raise error
-
-    def _is_worth_more(self, request: Request) -> bool:
-        """An ack saves a second run as long as nobody else gets the message."""
-        is_held = any(lease.held_until > self._clock() for lease in request.leases)
-        return is_held and request.kind == "ack" and not self._stopping
-
-    def _forget_late_releases(self, request: Request) -> None:
-        """What ran out while a release was tried is visible by itself, or somebody else's by now."""
-        if request.kind == "release":
-            now = self._clock()
-            request.leases = [lease for lease in request.leases if lease.held_until > now]
-
-    def _give_up(self, request: Request, exc: HakeError) -> None:
-        for lease in request.leases:
-            self._lost(lease, request.kind, exc)
+    # --- what AWS answers
 
     def _renewed(self, leases: Sequence[Lease], asked_at: float) -> None:
         with self._lock:
@@ -388,7 +343,7 @@ class Leases:
                     self._look_at = min(self._look_at, lease.held_until)
                     self._transition(lease, Event.RENEWED)
 
-    def _lost(self, lease: Lease, kind: str, exc: HakeError) -> None:
+    def _lost(self, lease: Lease, kind: Kind, exc: HakeError) -> None:
         if kind == "release":
             logger.info("A message was not released and stays hidden until its visibility timeout ends: %s", exc)
             return
@@ -410,9 +365,8 @@ class Leases:
         if lease.is_reported:
             return
         lease.is_reported = True
-        if lease.label:
-            about = lease.about
-            names = fields(queue=about.queue, task_id=about.task_id) if about else fields(queue=lease.url)
+        if lease.about is not None:
+            names = fields(queue=lease.about.queue, task_id=lease.about.task_id, message_id=lease.about.message_id)
             logger.error("HAKE101 %s", lost_text(lease, why, detail), extra=names)
         else:  # it waits in the inbox, where it is dropped
             logger.info("%s", lost_text(lease, why, detail))

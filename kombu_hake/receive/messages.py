@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from kombu.message import Message as KombuMessage
@@ -34,18 +35,16 @@ from kombu_hake.amqp import (
 )
 from kombu_hake.exceptions import MalformedMessage
 from kombu_hake.quoting import quoted
-from kombu_hake.receive.inbox import Delivery
-from kombu_hake.receive.lease import Lease
+from kombu_hake.receive.delivery import About, Delivery, Lease
 
 __all__ = [
+    "CommandMessage",
     "HakeMessage",
-    "label",
+    "about",
     "receive_count",
     "sent_ms",
-    "task_of",
     "to_message",
 ]
-
 
 
 class HakeMessage(KombuMessage):  # type: ignore[misc]
@@ -214,12 +213,7 @@ def to_message(
         properties.pop("attributes", None)  # only a foreign message has them
     else:
         properties["attributes"] = _foreign_attributes(delivery.message)
-    kind = HakeMessage
-    if is_command_queue(delivery.queue):
-        kind = CommandMessage
-    elif is_event_queue(delivery.queue):
-        kind = EventMessage
-    message = kind(
+    message = _class_for(delivery.queue)(
         body=envelope.body,
         channel=channel,
         delivery_tag=delivery_tag,
@@ -235,34 +229,30 @@ def to_message(
     return message
 
 
+@lru_cache(maxsize=1_000)  # the queues of a worker, and reply queues that come and go
+def _class_for(queue: str) -> type[HakeMessage]:
+    if is_command_queue(queue):
+        return CommandMessage
+    return EventMessage if is_event_queue(queue) else HakeMessage
+
+
 def _foreign_attributes(raw: Mapping[str, Any]) -> dict[str, str]:
     """What somebody else's message says beside its text: its attributes of type String and Number."""
     given = raw.get("MessageAttributes") or {}
     return {name: str(item["StringValue"]) for name, item in given.items() if "StringValue" in item}
 
 
-def label(message: KombuMessage) -> str:
-    """What a message is, for a log line."""
+def about(message: KombuMessage, channel_id: int, delivery_tag: int, queue: str) -> About:
+    """What a message is that is handed over now."""
     headers = message.headers
+    message_id = message.properties.get("message_id")
     if is_task(headers):
-        return f"task {quoted(headers['task'])}[{quoted(headers['id'])}]"
-    return f"message {quoted(message.properties.get('message_id'))}"
-
-
-def task_of(message: KombuMessage) -> tuple[str | None, str | None]:
-    """Name and id of the task that a message is; None for both if it is none."""
-    headers = message.headers
-    return (_as_text(headers["task"]), _as_text(headers["id"])) if is_task(headers) else (None, None)
+        return About(channel_id, delivery_tag, queue, _as_text(headers["task"]), _as_text(headers["id"]), message_id)
+    return About(channel_id, delivery_tag, queue, None, None, message_id)
 
 
 def _as_text(value: Any) -> str:
     return value if isinstance(value, str) else quoted(value)
-
-
-
-
-
-
 
 
 def _delivery_info(envelope: Envelope, queue: str, is_bound: bool) -> dict[str, Any]:

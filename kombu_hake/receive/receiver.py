@@ -35,9 +35,8 @@ from kombu_hake.config import Settings
 from kombu_hake.exceptions import BrokerUnavailable, HakeError, QueueNotFound, QuotaExceeded
 from kombu_hake.quoting import fields, guarded
 from kombu_hake.receive.credit import Credit
-from kombu_hake.receive.deliveries import Deliveries
-from kombu_hake.receive.inbox import Delivery, Inbox
-from kombu_hake.receive.lease import Lease
+from kombu_hake.receive.deliveries import Deliveries, Inbox
+from kombu_hake.receive.delivery import Delivery, Lease
 from kombu_hake.receive.trouble import Hedge, Trouble
 
 __all__ = ["Receiver", "receive_params"]
@@ -427,18 +426,7 @@ class Receiver:
                 if starving and kept == asked and can_grow and self._credit.may_ask(source.name):
                     self._start_poller(source, is_helper=True)
         if deliveries[kept:]:
-            self._release(source.url, [delivery.lease for delivery in deliveries[kept:]])
-
-    def _release(self, url: QueueUrl, leases: list[Lease]) -> None:
-        """Make visible at once, from this thread: the settling threads may have ended before an open poll returned."""
-        entries = [
-            {"Id": str(i), "ReceiptHandle": lease.receipt_handle, "VisibilityTimeout": 0}
-            for i, lease in enumerate(leases)
-        ]
-        try:
-            self._clients.sqs("change_message_visibility_batch", QueueUrl=url, Entries=entries)
-        except HakeError as exc:
-            logger.info("%d messages stay hidden until their visibility timeout ends: %s", len(leases), exc)
+            self._deliveries.turn_away(deliveries[kept:])
 
     def _survive(self, source: _Source, exc: HakeError, trouble: Trouble, is_helper: bool) -> bool:
         """Deal with a failed poll; whether to go on."""

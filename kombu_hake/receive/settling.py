@@ -1,18 +1,57 @@
-"""One request of the settle path: leases of one queue that are deleted, renewed or made visible together."""
+"""Requests about received messages (delete, renew, release): sent in a few threads, and tried again here alone.
+
+Policy
+    :mod:`kombu_hake.aws` tries a request again for a moment. What fails for a reason that can pass (throttling, the
+    network, credentials) after that is tried again here, with growing pauses:
+
+    * a renewal, a few times; then it is due again at once, see :mod:`kombu_hake.receive.leases`;
+    * a release, a few times, and no longer than the message is hidden anyway;
+    * a delete, as long as no other consumer can get the message. It may follow on something that AWS has to accept
+      first (:class:`First`): a dead letter, the copy of a deferred task. That is tried by the same rule.
+
+    What AWS refuses, and what was tried to no avail, is reported once to the owner of the lease. Once
+    :meth:`Settling.stop` waits no longer, nothing is tried again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple, Protocol
 
 from kombu_hake.amqp import QueueUrl
-from kombu_hake.aws import Clients, entry_error
+from kombu_hake.aws import Clients, Senders, backoff_s, entry_error
 from kombu_hake.exceptions import BrokerUnavailable, HakeError
-from kombu_hake.receive.lease import Lease
+from kombu_hake.quoting import guarded
+from kombu_hake.receive.delivery import Lease
 
-__all__ = ["Answer", "Kind", "Request"]
+__all__ = ["First", "Kind", "Request", "Settling"]
+
+logger = guarded(logging.getLogger(__name__))
+#: With AWS ten milliseconds away one sender deletes some eight hundred messages a second.
+_MAX_SENDERS = 12
+#: Those that send something elsewhere first: a dead-letter queue that is throttled must not hold up renewals.
+_MAX_SENDERS_ELSEWHERE = 2
+_TRIES = 5
 
 Kind = Literal["ack", "renew", "release"]
+
+
+class First(Protocol):
+    """What AWS has to accept before a message is deleted."""
+
+    def send(self) -> None:
+        """Send it, once.
+
+        Raises:
+            BrokerUnavailable: it may be tried again.
+            HakeError: it may not.
+        """
+
+    def failed(self, exc: Exception) -> None:
+        """Log that it was not sent, and that the message stays."""
 
 
 class Answer(NamedTuple):
@@ -28,13 +67,15 @@ class Answer(NamedTuple):
 class Request:
     """What is to be asked, up to ten leases of one queue."""
 
-    __slots__ = ("kind", "leases", "url")
+    __slots__ = ("first", "kind", "leases", "url")
 
-    def __init__(self, kind: Kind, url: QueueUrl, leases: Sequence[Lease]) -> None:
+    def __init__(self, kind: Kind, url: QueueUrl, leases: Sequence[Lease], first: First | None = None) -> None:
         self.kind = kind
         self.url = url
         #: Those that are still to be asked for.
         self.leases = list(leases)
+        #: What has to be accepted before; None once it is.
+        self.first = first
 
     def send(self, clients: Clients, visibility_s: int) -> Answer:
         """Ask AWS, once.
@@ -59,3 +100,128 @@ class Request:
             else:
                 found.refused.append((self.leases[number], error))
         return found
+
+
+class Settling:
+    """Sends the requests of one connection. Safe to use from any thread; after a fork the owner makes a new one."""
+
+    def __init__(
+        self,
+        clients: Clients,
+        *,
+        visibility_s: int,
+        clock: Callable[[], float] = time.monotonic,
+        on_renewed: Callable[[Sequence[Lease], float], None],
+        on_refused: Callable[[Lease, Kind, HakeError], None],
+    ) -> None:
+        """
+        Args:
+            on_renewed: Gets leases that AWS has renewed, and when it was asked; in one of the sending threads.
+            on_refused: Gets a lease whose request AWS refused, or that was tried to no avail, with the reason.
+        """
+        self._clients = clients
+        self._visibility_s = visibility_s
+        self._clock = clock
+        self._on_renewed = on_renewed
+        self._on_refused = on_refused
+        self._senders: Senders[Request] = Senders(self.do, most=_MAX_SENDERS, name="hake-sender")
+        self._elsewhere: Senders[Request] = Senders(self.do, most=_MAX_SENDERS_ELSEWHERE, name="hake-dead-letters")
+        self._is_stopping = False
+        #: Set once :meth:`stop` waits no longer: nothing is tried again.
+        self._ended = threading.Event()
+
+    @property
+    def unanswered(self) -> int:
+        """Requests that are not done."""
+        return self._senders.unanswered + self._elsewhere.unanswered
+
+    def submit(self, request: Request) -> None:
+        """Have a request sent; also after :meth:`stop`."""
+        (self._senders if request.first is None else self._elsewhere).submit(request)
+
+    def help(self) -> None:
+        """Send in this thread what waits for a thread that cannot be started."""
+        self._senders.help()
+        self._elsewhere.help()
+
+    def wait(self, timeout_s: float) -> int:
+        """Wait for the answers; how many are missing when the time is over."""
+        ends_at = time.monotonic() + timeout_s
+        self._senders.wait(timeout_s)
+        self._elsewhere.wait(max(0.0, ends_at - time.monotonic()))
+        return self.unanswered
+
+    def hurry(self) -> None:
+        """Try deletes no longer than anything else: the connection is about to close."""
+        self._is_stopping = True
+
+    def stop(self, timeout_s: float) -> None:
+        """Try nothing again, and end the threads."""
+        self._is_stopping = True
+        self._ended.set()
+        self._senders.stop(timeout_s)
+        self._elsewhere.stop(timeout_s)
+
+    def do(self, request: Request) -> None:
+        """Send a request in this thread, and again by the policy. Never raises."""
+        try:
+            self._try(request)
+        except HakeError as exc:
+            self._give_up(request, exc)
+        except Exception as exc:  # a bug of ours or a strange answer must not end the thread in silence
+            logger.exception("HAKE106 Unexpected error while settling messages; they are redelivered.")
+            self._give_up(request, HakeError(repr(exc)))
+
+    def _try(self, request: Request) -> None:
+        error: HakeError = BrokerUnavailable("there was no time left to try it")
+        tries = 0
+        while self._may_try(request, tries):
+            if tries:
+                if self._ended.wait(backoff_s(tries - 1)):
+                    break
+                self._forget_late_releases(request)
+            if not request.leases:
+                return
+            tries += 1
+            asked_at = self._clock()
+            try:
+                if request.first is not None:
+                    request.first.send()
+                    request.first = None
+                answer = request.send(self._clients, self._visibility_s)
+            except BrokerUnavailable as exc:
+                error = exc
+                continue
+            if request.kind == "renew":
+                self._on_renewed(answer.done, asked_at)
+            for lease, refusal in answer.refused:
+                self._on_refused(lease, request.kind, refusal)
+            request.leases = [lease for lease, _ in answer.later]
+            if not answer.later:
+                return
+            error = answer.later[0][1]
+        if request.leases:
+            raise error
+
+    def _may_try(self, request: Request, tries: int) -> bool:
+        """Whether to try once more after so many tries."""
+        is_among_the_first = tries < _TRIES
+        if request.first is None and (is_among_the_first or request.kind != "ack"):
+            return is_among_the_first
+        # A delete saves a second run as long as no other consumer gets the message; a dead letter sent after that
+        # would be one of a message that is handled elsewhere.
+        is_held = any(lease.held_until > self._clock() for lease in request.leases)
+        return is_held and (is_among_the_first or not self._is_stopping)
+
+    def _forget_late_releases(self, request: Request) -> None:
+        """What ran out while a release was tried is visible by itself, or of another consumer by now."""
+        if request.kind == "release":
+            now = self._clock()
+            request.leases = [lease for lease in request.leases if lease.held_until > now]
+
+    def _give_up(self, request: Request, exc: HakeError) -> None:
+        if request.first is not None:  # it was not to be deleted yet: it is received again after its visibility timeout
+            request.first.failed(exc)
+            return
+        for lease in request.leases:
+            self._on_refused(lease, request.kind, exc)

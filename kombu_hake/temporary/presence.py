@@ -25,7 +25,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from kombu_hake.amqp import Kind, QueueUrl
-from kombu_hake.aws import SingleFlight, forksafe, start_thread
+from kombu_hake.aws import Background, SingleFlight, forksafe
 from kombu_hake.exceptions import AccessDenied, HakeError, QueueNotFound
 from kombu_hake.quoting import fields, guarded
 from kombu_hake.topology import Signs
@@ -93,6 +93,9 @@ class Presence:
         self.signs = signs
         self._sweeper = sweeper
         self._clock = clock
+        self._background = Background(
+            self.work, "hake-presence", "the heartbeat of temporary queues", after_error_s=self.interval_s
+        )
         self._fresh()
         forksafe.register(self)
 
@@ -102,10 +105,8 @@ class Presence:
 
     def _fresh(self) -> None:
         self._lock = threading.RLock()  # re-entrant: a signal handler may publish in the middle of this
-        self._changed = threading.Condition(self._lock)
         self._flights = SingleFlight()
         self._stays: dict[QueueUrl, _Stay] = {}
-        self._thread: threading.Thread | None = None
         self._has_warned = False
 
     def __repr__(self) -> str:
@@ -166,7 +167,7 @@ class Presence:
             if not (now or is_deleted):
                 return True
             del self._stays[url]
-            self._changed.notify_all()
+            self._background.wake()
         if not is_deleted:
             self.signs.leave(stay.url, stay.name)
         return True
@@ -177,7 +178,7 @@ class Presence:
             stay = self._stays.get(url)
             if stay is not None:
                 stay.retire_at = self._clock() + _RETIRED_S
-                self._changed.notify_all()
+                self._background.wake()
 
     def revive(self, url: QueueUrl) -> bool:
         """Undo :meth:`retire`; False when it is too late, or the queue was never held."""
@@ -188,7 +189,7 @@ class Presence:
             if stay.retire_at is not None:
                 stay.retire_at = None
                 stay.next_at = self._clock()
-                self._changed.notify_all()
+                self._background.wake()
             return True
 
     # --- the thread
@@ -207,23 +208,6 @@ class Presence:
                 return None
             next_at = min(stay.due_at() for stay in self._stays.values())
             return max(0.0, min(next_at, self._sweeper.due_at) - self._clock())
-
-    def _run(self) -> None:
-        lock = self._lock
-        while True:
-            try:
-                wait_s = self.work()
-            except Exception:  # a bug of ours must not end the signs of life
-                logger.exception(
-                    "HAKE508 Unexpected error while renewing the heartbeats of temporary queues; continuing."
-                )  # fmt: skip
-                wait_s = self.interval_s
-            with lock:
-                if not self._stays:
-                    self._thread = None
-                    return
-                if wait_s:
-                    self._changed.wait(wait_s)
 
     def _attend(self, stay: _Stay) -> None:
         with self._lock:
@@ -308,16 +292,15 @@ class Presence:
     def _stay(self, url: QueueUrl, holder: Holder, name: str, until_s: float) -> None:
         with self._lock:
             stay = self._stays.get(url)
+            if not self._stays:
+                self._sweeper.start()
             if stay is None:
                 # Phases differ, so that processes that start together do not beat together.
                 phase = self.interval_s * random.uniform(0.5, 1.0) if until_s else 0.0  # noqa: S311
                 stay = self._stays[url] = _Stay(url, name, until_s, self._clock() + phase)
             stay.retire_at = None
             stay.holders.add(holder)
-            self._changed.notify_all()
-            if self._thread is None:
-                self._sweeper.start()
-                self._thread = start_thread(self._run, "hake-presence")
+            self._background.start()
 
     def _is_joined(self, url: QueueUrl, holder: Holder) -> bool:
         with self._lock:

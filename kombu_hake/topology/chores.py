@@ -8,7 +8,7 @@ import time
 import weakref
 from collections.abc import Callable
 
-from kombu_hake.aws import forksafe, start_thread
+from kombu_hake.aws import Background, forksafe
 from kombu_hake.exceptions import HakeError
 from kombu_hake.quoting import guarded
 
@@ -22,17 +22,15 @@ _MOST_WAITING = 10_000
 class Chores:
     """Calls functions when they are due, one at a time. Safe to share between threads.
 
-    The thread holds no reference while it waits: when the owner is collected, it ends.
+    The thread holds no reference to it while it waits: when the owner is collected, the thread ends.
     """
 
-    def __init__(
-        self,
-        clock: Callable[[], float] = time.monotonic,
-        start: Callable[[Callable[[], None], str], threading.Thread | None] = start_thread,
-    ) -> None:
-        """*clock*: monotonic seconds. *start*: starts a thread of this name; None where there is none to be had."""
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """*clock*: monotonic seconds."""
         self._clock = clock
-        self._start = start
+        work = weakref.WeakMethod(self.work)
+        self._background = Background(lambda: _work_of(work), "hake-topology", "background work of the topology")
+        weakref.finalize(self, self._background.wake).atexit = False
         self._fresh()
         forksafe.register(self)
 
@@ -44,8 +42,6 @@ class Chores:
         self._lock = threading.RLock()  # re-entrant: a signal handler may publish in the middle of this
         #: Key to (when it is due, monotonic seconds; what to do).
         self._waiting: dict[tuple[str, ...], tuple[float, Callable[[], None]]] = {}
-        self._wake = threading.Event()
-        self._thread: threading.Thread | None = None
 
     def after(self, delay_s: float, key: tuple[str, ...], work: Callable[[], None]) -> None:
         """Call *work* in the background after so many seconds. One that waits under the same key stays as it is."""
@@ -53,10 +49,7 @@ class Chores:
             if key in self._waiting or len(self._waiting) >= _MOST_WAITING:
                 return
             self._waiting[key] = (self._clock() + delay_s, work)
-            if self._thread is None:
-                owner, wake = weakref.ref(self, lambda _: wake.set()), self._wake
-                self._thread = self._start(lambda: _run(owner, wake), "hake-topology")
-            self._wake.set()
+        self._background.start()
 
     def is_waiting(self, key: tuple[str, ...]) -> bool:
         """Whether something waits under this key."""
@@ -75,7 +68,6 @@ class Chores:
                 now = self._clock()
                 due = min(self._waiting.items(), key=lambda item: item[1][0], default=None)
                 if due is None:
-                    self._thread = None
                     return None
                 key, (at, work) = due
                 if at > now:
@@ -89,12 +81,6 @@ class Chores:
                 logger.exception("HAKE310 Unexpected error in background work for %s.", "/".join(key))
 
 
-def _run(owner: weakref.ref[Chores], wake: threading.Event) -> None:
-    while True:
-        chores = owner()
-        wait_s = chores.work() if chores is not None else None
-        del chores
-        if wait_s is None:
-            return
-        wake.wait(wait_s)
-        wake.clear()
+def _work_of(method: weakref.WeakMethod[Callable[[], float | None]]) -> float | None:
+    work = method()
+    return None if work is None else work()

@@ -45,7 +45,6 @@ from kombu_hake.amqp import (
     SubscriptionArn,
     TopicArn,
     allows,
-    excerpt,
     from_tags,
     level_names,
     level_shares,
@@ -57,7 +56,7 @@ from kombu_hake.amqp import (
 from kombu_hake.aws import Clients, Once, SingleFlight
 from kombu_hake.config import Settings
 from kombu_hake.exceptions import AccessDenied, HakeError, InvalidName, QueueNotFound, TopicNotFound, TopologyError
-from kombu_hake.quoting import fields, guarded
+from kombu_hake.quoting import escaped, fields, guarded
 from kombu_hake.topology.apply import LEVEL_TAG, Applier
 from kombu_hake.topology.chores import Chores
 from kombu_hake.topology.dead_queues import DeadQueues
@@ -376,7 +375,7 @@ class Reconciler:
         if found.damaged and self._damaged.get(queue) != found.damaged:
             if len(self._damaged) > _MOST_DAMAGED:
                 self._damaged.clear()
-            keys = [shlex.quote(excerpt(key, 128)) for key in sorted(found.damaged)]
+            keys = [shlex.quote(escaped(key, None)) for key in sorted(found.damaged)]
             logger.warning(
                 "HAKE303 Ignoring %d unreadable tags of queue %s. The queue receives no less than before, and a "
                 "message that no other tag asks for is delivered. To remove the tags: aws sqs untag-queue --queue-url "

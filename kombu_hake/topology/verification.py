@@ -18,7 +18,6 @@ from kombu_hake.amqp import (
     allows,
     canonical_json,
     compile_filter,
-    excerpt,
     filter_json,
     main_queue,
     parse_arn,
@@ -34,7 +33,7 @@ from kombu_hake.exceptions import (
     TopologyError,
     TopologyIncomplete,
 )
-from kombu_hake.quoting import guarded
+from kombu_hake.quoting import guarded, quoted
 from kombu_hake.topology.dead_queues import plan
 from kombu_hake.topology.queues import AWS_MANAGED_KEY, Queues
 from kombu_hake.topology.topics import Topics
@@ -42,6 +41,8 @@ from kombu_hake.topology.topics import Topics
 __all__ = ["Verification"]
 
 logger = guarded(logging.getLogger(__name__))
+#: Of a text that others wrote.
+_SHOWN_CHARS = 500
 _QUEUE_ATTRIBUTES = ["QueueArn", "Policy", "RedrivePolicy", "KmsMasterKeyId"]
 
 #: Exchange to its subscriptions, by endpoint: read once a check.
@@ -141,7 +142,7 @@ class Verification:
         except (ValueError, InvalidName):
             target, arn = text, None
         if target and arn is None:
-            yield f"Queue {queue!r} has a redrive policy that names no dead-letter queue: {excerpt(text)}"
+            yield f"Queue {queue!r} has a redrive policy that names no dead-letter queue: {quoted(text, _SHOWN_CHARS)}"
             return
         if arn is None:
             spec = self._queues.spec(queue)
@@ -155,9 +156,9 @@ class Verification:
         try:
             self._clients.sqs("get_queue_url", QueueName=arn.name, QueueOwnerAWSAccountId=arn.account)
         except QueueNotFound:
-            yield f"Queue {queue!r} has a redrive policy to {excerpt(target)}, which does not exist."
+            yield f"Queue {queue!r} has a redrive policy to {quoted(target, _SHOWN_CHARS)}, which does not exist."
         except AccessDenied as exc:
-            self._cannot_see(f"the dead-letter queue {excerpt(target)}", exc)
+            self._cannot_see(f"the dead-letter queue {quoted(target, _SHOWN_CHARS)}", exc)
 
     def _binding_faults(
         self, queue: str, exchange: str, bindings: set[Binding], attributes: Mapping[str, str], read: _Subscriptions
@@ -234,7 +235,7 @@ class Verification:
                 "HAKE317 %s has the filter policy %s, but its bindings (%s) give %s. Check that it passes everything "
                 "that is bound: messages that it does not pass are lost. Use the policy that the bindings give, or "
                 "none.",
-                what, excerpt(text), keys, filter_json(compile_filter(bindings)),
+                what, quoted(text, _SHOWN_CHARS), keys, filter_json(compile_filter(bindings)),
             )  # fmt: skip
 
     def _cannot_see(self, what: str, exc: AccessDenied) -> None:

@@ -8,49 +8,52 @@ other workers for as long. So three places of the worker are looked at, all know
   started, because the main thread sleeps in the signal handler until the time is over;
 * the moment before the consumer forgets its reserved tasks (``Consumer.on_close``): what Celery has not started.
 
-The first two happen in a signal handler of the main thread, which may hold any lock. So the handler only writes a byte,
-and a thread does the work. It also wakes the event loop, which may sleep for seconds, and it does the same for the solo
-pool, whose main thread is busy with a task.
+The first two happen in a signal handler of the main thread, which may hold any lock. So the handler only rings for a
+thread, which does the work. It also wakes the event loop, which may sleep for seconds, and it does the same for the
+solo pool, whose main thread is busy with a task.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import socket
+from collections import deque
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
-from kombu_hake.aws import start_thread
+from kombu_hake.aws import Background
 from kombu_hake.quoting import guarded
 
 __all__ = ["on_ready"]
 
 logger = guarded(logging.getLogger(__name__))
-_WARM, _SOFT = b"w", b"s"
-#: What tells the thread of this process's worker.
-_rings: list[Callable[[bytes], None]] = []
+#: How often the thread looks for notes without having been woken.
+_LOOK_S = 60.0
+#: That of this process's worker.
+_bells: list[_Bell] = []
 
 
 def on_ready(consumer: Any) -> None:
     """Have a worker give back what it holds when it ends."""
     from celery.signals import worker_shutting_down
 
-    ring = _start_thread(consumer)
-    _rings[:] = [ring]
+    for old in _bells:  # a worker that reconnects is ready again
+        old.stop()
+    bell = _Bell(consumer)
+    _bells[:] = [bell]
     worker_shutting_down.connect(_on_shutting_down, weak=False, dispatch_uid="kombu_hake.worker.stopping")
     blueprint, pool, controller = consumer.blueprint, consumer.pool, consumer.controller
     blueprint.on_close = _before(blueprint.on_close, lambda: _give_back(consumer, with_unstarted=True))
     if hasattr(pool, "executor"):
         pool.on_apply = _keeping(pool.on_apply)
     if hasattr(controller, "wait_for_soft_shutdown"):
-        controller.wait_for_soft_shutdown = _before(controller.wait_for_soft_shutdown, lambda: ring(_SOFT))
+        wait, ring = controller.wait_for_soft_shutdown, partial(bell.ring, with_unstarted=True)
+        controller.wait_for_soft_shutdown = _before(wait, ring)
 
 
 def _on_shutting_down(**_kwargs: Any) -> None:
-    for ring in _rings:
-        ring(_WARM)
+    for bell in _bells:
+        bell.ring(with_unstarted=False)
 
 
 def _before(then: Callable[[], Any] | None, first: Callable[[], None]) -> Callable[[], Any]:
@@ -81,21 +84,27 @@ def _let_go(future: Any) -> None:
     del future.hake_result
 
 
-def _start_thread(consumer: Any) -> Callable[[bytes], None]:
-    """A thread that waits to be told of the end; what tells it may be called in a signal handler."""
-    reader, writer = socket.socketpair()
-    writer.setblocking(False)
+class _Bell:
+    """Has a thread give back what a worker holds; it may be rung in a signal handler."""
 
-    def wait() -> None:
-        while byte := reader.recv(1):
-            _give_back(consumer, with_unstarted=byte == _SOFT)
+    def __init__(self, consumer: Any) -> None:
+        self._consumer = consumer
+        #: Of each ring that the thread has not heard yet: whether to give back what Celery has not started, too.
+        self._rings: deque[bool] = deque()
+        self._background = Background(self._work, "hake-stop", "giving back at the start of the shutdown")
+        self._background.start()
 
-    def ring(byte: bytes) -> None:
-        with contextlib.suppress(OSError):
-            writer.send(byte)
+    def ring(self, *, with_unstarted: bool) -> None:
+        self._rings.append(with_unstarted)
+        self._background.wake()
 
-    start_thread(wait, "hake-stop")
-    return ring
+    def stop(self) -> None:
+        self._background.stop(0.0)
+
+    def _work(self) -> float:
+        while self._rings:
+            _give_back(self._consumer, with_unstarted=self._rings.popleft())
+        return _LOOK_S
 
 
 def _give_back(consumer: Any, *, with_unstarted: bool) -> None:

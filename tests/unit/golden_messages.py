@@ -41,8 +41,7 @@ from kombu_hake.publish.dispatch import Dispatcher
 from kombu_hake.publish.publisher import Publisher
 from kombu_hake.publish.routes import QueueTarget, Routes
 from kombu_hake.receive.dead_letters import DeadLetters
-from kombu_hake.receive.inbox import Delivery
-from kombu_hake.receive.lease import Lease
+from kombu_hake.receive.delivery import Delivery, Lease
 from kombu_hake.receive.messages import to_message
 from kombu_hake.topology.queues import QueueSpec
 from kombu_hake.topology.topology import Topology

@@ -1,10 +1,12 @@
 """Background work: runs when it is due or woken, survives errors, and a stop reaches it wherever it is."""
 
+import logging
 import threading
 from collections.abc import Iterator
 
 import pytest
 from fakes import eventually
+from test_forksafe import in_child
 
 from kombu_hake.aws import Background
 
@@ -15,8 +17,7 @@ class Bench:
     def __init__(self) -> None:
         self.runs = 0
         self.wait_s: float | None = 600.0
-        self.errors: list[Exception] = []
-        self.background = Background(self.work, "hake-bench", on_error=self.failed)
+        self.background = Background(self.work, "hake-bench", "the work of the test", after_error_s=600.0)
 
     def work(self) -> float | None:
         self.runs += 1
@@ -25,10 +26,6 @@ class Bench:
         return self.wait_s
 
     fails_at: tuple[int, ...] = ()
-
-    def failed(self, exc: Exception) -> float:
-        self.errors.append(exc)
-        return 600.0
 
     def threads(self) -> list[threading.Thread]:
         return [thread for thread in threading.enumerate() if thread.name == "hake-bench"]
@@ -86,7 +83,7 @@ def test_a_start_while_it_ends_is_not_lost() -> None:
         reached.set()
         assert leave.wait(10.0)
 
-    background = Background(work, "hake-bench", on_error=lambda exc: 0.0)
+    background = Background(work, "hake-bench", "the work of the test", after_error_s=0.0)
     background.start()
     assert reached.wait(10.0)
     background.start()
@@ -94,10 +91,10 @@ def test_a_start_while_it_ends_is_not_lost() -> None:
     eventually(lambda: len(runs) == 2 and not background.is_alive)
 
 
-def test_an_error_is_reported_and_does_not_end_it(bench: Bench) -> None:
+def test_an_error_is_logged_and_does_not_end_it(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     bench.fails_at = (1,)
     bench.background.start()
-    eventually(lambda: len(bench.errors) == 1)
+    eventually(lambda: "Unexpected error in the work of the test; continuing." in caplog.text)
     bench.background.wake()
     eventually(lambda: bench.runs == 2)
 
@@ -118,7 +115,7 @@ def test_a_stop_waits_no_longer_than_told_for_work_that_hangs() -> None:
         reached.set()
         assert leave.wait(10.0)
 
-    background = Background(work, "hake-bench", on_error=lambda exc: 0.0)
+    background = Background(work, "hake-bench", "the work of the test", after_error_s=0.0)
     background.start()
     assert reached.wait(10.0)
     assert not background.stop(0.0)
@@ -134,7 +131,7 @@ def test_it_may_stop_itself() -> None:
         done.set()
         return 0.0
 
-    background = Background(work, "hake-bench", on_error=lambda exc: 0.0)
+    background = Background(work, "hake-bench", "the work of the test", after_error_s=0.0)
     background.start()
     assert done.wait(10.0)
     eventually(lambda: not background.is_alive)
@@ -149,3 +146,42 @@ def test_without_a_thread_it_says_so_and_can_be_started_later(bench: Bench, monk
         assert not bench.background.start()
     assert bench.background.start()
     eventually(lambda: bench.runs == 1)
+
+
+def test_an_error_that_goes_on_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    runs: list[None] = []
+
+    def work() -> float | None:
+        runs.append(None)
+        if len(runs) in (1, 2, 3, 5):
+            raise ZeroDivisionError(len(runs))
+        return 0.0 if len(runs) < 6 else None
+
+    background = Background(work, "hake-bench", "the work of the test", after_error_s=0.0)
+    background.start()
+    eventually(lambda: len(runs) == 6 and not background.is_alive)
+    found = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert [record.getMessage() for record in found] == ["Unexpected error in the work of the test; continuing."] * 2
+    assert [str(record.exc_info and record.exc_info[1]) for record in found] == ["1", "5"]
+
+
+def test_a_forked_child_starts_a_thread_of_its_own(bench: Bench) -> None:
+    bench.background.start()
+    eventually(lambda: bench.runs == 1)
+
+    def check() -> None:
+        before = bench.runs
+        assert not bench.background.is_alive
+        bench.background.wake()
+        assert bench.background.start()
+        eventually(lambda: bench.runs == before + 1)
+
+    in_child(check)
+
+
+def test_a_fork_in_the_middle_of_a_start_leaves_the_child_no_lock_that_is_held(bench: Bench) -> None:
+    with bench.background._lock:
+        held = threading.Thread(target=lambda: in_child(bench.background.wake))
+        held.start()
+        held.join(30.0)
+    assert not held.is_alive()

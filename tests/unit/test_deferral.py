@@ -1,6 +1,7 @@
 """Tasks that are not due yet wait in SQS: for as long as it takes, never started early, never counted to death."""
 
 import json
+import logging
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -13,6 +14,8 @@ from kombu import Connection, Producer
 
 from kombu_hake.amqp.deferral import EARLY_S, MAX_HIDDEN, Deferral, How, due_ms, plan
 from kombu_hake.amqp.naming import QueueUrl
+from kombu_hake.exceptions import BrokerUnavailable
+from kombu_hake.receive import settling as settling_module
 from kombu_hake.receive.messages import receive_count
 
 MINUTE_S, DAY_S = 60, 86_400
@@ -179,7 +182,7 @@ def test_a_task_waits_as_a_copy_where_a_quarter_of_the_quota_is_in_flight(
         return {"Attributes": {"ApproximateNumberOfMessagesNotVisible": "30000"}}
 
     fake.queues.get_queue_attributes = crowded  # type: ignore[method-assign]
-    in_flight = connection.connection.in_flight
+    in_flight = connection.connection._shared.deferring._in_flight
     url = QueueUrl(fake.queues.queue("q").url)
     in_flight.reading(url)
     eventually(lambda: in_flight.reading(url).in_flight == 30_000)
@@ -191,6 +194,22 @@ def test_a_task_waits_as_a_copy_where_a_quarter_of_the_quota_is_in_flight(
     asked = [params["AttributeNames"] for operation, params in fake.calls if operation == "get_queue_attributes"]
     assert asked.count(["ApproximateNumberOfMessagesNotVisible"]) == 1
     assert sum("RedrivePolicy" in names for names in asked) == 1
+
+
+def test_a_copy_that_aws_could_not_take_is_sent_again_and_comes_no_later_for_that(
+    fake: FakeClients, connection: Connection, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settling_module, "backoff_s", lambda *args, **kwargs: 0.001)
+    connection.default_channel.queue_declare("q", arguments={"x-dead-letter-queue": True, "x-delivery-limit": 1})
+    publish(fake, connection, "q", 600)
+    [waiting] = fake.queues.queue("q").messages
+    fake.before("send_message", lambda: None, lambda: fake.clock.advance(100))
+    fake.fail("send_message", BrokerUnavailable("away"), BrokerUnavailable("away", is_throttle=True))
+    assert connection.default_channel.basic_get("q") is None
+    eventually(lambda: waiting not in fake.queues.queue("q").messages)
+    [copy] = fake.queues.queue("q").messages
+    assert 490 <= copy.visible_at - copy.sent_at <= 498
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def test_a_copy_keeps_its_priority_level(fake: FakeClients, connection: Connection) -> None:

@@ -9,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kombu_hake.amqp.naming import QueueUrl
-from kombu_hake.receive.deliveries import Deliveries, How
-from kombu_hake.receive.inbox import Delivery, Inbox
-from kombu_hake.receive.lease import Lease, LeaseState
+from kombu_hake.receive.deliveries import Deliveries, How, Inbox
+from kombu_hake.receive.delivery import Delivery, Lease, LeaseState
 from kombu_hake.receive.leases import Leases
 
 CHANNEL = 7

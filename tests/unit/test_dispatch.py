@@ -1,6 +1,7 @@
 """One publish from start to end, whatever is gone or denied on the way."""
 
 import json
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -328,3 +329,87 @@ def test_a_command_makes_an_idle_worker_look_for_listeners(
     here.dispatcher.command_came()
     here.publish("celeryev", "worker.heartbeat", delivery_mode=1)
     assert bodies(fake, "monitor") == ["hello"]
+
+
+# --- delays above the retention of a queue
+
+
+def publish_delayed(producer: Process, *, due_in_s: float | None = None, **properties: Any) -> None:
+    """A message that asks for a delay, or a task that is due later."""
+    headers = {}
+    if due_in_s is not None:
+        eta = datetime.now(timezone.utc) + timedelta(seconds=due_in_s)
+        headers = {"task": "t", "id": "1", "eta": eta.isoformat()}
+    producer.publish("", "q", headers=headers, **properties)
+
+
+def kept_for(fake: FakeClients, seconds: int) -> Process:
+    """A producer that neither declared the queue nor owns it; its owner has it keep messages for so long."""
+    Process(fake).declare("q")
+    fake.queues.queue("q").attributes["MessageRetentionPeriod"] = str(seconds)
+    fake.calls.clear()
+    return Process(fake)
+
+
+def delays(fake: FakeClients) -> list[float]:
+    return [stored.visible_at - stored.sent_at for stored in fake.queues.queue("q").messages]
+
+
+@pytest.mark.parametrize(
+    "how", [{"DelaySeconds": 600}, {"delay_seconds": 600}, {"due_in_s": 700}, {"due_in_s": 86_400}]
+)
+def test_no_message_is_delayed_for_longer_than_a_queue_of_others_keeps_it(
+    fake: FakeClients, caplog: pytest.LogCaptureFixture, how: dict[str, Any]
+) -> None:
+    producer = kept_for(fake, 300)
+    for _ in range(2):
+        publish_delayed(producer, **how)
+    with batch():
+        publish_delayed(producer, **how)
+    assert delays(fake) == [150] * 3
+    assert caplog.text.count("Queue q keeps messages for 300 s") == 1
+    assert fake.count("get_queue_attributes") == 1
+
+
+@pytest.mark.parametrize(
+    ("retention_s", "how", "expected"),
+    [
+        (1_200, {"DelaySeconds": 900}, 900),
+        (3_600, {"due_in_s": 86_400}, 900),
+        (1_200, {"due_in_s": 86_400}, 600),  # the worker defers it again, with time to spare
+        (60, {"DelaySeconds": 60}, 30),
+        (60, {"DelaySeconds": 59}, 59),
+    ],
+)
+def test_a_delay_that_a_queue_has_time_for_is_kept(
+    fake: FakeClients, retention_s: int, how: dict[str, Any], expected: int
+) -> None:
+    producer = kept_for(fake, retention_s)
+    publish_delayed(producer, **how)
+    assert delays(fake) == [expected]
+
+
+def test_a_short_delay_asks_nothing(fake: FakeClients) -> None:
+    producer = kept_for(fake, 60)
+    publish_delayed(producer, DelaySeconds=30)
+    publish_delayed(producer, due_in_s=20)
+    assert fake.count("get_queue_attributes") == 0
+
+
+def test_a_producer_that_may_not_read_the_retention_delays_as_it_is_asked_to(fake: FakeClients) -> None:
+    producer = kept_for(fake, 1_209_600)
+    fake.deny("sqs:GetQueueAttributes")
+    publish_delayed(producer, DelaySeconds=600)
+    publish_delayed(producer, due_in_s=86_400)
+    assert delays(fake) == [600, 900]
+    assert fake.count("get_queue_attributes") == 1
+
+
+def test_while_the_retention_cannot_be_read_a_task_is_delayed_for_no_longer_than_any_queue_keeps_it(
+    fake: FakeClients,
+) -> None:
+    producer = kept_for(fake, 1_209_600)
+    fake.fail("get_queue_attributes", BrokerUnavailable("away"))
+    publish_delayed(producer, due_in_s=86_400)
+    publish_delayed(producer, due_in_s=86_400)
+    assert delays(fake) == [30, 900]

@@ -18,8 +18,7 @@ from kombu.transport.virtual.base import Message as VirtualMessage
 from kombu.utils.json import dumps as kombu_dumps
 
 from kombu_hake.amqp.envelope import Envelope, attributes_bytes, decode, encode
-from kombu_hake.receive.inbox import Delivery
-from kombu_hake.receive.lease import Lease
+from kombu_hake.receive.delivery import Delivery, Lease
 from kombu_hake.receive.messages import HakeMessage, to_message
 
 URL = "https://sqs.eu-west-1.amazonaws.com/111122223333/q"

@@ -57,7 +57,7 @@ def test_the_caller_does_not_wait(bench: Bench) -> None:
 def test_what_comes_after_a_pause_is_sent(bench: Bench) -> None:
     bench.put("a")
     assert bench.sender.flush(10)
-    eventually(lambda: bench.sender._thread is None)
+    eventually(lambda: not bench.sender._background.is_alive)
     bench.put("b")
     assert bench.sender.flush(10)
     assert bench.sent == ["a", "b"]

@@ -23,8 +23,8 @@ from kombu_hake.aws.clients import Clients
 from kombu_hake.aws.concurrency import SingleFlight
 from kombu_hake.publish.publisher import Publisher, outgoing
 from kombu_hake.publish.routes import QueueTarget
-from kombu_hake.receive.inbox import Delivery, Inbox
-from kombu_hake.receive.lease import Lease
+from kombu_hake.receive.deliveries import Inbox
+from kombu_hake.receive.delivery import Delivery, Lease
 from kombu_hake.receive.leases import Leases
 
 pytestmark = [

@@ -13,7 +13,7 @@ from support.hostile_topology import CASES, QUEUE, TOPICS, Case, examples, withi
 
 from kombu_hake.amqp import globs
 from kombu_hake.amqp.bindings import Binding
-from kombu_hake.amqp.documents import excerpt, matches_wildcard, read_object
+from kombu_hake.amqp.documents import matches_wildcard, read_object
 from kombu_hake.amqp.policy import PolicyUnreadable, allows, queue_policy
 from kombu_hake.amqp.routing import compile_filter, matches
 from kombu_hake.exceptions import TopologyIncomplete
@@ -81,11 +81,6 @@ def test_what_is_no_object_is_a_value_error(text: str) -> None:
 
 def test_brackets_in_strings_do_not_count() -> None:
     assert read_object(json.dumps({"a": "[" * 100, 'b"\\': "}" * 100})) == {"a": "[" * 100, 'b"\\': "}" * 100}
-
-
-def test_an_excerpt_is_one_short_printable_line() -> None:
-    assert excerpt("a\x1b[2J\nb") == "a\\x1b[2J\\nb"
-    assert excerpt("x" * 1_000, 10) == "xxxxxxxxxx... (1000 characters)"
 
 
 # --- what a process makes of them

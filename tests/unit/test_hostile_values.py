@@ -17,8 +17,7 @@ from kombu_hake.amqp.naming import QueueUrl
 from kombu_hake.amqp.priorities import level_names, level_of, priority_attribute
 from kombu_hake.groups.registry import Subscription
 from kombu_hake.publish.dispatch import send_parameters
-from kombu_hake.receive.inbox import Delivery
-from kombu_hake.receive.lease import Lease
+from kombu_hake.receive.delivery import Delivery, Lease
 from kombu_hake.receive.messages import receive_count, sent_ms, to_message
 
 #: ``int()`` of this holds the interpreter for good; of the smaller one below for half a minute.

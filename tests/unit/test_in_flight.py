@@ -7,7 +7,7 @@ from fakes import FakeClients, FakeClock, make_settings
 
 from kombu_hake.amqp.naming import QueueUrl
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable
-from kombu_hake.receive.in_flight import InFlight
+from kombu_hake.receive.deferring import InFlight
 
 
 class Bench:

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kombu_hake.amqp.naming import QueueUrl
-from kombu_hake.receive.inbox import Delivery, Inbox
-from kombu_hake.receive.lease import Lease
+from kombu_hake.receive.deliveries import Inbox
+from kombu_hake.receive.delivery import Delivery, Lease
 
 
 def delivery(number: int, queue: str = "q", channel_id: int = 1) -> Delivery:

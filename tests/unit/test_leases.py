@@ -10,9 +10,10 @@ from fakes import FakeClients, FakeClock, eventually
 
 from kombu_hake.amqp.naming import QueueUrl
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable
-from kombu_hake.receive import lease as lease_module
+from kombu_hake.receive import delivery as lease_module
 from kombu_hake.receive import leases as leases_module
-from kombu_hake.receive.lease import Event, Lease, LeaseState, Why
+from kombu_hake.receive import settling as settling_module
+from kombu_hake.receive.delivery import About, Event, Lease, LeaseState, Why
 from kombu_hake.receive.leases import Leases
 
 VISIBILITY_S = 30
@@ -27,7 +28,7 @@ def clock() -> FakeClock:
 
 @pytest.fixture
 def fake(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> FakeClients:
-    monkeypatch.setattr(leases_module, "backoff_s", lambda *args, **kwargs: 0.0)
+    monkeypatch.setattr(settling_module, "backoff_s", lambda *args, **kwargs: 0.0)
     return FakeClients(clock)
 
 
@@ -58,7 +59,7 @@ def received(fake: FakeClients, queue: FakeQueue, count: int, visibility_s: int 
         answer = fake.sqs("receive_message", QueueUrl=queue.url, MaxNumberOfMessages=10, VisibilityTimeout=visibility_s)
         for message in answer["Messages"]:
             lease = Lease(QueueUrl(queue.url), message["ReceiptHandle"], fake.clock(), visibility_s)
-            lease.label = message["Body"]
+            lease.about = About(7, number, "q", None, None, message["Body"])
             found.append(lease)
     return found
 
@@ -349,7 +350,7 @@ def test_a_lease_lost_while_the_task_runs_is_reported_once(
     leases.ack(kept)
     assert leases.flush(5.0)
     assert [record.levelname for record in caplog.records] == ["ERROR"]
-    assert "Lost the lease of m0 (it could not be renewed)" in caplog.text
+    assert "Lost the lease of message m0 from queue q (it could not be renewed)" in caplog.text
     assert "handle-" not in caplog.text
     assert queue.bodies() == ["m0"]
 
@@ -366,7 +367,7 @@ def test_a_refused_ack_is_reported_and_never_raised(
     leases.ack(good)
     assert leases.flush(5.0)
     assert [record.levelname for record in caplog.records] == ["ERROR"]
-    assert "Lost the lease of m0 (its ack failed)" in caplog.text
+    assert "Lost the lease of message m0 from queue q (its ack failed)" in caplog.text
     assert (bad.state, good.state) == (LeaseState.LOST, LeaseState.SETTLED)
     assert queue.bodies() == ["m0"]
 
@@ -461,7 +462,8 @@ def test_a_lease_that_nobody_renewed_in_time_is_told_of_when_it_runs_out_not_whe
     clock.advance(1)
     eventually(lambda: news == [(lease, Why.LAPSED)])
     assert lease.is_lost
-    assert "Lost the lease of m0 (it could not be renewed in time): it will be, or was, delivered again." in caplog.text
+    lost = "Lost the lease of message m0 from queue q (it could not be renewed in time)"
+    assert f"{lost}: it will be, or was, delivered again." in caplog.text
     clock.advance(VISIBILITY_S)
     fake._failures.clear()
     clock.advance(1)
@@ -658,7 +660,7 @@ def test_what_nobody_can_settle_any_more_goes_back(
     eventually(lambda: not keeper.is_alive)
     assert fake.count(DELETE) == 1
     assert sum(message.visible_at <= fake.clock() for message in queue.messages) == 2
-    eventually(lambda: not leases._senders._threads)
+    eventually(lambda: not leases._settling._senders._threads)
 
 
 def test_without_threads_what_waits_is_sent_by_the_one_who_closes(
@@ -683,7 +685,7 @@ def test_what_aws_has_done_is_not_waited_for_any_longer(
     fake: FakeClients, leases: Leases, queue: FakeQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses: list[int] = []
-    monkeypatch.setattr(leases_module, "backoff_s", lambda attempt: pauses.append(attempt) or 0.0)
+    monkeypatch.setattr(settling_module, "backoff_s", lambda attempt: pauses.append(attempt) or 0.0)
     for lease in held(fake, leases, queue, 5):
         leases.ack(lease)
         assert leases.flush(5.0)

@@ -14,9 +14,8 @@ from kombu_hake.amqp.naming import QueueUrl
 from kombu_hake.amqp.tasks import ORIGIN_HEADER, PRIVATE_EXCHANGE, is_task
 from kombu_hake.exceptions import MalformedMessage
 from kombu_hake.publish.dispatch import send_parameters
-from kombu_hake.receive.inbox import Delivery
-from kombu_hake.receive.lease import Lease
-from kombu_hake.receive.messages import HakeMessage, label, task_of, to_message
+from kombu_hake.receive.delivery import Delivery, Lease
+from kombu_hake.receive.messages import HakeMessage, about, to_message
 
 TASK = {"task": "shop.tasks.mail", "id": "7f1c9d0e", "lang": "py"}
 
@@ -71,7 +70,7 @@ def test_the_publishers_message_id_comes_before_that_of_sqs() -> None:
     ],
 )
 def test_a_log_line_says_what_it_was(text: str, expected: str) -> None:
-    assert label(handed_over(text)) == expected
+    assert str(about(handed_over(text), 1, 7, "q")) == expected
 
 
 # --- group-scoped redelivery
@@ -303,8 +302,9 @@ DEEP = json.loads("[" * 900 + "]" * 900)
 @pytest.mark.parametrize("value", [{"a": 1}, 5, None, ["\x1b"], "a\nb", "x" * 100_000, {"deep": DEEP}], ids=type)
 def test_a_label_is_one_short_line_whatever_the_names_are(value: Any) -> None:
     message = HakeMessage(headers={"task": value, "id": value}, properties={"message_id": "m"}, body="")
-    assert label(message).isprintable()
-    assert len(label(message)) < 500
-    assert all(isinstance(part, str) for part in task_of(message))
+    found = about(message, 1, 7, "q")
+    assert str(found).isprintable()
+    assert len(str(found)) < 500
+    assert all(isinstance(part, str) for part in (found.task, found.task_id))
     message = HakeMessage(headers={}, properties={"message_id": value}, body="")
-    assert label(message).isprintable()
+    assert str(about(message, 1, 7, "q")).isprintable()

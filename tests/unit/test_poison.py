@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -11,8 +12,10 @@ from fakes import FakeClients, connected, eventually
 from kombu import Connection, Queue
 from kombu.exceptions import ContentDisallowed, DecodeError
 
+from kombu_hake import transport as transport_module
 from kombu_hake.exceptions import BrokerUnavailable
-from kombu_hake.receive.lease import LeaseState
+from kombu_hake.receive import settling as settling_module
+from kombu_hake.receive.delivery import LeaseState
 from kombu_hake.worker.undecodable import reject_undecodable
 
 ASKED = {"x-dead-letter-queue": True}
@@ -27,6 +30,12 @@ def fake() -> FakeClients:
 def connection(fake: FakeClients) -> Iterator[Connection]:
     with connected(fake, ack_linger_s=0.0, visibility_timeout=60) as made:
         yield made
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The settle path tries again at once."""
+    monkeypatch.setattr(settling_module, "backoff_s", lambda *args, **kwargs: 0.001)
 
 
 def declare(connection: Connection, name: str = "q", **arguments: Any) -> Any:
@@ -110,11 +119,61 @@ def test_what_cannot_be_sent_stays_and_does_not_come_at_once(
 ) -> None:
     channel = declare(connection, **ASKED)
     send(fake, "x")
-    fake.fail("send_message", BrokerUnavailable("away"))
+    fake.deny("sqs:SendMessage")
     get(channel).reject()
     [stored] = fake.queues.queue("q").messages
     assert stored.visible_at >= fake.clock() + 55  # the visibility timeout, not a loop
     assert "could not be dead-lettered; it stays there and is redelivered" in caplog.text
+
+
+@pytest.mark.parametrize("count", [1, 7])
+def test_a_dead_letter_that_aws_could_not_take_is_sent_again_while_the_message_is_held(
+    fake: FakeClients, connection: Connection, caplog: pytest.LogCaptureFixture, quick: None, count: int
+) -> None:
+    channel = declare(connection, **ASKED)
+    send(fake, "x")
+    fake.fail("send_message", *[BrokerUnavailable("away", is_throttle=True)] * count)
+    get(channel).reject()
+    gone(fake)
+    assert [dead.body for dead in fake.queues.queue("q-dead").messages] == ["x"]
+    assert "went to" in caplog.text
+    assert "could not be dead-lettered" not in caplog.text
+
+
+def test_a_dead_letter_is_not_sent_once_another_consumer_may_have_the_message(
+    fake: FakeClients, connection: Connection, caplog: pytest.LogCaptureFixture, quick: None
+) -> None:
+    channel = declare(connection, **ASKED)
+    send(fake, "x")
+    away = BrokerUnavailable("away")
+    fake.fail("send_message", *[away] * 1_000)
+    settling = connection.connection.leases._settling
+
+    def lapse() -> None:
+        settling._clock = lambda: time.monotonic() + 3_600
+
+    fake.before("send_message", lambda: None, lambda: None, lapse)
+    get(channel).reject()
+    eventually(lambda: "could not be dead-lettered; it stays and comes again" in caplog.text)
+    assert fake.count("send_message") == 4  # the one that sent it to its queue, and three tries
+    fake._failures.clear()
+    assert [message.body for message in fake.queues.queue("q").messages] == ["x"]
+    assert fake.queues.queue("q-dead").messages == []
+    assert fake.count("delete_message_batch") == 0
+
+
+def test_a_dead_letter_that_is_tried_again_is_given_up_when_the_connection_closes(
+    fake: FakeClients, connection: Connection, caplog: pytest.LogCaptureFixture, quick: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(transport_module, "_STOP_TIMEOUT_S", 0.05)
+    channel = declare(connection, **ASKED)
+    send(fake, "x")
+    fake.fail("send_message", *[BrokerUnavailable("away")] * 100_000)
+    get(channel).reject()
+    connection.close()
+    eventually(lambda: "could not be dead-lettered; it stays and comes again" in caplog.text)
+    assert [message.body for message in fake.queues.queue("q").messages] == ["x"]
 
 
 def test_a_dead_letter_queue_that_somebody_deleted_is_made_again(

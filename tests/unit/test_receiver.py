@@ -14,9 +14,10 @@ from fakes import FakeClients, eventually, make_settings
 from kombu_hake.amqp.naming import QueueUrl
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, HakeError, QueueNotFound, QuotaExceeded
 from kombu_hake.receive import receiver as receiver_module
+from kombu_hake.receive import settling as settling_module
 from kombu_hake.receive import trouble as trouble_module
-from kombu_hake.receive.deliveries import Deliveries, How
-from kombu_hake.receive.inbox import Delivery, Inbox
+from kombu_hake.receive.deliveries import Deliveries, How, Inbox
+from kombu_hake.receive.delivery import Delivery
 from kombu_hake.receive.leases import Leases
 from kombu_hake.receive.receiver import Receiver
 
@@ -103,6 +104,7 @@ class Bench:
 def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     monkeypatch.setattr(trouble_module, "backoff_s", lambda *args, **kwargs: 0.0)
     monkeypatch.setattr(receiver_module, "backoff_s", lambda *args, **kwargs: 0.0)
+    monkeypatch.setattr(settling_module, "backoff_s", lambda *args, **kwargs: 0.0)
     monkeypatch.setattr(receiver_module, "_PATIENCE_S", 0.002)
     made = Bench(FakeClients())
     yield made
@@ -635,15 +637,27 @@ def test_bindings_are_looked_after_once_a_queue_is_back_that_could_not_be_made_a
     eventually(lambda: looked == ["q"])
 
 
-def test_a_release_that_fails_is_logged_and_not_raised(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, logger="kombu_hake.receive.receiver")
+def test_what_came_too_late_is_released_though_aws_could_not_take_it_at_once(bench: Bench) -> None:
     queue = bench.queue("q")
     bench.consume(queue)
     eventually(lambda: bench.is_polling("q"))
     bench.receiver.stop()
-    bench.fake.fail(RELEASE, BrokerUnavailable("x"))
+    bench.fake.fail(RELEASE, BrokerUnavailable("x"), BrokerUnavailable("x", is_throttle=True))
     bench.send(queue, "hello")
-    eventually(lambda: "stay hidden" in caplog.text)
+    eventually(lambda: bench.fake.count(RELEASE) == 3)
+    eventually(lambda: visible(bench, queue) == ["hello"])
+
+
+def test_a_release_that_fails_is_logged_and_not_raised(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="kombu_hake.receive.leases")
+    queue = bench.queue("q")
+    bench.consume(queue)
+    eventually(lambda: bench.is_polling("q"))
+    bench.receiver.stop()
+    bench.fake.fail(RELEASE, *[BrokerUnavailable("x")] * 5)
+    bench.send(queue, "hello")
+    eventually(lambda: "stays hidden" in caplog.text)
+    assert bench.fake.count(RELEASE) == 5
 
 
 def test_open_polls_survive_the_garbage_collection_of_their_owner(bench: Bench) -> None:

@@ -69,7 +69,8 @@ def late() -> LateClients:
 def process(fake: FakeClients, timings: Timings | None = None, **options: Any) -> Topology:
     """A process of its own on AWS, whose background work is done by :func:`pass_time`."""
     settings = make_settings(**options)
-    chores = Chores(fake.clock, lambda work, name: None)
+    chores = Chores(fake.clock)
+    chores._background.stop(0.0)
     found = Topology(fake, settings, timings or Timings(queue_ready_s=0), fake.clock, chores)
     found.declare_exchange("orders", "topic")
     return found

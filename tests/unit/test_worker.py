@@ -1,6 +1,7 @@
 """What a Celery worker does with messages that it has not started: when it ends, and when their leases are lost."""
 
 import gc
+import threading
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -11,9 +12,10 @@ import pytest
 from celery import signals
 from celery.exceptions import TaskRevokedError
 from celery.worker import state
+from fakes import eventually
 
 from kombu_hake.amqp.naming import QueueUrl
-from kombu_hake.receive.lease import About, Lease, LeaseState, Why
+from kombu_hake.receive.delivery import About, Lease, LeaseState, Why
 from kombu_hake.signals import lease_lost
 from kombu_hake.worker import install, stopping
 from kombu_hake.worker import state as worker
@@ -163,8 +165,6 @@ def consumer(channel: Channel) -> Any:
 
 
 def calls(channel: Channel, count: int) -> list[str]:
-    from fakes import eventually
-
     eventually(lambda: len(channel.calls) >= count)
     return channel.calls
 
@@ -178,6 +178,9 @@ def ready() -> Iterator[tuple[Channel, Any]]:
     signals.worker_ready.send(sender=found)
     yield channel, found
     signals.worker_shutting_down.disconnect(dispatch_uid="kombu_hake.worker.stopping")
+    for bell in stopping._bells:
+        bell.stop()
+    stopping._bells.clear()
 
 
 def test_polling_stops_when_the_shutdown_begins(ready: tuple[Channel, Any]) -> None:
@@ -185,6 +188,15 @@ def test_polling_stops_when_the_shutdown_begins(ready: tuple[Channel, Any]) -> N
     signals.worker_shutting_down.send(sender="w", sig="SIGTERM", how="Warm", exitcode=0)
     assert calls(channel, 2) == ["wake", "stop receiving"]
     assert worker.consumer_of_worker() is found
+
+
+def test_a_worker_that_is_ready_again_has_one_thread_for_its_end(ready: tuple[Channel, Any]) -> None:
+    channel, found = ready
+    for _ in range(3):
+        signals.worker_ready.send(sender=found)
+    eventually(lambda: [thread.name for thread in threading.enumerate()].count("hake-stop") == 1)
+    signals.worker_shutting_down.send(sender="w", sig="SIGTERM", how="Warm", exitcode=0)
+    assert calls(channel, 2) == ["wake", "stop receiving"]
 
 
 def test_what_was_not_started_is_given_back_before_celery_forgets_it(ready: tuple[Channel, Any]) -> None:

@@ -1,4 +1,4 @@
-"""A lease, our hold on one received message, and its life as a table. Pure.
+"""One message in flight: the record of it, and the life of its lease, our hold on it, as a table. Pure.
 
 ====================  =========  ========  ========  ========  =======
 state / event         ack        release   refused   run out   renewed
@@ -23,12 +23,13 @@ the delete of an ack: the work is done, and if nobody has received the message s
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from kombu_hake.amqp import QueueUrl
+from kombu_hake.quoting import quoted
 
-__all__ = ["About", "Event", "Lease", "LeaseState", "Why", "after", "lost_text"]
+__all__ = ["About", "Delivery", "Event", "Lease", "LeaseState", "LostLease", "Why", "after", "lost_text"]
 
 
 class LeaseState(enum.Enum):
@@ -95,6 +96,14 @@ class About(NamedTuple):
     #: Of a Celery task.
     task: str | None
     task_id: str | None
+    #: As its publisher gave it, of whatever type; else that of SQS.
+    message_id: Any = None
+
+    def __str__(self) -> str:
+        """What the message is, for a log line."""
+        if self.task is not None:
+            return f"task {quoted(self.task)}[{quoted(self.task_id)}]"
+        return f"message {quoted(self.message_id)}"
 
 
 class Lease:
@@ -107,7 +116,6 @@ class Lease:
         "hide_s",
         "is_renewed",
         "is_reported",
-        "label",
         "receipt_handle",
         "received_at",
         "state",
@@ -129,9 +137,13 @@ class Lease:
         self.is_renewed = True
         #: For how long :meth:`kombu_hake.receive.leases.Leases.hide` hides it.
         self.hide_s = 0
-        #: What the message is, for the log; set when it is handed over, as is *about*.
-        self.label = ""
+        #: Set when the message is handed over.
         self.about: About | None = None
+
+    @property
+    def label(self) -> str:
+        """What the message is, for a log line; empty before it is handed over."""
+        return "" if self.about is None else f"{self.about} from queue {self.about.queue}"
 
     @property
     def is_lost(self) -> bool:
@@ -141,5 +153,45 @@ class Lease:
 
 def lost_text(lease: Lease, why: Why, detail: Any = "") -> str:
     """The line for the log."""
-    what = "nobody else will get it" if why is Why.GONE else "it will be, or was, delivered again"
-    return f"Lost the lease of {lease.label or 'a message'} ({why.value}): {what}. {detail}".rstrip()
+    then = "nobody else will get it" if why is Why.GONE else "it will be, or was, delivered again"
+    return f"Lost the lease of {lease.label or 'a message'} ({why.value}): {then}. {detail}".rstrip()
+
+
+class Delivery:
+    """One message in flight; the only record of it (:mod:`kombu_hake.receive.deliveries`)."""
+
+    __slots__ = ("channel_id", "credit", "lease", "message", "queue", "source", "tag")
+
+    def __init__(
+        self,
+        channel_id: int,
+        queue: str,
+        source: str,
+        message: dict[str, Any],
+        lease: Lease,
+        credit: Callable[[str], None] | None = None,
+    ) -> None:
+        """Args:
+        queue: Logical name of the queue that is consumed.
+        source: Logical name of the SQS queue it came from: the same, or a priority level of it.
+        message: As boto3 gives it: ``MessageId``, ``Body``, ``Attributes`` …
+        credit: Called with *source* to give back the credit that it takes; None where it takes none.
+        """
+        self.channel_id = channel_id
+        self.queue = queue
+        self.source = source
+        self.message = message
+        self.lease = lease
+        self.credit = credit
+        #: Its delivery tag; 0 until it is handed over.
+        self.tag = 0
+
+    def __repr__(self) -> str:
+        return f"<Delivery {self.message.get('MessageId')} of {self.source} tag={self.tag} {self.lease.state.value}>"
+
+
+class LostLease(NamedTuple):
+    """News from the settle path: a lease is lost."""
+
+    lease: Lease
+    why: Why

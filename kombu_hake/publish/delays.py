@@ -1,0 +1,79 @@
+"""How long a message sent straight to a queue is delayed, where the queue keeps messages for less than that.
+
+SQS counts a queue's retention from the sending. A message whose delay is longer is deleted before anyone can receive
+it, and no error says so. So before a delay that is not short for every queue, the retention is read, once in some
+minutes and queue:
+
+* A task with an ETA is delayed for half of the retention at most; the worker that receives it defers it again.
+* A delay that the publisher asks for by its number of seconds is shortened only where the message would be lost.
+
+A producer that may not read the retention (it needs ``sqs:GetQueueAttributes``) delays as it is asked to.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from kombu_hake.amqp import SQS_MIN_RETENTION_S, QueueUrl, whole
+from kombu_hake.aws import Clients, Once, TtlCache, patience
+from kombu_hake.exceptions import AccessDenied, HakeError, TopologyError
+from kombu_hake.publish.routes import QueueTarget
+from kombu_hake.quoting import fields, guarded
+
+__all__ = ["Delays"]
+
+logger = guarded(logging.getLogger(__name__))
+#: Short for every queue, seconds.
+_SHORT_S = SQS_MIN_RETENTION_S // 2
+_TTL_S = 300.0
+#: How long a publish waits for the retention where AWS does not answer at once.
+_PATIENCE_S = 2.0
+
+
+class Delays:
+    """Knows for how long queues keep messages. Safe to share between threads."""
+
+    def __init__(self, clients: Clients) -> None:
+        self._clients = clients
+        self._retention: TtlCache[QueueUrl, int | None] = TtlCache(_TTL_S)
+        self._is_new = Once()
+
+    def allowed_s(self, target: QueueTarget, wanted_s: int, *, is_deferred_again: bool) -> int:
+        """``DelaySeconds`` for a message, no more than *wanted_s*.
+
+        Args:
+            is_deferred_again: Whether a worker that receives it too early lets it wait on: a task with an ETA.
+        """
+        if wanted_s <= _SHORT_S or self._clients.settings.topology == "assume":  # which asks AWS nothing
+            return wanted_s
+        try:
+            retention_s = self._retention.get(target.url, lambda: self._read(target.url))
+        except HakeError as exc:
+            logger.info("For how long queue %s keeps messages can't be read: %s", target.queue, exc)
+            return _SHORT_S if is_deferred_again else wanted_s
+        if retention_s is None:
+            return wanted_s
+        is_too_long = wanted_s >= retention_s
+        found = retention_s // 2 if is_too_long or is_deferred_again else wanted_s
+        if is_too_long and self._is_new(target.url):
+            logger.warning(
+                "HAKE210 Queue %s keeps messages for %d s, but a message to it asks for a delay of %d s: SQS would "
+                "delete it first. Such messages are delayed for %d s. Raise the MessageRetentionPeriod of the queue.",
+                target.queue, retention_s, wanted_s, found, extra=fields(queue=target.queue),
+            )  # fmt: skip
+        return min(wanted_s, found)
+
+    def _read(self, url: QueueUrl) -> int | None:
+        """The queue's retention, seconds; None where it may not be read.
+
+        Raises:
+            HakeError: AWS did not say.
+        """
+        names = ["MessageRetentionPeriod"]
+        try:
+            with patience(_PATIENCE_S):
+                answer = self._clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=names)
+        except (AccessDenied, TopologyError) as exc:
+            logger.info("For how long %s keeps messages may not be read: %s", url, exc)
+            return None
+        return whole((answer.get("Attributes") or {}).get("MessageRetentionPeriod")) or None
