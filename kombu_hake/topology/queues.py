@@ -244,7 +244,9 @@ class Queues:
         spec = self._specs.get(name)
         declared = spec.arguments if spec is not None else {}
         recorded = self._max_priority.get(name, 0)
-        return {**declared, "x-max-priority": recorded} if recorded > max_priority(declared) else declared
+        if not recorded or recorded <= max_priority(declared):  # asked for each message; few queues have priorities
+            return declared
+        return {**declared, "x-max-priority": recorded}
 
     def learn_max_priority(self, name: str, highest: int) -> None:
         """Take note of the ``x-max-priority`` that others declared a queue with."""
