@@ -12,10 +12,14 @@ import time
 import traceback
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
+from unittest import mock
 from unittest.mock import Mock
 
+import botocore.loaders
 import pytest
+from botocore.loaders import JSONFileLoader, Loader
 from celery import Celery
 from fakes import FakeClients, FakeClock, connected, eventually, make_settings
 
@@ -320,6 +324,20 @@ def test_the_child_makes_clients_of_its_own() -> None:
 
     in_child(check)
     assert clients._made["sqs"] is made
+
+
+def test_the_child_makes_its_client_of_what_the_parent_has_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Most of the processor time of a child's first publish went into botocore's descriptions of the services.
+    monkeypatch.setattr(botocore.loaders, "create_loader", lambda *_: Loader())  # tests share one
+    monkeypatch.setattr(clients_module, "_loaders", {})
+    clients = Clients(replace(make_settings(), access_key_id="key", secret_access_key="secret"))
+    assert clients.region()
+
+    def make() -> None:
+        with mock.patch.object(JSONFileLoader, "load_file", side_effect=AssertionError("parsed again")):
+            assert clients.region()
+
+    in_child(make)
 
 
 def test_closing_an_inherited_connection_in_the_child_calls_nobody(fake: FakeClients) -> None:
