@@ -263,6 +263,7 @@ def _session(settings: Settings, clock: AwsClock) -> Any:
         )
     except botocore.exceptions.ProfileNotFound as exc:
         raise ConfigurationError(f"Option profile: {exc}. See ~/.aws/config, or leave the option out.") from exc
+    _share_descriptions(session)
     faults = []
     if not session.region_name:
         faults.append(
@@ -295,6 +296,21 @@ def _session(settings: Settings, clock: AwsClock) -> Any:
         raise ConfigurationError(faults)
     _use(session, Credentials(found, clock), clock)
     return _assume(session, settings, clock) if settings.role_arn else session
+
+
+#: botocore's loader of each search path, with the descriptions of services that it has parsed.
+_loaders: dict[str | None, Any] = {}
+
+
+def _share_descriptions(session: Any) -> None:
+    """Have a boto3 session use the service descriptions that this process, or the one that forked it, has parsed.
+
+    Parsing them is most of the work of making a client. A child of Celery's pool makes one for its first publish, which
+    with ``max-tasks-per-child=1`` is every publish. Clients only read them.
+    """
+    inner = session._session
+    loader = _loaders.setdefault(inner.get_config_variable("data_path"), inner.get_component("data_loader"))
+    inner.register_component("data_loader", loader)
 
 
 def _use(session: Any, credentials: Credentials, clock: AwsClock) -> None:
@@ -343,6 +359,7 @@ def _assume(session: Any, settings: Settings, clock: AwsClock) -> Any:
     )
     inner = BotocoreSession()
     assumed = boto3.Session(botocore_session=inner, region_name=session.region_name)
+    _share_descriptions(assumed)
     source = DeferredRefreshableCredentials(refresh_using=fetcher.fetch_credentials, method="assume-role")
     _use(assumed, Credentials(source, clock, settings.role_arn), clock)
     return assumed

@@ -16,6 +16,7 @@ from uuid import UUID, uuid5
 from weakref import WeakKeyDictionary
 
 from kombu_hake.amqp import MATCHED_KEY_MAX_CHARS, Binding, matches
+from kombu_hake.aws import forksafe
 
 __all__ = ["Registry", "Subscription", "registry", "run_id"]
 
@@ -61,9 +62,14 @@ class Registry:
     """All subscriptions of a process: those of shared tasks, and those of one app. Safe to share between threads."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # re-entrant: a signal handler may publish in the middle of this
         self._shared: list[Subscription] = []
         self._of_app: WeakKeyDictionary[Any, list[Subscription]] = WeakKeyDictionary()
+        forksafe.register(self)
+
+    def reset_after_fork(self) -> None:
+        """A child knows the same handlers. A thread that held the lock does not exist in it."""
+        self._lock = threading.RLock()
 
     def add(self, subscription: Subscription, app: Any = None) -> None:
         """Take note of a subscription; of all apps where *app* is None."""

@@ -6,7 +6,6 @@ own: setting ``task_queues`` would make Celery forget its default queue.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,11 +13,13 @@ from celery import Task, _state
 from kombu import Exchange, Queue, binding
 
 from kombu_hake.amqp import EVENT_TASK, IF_MADE
+from kombu_hake.aws import SingleFlight
 from kombu_hake.groups.registry import Subscription, registry
 
 __all__ = ["announce", "finalized_apps", "route"]
 
-_lock = threading.RLock()
+#: Apps are changed by one thread at a time.
+_one_at_a_time = SingleFlight()
 _connected: list[Any] = []
 _ROUTER = "kombu_hake.groups.setup:route"
 
@@ -37,7 +38,7 @@ class EventTask(Task):  # type: ignore[misc]
 
 def announce(app: Any) -> None:
     """There are new subscriptions: of *app*, or of all apps where it is None."""
-    with _lock:
+    with _one_at_a_time("setup"):
         if not _connected:
             _connected.append(_on_finalize)
             _state.connect_on_app_finalize(_on_finalize)
@@ -57,7 +58,7 @@ def _on_finalize(app: Any) -> None:
 
 def _install(app: Any) -> None:
     """Idempotent: called again for every subscription that comes late."""
-    with _lock:
+    with _one_at_a_time("setup"):
         if EVENT_TASK not in app._tasks:
             app.register_task(EventTask())
             app.conf.task_routes = [_ROUTER, *_as_list(app.conf.task_routes)]

@@ -68,11 +68,15 @@ def test_leases_are_renewed_while_tasks_wait(on_stage: Stage, aws: Emulator, poo
     assert unfinished(aws) == (0, 0)
 
 
-@pytest.mark.timeout(240)
+#: Longer than a machine with other work takes for a thousand forks: the tasks that publish all run before the others.
+FORKS_S = 900.0
+
+
+@pytest.mark.timeout(FORKS_S + 100)
 @pytest.mark.parametrize(
     ("options", "tasks"),
     [
-        pytest.param(["-c", "4", "--max-tasks-per-child", "1"], 30, marks=SLOW),
+        (["-c", "2", "--max-tasks-per-child", "1"], 40),
         pytest.param(["-c", "4", "--max-tasks-per-child", "1"], 1_000, marks=RELEASE),
         pytest.param(["-c", "4", "--max-tasks-per-child", "5"], 1_000, marks=RELEASE),
         pytest.param(["--autoscale", "8,1", "--max-tasks-per-child", "5"], 1_000, marks=RELEASE),
@@ -88,7 +92,7 @@ def test_children_forked_under_load_publish_and_lose_nothing(
         with kombu_hake.batch():
             for number in range(tasks // 2):
                 app.send_task("grow", [number, 1])
-        on_stage.runs.wait_for(tasks // 2, event="leaf", timeout_s=200)
+        on_stage.runs.wait_for(tasks // 2, event="leaf", timeout_s=FORKS_S)
         wait_until(lambda: unfinished(aws) == (0, 0), "the acks")
         worker.stop()
         assert worker.errors() == []

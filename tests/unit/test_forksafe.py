@@ -1,6 +1,8 @@
 """A forked child starts afresh, and touches nothing of its parent's."""
 
+import contextlib
 import gc
+import itertools
 import os
 import select
 import signal
@@ -9,11 +11,16 @@ import threading
 import time
 import traceback
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
+from unittest import mock
 from unittest.mock import Mock
 
+import botocore.loaders
 import pytest
+from botocore.loaders import JSONFileLoader, Loader
+from celery import Celery
 from fakes import FakeClients, FakeClock, connected, eventually, make_settings
 
 from kombu_hake.amqp.naming import QueueUrl
@@ -21,6 +28,8 @@ from kombu_hake.aws import clients as clients_module
 from kombu_hake.aws import forksafe
 from kombu_hake.aws.clients import Clients
 from kombu_hake.aws.concurrency import SingleFlight
+from kombu_hake.groups.registry import registry
+from kombu_hake.groups.setup import route
 from kombu_hake.publish.publisher import Publisher, outgoing
 from kombu_hake.publish.routes import QueueTarget
 from kombu_hake.receive.deliveries import Inbox
@@ -168,6 +177,95 @@ def test_locks_that_another_thread_holds_are_free_in_the_child(fake: FakeClients
         release()
 
 
+LOCKS = (type(threading.Lock()), type(threading.RLock()))
+#: What a child keeps and never uses: the parent's clients, their credentials, sockets.
+NOT_USED_IN_CHILD = {"_inherited"}
+
+
+def locks_within(roots: Iterable[object]) -> dict[str, Any]:
+    """All locks that objects of the package reach, by the way that leads there.
+
+    Follows the attributes of the package's objects, and plain containers.
+    """
+    found: dict[str, Any] = {}
+    seen: set[int] = set()
+    left = [(name, root) for name, root in zip(map(str, itertools.count()), roots, strict=False)]
+    while left:
+        way, item = left.pop()
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        kind: Any = type(item)  # not isinstance: Celery's proxies would be evaluated
+        inside: Any = item
+        if kind in LOCKS:
+            found[way] = item
+        elif issubclass(kind, dict):
+            left += [(f"{way}[{key!r}]", value) for key, value in list(inside.items())]
+        elif issubclass(kind, list | tuple | set | frozenset | weakref.WeakSet):
+            left += [(f"{way}[]", value) for value in list(inside)]
+        elif kind is threading.Condition:
+            left.append((f"{way}.lock", inside._lock))
+        elif kind is threading.Event:
+            left.append((f"{way}.event", inside._cond))
+        elif kind.__module__.startswith("kombu_hake"):
+            slots = {name for base in kind.__mro__ for name in getattr(base, "__slots__", ())}
+            names = {*getattr(item, "__dict__", ()), *slots} - NOT_USED_IN_CHILD
+            left += [(f"{way}.{kind.__name__}.{name}", getattr(item, name)) for name in names if hasattr(item, name)]
+    return found
+
+
+def of_modules() -> list[object]:
+    """What the modules of the package hold."""
+    modules = [module for name, module in sys.modules.items() if name.split(".")[0] == "kombu_hake"]
+    return [{f"{m.__name__}.{name}": value for name, value in vars(m).items()} for m in modules]
+
+
+def test_no_lock_that_another_thread_holds_is_held_in_the_child(fake: FakeClients) -> None:
+    with connected(fake) as connection:
+        channel = connection.channel()
+        channel.queue_declare("q")
+        channel.basic_consume("q", callback=lambda message: None)
+        connection.Producer().publish({}, routing_key="q")
+        roots = [connection.transport, connection.transport._shared, registry, *of_modules()]
+        held, leave = threading.Event(), threading.Event()
+
+        def hold_all() -> None:
+            locks = locks_within(roots).values()
+            with contextlib.ExitStack() as stack:
+                for lock in locks:
+                    stack.enter_context(lock)
+                held.set()
+                assert leave.wait(30.0)
+
+        thread = threading.Thread(target=hold_all)
+        thread.start()
+        assert held.wait(10.0)
+
+        def all_are_free() -> None:
+            left = locks_within(roots)
+            assert len(left) > 10
+            assert [way for way, lock in left.items() if not lock.acquire(blocking=False)] == []
+
+        try:
+            in_child(all_are_free)
+        finally:
+            leave.set()
+            thread.join()
+
+
+def test_a_task_is_routed_in_a_child_that_was_forked_while_another_thread_looked_up_handlers() -> None:
+    task = Mock(app=Celery(set_as_current=False))
+    let_go = held_elsewhere(registry._lock)
+
+    def publish() -> None:
+        assert route("thank", (), {}, {}, task=task) is None
+
+    try:
+        in_child(publish)
+    finally:
+        let_go()
+
+
 # --- what belongs to the parent
 
 
@@ -226,6 +324,20 @@ def test_the_child_makes_clients_of_its_own() -> None:
 
     in_child(check)
     assert clients._made["sqs"] is made
+
+
+def test_the_child_makes_its_client_of_what_the_parent_has_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Most of the processor time of a child's first publish went into botocore's descriptions of the services.
+    monkeypatch.setattr(botocore.loaders, "create_loader", lambda *_: Loader())  # tests share one
+    monkeypatch.setattr(clients_module, "_loaders", {})
+    clients = Clients(replace(make_settings(), access_key_id="key", secret_access_key="secret"))
+    assert clients.region()
+
+    def make() -> None:
+        with mock.patch.object(JSONFileLoader, "load_file", side_effect=AssertionError("parsed again")):
+            assert clients.region()
+
+    in_child(make)
 
 
 def test_closing_an_inherited_connection_in_the_child_calls_nobody(fake: FakeClients) -> None:

@@ -9,6 +9,8 @@ from apps.notes import BROKER, facts, note
 app = Celery("tree", broker=BROKER)
 app.conf.task_ignore_result = True
 app.conf.worker_pool_restarts = True
+# Celery kills a new child that is not up in 4 s, and logs an error: on a busy machine, any child.
+app.conf.worker_proc_alive_timeout = 60.0
 
 
 @app.task(bind=True, name="grow")
