@@ -179,6 +179,7 @@ def test_who_may_not_look_declares_all_the_same(fake: FakeClients, caplog: pytes
 
 
 def test_who_may_not_make_one_says_so_once_and_goes_on(fake: FakeClients, caplog: pytest.LogCaptureFixture) -> None:
+    fake.sqs("create_queue", QueueName="q")
     fake.deny("sqs:SetQueueAttributes")
     topology = made(fake)
     topology.declare_queue(QueueSpec("q", arguments=ASKED))
@@ -278,6 +279,9 @@ def test_an_operators_dead_letter_queue_of_a_subscription_is_kept(fake: FakeClie
 def test_a_binding_works_without_the_rights_to_keep_what_fails(
     fake: FakeClients, caplog: pytest.LogCaptureFixture, action: str
 ) -> None:
+    before = made(fake)
+    before.declare_queue(QueueSpec("q"))
+    before.bind("q", ORDERS)
     topology = made(fake)
     topology.declare_queue(QueueSpec("q", arguments=ASKED))
     fake.deny(action)
