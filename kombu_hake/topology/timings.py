@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kombu_hake.amqp import SQS_ATTRIBUTES_SETTLE_S
+from kombu_hake.amqp import SQS_ATTRIBUTES_SETTLE_S, SQS_QUEUE_READY_S
 from kombu_hake.config import Settings
 
 __all__ = ["Timings"]
@@ -14,6 +14,8 @@ __all__ = ["Timings"]
 class Timings:
     """Durations in seconds. The defaults are those of AWS."""
 
+    #: From CreateQueue until the queue may be used.
+    queue_ready_s: float = SQS_QUEUE_READY_S
     #: From a change of a queue's attributes, its policy included, or of a subscription's, until every read shows it and
     #: AWS acts on it.
     attributes_s: float = SQS_ATTRIBUTES_SETTLE_S
@@ -25,4 +27,4 @@ class Timings:
     @classmethod
     def of(cls, settings: Settings) -> Timings:
         """The timings of AWS; zeros for an emulator on this machine, which shows and does everything at once."""
-        return cls(0.0, 0.0, 0.0) if settings.is_local else cls()
+        return cls(0.0, 0.0, 0.0, 0.0) if settings.is_local else cls()

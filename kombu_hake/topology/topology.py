@@ -228,6 +228,8 @@ class Topology:
         if is_new:
             tags = self.signs.at_creation(kind, owned=spec.exclusive)
             self.queues.create(spec, tags=tags, attributes=self._policy_at_creation(spec.name, fed_by))
+            if spec.is_temporary and not fed_by and self.timings.queue_ready_s:
+                time.sleep(self.timings.queue_ready_s)  # others send to it by name, and do not wait for it
         url = self.queues.url(spec.name)
         if is_new:
             self.signs.created(url, kind)

@@ -70,7 +70,7 @@ def process(fake: FakeClients, timings: Timings | None = None, **options: Any) -
     """A process of its own on AWS, whose background work is done by :func:`pass_time`."""
     settings = make_settings(**options)
     chores = Chores(fake.clock, lambda work, name: None)
-    found = Topology(fake, settings, timings or Timings(), fake.clock, chores)
+    found = Topology(fake, settings, timings or Timings(queue_ready_s=0), fake.clock, chores)
     found.declare_exchange("orders", "topic")
     return found
 
@@ -246,7 +246,7 @@ def mended(fake: FakeClients, topology: Topology, caplog: pytest.LogCaptureFixtu
 def test_attribute_that_somebody_changed_is_mended_and_logged_once(
     fake: FakeClients, caplog: pytest.LogCaptureFixture, name: str, value: str, reason: str, reads: bool
 ) -> None:
-    no_lag = Timings(0, 0, 0)
+    no_lag = Timings(0, 0, 0, 0)
     topology = process(fake, no_lag)
     declare(topology, PLACED, PAID)
     if not reads:
@@ -259,7 +259,7 @@ def test_attribute_that_somebody_changed_is_mended_and_logged_once(
 
 
 def test_topic_that_the_policy_lacks_is_allowed_again(fake: FakeClients, caplog: pytest.LogCaptureFixture) -> None:
-    topology = process(fake, Timings(0, 0, 0))
+    topology = process(fake, Timings(0, 0, 0, 0))
     declare(topology, PLACED, EVENTS)
     overwrite(fake, THEIRS)
     assert "does not allow the topics of events, orders" in mended(fake, topology, caplog)
@@ -268,10 +268,10 @@ def test_topic_that_the_policy_lacks_is_allowed_again(fake: FakeClients, caplog:
 
 
 def test_lookup_that_made_a_subscription_is_mended(fake: FakeClients) -> None:
-    topology = process(fake, Timings(0, 0, 0))
+    topology = process(fake, Timings(0, 0, 0, 0))
     declare(topology, PLACED)
     fake.topics.by_name["orders"].subscriptions.clear()
-    declare(process(fake, Timings(0, 0, 0)), PLACED)
+    declare(process(fake, Timings(0, 0, 0, 0)), PLACED)
     assert attributes(fake)["RawMessageDelivery"] == "true"
     assert filter_of(fake) == passing(PLACED)
 
@@ -279,7 +279,7 @@ def test_lookup_that_made_a_subscription_is_mended(fake: FakeClients) -> None:
 @pytest.mark.parametrize("first", [EVENTS, Binding("events", "topic", "a")])
 @pytest.mark.parametrize("second", [EVENTS, Binding("events", "topic", "b")])
 def test_subscription_with_another_filter_is_mended(fake: FakeClients, first: Binding, second: Binding) -> None:
-    topology = process(fake, Timings(0, 0, 0))
+    topology = process(fake, Timings(0, 0, 0, 0))
     declare(topology)
     before = {"FilterPolicy": json.dumps(passing(first) or {"rk": ["other"]})}
     topology.topics.subscribe("events", fake.queues.queue("q").arn, before)
@@ -289,7 +289,7 @@ def test_subscription_with_another_filter_is_mended(fake: FakeClients, first: Bi
 
 
 def test_subscription_that_cannot_be_read_is_taken_as_it_is(fake: FakeClients) -> None:
-    topology = process(fake, Timings(0, 0, 0))
+    topology = process(fake, Timings(0, 0, 0, 0))
     fake.deny("sns:GetSubscriptionAttributes", "sns:SetSubscriptionAttributes")
     declare(topology, EVENTS)
     assert attributes(fake, "events") == {"RawMessageDelivery": "true"}
@@ -346,8 +346,8 @@ def stamp(fake: FakeClients) -> None:
 def test_denied_dead_letter_queue_of_a_subscription_is_asked_for_once(
     fake: FakeClients, caplog: pytest.LogCaptureFixture
 ) -> None:
-    declare(process(fake, Timings(0, 0, 0)), EVENTS)
-    topology = process(fake, Timings(0, 0, 0), dead_letter_queue="{queue}-dead")
+    declare(process(fake, Timings(0, 0, 0, 0)), EVENTS)
+    topology = process(fake, Timings(0, 0, 0, 0), dead_letter_queue="{queue}-dead")
     fake.deny("sns:SetSubscriptionAttributes")
     declare(topology, EVENTS)
     for _ in range(3):
@@ -359,9 +359,9 @@ def test_denied_dead_letter_queue_of_a_subscription_is_asked_for_once(
 
 
 def test_worker_that_finds_its_bindings_reads_no_tags(fake: FakeClients) -> None:
-    declare(process(fake, Timings(0, 0, 0)), PLACED, PAID, EVENTS)
+    declare(process(fake, Timings(0, 0, 0, 0)), PLACED, PAID, EVENTS)
     fake.calls.clear()
-    started = process(fake, Timings(0, 0, 0))
+    started = process(fake, Timings(0, 0, 0, 0))
     declare(started, PLACED, PAID, EVENTS)
     assert started.signs.kind(started.queues.url("q"), QueueSpec("q").kind) is None
     assert not fake.count("list_queue_tags", "tag_queue", "untag_queue", "set_queue_attributes")
@@ -373,17 +373,17 @@ def test_worker_that_finds_its_bindings_reads_no_tags(fake: FakeClients) -> None
 
 @pytest.mark.parametrize("bound", [Binding("orders", "topic", "order.#"), Binding("orders", "topic", "#")])
 def test_binding_that_only_a_wider_one_covers_is_recorded(fake: FakeClients, bound: Binding) -> None:
-    declare(process(fake, Timings(0, 0, 0)), bound)
-    declare(process(fake, Timings(0, 0, 0)), PLACED)
-    process(fake, Timings(0, 0, 0)).unbind("q", bound)
+    declare(process(fake, Timings(0, 0, 0, 0)), bound)
+    declare(process(fake, Timings(0, 0, 0, 0)), PLACED)
+    process(fake, Timings(0, 0, 0, 0)).unbind("q", bound)
     assert filter_of(fake) == passing(PLACED)
 
 
 def test_tags_that_somebody_removed_are_written_again_in_the_background(fake: FakeClients) -> None:
-    declare(process(fake, Timings(0, 0, 0)), PLACED, EVENTS)
+    declare(process(fake, Timings(0, 0, 0, 0)), PLACED, EVENTS)
     tags = dict(fake.queues.queue("q").tags)
     fake.queues.queue("q").tags = {key: value for key, value in tags.items() if not key.startswith("hake:b:")}
-    worker = process(fake, Timings(0, 0, 0))
+    worker = process(fake, Timings(0, 0, 0, 0))
     declare(worker, PLACED, EVENTS)
     worker.signs.kind(worker.queues.url("q"), QueueSpec("q").kind)
     worker.check_bindings("q")
@@ -391,7 +391,7 @@ def test_tags_that_somebody_removed_are_written_again_in_the_background(fake: Fa
 
 
 def test_one_queue_a_minute_is_healed(fake: FakeClients) -> None:
-    worker = process(fake, Timings(0, 0, 0))
+    worker = process(fake, Timings(0, 0, 0, 0))
     for number in range(5):
         worker.declare_queue(QueueSpec(f"q{number}"))
         worker.signs.kind(worker.queues.url(f"q{number}"), QueueSpec("").kind)
@@ -437,9 +437,9 @@ def test_queue_whose_topic_has_as_many_filters_as_aws_allows_gets_everything(
     fake: FakeClients, caplog: pytest.LogCaptureFixture
 ) -> None:
     limit_filters(fake, 1)
-    first = process(fake, Timings(0, 0, 0))
+    first = process(fake, Timings(0, 0, 0, 0))
     declare(first, PLACED, queue="first")
-    late_comer = process(fake, Timings(0, 0, 0))
+    late_comer = process(fake, Timings(0, 0, 0, 0))
     declare(late_comer, PLACED, PAID)
     assert filter_of(fake) == {}
     assert filter_of(fake, "first") == passing(PLACED)
@@ -481,7 +481,7 @@ def limit_filters(fake: FakeClients, most: int) -> None:
 def test_tags_of_the_user_count_among_those_that_aws_allows(
     fake: FakeClients, caplog: pytest.LogCaptureFixture
 ) -> None:
-    topology = process(fake, Timings(0, 0, 0))
+    topology = process(fake, Timings(0, 0, 0, 0))
     topology.declare_queue(QueueSpec("q"))
     own = fake.queues.queue("q").tags
     own.update({f"team:{number}": "x" for number in range(44 - len(own))})
@@ -495,7 +495,7 @@ def test_tags_of_the_user_count_among_those_that_aws_allows(
 
 
 def test_fleet_of_many_queues_checks_a_few_of_them_each_interval(fake: FakeClients) -> None:
-    topology = process(fake, Timings(0, 0, 0))
+    topology = process(fake, Timings(0, 0, 0, 0))
     queues = [f"q{number}" for number in range(30)]
     for queue in queues:
         declare(topology, EVENTS, queue=queue)
@@ -510,7 +510,7 @@ def test_fleet_of_many_queues_checks_a_few_of_them_each_interval(fake: FakeClien
 
 
 def test_key_that_sns_cannot_use_is_warned_of_once(fake: FakeClients, caplog: pytest.LogCaptureFixture) -> None:
-    topology = process(fake, Timings(0, 0, 0), queue_attributes={"KmsMasterKeyId": "alias/aws/sqs"})
+    topology = process(fake, Timings(0, 0, 0, 0), queue_attributes={"KmsMasterKeyId": "alias/aws/sqs"})
     declare(topology, PLACED, PAID, EVENTS)
     assert caplog.text.count("alias/aws/sqs") == 1
     topology.declare_queue(QueueSpec("direct"))
@@ -518,7 +518,7 @@ def test_key_that_sns_cannot_use_is_warned_of_once(fake: FakeClients, caplog: py
 
 
 def test_deleted_queue_is_unsubscribed_without_a_list(fake: FakeClients) -> None:
-    topology = process(fake, Timings(0, 0, 0))
+    topology = process(fake, Timings(0, 0, 0, 0))
     declare(topology, PLACED, EVENTS)
     topology.delete_queue("q")
     assert not any(topic.subscriptions for topic in fake.topics.by_name.values())

@@ -12,6 +12,7 @@ from kombu_hake.amqp.routing import message_attributes
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable
 from kombu_hake.temporary.presence import Presence
 from kombu_hake.temporary.temporaries import Temporaries
+from kombu_hake.topology import topology as topology_module
 from kombu_hake.topology.queues import QueueSpec
 from kombu_hake.topology.topology import Topology
 
@@ -78,6 +79,21 @@ def test_fed_queue_lets_its_topic_in_from_its_creation(fake: FakeClients, spec: 
     fake.clock.advance(SLOW.subscriptions_act_s)
     fake.sns("publish", TopicArn=topology.topics.arn("celeryev"), Message="event", MessageAttributes=KEYED)
     assert fake.queues.of_url(topology.queues.url(spec.name)).bodies() == ["event"]
+
+
+def test_queue_that_others_send_to_by_name_is_left_alone_for_a_second(
+    fake: FakeClients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(topology_module.time, "sleep", slept.append)
+    topology = Topology(fake, make_settings("hake://"))
+    found = Temporaries(topology, make_presence(fake, topology))
+    topology.declare_queue(QueueSpec("stays"))
+    fed(found, topology, exclusive("celeryev.monitor"))
+    assert slept == []
+    found.declare(auto_delete("reply-1"))
+    found.create()
+    assert slept == [1]
 
 
 def test_fed_queue_that_was_there_keeps_its_policy(fake: FakeClients, topology: Topology) -> None:

@@ -357,7 +357,7 @@ def test_tags_are_settled_when_reads_a_minute_apart_agree(clock: FakeClock) -> N
 
 
 def test_emulator_is_believed_at_once(clock: FakeClock) -> None:
-    memory = Memory(Timings(0, 0, 0), clock)
+    memory = Memory(Timings(0, 0, 0, 0), clock)
     memory.policy_written(URL, str(policy_of("orders")))
     memory.tags_written(URL, {"hake:b:1": "x"})
     assert memory.policy(URL, None) == (None, False)
