@@ -113,7 +113,7 @@ class DeadQueues:
         ``{}`` where the dead-letter queue is that of several queues, or can't be created so: :meth:`ensure` follows.
         """
         wanted = self.plan(queue)
-        if wanted is None or not wanted.is_own or queue in self._done:
+        if wanted is None or not wanted.is_own or queue in self._done or self._queues.is_predefined(wanted.name):
             return {}
         sources = [self._queues.built_arn(name) for name in level_names(queue, self._queues.arguments(queue))]
         dead_arn = self._queues.built_arn(wanted.name)
@@ -198,7 +198,8 @@ class DeadQueues:
         text = None
         try:
             # Beside a queue that was there it is looked for; beside a new one it is most likely new too.
-            if self._queues.was_created(queue) or self._queues.look_for(QueueSpec(name)):
+            is_new = self._queues.was_created(queue) and not self._queues.is_predefined(name)
+            if is_new or self._queues.look_for(QueueSpec(name)):
                 arn = self._queues.built_arn(name)
                 text = policy(name, arn) if arn is not None else None
                 attributes = {"Policy": text} if text is not None else {}

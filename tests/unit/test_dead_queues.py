@@ -153,6 +153,17 @@ def test_dead_letter_queues_that_are_left_from_before_are_used(fake: FakeClients
     assert fake.queues.queue("q-undelivered").bodies() == ["an event"]
 
 
+def test_predefined_dead_letter_queues_are_not_created(fake: FakeClients) -> None:
+    urls = {}
+    for name in ("q-dead", "q-undelivered"):
+        urls[name] = fake.sqs("create_queue", QueueName=f"made-by-terraform-{name}")["QueueUrl"]
+    topology = made(fake, predefined_queues=urls)
+    topology.declare_queue(QueueSpec("q", arguments=ASKED))
+    topology.bind("q", ORDERS)
+    assert sorted(fake.queues.by_name) == ["made-by-terraform-q-dead", "made-by-terraform-q-undelivered", "q"]
+    assert redrive(fake, "q")["deadLetterTargetArn"] == queue_arn("made-by-terraform-q-dead")
+
+
 def test_queues_that_are_each_others_dead_letter_queue_do_not_block(fake: FakeClients) -> None:
     topology = made(fake)
     threads = [
