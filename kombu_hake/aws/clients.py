@@ -24,11 +24,11 @@ from kombu_hake.aws.clock import AwsClock
 from kombu_hake.aws.concurrency import SharedParts
 from kombu_hake.aws.credentials import Credentials
 from kombu_hake.aws.error_table import credentials_error, error_for, foreign_answer, unreachable
-from kombu_hake.aws.retry import Tries
+from kombu_hake.aws.retry import NewQueues, Tries
 from kombu_hake.aws.timely import bound_pool
 from kombu_hake.aws.wire import OPERATIONS, SqsWire, read_body, read_timeout_s
 from kombu_hake.config import Access, Settings
-from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, ConfigurationError, HakeError
+from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, ConfigurationError, HakeError, QueueNotFound
 
 __all__ = ["Clients", "boto_client", "shared_clients"]
 
@@ -61,6 +61,7 @@ class Clients:
         self._last_success = float("-inf")
         self._inherited: list[tuple[Any, ...]] = []
         self._clock = AwsClock()
+        self._new_queues = NewQueues()
         #: Those of predefined queues and exchanges with keys or a region of their own.
         self._others: dict[Access, Clients] = {}
         forksafe.register(self)
@@ -81,6 +82,22 @@ class Clients:
         Raises:
             HakeError: what :mod:`kombu_hake.aws.error_table` makes of the failure.
         """
+        while True:
+            try:
+                answer = self._sqs(operation, params)
+            except QueueNotFound:
+                pause_s = self._new_queues.pause_s(params.get("QueueUrl"))
+                if pause_s is None or operation == "delete_queue":
+                    raise
+                time.sleep(pause_s)
+                continue
+            if operation == "create_queue" and not self.settings.is_local:
+                self._new_queues.created(answer["QueueUrl"])
+            elif operation == "delete_queue":
+                self._new_queues.deleted(params["QueueUrl"])
+            return answer
+
+    def _sqs(self, operation: str, params: dict[str, Any]) -> dict[str, Any]:
         if self.settings.access:
             other = self._other(params.get("QueueUrl"))
             if other is not None:

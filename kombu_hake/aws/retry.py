@@ -2,6 +2,9 @@
 
 Above this package only three things are tried again, each for a reason of its own: entries that failed inside a batch
 that AWS answered, settling until the lease ends, and polls.
+
+AWS may not know a queue everywhere in the first second after CreateQueue. A process that creates thirty queues does not
+wait thirty seconds for that: it uses them at once, and repeats what AWS answers with "no such queue" in that time.
 """
 
 from __future__ import annotations
@@ -11,14 +14,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from kombu_hake.amqp import SQS_QUEUE_READY_S
 from kombu_hake.aws.clock import AwsClock
 from kombu_hake.aws.concurrency import backoff_s
 from kombu_hake.exceptions import BrokerUnavailable
 
-__all__ = ["Tries", "patience"]
+__all__ = ["NewQueues", "Tries", "patience"]
 
 #: Monotonic second until which the calls of this thread are tried again.
 _patient_until: ContextVar[float | None] = ContextVar("kombu_hake_patient_until", default=None)
+#: How long "no such queue" is not believed of a queue that this process created, and the pause between two tries.
+_NEW_QUEUE_S = 3.0 * SQS_QUEUE_READY_S
+_NEW_QUEUE_PAUSE_S = 0.25
 
 
 @contextmanager
@@ -69,3 +76,27 @@ class Tries:
         if self._made < self._most or (error.is_throttle and now + pause_s <= self._throttled_until):
             return pause_s
         return None
+
+
+class NewQueues:
+    """Queues that this process created just now. Safe to share between threads."""
+
+    def __init__(self) -> None:
+        #: URL to the monotonic second at which CreateQueue returned, oldest first.
+        self._created: dict[str, float] = {}
+
+    def created(self, url: str) -> None:
+        """Take note of a queue, and forget those that are no longer new."""
+        oldest = time.monotonic() - _NEW_QUEUE_S
+        for old in [old for old, at in list(self._created.items()) if at < oldest]:
+            self._created.pop(old, None)
+        self._created[url] = time.monotonic()
+
+    def deleted(self, url: str) -> None:
+        """From now on "no such queue" is the truth."""
+        self._created.pop(url, None)
+
+    def pause_s(self, url: str | None) -> float | None:
+        """Seconds to wait before the next try after "no such queue"; None to believe it."""
+        at = self._created.get(url or "")
+        return None if at is None or time.monotonic() - at > _NEW_QUEUE_S else _NEW_QUEUE_PAUSE_S

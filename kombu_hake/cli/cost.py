@@ -7,6 +7,8 @@ The model, which ``docs/how-to/costs.md`` explains and the tests compare with wh
   as many as it may ask for (ten, or half of its prefetch count) when the queue holds more than that.
 * Deletes gather for a tenth of a second.
 * A poll that brings nothing lasts twenty seconds.
+* Every ``check_bindings`` seconds a worker compares each bound queue: one request for its policy, one for its
+  subscription. A process spends six such requests an interval at most; these queues need no more than four.
 * AWS bills each 64 KiB of a request.
 """
 
@@ -57,6 +59,7 @@ class Load:
         held_s: From receiving a message to acknowledging it.
         visibility_timeout: The option, seconds.
         remote_control: Whether workers have Celery's remote control, which is one more queue for each.
+        check_bindings_s: The option ``check_bindings``; 0 for never.
     """
 
     per_second: float = 0.0
@@ -70,6 +73,7 @@ class Load:
     held_s: float = 0.0
     visibility_timeout: int = 120
     remote_control: bool = True
+    check_bindings_s: float = 300.0
 
 
 def requests_a_month(load: Load) -> Mapping[str, float]:
@@ -95,6 +99,10 @@ def requests_a_month(load: Load) -> Mapping[str, float]:
     controlled = queues * load.workers if load.remote_control else 0
     found["sqs:ReceiveMessage, remote control"] = controlled * _empty_polls(0)
     found["sqs:TagQueue, remote control"] = controlled * _SIGNS_OF_LIFE
+    bound = load.groups * load.workers + controlled
+    checks = bound / load.check_bindings_s if load.check_bindings_s else 0.0
+    found["sqs:GetQueueAttributes, checks"] = checks
+    found["sns:GetSubscriptionAttributes, checks"] = checks
     return {name: a_second * MONTH_S for name, a_second in found.items()}
 
 
@@ -143,6 +151,8 @@ def _empty_polls(per_second: float) -> float:
 @click.option("--held", type=click.FloatRange(min=0), default=0.0, show_default=True,
               help="Seconds from receiving a message to acknowledging it.")
 @click.option("--no-remote-control", is_flag=True, help="Workers without Celery's remote control.")
+@click.option("--check-bindings", type=click.FloatRange(min=0), default=300.0, show_default=True,
+              help="Seconds between two checks of a bound queue; 0: never.")
 @click.option("--sqs-price", type=click.FloatRange(min=0), default=SQS_USD, show_default=True,
               help=f"USD for a million requests ({PRICES_FROM}).")
 @click.option("--sns-price", type=click.FloatRange(min=0), default=SNS_USD, show_default=True,
@@ -150,7 +160,7 @@ def _empty_polls(per_second: float) -> float:
 @click.option("--json", "as_json", is_flag=True, help="One JSON document instead of a table.")  # fmt: skip
 def cost(
     per_second: float, groups: int, workers: int, handlers: int, prefetch: int, size: int, batch: bool, backlog: bool,
-    held: float, no_remote_control: bool, sqs_price: float, sns_price: float, as_json: bool,
+    held: float, no_remote_control: bool, check_bindings: float, sqs_price: float, sns_price: float, as_json: bool,
 ) -> None:  # fmt: skip
     """Estimate requests and their price for a month of thirty days.
 
@@ -159,7 +169,7 @@ def cost(
     load = Load(
         per_second=per_second, groups=groups, workers=workers, handlers=handlers, prefetch=prefetch,
         size_bytes=size * 1024, is_batched=batch, has_backlog=backlog, held_s=held,
-        remote_control=not no_remote_control,
+        remote_control=not no_remote_control, check_bindings_s=check_bindings,
     )  # fmt: skip
     requests = requests_a_month(load)
 

@@ -94,7 +94,7 @@ class Temporaries:
             self._take_as_made(spec, exchange)
         elif spec is not None:
             try:
-                self._create(spec, self._topology.incarnation(queue) if spec.exclusive else None)
+                self._create(spec, self._topology.incarnation(queue) if spec.exclusive else None, exchange)
             except AccessDenied as exc:
                 if not self._topology.gives_up(exchange, exc):
                     raise
@@ -287,8 +287,8 @@ class Temporaries:
                 "control)."
             )
 
-    def _create(self, spec: QueueSpec, physical: str | None) -> None:
-        is_new = self._topology.declare_queue(spec, physical=physical)
+    def _create(self, spec: QueueSpec, physical: str | None, fed_by: str = "") -> None:
+        is_new = self._topology.declare_queue(spec, physical=physical, fed_by=fed_by)
         self._created[spec.name] = spec
         self._pending.pop(spec.name, None)
         if is_new:

@@ -11,7 +11,15 @@ from kombu_hake.aws import Clients
 from kombu_hake.exceptions import AccessDenied, DeclarationMismatch, QuotaExceeded, TopicNotFound, TopologyError
 from kombu_hake.quoting import fields, guarded
 from kombu_hake.topology.desired import Desired
-from kombu_hake.topology.diff import Change, SetAttribute, Subscribe, TagLevel, Unsubscribe, WritePolicy
+from kombu_hake.topology.diff import (
+    Change,
+    SetAttribute,
+    Subscribe,
+    TagLevel,
+    Unsubscribe,
+    WritePolicy,
+    redrive_policy,
+)
 from kombu_hake.topology.observed import Memory, Observed, Subscription
 from kombu_hake.topology.queues import Queues
 from kombu_hake.topology.topics import Topics
@@ -92,6 +100,8 @@ class Applier:
         attributes = {"RawMessageDelivery": "true"}
         if change.filter != _EVERYTHING:
             attributes["FilterPolicy"] = change.filter
+        if desired.undelivered is not None:
+            attributes["RedrivePolicy"] = redrive_policy(desired.undelivered)
         exchange, declared = change.exchange, desired.types.get(change.exchange)
         try:
             arn = self._topics.subscribe(exchange, change.arn, attributes, declared)

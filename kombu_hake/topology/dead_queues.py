@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from kombu_hake.amqp import (
@@ -106,6 +107,30 @@ class DeadQueues:
             return None
         return plan(spec, self._settings)
 
+    def attributes_at_creation(self, queue: str) -> dict[str, str]:
+        """The attributes with which a queue is created that asked for a dead-letter queue of its own; creates that one.
+
+        ``{}`` where the dead-letter queue is that of several queues, or can't be created so: :meth:`ensure` follows.
+        """
+        wanted = self.plan(queue)
+        if wanted is None or not wanted.is_own or queue in self._done or self._queues.is_predefined(wanted.name):
+            return {}
+        sources = [self._queues.built_arn(name) for name in level_names(queue, self._queues.arguments(queue))]
+        dead_arn = self._queues.built_arn(wanted.name)
+        if dead_arn is None or None in sources:
+            return {}
+        allowed = json.dumps({"redrivePermission": "byQueue", "sourceQueueArns": sources})
+        if self._queues.created_with(wanted.name, "RedriveAllowPolicy") != allowed:
+            tags, attributes = {_OWNER_TAG: self._queues.physical(queue)}, {"RedriveAllowPolicy": allowed}
+            try:
+                self._queues.create(QueueSpec(wanted.name), tags=tags, attributes=attributes, is_unbound=True)
+            except AccessDenied as exc:
+                logger.debug("Queue %s is created without a dead-letter queue: %s", queue, exc)
+            if self._queues.created_with(wanted.name, "RedriveAllowPolicy") != allowed:
+                return {}
+        logger.info("Dead letters of queue %s go to queue %s.", queue, wanted.name)
+        return {"RedrivePolicy": _redrive_policy(dead_arn, wanted.max_receives)}
+
     def ensure(self, queue: str) -> None:
         """Give a queue that was declared what it asked for, unless it has a redrive policy already."""
         wanted = self.plan(queue)
@@ -113,7 +138,7 @@ class DeadQueues:
             return
         try:
             names = level_names(queue, self._queues.arguments(queue))
-            bare = [url for url in map(self._queues.url, names) if not self._has_redrive_policy(url)]
+            bare = [url for url in map(self._queues.url, names) if not self._queues.has_redrive_policy(url)]
         except AccessDenied as exc:
             logger.info("Whether queue %s has a dead-letter queue can't be seen: %s", queue, exc)
             self._done.add(queue)
@@ -162,18 +187,33 @@ class DeadQueues:
             return None
         return undelivered_name(queue)
 
-    def make_undelivered(self, queue: str) -> str | None:
-        """As :meth:`undelivered_name`; made if need be, once."""
+    def make_undelivered(
+        self, queue: str, exchanges: frozenset[str], policy: Callable[[str, QueueArn], str | None]
+    ) -> str | None:
+        """As :meth:`undelivered_name`; made if need be, once.
+
+        Args:
+            exchanges: What the queue is bound to.
+            policy: The access policy that lets in the topics of these, by name and ARN of a queue.
+        """
         name = self.undelivered_name(queue)
         if name is None or queue in self._undelivered:
             return name
+        text = None
         try:
-            if self._queues.declare(QueueSpec(name)):
-                self._own(queue, name)
+            # Beside a queue that was there it is looked for; beside a new one it is most likely new too.
+            is_new = self._queues.was_created(queue) and not self._queues.is_predefined(name)
+            if is_new or self._queues.look_for(QueueSpec(name)):
+                arn = self._queues.built_arn(name)
+                text = policy(name, arn) if arn is not None else None
+                attributes = {"Policy": text} if text is not None else {}
+                tags = {_OWNER_TAG: self._queues.physical(queue)}
+                self._queues.create(QueueSpec(name), tags=tags, attributes=attributes, is_unbound=True)
         except AccessDenied as exc:
             self.cannot_keep(queue, exc)
             return None
-        self._undelivered[queue] = frozenset()
+        is_allowed = text is not None and self._queues.created_with(name, "Policy") == text
+        self._undelivered[queue] = exchanges if is_allowed else frozenset()
         return name
 
     def cannot_keep(self, queue: str, exc: AccessDenied) -> None:
@@ -232,10 +272,6 @@ class DeadQueues:
         found = self._clients.sqs("receive_message", QueueUrl=url, WaitTimeSeconds=1, VisibilityTimeout=0)
         return not found.get("Messages")
 
-    def _has_redrive_policy(self, url: QueueUrl) -> bool:
-        answer = self._clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=["RedrivePolicy"])
-        return bool(answer.get("Attributes", {}).get("RedrivePolicy"))
-
     def _give(self, queue: str, wanted: Plan, urls: list[QueueUrl]) -> None:
         is_new = self._queues.declare(QueueSpec(wanted.name))
         if is_new and wanted.is_own:
@@ -244,7 +280,7 @@ class DeadQueues:
         dead_arn = self._queues.arn(dead_url)
         self._allow(dead_url, [self._queues.arn(url) for url in urls], is_new=is_new)
         for url in urls:
-            policy = json.dumps({"deadLetterTargetArn": dead_arn, "maxReceiveCount": wanted.max_receives})
+            policy = _redrive_policy(dead_arn, wanted.max_receives)
             self._clients.sqs("set_queue_attributes", QueueUrl=url, Attributes={"RedrivePolicy": policy})
         logger.info("Dead letters of queue %s go to queue %s.", queue, wanted.name)
 
@@ -280,3 +316,7 @@ class DeadQueues:
         if policy != known:
             attributes = {"RedriveAllowPolicy": json.dumps(policy)}
             self._clients.sqs("set_queue_attributes", QueueUrl=dead_url, Attributes=attributes)
+
+
+def _redrive_policy(dead_arn: QueueArn, max_receives: int) -> str:
+    return json.dumps({"deadLetterTargetArn": dead_arn, "maxReceiveCount": max_receives})

@@ -38,7 +38,7 @@ from kombu_hake.amqp import (
     same_json,
 )
 from kombu_hake.topology.coverage import covers, has_all
-from kombu_hake.topology.desired import Desired, Level, filters
+from kombu_hake.topology.desired import Desired, Level, Undelivered, filters
 from kombu_hake.topology.observed import Observed, Subscription
 
 __all__ = [
@@ -51,6 +51,7 @@ __all__ = [
     "diff",
     "flat_exchanges",
     "found_in_place",
+    "redrive_policy",
     "shared_exchanges",
 ]
 
@@ -119,6 +120,11 @@ Change: TypeAlias = WritePolicy | Subscribe | SetAttribute | Unsubscribe | TagLe
 def diff(desired: Desired, observed: Observed) -> list[Change]:
     """The changes to make, in order; ``[]`` when the queue is as it is to be."""
     return list(_changes(desired, observed))
+
+
+def redrive_policy(undelivered: Undelivered) -> str:
+    """The ``RedrivePolicy`` of a subscription, as JSON text."""
+    return json.dumps({"deadLetterTargetArn": undelivered.arn})
 
 
 def shared_exchanges(desired: Desired, observed: Observed) -> list[str]:
@@ -299,7 +305,7 @@ def _subscription(
     yield from _attributes(desired, observed, level, exchange, wanted, found)
     undelivered = desired.undelivered
     if undelivered is not None and not found.attributes.get("RedrivePolicy") and found.arn not in observed.unkept:
-        value = json.dumps({"deadLetterTargetArn": undelivered.arn})
+        value = redrive_policy(undelivered)
         reason = "What SNS can't deliver is not kept."
         yield SetAttribute(level.name, exchange, found.arn, "RedrivePolicy", value, reason)
 

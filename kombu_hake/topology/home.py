@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 
-from kombu_hake.amqp import Arn, QueueUrl, TopicArn, parse_arn
+from kombu_hake.amqp import Arn, QueueArn, QueueUrl, TopicArn, parse_arn
 from kombu_hake.aws import Clients, SingleFlight
 from kombu_hake.config import Settings, region_of_url
 from kombu_hake.exceptions import ConfigurationError, HakeError, TopologyError
@@ -51,6 +51,13 @@ class Home:
         if account is None:
             return None
         return TopicArn(str(Arn(self._clients.partition(), "sns", self._clients.region(), account, name)))
+
+    def queue_arn(self, name: str) -> QueueArn | None:
+        """The ARN of a queue of ours of this physical name, built without asking; None while the account is unknown."""
+        account = self.account()
+        if account is None:
+            return None
+        return QueueArn(str(Arn(self._clients.partition(), "sqs", self._clients.region(), account, name)))
 
     def queue_url(self, name: str, account: str | None = None) -> QueueUrl:
         """The URL of a queue of this physical name, built without asking SQS.

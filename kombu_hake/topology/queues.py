@@ -44,7 +44,6 @@ from kombu_hake.exceptions import (
 )
 from kombu_hake.quoting import fields, guarded
 from kombu_hake.topology.home import Home
-from kombu_hake.topology.timings import Timings
 
 __all__ = ["AWS_MANAGED_KEY", "QueueSpec", "Queues", "created_attributes", "own_tags", "retention_s"]
 
@@ -53,7 +52,11 @@ _MAX_FOREIGN_URLS = 1_000
 _MIN_EXPIRES_S = 600
 #: What kombu's SQS transport gives the queues that it creates, seconds. It renews nothing while a task runs.
 _SHARED_VISIBILITY_S = 1_800
-_OF_POLICY = ["QueueArn", "Policy", "LastModifiedTimestamp", "MessageRetentionPeriod", "KmsMasterKeyId"]
+_OF_POLICY = [
+    *("QueueArn", "Policy", "RedrivePolicy", "LastModifiedTimestamp", "MessageRetentionPeriod", "KmsMasterKeyId"),
+]
+#: How long a policy that was read for another question stands for the next read of it.
+_JUST_READ_S = 2.0
 #: Attributes that AWS refuses for a standard queue, and those whose value is a document.
 _FIFO_ONLY = {"ContentBasedDeduplication", "DeduplicationScope", "FifoQueue", "FifoThroughputLimit"}
 _DOCUMENTS = {"Policy", "RedriveAllowPolicy", "RedrivePolicy"}
@@ -146,12 +149,9 @@ def created_attributes(settings: Settings, name: str, *, is_temporary: bool) -> 
 class Queues:
     """Finds and makes queues, and remembers their addresses. Safe to share between threads."""
 
-    def __init__(
-        self, clients: Clients, settings: Settings, home: Home | None = None, timings: Timings | None = None
-    ) -> None:
+    def __init__(self, clients: Clients, settings: Settings, home: Home | None = None) -> None:
         self._clients = clients
         self._settings = settings
-        self._timings = timings or Timings.of(settings)
         self._home = home or Home(clients, settings)
         self._flights = SingleFlight()
         self._urls: dict[str, QueueUrl] = {}
@@ -161,6 +161,11 @@ class Queues:
         self._changed_ms: dict[QueueUrl, int] = {}
         self._retention: dict[QueueUrl, str] = {}
         self._keys: dict[QueueUrl, str] = {}
+        self._redrive: dict[QueueUrl, str] = {}
+        #: Policies that were read a moment ago, and when, until they are asked for.
+        self._just_read: dict[QueueUrl, tuple[str | None, float]] = {}
+        #: Queues that this process created, with the attributes that they got.
+        self._created: dict[QueueUrl, Mapping[str, str]] = {}
         #: ``x-max-priority`` as the tags of a queue say it.
         self._max_priority: dict[str, int] = {}
 
@@ -205,17 +210,20 @@ class Queues:
         tags: Mapping[str, str] | None = None,
         patience_s: float = SQS_QUEUE_RECREATE_S + 15,
     ) -> bool:
-        """Find the queue, or create it; whether it was created. Other than with ``topology=auto``, just take note.
+        """Find the queue, or create it; whether it was created: :meth:`look_for`, then :meth:`create`."""
+        if not self.look_for(spec, physical=physical):
+            return False
+        self.create(spec, tags=tags, patience_s=patience_s)
+        return True
 
-        Always asks AWS: somebody may have deleted it. kombu remembers by itself what it declared on a connection.
+    def look_for(self, spec: QueueSpec, *, physical: str | None = None) -> bool:
+        """Take note of a declaration. Returns True if the queue is missing and ours to create.
+
+        Always asks AWS: somebody may have deleted it. kombu remembers by itself what it declared on a connection. Other
+        than with ``topology=auto``, it asks nothing.
 
         Args:
             physical: Its name in AWS, where it is not the one that follows from the logical name.
-            tags: For a queue that is created, besides those of all our queues.
-            patience_s: How long to wait for the name of a deleted queue.
-        Raises:
-            QueueDeletedRecently: AWS still refuses the name then; it does for a minute.
-            AccessDenied: it does not exist and may not be created.
         """
         name = spec.name
         with self._flights(name):
@@ -227,10 +235,45 @@ class Queues:
             try:
                 self._urls[name] = self._look_up(name)
             except QueueNotFound:
-                is_ours_alone = physical is not None or spec.exclusive
-                self._urls[name] = self._create(spec, tags or {}, patience_s, is_ours_alone=is_ours_alone)
                 return True
             return False
+
+    def create(
+        self,
+        spec: QueueSpec,
+        *,
+        tags: Mapping[str, str] | None = None,
+        attributes: Mapping[str, str] | None = None,
+        is_unbound: bool = False,
+        patience_s: float = SQS_QUEUE_RECREATE_S + 15,
+    ) -> QueueUrl:
+        """Create a queue; one that exists meanwhile is found.
+
+        Args:
+            tags: Besides those of all our queues.
+            attributes: Besides those of all our queues, which come first. If AWS does not take them, the queue is
+                created without them; :meth:`created_with` tells.
+            is_unbound: No other process binds the queue, so that its tags can go into CreateQueue.
+            patience_s: How long to wait for the name of a deleted queue.
+        Raises:
+            QueueDeletedRecently: AWS still refuses the name then; it does for a minute.
+            AccessDenied: it may not be created.
+        """
+        with self._flights(spec.name):
+            self._specs.setdefault(spec.name, spec)
+            is_ours_alone = is_unbound or spec.name in self._physical or spec.exclusive
+            url = self._create(spec, tags or {}, attributes or {}, patience_s, is_ours_alone=is_ours_alone)
+            self._urls[spec.name] = url
+            return url
+
+    def was_created(self, name: str) -> bool:
+        """Return True if this process created the queue. No call."""
+        return self._urls.get(name) in self._created
+
+    def created_with(self, name: str, attribute: str) -> str | None:
+        """An attribute with which this process created the queue; None if it did not. No call."""
+        url = self._urls.get(name)
+        return self._created.get(url, {}).get(attribute) if url is not None else None
 
     def spec(self, name: str) -> QueueSpec | None:
         """What this process declared the queue with, if it did."""
@@ -253,6 +296,10 @@ class Queues:
         if highest:
             self._max_priority[name] = highest
 
+    def built_arn(self, name: str) -> QueueArn | None:
+        """The ARN of a queue of ours, whether or not it exists; None while the account is unknown."""
+        return self._home.queue_arn(self.physical(name))
+
     def arn(self, url: QueueUrl) -> QueueArn:
         """The ARN of a queue, from AWS itself."""
         if url not in self._arns:
@@ -260,14 +307,26 @@ class Queues:
         return self._arns[url]
 
     def policy(self, url: QueueUrl) -> str | None:
-        """The queue's access policy as JSON text; None when it has none. Always asks AWS."""
+        """The queue's access policy as JSON text; None when it has none. Asks AWS, unless it was read just now."""
+        just_read = self._just_read.pop(url, None)
+        if just_read is not None and time.monotonic() - just_read[1] <= _JUST_READ_S:
+            return just_read[0]
         answer = self._clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=_OF_POLICY)
         attributes = answer.get("Attributes", {})
+        self._redrive[url] = attributes.get("RedrivePolicy", "")
         self._arns[url] = QueueArn(attributes["QueueArn"])
         self._keys[url] = attributes.get("KmsMasterKeyId", "")
         self._retention[url] = attributes.get("MessageRetentionPeriod", "")
         self._changed_ms[url] = int(float(attributes.get("LastModifiedTimestamp", 0)) * 1000)
         return attributes.get("Policy") or None
+
+    def has_redrive_policy(self, url: QueueUrl) -> bool:
+        """Return True if the queue has a redrive policy: asked for together with its access policy."""
+        if "RedrivePolicy" in self._created.get(url, {}):
+            return True
+        policy = self.policy(url)
+        self._just_read[url] = policy, time.monotonic()
+        return bool(self._redrive.get(url))
 
     def is_closed_to_sns(self, url: QueueUrl) -> bool:
         """Whether the queue, as last read, is encrypted with a key that SNS can't use. No call."""
@@ -286,6 +345,7 @@ class Queues:
 
     def write_policy(self, url: QueueUrl, policy: str) -> None:
         """Replace the queue's access policy (``""`` removes it). AWS may take a minute to act on it."""
+        self._just_read.pop(url, None)
         self._clients.sqs("set_queue_attributes", QueueUrl=url, Attributes={"Policy": policy})
         self._changed_ms[url] = self._clients.now_ms()
 
@@ -334,6 +394,9 @@ class Queues:
             self._changed_ms.pop(url, None)
             self._retention.pop(url, None)
             self._keys.pop(url, None)
+            self._redrive.pop(url, None)
+            self._just_read.pop(url, None)
+            self._created.pop(url, None)
 
     def name_of(self, url: QueueUrl) -> str | None:
         """The logical name of a queue that was looked up here; None for others."""
@@ -397,10 +460,17 @@ class Queues:
         return QueueUrl(answer["QueueUrl"])
 
     def _create(
-        self, spec: QueueSpec, tags: Mapping[str, str], patience_s: float, *, is_ours_alone: bool
+        self,
+        spec: QueueSpec,
+        tags: Mapping[str, str],
+        further: Mapping[str, str],
+        patience_s: float,
+        *,
+        is_ours_alone: bool,
     ) -> QueueUrl:
         physical = self.physical(spec.name)
-        attributes = created_attributes(self._settings, spec.name, is_temporary=bool(spec.kind))
+        usual = created_attributes(self._settings, spec.name, is_temporary=bool(spec.kind))
+        attributes = {**further, **usual}
         params: dict[str, Any] = {"QueueName": physical, "Attributes": attributes}
         if is_ours_alone:  # a crash between creating and tagging would leave a queue that is nobody's
             params["tags"] = own_tags(self._settings) | dict(tags)
@@ -417,11 +487,15 @@ class Queues:
                 del params["tags"]  # tagging is a right of its own
             except (QueueDeletedRecently, BrokerUnavailable) as exc:
                 attempt = self._pause(exc, spec.name, attempt, deadline)
+            except TopologyError as exc:  # such as a dead-letter queue that AWS does not know everywhere yet
+                if attributes == usual:
+                    raise
+                logger.info("Queue %s is created without %s: %s", spec.name, ", ".join(further), exc)
+                params["Attributes"] = attributes = usual
             else:
                 logger.info("Created queue %s (%s).", spec.name, physical)
                 self._home.learn_account(queue_account(url))
-                if self._timings.queue_ready_s:
-                    time.sleep(self._timings.queue_ready_s)
+                self._created[url] = dict(attributes)
                 if not is_ours_alone:
                     self._tag(url, own_tags(self._settings) | dict(tags))
                 return url

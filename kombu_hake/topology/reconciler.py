@@ -563,6 +563,8 @@ class Reconciler:
         policy = observed.policies[queue]
         if policy is None or self._declared_priority(queue) or known.is_partial:
             return False
+        if queue not in self._known and self._queues.was_created(queue):
+            return False  # its policy is from its creation, and nothing is subscribed yet
         if queue in self._has_read and binding not in known.bindings:
             return False
         exchange = binding.exchange
@@ -769,7 +771,7 @@ class Reconciler:
         arn = self._queues.arn(url)
         name = None
         if bindings.exchanges():
-            name = self._dead_queues.make_undelivered(queue) if makes else self._dead_queues.undelivered_name(queue)
+            name = self._undelivered(queue, url, bindings) if makes else self._dead_queues.undelivered_name(queue)
         return Desired(
             queue,
             bindings,
@@ -782,6 +784,35 @@ class Reconciler:
             fanout_priorities=self._settings.fanout_priorities,
             types=types or {},
         )
+
+    def _undelivered(self, queue: str, url: QueueUrl, bindings: BindingSet) -> str | None:
+        """The name of the queue for what SNS can't deliver; made, unless each subscription shows that it is in use."""
+        exchanges = bindings.exchanges()
+        found = [self._subscriptions.get((level.name, exchange))
+                 for level in self._levels(queue, url, bindings) for exchange in exchanges]  # fmt: skip
+        if found and all(one is not None and (one.attributes or {}).get("RedrivePolicy") for one in found):
+            return self._dead_queues.undelivered_name(queue)
+        return self._dead_queues.make_undelivered(
+            queue, exchanges, lambda name, arn: self.policy_at_creation(name, arn, bindings)
+        )
+
+    def policy_at_creation(self, name: str, arn: QueueArn, bindings: BindingSet) -> str | None:
+        """The access policy with which a queue is created, so that the topics of its bindings may send to it at once.
+
+        A policy that is written later acts up to a minute late.
+
+        Args:
+            name: Logical name of an SQS queue.
+        """
+        wanted = Desired(
+            name,
+            bindings,
+            (Level(name, arn),),
+            {exchange: self._topics.arn(exchange) for exchange in bindings.exchanges()},
+            topic_pattern=self._pattern(bindings, arn),
+        )
+        changes = diff(wanted, Observed(policies={name: None}))
+        return next((change.text for change in changes if isinstance(change, WritePolicy)), None)
 
     def _is_settled(self, url: QueueUrl) -> bool:
         """Whether the tags of a queue, as read, lack nothing that others wrote."""

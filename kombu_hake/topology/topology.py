@@ -24,6 +24,7 @@ from kombu_hake.amqp import (
     QueueUrl,
     is_reply_exchange,
     level_names,
+    main_queue,
     max_priority,
     parse_arn,
     queue_account,
@@ -74,7 +75,7 @@ class Topology:
         self.timings = timings or Timings.of(settings)
         self.chores = chores or Chores(clock)
         self.home = Home(clients, settings)
-        self.queues = Queues(clients, settings, self.home, self.timings)
+        self.queues = Queues(clients, settings, self.home)
         self.signs = Signs(clients, settings, time.monotonic, self.queues.looks_temporary, self._heal_later)
         self.topics = Topics(clients, settings, self.home)
         self._clients = clients
@@ -191,17 +192,21 @@ class Topology:
         """Whether infrastructure code made a queue, as far as can be told."""
         return self.queues.find(queue) is not None
 
-    def declare_queue(self, spec: QueueSpec, *, physical: str | None = None) -> bool:
+    def declare_queue(self, spec: QueueSpec, *, physical: str | None = None, fed_by: str = "") -> bool:
         """Find or create a queue, its priority levels included; as :meth:`kombu_hake.topology.queues.Queues.declare`.
 
         One that is temporary, or expires, is created with tags that say so (:mod:`kombu_hake.topology.signs`).
+
+        Args:
+            physical: Its name in AWS, where it is not the one that follows from the logical name.
+            fed_by: An exchange that the queue is bound to next: if created, the queue lets its topic in at once.
         """
         if physical is not None:
             self.forget(spec.name)  # an earlier incarnation
         is_new = False
         for name in level_names(spec.name, self._arguments_of(spec)):
             if name == spec.name:
-                is_new = self._declare_one(spec, physical)
+                is_new = self._declare_one(spec, physical, fed_by)
                 if is_new:
                     self._reconciler.forget(name)
             else:
@@ -213,18 +218,32 @@ class Topology:
             self.dead_queues.ensure(spec.name)
         return is_new
 
-    def _declare_one(self, spec: QueueSpec, physical: str | None) -> bool:
+    def _declare_one(self, spec: QueueSpec, physical: str | None, fed_by: str = "") -> bool:
         kind = spec.kind
+        is_new = self.queues.look_for(spec, physical=physical)
         if not (kind and self.is_managed(spec.name)):
-            return self.queues.declare(spec, physical=physical)
-        tags = self.signs.at_creation(kind, owned=spec.exclusive)
-        is_new = self.queues.declare(spec, physical=physical, tags=tags)
+            if is_new:
+                self.queues.create(spec, attributes=self.dead_queues.attributes_at_creation(main_queue(spec.name)))
+            return is_new
+        if is_new:
+            tags = self.signs.at_creation(kind, owned=spec.exclusive)
+            self.queues.create(spec, tags=tags, attributes=self._policy_at_creation(spec.name, fed_by))
+            if spec.is_temporary and not fed_by and self.timings.queue_ready_s:
+                time.sleep(self.timings.queue_ready_s)  # others send to it by name, and do not wait for it
         url = self.queues.url(spec.name)
         if is_new:
             self.signs.created(url, kind)
         elif kind.expires_s is not None and not kind.exclusive:
             self.signs.touch(url, kind)
         return is_new
+
+    def _policy_at_creation(self, queue: str, exchange: str) -> dict[str, str]:
+        arn = self.queues.built_arn(queue) if exchange else None
+        if arn is None:
+            return {}
+        bindings = BindingSet(frozenset({Binding(exchange, "fanout")}))
+        policy = self._reconciler.policy_at_creation(queue, arn, bindings)
+        return {"Policy": policy} if policy else {}
 
     def incarnation(self, queue: str) -> str:
         """A name in AWS for a queue that nobody else has had, or will have."""

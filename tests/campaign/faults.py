@@ -17,17 +17,37 @@ class Kind:
         rules: For the proxy; journal entries are written only while there are rules.
         lasting: Seconds for which a declaration takes no effect: publishing starts so long after the workers.
         loses_answers: Whether a request may take effect without an answer.
+        phases: Instead of *rules* all the time: (seconds, rules) in turn, again and again.
+        renews_keys: Whether workers and publishers have temporary keys, of the proxy.
     """
 
     says: str
     rules: tuple[Rule, ...]
     lasting: float = 0.0
     loses_answers: bool = False
+    phases: tuple[tuple[float, tuple[Rule, ...]], ...] = ()
+    renews_keys: bool = False
+
+    def rules_at(self, seconds: float) -> tuple[Rule, ...]:
+        """The rules so many seconds after the begin."""
+        left = seconds % sum(length for length, _ in self.phases) if self.phases else 0.0
+        for length, rules in self.phases:
+            if left < length:
+                return rules
+            left -= length
+        return self.rules
 
 
 def _each(kind: str, action: str | None = None, **more: float) -> Rule:
     return Rule(kind, action, probability=SHARE, **more)  # type: ignore[arg-type]
 
+
+def _skewed(seconds: float) -> tuple[Rule, ...]:
+    return (Rule("skewed", seconds=seconds),)
+
+
+_YOUNG = Rule("old_keys", seconds=60.0)
+_NO_KEYS = Rule("no_keys")
 
 KINDS = {
     "none": Kind("nothing but the kills", (Rule("delay", probability=0.0),)),
@@ -48,6 +68,12 @@ KINDS = {
     "reorder": Kind("shuffled, and one kept back", (_each("reorder"),)),
     "expired": Kind("the credentials have expired, then they are fine", (_each("expired"),)),
     "delayed-effect": Kind("policies and filters act 2 s later", (Rule("delayed_effect", seconds=2.0),), lasting=4.0),
+    # Keys are renewed every three seconds. Their source fails, which must not be felt; then they are refused as well.
+    "credentials": Kind("renewing the credentials fails, then they are refused", (_YOUNG,), phases=(
+        (8.0, (_YOUNG,)), (5.0, (_YOUNG, _NO_KEYS)), (5.0, (Rule("old_keys", seconds=4.0), _NO_KEYS))),
+        renews_keys=True),
+    "clock": Kind("AWS's clock jumps by twenty minutes, there and back", _skewed(0.0), phases=(
+        (5.0, _skewed(0.0)), (5.0, _skewed(1_200.0)), (5.0, _skewed(0.0)), (5.0, _skewed(-1_200.0)))),
 }  # fmt: skip
 
 #: Of several kinds a little, for a run that is short.

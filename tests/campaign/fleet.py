@@ -35,13 +35,16 @@ class Fleet:
         folder: Where runs, publishes and logs are.
     """
 
-    def __init__(self, broker: str, options: Mapping[str, Any], folder: Path) -> None:
+    def __init__(
+        self, broker: str, options: Mapping[str, Any], folder: Path, environment: Mapping[str, str] | None = None
+    ) -> None:
+        """*environment*: of workers and publishers, besides this program's."""
         self.folder = folder
         self.kills: list[Kill] = []
         self._stage = Stage(broker, folder)
         self._environment = {
             **os.environ, BROKER: broker, FOLDER: str(folder), "CAMPAIGN_OPTIONS": json.dumps(options),
-            "PYTHONPATH": os.pathsep.join([str(TESTS), str(ROOT)]), "C_FORCE_ROOT": "1",
+            "PYTHONPATH": os.pathsep.join([str(TESTS), str(ROOT)]), "C_FORCE_ROOT": "1", **(environment or {}),
         }  # fmt: skip
         self._workers: dict[str, tuple[Worker, str]] = {}
         self._started: dict[str, float] = {}
@@ -171,9 +174,11 @@ class Fleet:
 
 
 @contextmanager
-def fleet(broker: str, options: Mapping[str, Any], folder: Path) -> Iterator[Fleet]:
+def fleet(
+    broker: str, options: Mapping[str, Any], folder: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[Fleet]:
     """A fleet that leaves no process behind."""
-    found = Fleet(broker, options, folder)
+    found = Fleet(broker, options, folder, environment)
     try:
         yield found
     finally:

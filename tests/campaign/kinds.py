@@ -21,9 +21,10 @@ from pathlib import Path
 from uuid import uuid4
 
 from support.emulators import Emulator, run_moto
+from support.proxy import KEYS_PATH
 
 from campaign.app import GROUPS
-from campaign.faults import KINDS, MIXED
+from campaign.faults import KINDS, MIXED, Kind
 from campaign.fleet import Fleet, Tail, end_tidily, fleet
 from campaign.journal import JournalProxy
 from campaign.ledger import Verdict, judge
@@ -78,14 +79,19 @@ def run_kind(
         proxy = stack.enter_context(JournalProxy(emulator.endpoint_url, rules=kind.rules))
         seen = replace(emulator, port=int(proxy.endpoint_url.rpartition(":")[2]))
         options = {**OPTIONS, "visibility_timeout": visibility_s}
-        crew = stack.enter_context(fleet(seen.url(f"c{uuid4().hex[:8]}"), options, folder))
+        broker, environment = seen.url(f"c{uuid4().hex[:8]}"), {}
+        if kind.renews_keys:
+            broker = broker.replace(f"{seen.key}:{seen.secret}@", "", 1)
+            environment = {"AWS_CONTAINER_CREDENTIALS_FULL_URI": f"{proxy.endpoint_url}{KEYS_PATH}"}
+        crew = stack.enter_context(fleet(broker, options, folder, environment))
         crew.start(workers, "-P", "prefork", "-c", "2")
         time.sleep(kind.lasting)
         share = _share(events)
         for number, how in enumerate(HOW):
             first = number * share
             crew.publish(first, min(share, events - first), how, rate / len(HOW))
-        _until_all_ran(crew, events, kill_every_s, patience_s)
+        _until_all_ran(crew, events, kill_every_s, patience_s, InTurn(kind, proxy))
+        proxy.rules = kind.rules
         until_calm(crew, visibility_s)
         verdict = judge(
             dict.fromkeys(GROUPS, range(events)), crew.runs(), crew.published(), crew.kills, proxy.of,
@@ -100,7 +106,23 @@ def _share(events: int) -> int:
     return -(-events // len(HOW))
 
 
-def _until_all_ran(crew: Fleet, events: int, kill_every_s: float, patience_s: float) -> None:
+class InTurn:
+    """Puts the rules of a kind into force, one phase after the other."""
+
+    def __init__(self, kind: Kind, proxy: JournalProxy) -> None:
+        self._kind = kind
+        self._proxy = proxy
+        self._begun = time.monotonic()
+        self._last = kind.rules
+
+    def tick(self) -> None:
+        """Called often."""
+        rules = self._kind.rules_at(time.monotonic() - self._begun)
+        if rules != self._last:
+            self._proxy.rules = self._last = rules
+
+
+def _until_all_ran(crew: Fleet, events: int, kill_every_s: float, patience_s: float, in_turn: InTurn) -> None:
     """Kill one after the other until nearly all ran, then wait for the rest, for so long."""
     left = {group: set(range(events)) for group in GROUPS}
     share = _share(events)
@@ -117,6 +139,7 @@ def _until_all_ran(crew: Fleet, events: int, kill_every_s: float, patience_s: fl
         if time.monotonic() >= next_kill and (crew.is_publishing() or sum(map(len, left.values())) > events * 0.03):
             crew.kill_next()
             next_kill += kill_every_s
+        in_turn.tick()
         gone = crew.ended()
         assert not gone, "\n".join(gone)
         time.sleep(0.2)

@@ -32,7 +32,7 @@ from campaign.process import Usage, cpu_s, usage
 
 #: The worker that is never killed.
 OLD = "old"
-_FAULTS = [name for name in KINDS if name not in ("none", "delayed-effect")]
+_FAULTS = [name for name in KINDS if name not in ("none", "delayed-effect", "credentials", "clock")]
 _FAULT_S = 6.0
 _TICK_S = 0.5
 _SAMPLE_S = 30.0

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable
+from datetime import datetime, timezone
+from email.utils import formatdate
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote_plus, urlencode
 
@@ -126,6 +128,47 @@ def expired(request: Request) -> Message:
         request.service, 403, "ExpiredToken", "The security token included in the request is expired",
         shape="ExpiredTokenException",
     )  # fmt: skip
+
+
+def signature_expired(request: Request) -> Message:
+    """403: the time of the signature is not AWS's."""
+    text = "Signature expired: the time of the request is more than 15 min. from now"
+    return error(request.service, 403, "SignatureDoesNotMatch", text, shape="InvalidSignatureException")
+
+
+def signed_at(request: Request) -> float | None:
+    """When the request says that it was signed, seconds since the epoch; None where it does not say."""
+    stamp = header(request.message.head, b"x-amz-date").decode()
+    try:
+        return datetime.strptime(stamp, "%Y%m%dT%H%M%SZ").replace(tzinfo=timezone.utc).timestamp()
+    except ValueError:
+        return None
+
+
+def with_date(answer: Message, now_s: float) -> Message:
+    """A response whose ``Date`` is this time."""
+    lines = [
+        line
+        for line in answer.head.removesuffix(b"\r\n\r\n").split(b"\r\n")
+        if not line.lower().startswith(b"date:")
+    ]
+    lines.append(b"Date: " + formatdate(now_s, usegmt=True).encode())
+    return answer._replace(head=b"\r\n".join(lines) + b"\r\n\r\n")
+
+
+def new_keys(now_s: float, live_s: float) -> Message:
+    """Temporary keys as the agent of a container gives them out; the token says when that was."""
+    expires = datetime.fromtimestamp(now_s + live_s, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    keys = {"AccessKeyId": "test", "SecretAccessKey": "test", "Token": f"{now_s:.3f}", "Expiration": expires}
+    return response(200, "application/json", json.dumps(keys).encode())
+
+
+def key_age_s(request: Request, now_s: float) -> float | None:
+    """The age of the keys of :func:`new_keys` that signed the request; None for other keys."""
+    try:
+        return now_s - float(header(request.message.head, b"x-amz-security-token"))
+    except ValueError:
+        return None
 
 
 def access_denied(request: Request) -> Message:

@@ -39,6 +39,9 @@ from .proxy_http import ClientSide, Message, Upstream, response
 from .proxy_rules import Rule, RuleBook
 
 CONTROL_PATH = b"/__proxy__"
+#: For ``AWS_CONTAINER_CREDENTIALS_FULL_URI``: keys that botocore renews three seconds later.
+KEYS_PATH = "/__keys__"
+_KEYS_LIVE_S = 903.0
 BILLED_CHUNK_BYTES = 64 * 1024
 
 
@@ -225,8 +228,12 @@ class Proxy:
 
     async def _serve(self, client: ClientSide, message: Message) -> None:
         """One request, from its last byte to the response."""
-        if message.head.split(b" ", 2)[1] == CONTROL_PATH:
+        path = message.head.split(b" ", 2)[1]
+        if path == CONTROL_PATH:
             client.send(await self._control(message))
+            return
+        if path == KEYS_PATH.encode():
+            client.send(self._keys())
             return
         request = wire.parse_request(message)
         self._count_request(request)
@@ -252,6 +259,12 @@ class Proxy:
             await asyncio.sleep(half_s)
         if not self._is_silent:
             client.send(answer)
+
+    def _keys(self) -> Message:
+        if any(rule.kind == "no_keys" for rule in self._book.rules):
+            self._counts["faults"]["no_keys"] += 1
+            return response(500, "application/json", b"{}")
+        return wire.new_keys(time.time(), _KEYS_LIVE_S)
 
     async def _serve_faulty(self, client: ClientSide, plan: Plan) -> Message | None:
         """Carry out a plan; the response to give, if there is to be one."""

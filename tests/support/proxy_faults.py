@@ -15,6 +15,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -28,6 +29,8 @@ from .odd_answers import ODD
 from .proxy_http import Message, response, with_body
 from .proxy_rules import KINDS, Rule, RuleBook, TokenBucket
 
+#: How far the time of a signature may be from AWS's.
+SIGNATURE_S = 900.0
 DUPLICATE_HANDLE = "proxy-duplicate-"
 MATCHES_NOTHING = '{"proxy-not-yet":["x"]}'
 _SETTLING = frozenset(
@@ -65,6 +68,7 @@ class Plan:
     settled_ids: list[str] = field(default_factory=list)
     held_messages: list[dict[str, Any]] = field(default_factory=list)
     pending_filter: tuple[float, str] | None = None
+    skew_s: float | None = None
 
 
 class Faults:
@@ -110,6 +114,8 @@ class Faults:
     def finish(self, plan: Plan, answer: Message) -> Message:
         """The response to give, made from the emulator's (or from ``plan.answer``)."""
         request = plan.request
+        if plan.skew_s is not None:
+            answer = wire.with_date(answer, time.time() + plan.skew_s)
         if "odd" in plan.acted:
             return answer
         if plan.failed_ids or plan.settled_ids:
@@ -140,6 +146,19 @@ class Faults:
 
     def _expired(self, plan: Plan, rule: Rule) -> bool:
         return self._answer(plan, wire.expired(plan.request))
+
+    def _skewed(self, plan: Plan, rule: Rule) -> bool:
+        plan.skew_s, signed_at = rule.seconds, wire.signed_at(plan.request)
+        if signed_at is None or abs(signed_at - time.time() - rule.seconds) <= SIGNATURE_S:
+            return False
+        return self._answer(plan, wire.signature_expired(plan.request))
+
+    def _old_keys(self, plan: Plan, rule: Rule) -> bool:
+        age_s = wire.key_age_s(plan.request, time.time())
+        return age_s is not None and age_s > rule.seconds and self._answer(plan, wire.expired(plan.request))
+
+    def _no_keys(self, plan: Plan, rule: Rule) -> bool:
+        return False  # what gives out keys asks for the rule
 
     def _access_denied(self, plan: Plan, rule: Rule) -> bool:
         return self._answer(plan, wire.access_denied(plan.request))

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
@@ -58,6 +59,15 @@ def test_remote_control_is_one_more_idle_queue_for_each_worker_and_its_signs_of_
     assert requests["sqs:TagQueue, remote control"] == pytest.approx(3 * 30 * MONTH_S / 3600)
     without = requests_a_month(Load(workers=3, remote_control=False))
     assert sum(without.values()) == requests["sqs:ReceiveMessage, empty"]
+    assert requests["sns:GetSubscriptionAttributes, checks"] == 3 * MONTH_S / 300
+
+
+def test_checks_of_bindings_are_two_requests_an_interval_for_each_bound_queue_of_a_worker() -> None:
+    load = Load(groups=3, workers=4)  # each worker: its group's queue, and that of remote control
+    for name in ("sqs:GetQueueAttributes, checks", "sns:GetSubscriptionAttributes, checks"):
+        assert requests_a_month(load)[name] == pytest.approx(3 * 4 * 2 * MONTH_S / 300)
+        assert requests_a_month(replace(load, check_bindings_s=0))[name] == 0
+        assert requests_a_month(Load(remote_control=False))[name] == 0  # a queue without an exchange
 
 
 def test_an_idle_worker_costs_what_was_counted() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import threading
 from typing import Any
 
 import pytest
@@ -121,6 +122,63 @@ def test_a_queue_that_asks_has_its_dead_letter_queue_when_it_is_declared(fake: F
     assert sorted(fake.queues.by_name) == ["q", "q-dead"]  # nothing for subscriptions that there are none of
 
 
+def test_new_queue_has_all_in_few_calls(fake: FakeClients) -> None:
+    topology = made(fake)
+    topology.declare_queue(QueueSpec("q", arguments=ASKED))
+    topology.bind("q", ORDERS)
+    assert fake.count("create_queue") == 3
+    assert fake.count("set_queue_attributes") == 1  # what the topic may send to the queue itself
+    assert not fake.count("set_subscription_attributes")
+    assert len(fake.calls) <= 16
+    assert fake.queues.queue("q-dead").tags["hake:dead-letters-of"] == "q"
+    assert fake.queues.queue("q-undelivered").tags["hake:dead-letters-of"] == "q"
+    fake.calls.clear()
+    again = made(fake)
+    again.declare_queue(QueueSpec("q", arguments=ASKED))
+    again.bind("q", ORDERS)
+    assert len(fake.calls) <= 5
+
+
+def test_dead_letter_queues_that_are_left_from_before_are_used(fake: FakeClients) -> None:
+    for name in ("q-dead", "q-undelivered"):
+        fake.sqs("create_queue", QueueName=name, Attributes={"MessageRetentionPeriod": "3600"})
+    topology = made(fake)
+    topology.declare_queue(QueueSpec("q", arguments=ASKED))
+    topology.bind("q", ORDERS)
+    assert redrive(fake, "q")["deadLetterTargetArn"] == queue_arn("q-dead")
+    assert fake.queues.queue("q-dead").attributes["MessageRetentionPeriod"] == "3600"
+    assert not fake.queues.queue("q-dead").tags.get("hake:dead-letters-of")
+    fake.sqs("delete_queue", QueueUrl=fake.queues.queue("q").url)
+    publish(fake)
+    assert fake.queues.queue("q-undelivered").bodies() == ["an event"]
+
+
+def test_predefined_dead_letter_queues_are_not_created(fake: FakeClients) -> None:
+    urls = {}
+    for name in ("q-dead", "q-undelivered"):
+        urls[name] = fake.sqs("create_queue", QueueName=f"made-by-terraform-{name}")["QueueUrl"]
+    topology = made(fake, predefined_queues=urls)
+    topology.declare_queue(QueueSpec("q", arguments=ASKED))
+    topology.bind("q", ORDERS)
+    assert sorted(fake.queues.by_name) == ["made-by-terraform-q-dead", "made-by-terraform-q-undelivered", "q"]
+    assert redrive(fake, "q")["deadLetterTargetArn"] == queue_arn("made-by-terraform-q-dead")
+
+
+def test_queues_that_are_each_others_dead_letter_queue_do_not_block(fake: FakeClients) -> None:
+    topology = made(fake)
+    threads = [
+        threading.Thread(
+            target=topology.declare_queue, args=(QueueSpec(a, arguments={"x-dead-letter-queue": b}),), daemon=True
+        )
+        for a, b in (("a", "b"), ("b", "a"))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert not any(thread.is_alive() for thread in threads)
+
+
 def test_the_option_is_for_all_queues_and_costs_one_call_a_process_afterwards(fake: FakeClients) -> None:
     made(fake, dead_letter_queue=True).declare_queue(QueueSpec("q"))
     fake.calls.clear()
@@ -179,6 +237,7 @@ def test_who_may_not_look_declares_all_the_same(fake: FakeClients, caplog: pytes
 
 
 def test_who_may_not_make_one_says_so_once_and_goes_on(fake: FakeClients, caplog: pytest.LogCaptureFixture) -> None:
+    fake.sqs("create_queue", QueueName="q")
     fake.deny("sqs:SetQueueAttributes")
     topology = made(fake)
     topology.declare_queue(QueueSpec("q", arguments=ASKED))
@@ -278,6 +337,9 @@ def test_an_operators_dead_letter_queue_of_a_subscription_is_kept(fake: FakeClie
 def test_a_binding_works_without_the_rights_to_keep_what_fails(
     fake: FakeClients, caplog: pytest.LogCaptureFixture, action: str
 ) -> None:
+    before = made(fake)
+    before.declare_queue(QueueSpec("q"))
+    before.bind("q", ORDERS)
     topology = made(fake)
     topology.declare_queue(QueueSpec("q", arguments=ASKED))
     fake.deny(action)

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from email.utils import parsedate_to_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from urllib.parse import parse_qsl, urlencode
 
 import pytest
 from support import aws_wire as wire
-from support.proxy import Proxy
+from support.proxy import KEYS_PATH, Proxy
 from support.proxy_control import RemoteProxy
 from support.proxy_http import Framer, Message, dechunk, header, with_body
 from support.proxy_rules import KINDS, Rule, RuleBook, TokenBucket
@@ -78,10 +79,12 @@ def proxy(upstream: Upstream) -> Iterator[Proxy]:
         yield proxy
 
 
-def call(proxy: Proxy, headers: dict[str, str], body: str) -> tuple[int, dict[str, str], str]:
+def call(
+    proxy: Proxy, headers: dict[str, str], body: str, *, method: str = "POST", path: str = "/"
+) -> tuple[int, dict[str, str], str]:
     connection = http.client.HTTPConnection("127.0.0.1", int(proxy.endpoint_url.rpartition(":")[2]), timeout=5)
     try:
-        connection.request("POST", "/", body, headers)
+        connection.request(method, path, body, headers)
         answer = connection.getresponse()
         return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read().decode()
     finally:
@@ -602,3 +605,49 @@ def test_another_process_can_read_and_steer_it(upstream: Upstream) -> None:
     finally:
         process.terminate()
         process.communicate()
+
+
+# ---- credentials and clocks
+
+
+def stamp(ahead_s: float) -> str:
+    return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(time.time() + ahead_s))
+
+
+@pytest.mark.parametrize(
+    ("skew_s", "signed_s", "status"), [(0, 0, 200), (0, 1200, 403), (1200, 0, 403), (1200, 1200, 200)]
+)
+def test_a_clock_that_jumps_refuses_old_signatures_and_tells_its_time(
+    proxy: Proxy, skew_s: float, signed_s: float, status: int
+) -> None:
+    proxy.rules = [Rule("skewed", seconds=skew_s)]
+    headers = {"X-Amz-Target": "AmazonSQS.SendMessage", "X-Amz-Date": stamp(signed_s)}
+    found, answered, body = call(proxy, headers, json.dumps({"QueueUrl": QUEUE_URL}))
+    assert found == status
+    assert abs(parsedate_to_datetime(answered["date"]).timestamp() - time.time() - skew_s) < 30
+    assert ("InvalidSignatureException" in body) == (status == 403)
+    assert proxy.stats()["faults"] == ({"skewed": 1} if status == 403 else {})
+
+
+def keys(proxy: Proxy) -> tuple[int, dict[str, str]]:
+    status, _, body = call(proxy, {}, "", method="GET", path=KEYS_PATH)
+    return status, json.loads(body)
+
+
+def test_keys_are_refused_when_they_are_too_old(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    status, found = keys(proxy)
+    assert (status, sorted(found)) == (200, ["AccessKeyId", "Expiration", "SecretAccessKey", "Token"])
+    headers = {"X-Amz-Target": "AmazonSQS.SendMessage", "X-Amz-Security-Token": found["Token"]}
+    body = json.dumps({"QueueUrl": QUEUE_URL})
+    proxy.rules = [Rule("old_keys", seconds=60.0)]
+    assert call(proxy, headers, body)[0] == 200
+    proxy.rules = [Rule("old_keys", seconds=-1.0)]
+    status, _, answer = call(proxy, headers, body)
+    assert (status, "ExpiredToken" in answer) == (403, True)
+    assert call(proxy, {"X-Amz-Target": "AmazonSQS.SendMessage"}, body)[0] == 200  # keys of its own
+
+
+def test_a_source_of_keys_fails(proxy: Proxy) -> None:
+    proxy.rules = [Rule("no_keys")]
+    assert keys(proxy)[0] == 500
+    assert sqs(proxy, "SendMessage")[0] == 200

@@ -1,10 +1,11 @@
 """Queues: found or made with few calls, never changed, purged and deleted as AMQP users expect."""
 
+import json
 import logging
 import threading
 
 import pytest
-from fakes import ACCOUNT, FakeClients, eventually, make_settings
+from fakes import ACCOUNT, REGION, FakeClients, eventually, make_settings
 
 from kombu_hake.exceptions import (
     AccessDenied,
@@ -178,12 +179,13 @@ def test_a_throttled_create_is_tried_again_and_a_dead_network_is_not(
         queues.declare(QueueSpec("other"))
 
 
-def test_on_aws_a_new_queue_is_left_alone_for_a_second(fake: FakeClients, monkeypatch: pytest.MonkeyPatch) -> None:
-    slept: list[float] = []
-    monkeypatch.setattr(queues_module.time, "sleep", slept.append)
-    Queues(fake, make_settings("hake://")).declare(QueueSpec("q"))
-    Queues(fake, make_settings("hake://localhost:1")).declare(QueueSpec("other"))
-    assert slept == [1]
+def test_queue_is_created_without_what_aws_does_not_take_at_creation(fake: FakeClients, queues: Queues) -> None:
+    target = f"arn:aws:sqs:{REGION}:{ACCOUNT}:not-there-yet"
+    policy = json.dumps({"deadLetterTargetArn": target, "maxReceiveCount": 3})
+    queues.create(QueueSpec("q"), attributes={"RedrivePolicy": policy})
+    assert "RedrivePolicy" not in fake.queues.queue("q").attributes
+    assert queues.created_with("q", "RedrivePolicy") is None
+    assert not queues.has_redrive_policy(queues.url("q"))
 
 
 def test_a_missing_queue_says_where_it_was_looked_for(queues: Queues) -> None:

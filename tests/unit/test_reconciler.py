@@ -347,6 +347,7 @@ def stamp(fake: FakeClients) -> None:
 def test_denied_dead_letter_queue_of_a_subscription_is_asked_for_once(
     fake: FakeClients, caplog: pytest.LogCaptureFixture
 ) -> None:
+    declare(process(fake, Timings(0, 0, 0, 0)), EVENTS)
     topology = process(fake, Timings(0, 0, 0, 0), dead_letter_queue="{queue}-dead")
     fake.deny("sns:SetSubscriptionAttributes")
     declare(topology, EVENTS)

@@ -13,7 +13,7 @@ from kombu_hake.aws import clients as clients_module
 from kombu_hake.aws import patience
 from kombu_hake.aws import retry as retry_module
 from kombu_hake.aws import wire as wire_module
-from kombu_hake.exceptions import BrokerUnavailable
+from kombu_hake.exceptions import BrokerUnavailable, QueueNotFound
 from kombu_hake.publish import publisher as publisher_module
 from kombu_hake.publish.batching import Published
 from kombu_hake.publish.dispatch import Dispatcher
@@ -117,3 +117,56 @@ def test_tries_that_the_user_configures_are_those_of_the_sdk_alone(aws: Aws, tim
     with pytest.raises(BrokerUnavailable):
         clients.sqs("send_message", QueueUrl=QUEUE_URL, MessageBody="x")
     assert len(aws.seen) in (1, 2)  # the SDK looks at the status of an answer too, which this server gives as 403
+
+
+# --- queues that were created just now
+
+
+@pytest.fixture
+def create(aws: Aws, time: Time, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Creates a queue on an endpoint that counts as AWS; the clients then."""
+    monkeypatch.setattr("kombu_hake.config.settings.Settings.is_local", False)
+    clients = make_clients(aws)
+    clients.sqs("create_queue", QueueName="q")
+    aws.seen.clear()
+    return clients
+
+
+def test_new_queue_that_aws_does_not_know_everywhere_yet_is_asked_for_again(
+    aws: Aws, time: Time, create: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known_at = time.now + 0.9
+
+    def refusal(request: Any, action: str) -> tuple[str, str] | None:
+        return None if time.now >= known_at else ("QueueDoesNotExist", "The specified queue does not exist.")
+
+    monkeypatch.setattr(aws, "refusal", refusal)
+    for operation, params in (("tag_queue", {"Tags": {"a": "b"}}), ("receive_message", {})):
+        known_at = time.now + 0.9
+        create.sqs(operation, QueueUrl=QUEUE_URL, **params)
+        assert time.now < known_at + 0.5
+    assert aws.seen == ["TagQueue"] * 5 + ["ReceiveMessage"] * 5
+
+
+def test_queue_that_stays_unknown_does_not_exist(aws: Aws, time: Time, create: Any) -> None:
+    fail(aws, "QueueDoesNotExist")
+    started = time.now
+    with pytest.raises(QueueNotFound):
+        create.sqs("tag_queue", QueueUrl=QUEUE_URL, Tags={})
+    assert 3.0 < time.now - started < 4.0
+    aws.seen.clear()
+    with pytest.raises(QueueNotFound):
+        create.sqs("tag_queue", QueueUrl=QUEUE_URL, Tags={})
+    assert aws.seen == ["TagQueue"]
+
+
+@pytest.mark.parametrize("url", [QUEUE_URL, "http://127.0.0.1/111122223333/other"])
+def test_queue_that_was_deleted_or_is_not_new_does_not_exist_at_once(
+    aws: Aws, time: Time, create: Any, url: str
+) -> None:
+    create.sqs("delete_queue", QueueUrl=QUEUE_URL)
+    fail(aws, "QueueDoesNotExist")
+    aws.seen.clear()
+    with pytest.raises(QueueNotFound):
+        create.sqs("tag_queue", QueueUrl=url, Tags={})
+    assert aws.seen == ["TagQueue"]

@@ -3,16 +3,21 @@
 import logging
 
 import pytest
+from fake_aws import SLOW
 from fakes import FakeClients, make_presence, make_settings
 
 from kombu_hake.amqp.bindings import Binding
+from kombu_hake.amqp.policy import named_topics
+from kombu_hake.amqp.routing import message_attributes
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable
 from kombu_hake.temporary.presence import Presence
 from kombu_hake.temporary.temporaries import Temporaries
+from kombu_hake.topology import topology as topology_module
 from kombu_hake.topology.queues import QueueSpec
 from kombu_hake.topology.topology import Topology
 
 EVENTS = Binding("celeryev", "topic", "#")
+KEYED = {name: {"DataType": "String", "StringValue": value} for name, value in message_attributes("worker.x").items()}
 
 
 @pytest.fixture
@@ -62,6 +67,42 @@ def test_a_queue_that_is_addressed_by_name_keeps_it(fake: FakeClients, temporari
     temporaries.declare(auto_delete("result-1"))
     temporaries.create()
     assert set(fake.queues.by_name) == {"reply-1", "result-1"}
+
+
+@pytest.mark.parametrize("policy", ["topics", "namespace"])
+@pytest.mark.parametrize("spec", [exclusive("celeryev.monitor"), auto_delete("celeryev.monitor")], ids=repr)
+def test_fed_queue_lets_its_topic_in_from_its_creation(fake: FakeClients, spec: QueueSpec, policy: str) -> None:
+    fake.use(SLOW)  # a policy that is written later acts a minute late
+    topology = Topology(fake, make_settings("hake://", queue_policy=policy))
+    fed(Temporaries(topology, make_presence(fake, topology)), topology, spec)
+    assert not fake.count("set_queue_attributes", "set_subscription_attributes")
+    fake.clock.advance(SLOW.subscriptions_act_s)
+    fake.sns("publish", TopicArn=topology.topics.arn("celeryev"), Message="event", MessageAttributes=KEYED)
+    assert fake.queues.of_url(topology.queues.url(spec.name)).bodies() == ["event"]
+
+
+def test_queue_that_others_send_to_by_name_is_left_alone_for_a_second(
+    fake: FakeClients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(topology_module.time, "sleep", slept.append)
+    topology = Topology(fake, make_settings("hake://"))
+    found = Temporaries(topology, make_presence(fake, topology))
+    topology.declare_queue(QueueSpec("stays"))
+    fed(found, topology, exclusive("celeryev.monitor"))
+    assert slept == []
+    found.declare(auto_delete("reply-1"))
+    found.create()
+    assert slept == [1]
+
+
+def test_fed_queue_that_was_there_keeps_its_policy(fake: FakeClients, topology: Topology) -> None:
+    for exchange in ("celeryev", "news"):
+        binding = Binding(exchange, "topic", "#")
+        fed(Temporaries(topology, make_presence(fake, topology)), topology, auto_delete("shared"), binding)
+    policy = fake.queues.queue("shared").attributes["Policy"]
+    assert {arn.rpartition(":")[2] for arn in named_topics(policy)} == {"celeryev", "news"}
+    assert topology.bindings("shared").exchanges() == {"celeryev", "news"}
 
 
 def test_a_queue_fed_by_a_subscription_has_a_name_of_its_own(
