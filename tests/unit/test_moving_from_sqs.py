@@ -320,7 +320,9 @@ def published(fake: FakeClients, queue: str = "q", **properties: Any) -> dict[st
         ({"delay_seconds": "30"}, 30),
         ({"delay_seconds": None, "DelaySeconds": 30}, 30),
         ({"delay_seconds": 30, "DelaySeconds": None}, 30),
-        ({"delay_seconds": 0}, None),
+        ({"delay_seconds": 0}, 0),  # overrides the delay of a queue that has one
+        ({"DelaySeconds": "0"}, 0),
+        ({}, None),
     ],
 )
 def test_a_delay_has_both_spellings(
