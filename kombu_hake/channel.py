@@ -335,7 +335,7 @@ class Channel(DeclaringChannel):
 
     def _backoff_s(self, delivery: Delivery) -> int | None:
         """When a rejected task comes again by the ``backoff_policy`` of its predefined queue; None without one."""
-        if delivery.queue not in self._settings.backoff:
+        if self._settings.backoff_of(delivery.queue) is None:
             return None
         task = decode(delivery.message.get("Body", ""), delivery.queue).headers.get("task")
         return self._settings.backoff_s(

@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from kombu_hake.amqp import Namer
@@ -64,6 +64,7 @@ _LOCAL_NAME = re.compile(r"(?:[a-z0-9_-]+\.)*localhost", re.ASCII)
 _URL_OF_AWS = re.compile(
     r"https?://(?:sqs(?:-fips)?\.)?(?P<region>[a-z]{2}(?:-[a-z]+)+-\d+)\.(?:queue\.|api\.)?(?:amazon)?aws"
 )
+_Entry = TypeVar("_Entry")
 _warned: set[str] = set()
 
 
@@ -134,12 +135,27 @@ class Settings:
         """Whether the user can do without this exchange."""
         return any(fnmatchcase(exchange, pattern) for pattern in self.best_effort_exchanges)
 
+    def predefined_queue(self, queue: str) -> str | None:
+        """URL or ARN of a queue in ``predefined_queues``; None for any other."""
+        return self._of_queue(self.predefined_queues, queue)
+
+    def backoff_of(self, queue: str) -> Backoff | None:
+        """The backoff policy of a predefined queue, if it has one."""
+        return self._of_queue(self.backoff, queue)
+
+    def _of_queue(self, entries: Mapping[str, _Entry], queue: str) -> _Entry | None:
+        """The entry of a queue, by its name or else by its name in AWS, which is how ``sqs://`` looks it up."""
+        if not entries or not queue:
+            return None
+        found = entries.get(queue)
+        return entries.get(self.namer.queue(queue)) if found is None else found
+
     def backoff_s(self, queue: str, task: str | None, receives: int) -> int | None:
         """When a rejected message is to be delivered again, seconds; None for what no backoff policy covers.
 
         After the last step of the policy it is the visibility timeout, as with ``sqs://``.
         """
-        backoff = self.backoff.get(queue)
+        backoff = self.backoff_of(queue)
         if backoff is None or task not in backoff.tasks:
             return None
         return backoff.delays_s.get(receives, self.visibility_timeout)

@@ -281,7 +281,7 @@ def send_parameters(message: Mapping[str, Any], name: str, *, to_queue: bool) ->
         if delay is None:
             delay = delay_s(due_ms(message.get("headers") or {}), int(time.time() * 1000))
         seconds = max(0, min(SQS_MAX_DELAY_S, delay))
-        if seconds:
+        if seconds or (asked is not None and is_valid):  # an explicit 0 overrides the queue's own delay
             extra["DelaySeconds"] = seconds
     return extra
 

@@ -200,7 +200,7 @@ class Queues:
 
     def is_predefined(self, name: str) -> bool:
         """Whether the user said where the queue is: never made, changed or deleted then."""
-        return name in self._settings.predefined_queues
+        return self._settings.predefined_queue(name) is not None
 
     def declare(
         self,
@@ -428,8 +428,8 @@ class Queues:
                 self.forget(oldest)
 
     def _look_up(self, name: str) -> QueueUrl:
-        if self.is_predefined(name):
-            return self._predefined(name, self._settings.predefined_queues[name])
+        if (address := self._settings.predefined_queue(name)) is not None:
+            return self._predefined(name, address)
         physical = self.physical(name)
         if self._settings.topology == "assume":
             return self._home.queue_url(physical)

@@ -434,9 +434,9 @@ class Topology:
 
     def _is_foreign(self, queue: str) -> bool:
         """Whether the queue is another account's: then nearly everything but sending and receiving is refused."""
-        if not self.queues.is_predefined(queue):
+        address = self._settings.predefined_queue(queue)
+        if address is None:
             return False
-        address = self._settings.predefined_queues[queue]
         owner = parse_arn(address).account if address.startswith("arn:") else queue_account(address)
         return bool(owner) and owner != (self.home.account() or owner)
 
@@ -444,7 +444,7 @@ class Topology:
         """Take a binding as made where the queue lets the topic in; SNS and SQS let nobody but its owner make it."""
         if not self._seems_bound(queue, binding):
             raise TopologyError(
-                f"Queue {queue!r} ({self._settings.predefined_queues[queue]}) is another account's, and its policy "
+                f"Queue {queue!r} ({self._settings.predefined_queue(queue)}) is another account's, and its policy "
                 f"does not let the topic of exchange {binding.exchange!r} in: only its owner can subscribe it to "
                 f"{self.topics.arn(binding.exchange)} and allow that in the queue's policy."
             )

@@ -260,6 +260,48 @@ def test_keys_that_are_given_with_the_queues_alone_are_enough(
     assert {signer for signer, _ in seen} == {"a us-east-1 sqs"}
 
 
+# --- predefined queues
+
+#: An entry of ``predefined_queues``, the Celery queue that ``sqs://`` finds there, and the options that make it so.
+NAMED_AS_IN_SQS = [
+    ("live-email", "email", {"queue_name_prefix": "live-"}),
+    ("live-email.fifo", "email.fifo", {"queue_name_prefix": "live-"}),
+    ("orders-email", "orders.email", {"name_style": "kombu"}),
+    ("live-orders-email", "orders.email", {"name_style": "kombu", "queue_name_prefix": "live-"}),
+]
+
+
+@pytest.mark.parametrize(("entry", "queue", "options"), NAMED_AS_IN_SQS)
+def test_a_predefined_queue_is_found_by_the_name_that_sqs_gives_it(
+    entry: str, queue: str, options: dict[str, Any]
+) -> None:
+    fake = FakeClients()
+    is_fifo = entry.endswith(".fifo")
+    team = "team.fifo" if is_fifo else "team"
+    fake.queues.create_queue(team, {"FifoQueue": "true"} if is_fifo else {})
+    url = fake.queues.queue(team).url
+    with connected(fake, predefined_queues={entry: {"url": url}}, **options) as connection:
+        Producer(connection).publish("x", routing_key=queue, declare=[Queue(queue)])
+    assert [params["QueueUrl"] for operation, params in fake.calls if operation == "send_message"] == [url]
+    assert "create_queue" not in [operation for operation, _ in fake.calls]
+
+
+@pytest.mark.parametrize(("entry", "queue", "options"), NAMED_AS_IN_SQS)
+def test_a_backoff_policy_is_found_by_the_name_that_sqs_gives_its_queue(
+    entry: str, queue: str, options: dict[str, Any]
+) -> None:
+    url = URL_2 if entry.endswith(".fifo") else URL_1
+    policy = {"url": url, "backoff_policy": {1: 10}, "backoff_tasks": ["t"]}
+    assert settings_of({"predefined_queues": {entry: policy}, **options}).backoff_s(queue, "t", 1) == 10
+
+
+def test_the_name_of_a_predefined_queue_comes_before_its_name_in_sqs() -> None:
+    queues = {"email": URL_1, "live-email": f"https://sqs.us-east-1.amazonaws.com/{ACCOUNT}/other"}
+    found = settings_of({"predefined_queues": queues, "queue_name_prefix": "live-"})
+    assert found.predefined_queue("email") == URL_1
+    assert found.predefined_queue("news") is None
+
+
 # --- messages
 
 
@@ -278,7 +320,9 @@ def published(fake: FakeClients, queue: str = "q", **properties: Any) -> dict[st
         ({"delay_seconds": "30"}, 30),
         ({"delay_seconds": None, "DelaySeconds": 30}, 30),
         ({"delay_seconds": 30, "DelaySeconds": None}, 30),
-        ({"delay_seconds": 0}, None),
+        ({"delay_seconds": 0}, 0),  # overrides the delay of a queue that has one
+        ({"DelaySeconds": "0"}, 0),
+        ({}, None),
     ],
 )
 def test_a_delay_has_both_spellings(
