@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help demo docs screenshots test test-all lint unit emulator processes oldest bench dist clean python
-.PHONY: environments fast slow
+.PHONY: environments fast slow aws
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -76,6 +76,10 @@ soak: .venv/dev.stamp ## Mixed load, random faults, what grows: ARGS="--minutes 
 # The tool of tests/hostile. The same figures come from `make test ARGS="-m release tests/hostile"`, without a report.
 hostile: .venv/dev.stamp ## Hostile messages at real workers of each pool: ARGS="one-by-one --pools prefork --count 320"
 	@cd tests && ../$(BIN)/python -m hostile.campaign $(ARGS)
+
+# The tool of tests/aws_leg. It says what it makes and costs; it makes nothing without ARGS=--yes.
+aws: .venv/dev.stamp ## The contract on a real AWS account, and how late AWS is: ARGS=--yes, ARGS=--help
+	@PYTHONPATH=$(CURDIR):$(CURDIR)/tests $(BIN)/python -m aws_leg $(ARGS)
 
 bench: | python ## Throughput, latency and cost beside the peers (its own environment)
 	$(PYTHON) benchmarks/run.py $(ARGS)

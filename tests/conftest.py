@@ -10,6 +10,7 @@ from uuid import uuid4
 import botocore.loaders
 import hypothesis
 import pytest
+from aws_leg.account import Account
 from support import loopback
 from support.browser import Browser, BrowserMissing, open_browser
 from support.emulators import LEGS, Emulator, EmulatorMissing, run_ministack, run_moto
@@ -20,7 +21,11 @@ for name in list(os.environ):
         del os.environ[name]
 os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 os.environ["AWS_CONFIG_FILE"] = os.environ["AWS_SHARED_CREDENTIALS_FILE"] = os.devnull
-loopback.install()
+#: The real account of `make aws`, which hands it over in a variable of its own; None in every other run.
+ACCOUNT = Account.handed_over()
+if ACCOUNT is not None:
+    ACCOUNT.use()
+loopback.install(ACCOUNT.hosts if ACCOUNT is not None else ())
 # A background job of a shell ignores Ctrl-C, and so would every program that the tests start and end with it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -109,6 +114,8 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if ACCOUNT is not None and any(_leg_of(item) != "aws" for item in items):
+        raise pytest.UsageError("On a real account only the contract suite runs: make aws.")
     items.sort(key=_start_rank)
     for item in items:
         leg_of_item = _leg_of(item)
@@ -153,5 +160,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         if hasattr(report, "user_properties")
     )
     terminalreporter.section("tests per emulator")
-    for name in (*LEGS, *STAND_INS, NO_LEG):
+    for name in (*LEGS, *STAND_INS, NO_LEG) if ACCOUNT is None else ("aws",):
         terminalreporter.line(f"{name:12}" + ", ".join(f"{counts[name, each]} {each}" for each in outcomes))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from kombu_hake.amqp import SQS_LIST_PAGE, parse_arn
 from kombu_hake.aws import Clients
-from kombu_hake.exceptions import ConfigurationError
+from kombu_hake.exceptions import ConfigurationError, QueueNotFound, TopicNotFound
 
 __all__ = ["delete_namespace"]
 
@@ -27,17 +28,19 @@ def delete_namespace(clients: Clients, namespace: str) -> list[str]:
     for url in _all("QueueUrls", lambda token: clients.sqs("list_queues", **most, **token)):
         name = _last(url)
         if name.startswith(prefix) and name not in kept:
-            clients.sqs("delete_queue", QueueUrl=url)
-            deleted.append(name)
+            with suppress(QueueNotFound):  # AWS lists deleted queues and topics for a while
+                clients.sqs("delete_queue", QueueUrl=url)
+                deleted.append(name)
     for topic in _all("Topics", lambda token: clients.sns("list_topics", **token)):
         arn = topic["TopicArn"]
         name = parse_arn(arn).name
         if not name.startswith(prefix) or name in kept:
             continue
-        for item in _subscriptions(clients, arn):
-            clients.sns("unsubscribe", SubscriptionArn=item)
-        clients.sns("delete_topic", TopicArn=arn)
-        deleted.append(name)
+        with suppress(TopicNotFound):
+            for item in _subscriptions(clients, arn):
+                clients.sns("unsubscribe", SubscriptionArn=item)
+            clients.sns("delete_topic", TopicArn=arn)
+            deleted.append(name)
     return deleted
 
 

@@ -9,15 +9,30 @@ from functools import partial
 from typing import Any
 from uuid import uuid4
 
+import pytest
+from aws_leg.account import Account
 from contract.features import Features
 from kombu import Connection, Consumer, Message, Producer, Queue
 from support.emulators import Emulator
 from support.standin import StandIn
 
+from kombu_hake.aws import Clients
+
 #: Far more than any answer takes on loopback: whatever is waited for longer has failed.
 PATIENCE_S = 20.0
 #: What is open when a test ends occupies the emulator no longer than this.
 LONG_POLL_S = 1
+#: On AWS messages overtake one another, and arrive a little after the publish: what has not come for so long is not
+#: there.
+QUIET_S = 3.0
+#: How long AWS refuses the name of a deleted queue.
+NAME_TAKEN_S = 61.0
+_CHANGES = frozenset(
+    {
+        *("create_queue", "delete_queue", "set_queue_attributes", "tag_queue", "untag_queue"),
+        *("create_topic", "subscribe", "unsubscribe", "set_subscription_attributes"),
+    }
+)
 
 _strangers = itertools.count(1)
 
@@ -25,14 +40,14 @@ _strangers = itertools.count(1)
 class Broker:
     """One leg in a namespace of its own; closes what it opened."""
 
-    def __init__(self, features: Features, aws: Emulator | StandIn | None) -> None:
+    def __init__(self, features: Features, aws: Emulator | StandIn | Account | None) -> None:
         self.features = features
         self._aws = aws
         self._opened: list[Connection] = []
 
     @property
-    def aws(self) -> Emulator | StandIn:
-        """The emulator or stand-in behind it (``Can.AWS``)."""
+    def aws(self) -> Emulator | StandIn | Account:
+        """The emulator, stand-in or account behind it (``Can.AWS``)."""
         assert self._aws is not None, f"{self.features.leg} has no AWS"
         return self._aws
 
@@ -47,11 +62,20 @@ class Broker:
         """Wait until AWS shows all that was changed. Publishing through a topic waits by itself."""
         if isinstance(self._aws, StandIn):
             self._aws.fake.settle()
+        elif isinstance(self._aws, Account):
+            self._aws.settle()
+
+    def wait_for_lists(self) -> None:
+        """Wait until AWS lists what was made; the stand-in lists at once."""
+        if isinstance(self._aws, Account):
+            self._aws.settle()
 
     def pass_a_minute(self) -> None:
         """Wait until the name of a deleted queue may be used again; emulators allow it at once."""
         if isinstance(self._aws, StandIn):
             self._aws.clock.advance(60)
+        elif isinstance(self._aws, Account):
+            time.sleep(NAME_TAKEN_S)
 
     def connect(self, **options: object) -> Connection:
         """A new connection; connections with the same options share what the process remembers."""
@@ -74,8 +98,12 @@ class Broker:
         """Everything that is ready in these queues, taken out.
 
         A mark is sent to each queue, and what comes before the mark is what the queue held: the legs keep the order of
-        messages for a single poller, and a topic has delivered when the publish returns.
+        messages for a single poller, and a topic has delivered when the publish returns. AWS does neither, so there
+        the mark is sent late, and what comes after it counts too.
         """
+        is_late = isinstance(self._aws, Account) and self._aws.settle_s > 0
+        if is_late:
+            time.sleep(QUIET_S)
         connection = connection or self.connect()
         mark = uuid4().hex
         found: dict[str, list[Message]] = {queue: [] for queue in queues}
@@ -92,6 +120,8 @@ class Broker:
                 Producer(channel).publish("", routing_key=queue, headers={"mark": mark})
             with consuming(channel, {queue: partial(take, queue) for queue in queues}, no_ack=True):
                 wait_until(lambda: not unmarked, connection, f"marks in {sorted(unmarked)}")
+                while is_late and not nothing_comes(connection, QUIET_S):
+                    continue
         return found
 
     def bodies(self, *queues: str, connection: Connection | None = None) -> dict[str, list[Any]]:
@@ -162,6 +192,32 @@ def get(connection: Connection, queue: str, *, no_ack: bool = False) -> Message 
         if message is not None:
             return message
     return None
+
+
+def wait_for_changes(patch: pytest.MonkeyPatch, settle_s: float) -> None:
+    """Have each publish through a topic wait until what this process changed before has had so long to act."""
+    call_sqs, call_sns = Clients.sqs, Clients.sns
+    changed_at = float("-inf")
+
+    def note(operation: str) -> None:
+        nonlocal changed_at
+        if operation in _CHANGES:
+            changed_at = time.monotonic()
+
+    def sqs(self: Clients, operation: str, **params: Any) -> dict[str, Any]:
+        answer = call_sqs(self, operation, **params)
+        note(operation)
+        return answer
+
+    def sns(self: Clients, operation: str, **params: Any) -> dict[str, Any]:
+        if operation in ("publish", "publish_batch"):
+            time.sleep(max(0.0, changed_at + settle_s - time.monotonic()))
+        answer = call_sns(self, operation, **params)
+        note(operation)
+        return answer
+
+    patch.setattr(Clients, "sqs", sqs)
+    patch.setattr(Clients, "sns", sns)
 
 
 def wait_for_advice() -> None:

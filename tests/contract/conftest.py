@@ -5,11 +5,15 @@ from collections.abc import Iterator
 from uuid import uuid4
 
 import pytest
-from contract.broker import Broker
-from contract.features import LEGS, SOMETIMES, STAND_INS, Features
+from aws_leg.account import Account
+from contract.broker import Broker, wait_for_changes
+from contract.features import AWS, LEGS, SOMETIMES, STAND_INS, Features
 from kombu.transport import memory
 from support.standin import StandIn
 
+#: The real account of `make aws`, and then the only leg.
+ACCOUNT = Account.handed_over()
+_RUN = LEGS if ACCOUNT is None else {AWS.leg: AWS}
 _SIGNS = {"passed": "ok", "failed": "FAILED", "error": "ERROR", "skipped": "-", "xfailed": "known"}
 
 
@@ -17,7 +21,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(*what): what a leg must be able to do (see contract/features.py)")
 
 
-@pytest.fixture(params=LEGS)
+@pytest.fixture(params=_RUN)
 def leg(request: pytest.FixtureRequest) -> str:
     """Runs the test once for each leg."""
     return request.param
@@ -26,7 +30,7 @@ def leg(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def features(leg: str, request: pytest.FixtureRequest) -> Features:
     """What the leg can do; skips the test where that is not enough."""
-    features = LEGS[leg]
+    features = _RUN[leg]
     for mark in request.node.iter_markers("needs"):
         for what in mark.args:
             if what in features.lacks:
@@ -48,12 +52,25 @@ def stand_in(leg: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
 
 
 @pytest.fixture
+def account(monkeypatch: pytest.MonkeyPatch) -> Account:
+    """The real account, in a namespace of its own. The runner removes what the test makes."""
+    assert ACCOUNT is not None
+    if not ACCOUNT.is_runner_alive():
+        pytest.exit(f"The runner is gone. Remove what is left: make aws ARGS='--clean {ACCOUNT.run}'", returncode=1)
+    if ACCOUNT.settle_s:
+        wait_for_changes(monkeypatch, ACCOUNT.settle_s)
+    return ACCOUNT.in_namespace(uuid4().hex[:8])
+
+
+@pytest.fixture
 def broker(leg: str, features: Features, request: pytest.FixtureRequest) -> Iterator[Broker]:
     """The leg, empty at first."""
     if leg == "memory":
         memory.Transport.global_state.clear()
         memory.Channel.queues.clear()
         emulator = None
+    elif leg == AWS.leg:
+        emulator = request.getfixturevalue("account")
     elif leg in STAND_INS:
         emulator = request.getfixturevalue("stand_in")
     else:
@@ -71,7 +88,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for outcome in _SIGNS:
         for report in terminalreporter.stats.get(outcome, ()):
             leg = dict(getattr(report, "user_properties", ())).get("leg")
-            if "contract/" not in report.nodeid or leg not in LEGS:
+            if "contract/" not in report.nodeid or leg not in _RUN:
                 continue
             file, line, _ = report.location
             name = _without_leg(report.nodeid.rpartition("::")[2], leg)
@@ -80,9 +97,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         return
     terminalreporter.section("contract: test by leg")
     width = max(len(name) for _, _, name in rows)
-    terminalreporter.line(f"{'':{width}}  " + "".join(f"{leg:12}" for leg in LEGS))
+    terminalreporter.line(f"{'':{width}}  " + "".join(f"{leg:12}" for leg in _RUN))
     for (_, _, name), signs in sorted(rows.items()):
-        terminalreporter.line(f"{name:{width}}  " + "".join(f"{signs.get(leg, ''):12}" for leg in LEGS))
+        terminalreporter.line(f"{name:{width}}  " + "".join(f"{signs.get(leg, ''):12}" for leg in _RUN))
     for reason, number in reasons.items():
         terminalreporter.line(f"({number}) {reason}")
 

@@ -31,6 +31,8 @@ class Can(Enum):
     SIZE_LIMIT = "a largest message"
     BATCHES = "publishing in batches"
     AWS = "topics, subscriptions and policies that can be looked at"
+    EXACT_COUNTS = "the number of messages in a queue is right at once"
+    OTHER_ACCOUNTS = "queues of other accounts may be subscribed, without asking these accounts"
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,10 @@ _LATE_TAGS = "late reads: filter and policy are made from tags that do not show 
 _LATE_REMOVAL = "late reads: tags do not show what this process has just bound, so it is not removed"
 _NO_AWS = "there is no AWS behind it"
 _LATE_NOW_AND_THEN = "late reads: which of two exchanges a late read shows depends on how fast the test runs"
+_LATE_ON_AWS = "AWS may show tags and policies as they were before what this process has just bound"
+_LATE_DELETE = "AWS may answer for a deleted queue for up to a minute"
 #: Faults that do not show each time.
-SOMETIMES = {_LATE_NOW_AND_THEN}
+SOMETIMES = {_LATE_NOW_AND_THEN, _LATE_ON_AWS, _LATE_DELETE}
 
 MEMORY = Features(
     "memory",
@@ -102,6 +106,24 @@ SLOW_FAKE = Features(
             "test_exchange_delete_keeps_a_topic_that_others_use",
         ),
         _LATE_NOW_AND_THEN: ("test_exchange_deleted_leaves_its_queues_unbound",),
+    },
+)
+
+#: A real account, which only ``make aws`` runs on.
+AWS = Features(
+    "aws",
+    {
+        Can.EXACT_COUNTS: "counts of AWS are approximate for a minute",
+        Can.OTHER_ACCOUNTS: "SNS would ask the owner of the account to confirm",
+    },
+    faults={
+        _LATE_ON_AWS: tuple(test for tests in SLOW_FAKE.faults.values() for test in tests),
+        _LATE_DELETE: (
+            "test_deleted_queue_is_gone",
+            "test_if_empty_deletes_an_empty_queue",
+            "test_exclusive_queue_goes_with_its_connection",
+            "test_auto_delete_queue_goes_after_its_consumer",
+        ),
     },
 )
 

@@ -225,7 +225,7 @@ class TestBatches:
             fails()
         assert broker.bodies("email") == {"email": [1]}
 
-    @needs(Can.BATCHES)
+    @needs(Can.BATCHES, Can.EXACT_COUNTS)
     def test_nothing_is_sent_before_it_is_flushed(self, broker: Broker, connection: Connection) -> None:
         with kombu_hake.batch() as batch:
             publish(connection, 1, "orders")

@@ -14,12 +14,14 @@ from kombu.exceptions import ChannelError
 
 def topics(broker: Broker) -> set[str]:
     """Exchanges of the namespace that have a topic."""
+    broker.wait_for_lists()
     pages = broker.aws.client("sns").get_paginator("list_topics").paginate()
     names = {topic["TopicArn"].rpartition(":")[2] for page in pages for topic in page["Topics"]}
     return {name.partition("__")[2] for name in names if name.startswith(f"{broker.aws.namespace}__")}
 
 
 def queues(broker: Broker) -> list[Any]:
+    broker.wait_for_lists()
     return list(broker.aws.client("sqs").list_queues(QueueNamePrefix=broker.aws.namespace).get("QueueUrls", []))
 
 

@@ -299,6 +299,20 @@ class TestQueues:
             broker.delete_namespace("ns")
         assert set(fake.queues.by_name) == {"ns__kept"}
 
+    def test_what_aws_lists_for_a_while_after_its_deletion_does_not_stop_it(
+        self, broker: Admin, fake: FakeClients
+    ) -> None:
+        url = fake.queues.create_queue("ns__gone")["QueueUrl"]
+        arn = fake.topics.create_topic("ns__gone")["TopicArn"]
+        fake.topics.create_topic("ns__last")
+        # Both have just been listed when the first of the others is removed.
+        fake.before("delete_queue", lambda: fake.queues.delete_queue(url) and None)
+        fake.before("list_subscriptions_by_topic", lambda: fake.topics.delete_topic(arn) and None)
+        deleted = broker.delete_namespace("ns")
+        assert "ns__gone" not in deleted
+        assert {"ns__email", "ns__orders", "ns__last"} <= set(deleted)
+        assert (fake.queues.by_name, fake.topics.by_name) == ({}, {})
+
 
 class TestCommands:
     def run(self, broker: Admin, *arguments: str, code: int = 0, **options: Any) -> str:
