@@ -2,11 +2,12 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import nullcontext
 from uuid import uuid4
 
 import pytest
 from contract.broker import Broker
-from contract.features import LEGS, SOMETIMES, STAND_INS, Features
+from contract.features import LEGS, STAND_INS, Features
 from kombu.transport import memory
 from support.standin import StandIn
 
@@ -33,18 +34,17 @@ def features(leg: str, request: pytest.FixtureRequest) -> Features:
                 pytest.skip(f"{leg} lacks {what.name}: {features.lacks[what]}")
     known = features.known_fault(request.node.originalname)
     if known:
-        request.node.add_marker(pytest.mark.xfail(reason=known, strict=known not in SOMETIMES))
+        request.node.add_marker(pytest.mark.xfail(reason=known, strict=True))
     return features
 
 
 @pytest.fixture
-def stand_in(leg: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
+def stand_in(leg: str) -> Iterator[StandIn]:
     """An account of its own for each test, so that none uses up the budget of another."""
     with StandIn(STAND_INS[leg]) as stand_in:
-        stand_in.fake.settle_before("publish", "publish_batch")
-        if leg == "slow":  # what waits for AWS, or has been throttled, pauses in AWS's time alone
-            monkeypatch.setattr("time.sleep", stand_in.clock.advance)
-        yield stand_in
+        stand_in.fake.act_before("publish", "publish_batch")
+        with stand_in.taken_for_aws() if leg == "slow" else nullcontext():
+            yield stand_in
 
 
 @pytest.fixture
