@@ -75,7 +75,9 @@ class Topology:
         self.chores = chores or Chores(clock)
         self.home = Home(clients, settings)
         self.queues = Queues(clients, settings, self.home, self.timings)
-        self.signs = Signs(clients, settings, time.monotonic, self.queues.looks_temporary, self._heal_later)
+        self.signs = Signs(
+            clients, settings, clock, self.queues.looks_temporary, self._heal_later, self.timings
+        )  # fmt: skip
         self.topics = Topics(clients, settings, self.home)
         self._clients = clients
         self._settings = settings
