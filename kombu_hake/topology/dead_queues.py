@@ -42,7 +42,7 @@ from kombu_hake.amqp import (
 )
 from kombu_hake.aws import Clients
 from kombu_hake.config import Settings
-from kombu_hake.exceptions import AccessDenied, HakeError, QueueNotFound, TopologyError
+from kombu_hake.exceptions import AccessDenied, HakeError, QueueDeletedRecently, QueueNotFound, TopologyError
 from kombu_hake.quoting import guarded
 from kombu_hake.topology.queues import Queues, QueueSpec
 
@@ -107,7 +107,11 @@ class DeadQueues:
         return plan(spec, self._settings)
 
     def ensure(self, queue: str) -> None:
-        """Give a queue that was declared what it asked for, unless it has a redrive policy already."""
+        """Give a queue that was declared what it asked for, unless it has a redrive policy already.
+
+        Raises:
+            QueueDeletedRecently: AWS refuses the name of the dead-letter queue for a minute.
+        """
         wanted = self.plan(queue)
         if wanted is None or queue in self._done:
             return
@@ -159,15 +163,18 @@ class DeadQueues:
         return undelivered_name(queue)
 
     def make_undelivered(self, queue: str) -> str | None:
-        """As :meth:`undelivered_name`; made if need be, once."""
+        """As :meth:`undelivered_name`; made if need be, once. None also while AWS refuses the name of a deleted one."""
         name = self.undelivered_name(queue)
         if name is None or queue in self._undelivered:
             return name
         try:
-            if self._queues.declare(QueueSpec(name)):
+            if self._queues.declare(QueueSpec(name), patience_s=0):
                 self._own(queue, name)
         except AccessDenied as exc:
             self.cannot_keep(queue, exc)
+            return None
+        except QueueDeletedRecently as exc:
+            logger.info("What SNS can't deliver to queue %s is kept in a minute: %s", queue, exc)
             return None
         self._undelivered[queue] = frozenset()
         return name
@@ -229,7 +236,7 @@ class DeadQueues:
         return bool(answer.get("Attributes", {}).get("RedrivePolicy"))
 
     def _give(self, queue: str, wanted: Plan, urls: list[QueueUrl]) -> None:
-        is_new = self._queues.declare(QueueSpec(wanted.name))
+        is_new = self._queues.declare(QueueSpec(wanted.name), patience_s=0)
         if is_new and wanted.is_own:
             self._own(queue, wanted.name)
         dead_url = self._queues.url(wanted.name)

@@ -46,9 +46,19 @@ from kombu_hake.quoting import guarded
 from kombu_hake.topology.home import Home
 from kombu_hake.topology.timings import Timings
 
-__all__ = ["AWS_MANAGED_KEY", "QueueSpec", "Queues", "created_attributes", "own_tags", "retention_s"]
+__all__ = [
+    "AWS_MANAGED_KEY",
+    "RECREATE_PATIENCE_S",
+    "QueueSpec",
+    "Queues",
+    "created_attributes",
+    "own_tags",
+    "retention_s",
+]
 
 logger = guarded(logging.getLogger(__name__))
+#: How long to wait for the name of a deleted queue, seconds, where nothing else can be done.
+RECREATE_PATIENCE_S = SQS_QUEUE_RECREATE_S + 15
 _MAX_FOREIGN_URLS = 1_000
 _MIN_EXPIRES_S = 600
 #: What kombu's SQS transport gives the queues that it creates, seconds. It renews nothing while a task runs.
@@ -193,6 +203,14 @@ class Queues:
         except QueueNotFound:
             return None
 
+    def address(self, name: str) -> QueueUrl:
+        """The URL that a queue has, or will have. No call where the account is known."""
+        return self._urls.get(name) or self._home.queue_url(self.physical(name))
+
+    def expect(self, name: str, url: QueueUrl) -> None:
+        """Take a queue as there that is about to be created."""
+        self._urls[name] = url
+
     def is_predefined(self, name: str) -> bool:
         """Whether the user said where the queue is: never made, changed or deleted then."""
         return name in self._settings.predefined_queues
@@ -203,7 +221,7 @@ class Queues:
         *,
         physical: str | None = None,
         tags: Mapping[str, str] | None = None,
-        patience_s: float = SQS_QUEUE_RECREATE_S + 15,
+        patience_s: float = RECREATE_PATIENCE_S,
     ) -> bool:
         """Find the queue, or create it; whether it was created. Other than with ``topology=auto``, just take note.
 

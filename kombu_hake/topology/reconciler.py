@@ -35,6 +35,7 @@ from kombu_hake.amqp import (
     MAX_BINDING_TAGS,
     MAX_PRIORITY_TAG,
     SQS_MAX_TAGS,
+    SQS_QUEUE_RECREATE_S,
     TAG_PREFIX,
     Binding,
     BindingSet,
@@ -682,6 +683,8 @@ class Reconciler:
                 wanted = replace(wanted, undelivered=None)
         if wanted.undelivered is not None:
             self._dead_queues.has_allowed(queue, bindings.exchanges())
+        elif bindings.exchanges() and self._dead_queues.undelivered_name(queue) is not None:
+            self._chores.after(SQS_QUEUE_RECREATE_S + 1, ("undelivered", queue), lambda: self._recheck(queue))
         self._say_what_does_not_fit(wanted, observed)
         return wrote, not wanted.is_settled and bool(diff(replace(wanted, is_settled=True), observed))
 

@@ -7,13 +7,17 @@ from typing import Protocol
 
 from kombu_hake.amqp import Binding, BindingSet, ExchangeType, QueueUrl, is_incarnation, main_queue
 from kombu_hake.aws import Once, SingleFlight
+from kombu_hake.exceptions import BrokerUnavailable, QueueDeletedRecently
 from kombu_hake.quoting import guarded
+from kombu_hake.topology.chores import Chores
 from kombu_hake.topology.queues import Queues, QueueSpec
 from kombu_hake.topology.reconciler import Reconciler
 
 __all__ = ["Repairer"]
 
 logger = guarded(logging.getLogger(__name__))
+#: Between two tries to create a queue whose name AWS refuses.
+_AGAIN_S = 5.0
 
 
 class Declarer(Protocol):
@@ -27,7 +31,7 @@ class Declarer(Protocol):
     def incarnation(self, queue: str) -> str:
         """See there."""
 
-    def declare_queue(self, spec: QueueSpec, *, physical: str | None = None) -> bool:
+    def declare_queue(self, spec: QueueSpec, *, physical: str | None = None, patience_s: float = 0) -> bool:
         """See there."""
 
     def bind(self, queue: str, binding: Binding) -> None:
@@ -43,7 +47,8 @@ class Declarer(Protocol):
 class Repairer:
     """Declares and binds again by what this process declared and saw. Safe to share between threads."""
 
-    def __init__(self, topology: Declarer, reconciler: Reconciler) -> None:
+    def __init__(self, topology: Declarer, reconciler: Reconciler, chores: Chores) -> None:
+        self._chores = chores
         self._topology = topology
         self._reconciler = reconciler
         #: Queues that were made again, until they are bound again too.
@@ -78,6 +83,24 @@ class Repairer:
             if main != queue and (of_main := self._reconciler.known(main)) is not None and of_main.exchanges():
                 self._reconciler.apply_again(main)  # a level has no bindings of its own
             return url
+
+    def make_later(self, queue: str, bindings: BindingSet) -> None:
+        """Have a queue declared and bound in the background that was deleted while it was bound."""
+        before = self._unbound.get(queue, BindingSet())
+        self._unbound[queue] = BindingSet(bindings.bindings | before.bindings, bindings.unfiltered | before.unfiltered)
+        self._chores.after(_AGAIN_S, ("declare", queue), lambda: self._make(queue))
+
+    def _make(self, queue: str) -> None:
+        with self._flights(queue):
+            spec = self._topology.queues.spec(queue)
+            if queue not in self._unbound or spec is None:
+                return  # a consumer has made it again, or its user deleted it
+            try:
+                self._topology.declare_queue(spec, patience_s=0)
+                self._bind_again(queue)
+            except (QueueDeletedRecently, BrokerUnavailable) as exc:
+                logger.info("Queue %s can't be declared and bound again yet: %s", queue, exc)
+                self._chores.after(_AGAIN_S, ("declare", queue), lambda: self._make(queue))
 
     def check_bindings(self, queue: str) -> None:
         """Compare the queue's policy and subscriptions with its bindings, and mend what somebody changed or removed.

@@ -9,7 +9,6 @@ delivered.
 
 from __future__ import annotations
 
-import itertools
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -18,6 +17,7 @@ from typing import Any, cast
 
 from kombu_hake.amqp import (
     PRIVATE_EXCHANGE,
+    SQS_QUEUE_RECREATE_S,
     Binding,
     BindingSet,
     ExchangeType,
@@ -28,14 +28,21 @@ from kombu_hake.amqp import (
     parse_arn,
     queue_account,
 )
-from kombu_hake.aws import Clients, backoff_s
+from kombu_hake.aws import Clients
 from kombu_hake.config import Settings
-from kombu_hake.exceptions import AccessDenied, DeclarationMismatch, QueueNotFound, TopicNotFound, TopologyError
+from kombu_hake.exceptions import (
+    AccessDenied,
+    DeclarationMismatch,
+    QueueDeletedRecently,
+    QueueNotFound,
+    TopicNotFound,
+    TopologyError,
+)
 from kombu_hake.quoting import guarded
 from kombu_hake.topology.chores import Chores
 from kombu_hake.topology.dead_queues import DeadQueues
 from kombu_hake.topology.home import Home
-from kombu_hake.topology.queues import Queues, QueueSpec
+from kombu_hake.topology.queues import RECREATE_PATIENCE_S, Queues, QueueSpec
 from kombu_hake.topology.reconciler import Reconciler
 from kombu_hake.topology.removal import Remover
 from kombu_hake.topology.repair import Repairer
@@ -55,8 +62,8 @@ _PREDECLARED: Mapping[str, ExchangeType] = {
     "amq.match": "headers",
     "amq.topic": "topic",
 }
-#: Each takes as long as AWS refuses the name of a deleted queue.
-_BIND_TRIES = 50
+#: Of one binding, at once, when others delete the queue or the topic in the middle of it.
+_BIND_TRIES = 10
 
 
 class Topology:
@@ -94,7 +101,7 @@ class Topology:
         self._noted: dict[str, dict[Binding, None]] = {}
         #: Queue to the exchanges that this process asked to bind it to, also where AWS refused.
         self._asked: dict[str, set[str]] = {}
-        self._repairer = Repairer(self, self._reconciler)
+        self._repairer = Repairer(self, self._reconciler, self.chores)
 
     @property
     def makes(self) -> bool:
@@ -193,7 +200,9 @@ class Topology:
         """Whether infrastructure code made a queue, as far as can be told."""
         return self.queues.find(queue) is not None
 
-    def declare_queue(self, spec: QueueSpec, *, physical: str | None = None) -> bool:
+    def declare_queue(
+        self, spec: QueueSpec, *, physical: str | None = None, patience_s: float = RECREATE_PATIENCE_S
+    ) -> bool:
         """Find or create a queue, its priority levels included; as :meth:`kombu_hake.topology.queues.Queues.declare`.
 
         One that is temporary, or expires, is created with tags that say so (:mod:`kombu_hake.topology.signs`).
@@ -203,24 +212,33 @@ class Topology:
         is_new = False
         for name in level_names(spec.name, self._arguments_of(spec)):
             if name == spec.name:
-                is_new = self._declare_one(spec, physical)
+                is_new = self._declare_one(spec, physical, patience_s)
                 if is_new:
                     self._reconciler.forget(name)
             else:
                 kept = {"x-expires": spec.arguments["x-expires"]} if "x-expires" in spec.arguments else {}
-                self._declare_one(replace(spec, name=name, arguments=kept), None)
+                self._declare_one(replace(spec, name=name, arguments=kept), None, patience_s)
             if self._settings.topology == "verify":
                 self._verification.expect_queue(name)
         if not spec.is_temporary:
-            self.dead_queues.ensure(spec.name)
+            self._ensure_dead_queue(spec.name)
         return is_new
 
-    def _declare_one(self, spec: QueueSpec, physical: str | None) -> bool:
+    def _ensure_dead_queue(self, queue: str) -> None:
+        try:
+            self.dead_queues.ensure(queue)
+        except QueueDeletedRecently as exc:
+            logger.info("Queue %s gets its dead-letter queue in a minute: %s", queue, exc)
+            self.chores.after(
+                SQS_QUEUE_RECREATE_S + 1, ("dead letters", queue), lambda: self._ensure_dead_queue(queue)
+            )  # fmt: skip
+
+    def _declare_one(self, spec: QueueSpec, physical: str | None, patience_s: float) -> bool:
         kind = spec.kind
         if not (kind and self.is_managed(spec.name)):
-            return self.queues.declare(spec, physical=physical)
+            return self.queues.declare(spec, physical=physical, patience_s=patience_s)
         tags = self.signs.at_creation(kind, owned=spec.exclusive)
-        is_new = self.queues.declare(spec, physical=physical, tags=tags)
+        is_new = self.queues.declare(spec, physical=physical, tags=tags, patience_s=patience_s)
         url = self.queues.url(spec.name)
         if is_new:
             self.signs.created(url, kind)
@@ -283,19 +301,45 @@ class Topology:
                 raise
 
     def _bind_own(self, queue: str, binding: Binding) -> None:
-        """Bind, and begin again where somebody deletes the queue or its subscription in the middle of it."""
-        for attempt in itertools.count():
+        """Bind, and begin again where others delete the queue or the topic in the middle of it.
+
+        Where AWS refuses the name of a deleted queue for a minute, the queue is declared and bound in the background.
+        """
+        wanted = BindingSet(frozenset({binding}))
+        for left in reversed(range(_BIND_TRIES)):
             try:
-                return self._reconciler.bind(queue, binding, self._types.get(binding.exchange))
+                for one in sorted(wanted.bindings):
+                    self._reconciler.bind(queue, one, self._types.get(one.exchange))
+                for exchange in sorted(wanted.unfiltered):
+                    self._reconciler.bind_all(queue, exchange, self._types.get(exchange, "direct"))
+                return
             except (QueueNotFound, TopicNotFound) as exc:
                 spec = self.queues.spec(queue)
                 is_given = self.queues.is_predefined(queue) or self.topics.is_predefined(binding.exchange)
-                if spec is None or is_given or attempt == _BIND_TRIES:
+                if spec is None or is_given or not left:
                     raise
-                logger.info("Queue %s is being deleted while it is bound; declaring it again: %s", queue, exc)
-                self.forget(queue)
-                time.sleep(backoff_s(attempt))
-                self.declare_queue(spec)
+                logger.info("Queue %s was deleted while it was bound; declaring it again: %s", queue, exc)
+                known = self._reconciler.known(queue) or BindingSet()
+                wanted = BindingSet(wanted.bindings | known.bindings, wanted.unfiltered | known.unfiltered)
+                if not self._declare_again(queue, spec):
+                    self._repairer.make_later(queue, wanted)
+                    return
+
+    def _declare_again(self, queue: str, spec: QueueSpec) -> bool:
+        """Declare a queue that was deleted; False where AWS refuses its name for now. Its URL is known in any case."""
+        urls = {level: self.queues.address(level) for level in self.queues.levels(queue)}
+        self.forget(queue)
+        try:
+            self.declare_queue(spec, patience_s=0)
+        except QueueDeletedRecently as exc:
+            logger.warning(
+                "Queue %s was deleted while it was bound, and AWS refuses its name for a minute; it is declared and "
+                "bound again in the background: %s", queue, exc,
+            )  # fmt: skip
+            for level, url in urls.items():
+                self.queues.expect(level, url)
+            return False
+        return True
 
     def unbind(self, queue: str, binding: Binding) -> None:
         """Undo :meth:`bind`; a binding that is not there is fine."""

@@ -522,3 +522,55 @@ def test_deleted_queue_is_unsubscribed_without_a_list(fake: FakeClients) -> None
     topology.delete_queue("q")
     assert not any(topic.subscriptions for topic in fake.topics.by_name.values())
     assert not fake.count("list_subscriptions_by_topic")
+
+
+# --- queues that are deleted meanwhile
+
+
+@pytest.fixture
+def no_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail(f"it sleeps {seconds} s"))
+
+
+@pytest.mark.usefixtures("no_sleep")
+def test_queue_that_is_deleted_while_it_is_bound_is_made_again_in_the_background(fake: FakeClients) -> None:
+    topology = process(fake, Timings(0, 0, 0, 0))
+    topology.declare_queue(QueueSpec("q"))
+    url = topology.queues.url("q")
+    fake.before("set_queue_attributes", lambda: fake.sqs("delete_queue", QueueUrl=url))
+    topology.bind("q", PLACED)
+    topology.bind("q", EVENTS)
+    assert "q" not in fake.queues.by_name
+    assert topology.queues.url("q") == url  # a consumer can be started
+    pass_time(fake, 70, topology)
+    assert allowed(fake) == {"orders", "events"}
+    assert filter_of(fake) == passing(PLACED)
+    assert not topology.chores.is_waiting(("declare", "q"))
+
+
+@pytest.mark.usefixtures("no_sleep")
+def test_topic_that_is_deleted_while_it_is_bound_is_made_again_at_once(fake: FakeClients) -> None:
+    topology = process(fake, Timings(0, 0, 0, 0))
+    declare(topology, EVENTS)
+    arn = fake.topics.by_name["events"].arn
+    fake.sns("create_topic", Name="orders")
+    delete = fake.topics.by_name["orders"].arn
+    fake.before("get_subscription_attributes", lambda: fake.sns("delete_topic", TopicArn=delete))
+    topology.bind("q", PLACED)
+    assert filter_of(fake) == passing(PLACED)
+    assert fake.topics.by_name["events"].arn == arn
+
+
+@pytest.mark.usefixtures("no_sleep")
+def test_queue_for_what_sns_cannot_deliver_is_not_waited_for(fake: FakeClients) -> None:
+    topology = process(fake, Timings(0, 0, 0, 0), dead_letter_queue="{queue}-dead")
+    topology.declare_queue(QueueSpec("q"))
+    name = "q-undelivered"
+    url = fake.sqs("create_queue", QueueName=name)["QueueUrl"]
+    fake.sqs("delete_queue", QueueUrl=url)
+    topology.bind("q", PLACED)
+    assert filter_of(fake) == passing(PLACED)
+    assert name not in fake.queues.by_name
+    pass_time(fake, 70, topology)
+    assert name in fake.queues.by_name
+    assert name in attributes(fake)["RedrivePolicy"]
