@@ -96,6 +96,7 @@ class Broker:
         A mark is sent to each queue, and what comes before the mark is what the queue held: the legs keep the order of
         messages for a single poller, and a topic has delivered when the publish returns.
         """
+        self._wait_for_answers()
         connection = connection or self.connect()
         mark = uuid4().hex
         found: dict[str, list[Message]] = {queue: [] for queue in queues}
@@ -113,6 +114,18 @@ class Broker:
             with consuming(channel, {queue: partial(take, queue) for queue in queues}, no_ack=True):
                 wait_until(lambda: not unmarked, connection, f"marks in {sorted(unmarked)}")
         return found
+
+    def _wait_for_answers(self) -> None:
+        """Wait until AWS has what connections acked and gave back: threads of the transport send it."""
+        for connection in self._opened:
+            leases = getattr(connection.transport, "leases", None) if connection.connected else None
+            assert leases is None or leases.flush(PATIENCE_S), "AWS never answered what was acked and given back"
+
+    @staticmethod
+    def wait_for_open_polls(channel: Any, queue: str) -> None:
+        """Wait until no poll of a consumer that was cancelled is open: what it brings is given back at its end."""
+        if hasattr(channel, "wait_for_open_polls"):
+            channel.wait_for_open_polls([channel.topology.queues.url(queue)], PATIENCE_S)
 
     def bodies(self, *queues: str, connection: Connection | None = None) -> dict[str, list[Any]]:
         """As :meth:`drain`: the decoded bodies, sorted."""
