@@ -23,18 +23,13 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import Any, NamedTuple
+from typing import Any
 
 from kombu_hake.amqp import (
-    DEFAULT_PATTERN,
-    IF_MADE,
-    SQS_MAX_RECEIVE_COUNT,
     SQS_MAX_REDRIVE_SOURCES,
     QueueArn,
     QueueUrl,
     dead_name,
-    in_pattern,
-    is_dead_name,
     level_names,
     parse_arn,
     read_object,
@@ -42,50 +37,16 @@ from kombu_hake.amqp import (
 )
 from kombu_hake.aws import Clients
 from kombu_hake.config import Settings
-from kombu_hake.exceptions import AccessDenied, HakeError, QueueDeletedRecently, QueueNotFound, TopologyError
+from kombu_hake.exceptions import AccessDenied, HakeError, QueueDeletedRecently, QueueNotFound
 from kombu_hake.quoting import guarded
-from kombu_hake.topology.queues import Queues, QueueSpec
+from kombu_hake.topology.queues import Queues
+from kombu_hake.topology.spec import DeadLetters, QueueSpec, dead_letters
 
-__all__ = ["DeadQueues", "Plan", "plan"]
+__all__ = ["DeadQueues"]
 
 logger = guarded(logging.getLogger(__name__))
 #: Tag of a dead-letter queue that belongs to one queue, and goes with it: that queue's name in AWS.
 _OWNER_TAG = "hake:dead-letters-of"
-
-
-class Plan(NamedTuple):
-    """What a queue asked for."""
-
-    #: Logical name of the dead-letter queue.
-    name: str
-    max_receives: int
-    #: Whether it is this queue's alone.
-    is_own: bool
-    #: Whether it is a fault if infrastructure code has not made it.
-    is_needed: bool
-
-
-def plan(spec: QueueSpec, settings: Settings) -> Plan | None:
-    """The dead-letter queue that a declared queue asks for; None for none. Pure.
-
-    Raises:
-        TopologyError: its arguments are wrong.
-    """
-    arguments = spec.arguments
-    asked = arguments.get("x-dead-letter-queue")
-    if asked is None and "x-dead-letter-exchange" not in arguments:
-        by_option = settings.dead_letter_queue
-        asked = None if is_dead_name(spec.name, by_option) else by_option
-    if not asked or spec.is_temporary or "x-expires" in arguments:
-        return None
-    pattern = DEFAULT_PATTERN if asked in (True, IF_MADE) else str(asked)
-    limit = arguments.get("x-delivery-limit", settings.max_receive_count)
-    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= SQS_MAX_RECEIVE_COUNT:
-        raise TopologyError(
-            f"The argument x-delivery-limit={limit!r} of queue {spec.name!r} must be a whole number from 1 to "
-            f"{SQS_MAX_RECEIVE_COUNT}: after so many receives AWS sets a message aside."
-        )
-    return Plan(in_pattern(pattern, spec.name), limit, "{queue}" in pattern, asked != IF_MADE)
 
 
 class DeadQueues:
@@ -99,12 +60,12 @@ class DeadQueues:
         #: Queue to the exchanges that its queue for undelivered messages allows; None: a right to make it is missing.
         self._undelivered: dict[str, frozenset[str] | None] = {}
 
-    def plan(self, queue: str) -> Plan | None:
+    def plan(self, queue: str) -> DeadLetters | None:
         """What a queue of ours asked for, as it was declared here; None for none."""
         spec = self._queues.spec(queue)
         if spec is None or self._settings.topology != "auto" or self._queues.is_predefined(queue):
             return None
-        return plan(spec, self._settings)
+        return dead_letters(spec, self._settings)
 
     def ensure(self, queue: str) -> None:
         """Give a queue that was declared what it asked for, unless it has a redrive policy already.
@@ -235,7 +196,7 @@ class DeadQueues:
         answer = self._clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=["RedrivePolicy"])
         return bool(answer.get("Attributes", {}).get("RedrivePolicy"))
 
-    def _give(self, queue: str, wanted: Plan, urls: list[QueueUrl]) -> None:
+    def _give(self, queue: str, wanted: DeadLetters, urls: list[QueueUrl]) -> None:
         is_new = self._queues.declare(QueueSpec(wanted.name), patience_s=0)
         if is_new and wanted.is_own:
             self._own(queue, wanted.name)

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from kombu_hake.amqp import SQS_ATTRIBUTES_SETTLE_S, SQS_QUEUE_READY_S
 from kombu_hake.config import Settings
 
-__all__ = ["Timings"]
+__all__ = ["BELIEVE_S", "Timings"]
+
+#: How long what was seen of a binding is believed: the queue may be deleted and created again.
+BELIEVE_S = 60.0
 
 
 @dataclass(frozen=True)

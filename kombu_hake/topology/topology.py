@@ -34,21 +34,27 @@ from kombu_hake.exceptions import (
     AccessDenied,
     DeclarationMismatch,
     QueueDeletedRecently,
-    QueueNotFound,
-    TopicNotFound,
     TopologyError,
 )
 from kombu_hake.quoting import guarded
+from kombu_hake.topology.apply import Applier
 from kombu_hake.topology.chores import Chores
+from kombu_hake.topology.convergence import Converger
 from kombu_hake.topology.dead_queues import DeadQueues
 from kombu_hake.topology.home import Home
-from kombu_hake.topology.queues import RECREATE_PATIENCE_S, Queues, QueueSpec
+from kombu_hake.topology.knowledge import Knowledge
+from kombu_hake.topology.observed import Memory
+from kombu_hake.topology.planning import Planner
+from kombu_hake.topology.queues import RECREATE_PATIENCE_S, Queues
+from kombu_hake.topology.reading import Reader
 from kombu_hake.topology.reconciler import Reconciler
 from kombu_hake.topology.removal import Remover
 from kombu_hake.topology.repair import Repairer
 from kombu_hake.topology.signs import Signs
+from kombu_hake.topology.spec import QueueSpec
 from kombu_hake.topology.timings import Timings
 from kombu_hake.topology.topics import Topics
+from kombu_hake.topology.upkeep import Upkeep
 from kombu_hake.topology.verification import Verification
 
 __all__ = ["Topology"]
@@ -62,8 +68,6 @@ _PREDECLARED: Mapping[str, ExchangeType] = {
     "amq.match": "headers",
     "amq.topic": "topic",
 }
-#: Of one binding, at once, when others delete the queue or the topic in the middle of it.
-_BIND_TRIES = 10
 
 
 class Topology:
@@ -89,19 +93,36 @@ class Topology:
         self._clients = clients
         self._settings = settings
         self.dead_queues = DeadQueues(clients, settings, self.queues)
-        self._reconciler = Reconciler(
-            clients, settings, self.queues, self.topics, self.dead_queues, self.chores, self.timings, clock,
-            self.signs.heal,
+        memory = Memory(self.timings, clock)
+        self._reader = Reader(clients, self.queues, self.topics, memory, clock)
+        planner = Planner(settings, self.queues, self.topics, self.dead_queues, memory, self.timings)
+        self._knowledge = Knowledge(
+            clients, settings, self.queues, self.topics, self._reader, self.chores, self.timings, clock
+        )
+        applier = Applier(clients, self.queues, self.topics, memory, self._reader)
+        converger = Converger(
+            clients, self.queues, self.dead_queues, planner, self._reader, applier, self.chores, self.timings,
+            self._recheck, clock,
         )  # fmt: skip
-        self._remover = Remover(clients, self.queues, self.topics, self._reconciler)
-        self._verification = Verification(clients, self.queues, self.topics)
+        self._reconciler = Reconciler(
+            clients, self.queues, memory, self._reader, planner, self._knowledge, applier, converger, self.chores,
+            self.timings, self._recheck, clock,
+        )  # fmt: skip
+        self._upkeep = Upkeep(
+            self.queues, self._reader, planner, self._knowledge, converger, self._reconciler, self.signs.heal, clock
+        )
+        self._remover = Remover(
+            clients, settings, self.queues, self.topics, self._reader, planner, self._knowledge, applier,
+            self._reconciler,
+        )  # fmt: skip
+        self._verification = Verification(clients, self.queues, self.topics, self._reader, planner)
         self._types: dict[str, ExchangeType] = dict(_PREDECLARED)
         self._denied: dict[str, AccessDenied] = {}
         self._has_warned = False
         self._noted: dict[str, dict[Binding, None]] = {}
         #: Queue to the exchanges that this process asked to bind it to, also where AWS refused.
         self._asked: dict[str, set[str]] = {}
-        self._repairer = Repairer(self, self._reconciler, self.chores)
+        self._repairer = Repairer(self, self._reconciler, self._knowledge, self._upkeep, self.chores)
 
     @property
     def makes(self) -> bool:
@@ -289,7 +310,7 @@ class Topology:
             if self._is_foreign(queue):
                 self._bind_foreign(queue, binding)
             else:
-                self._bind_own(queue, binding)
+                self._repairer.bind(queue, binding)
         except AccessDenied as exc:
             is_dispensable = self._settings.is_best_effort(binding.exchange) or binding.exchange_type == "direct"
             if self._seems_bound(queue, binding):
@@ -299,47 +320,6 @@ class Topology:
                 self.give_up(binding.exchange, exc)
             else:
                 raise
-
-    def _bind_own(self, queue: str, binding: Binding) -> None:
-        """Bind, and begin again where others delete the queue or the topic in the middle of it.
-
-        Where AWS refuses the name of a deleted queue for a minute, the queue is declared and bound in the background.
-        """
-        wanted = BindingSet(frozenset({binding}))
-        for left in reversed(range(_BIND_TRIES)):
-            try:
-                for one in sorted(wanted.bindings):
-                    self._reconciler.bind(queue, one, self._types.get(one.exchange))
-                for exchange in sorted(wanted.unfiltered):
-                    self._reconciler.bind_all(queue, exchange, self._types.get(exchange, "direct"))
-                return
-            except (QueueNotFound, TopicNotFound) as exc:
-                spec = self.queues.spec(queue)
-                is_given = self.queues.is_predefined(queue) or self.topics.is_predefined(binding.exchange)
-                if spec is None or is_given or not left:
-                    raise
-                logger.info("Queue %s was deleted while it was bound; declaring it again: %s", queue, exc)
-                known = self._reconciler.known(queue) or BindingSet()
-                wanted = BindingSet(wanted.bindings | known.bindings, wanted.unfiltered | known.unfiltered)
-                if not self._declare_again(queue, spec):
-                    self._repairer.make_later(queue, wanted)
-                    return
-
-    def _declare_again(self, queue: str, spec: QueueSpec) -> bool:
-        """Declare a queue that was deleted; False where AWS refuses its name for now. Its URL is known in any case."""
-        urls = {level: self.queues.address(level) for level in self.queues.levels(queue)}
-        self.forget(queue)
-        try:
-            self.declare_queue(spec, patience_s=0)
-        except QueueDeletedRecently as exc:
-            logger.warning(
-                "Queue %s was deleted while it was bound, and AWS refuses its name for a minute; it is declared and "
-                "bound again in the background: %s", queue, exc,
-            )  # fmt: skip
-            for level, url in urls.items():
-                self.queues.expect(level, url)
-            return False
-        return True
 
     def unbind(self, queue: str, binding: Binding) -> None:
         """Undo :meth:`bind`; a binding that is not there is fine."""
@@ -361,10 +341,14 @@ class Topology:
         if self._verification.is_due:
             self._verification.check()
 
+    def has_exchange(self, exchange: str) -> bool | None:
+        """Whether the exchange was declared here, or has a topic; None where that may not be read."""
+        return exchange in self._types or self.topics.exists(exchange)
+
     def bindings(self, queue: str) -> BindingSet:
         """The bindings of a queue as its tags say now."""
         url = self.queues.url(queue)
-        return self._reconciler.understood(queue, url, self._reconciler.tags(url))
+        return self._knowledge.understood(queue, url, self._reader.tags(url))
 
     def make_again(self, queue: str) -> QueueUrl | None:
         """Declare a queue again that somebody deleted, bindings included; None if this process never declared it."""
@@ -377,7 +361,7 @@ class Topology:
 
     def known_bindings(self, queue: str) -> BindingSet | None:
         """The bindings that this process last saw or took as made; no call."""
-        return self._with_noted(queue, self._reconciler.known(queue))
+        return self._with_noted(queue, self._knowledge.known(queue))
 
     def read_bindings(self, queue: str, sent_ms: int | None = None) -> tuple[BindingSet | None, int, float]:
         """The bindings as their tags say, for a message that matches no known one.
@@ -391,12 +375,12 @@ class Topology:
         """
         if self.queues.is_predefined(queue) or not self.makes:
             return None, self._clients.now_ms(), 0.0
-        found, read_at, again_s = self._reconciler.read(queue, sent_ms)
+        found, read_at, again_s = self._knowledge.read(queue, sent_ms)
         return found and self._with_noted(queue, found), read_at, again_s
 
     def list_bindings(self) -> list[tuple[str, str, str]]:
         """(queue, exchange, routing key) of every binding that this process knows."""
-        known = {queue for queue, _ in self._reconciler.all_known()} | set(self._noted)
+        known = {queue for queue, _ in self._knowledge.all_known()} | set(self._noted)
         return [
             (queue, binding.exchange, binding.routing_key)
             for queue in sorted(known)
@@ -443,7 +427,10 @@ class Topology:
     # --- inside
 
     def _heal_later(self, url: QueueUrl) -> None:
-        self._reconciler.heal_later(url)
+        self._upkeep.heal_later(url)
+
+    def _recheck(self, queue: str) -> None:
+        self._upkeep.recheck(queue)
 
     def _is_taken_as_made(self, queue: str, exchange: str) -> bool:
         return not self.makes or (self.queues.is_predefined(queue) and self.topics.is_predefined(exchange))
@@ -480,6 +467,6 @@ class Topology:
     def _seems_bound(self, queue: str, binding: Binding) -> bool:
         """Whether the queue's policy lets the topic in, or can't be seen: then this process is a mere producer."""
         try:
-            return self._reconciler.is_let_in(queue, binding.exchange)
+            return self._reader.is_allowed(queue, binding.exchange)
         except AccessDenied:
             return True
