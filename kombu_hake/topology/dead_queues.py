@@ -27,6 +27,7 @@ from typing import Any
 
 from kombu_hake.amqp import (
     SQS_MAX_REDRIVE_SOURCES,
+    SQS_QUEUE_RECREATE_S,
     QueueArn,
     QueueUrl,
     dead_name,
@@ -39,6 +40,7 @@ from kombu_hake.aws import Clients
 from kombu_hake.config import Settings
 from kombu_hake.exceptions import AccessDenied, HakeError, QueueDeletedRecently, QueueNotFound
 from kombu_hake.quoting import guarded
+from kombu_hake.topology.chores import Chores
 from kombu_hake.topology.queues import Queues
 from kombu_hake.topology.spec import DeadLetters, QueueSpec, dead_letters
 
@@ -52,7 +54,8 @@ _OWNER_TAG = "hake:dead-letters-of"
 class DeadQueues:
     """Makes and removes them. Safe to share between threads."""
 
-    def __init__(self, clients: Clients, settings: Settings, queues: Queues) -> None:
+    def __init__(self, clients: Clients, settings: Settings, queues: Queues, chores: Chores) -> None:
+        self._chores = chores
         self._clients = clients
         self._settings = settings
         self._queues = queues
@@ -70,8 +73,7 @@ class DeadQueues:
     def ensure(self, queue: str) -> None:
         """Give a queue that was declared what it asked for, unless it has a redrive policy already.
 
-        Raises:
-            QueueDeletedRecently: AWS refuses the name of the dead-letter queue for a minute.
+        In the background, where AWS refuses the name of the dead-letter queue for a minute.
         """
         wanted = self.plan(queue)
         if wanted is None or queue in self._done:
@@ -88,6 +90,10 @@ class DeadQueues:
                 self._give(queue, wanted, bare)
         except AccessDenied as exc:
             logger.warning("Queue %s gets no dead-letter queue, because %s is denied: %s", queue, exc.action, exc)
+        except QueueDeletedRecently as exc:
+            logger.info("Queue %s gets its dead-letter queue in a minute: %s", queue, exc)
+            self._chores.after(SQS_QUEUE_RECREATE_S + 1, ("dead letters", queue), lambda: self.ensure(queue))
+            return
         self._done.add(queue)
 
     def make_again(self, queue: str, arn: QueueArn) -> bool:

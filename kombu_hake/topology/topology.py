@@ -17,7 +17,6 @@ from typing import Any, cast
 
 from kombu_hake.amqp import (
     PRIVATE_EXCHANGE,
-    SQS_QUEUE_RECREATE_S,
     Binding,
     BindingSet,
     ExchangeType,
@@ -33,7 +32,6 @@ from kombu_hake.config import Settings
 from kombu_hake.exceptions import (
     AccessDenied,
     DeclarationMismatch,
-    QueueDeletedRecently,
     TopologyError,
 )
 from kombu_hake.quoting import guarded
@@ -92,7 +90,7 @@ class Topology:
         self.topics = Topics(clients, settings, self.home)
         self._clients = clients
         self._settings = settings
-        self.dead_queues = DeadQueues(clients, settings, self.queues)
+        self.dead_queues = DeadQueues(clients, settings, self.queues, self.chores)
         memory = Memory(self.timings, clock)
         self._reader = Reader(clients, self.queues, self.topics, memory, clock)
         planner = Planner(settings, self.queues, self.topics, self.dead_queues, memory, self.timings)
@@ -242,17 +240,8 @@ class Topology:
             if self._settings.topology == "verify":
                 self._verification.expect_queue(name)
         if not spec.is_temporary:
-            self._ensure_dead_queue(spec.name)
+            self.dead_queues.ensure(spec.name)
         return is_new
-
-    def _ensure_dead_queue(self, queue: str) -> None:
-        try:
-            self.dead_queues.ensure(queue)
-        except QueueDeletedRecently as exc:
-            logger.info("Queue %s gets its dead-letter queue in a minute: %s", queue, exc)
-            self.chores.after(
-                SQS_QUEUE_RECREATE_S + 1, ("dead letters", queue), lambda: self._ensure_dead_queue(queue)
-            )  # fmt: skip
 
     def _declare_one(self, spec: QueueSpec, physical: str | None, patience_s: float) -> bool:
         kind = spec.kind

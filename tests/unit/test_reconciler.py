@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fakes import FakeClients, make_settings
 
-from kombu_hake.amqp import Binding, compile_filter, message_attributes, named_topics
+from kombu_hake.amqp import Binding, compile_filter, from_tags, message_attributes, named_topics
 from kombu_hake.exceptions import QuotaExceeded
 from kombu_hake.topology import QueueSpec, Timings, Topology
 from kombu_hake.topology.chores import Chores
@@ -215,6 +215,20 @@ def test_binding_is_undone_while_reads_are_late(late: LateClients) -> None:
     pass_time(late, CHECKED_S, topology)
     assert filter_of(late) == passing(PLACED)
     assert allowed(late) == {"orders"}
+
+
+def test_deleted_exchange_leaves_nothing_though_tags_are_late(late: LateClients) -> None:
+    first = process(late)
+    declare(first, PLACED, EVENTS)
+    pass_time(late, CHECKED_S, first)
+    stranger = process(late)
+    stranger.delete_exchange("orders")
+    assert allowed(late) == {"events"}
+    assert "orders" not in late.topics.by_name
+    tags = late.queues.queue("q").tags
+    assert [binding.exchange for binding in from_tags(tags).bindings] == ["events"]
+    pass_time(late, CHECKED_S, first, stranger)
+    assert allowed(late) == {"events"}
 
 
 # --- repair
