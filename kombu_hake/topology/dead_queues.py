@@ -42,7 +42,7 @@ from kombu_hake.exceptions import AccessDenied, HakeError, QueueDeletedRecently,
 from kombu_hake.quoting import guarded
 from kombu_hake.topology.chores import Chores
 from kombu_hake.topology.queues import Queues
-from kombu_hake.topology.spec import DeadLetters, QueueSpec, dead_letters
+from kombu_hake.topology.spec import Plan, QueueSpec, plan
 
 __all__ = ["DeadQueues"]
 
@@ -63,12 +63,12 @@ class DeadQueues:
         #: Queue to the exchanges that its queue for undelivered messages allows; None: a right to make it is missing.
         self._undelivered: dict[str, frozenset[str] | None] = {}
 
-    def plan(self, queue: str) -> DeadLetters | None:
+    def plan(self, queue: str) -> Plan | None:
         """What a queue of ours asked for, as it was declared here; None for none."""
         spec = self._queues.spec(queue)
         if spec is None or self._settings.topology != "auto" or self._queues.is_predefined(queue):
             return None
-        return dead_letters(spec, self._settings)
+        return plan(spec, self._settings)
 
     def ensure(self, queue: str) -> None:
         """Give a queue that was declared what it asked for, unless it has a redrive policy already.
@@ -202,7 +202,7 @@ class DeadQueues:
         answer = self._clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=["RedrivePolicy"])
         return bool(answer.get("Attributes", {}).get("RedrivePolicy"))
 
-    def _give(self, queue: str, wanted: DeadLetters, urls: list[QueueUrl]) -> None:
+    def _give(self, queue: str, wanted: Plan, urls: list[QueueUrl]) -> None:
         is_new = self._queues.declare(QueueSpec(wanted.name), patience_s=0)
         if is_new and wanted.is_own:
             self._own(queue, wanted.name)

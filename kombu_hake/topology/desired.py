@@ -22,7 +22,7 @@ from kombu_hake.amqp import (
     filter_json,
     narrowed,
 )
-from kombu_hake.topology.spec import DeadLetters
+from kombu_hake.topology.spec import Plan
 
 __all__ = ["Desired", "Level", "Undelivered", "base_filter", "filters"]
 
@@ -66,7 +66,7 @@ class Desired:
     topic_pattern: str | None = None
     undelivered: Undelivered | None = None
     #: What the queue was declared with for its dead letters. Given to a queue that has no redrive policy.
-    dead_letters: DeadLetters | None = None
+    dead_letters: Plan | None = None
     fanout_priorities: bool = False
     #: The types that exchanges were declared with in this process.
     types: Mapping[str, str | None] = field(default_factory=dict)

@@ -361,9 +361,10 @@ class Queues:
 
     def _pause(self, exc: TopologyError | BrokerUnavailable, name: str, attempt: int, deadline: float) -> int:
         wait = backoff_s(attempt, first_s=0.5)
-        if isinstance(exc, BrokerUnavailable) and (attempt >= 5 or not exc.is_throttle):
-            raise exc
-        if time.monotonic() + wait > deadline:
+        if isinstance(exc, BrokerUnavailable):
+            if attempt >= 5 or not exc.is_throttle:
+                raise exc
+        elif time.monotonic() + wait > deadline:
             raise exc
         if attempt == 0:
             logger.warning("Queue %s can't be created yet, trying again for up to a minute: %s", name, exc)

@@ -26,7 +26,7 @@ from kombu_hake.amqp import (
 from kombu_hake.config import Settings
 from kombu_hake.exceptions import TopologyError
 
-__all__ = ["DeadLetters", "QueueSpec", "created_attributes", "dead_letters", "own_tags", "retention_s"]
+__all__ = ["Plan", "QueueSpec", "created_attributes", "own_tags", "plan", "retention_s"]
 
 _MIN_EXPIRES_S = 600
 #: What kombu's SQS transport gives the queues that it creates, seconds. It renews nothing while a task runs.
@@ -113,7 +113,7 @@ def created_attributes(settings: Settings, name: str, *, is_temporary: bool) -> 
     return {key: value for key, value in found.items() if key not in _FIFO_ONLY}
 
 
-class DeadLetters(NamedTuple):
+class Plan(NamedTuple):
     """What a queue asked for to keep its dead letters."""
 
     #: Logical name of the dead-letter queue.
@@ -125,7 +125,7 @@ class DeadLetters(NamedTuple):
     is_needed: bool
 
 
-def dead_letters(spec: QueueSpec, settings: Settings) -> DeadLetters | None:
+def plan(spec: QueueSpec, settings: Settings) -> Plan | None:
     """The dead-letter queue that a declared queue asks for; None for none. Pure.
 
     Raises:
@@ -145,4 +145,4 @@ def dead_letters(spec: QueueSpec, settings: Settings) -> DeadLetters | None:
             f"The argument x-delivery-limit={limit!r} of queue {spec.name!r} must be a whole number from 1 to "
             f"{SQS_MAX_RECEIVE_COUNT}: after so many receives AWS sets a message aside."
         )
-    return DeadLetters(in_pattern(pattern, spec.name), limit, "{queue}" in pattern, asked != IF_MADE)
+    return Plan(in_pattern(pattern, spec.name), limit, "{queue}" in pattern, asked != IF_MADE)

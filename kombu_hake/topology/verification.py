@@ -33,7 +33,7 @@ from kombu_hake.topology.observed import Observed, Subscription
 from kombu_hake.topology.planning import Planner
 from kombu_hake.topology.queues import Queues
 from kombu_hake.topology.reading import Reader
-from kombu_hake.topology.spec import dead_letters
+from kombu_hake.topology.spec import plan
 from kombu_hake.topology.topics import Topics
 
 __all__ = ["Verification"]
@@ -120,7 +120,7 @@ class Verification:
         highest = self._planner.declared_priority(queue) if queue == main_queue(queue) else 0
         wanted = self._planner.desired(queue, url, BindingSet(bindings, max_priority=highest))
         spec = self._queues.spec(queue)
-        asked = dead_letters(spec, self._settings) if spec is not None else None
+        asked = plan(spec, self._settings) if spec is not None else None
         wanted = replace(wanted, dead_letters=asked)
         unreadable: list[str] = []
         for exchange in wanted.exchanges:

@@ -29,7 +29,7 @@ from kombu_hake.topology.desired import Desired, Level, Undelivered
 from kombu_hake.topology.diff import SetAttribute, Subscribe, Unsubscribe, WritePolicy, diff, found_in_place
 from kombu_hake.topology.faults import faults, unequal_filters
 from kombu_hake.topology.observed import Memory, Observed, Subscription
-from kombu_hake.topology.spec import DeadLetters
+from kombu_hake.topology.spec import Plan
 from kombu_hake.topology.timings import Timings
 
 QUEUE = QueueArn(f"arn:aws:sqs:{REGION}:{ACCOUNT}:q")
@@ -296,7 +296,7 @@ def test_body_scope_of_a_queue_that_gets_everything_is_a_fault_where_it_filters(
     ],
 )
 def test_faults_of_dead_letters(text: str, is_missing: bool, expected: str) -> None:
-    wanted = desired(PLACED, dead_letters=DeadLetters("q-dead", 3, True, True))
+    wanted = desired(PLACED, dead_letters=Plan("q-dead", 3, True, True))
     found = faults_of(wanted, replace(observed(PLACED), redrive_policy=text, is_dead_queue_missing=is_missing))
     assert [expected in fault for fault in found] == [True] * bool(expected)
 
