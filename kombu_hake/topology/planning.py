@@ -69,12 +69,16 @@ class Planner:
             tuple(self._levels(queue, url, bindings)),
             topics,
             removed=removed,
-            is_settled=not self._timings.tags_s or self._memory.are_tags_settled(url),
+            is_settled=self.is_settled(url),
             topic_pattern=self._pattern(bindings, arn),
             undelivered=Undelivered(name, self.sibling(arn, name)) if name is not None else None,
             fanout_priorities=self._settings.fanout_priorities,
             types=types or {},
         )
+
+    def is_settled(self, url: QueueUrl) -> bool:
+        """Whether the tags of a queue, as read, lack nothing that others wrote."""
+        return not self._timings.tags_s or self._memory.are_tags_settled(url)
 
     def sibling(self, arn: QueueArn, name: str) -> QueueArn:
         """The ARN of another queue of ours, by its logical name."""

@@ -156,7 +156,8 @@ class Reconciler:
         with self.flights(queue):
             url = self._queues.url(queue)
             tags = self._reader.tags(url)
-            keys = [key for key in to_tags(binding) if key in tags]
+            is_settled = self._planner.is_settled(url)  # else tags may not be shown yet that are there
+            keys = [key for key in to_tags(binding) if key in tags or not is_settled]
             if keys:
                 self.untag(url, keys)
             self._knowledge.forget(queue)
@@ -180,7 +181,6 @@ class Reconciler:
         self._knowledge.forget(queue)
         self._reader.forget(queue)
         self._looked.pop(queue, None)
-
 
     def make(
         self,

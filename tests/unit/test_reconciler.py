@@ -217,6 +217,17 @@ def test_binding_is_undone_while_reads_are_late(late: LateClients) -> None:
     assert allowed(late) == {"orders"}
 
 
+def test_binding_that_another_process_has_just_made_is_undone(late: LateClients) -> None:
+    first, second = process(late), process(late)
+    declare(first, PLACED, PAID)
+    pass_time(late, 10, first)
+    second.declare_queue(QueueSpec("q"))
+    second.unbind("q", PAID)  # the tag is not shown yet
+    pass_time(late, CHECKED_S + 70, first, second)
+    assert from_tags(late.queues.queue("q").tags).bindings == {PLACED}
+    assert filter_of(late) == passing(PLACED)
+
+
 def test_deleted_exchange_leaves_nothing_though_tags_are_late(late: LateClients) -> None:
     first = process(late)
     declare(first, PLACED, EVENTS)
