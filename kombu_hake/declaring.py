@@ -63,7 +63,7 @@ class DeclaringChannel(StdChannel):  # type: ignore[misc]
                 f"Exchange {name!r} can't be of type {exchange_type!r}: use direct, topic, fanout or headers."
             )
         if passive:
-            if self.topology.exchange_type(name) is None and self.topology.topics.subscribers(name) == 0:
+            if self.topology.has_exchange(name) is False:
                 raise TopicNotFound(f"There is no exchange {name!r}: nobody declared it, and it has no topic.")
             return
         if name != PRIVATE_EXCHANGE and not is_reply_exchange(name):

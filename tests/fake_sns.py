@@ -158,6 +158,8 @@ class FakeSns:
         self.by_name: dict[str, Topic] = {}
         #: (queue or endpoint, reason) of every delivery that SNS gave up.
         self.lost: list[tuple[str, str]] = []
+        #: Every change up to this time is in effect.
+        self._acted_at = float("-inf")
 
     def topic(self, arn: str) -> Topic:
         name = arn.rsplit(":", 1)[1]
@@ -168,6 +170,10 @@ class FakeSns:
         if name not in self.by_name:
             raise _no_topic()
         return self.by_name[name]
+
+    def act(self) -> None:
+        """Have every change in effect. Reads are as late as before."""
+        self._acted_at = self._clock()
 
     def settle(self) -> None:
         """Have every change seen by all readers, and in effect."""
@@ -526,10 +532,10 @@ class FakeSns:
         deduplication: str | None,
     ) -> str:
         """Put the message into the queue; why not, if not. The publisher never learns of it."""
-        now = self._clock()
-        if now - subscription.created_at < self.timings.subscriptions_act_s:
+        if not self._acts(subscription):
             return "the subscription does not act yet"
-        acting = subscription.past.seen(subscription.attributes, now - self.timings.filters_act_s)
+        since = max(self._clock() - self.timings.filters_act_s, self._acted_at)
+        acting = subscription.past.seen(subscription.attributes, since)
         if not _passes(acting, text, attributes):
             return ""
         queue = self._queues.of_arn(subscription.endpoint)
@@ -546,7 +552,7 @@ class FakeSns:
 
     def _keep(self, topic: Topic, subscription: Subscription, text: str, attributes: dict[str, Any]) -> bool:
         """Put what can't be delivered into the subscription's dead-letter queue, if there is one that lets SNS in."""
-        if self._clock() - subscription.created_at < self.timings.subscriptions_act_s:
+        if not self._acts(subscription):
             return False  # for SNS there is no subscription yet
         target = json.loads(subscription.attributes.get("RedrivePolicy") or "{}").get("deadLetterTargetArn")
         queue = self._queues.of_arn(target) if target else None
@@ -554,6 +560,10 @@ class FakeSns:
             return False
         self._store(queue, text, attributes, None, None)
         return True
+
+    def _acts(self, subscription: Subscription) -> bool:
+        """Whether a subscription is old enough to get anything."""
+        return subscription.created_at <= max(self._clock() - self.timings.subscriptions_act_s, self._acted_at)
 
     def _store(
         self, queue: FakeQueue, body: str, attributes: dict[str, Any], group: str | None, deduplication: str | None

@@ -126,6 +126,8 @@ class FakeSqs:
         #: How many messages of a queue may be in flight; tests lower it.
         self.most_in_flight = MOST_IN_FLIGHT
         self.by_name: dict[str, FakeQueue] = {}
+        #: Every change up to this time is in effect.
+        self._acted_at = float("-inf")
         self.is_over = False
 
     def take_lock(self, changed: threading.Condition) -> None:
@@ -148,7 +150,12 @@ class FakeSqs:
 
     def acting(self, queue: FakeQueue) -> dict[str, str]:
         """The attributes by which the queue works now."""
-        return queue.past_attributes.seen(queue.attributes, self._clock() - self.timings.attributes_act_s)
+        since = max(self._clock() - self.timings.attributes_act_s, self._acted_at)
+        return queue.past_attributes.seen(queue.attributes, since)
+
+    def act(self) -> None:
+        """Have every change in effect. Reads are as late as before."""
+        self._acted_at = self._clock()
 
     def settle(self) -> None:
         """Have every change seen by all readers, and in effect."""

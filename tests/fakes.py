@@ -197,8 +197,11 @@ class FakeClients:
             self.topics.settle()
             self.budgets.refill()
 
-    def settle_before(self, *operations: str) -> None:
-        """Settle before each call of these, as a caller would that waits until what it declared acts."""
+    def act_before(self, *operations: str) -> None:
+        """Have every change in effect before each call of these: the wait of a caller that just declared something.
+
+        Reads show older states as before.
+        """
         with self.changed:
             self._waited_for = frozenset(operations)
 
@@ -255,7 +258,8 @@ class FakeClients:
             hooks.pop(0)()
         with self.changed:
             if operation in self._waited_for:
-                self.settle()
+                self.queues.act()
+                self.topics.act()
             self.calls.append((operation, params))
             try:
                 if self.outage is not None:

@@ -46,7 +46,7 @@ from kombu_hake.aws import Clients
 from kombu_hake.config import Settings
 from kombu_hake.exceptions import AccessDenied, HakeError, InvalidName, QueueNotFound, TopologyError
 from kombu_hake.quoting import guarded
-from kombu_hake.topology import LEVEL_TAG, Home, Topics, retention_s, whoami
+from kombu_hake.topology import LEVEL_TAG, Home, Timings, Topics, retention_s, whoami
 
 __all__ = ["MOST_LOOKS", "MOST_TOPICS", "SHORT_PAUSE_S", "Found", "Janitor", "Report"]
 
@@ -55,13 +55,12 @@ logger = guarded(logging.getLogger(__name__))
 MOST_LOOKS = 100
 MOST_TOPICS = 5
 _MOST_PAGES = 10
-#: Between two requests of a sweep, seconds; and on an emulator, or by command.
-_PAUSE_S = 1.0
+#: Between two requests of a sweep by command, seconds.
 SHORT_PAUSE_S = 0.05
 #: Fifty workers that start together make their first sweeps at random in this time: about ten requests a second.
 _FIRST_WITHIN_S = 600.0
-#: How long a note must be there before the last look: how fast tags are seen everywhere on AWS is not documented.
-_SETTLE_S = 3.0
+#: Between two looks at a subscription whose queue is gone: the queue may be on its way.
+_STRAY_S = 3.0
 _NOT_OURS_S = 86_400.0
 #: Users that a queue's tags name are named by the report, so many at most.
 _MAX_NAMED = 4
@@ -115,7 +114,9 @@ class Janitor:
         *,
         clock: Callable[[], float] = time.monotonic,
         chance: random.Random | None = None,
+        timings: Timings | None = None,
     ) -> None:
+        self._timings = timings or Timings.of(settings)
         self._clients = clients
         self._settings = settings
         self._topics = topics
@@ -140,8 +141,7 @@ class Janitor:
         """Take a step of a sweep; ``due_at`` says when the next one is due. Faults are logged."""
         try:
             if self._running is None:
-                pause_s = SHORT_PAUSE_S if self._settings.is_local else _PAUSE_S
-                self._running = self.sweep(Report(), most=MOST_LOOKS, pause_s=pause_s)
+                self._running = self.sweep(Report(), most=MOST_LOOKS, pause_s=self._timings.sweep_pause_s)
             self.due_at = self._clock() + next(self._running)
         except StopIteration:
             self._end()
@@ -215,7 +215,7 @@ class Janitor:
             return
         # Tags may claim any limit. Ours is that of a user which renews its promise as this process does.
         limits_s = [max(found.ownership.limit_s(), self._settings.temporary_queue_limit) for found in orphans]
-        yield max(limits_s) / 3 if limits_s else _SETTLE_S
+        yield max(limits_s) / 3 if limits_s else _STRAY_S
         for found in orphans:
             yield from self._remove(found, list(topics), pause_s)
         report.subscriptions = []
@@ -302,7 +302,7 @@ class Janitor:
             yield pause_s
             note = ownership.condemned_tag(self._now_s(), whoami())
             self._clients.sqs("tag_queue", QueueUrl=found.url, Tags=note)
-            yield pause_s if self._settings.is_local else _SETTLE_S
+            yield self._timings.note_s
             if not self._is_unchanged(found):
                 self._clients.sqs("untag_queue", QueueUrl=found.url, TagKeys=[ownership.CONDEMNED_TAG])
                 return

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from kombu_hake.topology.apply import LEVEL_TAG
 from kombu_hake.topology.home import Home
-from kombu_hake.topology.queues import QueueSpec, retention_s
 from kombu_hake.topology.signs import Signs, whoami
+from kombu_hake.topology.spec import QueueSpec, retention_s
 from kombu_hake.topology.timings import Timings
 from kombu_hake.topology.topics import Topics
 from kombu_hake.topology.topology import Topology

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 
-from kombu_hake.amqp import QueueUrl, SubscriptionArn
+from kombu_hake.amqp import QueueUrl
 from kombu_hake.aws import Clients
 from kombu_hake.exceptions import AccessDenied, DeclarationMismatch, QuotaExceeded, TopicNotFound, TopologyError
 from kombu_hake.quoting import fields, guarded
@@ -20,8 +20,9 @@ from kombu_hake.topology.diff import (
     WritePolicy,
     redrive_policy,
 )
-from kombu_hake.topology.observed import Memory, Observed, Subscription
+from kombu_hake.topology.observed import Memory, Observed
 from kombu_hake.topology.queues import Queues
+from kombu_hake.topology.reading import Reader
 from kombu_hake.topology.topics import Topics
 
 __all__ = ["LEVEL_TAG", "Applier"]
@@ -33,36 +34,14 @@ _EVERYTHING = "{}"
 
 
 class Applier:
-    """Reads and writes AWS for the reconciler. Keeps no state; safe to share between threads."""
+    """Writes to AWS for the reconciler. Keeps no state; safe to share between threads."""
 
-    def __init__(self, clients: Clients, queues: Queues, topics: Topics, memory: Memory) -> None:
+    def __init__(self, clients: Clients, queues: Queues, topics: Topics, memory: Memory, reader: Reader) -> None:
+        self._reader = reader
         self._clients = clients
         self._queues = queues
         self._topics = topics
         self._memory = memory
-
-    # --- reading
-
-    def look_at_policy(self, observed: Observed, name: str, url: QueueUrl) -> Observed:
-        """Observe a queue's policy: one request."""
-        text, is_overwritten = self._memory.policy(url, self._queues.policy(url))
-        overwritten = (observed.overwritten | {name}) if is_overwritten else (observed.overwritten - {name})
-        return replace(observed.with_policy(name, text), overwritten=overwritten)
-
-    def read_subscription(self, arn: SubscriptionArn) -> Subscription:
-        """Observe a subscription: one request.
-
-        Raises:
-            TopicNotFound: it is gone.
-        """
-        try:
-            shown = self._clients.sns("get_subscription_attributes", SubscriptionArn=arn)["Attributes"]
-        except AccessDenied as exc:
-            logger.debug("Subscription %s is taken as it is: %s", arn, exc)
-            return Subscription(arn, None, self._memory.now())
-        return Subscription(arn, self._memory.attributes(arn, shown), self._memory.now())
-
-    # --- writing
 
     def apply(self, change: Change, desired: Desired, observed: Observed, urls: Mapping[str, QueueUrl]) -> Observed:
         """Make one change; what is observed then. What AWS does not take is part of it.
@@ -109,7 +88,7 @@ class Applier:
             arn = self._topics.subscribe(exchange, change.arn, {}, declared)
         except TopologyError as exc:
             return self._refused(change, change.filter, exc, observed)
-        return observed.with_subscription(change.queue, exchange, self.read_subscription(arn))
+        return observed.with_subscription(change.queue, exchange, self._reader.subscription(arn))
 
     def _set(self, change: SetAttribute, observed: Observed) -> Observed:
         found = observed.subscriptions[change.queue, change.exchange]

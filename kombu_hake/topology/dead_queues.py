@@ -24,18 +24,14 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from kombu_hake.amqp import (
-    DEFAULT_PATTERN,
-    IF_MADE,
-    SQS_MAX_RECEIVE_COUNT,
     SQS_MAX_REDRIVE_SOURCES,
+    SQS_QUEUE_RECREATE_S,
     QueueArn,
     QueueUrl,
     dead_name,
-    in_pattern,
-    is_dead_name,
     level_names,
     parse_arn,
     read_object,
@@ -43,56 +39,24 @@ from kombu_hake.amqp import (
 )
 from kombu_hake.aws import Clients
 from kombu_hake.config import Settings
-from kombu_hake.exceptions import AccessDenied, HakeError, QueueNotFound, TopologyError
+from kombu_hake.exceptions import AccessDenied, HakeError, QueueDeletedRecently, QueueNotFound
 from kombu_hake.quoting import fields, guarded
-from kombu_hake.topology.queues import Queues, QueueSpec
+from kombu_hake.topology.chores import Chores
+from kombu_hake.topology.queues import Queues
+from kombu_hake.topology.spec import Plan, QueueSpec, plan
 
-__all__ = ["DeadQueues", "Plan", "plan"]
+__all__ = ["DeadQueues"]
 
 logger = guarded(logging.getLogger(__name__))
 #: Tag of a dead-letter queue that belongs to one queue, and goes with it: that queue's name in AWS.
 _OWNER_TAG = "hake:dead-letters-of"
 
 
-class Plan(NamedTuple):
-    """What a queue asked for."""
-
-    #: Logical name of the dead-letter queue.
-    name: str
-    max_receives: int
-    #: Whether it is this queue's alone.
-    is_own: bool
-    #: Whether it is a fault if infrastructure code has not made it.
-    is_needed: bool
-
-
-def plan(spec: QueueSpec, settings: Settings) -> Plan | None:
-    """The dead-letter queue that a declared queue asks for; None for none. Pure.
-
-    Raises:
-        TopologyError: its arguments are wrong.
-    """
-    arguments = spec.arguments
-    asked = arguments.get("x-dead-letter-queue")
-    if asked is None and "x-dead-letter-exchange" not in arguments:
-        by_option = settings.dead_letter_queue
-        asked = None if is_dead_name(spec.name, by_option) else by_option
-    if not asked or spec.is_temporary or "x-expires" in arguments:
-        return None
-    pattern = DEFAULT_PATTERN if asked in (True, IF_MADE) else str(asked)
-    limit = arguments.get("x-delivery-limit", settings.max_receive_count)
-    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= SQS_MAX_RECEIVE_COUNT:
-        raise TopologyError(
-            f"The argument x-delivery-limit={limit!r} of queue {spec.name!r} must be a whole number from 1 to "
-            f"{SQS_MAX_RECEIVE_COUNT}: after so many receives AWS sets a message aside."
-        )
-    return Plan(in_pattern(pattern, spec.name), limit, "{queue}" in pattern, asked != IF_MADE)
-
-
 class DeadQueues:
     """Makes and removes them. Safe to share between threads."""
 
-    def __init__(self, clients: Clients, settings: Settings, queues: Queues) -> None:
+    def __init__(self, clients: Clients, settings: Settings, queues: Queues, chores: Chores) -> None:
+        self._chores = chores
         self._clients = clients
         self._settings = settings
         self._queues = queues
@@ -123,8 +87,10 @@ class DeadQueues:
         if self._queues.created_with(wanted.name, "RedriveAllowPolicy") != allowed:
             tags, attributes = {_OWNER_TAG: self._queues.physical(queue)}, {"RedriveAllowPolicy": allowed}
             try:
-                self._queues.create(QueueSpec(wanted.name), tags=tags, attributes=attributes, is_unbound=True)
-            except AccessDenied as exc:
+                self._queues.create(
+                    QueueSpec(wanted.name), tags=tags, attributes=attributes, is_unbound=True, patience_s=0
+                )  # fmt: skip
+            except (AccessDenied, QueueDeletedRecently) as exc:
                 logger.debug("Queue %s is created without a dead-letter queue: %s", queue, exc)
             if self._queues.created_with(wanted.name, "RedriveAllowPolicy") != allowed:
                 return {}
@@ -132,7 +98,10 @@ class DeadQueues:
         return {"RedrivePolicy": _redrive_policy(dead_arn, wanted.max_receives)}
 
     def ensure(self, queue: str) -> None:
-        """Give a queue that was declared what it asked for, unless it has a redrive policy already."""
+        """Give a queue that was declared what it asked for, unless it has a redrive policy already.
+
+        In the background, where AWS refuses the name of the dead-letter queue for a minute.
+        """
         wanted = self.plan(queue)
         if wanted is None or queue in self._done:
             return
@@ -151,6 +120,10 @@ class DeadQueues:
                 "HAKE406 Queue %s gets no dead-letter queue, because %s is denied: %s", queue, exc.action, exc,
                 extra=fields(queue=queue),
             )  # fmt: skip
+        except QueueDeletedRecently as exc:
+            logger.info("Queue %s gets its dead-letter queue in a minute: %s", queue, exc)
+            self._chores.after(SQS_QUEUE_RECREATE_S + 1, ("dead letters", queue), lambda: self.ensure(queue))
+            return
         self._done.add(queue)
 
     def make_again(self, queue: str, arn: QueueArn) -> bool:
@@ -190,7 +163,7 @@ class DeadQueues:
     def make_undelivered(
         self, queue: str, exchanges: frozenset[str], policy: Callable[[str, QueueArn], str | None]
     ) -> str | None:
-        """As :meth:`undelivered_name`; made if need be, once.
+        """As :meth:`undelivered_name`; made if need be, once. None also while AWS refuses the name of a deleted one.
 
         Args:
             exchanges: What the queue is bound to.
@@ -208,9 +181,14 @@ class DeadQueues:
                 text = policy(name, arn) if arn is not None else None
                 attributes = {"Policy": text} if text is not None else {}
                 tags = {_OWNER_TAG: self._queues.physical(queue)}
-                self._queues.create(QueueSpec(name), tags=tags, attributes=attributes, is_unbound=True)
+                self._queues.create(
+                    QueueSpec(name), tags=tags, attributes=attributes, is_unbound=True, patience_s=0
+                )  # fmt: skip
         except AccessDenied as exc:
             self.cannot_keep(queue, exc)
+            return None
+        except QueueDeletedRecently as exc:
+            logger.info("What SNS can't deliver to queue %s is kept in a minute: %s", queue, exc)
             return None
         is_allowed = text is not None and self._queues.created_with(name, "Policy") == text
         self._undelivered[queue] = exchanges if is_allowed else frozenset()
@@ -273,7 +251,7 @@ class DeadQueues:
         return not found.get("Messages")
 
     def _give(self, queue: str, wanted: Plan, urls: list[QueueUrl]) -> None:
-        is_new = self._queues.declare(QueueSpec(wanted.name))
+        is_new = self._queues.declare(QueueSpec(wanted.name), patience_s=0)
         if is_new and wanted.is_own:
             self._own(queue, wanted.name)
         dead_url = self._queues.url(wanted.name)

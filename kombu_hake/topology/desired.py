@@ -22,6 +22,7 @@ from kombu_hake.amqp import (
     filter_json,
     narrowed,
 )
+from kombu_hake.topology.spec import Plan
 
 __all__ = ["Desired", "Level", "Undelivered", "base_filter", "filters"]
 
@@ -55,11 +56,17 @@ class Desired:
     topics: Mapping[str, TopicArn]
     #: What is being unbound: no longer in *bindings*.
     removed: frozenset[Binding] = frozenset()
+    #: Exchanges that are being deleted: whoever bound the queue to them, it gets nothing of them any more.
+    deleted: frozenset[str] = frozenset()
+    #: Exchanges whose messages all go to the lowest level, whatever their priorities.
+    flat: frozenset[str] = frozenset()
     #: Whether *bindings* are certain to be all there are. If not, nothing that the queue gets becomes less.
     is_settled: bool = True
     #: The pattern of topics that the policy lets in instead of naming each one (``queue_policy=namespace``).
     topic_pattern: str | None = None
     undelivered: Undelivered | None = None
+    #: What the queue was declared with for its dead letters. Given to a queue that has no redrive policy.
+    dead_letters: Plan | None = None
     fanout_priorities: bool = False
     #: The types that exchanges were declared with in this process.
     types: Mapping[str, str | None] = field(default_factory=dict)

@@ -51,11 +51,13 @@ __all__ = [
     "diff",
     "flat_exchanges",
     "found_in_place",
+    "is_body_scope",
     "redrive_policy",
     "shared_exchanges",
 ]
 
 _EVERYTHING = "{}"
+_LAST_BINDING = "The queue's last binding to it was removed."
 _BODY_SCOPE = "MessageBody"
 _ATTRIBUTES_SCOPE = "MessageAttributes"
 
@@ -67,6 +69,8 @@ class WritePolicy:
     queue: str
     text: str
     reason: str = field(compare=False)
+    #: Exchanges whose topics the policy does not allow yet.
+    lacking: tuple[str, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)
@@ -135,6 +139,7 @@ def shared_exchanges(desired: Desired, observed: Observed) -> list[str]:
         exchange
         for exchange in desired.exchanges
         if exchange not in observed.full
+        and exchange not in desired.flat
         and all(_choices(desired, observed, level, exchange) for level in desired.levels)
     ]
 
@@ -165,7 +170,7 @@ def found_in_place(desired: Desired, observed: Observed) -> bool:
             return False
         texts = filters(desired.bindings, exchange)
         is_fanout = all(one.exchange_type == "fanout" for one in desired.bindings.for_exchange(exchange))
-        if _is_body_scope(found) or not any(has_all(_filter_of(found), text) for text in texts):
+        if is_body_scope(found) or not any(has_all(_filter_of(found), text) for text in texts):
             return False
         if _filter_of(found) == _EVERYTHING and not is_fanout:
             return False
@@ -195,10 +200,11 @@ def _changes(desired: Desired, observed: Observed) -> Iterator[Change]:
         if is_shared and observed.is_level_new and not _has_filter(observed, main, exchange, choices):
             choices = _without_share(desired, observed, main, exchange)
         yield from _subscription(desired, observed, at, exchange, choices)
-    for exchange in sorted({binding.exchange for binding in desired.removed} - set(exchanges)):
+    for exchange in sorted(_removed(desired)):
         if _is_over(desired, observed, exchange):
             for level in desired.levels:
-                yield from _unsubscribe(observed, level, exchange, "The queue's last binding to it was removed.")
+                reason = "The exchange is deleted." if exchange in desired.deleted else _LAST_BINDING
+                yield from _unsubscribe(observed, level, exchange, reason)
 
 
 def _level(desired: Desired, observed: Observed, level: Level, shared: list[str]) -> Iterator[Change]:
@@ -251,17 +257,20 @@ def _policy(desired: Desired, observed: Observed, at: Level, exchanges: list[str
             f"The policy does not allow the topics of {', '.join(lacking)}."
             if lacking
             else "The policy names other topics than the bindings.",
+            tuple(lacking),
         )
     elif at.name in observed.overwritten:
         yield WritePolicy(at.name, existing or "", "A write of this process dropped statements of others.")
 
 
 def _removed(desired: Desired) -> set[str]:
-    return {binding.exchange for binding in desired.removed} - desired.bindings.exchanges()
+    return ({binding.exchange for binding in desired.removed} | desired.deleted) - desired.bindings.exchanges()
 
 
 def _is_over(desired: Desired, observed: Observed, exchange: str) -> bool:
-    """Whether a queue has nothing left to get of an exchange that was unbound."""
+    """Whether a queue has nothing left to get of an exchange that was unbound or deleted."""
+    if exchange in desired.deleted:
+        return True
     if desired.bindings.is_partial:
         return False  # a binding that can't be read may be to this exchange
     if desired.is_settled:
@@ -319,7 +328,7 @@ def _attributes(
     if not _is_raw(found):
         yield change("RawMessageDelivery", "true", "It wraps messages in a notification of SNS.")
     text, reason = _filter_to_write(desired, level, exchange, wanted, found)
-    if _is_body_scope(found) and _filter_of(found) != _EVERYTHING and text != _EVERYTHING:
+    if is_body_scope(found) and _filter_of(found) != _EVERYTHING and text != _EVERYTHING:
         of_scope = "It filters on the message body, which has no routing key."
         if text is not None:  # SNS refuses the scope while a filter for a body is set
             yield change("FilterPolicy", _EVERYTHING, of_scope)
@@ -344,7 +353,7 @@ def _filter_to_write(
         return text, "The filter may be of a binding whose tag can't be read, so it is widened."
     if desired.is_settled or _is_explained(desired, level, exchange, found):
         return wanted, "The filter is not that of the queue's bindings."
-    if _is_body_scope(found) or not covers(existing, wanted):
+    if is_body_scope(found) or not covers(existing, wanted):
         return everything, "The filter may be of a binding that tags do not show yet, so it is widened."
     return None, ""
 
@@ -354,7 +363,7 @@ def _is_explained(desired: Desired, level: Level, exchange: str, found: Subscrip
     bindings = BindingSet(desired.bindings.bindings | desired.removed, desired.bindings.unfiltered)
     texts = [*filters(bindings, exchange, level.share, fanout_priorities=desired.fanout_priorities)]
     texts += filters(bindings, exchange)
-    return not _is_body_scope(found) and any(covers(text, _filter_of(found)) for text in texts)
+    return not is_body_scope(found) and any(covers(text, _filter_of(found)) for text in texts)
 
 
 def _filter_of(found: Subscription) -> str:
@@ -365,5 +374,6 @@ def _is_raw(found: Subscription) -> bool:
     return (found.attributes or {}).get("RawMessageDelivery", "false").lower() == "true"
 
 
-def _is_body_scope(found: Subscription) -> bool:
+def is_body_scope(found: Subscription) -> bool:
+    """Whether a subscription's filter is about the body of messages, not their attributes."""
     return (found.attributes or {}).get("FilterPolicyScope", _ATTRIBUTES_SCOPE) == _BODY_SCOPE

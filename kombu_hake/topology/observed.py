@@ -53,6 +53,16 @@ class Observed:
     unkept: frozenset[SubscriptionArn] = frozenset()
     #: Logical names of queues whose policy this process replaced without statements of others that a read shows now.
     overwritten: frozenset[str] = frozenset()
+    #: Exchanges without a topic.
+    topicless: frozenset[str] = frozenset()
+    #: (logical name of an SQS queue, exchange) of subscriptions that wait to be confirmed.
+    pending: frozenset[tuple[str, str]] = frozenset()
+    #: The redrive policy of the queue, JSON text; ``""`` for none, None where it was not looked at.
+    redrive_policy: str | None = None
+    #: Whether the dead-letter queue that the redrive policy names does not exist.
+    is_dead_queue_missing: bool = False
+    #: Whether the queue is encrypted with a key that SNS can't use.
+    is_closed_to_sns: bool = False
     #: Whether the policies of the priority levels are too new for AWS to act on them.
     is_level_new: bool = False
 

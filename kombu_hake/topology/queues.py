@@ -6,28 +6,17 @@ never again, because an operator may have tuned them.
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import Any
 
-from kombu_hake._version import __version__
 from kombu_hake.amqp import (
-    FIFO_SUFFIX,
     MAX_BATCH_ENTRIES,
-    SQS_MAX_RETENTION_S,
-    SQS_MAX_WAIT_S,
-    SQS_MIN_RETENTION_S,
     SQS_QUEUE_RECREATE_S,
-    Kind,
     QueueArn,
     QueueUrl,
     level_names,
-    main_queue,
     max_priority,
     queue_account,
 )
@@ -44,22 +33,19 @@ from kombu_hake.exceptions import (
 )
 from kombu_hake.quoting import fields, guarded
 from kombu_hake.topology.home import Home
+from kombu_hake.topology.spec import QueueSpec, created_attributes, own_tags, retention_s
 
-__all__ = ["AWS_MANAGED_KEY", "QueueSpec", "Queues", "created_attributes", "own_tags", "retention_s"]
+__all__ = ["AWS_MANAGED_KEY", "RECREATE_PATIENCE_S", "Queues"]
 
 logger = guarded(logging.getLogger(__name__))
+#: How long to wait for the name of a deleted queue, seconds, where nothing else can be done.
+RECREATE_PATIENCE_S = SQS_QUEUE_RECREATE_S + 15
 _MAX_FOREIGN_URLS = 1_000
-_MIN_EXPIRES_S = 600
-#: What kombu's SQS transport gives the queues that it creates, seconds. It renews nothing while a task runs.
-_SHARED_VISIBILITY_S = 1_800
 _OF_POLICY = [
     *("QueueArn", "Policy", "RedrivePolicy", "LastModifiedTimestamp", "MessageRetentionPeriod", "KmsMasterKeyId"),
 ]
 #: How long a policy that was read for another question stands for the next read of it.
 _JUST_READ_S = 2.0
-#: Attributes that AWS refuses for a standard queue, and those whose value is a document.
-_FIFO_ONLY = {"ContentBasedDeduplication", "DeduplicationScope", "FifoQueue", "FifoThroughputLimit"}
-_DOCUMENTS = {"Policy", "RedriveAllowPolicy", "RedrivePolicy"}
 #: The key that AWS manages for SQS: its key policy does not let SNS in and can't be changed.
 AWS_MANAGED_KEY = "alias/aws/sqs"
 _COUNTS = (
@@ -67,83 +53,6 @@ _COUNTS = (
     "ApproximateNumberOfMessagesNotVisible",
     "ApproximateNumberOfMessagesDelayed",
 )
-
-
-@dataclass(frozen=True)
-class QueueSpec:
-    """What a queue was declared with."""
-
-    name: str
-    durable: bool = True
-    exclusive: bool = False
-    auto_delete: bool = False
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def is_temporary(self) -> bool:
-        """Whether it goes away with its owner, or its last consumer."""
-        return self.exclusive or self.auto_delete
-
-    @property
-    def expires_s(self) -> int | None:
-        """After how long without use it goes away, seconds; None for never. Ten minutes at least: signs of use are
-        renewed every few minutes.
-        """
-        expires = self.arguments.get("x-expires")
-        return None if expires is None else max(_MIN_EXPIRES_S, math.ceil(float(expires) / 1000))
-
-    @property
-    def kind(self) -> Kind:
-        """What it goes with; false for a queue that stays."""
-        return Kind(self.exclusive, self.auto_delete and not self.exclusive, self.expires_s)
-
-
-def own_tags(settings: Settings) -> dict[str, str]:
-    """Tags that say who made a queue or topic, and for which namespace."""
-    mine = {"hake:made-by": f"kombu_hake {__version__}", "hake:namespace": settings.namer.namespace or "-"}
-    return {**settings.queue_tags, **mine}
-
-
-def retention_s(settings: Settings, *, is_temporary: bool) -> str:
-    """The ``MessageRetentionPeriod`` of a new queue, seconds, as AWS writes it.
-
-    That of a temporary queue differs by one second. It is the proof that the queue was created as temporary: tags can
-    be forged by anyone with ``sqs:TagQueue``, but attributes are changed with ``sqs:SetQueueAttributes`` only.
-    """
-    usual = settings.queue_attributes.get("MessageRetentionPeriod", str(SQS_MAX_RETENTION_S))
-    if not is_temporary or not usual.isdecimal():
-        return usual
-    return str(int(usual) - 1 if int(usual) > SQS_MIN_RETENTION_S else int(usual) + 1)
-
-
-def created_attributes(settings: Settings, name: str, *, is_temporary: bool) -> dict[str, str]:
-    """The attributes with which a queue is created: the general ones of the option, then those of patterns that match.
-
-    Args:
-        name: Logical name.
-    """
-    general: dict[str, str] = {}
-    special: dict[str, str] = {}
-    for key, value in settings.queue_attributes.items():
-        if value.startswith("{") and key not in _DOCUMENTS:
-            special |= json.loads(value) if fnmatchcase(main_queue(name), key) else {}
-        else:
-            general[key] = value
-    usual, temporary = (retention_s(settings, is_temporary=one) for one in (False, True))
-    retention = special.get("MessageRetentionPeriod", usual)
-    if is_temporary or retention == temporary:  # only a temporary queue may look like one
-        retention = temporary if is_temporary else usual
-    found = {
-        # For those who name none when they receive, such as sqs:// workers. Our receives name ours.
-        "VisibilityTimeout": str(max(_SHARED_VISIBILITY_S, settings.visibility_timeout)),
-        "ReceiveMessageWaitTimeSeconds": str(SQS_MAX_WAIT_S),
-        **general,
-        **special,
-        "MessageRetentionPeriod": retention,
-    }
-    if name.endswith(FIFO_SUFFIX):
-        return {**found, "FifoQueue": "true"}
-    return {key: value for key, value in found.items() if key not in _FIFO_ONLY}
 
 
 class Queues:
@@ -198,6 +107,14 @@ class Queues:
         except QueueNotFound:
             return None
 
+    def address(self, name: str) -> QueueUrl:
+        """The URL that a queue has, or will have. No call where the account is known."""
+        return self._urls.get(name) or self._home.queue_url(self.physical(name))
+
+    def expect(self, name: str, url: QueueUrl) -> None:
+        """Take a queue as there that is about to be created."""
+        self._urls[name] = url
+
     def is_predefined(self, name: str) -> bool:
         """Whether the user said where the queue is: never made, changed or deleted then."""
         return self._settings.predefined_queue(name) is not None
@@ -208,7 +125,7 @@ class Queues:
         *,
         physical: str | None = None,
         tags: Mapping[str, str] | None = None,
-        patience_s: float = SQS_QUEUE_RECREATE_S + 15,
+        patience_s: float = RECREATE_PATIENCE_S,
     ) -> bool:
         """Find the queue, or create it; whether it was created: :meth:`look_for`, then :meth:`create`."""
         if not self.look_for(spec, physical=physical):
@@ -313,9 +230,9 @@ class Queues:
             return just_read[0]
         answer = self._clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=_OF_POLICY)
         attributes = answer.get("Attributes", {})
-        self._redrive[url] = attributes.get("RedrivePolicy", "")
         self._arns[url] = QueueArn(attributes["QueueArn"])
         self._keys[url] = attributes.get("KmsMasterKeyId", "")
+        self._redrive[url] = attributes.get("RedrivePolicy", "")
         self._retention[url] = attributes.get("MessageRetentionPeriod", "")
         self._changed_ms[url] = int(float(attributes.get("LastModifiedTimestamp", 0)) * 1000)
         return attributes.get("Policy") or None
@@ -331,6 +248,10 @@ class Queues:
     def is_closed_to_sns(self, url: QueueUrl) -> bool:
         """Whether the queue, as last read, is encrypted with a key that SNS can't use. No call."""
         return self._keys.get(url) == AWS_MANAGED_KEY
+
+    def redrive_policy(self, url: QueueUrl) -> str:
+        """The queue's redrive policy as last read, JSON text; ``""`` for none. No call."""
+        return self._redrive.get(url, "")
 
     def looks_temporary(self, url: QueueUrl) -> bool:
         """Whether the queue's retention says that it was created as temporary; False where that may not be read."""
@@ -511,9 +432,10 @@ class Queues:
 
     def _pause(self, exc: TopologyError | BrokerUnavailable, name: str, attempt: int, deadline: float) -> int:
         wait = backoff_s(attempt, first_s=0.5)
-        if isinstance(exc, BrokerUnavailable) and (attempt >= 5 or not exc.is_throttle):
-            raise exc
-        if time.monotonic() + wait > deadline:
+        if isinstance(exc, BrokerUnavailable):
+            if attempt >= 5 or not exc.is_throttle:
+                raise exc
+        elif time.monotonic() + wait > deadline:
             raise exc
         if attempt == 0:
             logger.warning(

@@ -14,17 +14,14 @@ from uuid import uuid4
 from kombu_hake.amqp import SQS_MAX_TAGS, Kind, QueueUrl, ownership
 from kombu_hake.aws import Clients, TtlCache, forksafe
 from kombu_hake.config import Settings
-from kombu_hake.exceptions import AccessDenied, HakeError, QueueNotFound
+from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, HakeError, QueueNotFound
 from kombu_hake.quoting import fields, guarded
-from kombu_hake.topology.queues import retention_s
+from kombu_hake.topology.spec import retention_s
+from kombu_hake.topology.timings import Timings
 
 __all__ = ["Signs", "whoami"]
 
 logger = guarded(logging.getLogger(__name__))
-#: How often a use that is over at once is written down again.
-_TOUCH_S = 60.0
-#: How long it is believed whether a queue is temporary.
-_BELIEVE_S = 600.0
 #: Of queues that are asked about; what is forgotten is asked again.
 _MOST_KNOWN = 5_000
 
@@ -44,6 +41,7 @@ class Signs:
         clock: Callable[[], float] = time.monotonic,
         looks_temporary: Callable[[QueueUrl], bool] = lambda url: False,
         heal_later: Callable[[QueueUrl], None] = lambda url: None,
+        timings: Timings | None = None,
     ) -> None:
         """*looks_temporary*: whether a queue was created as temporary, without reading tags. *heal_later*: has
         :meth:`heal` called with a queue's tags some time later.
@@ -55,13 +53,14 @@ class Signs:
         #: How long a promise holds, seconds.
         self.limit_s = settings.temporary_queue_limit
         self._clock = clock
+        self._timings = timings or Timings.of(settings)
         self.reset_after_fork()
         forksafe.register(self)
 
     def reset_after_fork(self) -> None:
         """Another process has another name."""
         self.name = uuid4().hex[:12]
-        self._kinds: TtlCache[QueueUrl, Kind | None] = TtlCache(_BELIEVE_S, self._clock)
+        self._kinds: TtlCache[QueueUrl, Kind | None] = TtlCache(self._timings.kind_s, self._clock)
         self._touched: dict[QueueUrl, float] = {}
         #: Declared to stay, and healed.
         self._permanent: set[QueueUrl] = set()
@@ -94,6 +93,8 @@ class Signs:
     def kind(self, url: QueueUrl, declared: Kind | None) -> Kind | None:
         """What a queue goes with; None if it stays, or that can't be told. A request, once in ten minutes.
 
+        While AWS can't be asked, what it was declared with; the next call asks again.
+
         AWS rations reads of tags. A queue that was declared here to stay costs none, unless its attributes say that it
         was created as temporary: other queues are healed later.
 
@@ -101,28 +102,32 @@ class Signs:
             declared: What this process declared it with; None when it did not. A queue that was temporary becomes what
                 it was declared with. One that was not never becomes temporary.
         """
-        if declared is not None and not declared:
-            self._keep(url, declared)
-            return None
-        if len(self._kinds) > _MOST_KNOWN:
-            self._kinds.clear()
-        return self._kinds.get(url, lambda: self._read_kind(url, declared))
+        try:
+            if declared is not None and not declared:
+                self._keep(url, declared)
+                return None
+            if len(self._kinds) > _MOST_KNOWN:
+                self._kinds.clear()
+            return self._kinds.get(url, lambda: self._read_kind(url, declared))
+        except BrokerUnavailable as exc:
+            logger.info("Whether queue %s is temporary can't be read now: %s", url, exc)
+            return declared or None
 
     def _keep(self, url: QueueUrl, declared: Kind) -> None:
         if url in self._permanent:
             return
-        if len(self._permanent) > _MOST_KNOWN:
-            self._permanent.clear()
-        self._permanent.add(url)
         if self._looks_temporary(url):  # a janitor may be about to remove it
             self._read_kind(url, declared)
         else:
             self._heal_later(url)
+        if len(self._permanent) > _MOST_KNOWN:
+            self._permanent.clear()
+        self._permanent.add(url)
 
     def touch(self, url: QueueUrl, declared: Kind | None) -> None:
         """Somebody declared a queue, or got a message from it: that counts for one that expires. A request a minute."""
         now = self._clock()
-        if now - self._touched.get(url, float("-inf")) < _TOUCH_S:
+        if now - self._touched.get(url, float("-inf")) < self._timings.touch_s:
             return
         if len(self._touched) > _MOST_KNOWN:
             self._touched.clear()
@@ -213,6 +218,8 @@ class Signs:
     def _read_kind(self, url: QueueUrl, declared: Kind | None) -> Kind | None:
         try:
             tags = self.tags(url)
+        except BrokerUnavailable:
+            raise  # no answer, so nothing to remember
         except HakeError as exc:
             logger.info("Whether queue %s is temporary can't be told: %s", url, exc)
             return None

@@ -24,7 +24,7 @@ from kombu_hake.config import Settings
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, DeclarationMismatch, TopicNotFound
 from kombu_hake.quoting import guarded
 from kombu_hake.topology.home import Home
-from kombu_hake.topology.queues import own_tags
+from kombu_hake.topology.spec import own_tags
 
 __all__ = ["Topics"]
 
@@ -193,6 +193,19 @@ class Topics:
         self._arns.pop(exchange, None)
         self._types.pop(exchange, None)
         self._subscribers.forget(exchange)
+
+    def exists(self, exchange: str) -> bool | None:
+        """Whether the topic exists; None where that may not be read, or with ``topology=assume``. One request."""
+        if self._settings.topology == "assume":
+            return None
+        try:
+            self._clients.sns("get_topic_attributes", TopicArn=self.arn(exchange))
+        except TopicNotFound:
+            return False
+        except AccessDenied as exc:
+            logger.debug("Whether exchange %s has a topic can't be read: %s", exchange, exc)
+            return None
+        return True
 
     def subscribers(self, exchange: str) -> int | None:
         """How many subscriptions the topic has, at most a minute old; 0 for no topic, None where reading is denied.

@@ -9,7 +9,6 @@ delivered.
 
 from __future__ import annotations
 
-import itertools
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -29,20 +28,28 @@ from kombu_hake.amqp import (
     parse_arn,
     queue_account,
 )
-from kombu_hake.aws import Clients, backoff_s
+from kombu_hake.aws import Clients
 from kombu_hake.config import Settings
-from kombu_hake.exceptions import AccessDenied, DeclarationMismatch, QueueNotFound, TopicNotFound, TopologyError
+from kombu_hake.exceptions import AccessDenied, DeclarationMismatch, TopologyError
 from kombu_hake.quoting import fields, guarded
+from kombu_hake.topology.apply import Applier
 from kombu_hake.topology.chores import Chores
+from kombu_hake.topology.convergence import Converger
 from kombu_hake.topology.dead_queues import DeadQueues
 from kombu_hake.topology.home import Home
-from kombu_hake.topology.queues import Queues, QueueSpec
+from kombu_hake.topology.knowledge import Knowledge
+from kombu_hake.topology.observed import Memory
+from kombu_hake.topology.planning import Planner
+from kombu_hake.topology.queues import RECREATE_PATIENCE_S, Queues
+from kombu_hake.topology.reading import Reader
 from kombu_hake.topology.reconciler import Reconciler
 from kombu_hake.topology.removal import Remover
 from kombu_hake.topology.repair import Repairer
 from kombu_hake.topology.signs import Signs
+from kombu_hake.topology.spec import QueueSpec
 from kombu_hake.topology.timings import Timings
 from kombu_hake.topology.topics import Topics
+from kombu_hake.topology.upkeep import Upkeep
 from kombu_hake.topology.verification import Verification
 
 __all__ = ["Topology"]
@@ -56,8 +63,6 @@ _PREDECLARED: Mapping[str, ExchangeType] = {
     "amq.match": "headers",
     "amq.topic": "topic",
 }
-#: Each takes as long as AWS refuses the name of a deleted queue.
-_BIND_TRIES = 50
 
 
 class Topology:
@@ -76,24 +81,41 @@ class Topology:
         self.chores = chores or Chores(clock)
         self.home = Home(clients, settings)
         self.queues = Queues(clients, settings, self.home)
-        self.signs = Signs(clients, settings, time.monotonic, self.queues.looks_temporary, self._heal_later)
+        self.signs = Signs(clients, settings, clock, self.queues.looks_temporary, self._heal_later, self.timings)
         self.topics = Topics(clients, settings, self.home)
         self._clients = clients
         self._settings = settings
-        self.dead_queues = DeadQueues(clients, settings, self.queues)
-        self._reconciler = Reconciler(
-            clients, settings, self.queues, self.topics, self.dead_queues, self.chores, self.timings, clock,
-            self.signs.heal,
+        self.dead_queues = DeadQueues(clients, settings, self.queues, self.chores)
+        memory = Memory(self.timings, clock)
+        self._reader = Reader(clients, self.queues, self.topics, memory, clock)
+        self._planner = planner = Planner(settings, self.queues, self.topics, self.dead_queues, memory, self.timings)
+        self._knowledge = Knowledge(
+            clients, settings, self.queues, self.topics, self._reader, self.chores, self.timings, clock
+        )
+        applier = Applier(clients, self.queues, self.topics, memory, self._reader)
+        converger = Converger(
+            clients, self.queues, self.dead_queues, planner, self._reader, applier, self.chores, self.timings,
+            self._recheck, clock,
         )  # fmt: skip
-        self._remover = Remover(clients, self.queues, self.topics, self._reconciler)
-        self._verification = Verification(clients, self.queues, self.topics)
+        self._reconciler = Reconciler(
+            clients, self.queues, memory, self._reader, planner, self._knowledge, applier, converger, self.chores,
+            self.timings, self._recheck, clock,
+        )  # fmt: skip
+        self._upkeep = Upkeep(
+            self.queues, self._reader, planner, self._knowledge, converger, self._reconciler, self.signs.heal, clock
+        )
+        self._remover = Remover(
+            clients, settings, self.queues, self.topics, self._reader, planner, self._knowledge, applier,
+            self._reconciler,
+        )  # fmt: skip
+        self._verification = Verification(clients, self.queues, self.topics, self._reader, planner)
         self._types: dict[str, ExchangeType] = dict(_PREDECLARED)
         self._denied: dict[str, AccessDenied] = {}
         self._has_warned = False
         self._noted: dict[str, dict[Binding, None]] = {}
         #: Queue to the exchanges that this process asked to bind it to, also where AWS refused.
         self._asked: dict[str, set[str]] = {}
-        self._repairer = Repairer(self, self._reconciler)
+        self._repairer = Repairer(self, self._reconciler, self._knowledge, self._upkeep, self.chores)
 
     @property
     def makes(self) -> bool:
@@ -192,7 +214,14 @@ class Topology:
         """Whether infrastructure code made a queue, as far as can be told."""
         return self.queues.find(queue) is not None
 
-    def declare_queue(self, spec: QueueSpec, *, physical: str | None = None, fed_by: str = "") -> bool:
+    def declare_queue(
+        self,
+        spec: QueueSpec,
+        *,
+        physical: str | None = None,
+        patience_s: float = RECREATE_PATIENCE_S,
+        fed_by: str = "",
+    ) -> bool:
         """Find or create a queue, its priority levels included; as :meth:`kombu_hake.topology.queues.Queues.declare`.
 
         One that is temporary, or expires, is created with tags that say so (:mod:`kombu_hake.topology.signs`).
@@ -206,28 +235,30 @@ class Topology:
         is_new = False
         for name in level_names(spec.name, self._arguments_of(spec)):
             if name == spec.name:
-                is_new = self._declare_one(spec, physical, fed_by)
+                is_new = self._declare_one(spec, physical, patience_s, fed_by)
                 if is_new:
                     self._reconciler.forget(name)
             else:
                 kept = {"x-expires": spec.arguments["x-expires"]} if "x-expires" in spec.arguments else {}
-                self._declare_one(replace(spec, name=name, arguments=kept), None)
+                self._declare_one(replace(spec, name=name, arguments=kept), None, patience_s)
             if self._settings.topology == "verify":
                 self._verification.expect_queue(name)
         if not spec.is_temporary:
             self.dead_queues.ensure(spec.name)
         return is_new
 
-    def _declare_one(self, spec: QueueSpec, physical: str | None, fed_by: str = "") -> bool:
+    def _declare_one(self, spec: QueueSpec, physical: str | None, patience_s: float, fed_by: str = "") -> bool:
         kind = spec.kind
         is_new = self.queues.look_for(spec, physical=physical)
         if not (kind and self.is_managed(spec.name)):
             if is_new:
-                self.queues.create(spec, attributes=self.dead_queues.attributes_at_creation(main_queue(spec.name)))
+                attributes = self.dead_queues.attributes_at_creation(main_queue(spec.name))
+                self.queues.create(spec, attributes=attributes, patience_s=patience_s)
             return is_new
         if is_new:
             tags = self.signs.at_creation(kind, owned=spec.exclusive)
-            self.queues.create(spec, tags=tags, attributes=self._policy_at_creation(spec.name, fed_by))
+            attributes = self._policy_at_creation(spec.name, fed_by)
+            self.queues.create(spec, tags=tags, attributes=attributes, patience_s=patience_s)
             if spec.is_temporary and not fed_by and self.timings.queue_ready_s:
                 time.sleep(self.timings.queue_ready_s)  # others send to it by name, and do not wait for it
         url = self.queues.url(spec.name)
@@ -242,7 +273,7 @@ class Topology:
         if arn is None:
             return {}
         bindings = BindingSet(frozenset({Binding(exchange, "fanout")}))
-        policy = self._reconciler.policy_at_creation(queue, arn, bindings)
+        policy = self._planner.policy_at_creation(queue, arn, bindings)
         return {"Policy": policy} if policy else {}
 
     def incarnation(self, queue: str) -> str:
@@ -288,7 +319,7 @@ class Topology:
             if self._is_foreign(queue):
                 self._bind_foreign(queue, binding)
             else:
-                self._bind_own(queue, binding)
+                self._repairer.bind(queue, binding)
         except AccessDenied as exc:
             is_dispensable = self._settings.is_best_effort(binding.exchange) or binding.exchange_type == "direct"
             if self._seems_bound(queue, binding):
@@ -298,21 +329,6 @@ class Topology:
                 self.give_up(binding.exchange, exc)
             else:
                 raise
-
-    def _bind_own(self, queue: str, binding: Binding) -> None:
-        """Bind, and begin again where somebody deletes the queue or its subscription in the middle of it."""
-        for attempt in itertools.count():
-            try:
-                return self._reconciler.bind(queue, binding, self._types.get(binding.exchange))
-            except (QueueNotFound, TopicNotFound) as exc:
-                spec = self.queues.spec(queue)
-                is_given = self.queues.is_predefined(queue) or self.topics.is_predefined(binding.exchange)
-                if spec is None or is_given or attempt == _BIND_TRIES:
-                    raise
-                logger.info("Queue %s is being deleted while it is bound; declaring it again: %s", queue, exc)
-                self.forget(queue)
-                time.sleep(backoff_s(attempt))
-                self.declare_queue(spec)
 
     def unbind(self, queue: str, binding: Binding) -> None:
         """Undo :meth:`bind`; a binding that is not there is fine."""
@@ -334,10 +350,14 @@ class Topology:
         if self._verification.is_due:
             self._verification.check()
 
+    def has_exchange(self, exchange: str) -> bool | None:
+        """Whether the exchange was declared here, or has a topic; None where that may not be read."""
+        return exchange in self._types or self.topics.exists(exchange)
+
     def bindings(self, queue: str) -> BindingSet:
         """The bindings of a queue as its tags say now."""
         url = self.queues.url(queue)
-        return self._reconciler.understood(queue, url, self._reconciler.tags(url))
+        return self._knowledge.understood(queue, url, self._reader.tags(url))
 
     def make_again(self, queue: str) -> QueueUrl | None:
         """Declare a queue again that somebody deleted, bindings included; None if this process never declared it."""
@@ -350,7 +370,7 @@ class Topology:
 
     def known_bindings(self, queue: str) -> BindingSet | None:
         """The bindings that this process last saw or took as made; no call."""
-        return self._with_noted(queue, self._reconciler.known(queue))
+        return self._with_noted(queue, self._knowledge.known(queue))
 
     def read_bindings(self, queue: str, sent_ms: int | None = None) -> tuple[BindingSet | None, int, float]:
         """The bindings as their tags say, for a message that matches no known one.
@@ -364,12 +384,12 @@ class Topology:
         """
         if self.queues.is_predefined(queue) or not self.makes:
             return None, self._clients.now_ms(), 0.0
-        found, read_at, again_s = self._reconciler.read(queue, sent_ms)
+        found, read_at, again_s = self._knowledge.read(queue, sent_ms)
         return found and self._with_noted(queue, found), read_at, again_s
 
     def list_bindings(self) -> list[tuple[str, str, str]]:
         """(queue, exchange, routing key) of every binding that this process knows."""
-        known = {queue for queue, _ in self._reconciler.all_known()} | set(self._noted)
+        known = {queue for queue, _ in self._knowledge.all_known()} | set(self._noted)
         return [
             (queue, binding.exchange, binding.routing_key)
             for queue in sorted(known)
@@ -416,7 +436,10 @@ class Topology:
     # --- inside
 
     def _heal_later(self, url: QueueUrl) -> None:
-        self._reconciler.heal_later(url)
+        self._upkeep.heal_later(url)
+
+    def _recheck(self, queue: str) -> None:
+        self._upkeep.recheck(queue)
 
     def _is_taken_as_made(self, queue: str, exchange: str) -> bool:
         return not self.makes or (self.queues.is_predefined(queue) and self.topics.is_predefined(exchange))
@@ -453,6 +476,6 @@ class Topology:
     def _seems_bound(self, queue: str, binding: Binding) -> bool:
         """Whether the queue's policy lets the topic in, or can't be seen: then this process is a mere producer."""
         try:
-            return self._reconciler.is_let_in(queue, binding.exchange)
+            return self._reader.is_allowed(queue, binding.exchange)
         except AccessDenied:
             return True

@@ -1,5 +1,8 @@
 """``topology=verify``: what was declared against what is there. Reads only; lists all that is missing or wrong.
 
+What is right is decided where it is for queues that this package may change (:mod:`kombu_hake.topology.diff`), and put
+into sentences by :mod:`kombu_hake.topology.faults`.
+
 Declaring takes note; the first consume or publish afterwards looks, because a filter can be judged only when all the
 bindings of its queue are known. What was found right is not looked at again by this process. What may not be read is
 said once, and does not count as a fault: a role that may only consume can't see the topics.
@@ -8,34 +11,28 @@ said once, and does not count as a fault: a role that may only consume can't see
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from kombu_hake.amqp import (
-    FIFO_SUFFIX,
     Binding,
-    QueueArn,
+    BindingSet,
     QueueUrl,
-    allows,
-    canonical_json,
+    SubscriptionArn,
     compile_filter,
     filter_json,
     main_queue,
-    parse_arn,
-    read_object,
     without_priorities,
 )
 from kombu_hake.aws import Clients, SingleFlight
-from kombu_hake.exceptions import (
-    AccessDenied,
-    InvalidName,
-    QueueNotFound,
-    TopicNotFound,
-    TopologyError,
-    TopologyIncomplete,
-)
-from kombu_hake.quoting import guarded, quoted
-from kombu_hake.topology.dead_queues import plan
-from kombu_hake.topology.queues import AWS_MANAGED_KEY, Queues
+from kombu_hake.exceptions import AccessDenied, QueueNotFound, TopicNotFound, TopologyError, TopologyIncomplete
+from kombu_hake.quoting import fields, guarded, quoted
+from kombu_hake.topology.desired import Desired
+from kombu_hake.topology.faults import Unequal, dead_queue_of, faults, unequal_filters
+from kombu_hake.topology.observed import Observed, Subscription
+from kombu_hake.topology.planning import Planner
+from kombu_hake.topology.queues import Queues
+from kombu_hake.topology.reading import Reader
+from kombu_hake.topology.spec import plan
 from kombu_hake.topology.topics import Topics
 
 __all__ = ["Verification"]
@@ -43,7 +40,6 @@ __all__ = ["Verification"]
 logger = guarded(logging.getLogger(__name__))
 #: Of a text that others wrote.
 _SHOWN_CHARS = 500
-_QUEUE_ATTRIBUTES = ["QueueArn", "Policy", "RedrivePolicy", "KmsMasterKeyId"]
 
 #: Exchange to its subscriptions, by endpoint: read once a check.
 _Subscriptions = dict[str, dict[str, dict[str, str]]]
@@ -52,7 +48,9 @@ _Subscriptions = dict[str, dict[str, dict[str, str]]]
 class Verification:
     """What this process declared and has not found right yet. Safe to share between threads."""
 
-    def __init__(self, clients: Clients, queues: Queues, topics: Topics) -> None:
+    def __init__(self, clients: Clients, queues: Queues, topics: Topics, reader: Reader, planner: Planner) -> None:
+        self._reader = reader
+        self._planner = planner
         self._clients = clients
         self._settings = clients.settings
         self._queues = queues
@@ -91,151 +89,132 @@ class Verification:
             TopologyIncomplete: with every fault.
         """
         with self._flights("check"):
-            faults: list[str] = []
+            all_faults: list[str] = []
             found: dict[str, frozenset[Binding]] = {}
             read: _Subscriptions = {}
             for queue in tuple(self._due):
                 bindings = frozenset(tuple(self._bindings.get(queue, ())))
-                of_queue = list(self._faults_of(queue, bindings, read))
-                faults += of_queue
+                of_queue = self._faults_of(queue, bindings, read)
+                all_faults += of_queue
                 if not of_queue:
                     found[queue] = bindings
             self._seen |= found
             for queue, bindings in found.items():
                 if bindings == frozenset(tuple(self._bindings.get(queue, ()))):  # else more was bound meanwhile
                     del self._due[queue]
-            if faults:
-                raise TopologyIncomplete(faults)
+            if all_faults:
+                raise TopologyIncomplete(all_faults)
 
     # --- looking
 
-    def _faults_of(self, queue: str, bindings: frozenset[Binding], read: _Subscriptions) -> Iterator[str]:
+    def _faults_of(self, queue: str, bindings: frozenset[Binding], read: _Subscriptions) -> list[str]:
         try:
             url = self._queues.url(queue)
-            attributes = self._attributes(url)
+            observed = self._reader.policy(Observed(), queue, url)
         except QueueNotFound as exc:
             self._queues.forget(queue)
-            yield str(exc)
-            return
+            return [str(exc)]
         except AccessDenied as exc:
             self._cannot_see(f"queue {queue!r}", exc)
-            return
-        yield from self._redrive_faults(queue, attributes)
-        if bindings and attributes.get("KmsMasterKeyId") == AWS_MANAGED_KEY:
-            yield (
-                f"Queue {queue!r} is encrypted with {AWS_MANAGED_KEY}, a key that SNS can't use: encrypt it with "
-                "SSE-SQS, or a key of your own that lets sns.amazonaws.com in."
-            )
-        for exchange in sorted({binding.exchange for binding in bindings}):
-            of_exchange = {binding for binding in bindings if binding.exchange == exchange}
-            yield from self._binding_faults(queue, exchange, of_exchange, attributes, read)
+            return []
+        observed = self._look_at_dead_letters(queue, url, observed)
+        highest = self._planner.declared_priority(queue) if queue == main_queue(queue) else 0
+        wanted = self._planner.desired(queue, url, BindingSet(bindings, max_priority=highest))
+        spec = self._queues.spec(queue)
+        asked = plan(spec, self._settings) if spec is not None else None
+        wanted = replace(wanted, dead_letters=asked)
+        unreadable: list[str] = []
+        for exchange in wanted.exchanges:
+            observed = self._look_at_subscriptions(wanted, exchange, observed, read, unreadable)
+        wanted, observed = self._look_at_levels(wanted, observed)
+        for unequal in unequal_filters(wanted, observed):
+            self._warn_of_filter(unequal, wanted)
+        return faults(wanted, observed) + unreadable
 
-    def _attributes(self, url: QueueUrl) -> dict[str, str]:
-        answer = self._clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=_QUEUE_ATTRIBUTES)
-        return dict(answer.get("Attributes", {}))
-
-    def _redrive_faults(self, queue: str, attributes: Mapping[str, str]) -> Iterator[str]:
-        text = attributes.get("RedrivePolicy")
+    def _look_at_dead_letters(self, queue: str, url: QueueUrl, observed: Observed) -> Observed:
+        text = self._queues.redrive_policy(url)
+        observed = replace(observed, redrive_policy=text, is_closed_to_sns=self._queues.is_closed_to_sns(url))
         try:
-            target = read_object(text).get("deadLetterTargetArn")
-            arn = parse_arn(target) if isinstance(target, str) and target else None
-        except (ValueError, InvalidName):
-            target, arn = text, None
-        if target and arn is None:
-            yield f"Queue {queue!r} has a redrive policy that names no dead-letter queue: {quoted(text, _SHOWN_CHARS)}"
-            return
-        if arn is None:
-            spec = self._queues.spec(queue)
-            asked = plan(spec, self._settings) if spec is not None else None
-            if asked is not None and asked.is_needed:
-                yield (
-                    f"Queue {queue!r} is to have the dead-letter queue {asked.name!r} and has no redrive policy: set "
-                    f"one with a maxReceiveCount of {asked.max_receives}."
-                )
-            return
-        try:
-            self._clients.sqs("get_queue_url", QueueName=arn.name, QueueOwnerAWSAccountId=arn.account)
+            target = dead_queue_of(text)
+            if target is not None:
+                self._clients.sqs("get_queue_url", QueueName=target[0], QueueOwnerAWSAccountId=target[1])
+        except ValueError as exc:
+            logger.debug("The redrive policy of queue %s can't be read: %s", queue, exc)
         except QueueNotFound:
-            yield f"Queue {queue!r} has a redrive policy to {quoted(target, _SHOWN_CHARS)}, which does not exist."
+            return replace(observed, is_dead_queue_missing=True)
         except AccessDenied as exc:
-            self._cannot_see(f"the dead-letter queue {quoted(target, _SHOWN_CHARS)}", exc)
+            self._cannot_see(f"the dead-letter queue of queue {queue!r}", exc)
+        return observed
 
-    def _binding_faults(
-        self, queue: str, exchange: str, bindings: set[Binding], attributes: Mapping[str, str], read: _Subscriptions
-    ) -> Iterator[str]:
-        arn = QueueArn(attributes["QueueArn"])
-        topic = self._topics.arn(exchange)
-        if arn.endswith(FIFO_SUFFIX) and not topic.endswith(FIFO_SUFFIX):
-            yield f"Queue {queue!r} is FIFO and the topic of exchange {exchange!r} is not: SNS can't deliver there."
-        if not allows(attributes.get("Policy") or "", arn, topic):
-            yield (
-                f"The policy of queue {queue!r} does not let {topic} in, the topic of exchange {exchange!r}: allow "
-                "sns.amazonaws.com sqs:SendMessage, with that topic as aws:SourceArn."
-            )
+    def _look_at_subscriptions(
+        self, wanted: Desired, exchange: str, observed: Observed, read: _Subscriptions, unreadable: list[str]
+    ) -> Observed:
+        """Observe the subscriptions of a queue and its levels to an exchange."""
         try:
             if exchange not in read:
                 read[exchange] = {item["Endpoint"]: item for item in self._topics.subscriptions(exchange)}
         except TopicNotFound:
-            yield f"Exchange {exchange!r} has no topic: there is no {topic}."
-            return
+            return replace(observed, topicless=observed.topicless | {exchange})
         except AccessDenied as exc:
             self._cannot_see(f"the subscriptions of exchange {exchange!r}", exc)
-            return
-        found = read[exchange].get(arn)
-        if found is None:
-            yield f"Queue {queue!r} is not subscribed to exchange {exchange!r}: {topic} has no subscription of {arn}."
-        elif not found["SubscriptionArn"].startswith("arn:"):
-            yield f"The subscription of queue {queue!r} to exchange {exchange!r} waits to be confirmed."
-        else:
-            yield from self._subscription_faults(queue, exchange, bindings, found["SubscriptionArn"], read)
+            return replace(observed, skipped=observed.skipped | {exchange})
+        for level in wanted.levels:
+            item = read[exchange].get(level.arn)
+            arn = SubscriptionArn(item["SubscriptionArn"]) if item is not None else None
+            if arn is not None and not arn.startswith("arn:"):
+                observed = replace(observed, pending=observed.pending | {(level.name, exchange)})
+            elif arn is not None:
+                found = self._read_subscription(level.name, exchange, arn, unreadable)
+                observed = observed.with_subscription(level.name, exchange, found)
+            if level == wanted.main and not _has_share(observed.subscriptions.get((level.name, exchange))):
+                break  # everything is on the lowest level
+        return observed
 
-    def _subscription_faults(
-        self, queue: str, exchange: str, bindings: set[Binding], arn: str, read: _Subscriptions
-    ) -> Iterator[str]:
+    def _read_subscription(
+        self, name: str, exchange: str, arn: SubscriptionArn, unreadable: list[str]
+    ) -> Subscription:
+        what = f"subscription of queue {name!r} to exchange {exchange!r}"
         try:
-            found = self._clients.sns("get_subscription_attributes", SubscriptionArn=arn)["Attributes"]
+            return self._reader.subscription(arn, must_read=True)
         except AccessDenied as exc:
-            self._cannot_see(f"the subscription of queue {queue!r} to exchange {exchange!r}", exc)
-            return
+            self._cannot_see(f"the {what}", exc)
         except TopologyError as exc:
-            yield f"The subscription of queue {queue!r} to exchange {exchange!r} can't be read: {exc}"
-            return
-        what = f"The subscription of queue {queue!r} to exchange {exchange!r} ({arn})"
-        if found.get("RawMessageDelivery", "false").lower() != "true":
-            yield f"{what} has no raw message delivery: set RawMessageDelivery to true."
-        text, is_shared = without_priorities(found.get("FilterPolicy") or "{}")
-        if text != "{}" and found.get("FilterPolicyScope", "MessageAttributes") != "MessageAttributes":
-            yield f"{what} filters on the message body, which holds no routing key: filter on message attributes."
-        elif text not in _expected_filters(bindings):
-            self._warn_of_filter(what, text, bindings)
-        if is_shared and queue == main_queue(queue):
-            yield from self._level_faults(queue, exchange, bindings, read)
+            unreadable.append(f"The {what} can't be read: {exc}")
+        return Subscription(arn, None)
 
-    def _level_faults(
-        self, queue: str, exchange: str, bindings: set[Binding], read: _Subscriptions
-    ) -> Iterator[str]:
-        """Of the levels that the lowest one leaves the higher priorities to."""
-        for number, name in enumerate(self._queues.levels(queue)[1:], 1):
+    def _look_at_levels(self, wanted: Desired, observed: Observed) -> tuple[Desired, Observed]:
+        """Observe the policies of the levels that the lowest one leaves the higher priorities to, if it does."""
+        main = wanted.main.name
+        shared = {
+            exchange for exchange in wanted.exchanges if _has_share(observed.subscriptions.get((main, exchange)))
+        }  # fmt: skip
+        levels = [wanted.main]
+        for level in wanted.levels[1:] if shared else ():
             try:
-                attributes = self._attributes(self._queues.url(name))
+                observed = self._reader.policy(observed, level.name, self._queues.url(level.name))
             except QueueNotFound:
-                continue  # it was declared itself, and is told of there
+                continue  # it was declared itself, and is a fault of its own
             except AccessDenied as exc:
-                self._cannot_see(f"a priority level of queue {queue!r}", exc)
+                self._cannot_see(f"a priority level of queue {wanted.queue!r}", exc)
                 continue
-            for fault in self._binding_faults(name, exchange, bindings, attributes, read):
-                yield f"Of queue {queue!r}, priority level {number}: {fault}"
+            levels.append(level)
+        return replace(wanted, levels=tuple(levels), flat=frozenset(wanted.exchanges) - shared), observed
 
-    def _warn_of_filter(self, what: str, text: str, bindings: set[Binding]) -> None:
+    def _warn_of_filter(self, unequal: Unequal, wanted: Desired) -> None:
         """Another filter than ours may be meant so: it may pass more, or be written differently."""
+        what = (
+            f"The subscription of queue {unequal.queue!r} to exchange {unequal.exchange!r} ({unequal.subscription})"
+        )  # fmt: skip
         if what not in self._unequal:
             self._unequal.add(what)
+            bindings = wanted.bindings.for_exchange(unequal.exchange)
             keys = ", ".join(sorted(repr(binding.routing_key) for binding in bindings))
             logger.warning(
                 "HAKE317 %s has the filter policy %s, but its bindings (%s) give %s. Check that it passes everything "
                 "that is bound: messages that it does not pass are lost. Use the policy that the bindings give, or "
                 "none.",
-                what, quoted(text, _SHOWN_CHARS), keys, filter_json(compile_filter(bindings)),
+                what, quoted(unequal.text, _SHOWN_CHARS), keys, filter_json(compile_filter(bindings)),
+                extra=fields(queue=unequal.queue, exchange=unequal.exchange),
             )  # fmt: skip
 
     def _cannot_see(self, what: str, exc: AccessDenied) -> None:
@@ -244,7 +223,7 @@ class Verification:
             logger.warning("HAKE318 topology=verify cannot check %s and assumes that it is correct: %s", what, exc)
 
 
-def _expected_filters(bindings: set[Binding]) -> set[str]:
-    """The filter policies that this package writes for the bindings, with and without wildcards; ``{}`` is none."""
-    policies = (compile_filter(bindings, wildcards=wildcards).policy for wildcards in (True, False))
-    return {"{}", *(canonical_json(policy or {}) for policy in policies)}
+def _has_share(found: Subscription | None) -> bool:
+    """Whether a subscription's filter has a condition on priorities."""
+    attributes = found.attributes if found is not None else None
+    return without_priorities((attributes or {}).get("FilterPolicy") or "{}")[1]

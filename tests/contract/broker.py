@@ -20,6 +20,8 @@ from kombu_hake.aws import Clients
 
 #: Far more than any answer takes on loopback: whatever is waited for longer has failed.
 PATIENCE_S = 20.0
+#: When AWS shows every change, and the package has checked its writes.
+SETTLED_S = 130.0
 #: What is open when a test ends occupies the emulator no longer than this.
 LONG_POLL_S = 1
 #: On AWS messages overtake one another, and arrive a little after the publish: what has not come for so long is not
@@ -59,9 +61,12 @@ class Broker:
         return self._aws.url(**{"wait_time_seconds": LONG_POLL_S, "max_pollers": 1, **options})
 
     def settle(self) -> None:
-        """Wait until AWS shows all that was changed. Publishing through a topic waits by itself."""
+        """Wait until AWS shows all that was changed, and what follows a write later was done (at most two minutes).
+
+        Publishing through a topic waits by itself until that topic delivers.
+        """
         if isinstance(self._aws, StandIn):
-            self._aws.fake.settle()
+            self._aws.pass_time(SETTLED_S)
         elif isinstance(self._aws, Account):
             self._aws.settle()
 
@@ -70,12 +75,27 @@ class Broker:
         if isinstance(self._aws, Account):
             self._aws.settle()
 
+    def do_what_is_due(self) -> None:
+        """Have background work done that the package does within seconds."""
+        if isinstance(self._aws, StandIn):
+            self._aws.pass_time(5)
+
     def pass_a_minute(self) -> None:
         """Wait until the name of a deleted queue may be used again; emulators allow it at once."""
         if isinstance(self._aws, StandIn):
             self._aws.clock.advance(60)
         elif isinstance(self._aws, Account):
             time.sleep(NAME_TAKEN_S)
+
+    def wait_until(self, condition: Callable[[], object], connection: Connection, what: str) -> None:
+        """As :func:`wait_until`, and AWS's time passes meanwhile: for what the package does minutes later on AWS."""
+        aws = self._aws
+
+        def idle() -> None:
+            if isinstance(aws, StandIn):
+                aws.pass_time(10)
+
+        wait_until(condition, connection, what, idle=idle, idle_s=0.1)
 
     def connect(self, **options: object) -> Connection:
         """A new connection; connections with the same options share what the process remembers."""
@@ -101,6 +121,7 @@ class Broker:
         messages for a single poller, and a topic has delivered when the publish returns. AWS does neither, so there
         the mark is sent late, and what comes after it counts too.
         """
+        self._wait_for_answers()
         is_late = isinstance(self._aws, Account) and self._aws.settle_s > 0
         if is_late:
             time.sleep(QUIET_S)
@@ -123,6 +144,18 @@ class Broker:
                 while is_late and not nothing_comes(connection, QUIET_S):
                     continue
         return found
+
+    def _wait_for_answers(self) -> None:
+        """Wait until AWS has what connections acked and gave back: threads of the transport send it."""
+        for connection in self._opened:
+            leases = getattr(connection.transport, "leases", None) if connection.connected else None
+            assert leases is None or leases.flush(PATIENCE_S), "AWS never answered what was acked and given back"
+
+    @staticmethod
+    def wait_for_open_polls(channel: Any, queue: str) -> None:
+        """Wait until no poll of a consumer that was cancelled is open: what it brings is given back at its end."""
+        if hasattr(channel, "wait_for_open_polls"):
+            channel.wait_for_open_polls([channel.topology.queues.url(queue)], PATIENCE_S)
 
     def bodies(self, *queues: str, connection: Connection | None = None) -> dict[str, list[Any]]:
         """As :meth:`drain`: the decoded bodies, sorted."""
@@ -148,9 +181,18 @@ def consuming(
             consumer.cancel()
 
 
-def wait_until(condition: Callable[[], object], connection: Connection, what: str) -> None:
+def wait_until(
+    condition: Callable[[], object],
+    connection: Connection,
+    what: str,
+    *,
+    idle: Callable[[], object] = lambda: None,
+    idle_s: float = 1.0,
+) -> None:
     """Deliver events until the condition holds.
 
+    Args:
+        idle: Called each time nothing was delivered for *idle_s*.
     Raises:
         AssertionError: it never did.
     """
@@ -159,9 +201,9 @@ def wait_until(condition: Callable[[], object], connection: Connection, what: st
         left_s = deadline - time.monotonic()
         assert left_s > 0, f"never came: {what}"
         try:
-            connection.drain_events(timeout=min(left_s, 1.0))
+            connection.drain_events(timeout=min(left_s, idle_s))
         except TimeoutError:
-            continue
+            idle()
 
 
 def nothing_comes(connection: Connection, for_s: float = 0.5) -> bool:

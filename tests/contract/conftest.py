@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import nullcontext
 from uuid import uuid4
 
 import pytest
@@ -42,13 +43,12 @@ def features(leg: str, request: pytest.FixtureRequest) -> Features:
 
 
 @pytest.fixture
-def stand_in(leg: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
+def stand_in(leg: str) -> Iterator[StandIn]:
     """An account of its own for each test, so that none uses up the budget of another."""
     with StandIn(STAND_INS[leg]) as stand_in:
-        stand_in.fake.settle_before("publish", "publish_batch")
-        if leg == "slow":  # what waits for AWS, or has been throttled, pauses in AWS's time alone
-            monkeypatch.setattr("time.sleep", stand_in.clock.advance)
-        yield stand_in
+        stand_in.fake.act_before("publish", "publish_batch")
+        with stand_in.taken_for_aws() if leg == "slow" else nullcontext():
+            yield stand_in
 
 
 @pytest.fixture

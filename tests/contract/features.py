@@ -56,14 +56,10 @@ class Features:
 
 
 _IN_MEMORY = "everything is in the memory of one process"
-_LATE_TAGS = "late reads: filter and policy are made from tags that do not show what this process has just bound"
-_LATE_REMOVAL = "late reads: tags do not show what this process has just bound, so it is not removed"
 _NO_AWS = "there is no AWS behind it"
-_LATE_NOW_AND_THEN = "late reads: which of two exchanges a late read shows depends on how fast the test runs"
-_LATE_ON_AWS = "AWS may show tags and policies as they were before what this process has just bound"
 _LATE_DELETE = "AWS may answer for a deleted queue for up to a minute"
 #: Faults that do not show each time.
-SOMETIMES = {_LATE_NOW_AND_THEN, _LATE_ON_AWS, _LATE_DELETE}
+SOMETIMES = {_LATE_DELETE}
 
 MEMORY = Features(
     "memory",
@@ -90,24 +86,7 @@ MOTO = Features("moto")
 MINISTACK = Features("ministack")
 
 FAKE = Features("fake")
-SLOW_FAKE = Features(
-    "slow",
-    faults={
-        _LATE_TAGS: (
-            "test_several_keys_of_one_queue",
-            "test_several_patterns_of_one_queue_deliver_once",
-            "test_more_patterns_than_a_filter_can_hold_are_still_right",
-            "test_unbinding_takes_away_one_key_only",
-            "test_unbinding_what_is_not_bound_is_fine",
-            "test_several_exchanges_of_one_queue",
-        ),
-        _LATE_REMOVAL: (
-            "test_unbind_removes_subscription_statement_and_tag",
-            "test_exchange_delete_keeps_a_topic_that_others_use",
-        ),
-        _LATE_NOW_AND_THEN: ("test_exchange_deleted_leaves_its_queues_unbound",),
-    },
-)
+SLOW_FAKE = Features("slow")
 
 #: A real account, which only ``make aws`` runs on.
 AWS = Features(
@@ -117,7 +96,6 @@ AWS = Features(
         Can.OTHER_ACCOUNTS: "SNS would ask the owner of the account to confirm",
     },
     faults={
-        _LATE_ON_AWS: tuple(test for tests in SLOW_FAKE.faults.values() for test in tests),
         _LATE_DELETE: (
             "test_deleted_queue_is_gone",
             "test_if_empty_deletes_an_empty_queue",
@@ -129,8 +107,8 @@ AWS = Features(
 
 LEGS: dict[str, Features] = {features.leg: features for features in (MEMORY, MOTO, MINISTACK, FAKE, SLOW_FAKE)}
 
-#: The fake over HTTP. On the slow leg pauses are virtual, and publishing through a topic waits, in no time, until what
-#: was declared acts.
+#: The fake over HTTP. Publishing through a topic waits, in no time, until what was declared acts. On the slow leg the
+#: package takes it for AWS, and all its waiting is in the time of that AWS.
 STAND_INS: dict[str, Timings] = {"fake": QUICK, "slow": SLOW}
 
 

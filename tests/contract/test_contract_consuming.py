@@ -324,6 +324,7 @@ class TestConsumers:
         channel = holder.channel()
         with consuming(channel, {"work": found.append}):
             wait_until(lambda: found, holder, "a message")
+        broker.wait_for_open_polls(channel, "work")
         others = broker.bodies("work")["work"]
         assert sorted([*others, *(message.payload for message in found)]) == list(range(5))
         for message in found:

@@ -1,5 +1,6 @@
 """The stand-in over HTTP, as boto3 sees it."""
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,11 +10,13 @@ import pytest
 from botocore.config import Config
 from fake_aws import SLOW, AwsError
 from fakes import ACCOUNT
+from kombu import Connection, Exchange, Queue
 from support.standin import REGION, RemoteStandIn, StandIn
 
 from kombu_hake.aws.clients import Clients
 from kombu_hake.config import load, split_url
 from kombu_hake.exceptions import BrokerUnavailable, HakeError, QueueNotFound
+from kombu_hake.topology import Timings
 
 
 @pytest.fixture
@@ -128,6 +131,20 @@ def test_throttled_calls_are_tried_again(aws: StandIn, monkeypatch: pytest.Monke
         clients.sqs("list_queue_tags", QueueUrl=url)
     assert waits
     assert aws.fake.count("list_queue_tags") > 8
+
+
+def test_connections_that_take_it_for_aws_wait_as_on_aws_in_its_time(aws: StandIn) -> None:
+    aws.fake.use(SLOW)
+    with aws.taken_for_aws(), Connection(aws.url()) as connection:
+        channel = connection.default_channel
+        assert channel.topology.timings == Timings()
+        before, started = aws.clock(), time.monotonic()
+        Queue("work", Exchange("orders", "fanout"))(channel).declare()
+        assert aws.clock() - before >= Timings().queue_ready_s
+        reads = aws.fake.count("get_queue_attributes")
+        aws.pass_time(130)  # the checks that follow a write
+        assert aws.fake.count("get_queue_attributes") > reads
+        assert time.monotonic() - started < 60
 
 
 def test_keys_of_an_assumed_role_come_from_sts(aws: StandIn) -> None:

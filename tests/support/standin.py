@@ -36,18 +36,23 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta, timezone
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from unittest import mock
 from urllib.parse import parse_qsl, quote, urlencode
 from xml.sax.saxutils import escape
 
 from fake_aws import QUICK, SIGNATURE_FAILURES, SLOW, AwsError, RunningClock, Timings
 from fakes import ACCOUNT, FakeClients
+
+from kombu_hake.config import Settings
+from kombu_hake.topology import Topology
+from kombu_hake.topology.chores import Chores
 
 __all__ = ["RemoteStandIn", "StandIn"]
 
@@ -88,6 +93,7 @@ class StandIn:
         self.credentials_live_s = 3_600.0
         #: What a request for keys is refused with, if anything.
         self.credentials_fail: AwsError | None = None
+        self._chores: list[Chores] = []
         self._server.stand_in = self
 
     @property
@@ -133,6 +139,34 @@ class StandIn:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+    def pass_time(self, seconds: float) -> None:
+        """Let AWS's time pass in steps of five seconds, with the background work of :meth:`taken_for_aws`."""
+        while seconds > 0:
+            self.clock.advance(min(seconds, 5.0))
+            seconds -= 5.0
+            for chores in list(self._chores):
+                chores.work()
+
+    @contextlib.contextmanager
+    def taken_for_aws(self) -> Iterator[None]:
+        """Have connections that this process makes take the stand-in for AWS, though it is on loopback.
+
+        The package then waits for AWS as long as it does for a user on AWS, by the clock of the stand-in: a pause
+        advances that clock, and background work of topology is done by :meth:`pass_time`, in the caller's thread.
+        """
+
+        def topology(clients: Any, settings: Settings) -> Topology:
+            chores = Chores(self.clock, lambda work, name: None)
+            self._chores.append(chores)
+            return Topology(clients, settings, clock=self.clock, chores=chores)
+
+        with (
+            mock.patch.object(Settings, "is_local", False),
+            mock.patch("kombu_hake.transport.Topology", topology),
+            mock.patch("time.sleep", self.clock.advance),
+        ):
+            yield
 
     def keys(self) -> tuple[str, str, str, str]:
         """New temporary keys: id, secret, token, and when they expire."""

@@ -355,6 +355,17 @@ def test_settling_is_the_wait_in_no_time(slow: FakeClients) -> None:
     assert slow.clock() == before
 
 
+def test_what_acts_before_a_call_is_read_as_late_as_ever(slow: FakeClients) -> None:
+    arn = bound(slow, "work")
+    slow.clock.advance(900)
+    slow.act_before("publish")
+    slow.sns("set_subscription_attributes", SubscriptionArn=arn, AttributeName="FilterPolicy", AttributeValue=EU)
+    publish(slow, "us", region="us")
+    publish(slow, "eu", region="eu")
+    assert bodies(slow, "work") == ["eu"]
+    assert "FilterPolicy" not in slow.sns("get_subscription_attributes", SubscriptionArn=arn)["Attributes"]
+
+
 def test_tag_calls_of_the_account_share_five_a_second(slow: FakeClients) -> None:
     urls = [make_queue(slow, f"q{i}") for i in range(5)]
     for url in urls:

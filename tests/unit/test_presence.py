@@ -17,7 +17,7 @@ from kombu_hake.amqp.ownership import Kind, Ownership
 from kombu_hake.aws.clock import AwsClock
 from kombu_hake.exceptions import BrokerUnavailable, DeclarationMismatch
 from kombu_hake.temporary.presence import Presence
-from kombu_hake.topology.queues import QueueSpec
+from kombu_hake.topology.queues import QueueSpec, retention_s
 from kombu_hake.topology.signs import Signs
 from kombu_hake.topology.topology import Topology
 
@@ -112,6 +112,46 @@ def test_uses_that_are_over_at_once_are_written_down_once_a_minute(fake: FakeCli
 
 
 # --- faults
+
+
+def test_a_kind_that_could_not_be_read_is_asked_for_again(fake: FakeClients, presence: Presence) -> None:
+    url = make(fake)
+    fake.fail("list_queue_tags", BrokerUnavailable("x"))
+    assert presence.signs.kind(url, None) is None
+    assert presence.signs.kind(url, None) == SHARED
+    fake.calls.clear()
+    assert presence.signs.kind(url, None) == SHARED
+    assert not fake.calls
+
+
+def test_a_kind_that_may_not_be_read_is_not_asked_for_again(fake: FakeClients, presence: Presence) -> None:
+    url = make(fake)
+    fake.deny("sqs:ListQueueTags")
+    for _ in range(3):
+        assert presence.signs.kind(url, None) is None
+    assert fake.count("list_queue_tags") == 1
+
+
+def test_a_queue_declared_as_temporary_is_used_although_its_kind_could_not_be_read(
+    fake: FakeClients, presence: Presence, holder: Holder
+) -> None:
+    url = make(fake)
+    fake.fail("list_queue_tags", BrokerUnavailable("x"), BrokerUnavailable("x"))
+    presence.join(url, holder, SHARED)
+    presence.work()
+    assert len(read(fake).live_users(fake.clock())) == 1
+
+
+@pytest.mark.parametrize("operation", ["get_queue_attributes", "list_queue_tags"])
+def test_a_queue_that_is_to_stay_is_healed_after_a_failure(fake: FakeClients, operation: str) -> None:
+    presence = another(fake)
+    retention = retention_s(presence.signs._settings, is_temporary=True)
+    url = make(fake)
+    fake.sqs("set_queue_attributes", QueueUrl=url, Attributes={"MessageRetentionPeriod": retention})
+    fake.fail(operation, BrokerUnavailable("x"))
+    for _ in range(2):
+        assert presence.signs.kind(url, Kind()) is None
+    assert ownership.read(fake.queues.queue("q").tags) is None  # it stays
 
 
 def test_an_outage_is_survived(fake: FakeClients, presence: Presence, holder: Holder) -> None:

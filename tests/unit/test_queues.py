@@ -168,12 +168,13 @@ def test_a_name_that_stays_refused_is_an_error_after_a_minute(
     assert 60 <= fake.clock() - start <= 90
 
 
+@pytest.mark.parametrize("patience_s", [0, 60])
 def test_a_throttled_create_is_tried_again_and_a_dead_network_is_not(
-    fake: FakeClients, queues: Queues, monkeypatch: pytest.MonkeyPatch
+    fake: FakeClients, queues: Queues, monkeypatch: pytest.MonkeyPatch, patience_s: float
 ) -> None:
     monkeypatch.setattr(queues_module.time, "sleep", fake.clock.advance)
     fake.fail("create_queue", *[BrokerUnavailable("x", is_throttle=True)] * 3)
-    queues.declare(QueueSpec("q"))
+    queues.declare(QueueSpec("q"), patience_s=patience_s)
     fake.fail("create_queue", BrokerUnavailable("x"))
     with pytest.raises(BrokerUnavailable):
         queues.declare(QueueSpec("other"))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fakes import FakeClients, make_settings
 
-from kombu_hake.amqp import Binding, compile_filter, message_attributes, named_topics
+from kombu_hake.amqp import Binding, compile_filter, from_tags, message_attributes, named_topics
 from kombu_hake.exceptions import QuotaExceeded
 from kombu_hake.topology import QueueSpec, Timings, Topology
 from kombu_hake.topology.chores import Chores
@@ -216,6 +216,31 @@ def test_binding_is_undone_while_reads_are_late(late: LateClients) -> None:
     pass_time(late, CHECKED_S, topology)
     assert filter_of(late) == passing(PLACED)
     assert allowed(late) == {"orders"}
+
+
+def test_binding_that_another_process_has_just_made_is_undone(late: LateClients) -> None:
+    first, second = process(late), process(late)
+    declare(first, PLACED, PAID)
+    pass_time(late, 10, first)
+    second.declare_queue(QueueSpec("q"))
+    second.unbind("q", PAID)  # the tag is not shown yet
+    pass_time(late, CHECKED_S + 70, first, second)
+    assert from_tags(late.queues.queue("q").tags).bindings == {PLACED}
+    assert filter_of(late) == passing(PLACED)
+
+
+def test_deleted_exchange_leaves_nothing_though_tags_are_late(late: LateClients) -> None:
+    first = process(late)
+    declare(first, PLACED, EVENTS)
+    pass_time(late, CHECKED_S, first)
+    stranger = process(late)
+    stranger.delete_exchange("orders")
+    assert allowed(late) == {"events"}
+    assert "orders" not in late.topics.by_name
+    tags = late.queues.queue("q").tags
+    assert [binding.exchange for binding in from_tags(tags).bindings] == ["events"]
+    pass_time(late, CHECKED_S, first, stranger)
+    assert allowed(late) == {"events"}
 
 
 # --- repair
@@ -524,3 +549,55 @@ def test_deleted_queue_is_unsubscribed_without_a_list(fake: FakeClients) -> None
     topology.delete_queue("q")
     assert not any(topic.subscriptions for topic in fake.topics.by_name.values())
     assert not fake.count("list_subscriptions_by_topic")
+
+
+# --- queues that are deleted meanwhile
+
+
+@pytest.fixture
+def no_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail(f"it sleeps {seconds} s"))
+
+
+@pytest.mark.usefixtures("no_sleep")
+def test_queue_that_is_deleted_while_it_is_bound_is_made_again_in_the_background(fake: FakeClients) -> None:
+    topology = process(fake, Timings(0, 0, 0, 0))
+    topology.declare_queue(QueueSpec("q"))
+    url = topology.queues.url("q")
+    fake.before("set_queue_attributes", lambda: fake.sqs("delete_queue", QueueUrl=url))
+    topology.bind("q", PLACED)
+    topology.bind("q", EVENTS)
+    assert "q" not in fake.queues.by_name
+    assert topology.queues.url("q") == url  # a consumer can be started
+    pass_time(fake, 70, topology)
+    assert allowed(fake) == {"orders", "events"}
+    assert filter_of(fake) == passing(PLACED)
+    assert not topology.chores.is_waiting(("declare", "q"))
+
+
+@pytest.mark.usefixtures("no_sleep")
+def test_topic_that_is_deleted_while_it_is_bound_is_made_again_at_once(fake: FakeClients) -> None:
+    topology = process(fake, Timings(0, 0, 0, 0))
+    declare(topology, EVENTS)
+    arn = fake.topics.by_name["events"].arn
+    fake.sns("create_topic", Name="orders")
+    delete = fake.topics.by_name["orders"].arn
+    fake.before("get_subscription_attributes", lambda: fake.sns("delete_topic", TopicArn=delete))
+    topology.bind("q", PLACED)
+    assert filter_of(fake) == passing(PLACED)
+    assert fake.topics.by_name["events"].arn == arn
+
+
+@pytest.mark.usefixtures("no_sleep")
+def test_queue_for_what_sns_cannot_deliver_is_not_waited_for(fake: FakeClients) -> None:
+    topology = process(fake, Timings(0, 0, 0, 0), dead_letter_queue="{queue}-dead")
+    topology.declare_queue(QueueSpec("q"))
+    name = "q-undelivered"
+    url = fake.sqs("create_queue", QueueName=name)["QueueUrl"]
+    fake.sqs("delete_queue", QueueUrl=url)
+    topology.bind("q", PLACED)
+    assert filter_of(fake) == passing(PLACED)
+    assert name not in fake.queues.by_name
+    pass_time(fake, 70, topology)
+    assert name in fake.queues.by_name
+    assert name in attributes(fake)["RedrivePolicy"]

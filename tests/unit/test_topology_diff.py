@@ -21,12 +21,15 @@ from kombu_hake.amqp import (
     filter_json,
     level_shares,
     message_attributes,
+    narrowed,
     queue_policy,
 )
 from kombu_hake.topology.coverage import covers
 from kombu_hake.topology.desired import Desired, Level, Undelivered
 from kombu_hake.topology.diff import SetAttribute, Subscribe, Unsubscribe, WritePolicy, diff, found_in_place
+from kombu_hake.topology.faults import faults, unequal_filters
 from kombu_hake.topology.observed import Memory, Observed, Subscription
+from kombu_hake.topology.spec import Plan
 from kombu_hake.topology.timings import Timings
 
 QUEUE = QueueArn(f"arn:aws:sqs:{REGION}:{ACCOUNT}:q")
@@ -213,6 +216,99 @@ def test_subscription_stays_while_its_filter_passes_what_tags_may_not_show_yet()
     assert diff(desired(removed=frozenset({PAID}), is_settled=False), observed(PAID, SENT)) == []
 
 
+# --- deleted exchanges
+
+
+@pytest.mark.parametrize("more", [{}, {"is_settled": False}, {"damaged": frozenset({"hake:b:1"})}])
+def test_deleted_exchange_leaves_policy_and_subscriptions_whatever_tags_may_hide(more: dict[str, Any]) -> None:
+    events = Binding("events", "fanout")
+    wanted = desired(PLACED, deleted=frozenset({"events"}), **more)
+    wanted = replace(wanted, topics={**wanted.topics, "events": topic("events")})
+    shown = replace(observed(PLACED, events), skipped=frozenset({"orders"}))
+    assert diff(wanted, shown) == [
+        WritePolicy("q", str(policy_of("orders")), ""),
+        Unsubscribe("q", QUEUE, "events", SUBSCRIPTION, ""),
+    ]
+    assert [change.reason for change in diff(wanted, shown)][-1] == "The exchange is deleted."
+
+
+def test_deleted_exchange_keeps_statements_of_others() -> None:
+    wanted = replace(desired(deleted=frozenset({"orders"})), topics={"orders": topic("orders")})
+    shown = observed(PLACED, policy=queue_policy(policy_of(others=[THEIRS]), QUEUE, [topic("orders")]))
+    [change, _] = diff(wanted, shown)
+    assert isinstance(change, WritePolicy)
+    assert json.loads(change.text)["Statement"] == [THEIRS]
+
+
+# --- faults: what verify tells of the same difference
+
+
+def faults_of(wanted: Desired, shown: Observed) -> list[str]:
+    """Faults, without what is in parentheses."""
+    return [fault.replace(f" ({SUBSCRIPTION})", "") for fault in faults(wanted, shown)]
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        (observed(PLACED), []),
+        (observed(PLACED, policy=policy_of("orders", "more")), []),
+        (observed(PLACED, policy=None), ["The policy of queue 'q' does not let"]),
+        (observed(PLACED, RawMessageDelivery="false"), ["has no raw message delivery"]),
+        (observed(PLACED, FilterPolicyScope="MessageBody"), ["filters on the message body"]),
+        (observed(PLACED).with_subscription("q", "orders", None), ["is not subscribed to exchange 'orders'"]),
+        (observed(PLACED).with_subscription("q", "orders", Subscription(SUBSCRIPTION, None)), []),
+        (replace(observed(PLACED), skipped=frozenset({"orders"})), []),
+        (
+            replace(observed(PLACED).with_subscription("q", "orders", None), topicless=frozenset({"orders"})),
+            ["Exchange 'orders' has no topic"],
+        ),
+        (
+            replace(observed(PLACED).with_subscription("q", "orders", None), pending=frozenset({("q", "orders")})),
+            ["waits to be confirmed"],
+        ),
+        (replace(observed(PLACED), is_closed_to_sns=True), ["a key that SNS can't use"]),
+        (observed(PAID), []),  # an unequal filter is a warning
+    ],
+)
+def test_difference_is_told_as_faults(shown: Observed, expected: list[str]) -> None:
+    found = faults_of(desired(PLACED), shown)
+    assert len(found) == len(expected)
+    assert all(part in fault for part, fault in zip(expected, found, strict=True))
+
+
+def test_body_scope_of_a_queue_that_gets_everything_is_a_fault_where_it_filters() -> None:
+    events = Binding("orders", "fanout")
+    shown = observed(events, FilterPolicy='{"a":["b"]}', FilterPolicyScope="MessageBody")
+    [fault] = faults_of(desired(events), shown)
+    assert "filters on the message body" in fault
+    assert not faults_of(desired(events), observed(events, FilterPolicyScope="MessageBody"))
+
+
+@pytest.mark.parametrize(
+    ("text", "is_missing", "expected"),
+    [
+        ("", False, "is to have the dead-letter queue 'q-dead'"),
+        ("[", False, "names no dead-letter queue"),
+        ('{"deadLetterTargetArn": 5}', False, "names no dead-letter queue"),
+        (json.dumps({"deadLetterTargetArn": QUEUE}), True, "which does not exist"),
+        (json.dumps({"deadLetterTargetArn": QUEUE}), False, ""),
+    ],
+)
+def test_faults_of_dead_letters(text: str, is_missing: bool, expected: str) -> None:
+    wanted = desired(PLACED, dead_letters=Plan("q-dead", 3, True, True))
+    found = faults_of(wanted, replace(observed(PLACED), redrive_policy=text, is_dead_queue_missing=is_missing))
+    assert [expected in fault for fault in found] == [True] * bool(expected)
+
+
+def test_filter_that_is_neither_ours_nor_none_is_unequal() -> None:
+    stars = Binding("orders", "topic", "a.*.c")
+    theirs = '{"rk":["x"]}'
+    assert [one.text for one in unequal_filters(desired(stars), observed(PLACED, FilterPolicy=theirs))] == [theirs]
+    for text in ("{}", *(filter_json(compile_filter([stars], wildcards=one)) for one in (True, False))):
+        assert not unequal_filters(desired(stars), observed(PLACED, FilterPolicy=text))
+
+
 # --- in place
 
 
@@ -252,6 +348,19 @@ def test_levels_come_before_the_lowest_one() -> None:
         ("WritePolicy", "q-1"),
         ("Subscribe", "q"),
     ]
+
+
+def test_exchange_that_leaves_priorities_out_stays_on_the_lowest_level() -> None:
+    flat = replace(levels(), flat=frozenset({"orders"}))
+    assert diff(flat, replace(observed(PLACED), policies={"q": policy_of("orders"), "q-1": None})) == []
+
+
+def test_faults_of_a_level_name_it() -> None:
+    shares = filter_json(narrowed(compile_filter([PLACED]), {"hake-priority": list(level_shares(1)[0])}))  # type: ignore[arg-type]
+    shown = replace(observed(PLACED, FilterPolicy=shares), policies={"q": policy_of("orders"), "q-1": None})
+    found = faults_of(levels(), shown)
+    assert len(found) == 2
+    assert all(fault.startswith("Of queue 'q', priority level 1: ") for fault in found)
 
 
 def test_lowest_level_keeps_everything_until_aws_acts_on_the_policies_of_the_others() -> None:

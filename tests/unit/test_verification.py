@@ -379,6 +379,17 @@ def test_an_exchange_of_unknown_type_counts_as_direct(fake: FakeClients, topolog
     assert topology().bound_type("orders") == "direct"
 
 
+def test_passive_declare_finds_an_exchange_that_nothing_is_bound_to(fake: FakeClients) -> None:
+    fake.sns("create_topic", Name="orders")
+    with connected(fake) as connection:
+        channel = connection.default_channel
+        channel.exchange_declare("orders", passive=True)
+        with pytest.raises(TopicNotFound):
+            channel.exchange_declare("other", passive=True)
+        fake.deny("sns:GetTopicAttributes")
+        channel.exchange_declare("other", passive=True)  # it may be there
+
+
 # --- what a declare costs
 
 

@@ -1,0 +1,148 @@
+"""What a queue is declared with, and what of it AWS is told when it is created. Pure."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple
+
+from kombu_hake._version import __version__
+from kombu_hake.amqp import (
+    DEFAULT_PATTERN,
+    FIFO_SUFFIX,
+    IF_MADE,
+    SQS_MAX_RECEIVE_COUNT,
+    SQS_MAX_RETENTION_S,
+    SQS_MAX_WAIT_S,
+    SQS_MIN_RETENTION_S,
+    Kind,
+    in_pattern,
+    is_dead_name,
+    main_queue,
+)
+from kombu_hake.config import Settings
+from kombu_hake.exceptions import TopologyError
+
+__all__ = ["Plan", "QueueSpec", "created_attributes", "own_tags", "plan", "retention_s"]
+
+_MIN_EXPIRES_S = 600
+#: What kombu's SQS transport gives the queues that it creates, seconds. It renews nothing while a task runs.
+_SHARED_VISIBILITY_S = 1_800
+#: Attributes that AWS refuses for a standard queue, and those whose value is a document.
+_FIFO_ONLY = {"ContentBasedDeduplication", "DeduplicationScope", "FifoQueue", "FifoThroughputLimit"}
+_DOCUMENTS = {"Policy", "RedriveAllowPolicy", "RedrivePolicy"}
+
+
+@dataclass(frozen=True)
+class QueueSpec:
+    """What a queue was declared with."""
+
+    name: str
+    durable: bool = True
+    exclusive: bool = False
+    auto_delete: bool = False
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_temporary(self) -> bool:
+        """Whether it goes away with its owner, or its last consumer."""
+        return self.exclusive or self.auto_delete
+
+    @property
+    def expires_s(self) -> int | None:
+        """After how long without use it goes away, seconds; None for never. Ten minutes at least: signs of use are
+        renewed every few minutes.
+        """
+        expires = self.arguments.get("x-expires")
+        return None if expires is None else max(_MIN_EXPIRES_S, math.ceil(float(expires) / 1000))
+
+    @property
+    def kind(self) -> Kind:
+        """What it goes with; false for a queue that stays."""
+        return Kind(self.exclusive, self.auto_delete and not self.exclusive, self.expires_s)
+
+
+def own_tags(settings: Settings) -> dict[str, str]:
+    """Tags that say who made a queue or topic, and for which namespace."""
+    mine = {"hake:made-by": f"kombu_hake {__version__}", "hake:namespace": settings.namer.namespace or "-"}
+    return {**settings.queue_tags, **mine}
+
+
+def retention_s(settings: Settings, *, is_temporary: bool) -> str:
+    """The ``MessageRetentionPeriod`` of a new queue, seconds, as AWS writes it.
+
+    That of a temporary queue differs by one second. It is the proof that the queue was created as temporary: tags can
+    be forged by anyone with ``sqs:TagQueue``, but attributes are changed with ``sqs:SetQueueAttributes`` only.
+    """
+    usual = settings.queue_attributes.get("MessageRetentionPeriod", str(SQS_MAX_RETENTION_S))
+    if not is_temporary or not usual.isdecimal():
+        return usual
+    return str(int(usual) - 1 if int(usual) > SQS_MIN_RETENTION_S else int(usual) + 1)
+
+
+def created_attributes(settings: Settings, name: str, *, is_temporary: bool) -> dict[str, str]:
+    """The attributes with which a queue is created: the general ones of the option, then those of patterns that match.
+
+    Args:
+        name: Logical name.
+    """
+    general: dict[str, str] = {}
+    special: dict[str, str] = {}
+    for key, value in settings.queue_attributes.items():
+        if value.startswith("{") and key not in _DOCUMENTS:
+            special |= json.loads(value) if fnmatchcase(main_queue(name), key) else {}
+        else:
+            general[key] = value
+    usual, temporary = (retention_s(settings, is_temporary=one) for one in (False, True))
+    retention = special.get("MessageRetentionPeriod", usual)
+    if is_temporary or retention == temporary:  # only a temporary queue may look like one
+        retention = temporary if is_temporary else usual
+    found = {
+        # For those who name none when they receive, such as sqs:// workers. Our receives name ours.
+        "VisibilityTimeout": str(max(_SHARED_VISIBILITY_S, settings.visibility_timeout)),
+        "ReceiveMessageWaitTimeSeconds": str(SQS_MAX_WAIT_S),
+        **general,
+        **special,
+        "MessageRetentionPeriod": retention,
+    }
+    if name.endswith(FIFO_SUFFIX):
+        return {**found, "FifoQueue": "true"}
+    return {key: value for key, value in found.items() if key not in _FIFO_ONLY}
+
+
+class Plan(NamedTuple):
+    """What a queue asked for to keep its dead letters."""
+
+    #: Logical name of the dead-letter queue.
+    name: str
+    max_receives: int
+    #: Whether it is this queue's alone.
+    is_own: bool
+    #: Whether it is a fault if infrastructure code has not made it.
+    is_needed: bool
+
+
+def plan(spec: QueueSpec, settings: Settings) -> Plan | None:
+    """The dead-letter queue that a declared queue asks for; None for none. Pure.
+
+    Raises:
+        TopologyError: its arguments are wrong.
+    """
+    arguments = spec.arguments
+    asked = arguments.get("x-dead-letter-queue")
+    if asked is None and "x-dead-letter-exchange" not in arguments:
+        by_option = settings.dead_letter_queue
+        asked = None if is_dead_name(spec.name, by_option) else by_option
+    if not asked or spec.is_temporary or "x-expires" in arguments:
+        return None
+    pattern = DEFAULT_PATTERN if asked in (True, IF_MADE) else str(asked)
+    limit = arguments.get("x-delivery-limit", settings.max_receive_count)
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= SQS_MAX_RECEIVE_COUNT:
+        raise TopologyError(
+            f"The argument x-delivery-limit={limit!r} of queue {spec.name!r} must be a whole number from 1 to "
+            f"{SQS_MAX_RECEIVE_COUNT}: after so many receives AWS sets a message aside."
+        )
+    return Plan(in_pattern(pattern, spec.name), limit, "{queue}" in pattern, asked != IF_MADE)
