@@ -10,7 +10,7 @@ from processes.test_celery_events import monitor
 from support.celery_workers import Stage, stage, wait_until
 from support.standin import REGION, StandIn
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 #: From when SNS delivers to the monitor's queue until the worker is heard. It sends an event every five seconds then.
 HEARD_S = 15.0
 
