@@ -10,6 +10,8 @@ from test_forksafe import in_child
 
 from kombu_hake.aws import Background
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+
 
 class Bench:
     """Work that counts its runs."""
