@@ -1,7 +1,7 @@
-"""Background work that comes back: one loop in a thread, with an owner that starts and stops it.
+"""Recurring background work: one loop in a thread, started and stopped by its owner.
 
-The owner's ``work`` does what is due and says when more will be; it keeps the time itself, by the clock that it was
-given. Between two runs the loop waits where :meth:`Background.wake` and :meth:`Background.stop` reach it at once.
+The owner's ``work`` does what is due and returns when it is due again, by its own clock. Between two runs the loop
+waits so that :meth:`Background.wake` and :meth:`Background.stop` take effect at once.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ __all__ = ["Background"]
 
 
 class Background:
-    """Calls ``work()`` again and again. Safe to use from any thread; after a fork the owner makes a new one."""
+    """Calls ``work()`` repeatedly. Safe to use from any thread; after a fork the owner creates a new one."""
 
     def __init__(self, work: Callable[[], float | None], name: str, *, on_error: Callable[[Exception], float]) -> None:
-        """Store; nothing starts before :meth:`start`.
+        """Nothing starts before :meth:`start`.
 
         Args:
-            work: Returns in how many seconds to call it again; None to end the thread, until the next start.
+            work: Returns the seconds until the next call; None to end the thread until the next start.
             name: Of the thread.
-            on_error: Gets what *work* raised, logs it, and returns in how many seconds to call *work* again.
+            on_error: Logs the exception that *work* raised, and returns the seconds until the next call.
         """
         self._work = work
         self._name = name
         self._on_error = on_error
-        self._lock = threading.RLock()  # re-entrant: a signal handler may wake it in the middle of this
+        self._lock = threading.RLock()  # re-entrant: a signal handler may call wake() while this thread holds it
         self._changed = threading.Condition(self._lock)
         self._thread: threading.Thread | None = None
         self._is_woken = False
@@ -45,7 +45,7 @@ class Background:
         """Call ``work()`` now, in a new thread if there is none.
 
         Returns:
-            False where no thread can be started, or it was stopped.
+            False if no thread can be started, or after :meth:`stop`.
         """
         with self._lock:
             if self._is_stopping:
@@ -57,16 +57,16 @@ class Background:
             return self._thread is not None
 
     def wake(self) -> None:
-        """Call ``work()`` now instead of when it said, if the thread runs."""
+        """Call ``work()`` now instead of when it is due, if the thread runs."""
         with self._lock:
             self._is_woken = True
             self._changed.notify()
 
     def stop(self, timeout_s: float) -> bool:
-        """End the thread for good, and wait for it; it may call this itself.
+        """End the thread permanently, and wait for it. It may call this itself.
 
         Returns:
-            Whether it has ended, or is the one that calls.
+            True if it has ended, or is the calling thread.
         """
         deadline = time.monotonic() + timeout_s
         with self._lock:
@@ -88,7 +88,7 @@ class Background:
                     self._thread = None
 
     def _run_once(self) -> bool:
-        """Work, and wait for the next time; whether there is one."""
+        """Work, and wait until the next run. Return False if there is none."""
         with self._lock:
             if self._is_stopping:
                 return False
@@ -99,7 +99,7 @@ class Background:
             wait_s = self._on_error(exc)
         with self._lock:
             if self._is_stopping or (wait_s is None and not self._is_woken):
-                self._thread = None  # under the lock: a start from here on makes another one
+                self._thread = None  # under the lock: a later start() creates another thread
                 return False
             if wait_s and not self._is_woken:
                 self._changed.wait(wait_s)

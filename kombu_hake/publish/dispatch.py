@@ -206,7 +206,7 @@ class Dispatcher:
             return self._routes.topic_is_gone(target.exchange, published.routing_key, mandatory=mandatory)
         if is_reply_exchange(published.exchange):
             self._topology.queues.forget(target.queue)
-            raise ReplyQueueNotFound(f"Nobody waits for this reply any more: {exc}") from exc
+            raise ReplyQueueNotFound(f"The queue for this reply is gone: {exc}") from exc
         return self._routes.queue_is_gone(target.queue, mandatory=mandatory)
 
     def _can_do_without(self, exchange: str) -> bool:
