@@ -108,10 +108,10 @@ class InFlight:
         try:
             answer = self._clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=[_ATTRIBUTE])
         except HakeError as exc:
-            logger.info("The number of messages in flight in %s can't be read: %s", url, exc)
+            logger.info("Cannot read the number of messages in flight in %s: %s", url, exc)
             return
-        except Exception:  # an answer that nobody foresaw; the next reading may do better
-            logger.info("The number of messages in flight in %s can't be read.", url, exc_info=True)
+        except Exception:  # an unexpected answer; the next reading may succeed
+            logger.info("Cannot read the number of messages in flight in %s.", url, exc_info=True)
             return
         found = whole((answer.get("Attributes") or {}).get(_ATTRIBUTE))
         if found is None:

@@ -101,7 +101,7 @@ class Inbox:
         """The next item; None when none came in time.
 
         Args:
-            timeout_s: None waits for ever (until :meth:`close`), 0 not at all.
+            timeout_s: None waits forever (until :meth:`close`), 0 not at all.
         """
         with self._changed:
             if not self._items and timeout_s != 0:

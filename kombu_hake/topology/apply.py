@@ -50,7 +50,7 @@ class Applier:
         try:
             shown = self._clients.sns("get_subscription_attributes", SubscriptionArn=arn)["Attributes"]
         except AccessDenied as exc:
-            logger.debug("Subscription %s is taken as it is: %s", arn, exc)
+            logger.debug("Cannot read subscription %s; leaving it unchanged: %s", arn, exc)
             return Subscription(arn, None, self._memory.now())
         return Subscription(arn, self._memory.attributes(arn, shown), self._memory.now())
 

@@ -87,7 +87,7 @@ def filters(
     """Filter policies to try, the narrowest first, as JSON texts; ``{}`` is none.
 
     All of them let pass what the bindings ask for, and of priorities the *share* and no other. ``[]`` where there can
-    be no filter on priorities: it would be over the limits of SNS, or lose messages of others without any attribute.
+    be no filter on priorities: it would exceed the limits of SNS, or lose foreign messages without attributes.
     """
     found: dict[str, None] = {}
     for wildcards in (True, False):

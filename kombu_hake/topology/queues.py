@@ -205,9 +205,9 @@ class Queues:
         tags: Mapping[str, str] | None = None,
         patience_s: float = SQS_QUEUE_RECREATE_S + 15,
     ) -> bool:
-        """Find the queue, or create it; whether it was created. Other than with ``topology=auto``, just take note.
+        """Find the queue, or create it; whether it was created. Without ``topology=auto``, only record it.
 
-        Always asks AWS: somebody may have deleted it. kombu remembers by itself what it declared on a connection.
+        Always asks AWS: it may have been deleted. kombu remembers by itself what it declared on a connection.
 
         Args:
             physical: Its name in AWS, where it is not the one that follows from the logical name.
@@ -247,7 +247,7 @@ class Queues:
         return {**declared, "x-max-priority": recorded} if recorded > max_priority(declared) else declared
 
     def learn_max_priority(self, name: str, highest: int) -> None:
-        """Take note of the ``x-max-priority`` that others declared a queue with."""
+        """Record the ``x-max-priority`` with which other processes declared a queue."""
         if highest:
             self._max_priority[name] = highest
 
@@ -277,9 +277,9 @@ class Queues:
             if url not in self._retention:
                 self.policy(url)
         except TopologyError as exc:
-            logger.debug("The retention of %s can't be read: %s", url, exc)
+            logger.debug("Cannot read the retention of %s: %s", url, exc)
         except AccessDenied as exc:
-            logger.debug("The retention of %s may not be read: %s", url, exc)
+            logger.debug("Reading the retention of %s is denied: %s", url, exc)
         return self._retention.get(url) == retention_s(self._settings, is_temporary=True)
 
     def write_policy(self, url: QueueUrl, policy: str) -> None:
@@ -318,7 +318,7 @@ class Queues:
         try:
             self._clients.sqs("delete_queue", QueueUrl=self.url(name))
         except QueueNotFound:
-            logger.debug("Queue %s was gone before it could be deleted.", name)
+            logger.debug("Queue %s no longer existed when it was to be deleted.", name)
         self.forget(name)
         self._specs.pop(name, None)
         self._physical.pop(name, None)
@@ -400,7 +400,7 @@ class Queues:
         physical = self.physical(spec.name)
         attributes = created_attributes(self._settings, spec.name, is_temporary=bool(spec.kind))
         params: dict[str, Any] = {"QueueName": physical, "Attributes": attributes}
-        if is_ours_alone:  # a crash between creating and tagging would leave a queue that is nobody's
+        if is_ours_alone:  # a crash between creating and tagging would leave a queue without an owner
             params["tags"] = own_tags(self._settings) | dict(tags)
         deadline = time.monotonic() + patience_s
         attempt = 0
@@ -430,8 +430,8 @@ class Queues:
         """
         try:
             self._clients.sqs("tag_queue", QueueUrl=url, Tags=dict(tags))
-        except (AccessDenied, QueueNotFound) as exc:  # not found: somebody deleted it in this moment
-            logger.info("%s has no tags that say who made it: %s", url, exc)
+        except (AccessDenied, QueueNotFound) as exc:  # not found: deleted at this moment
+            logger.info("Cannot tag the owner of %s: %s", url, exc)
 
     def _pause(self, exc: TopologyError | BrokerUnavailable, name: str, attempt: int, deadline: float) -> int:
         wait = backoff_s(attempt, first_s=0.5)

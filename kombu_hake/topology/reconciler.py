@@ -442,7 +442,7 @@ class Reconciler:
                 self._heal(url)
 
     def _heal(self, url: QueueUrl) -> None:
-        """Make a queue permanent that was temporary once, and record bindings whose tags somebody removed."""
+        """Make a formerly temporary queue permanent, and record bindings whose tags were removed."""
         queue = self._queues.name_of(url)
         spec = self._queues.spec(queue) if queue is not None else None
         if queue is None or spec is None:
@@ -495,7 +495,7 @@ class Reconciler:
             self._has_read.add(queue)
             self._queues.learn_max_priority(queue, found.max_priority)
         except HakeError as exc:
-            logger.info("The bindings of queue %s can't be read, so what is in doubt is delivered: %s", queue, exc)
+            logger.info("Cannot read the bindings of queue %s, so unmatched messages are delivered: %s", queue, exc)
             return None, read_at
         return None if found.is_partial else found, read_at
 

@@ -1,4 +1,4 @@
-"""Deleting queues and exchanges so that nothing of ours stays behind, and nothing of others is touched."""
+"""Delete queues and exchanges completely, without touching foreign resources."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Remover:
             exchanges |= found.exchanges()
             self._queues.learn_max_priority(queue, found.max_priority)
         except AccessDenied as exc:
-            logger.debug("The tags of queue %s can't be read: %s", queue, exc)
+            logger.debug("Cannot read the tags of queue %s: %s", queue, exc)
         return exchanges
 
     def _unbind_all(self, exchange: str, arn: QueueArn, account: str) -> bool:
@@ -89,5 +89,5 @@ class Remover:
             url = QueueUrl(self._clients.sqs("get_queue_url", QueueName=where.name)["QueueUrl"])
             return self._reconciler.remove(where.name, url, exchange)
         except QueueNotFound:
-            self._topics.unsubscribe(exchange, arn)  # the queue is gone: an orphan of ours or nobody's
+            self._topics.unsubscribe(exchange, arn)  # the queue is gone: the subscription is orphaned
             return True

@@ -122,8 +122,8 @@ class Verification:
         yield from self._redrive_faults(queue, attributes)
         if bindings and attributes.get("KmsMasterKeyId") == AWS_MANAGED_KEY:
             yield (
-                f"Queue {queue!r} is encrypted with {AWS_MANAGED_KEY}, a key that SNS can't use: encrypt it with "
-                "SSE-SQS, or a key of your own that lets sns.amazonaws.com in."
+                f"Queue {queue!r} is encrypted with {AWS_MANAGED_KEY}, a key that SNS cannot use: encrypt it with "
+                "SSE-SQS, or a key of your own that allows sns.amazonaws.com."
             )
         for exchange in sorted({binding.exchange for binding in bindings}):
             of_exchange = {binding for binding in bindings if binding.exchange == exchange}
@@ -148,7 +148,7 @@ class Verification:
             asked = plan(spec, self._settings) if spec is not None else None
             if asked is not None and asked.is_needed:
                 yield (
-                    f"Queue {queue!r} is to have the dead-letter queue {asked.name!r} and has no redrive policy: set "
+                    f"Queue {queue!r} should have the dead-letter queue {asked.name!r}, but has no redrive policy: set "
                     f"one with a maxReceiveCount of {asked.max_receives}."
                 )
             return
@@ -165,10 +165,10 @@ class Verification:
         arn = QueueArn(attributes["QueueArn"])
         topic = self._topics.arn(exchange)
         if arn.endswith(FIFO_SUFFIX) and not topic.endswith(FIFO_SUFFIX):
-            yield f"Queue {queue!r} is FIFO and the topic of exchange {exchange!r} is not: SNS can't deliver there."
+            yield f"Queue {queue!r} is FIFO and the topic of exchange {exchange!r} is not: SNS cannot deliver to it."
         if not allows(attributes.get("Policy") or "", arn, topic):
             yield (
-                f"The policy of queue {queue!r} does not let {topic} in, the topic of exchange {exchange!r}: allow "
+                f"The policy of queue {queue!r} does not allow {topic}, the topic of exchange {exchange!r}: allow "
                 "sns.amazonaws.com sqs:SendMessage, with that topic as aws:SourceArn."
             )
         try:
@@ -197,7 +197,7 @@ class Verification:
             self._cannot_see(f"the subscription of queue {queue!r} to exchange {exchange!r}", exc)
             return
         except TopologyError as exc:
-            yield f"The subscription of queue {queue!r} to exchange {exchange!r} can't be read: {exc}"
+            yield f"The subscription of queue {queue!r} to exchange {exchange!r} cannot be read: {exc}"
             return
         what = f"The subscription of queue {queue!r} to exchange {exchange!r} ({arn})"
         if found.get("RawMessageDelivery", "false").lower() != "true":

@@ -107,7 +107,7 @@ def test_verify_lists_everything_in_one_error(fake: FakeClients) -> None:
     expected = (
         "'dead'|:dead, which does not exist",
         "alias/aws/sqs",
-        "policy of queue 'email' does not let",
+        "policy of queue 'email' does not allow",
         "no raw message delivery",
         "Exchange 'invoices' has no topic",
         "'sms' is not subscribed to exchange 'orders'",
