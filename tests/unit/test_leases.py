@@ -349,7 +349,8 @@ def test_a_lease_lost_while_the_task_runs_is_reported_once(
     leases.ack(kept)
     assert leases.flush(5.0)
     assert [record.levelname for record in caplog.records] == ["ERROR"]
-    assert "Lost the lease of m0 (it could not be renewed)" in caplog.text
+    assert "HAKE101 Lost the lease of m0 (it could not be renewed)" in caplog.text
+    assert caplog.records[0].__dict__["queue"] == lost.url
     assert "handle-" not in caplog.text
     assert queue.bodies() == ["m0"]
 
