@@ -1,6 +1,6 @@
 """kombu_hake: topics, consumer groups and task queues for Celery on AWS SNS and SQS. Broker URL: ``hake://``.
 
-Importing this package starts nothing, connects to nothing and does not import boto3.
+Importing this package starts no thread, opens no connection and does not import boto3.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ register_transport()
 
 
 def __getattr__(name: str) -> Any:
-    # Late, because kombu imports this package while it is itself half imported (see kombu_hake/plugin.py).
+    # Late, because kombu imports this package while kombu itself is only partly imported (see kombu_hake/plugin.py).
     if name == "batch":
         from kombu_hake.publish import batch
 

@@ -1,6 +1,6 @@
-"""A kombu channel: publish, consume and settle, in AMQP's terms. No AWS logic: it wires values between the parts.
+"""A kombu channel: publish, consume and settle, in AMQP's terms. It has no AWS logic and only connects the parts.
 
-Only the consuming thread creates and cancels consumers and takes deliveries. Any thread may publish, ack and reject.
+Only the consuming thread creates and cancels consumers and receives deliveries. Any thread may publish, ack and reject.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ from kombu_hake.worker import state as worker
 __all__ = ["Channel", "Parts"]
 
 logger = guarded(logging.getLogger(__name__))
-#: basic.get asks every host of SQS; a short poll would sample a few and may miss what is there.
+#: basic.get asks all hosts of SQS; a short poll would sample a few and could miss messages.
 _GET_WAIT_S = 1
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What the channels of one connection work with."""
+    """The parts that the channels of a connection share."""
 
     settings: Settings
     clients: Clients
@@ -68,13 +68,13 @@ class Parts:
 
 
 class Connection(Protocol):
-    """What a channel needs of the connection that it belongs to."""
+    """The part of its connection that a channel uses."""
 
     def close_channel(self, channel: Channel) -> None:
         """Remove a channel that has closed itself."""
 
     def wake(self) -> None:
-        """Make the event loop run its next turn now."""
+        """Make the event loop run its next iteration now."""
 
 
 class _Consumer(NamedTuple):
@@ -90,7 +90,7 @@ class Channel(DeclaringChannel):
     """One AMQP channel on a connection; its prefetch count is its own."""
 
     Message = HakeMessage
-    #: kombu reads this of every channel (``kombu/messaging.py``, ``Producer.supports_batch_publish``).
+    #: kombu reads this from every channel (``kombu/messaging.py``, ``Producer.supports_batch_publish``).
     supports_batch_publish = True
 
     def __init__(self, connection: Connection, channel_id: int, parts: Parts) -> None:
@@ -118,12 +118,12 @@ class Channel(DeclaringChannel):
             on_check=parts.topology.check_bindings,
             is_best_effort=parts.topology.is_best_effort,
         )
-        # Pollers know the receiver and not the channel, so that a channel nobody holds any more stops them.
+        # Pollers refer to the receiver and not to the channel, so that a garbage-collected channel stops them.
         weakref.finalize(self, self._receiver.stop).atexit = False
         forksafe.register(self)
 
     def reset_after_fork(self) -> None:
-        """The consumers and deliveries are the parent's."""
+        """The consumers and deliveries belong to the parent."""
         self._consumers = {}
         self._turns = {}
         self.no_ack_consumers = set()
@@ -139,7 +139,7 @@ class Channel(DeclaringChannel):
         headers: dict[str, Any] | None = None,
         properties: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """What kombu hands to :meth:`basic_publish`."""
+        """Build the message that kombu passes to :meth:`basic_publish`."""
         properties = dict(properties or {})
         properties.setdefault("delivery_info", {})
         properties.setdefault("priority", priority or 0)
@@ -158,15 +158,15 @@ class Channel(DeclaringChannel):
 
         Raises:
             MessageTooLarge: nothing was sent.
-            Unroutable: it would reach nobody, and ``mandatory`` or the option ``unroutable`` asks for an error.
-            BrokerUnavailable: AWS did not answer; kombu's retry policy tries again.
+            Unroutable: no queue would receive it, and ``mandatory`` or the option ``unroutable`` requires an error.
+            BrokerUnavailable: AWS did not answer; kombu retries by its policy.
         """
         self.temporaries.create()
         self.topology.verify()
         self._dispatcher.publish(message, exchange or "", routing_key or "", mandatory=mandatory)
 
     def create_publish_batch(self, max_size: int) -> Session:
-        """What kombu's ``Producer.batch`` gathers in (kombu 5.7)."""
+        """The batch for kombu's ``Producer.batch`` (kombu 5.7)."""
         return Session(self, self.basic_publish, max_size)
 
     # --- consume
@@ -191,7 +191,7 @@ class Channel(DeclaringChannel):
         self.temporaries.create()
         self.topology.verify()
         tag = consumer_tag or uuid4().hex
-        self.basic_cancel(tag)  # a tag that is used again names the new consumer
+        self.basic_cancel(tag)  # a reused tag names the new consumer
         if self.temporaries.is_given_up(queue):
             return tag
         try:
@@ -210,13 +210,13 @@ class Channel(DeclaringChannel):
         try:
             if is_first:
                 self._receiver.add(queue, levels)
-        except RuntimeError:  # no thread to poll in: a consumer that nobody polls for would wait for ever
+        except RuntimeError:  # no thread for polling: the consumer would wait forever
             self.basic_cancel(tag)
             raise
         return tag
 
     def basic_cancel(self, consumer_tag: str, **_kwargs: Any) -> None:
-        """Stop consuming. What is buffered for a queue without consumers is visible to others at once."""
+        """Stop consuming. Messages that are buffered for a queue without consumers become visible at once."""
         consumer = self._consumers.pop(consumer_tag, None)
         if consumer is None:
             return
@@ -228,7 +228,7 @@ class Channel(DeclaringChannel):
             self._deliveries.release_buffered(self.channel_id, consumer.queue)
 
     def basic_get(self, queue: str, no_ack: bool = False, **_kwargs: Any) -> HakeMessage | None:
-        """One message, or None when there is none; may take a second to find that out."""
+        """Receive one message, or None if there is none; may take a second."""
         self.temporaries.create()
         self.topology.verify()
         for source, url in reversed(self._levels(queue)):
@@ -240,7 +240,7 @@ class Channel(DeclaringChannel):
         return None
 
     def _get_one(self, queue: str, source: str, url: QueueUrl) -> Delivery | None:
-        """Receive one message; None for none."""
+        """Receive one message; None if there is none."""
         visibility_s = self._settings.visibility_timeout
         answer = self._clients.sqs("receive_message", **receive_params(url, 1, _GET_WAIT_S, visibility_s))
         for raw in answer.get("Messages") or ():
@@ -250,17 +250,17 @@ class Channel(DeclaringChannel):
         return None
 
     def _take_in(self, delivery: Delivery, consumer_tag: str, no_ack: bool) -> HakeMessage | None:
-        """The message to hand over; None for one that has been dealt with here.
+        """The message to deliver; None if it has been handled here.
 
-        What makes our own code fail is set aside, so that it cannot end the consumer. An error of AWS is raised; in a
-        Celery worker only one that makes Celery reconnect.
+        A message that makes our own code fail is dead-lettered or hidden, so that it cannot end the consumer. An error
+        of AWS is raised; in a Celery worker only one that makes Celery reconnect.
         """
         try:
             admitted = self._gate.admit(delivery)
             if admitted is None:
                 return None
             return self._hand_over(admitted, delivery, consumer_tag, no_ack)
-        except BaseException as exc:  # nobody holds it yet: it must not stay leased, and keep its place, for hours
+        except BaseException as exc:  # no consumer holds it yet: it must not stay leased for hours
             is_of_worker = worker.is_of_worker(self.connection)
             passes = (MemoryError, *_connection_errors(self.connection), *(() if is_of_worker else (HakeError,)))
             if isinstance(exc, passes) or not isinstance(exc, Exception):
@@ -270,16 +270,17 @@ class Channel(DeclaringChannel):
             return None
 
     def deliver(self, delivery: Delivery) -> bool:
-        """Call the consumer whose turn it is, in the consuming thread; whether the message was handed over.
+        """Call the consumer whose turn it is, in the consuming thread. Return True if the message was delivered.
 
-        What the callback raises comes through, and the message is received again after its visibility timeout. In a
-        Celery worker only connection errors do; after any other the message is set aside, and the worker goes on.
+        An exception of the callback propagates, and the message is redelivered after its visibility timeout. In a
+        Celery worker only connection errors do; after any other the message is dead-lettered or hidden, and the worker
+        continues.
         """
         turn = self._turns.get(delivery.queue)
-        if delivery.lease.is_lost:  # somebody else may have it
+        if delivery.lease.is_lost:  # another consumer may have it
             self._deliveries.finish(delivery, How.ABANDON)
             return False
-        if turn is None:  # cancelled in the callback before
+        if turn is None:  # cancelled in an earlier callback
             self._deliveries.finish(delivery, How.RELEASE)
             return False
         consumer = next(turn)
@@ -293,13 +294,13 @@ class Channel(DeclaringChannel):
             if isinstance(exc, (MemoryError, *_connection_errors(transport))):
                 raise
             if not worker.is_of_worker(transport):
-                self._leases.stop_renewing(delivery.lease)  # whoever gets the error may still settle it
+                self._leases.stop_renewing(delivery.lease)  # the caller that gets the error may still settle it
                 raise
             self._after_failure(delivery, message, exc)
         return True
 
     def _after_failure(self, delivery: Delivery, message: HakeMessage, exc: Exception) -> None:
-        """Set a message aside that made a Celery worker's callback fail. The worker goes on."""
+        """Dead-letter or hide a message that made a Celery worker's callback fail. The worker continues."""
         worker.drop_request(message)
         if not message.set_aside(f"error: {type(exc).__name__}", exc):
             message_id = delivery.message.get("MessageId")
@@ -311,14 +312,14 @@ class Channel(DeclaringChannel):
     # --- settle
 
     def basic_ack(self, delivery_tag: int, multiple: bool = False) -> None:
-        """Have the message deleted. Never raises for AWS's part: a failure is retried, then logged."""
+        """Delete the message. Never raises an error of AWS: a failure is retried, then logged."""
         for delivery in self._deliveries.claim(self.channel_id, delivery_tag, multiple=multiple):
             self._deliveries.finish(delivery, How.ACK)
 
     def basic_reject(self, delivery_tag: int, requeue: bool = False) -> None:
-        """Make the message visible again at once, or set it aside: to the dead-letter queue, where there is one."""
+        """Make the message visible again at once, or move it to the dead-letter queue, if there is one."""
         for delivery in self._deliveries.claim(self.channel_id, delivery_tag):
-            if requeue or delivery.lease.is_lost:  # what comes again anyway must not be a dead letter too
+            if requeue or delivery.lease.is_lost:  # a lost message is redelivered: it must not be dead-lettered too
                 self._deliveries.finish(delivery, How.RELEASE)
             elif (wait_s := self._backoff_s(delivery)) is not None:
                 self._deliveries.finish(delivery, How.HIDE, wait_s)
@@ -327,9 +328,9 @@ class Channel(DeclaringChannel):
                     self._gate.set_aside(delivery, decode(delivery.message.get("Body", ""), delivery.queue), "rejected")
                 except BaseException as exc:
                     if isinstance(exc, Exception) and worker.is_of_worker(self.connection):
-                        # Celery rejects in its event loop, which ends with any error but one of the connection.
+                        # Celery rejects in its event loop, which ends with any error except a connection error.
                         self._gate.quarantine(delivery, f"error: {type(exc).__name__}", exc)
-                    else:  # as with an error that is known: it comes again after the visibility timeout
+                    else:  # as with a known error: it is redelivered after the visibility timeout
                         self._deliveries.finish(delivery, How.ABANDON)
                         raise
 
@@ -347,23 +348,23 @@ class Channel(DeclaringChannel):
         self._deliveries.release(self._deliveries.claim(self.channel_id, 0, multiple=True))
 
     def stop_receiving(self) -> None:
-        """Ask for no more messages, and give back what waits to be handed over. Any thread; the channel stays open."""
+        """Stop receiving, and release messages that wait for delivery. For any thread; the channel stays open."""
         self._receiver.stop()
         self._deliveries.release_buffered(self.channel_id)
 
     def give_back_unstarted(self) -> None:
-        """Make visible what a Celery worker that ends has received on this channel and not started."""
+        """Release messages that a stopping Celery worker has received on this channel and not started."""
         tags = worker.unstarted_tags(self)
         claimed = [delivery for tag in tags for delivery in self._deliveries.claim(self.channel_id, tag)]
         self._deliveries.release(claimed)
         if claimed:
-            logger.info("Gave back %d tasks that were received and not started.", len(claimed))
+            logger.info("Released %d tasks that were received and not started.", len(claimed))
 
     def set_aside(self, delivery_tag: int, fault: str, exc: Exception | None = None) -> bool:
         """Settle a message that cannot be handled; see :meth:`kombu_hake.receive.gate.Gate.quarantine`.
 
         Returns:
-            False when it was settled before.
+            False if it was settled before.
         """
         claimed = self._deliveries.claim(self.channel_id, delivery_tag)
         for delivery in claimed:
@@ -371,19 +372,19 @@ class Channel(DeclaringChannel):
         return bool(claimed)
 
     def forget(self, delivery_tag: int) -> None:
-        """Let a message go: it comes again when its lease runs out."""
+        """Stop renewing a message: it is redelivered when its lease expires."""
         for delivery in self._deliveries.claim(self.channel_id, delivery_tag):
             self._deliveries.finish(delivery, How.ABANDON)
 
     @property
     def unsettled(self) -> dict[int, Delivery]:
-        """What was handed over and not settled, by delivery tag; a copy."""
+        """The delivered, unsettled messages by delivery tag; a copy."""
         return self._deliveries.unsettled(self.channel_id)
 
     # --- the rest of kombu's interface
 
     def message_to_python(self, raw_message: Any) -> Any:
-        """Messages are made once, when they are handed over."""
+        """Messages are built once, when they are delivered."""
         return raw_message
 
     def flow(self, active: bool = True) -> None:
@@ -391,7 +392,7 @@ class Channel(DeclaringChannel):
         raise NotImplementedError("hake:// has no flow control; use the prefetch count (basic_qos).")
 
     def close(self) -> None:
-        """Cancel the consumers and make visible what is not settled. Harmless when repeated."""
+        """Cancel the consumers and release unsettled messages. Idempotent."""
         if self.closed:
             return
         self.closed = True
@@ -406,7 +407,7 @@ class Channel(DeclaringChannel):
             self.connection.close_channel(self)
 
     def look_after_pollers(self) -> None:
-        """Restart pollers that have ended unexpectedly; the consuming thread calls it now and then."""
+        """Restart pollers that have ended unexpectedly; the consuming thread calls it regularly."""
         self._receiver.look_after_pollers()
 
     def wait_for_open_polls(self, urls: Collection[QueueUrl], timeout_s: float) -> None:
@@ -445,9 +446,9 @@ class Channel(DeclaringChannel):
 
 
 def _no_callback(message: HakeMessage) -> None:
-    raise NotImplementedError("A message came for a consumer without a callback.")
+    raise NotImplementedError("A message arrived for a consumer without a callback.")
 
 
 def _connection_errors(transport: Any) -> tuple[type[BaseException], ...]:
-    """What Celery reconnects on; nothing once the channel is closed."""
+    """The errors on which Celery reconnects; none once the channel is closed."""
     return tuple(getattr(transport, "connection_errors", ()))

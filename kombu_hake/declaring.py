@@ -1,4 +1,4 @@
-"""The half of a channel that declares: exchanges, queues and bindings, in AMQP's terms."""
+"""The part of a channel that declares exchanges, queues and bindings, in AMQP's terms."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class QueueDeclareOk(NamedTuple):
 
 
 class DeclaringChannel(StdChannel):  # type: ignore[misc]
-    """Declares, binds, purges and deletes. Counts are asked for only where the caller wants them."""
+    """Declares, binds, purges and deletes. Requests counts only if the caller needs them."""
 
     def __init__(self, topology: Topology, temporaries: Temporaries) -> None:
         self.topology = topology
@@ -48,23 +48,23 @@ class DeclaringChannel(StdChannel):  # type: ignore[misc]
         nowait: bool = False,
         passive: bool = False,
     ) -> None:
-        """Take note of an exchange; its topic is made by the first binding or publish.
+        """Record an exchange; its topic is created by the first binding or publish.
 
         Raises:
-            DeclarationMismatch: it was declared with another type, or the type is none of AMQP's.
+            DeclarationMismatch: it was declared with another type, or the type is not one of AMQP's.
             InvalidName: its name is not text.
-            TopicNotFound: ``passive``, and there is no topic. One that may not be read is taken as there.
+            TopicNotFound: ``passive``, and there is no topic. If reading it is denied, it is assumed to exist.
         """
         _require_text("exchange", exchange)
         exchange_type = type or "direct"
         name = exchange or f"amq.{exchange_type}"
         if exchange_type not in get_args(ExchangeType):
             raise DeclarationMismatch(
-                f"Exchange {name!r} can't be of type {exchange_type!r}: use direct, topic, fanout or headers."
+                f"Exchange {name!r} cannot have type {exchange_type!r}: use direct, topic, fanout or headers."
             )
         if passive:
             if self.topology.has_exchange(name) is False:
-                raise TopicNotFound(f"There is no exchange {name!r}: nobody declared it, and it has no topic.")
+                raise TopicNotFound(f"There is no exchange {name!r}: it was not declared, and it has no topic.")
             return
         if name != PRIVATE_EXCHANGE and not is_reply_exchange(name):
             self.topology.declare_exchange(name, cast(ExchangeType, exchange_type))
@@ -73,7 +73,7 @@ class DeclaringChannel(StdChannel):  # type: ignore[misc]
         """Delete an exchange: its topic and all our bindings to it.
 
         Raises:
-            DeclarationMismatch: ``if_unused``, and queues are bound to it, or its subscriptions can't be read.
+            DeclarationMismatch: ``if_unused``, and queues are bound to it, or its subscriptions cannot be read.
         """
         _require_text("exchange", exchange)
         self.topology.topics.forget_subscribers(exchange)
@@ -82,7 +82,7 @@ class DeclaringChannel(StdChannel):  # type: ignore[misc]
             raise DeclarationMismatch(f"Exchange {exchange!r} is in use: queues are bound to it.")
         if bound is None and self.topology.makes:
             raise DeclarationMismatch(
-                f"Exchange {exchange!r} may be in use: its subscriptions can't be read. Allow sns:GetTopicAttributes "
+                f"Exchange {exchange!r} may be in use: its subscriptions cannot be read. Allow sns:GetTopicAttributes "
                 "and sns:ListSubscriptionsByTopic, or delete it without if_unused."
             )
         self.topology.delete_exchange(exchange)
@@ -90,7 +90,7 @@ class DeclaringChannel(StdChannel):  # type: ignore[misc]
     def exchange_bind(self, destination: str, source: str = "", **_kwargs: Any) -> None:
         """SNS cannot send from topic to topic."""
         raise NotImplementedError(
-            f"Exchange {destination!r} can't be bound to exchange {source!r}: SNS does not deliver to topics. "
+            f"Exchange {destination!r} cannot be bound to exchange {source!r}: SNS does not deliver to topics. "
             "Bind the queues to both exchanges."
         )
 
@@ -111,7 +111,7 @@ class DeclaringChannel(StdChannel):  # type: ignore[misc]
 
         Raises:
             QueueNotFound: ``passive``, and it does not exist.
-            DeclarationMismatch: ``x-expires`` is no number of milliseconds.
+            DeclarationMismatch: ``x-expires`` is not a number of milliseconds.
             InvalidName: its name is not text.
         """
         _require_text("queue", queue)
@@ -136,7 +136,7 @@ class DeclaringChannel(StdChannel):  # type: ignore[misc]
         arguments: Mapping[str, Any] | None = None,
         **_kwargs: Any,
     ) -> None:
-        """Let the queue have what is published to the exchange with a matching key.
+        """Bind the queue to the exchange, for messages with a matching key.
 
         Raises:
             InvalidName: the name of the queue or the exchange is not text.
@@ -167,10 +167,10 @@ class DeclaringChannel(StdChannel):  # type: ignore[misc]
     def queue_delete(
         self, queue: str, if_unused: bool = False, if_empty: bool = False, nowait: bool = False, **_kwargs: Any
     ) -> int:
-        """Delete a queue and its subscriptions; about how many ready messages went with it. A missing one is fine.
+        """Delete a queue and its subscriptions. Return the approximate number of ready messages; 0 for a missing queue.
 
         Raises:
-            DeclarationMismatch: it is in use by this connection, or not empty, and the caller minds.
+            DeclarationMismatch: it is in use by this connection, or not empty, and the caller requires that.
         """
         _require_text("queue", queue)
         self.temporaries.create()
@@ -188,13 +188,13 @@ class DeclaringChannel(StdChannel):  # type: ignore[misc]
         return ready
 
     def queue_purge(self, queue: str, nowait: bool = False, **_kwargs: Any) -> int:
-        """Remove the ready messages; about how many there were."""
+        """Delete the ready messages. Return their approximate number."""
         _require_text("queue", queue)
         self.temporaries.create()
         return self.topology.queues.purge(queue)
 
     def after_reply_message_received(self, queue: str) -> None:
-        """kombu's mailbox has no more use for a reply queue; it makes a new one for most of its questions."""
+        """Called when kombu's mailbox no longer needs a reply queue; it creates a new one for most commands."""
         self.temporaries.retire(queue)
 
     def prepare_queue_arguments(self, arguments: Mapping[str, Any], **kwargs: Any) -> dict[str, Any]:
@@ -225,7 +225,7 @@ class DeclaringChannel(StdChannel):  # type: ignore[misc]
         return Binding(exchange, exchange_type, routing_key or "", tuple(items))
 
     def _consumers_of(self, queue: str) -> int:
-        """How many consumers this channel has on the queue; SQS does not know those of others."""
+        """The number of this channel's consumers on the queue; SQS does not report those of other channels."""
         return 0
 
 

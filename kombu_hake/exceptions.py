@@ -1,7 +1,7 @@
-"""Every error class that kombu_hake raises, and nothing else.
+"""All error classes that kombu_hake raises, and nothing else.
 
-Facts are attributes, advice is in the text. kombu and Celery decide what to do with an error by the four tuples of
-:class:`kombu_hake.transport.Transport`; ``tests/unit/test_exceptions.py`` pins the place of each class. Every error
+Facts are attributes; advice is in the text. kombu and Celery decide what to do with an error by the four tuples of
+:class:`kombu_hake.transport.Transport`; ``tests/unit/test_exceptions.py`` fixes the place of each class. Every error
 survives pickling, because Celery moves errors between processes.
 """
 
@@ -51,8 +51,8 @@ def _rebuild(cls: type[BaseException], args: tuple[Any, ...], facts: dict[str, A
 
 
 class HakeError(KombuError):  # type: ignore[misc]
-    """Base of every error that kombu_hake raises. Its text may hold names and answers from outside: it is escaped,
-    and the credentials of URLs in it are masked.
+    """Base of every error that kombu_hake raises. Its text may contain untrusted names and answers: it is
+    escaped, and the credentials of URLs in it are masked.
     """
 
     def __init__(self, message: str = "") -> None:
@@ -66,7 +66,7 @@ class HakeError(KombuError):  # type: ignore[misc]
 
 
 class ConfigurationError(HakeError, ValueError):
-    """The broker URL or an option is wrong. Lists every fault that was found, so that one run shows them all."""
+    """The broker URL or an option is wrong. Lists every fault, so that one run shows them all."""
 
     def __init__(self, faults: str | Sequence[str]) -> None:
         #: One sentence a fault.
@@ -79,27 +79,27 @@ class ConfigurationError(HakeError, ValueError):
 
 
 class BrokerUnavailable(HakeError, OperationalError):  # type: ignore[misc]
-    """AWS could not be reached, or answered with a fault of its own, or throttled, after the SDK's retries.
+    """AWS could not be reached, answered with a server error, or throttled, after the retries.
 
-    The only error that trying again can mend; it is the only recoverable one.
+    The only recoverable error: only here a retry can help.
     """
 
     def __init__(self, message: str = "", *, is_throttle: bool = False, is_clock_error: bool = False) -> None:
         super().__init__(message)
-        #: Whether AWS asked for fewer requests a second.
+        #: Whether AWS throttled the request.
         self.is_throttle = is_throttle
         #: Whether AWS refused the time of the request.
         self.is_clock_error = is_clock_error
 
 
 class AccessDenied(HakeError):
-    """AWS refused an action. Never retried: the rights have to change first."""
+    """AWS denied an action. Never retried: the permissions have to change first."""
 
     def __init__(self, message: str = "", *, action: str = "", resource: str = "") -> None:
         super().__init__(message)
         #: The IAM action, such as ``sqs:SendMessage``.
         self.action = action
-        #: What it was asked on: an ARN, a URL or a name.
+        #: The resource: an ARN, a URL or a name.
         self.resource = resource
 
 
@@ -111,7 +111,7 @@ class TopologyError(HakeError, ChannelError):  # type: ignore[misc]
 
     @property
     def reply_code(self) -> int:
-        """py-amqp's other name for :attr:`code`."""
+        """py-amqp's alias of :attr:`code`."""
         return self.code
 
     @property
@@ -127,9 +127,9 @@ class QueueNotFound(TopologyError):
 
 
 class ReplyQueueNotFound(QueueNotFound, InconsistencyError):  # type: ignore[misc]
-    """The queue that a reply should go to is gone: nobody waits for it any more.
+    """The queue for a reply is gone: its requester no longer waits.
 
-    kombu's mailbox expects :class:`kombu.exceptions.InconsistencyError` here; anything else can make it retry for ever
+    kombu's mailbox expects :class:`kombu.exceptions.InconsistencyError` here; anything else can make it retry forever
     (``kombu/pidbox.py``, ``Mailbox._publish_reply``).
     """
 
@@ -141,7 +141,7 @@ class TopicNotFound(TopologyError):
 
 
 class InvalidName(TopologyError):
-    """AWS cannot have an entity of this name."""
+    """AWS does not allow this name."""
 
     code = 402
 
@@ -153,7 +153,7 @@ class DeclarationMismatch(TopologyError):
 
 
 class TopologyIncomplete(TopologyError):
-    """What was declared is not there, or not so, and ``topology=verify`` makes nothing. Lists every fault."""
+    """A declared entity is missing or differs, and ``topology=verify`` creates nothing. Lists every fault."""
 
     def __init__(self, faults: str | Sequence[str] = ()) -> None:
         #: One sentence a fault.
@@ -161,7 +161,7 @@ class TopologyIncomplete(TopologyError):
         if len(self.faults) == 1:
             text = self.faults[0]
         else:
-            text = f"{len(self.faults)} faults in what was declared, and topology=verify makes nothing:\n"
+            text = f"{len(self.faults)} faults in the declared topology; topology=verify changes nothing:\n"
             text += "\n".join(f"  - {fault}" for fault in self.faults)
         super().__init__(text if self.faults else "")
 
@@ -185,13 +185,13 @@ class QuotaExceeded(TopologyError):
 
 
 class Unroutable(TopologyError):
-    """A message was published where no queue would receive it."""
+    """No queue would receive a published message."""
 
     code = 312
 
 
 class PublishError(HakeError):
-    """A message was not accepted, and sending it again unchanged would not help."""
+    """A message was not accepted, and sending it again unchanged would fail too."""
 
 
 class MessageTooLarge(PublishError):
@@ -209,7 +209,7 @@ class PublishFailed(PublishError):
 
     def __init__(self, message: str = "", *, failed: Sequence[tuple[Any, Exception]] = ()) -> None:
         super().__init__(message)
-        #: One ``(what was published, error)`` for each message that AWS did not accept.
+        #: A pair ``(published message, error)`` for each message that AWS did not accept.
         self.failed = tuple(failed)
 
 
@@ -218,9 +218,9 @@ class DeliveryError(HakeError):
 
 
 class LeaseLost(DeliveryError):
-    """The visibility timeout ran out (or the handle went stale) before the message was settled.
+    """The visibility timeout expired (or the handle became invalid) before the message was settled.
 
-    Acknowledging logs it and never raises it: the message will be, or was, delivered again.
+    Acknowledging logs this and never raises it: the message is, or was, redelivered.
     """
 
 

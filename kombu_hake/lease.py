@@ -1,4 +1,4 @@
-"""Where :class:`Why`, an argument of the signal ``lease_lost``, is documented to be."""
+"""Documented module of :class:`Why`, an argument of the signal ``lease_lost``."""
 
 from kombu_hake.receive import Why
 

@@ -1,6 +1,6 @@
 """pytest fixtures for apps that use ``hake://``. pytest finds them once ``kombu-hake[testing]`` is installed.
 
-This module is imported at the start of every pytest run of everyone who has the package, so it imports next to nothing.
+This module is imported at the start of every pytest run where the package is installed, so it imports almost nothing.
 """
 
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
-"""Text from outside, made safe to show: escaped, cut, and on one line. Pure, but for the filter of the loggers.
+"""Make untrusted text safe to show: escaped, cut, and on one line. Pure, except for the filter of the loggers.
 
-Task names, ids, routing keys, tags, names of queues and AWS's error texts are chosen outside of this process. Written
-as they are, they can forge log lines (newlines), drive a terminal (escape sequences), reverse what a reader sees
+Task names, ids, routing keys, tags, names of queues and AWS's error texts come from outside this process. Written
+unchanged, they can forge log lines (newlines), control a terminal (escape sequences), reverse displayed text
 (bidirectional controls), break the stream (lone surrogates), or fill a disk.
 """
 
@@ -15,33 +15,33 @@ from typing import Any
 
 __all__ = ["MARK", "escaped", "fields", "guarded", "quoted", "without_userinfo"]
 
-#: Ends a text that was cut.
+#: The end of a text that was cut.
 MARK = "…"
-#: Characters of one value in a sentence.
+#: Maximum length of one value in a sentence.
 MOST_CHARS = 200
-#: Characters of one argument of a log line; an error of ours may list a few names.
+#: Maximum length of one argument of a log line; our errors may list a few names.
 LOG_CHARS = 2_000
 _TRACEBACK_CHARS = 20_000
 _MAX_DEPTH = 5
-#: An integer of more bits is shown by its size: writing it out takes time that grows with the square of its length.
+#: An integer with more bits is shown by its size: formatting it takes time quadratic in its length.
 _MAX_BITS = 256
-#: The credentials in a URL that is part of some text, unless masked already; rather too much than too little of it.
+#: The credentials of a URL inside a text, unless masked already; matches too much rather than too little.
 _USERINFO = re.compile(r"""(?<=://)(?![^\s'"@:]*:\*\*@)[^\s'"]*@""")
 _PLAIN = (str, bytes, dict, list, tuple, set, frozenset)
 #: How a line at WARNING or above starts; docs/messages.md explains each id.
 _LOG_ID = re.compile(r"HAKE\d{3}(?= )", re.ASCII)
-#: Where a record carries its fields until the filter of its logger has seen them.
+#: The attribute of a record with its fields, until the filter of its logger sets them.
 _FIELDS = "_hake_fields"
 
 
 def escaped(text: str, most: int | None = MOST_CHARS, *, keep: str = "") -> str:
-    r"""The text with everything that is not printable as an escape (``\n``, ``\x1b``, ``\u202e``).
+    r"""Escape all characters that are not printable (``\n``, ``\x1b``, ``\u202e``).
 
     Backslashes stay single, so escaping twice changes nothing.
 
     Args:
-        most: Characters of the answer; a longer text is cut, and ends with :data:`MARK`. None: as long as it is.
-        keep: Characters to leave as they are, such as ``"\n"`` for a text of several lines.
+        most: Maximum length of the result; a longer text is cut, and ends with :data:`MARK`. None: no limit.
+        keep: Characters to leave unchanged, such as ``"\n"`` for a text of several lines.
     """
     length = len(text)
     if most is not None and length > most:
@@ -61,19 +61,19 @@ def without_userinfo(text: str, mask: str = "**") -> str:
 
 
 def quoted(value: object, most: int = MOST_CHARS) -> str:
-    """Any value that came from outside, for a sentence: a text is itself, anything else like its ``repr``.
+    """Format an untrusted value for a sentence: text as it is, anything else like its ``repr``.
 
-    Looks only at as much of the value as it shows, and runs no code of the value's class: what is neither text, number
-    nor a plain container is shown by the name of its class. Never raises.
+    Reads only as much of the value as it shows, and runs no code of the value's class: a value that is not text, a
+    number or a plain container is shown by the name of its class. Never raises.
 
     Args:
-        most: Characters of the answer, at least 1.
+        most: Maximum length of the result, at least 1.
     """
     try:
         if isinstance(value, str):
             return escaped(str.__getitem__(value, slice(most + 1)), most)
         return escaped(_joined(_pieces(value, most, _MAX_DEPTH), most), most)
-    except Exception:  # a container that another thread changes; a class that lies about itself
+    except Exception:  # a container that another thread changes, or a class that misreports itself
         return "<object>"[:most]
 
 
@@ -92,7 +92,7 @@ def _joined(pieces: Iterable[str], most: int) -> str:
 
 
 def _pieces(value: object, most: int, depth: int) -> Iterator[str]:
-    """What ``repr`` writes, bit by bit, so that the reader can stop."""
+    """The output of ``repr`` in pieces, so that the reader can stop."""
     if isinstance(value, str):
         yield repr(str.__getitem__(value, slice(most + 1)))
     elif isinstance(value, bytes | bytearray):
@@ -138,15 +138,17 @@ def fields(
 
 
 def guarded(logger: logging.Logger) -> logging.Logger:
-    """The same logger; from now on what its lines are filled in with is escaped and cut, and shows no
-    credentials of URLs. Its records have the attribute ``hake_id`` if their text starts with an id, and those of
-    :func:`fields`. May be repeated."""
+    """Add a filter to a logger, and return the logger. May be repeated.
+
+    The filter escapes and cuts the arguments of its lines, and masks credentials of URLs in them. A record gets the
+    attribute ``hake_id`` if its text starts with an id, and those of :func:`fields`.
+    """
     logger.addFilter(_complete)
     return logger
 
 
 def _complete(record: logging.LogRecord) -> bool:
-    """Names the record, and escapes its arguments. Lets every line pass."""
+    """Set the attributes of a record, and escape its arguments. Passes every record."""
     found = _LOG_ID.match(record.msg) if isinstance(record.msg, str) else None
     if found is not None:
         record.hake_id = found[0]
@@ -157,13 +159,13 @@ def _complete(record: logging.LogRecord) -> bool:
 
 
 def _escape_arguments(record: logging.LogRecord) -> None:
-    """Keeps the text and the number of its arguments, by which log collectors group lines."""
+    """Keep the text and the number of its arguments, by which log collectors group lines."""
     if isinstance(record.args, tuple):
         record.args = tuple(_shown(argument) for argument in record.args)
     elif record.args:  # logging unpacks a single mapping
         record.args = (quoted(record.args, LOG_CHARS),)
     if record.exc_info and record.exc_info[0] is not None and record.exc_text is None:
-        # Formatters write this instead of the traceback that they would make.
+        # Formatters write this instead of formatting the traceback.
         text = "".join(traceback.format_exception(*record.exc_info)).rstrip("\n")
         record.exc_text = escaped(without_userinfo(text), _TRACEBACK_CHARS, keep="\n")
 
@@ -173,10 +175,10 @@ def _shown(argument: object) -> object:
         return argument
     if isinstance(argument, int):
         return argument if int.bit_length(argument) <= _MAX_BITS else quoted(argument)
-    if type(argument) in _PLAIN:  # not a named tuple of ours, which has a text of its own
+    if type(argument) in _PLAIN:  # not one of our named tuples, which have their own str()
         return without_userinfo(quoted(argument, LOG_CHARS))
     try:
-        # An error, an enum, an address: of classes of ours or of libraries.
+        # An error, an enum, an address: classes of ours or of libraries.
         return without_userinfo(escaped(str(argument), LOG_CHARS))
     except Exception:
         return quoted(argument)

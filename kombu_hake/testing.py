@@ -6,16 +6,16 @@
         app = Celery(broker=aws.url)
 
 It is moto's server (``pip install kombu-hake[testing]``) in a process of its own, so it shares neither memory, nor
-patches, nor the interpreter lock with the code under test, and any number of processes can use it. By hand:
-``python -m kombu_hake.testing --port 4100``.
+patches, nor the interpreter lock with the code under test, and any number of processes can use it. To start it
+manually: ``python -m kombu_hake.testing --port 4100``.
 
 Two things differ from a plain ``moto_server``. Requests are handled one at a time, because moto takes no lock around
-its list of messages: two consumers that receive at once may be handed the same message, and one that is sent while
-another is deleted may vanish. And a long poll answers as soon as there is a message, where moto looks about once a
+its list of messages: two consumers that receive at once may get the same message, and one that is sent while
+another is deleted may be lost. And a long poll answers as soon as there is a message, where moto checks about once a
 second; while it waits it holds no lock.
 
 It is not AWS: everything is immediate, nothing is throttled, denied or delivered twice. Keep queues short (every call
-scans the whole queue), and measure nothing on it.
+scans the whole queue), and do not benchmark on it.
 """
 
 import argparse
@@ -54,7 +54,7 @@ class EmbeddedAWS:
 
     Attributes:
         port: The loopback TCP port it listens on.
-        namespace: Prefix of all names made through :attr:`url`; ``""`` for none.
+        namespace: Prefix of all names created through :attr:`url`; ``""`` for none.
     """
 
     port: int
@@ -62,7 +62,7 @@ class EmbeddedAWS:
 
     @property
     def endpoint_url(self) -> str:
-        """What boto3 and the AWS command line take as ``endpoint_url``: ``http://127.0.0.1:PORT``."""
+        """The ``endpoint_url`` for boto3 and the AWS command line: ``http://127.0.0.1:PORT``."""
         return f"http://{HOST}:{self.port}"
 
     @property
@@ -71,11 +71,11 @@ class EmbeddedAWS:
         return f"hake://{KEY}:{SECRET}@{HOST}:{self.port}/{quote(self.namespace, safe='')}?region={REGION}"
 
     def in_namespace(self, namespace: str) -> "EmbeddedAWS":
-        """The same server seen from another namespace: what one creates, the other never meets."""
+        """The same server with another namespace, isolated from this one."""
         return replace(self, namespace=namespace)
 
     def client(self, service: str) -> Any:
-        """A boto3 client, to look at what was really made.
+        """A boto3 client, to inspect what was created.
 
         Args:
             service: ``"sqs"`` or ``"sns"``.
@@ -85,7 +85,7 @@ class EmbeddedAWS:
         return clients.boto_client(service, endpoint_url=self.endpoint_url, region=REGION, key=KEY, secret=SECRET)
 
     def reset(self) -> None:
-        """Forget every topic, queue, subscription and message, in all namespaces."""
+        """Delete every topic, queue, subscription and message, in all namespaces."""
         connection = http.client.HTTPConnection(HOST, self.port, timeout=STOP_TIMEOUT_S)
         try:
             connection.request("POST", "/moto-api/reset")
@@ -96,14 +96,14 @@ class EmbeddedAWS:
 
 @contextmanager
 def embedded_aws(*, namespace: str = "", port: int = 0) -> Iterator[EmbeddedAWS]:
-    """Run an embedded AWS for the length of a ``with`` block.
+    """Run an embedded AWS in a ``with`` block.
 
-    The server ends with the block, and also when this process dies without leaving it. It does not get the
-    terminal's Ctrl-C, so workers that are stopping can still acknowledge.
+    The server ends with the block, and also if this process dies inside it. It does not receive the terminal's Ctrl-C,
+    so that stopping workers can still acknowledge.
 
     Args:
         namespace: Namespace of the URL that is yielded.
-        port: TCP port on the loopback interface; 0 takes a free one.
+        port: TCP port on the loopback interface; 0 selects a free one.
     Yields:
         The running server.
     Raises:
@@ -131,15 +131,15 @@ def _require_moto() -> None:
 
 
 def _server_environment() -> dict[str, str]:
-    """Ours without the user's AWS settings: a profile that does not exist would stop botocore inside moto."""
+    """Our environment without the user's AWS settings: a missing profile would make botocore fail inside moto."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-    # The package may be on this process's path only, as in a run from a checkout.
+    # The package may only be on this process's path, as when run from a checkout.
     path = [str(Path(__file__).parents[1]), kept.get("PYTHONPATH", "")]
     return kept | {"AWS_EC2_METADATA_DISABLED": "true", "PYTHONPATH": os.pathsep.join(filter(None, path))}
 
 
 def _announced_port(process: subprocess.Popen[str]) -> int:
-    """The port the server prints first; a server that stays silent is killed, which ends the read."""
+    """The port that the server prints first; a silent server is killed, which ends the read."""
     assert process.stdout is not None  # noqa: S101 - stdout=PIPE above
     watchdog = threading.Timer(START_TIMEOUT_S, process.kill)
     watchdog.start()
@@ -163,7 +163,7 @@ def _stop(process: subprocess.Popen[str]) -> None:
     process.stdout.close()
 
 
-# The server's own process from here on.
+# The code below runs in the server's process.
 
 
 def _one_request_at_a_time(app: WsgiApp) -> WsgiApp:
@@ -176,7 +176,7 @@ def _one_request_at_a_time(app: WsgiApp) -> WsgiApp:
     """
     from moto.sqs.models import SQSBackend
 
-    # A condition's wait releases its lock however deeply it is held, so a waiting poll lets the others in.
+    # A condition's wait releases its lock completely, even if held recursively, so other requests run meanwhile.
     monitor = threading.Condition()
     receive_now = SQSBackend.receive_message
 
@@ -189,31 +189,32 @@ def _one_request_at_a_time(app: WsgiApp) -> WsgiApp:
             left_s = deadline - time.monotonic()
             if messages or left_s <= 0:
                 return messages
-            # A tenth of a second for what becomes visible by the clock alone: a delay or a lease that ends.
+            # A tenth of a second, for messages that become visible by the clock alone: a delay or a lease ends.
             monitor.wait(min(left_s, 0.1))
 
     SQSBackend.receive_message = receive_message
 
     def serialised(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        # Read before the lock is taken: a slow sender must not hold up everyone else.
+        # Read before taking the lock: a slow sender must not block other requests.
         length = int(environ.get("CONTENT_LENGTH") or 0)
         environ["wsgi.input"] = io.BytesIO(environ["wsgi.input"].read(length))
         with monitor:
             if _has_left(environ.get("werkzeug.socket")):
-                # Clients that time out ask again: serving the abandoned requests too, a slow machine never catches up.
+                # Clients retry after a timeout: a slow machine that also served the abandoned requests would never
+                # catch up.
                 start_response("503 Service Unavailable", [])
                 return []
             try:
                 return app(environ, start_response)
             finally:
-                if not environ.get("HTTP_X_AMZ_TARGET", "").endswith(".ReceiveMessage"):  # which wakes nobody's poll
+                if not environ.get("HTTP_X_AMZ_TARGET", "").endswith(".ReceiveMessage"):  # no poll has to be woken
                     monitor.notify_all()
 
     return serialised
 
 
 def _has_left(client: socket.socket | None) -> bool:
-    """Whether the client has closed its connection, with nothing more to say."""
+    """Return True if the client has closed its connection."""
     if client is None:
         return False
     try:
@@ -229,7 +230,7 @@ def _serve(port: int, parent: int | None) -> None:
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
 
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line per request would bury the test's own output
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line per request would hide the test's own output
     app = _one_request_at_a_time(DomainDispatcherApplication(create_backend_app))
     server = make_server(HOST, port, app, threaded=True)
     stop = threading.Event()

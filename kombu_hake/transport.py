@@ -1,4 +1,4 @@
-"""The kombu Transport for ``hake://``: one per connection; it owns the parts and their one stop sequence.
+"""The kombu Transport for ``hake://``: one per connection; it owns the parts and stops them in order.
 
 Data flows one way: URL → :mod:`settings` → :mod:`clients` → :mod:`topology`. Clients, topology and publisher are
 shared by all connections of a process with equal settings; inbox, leases and temporary queues are the connection's own.
@@ -54,11 +54,11 @@ from kombu_hake.worker import state as worker
 __all__ = ["Transport"]
 
 logger = guarded(logging.getLogger(__name__))
-#: How many deliveries one turn of Celery's event loop takes, so that timers and pool results get their turn.
+#: Maximum number of deliveries per iteration of Celery's event loop, so that timers and pool results are handled too.
 _PER_TURN = 100
-#: The most time that closing spends on acks and releases, and on events.
+#: Maximum time that closing spends on acks and releases, and on events.
 _STOP_TIMEOUT_S = 5.0
-#: How long close waits for long polls that are still open to make visible what they take of that which was given back.
+#: How long close waits for open long polls, to release messages that they receive of those just released.
 _LAST_POLLS_S = 1.0
 #: How often the consuming thread checks that each consumed queue has a poller, and that acks have a thread.
 _LOOK_AFTER_S = 5.0
@@ -66,7 +66,7 @@ _LOOK_AFTER_S = 5.0
 
 @dataclass(frozen=True)
 class _Shared:
-    """What all connections of a process with equal settings share."""
+    """The parts that all connections of a process with equal settings share."""
 
     clients: Clients
     topology: Topology
@@ -88,20 +88,20 @@ def _build_shared(settings: Settings) -> _Shared:
 
 
 _open: weakref.WeakSet[Transport] = weakref.WeakSet()
-#: Those of forgotten connections live on until they have given everything back.
+#: The leases of dropped connections live on until they have released all messages.
 _leases: weakref.WeakSet[Leases] = weakref.WeakSet()
 
 
 class Transport(base.Transport):  # type: ignore[misc]
-    """Transport for AWS SNS and SQS. Making one does no I/O and starts nothing."""
+    """Transport for AWS SNS and SQS. Creating one does no I/O and starts no thread."""
 
-    #: :mod:`kombu_hake.plugin` parses our URLs for kombu, when a connection is made and at each fail-over.
+    #: :mod:`kombu_hake.plugin` parses our URLs for kombu, when a connection is created and at each fail-over.
     can_parse_url = False
     default_port = None
     driver_type = "hake"
     driver_name = "hake"
     polling_interval = None
-    #: How long an ack may wait for others to share its request, seconds. A crash within that time repeats the task.
+    #: How long an ack may wait to share a request with others, seconds. A crash within that time repeats the task.
     ack_linger_s = 0.1
 
     # kombu reconnects on the first and third, passes the second and fourth on, or retries in place. Without the
@@ -120,29 +120,29 @@ class Transport(base.Transport):  # type: ignore[misc]
 
     def __init__(self, client: Any, **_kwargs: Any) -> None:
         self.client = client
-        self.can_parse_url = True  # which makes kombu ask as_uri()
+        self.can_parse_url = True  # makes kombu call as_uri()
         _settle_fields(client)
         self.channels: list[Channel] = []
         self.connected = False
         self._channel_ids = itertools.count(1)
         self._loops: list[tuple[Any, int, Any]] = []
-        #: When to look after the threads, monotonic.
+        #: When to check the threads next, monotonic.
         self._look_at = 0.0
-        #: The channels that were closed last, and when.
+        #: The channels closed most recently, and when.
         self._parted: deque[tuple[Channel, float]] = deque(maxlen=4)
         forksafe.register(self)
 
     def reset_after_fork(self) -> None:
-        """The connection stays usable: its parts have started afresh. The event loop's epoll is the parent's."""
+        """The connection stays usable: its parts have been reset. The event loop's epoll belongs to the parent."""
         self._loops = []
 
     # --- connection
 
     def establish_connection(self) -> Transport:
-        """Validate the configuration, and prove with one request that AWS answers.
+        """Validate the configuration, and check with one request that AWS answers.
 
         Raises:
-            ConfigurationError: with every fault of URL and options; or no region or credentials.
+            ConfigurationError: lists every fault of URL and options; or there is no region or are no credentials.
             BrokerUnavailable: no answer within the connect timeout.
         """
         self.settings = self._load_settings()
@@ -161,7 +161,7 @@ class Transport(base.Transport):  # type: ignore[misc]
         )
         self.deliveries = Deliveries(inbox, self.leases)
         _leases.add(self.leases)
-        # The threads know the leases and not this object, so that a connection nobody holds any more lets them go.
+        # The threads refer to the leases and not to this object, so that a dropped connection can be collected.
         self._disown = weakref.finalize(self, self.leases.disown)
         self._disown.atexit = False
         install()
@@ -171,15 +171,15 @@ class Transport(base.Transport):  # type: ignore[misc]
         return self
 
     def _opened(self, connection: Any) -> Transport:
-        """The transport that *connection* was opened by.
+        """The transport that opened *connection*.
 
-        kombu looks up the transport first, and then the connection. If that fails over in between, it asks the
-        transport of the URL that did not answer, with the connection of the one that did.
+        kombu looks up the transport before the connection. If the connection fails over in between, kombu calls the
+        transport of the URL that did not answer with the connection of the one that did.
         """
         return connection if isinstance(connection, Transport) else self
 
     def close_connection(self, connection: Any) -> None:
-        """Stop: pollers first, then release what is unsettled, flush the acks, remove what was temporary."""
+        """Stop the pollers, then release unsettled messages, flush the acks, and remove temporary queues."""
         if not self.connected:
             return
         self.connected = False
@@ -207,7 +207,7 @@ class Transport(base.Transport):  # type: ignore[misc]
         self.inbox.close()
 
     def verify_connection(self, connection: Any) -> bool:
-        """Whether the connection is open; there is no socket that could be lost."""
+        """Return True if the connection is open; there is no socket that could fail."""
         return self.connected
 
     def create_channel(self, connection: Any) -> Channel:
@@ -232,7 +232,7 @@ class Transport(base.Transport):  # type: ignore[misc]
         return channel
 
     def close_channel(self, channel: Channel) -> None:
-        """Forget a channel that closed itself."""
+        """Remove a channel that has closed itself."""
         if channel in self.channels:
             self.channels.remove(channel)
             self._parted.append((channel, time.monotonic()))
@@ -244,10 +244,10 @@ class Transport(base.Transport):  # type: ignore[misc]
         """Deliver one event, waiting for it.
 
         Args:
-            timeout: Seconds; None waits for ever, 0 not at all.
+            timeout: Seconds; None waits forever, 0 not at all.
         Raises:
-            TimeoutError: (that is ``socket.timeout``) none came in time.
-            BrokerUnavailable: the connection is closed, perhaps by another thread and meanwhile.
+            TimeoutError: (alias ``socket.timeout``) no event in time.
+            BrokerUnavailable: the connection is closed, or was closed by another thread meanwhile.
         """
         self._opened(connection)._drain(timeout)
 
@@ -261,16 +261,16 @@ class Transport(base.Transport):  # type: ignore[misc]
             if time.monotonic() >= self._look_at:
                 self._look_after_threads()
             if not self.connected and item is None:
-                raise BrokerUnavailable("This connection is closed; nothing is received on it any more.")
+                raise BrokerUnavailable("This connection is closed and no longer receives messages.")
             if item is None:
-                if left == wait_s or time.monotonic() < slice_ends:  # the time is over, or :meth:`wake` was called
+                if left == wait_s or time.monotonic() < slice_ends:  # timeout, or :meth:`wake` was called
                     raise TimeoutError(f"no message within {timeout} s")
                 continue
             if self._deliver(item):
                 return
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
-        """Have the event loop call us when the inbox holds anything. Again after each reconnect."""
+        """Make the event loop call us when the inbox has items. Called again after each reconnect."""
         self._opened(connection)._register(loop)
 
     def _register(self, loop: Any) -> None:
@@ -292,7 +292,7 @@ class Transport(base.Transport):  # type: ignore[misc]
         self._on_readable()
 
     def wake(self) -> None:
-        """Have the event loop look up: what it does next may have changed. Any thread."""
+        """Wake the event loop, as its next step may have changed. For any thread."""
         self.inbox.wake()
 
     def _look_after_threads(self) -> None:
@@ -304,7 +304,7 @@ class Transport(base.Transport):  # type: ignore[misc]
 
     def _on_readable(self) -> None:
         for _ in range(_PER_TURN):
-            if worker.is_stopping():  # a solo pool runs a task here: no further one
+            if worker.is_stopping():  # a solo pool runs a task here: start no further one
                 return
             item = self.inbox.get(0)
             if item is None:
@@ -312,7 +312,7 @@ class Transport(base.Transport):  # type: ignore[misc]
             self._deliver(item)
 
     def _deliver(self, item: Item) -> bool:
-        """Hand one item over; False when no consumer got it."""
+        """Deliver one item; False if no consumer got it."""
         if isinstance(item, Exception):
             raise item
         if isinstance(item, LostLease):
@@ -333,10 +333,10 @@ class Transport(base.Transport):  # type: ignore[misc]
     # --- description
 
     def as_uri(self, uri: str, include_password: bool = False, mask: str = "**") -> str:
-        """The broker URL for people; the secret is masked unless asked for."""
+        """The broker URL for display; the secret is masked unless requested."""
         try:
             text = join_url(self._url_parts())
-        except ConfigurationError:  # a wrong URL can still be described
+        except ConfigurationError:  # an invalid URL can still be shown
             text = revealed(uri)
         return text if include_password else mask_url(text, mask)
 
@@ -346,7 +346,7 @@ class Transport(base.Transport):  # type: ignore[misc]
 
     @property
     def default_connection_params(self) -> dict[str, Any]:
-        """Nothing is assumed: no host means AWS."""
+        """No defaults: no host means AWS."""
         return {}
 
     def _load_settings(self) -> Settings:
@@ -356,9 +356,9 @@ class Transport(base.Transport):  # type: ignore[misc]
         return load(self._url_parts(), options, os.environ, client.connect_timeout)
 
     def _url_parts(self) -> UrlParts:
-        """From the URL that kombu keeps as host name, or from kombu's separate fields.
+        """The URL that kombu keeps as host name, or one built from kombu's separate fields.
 
-        Keys that were given beside the URLs serve each URL that has none of its own.
+        Keys given separately apply to each URL that has none of its own.
         """
         client = self.client
         userid, password = client.userid or None, _resolved(client.password) or None
@@ -373,15 +373,15 @@ class Transport(base.Transport):  # type: ignore[misc]
 
 
 def _resolved(password: Any) -> str:
-    """kombu takes a callable for a password that changes."""
+    """kombu accepts a callable for a changing password."""
     return str((password() if callable(password) else password) or "")
 
 
 def _settle_fields(client: Any) -> None:
-    """Bring a kombu connection's fields in line with its URL, and hide the secrets in them.
+    """Make a kombu connection's fields match its URL, and mask the secrets in them.
 
-    A worker answers ``inspect stats`` with all fields but the password (``celery/worker/consumer/connection.py``,
-    ``info``). So the URLs and options keep their values and show masked.
+    A worker answers ``inspect stats`` with all fields except the password (``celery/worker/consumer/connection.py``,
+    ``info``). So the URLs and options keep their values but are shown masked.
     """
     if client.hostname and "://" in client.hostname:
         fields = kombu_fields(client.hostname)
@@ -395,7 +395,7 @@ def _settle_fields(client: Any) -> None:
 
 
 def _close_all_at_exit() -> None:
-    """Flush the acks and release what is unsettled of connections that nobody closed."""
+    """Flush the acks and release the unsettled messages of connections that were not closed."""
     for transport in list(_open):
         try:
             transport.close_connection(transport)
@@ -405,7 +405,7 @@ def _close_all_at_exit() -> None:
     for leases in forgotten:
         leases.give_all_back()
     if any(leases.given_back for leases in forgotten):
-        time.sleep(_LAST_POLLS_S)  # for their open polls, too
+        time.sleep(_LAST_POLLS_S)  # also for their open polls
 
 
 atexit.register(_close_all_at_exit)

@@ -11,9 +11,10 @@ Start with :func:`connect`::
             print(letter.task, letter.reason, letter.exception)
         outcome = broker.requeue("email", admin.Selection(exception="ConnectionError"))
 
-In: a Celery app. Out: values such as :class:`Group` and :class:`DeadLetter`, and what a requeue or purge did. Importing
-connects to nothing; needs Celery. Open ``connection.py`` for :class:`Admin`, ``queues.py`` for counts and bindings,
-``dead_letters.py`` for looking at dead letters and sending them back, ``namespace.py`` for deleting an environment.
+In: a Celery app. Out: values such as :class:`Group` and :class:`DeadLetter`, and the outcome of a requeue or purge.
+Importing it does not connect; needs Celery. Open ``connection.py`` for :class:`Admin`, ``queues.py`` for counts and
+bindings, ``dead_letters.py`` for looking at dead letters and sending them back, ``namespace.py`` for deleting an
+environment.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ __all__ = ["Admin", "connect", "group_names"]
 
 
 def group_names(app: Any) -> list[str]:
-    """Names of the groups that a Celery app has handlers for. Imports the app's task modules; asks AWS nothing."""
+    """Names of the groups that a Celery app has handlers for. Imports the app's task modules; calls nothing in AWS."""
     return registry.groups(_loaded(app))
 
 
@@ -48,7 +48,7 @@ def connect(app: Any) -> Iterator[Admin]:
 
 
 def _loaded(app: Any) -> Any:
-    """The app itself, where *app* stands for it (``celery.current_app``), with its tasks imported."""
+    """The app itself, if *app* is a proxy (``celery.current_app``), with its tasks imported."""
     app = getattr(app, "_get_current_object", lambda: app)()
     app.loader.import_default_modules()
     app.finalize()
@@ -56,7 +56,7 @@ def _loaded(app: Any) -> Any:
 
 
 class Admin:
-    """What :func:`connect` gives: an app's queues, groups and dead letters. Not for use by several threads at once.
+    """An app's queues, groups and dead letters; returned by :func:`connect`. Not safe for concurrent use by threads.
 
     Each method raises :class:`~kombu_hake.exceptions.AccessDenied` if a right is missing, and
     :class:`~kombu_hake.exceptions.BrokerUnavailable` if AWS does not answer.
@@ -77,7 +77,7 @@ class Admin:
                 are subscribed to the same topics.
             with_ages: Ask CloudWatch for the age of the oldest message of each queue, which AWS charges for.
         Returns:
-            One :class:`Group` for each. A missing right leaves fields unknown, and is no error.
+            One :class:`Group` for each. A missing right leaves fields unknown, and is not an error.
         """
         return self._queues.groups(names, with_ages=with_ages)
 
@@ -86,12 +86,12 @@ class Admin:
     ) -> Iterator[DeadLetter]:
         """Iterate over the dead letters of a group, or of any queue that has a dead-letter queue.
 
-        SQS shows a message only to its receiver, so each is hidden from others until the iteration ends, the
-        connection is closed, or five minutes are over.
+        SQS shows a message only to its receiver, so each is hidden from other consumers until the iteration ends,
+        the connection is closed, or five minutes have passed.
 
         Args:
-            selection: Which ones; default: all.
-            limit: At most so many.
+            selection: Which dead letters; default: all.
+            limit: Maximum number.
         Raises:
             QueueNotFound: The queue has no dead-letter queue.
         """
@@ -108,15 +108,15 @@ class Admin:
         rate: float | None = None,
         on_progress: Callable[[Outcome], None] | None = None,
     ) -> Outcome:
-        """Send dead letters back to the queue in which they died, to run there under the same task ids.
+        """Send dead letters back to their original queue, to run there under the same task ids.
 
         Each starts as a first try: retries, ETA and expiry are reset. A dead letter is deleted after AWS has accepted
         it in the queue; a crash in between leaves both copies.
 
         Args:
-            selection: Which ones; default: all.
-            limit: At most so many.
-            rate: At most so many a second.
+            selection: Which dead letters; default: all.
+            limit: Maximum number.
+            rate: Maximum number per second.
             on_progress: Called after each batch of up to ten with the outcome so far.
         Raises:
             QueueNotFound: The queue is gone, or has no dead-letter queue.
@@ -136,8 +136,8 @@ class Admin:
         """Delete dead letters.
 
         Args:
-            selection: Which ones; ``Selection()`` for all.
-            limit: At most so many.
+            selection: Which dead letters; ``Selection()`` for all.
+            limit: Maximum number.
             on_progress: Called after each batch of up to ten with the outcome so far.
         Raises:
             QueueNotFound: The queue has no dead-letter queue.
@@ -145,10 +145,10 @@ class Admin:
         return dead_letters.purge(self._queues, queue, selection, limit=limit, on_progress=on_progress)
 
     def purge_queue(self, queue: str) -> int:
-        """Delete all messages of a queue, its priority levels included, but for those that workers have received.
+        """Delete all messages of a queue, its priority levels included, except those that workers have received.
 
         Returns:
-            About how many messages there were.
+            The approximate number of messages there were.
         Raises:
             QueueNotFound: There is no such queue.
         """
@@ -161,15 +161,15 @@ class Admin:
         dry_run: bool = False,
         approve: Callable[[list[Found]], bool] = lambda unproven: False,
     ) -> Iterator[float]:
-        """Remove temporary queues that crashed processes left behind, as ``celery hake janitor`` does.
+        """Remove temporary queues abandoned by crashed processes, as ``celery hake janitor`` does.
 
         Takes one step, of about one request, for each item of the iterator. Some steps are minutes apart: a queue is
-        looked at again before it is removed.
+        checked again before it is removed.
 
         Args:
             report: Filled with what was found and done.
-            dry_run: Only look.
-            approve: Called once with the queues that only their tags call temporary; return True to remove them too.
+            dry_run: Remove nothing.
+            approve: Called once with the queues that are temporary only by their tags; return True to remove them too.
         Returns:
             An iterator; each item is the number of seconds to wait before the next step.
         Raises:
@@ -177,7 +177,7 @@ class Admin:
         """
         settings = self._clients.settings
         if settings.topology != "auto":
-            raise ConfigurationError(f"With topology={settings.topology} there are no temporary queues to look for.")
+            raise ConfigurationError(f"With topology={settings.topology} there are no temporary queues.")
         conf = self.app.conf
         exchanges = [f"{conf.control_exchange}.pidbox", conf.event_exchange]
         janitor = Janitor(self._clients, settings, self._topology.topics, self._topology.home)
@@ -191,13 +191,13 @@ class Admin:
         Args:
             namespace: The namespace of the app's broker URL, repeated as a confirmation.
         Returns:
-            The names in AWS of what was deleted.
+            The AWS names of the deleted queues and topics.
         Raises:
             ConfigurationError: The app's namespace is another one or none, or ``topology`` is not ``auto``.
         """
         return namespace_module.delete_namespace(self._clients, namespace)
 
     def _close(self) -> None:
-        """Make visible again what unfinished iterations hide."""
+        """Make messages visible again that unfinished iterations hide."""
         for scan in list(self._scans):
             scan.close()

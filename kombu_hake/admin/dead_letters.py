@@ -1,14 +1,14 @@
-"""Dead letters: look at them, send them back, write them out, remove them.
+"""Dead letters: list them, send them back, export them, remove them.
 
-SQS has no way to look at messages but to receive them, which hides them for a while. So a *scan* receives everything,
-and makes visible again at its end what it did not remove. What arrives while it runs is left alone: a handler that
-fails again would be sent back for ever.
+SQS shows messages only by receiving them, which hides them for a while. So a *scan* receives everything, and at its end
+makes messages visible again that it did not remove. Messages that arrive while it runs are ignored: one whose handler
+fails again would be sent back forever.
 
-Sending back goes to the one queue that the message died in, never to the topic. It is deleted when AWS has accepted it
-there, so a crash in between leaves two, never none.
+A message is sent back only to its original queue, never to the topic. It is deleted after AWS has accepted it there, so
+a crash in between leaves two copies, never none.
 
-A dead letter may be anything: that may be why it is dead. What it says of itself is read as text, whatever type it has;
-one that is not a well-formed task is sent back as it was received.
+A dead letter may contain anything, which may be why it failed. Its headers are read as text, whatever type they have; a
+message that is not a well-formed task is sent back as it was received.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ from kombu_hake.quoting import quoted
 
 __all__ = ["DeadLetter", "Outcome", "Selection", "purge", "requeue", "scan"]
 
-#: How long a scan hides what it has seen; one that takes longer meets messages again, and skips them.
+#: How long a scan hides received messages; a scan that takes longer receives them again, and skips them.
 HIDE_S = 300
 _WAIT_S = 1
 _DEATH_ATTRIBUTES = "hake-death-"
 #: Characters of a name, an id or an exception's text, and of arguments.
 _NAME_CHARS, _TEXT_CHARS = 1_000, 10_000
-#: Levels of a history in JSON; what is below is shown as text.
+#: Levels of a history in JSON; deeper levels are shown as text.
 _MAX_DEPTH = 20
-#: A larger integer is shown as text: Python refuses to write it out.
+#: A larger integer is shown as text: Python refuses to format it.
 _MAX_BITS = 10_000
-#: What a message attribute is sent with.
+#: The parts of a message attribute that can be sent.
 _OF_ATTRIBUTE = ("DataType", "StringValue", "BinaryValue")
 
 
@@ -62,11 +62,11 @@ class DeadLetter:
     """A dead letter as it was received.
 
     Attributes:
-        group: The queue that the message died in.
+        group: The original queue of the message.
         headers: Headers of the message, such as Celery's ``task``, ``id`` and ``retries``.
         properties: Properties of the message, such as ``correlation_id``.
-        contents: The task's arguments in readable form; of a message that is no task, its text.
-        raw: What ReceiveMessage returned for it.
+        contents: The task's arguments in readable form; for a message that is not a task, its text.
+        raw: The message as ReceiveMessage returned it.
     """
 
     group: str
@@ -75,7 +75,7 @@ class DeadLetter:
     properties: Mapping[str, Any] = field(repr=False)
     contents: str = field(repr=False)
     now_s: float = field(repr=False)
-    #: Where the message itself does not tell.
+    #: If the message itself gives no reason.
     likely_reason: str = "received too often"
 
     @property
@@ -90,18 +90,18 @@ class DeadLetter:
 
     @property
     def task_id(self) -> str | None:
-        """Id of the task, which a run after sending it back keeps."""
+        """Id of the task; it is kept when the message is sent back."""
         return _text_or_none(self.headers.get("id"))
 
     @property
     def event_id(self) -> str | None:
-        """Id of the event that it is a run of."""
+        """Id of the event, if it is a run of one."""
         event = self.headers.get(EVENT_HEADER)
         return _text_or_none(event.get("id")) if isinstance(event, Mapping) else None
 
     @property
     def deaths(self) -> list[dict[str, Any]]:
-        """Its history, the latest first. Empty for what AWS moved, or was dead-lettered as no failure of a task."""
+        """Its history, the latest first. Empty if AWS moved it, or if no failure of a task dead-lettered it."""
         deaths = self.headers.get(DEATHS_HEADER)
         return [death for death in deaths if isinstance(death, dict)] if isinstance(deaths, list) else []
 
@@ -119,12 +119,12 @@ class DeadLetter:
 
     @property
     def message(self) -> str:
-        """What the exception said."""
+        """Text of the exception."""
         return _text_or_none(self.deaths[0].get("message"), _TEXT_CHARS) or "" if self.deaths else ""
 
     @property
     def sent_ms(self) -> int:
-        """When it became a dead letter: ms since the epoch. For what AWS moved, when it was first sent."""
+        """When it became a dead letter, ms since the epoch. If AWS moved it, when it was first sent."""
         stamp = str((self.raw.get("Attributes") or {}).get("SentTimestamp", ""))
         return int(stamp) if stamp.isdecimal() and len(stamp) < 20 else 0
 
@@ -134,7 +134,7 @@ class DeadLetter:
         return max(0.0, self.now_s - self.sent_ms / 1000)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: everything there is, the body as it lies in the queue included. A binary attribute is in base64."""
+        """Everything, for JSON, including the body as it is in the queue. Binary attributes are in base64."""
         names = ("group", "message_id", "task", "task_id", "event_id", "reason", "exception", "message", "contents")
         return {
             **{name: getattr(self, name) for name in names},
@@ -153,7 +153,7 @@ class DeadLetter:
 
 
 def _text_or_none(value: Any, most: int = _NAME_CHARS) -> str | None:
-    """What a message says of itself, as text; a text of any length as it is."""
+    """A value of a message as text; text of any length is unchanged."""
     return value if value is None or isinstance(value, str) else quoted(value, most)
 
 
@@ -165,7 +165,7 @@ def _attribute_text(item: Mapping[str, Any]) -> str | None:
 
 
 def _jsonable(value: Any, depth: int = _MAX_DEPTH) -> Any:
-    """The same for ``json.dumps``, to which a header may be too deep, or of a type of kombu's JSON (a date, a UUID)."""
+    """The same for ``json.dumps``: a header may be too deep, or of a type of kombu's JSON (a date, a UUID)."""
     if isinstance(value, str | bool) or value is None:
         return value
     if isinstance(value, int) and value.bit_length() < _MAX_BITS:
@@ -193,13 +193,13 @@ def read(group: str, raw: Mapping[str, Any], now_s: float, *, undelivered: bool 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which dead letters are meant: those for which every given condition holds; without conditions, all.
+    """Selects the dead letters that meet every given condition; all, if none is given.
 
     Attributes:
         task: Glob on the task's name.
         exception: Glob on the name of the exception's class, or a text that the exception's message contains.
-        older_than_s: Dead for at least so many seconds.
-        newer_than_s: Dead for at most so many seconds.
+        older_than_s: Minimum age as a dead letter, seconds.
+        newer_than_s: Maximum age as a dead letter, seconds.
         ids: Ids of messages, tasks or events.
         undelivered: Select from the messages that SNS could not deliver to the queue, instead of its dead letters.
     """
@@ -212,7 +212,7 @@ class Selection:
     undelivered: bool = False
 
     def matches(self, letter: DeadLetter) -> bool:
-        """True if the dead letter is one of them."""
+        """Return True if the dead letter is selected."""
         if self.task is not None and not fnmatchcase(letter.task or "", self.task):
             return False
         if self.exception is not None and not self._is_exception(letter):
@@ -230,7 +230,7 @@ class Selection:
 
 @dataclass
 class Outcome:
-    """What a requeue or purge did.
+    """The outcome of a requeue or purge.
 
     Attributes:
         matched: Dead letters that were selected.
@@ -243,7 +243,7 @@ class Outcome:
     failures: list[str] = field(default_factory=list)
 
 
-#: Ids of messages that are dealt with.
+#: Ids of messages that have been processed.
 Taken = set[str]
 
 
@@ -253,8 +253,8 @@ def scan(
     """The selected dead letters of a group, up to ten at a time.
 
     Args:
-        limit: At most so many.
-        taken: What the caller has removed while the scan ran; all else is made visible again at its end.
+        limit: Maximum number.
+        taken: Messages that the caller removed during the scan; all others are made visible again at its end.
     Raises:
         QueueNotFound: the group has no dead-letter queue.
     """
@@ -326,7 +326,7 @@ def purge(
     return _move(queues, group, selection, lambda letters: [None] * len(letters), limit, None, on_progress)
 
 
-#: Does something with dead letters; for each None, or why it must stay.
+#: Processes dead letters; returns for each None, or the reason why it must stay.
 _Action = Callable[[list[DeadLetter]], "list[str | None]"]
 
 
@@ -349,7 +349,7 @@ def _move(
             reasons = act(letters)
             outcome.failures += [reason for reason in reasons if reason is not None]
             accepted = [letter for letter, reason in zip(letters, reasons, strict=True) if reason is None]
-            # One that can't be deleted now must not be shown, and sent again, at once either.
+            # One that cannot be deleted now must not be shown, and sent again, at once.
             taken |= {letter.message_id for letter in accepted}
             outcome.done += _delete(queues, url, accepted, outcome)
             if on_progress is not None:
@@ -376,7 +376,7 @@ def _delete(queues: QueueReader, url: QueueUrl, letters: list[DeadLetter], outco
 
 
 def _reason(failed: Mapping[str, Any]) -> str:
-    """AWS's, of an entry of a batch that it did not accept."""
+    """AWS's reason for not accepting an entry of a batch."""
     return quoted(failed.get("Message") or failed.get("Code"), _NAME_CHARS)
 
 
@@ -400,7 +400,7 @@ def revived(letter: DeadLetter, *, is_fifo: bool) -> dict[str, Any]:
     """What to send to the group's queue: the message as a first try, with its history. Pure.
 
     Returns:
-        An entry of SendMessageBatch without its ``Id``. What is not a well-formed task is sent as it was.
+        An entry of SendMessageBatch without its ``Id``. A message that is not a well-formed task is unchanged.
     """
     attributes = {
         name: {part: item[part] for part in _OF_ATTRIBUTE if item.get(part) is not None}
@@ -421,10 +421,10 @@ def revived(letter: DeadLetter, *, is_fifo: bool) -> dict[str, Any]:
 
 
 def _as_first_try(letter: DeadLetter) -> str | None:
-    """None for what can't be changed without a risk of damage, such as a task whose id is not a text."""
+    """None if it cannot be changed without a risk of damage, such as a task whose id is not text."""
     if not is_task(letter.headers) or not all(isinstance(letter.headers[name], str) for name in ("task", "id")):
         return None
-    with suppress(ValueError, TypeError, RecursionError):  # a header that can't be written as it was read
+    with suppress(ValueError, TypeError, RecursionError):  # a header that cannot be written back as it was read
         return _changed_to_first_try(letter)
     return None
 
@@ -432,7 +432,7 @@ def _as_first_try(letter: DeadLetter) -> str | None:
 def _changed_to_first_try(letter: DeadLetter) -> str:
     envelope = decode(letter.raw["Body"], letter.group)
     info = envelope.properties["delivery_info"]
-    # Neither the time it was to run at, nor that after which it was of no use, means anything to who sends it back.
+    # ETA and expiry of the first run have no meaning for a run that an operator requests.
     headers = {**envelope.headers, "retries": 0, "eta": None, "expires": None}
     sent = resendable(Parts(*envelope[:3], headers, envelope.properties))
     for name in ("expiration", "first_sent_ms"):

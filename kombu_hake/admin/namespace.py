@@ -1,4 +1,4 @@
-"""Deletes everything of one namespace: for test runs and environments that are gone."""
+"""Delete everything in one namespace: for test runs and environments that are no longer needed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def delete_namespace(clients: Clients, namespace: str) -> list[str]:
     if not namespace or namespace != settings.namer.namespace:
         raise ConfigurationError(f"This app's namespace is {settings.namer.namespace!r}; not deleting {namespace!r}.")
     if settings.topology != "auto":
-        raise ConfigurationError(f"With topology={settings.topology}, queues and topics are not deleted from here.")
+        raise ConfigurationError(f"With topology={settings.topology}, this package does not delete queues and topics.")
     prefix = f"{namespace}__"
     predefined = (*settings.predefined_queues.values(), *settings.predefined_exchanges.values())
     kept = {_last(address) for address in predefined}
@@ -50,7 +50,7 @@ def _last(address: str) -> str:
 
 
 def _subscriptions(clients: Clients, topic_arn: str) -> list[str]:
-    """ARNs of the confirmed subscriptions of a topic; the others go with the topic."""
+    """ARNs of the confirmed subscriptions of a topic; pending ones are deleted with the topic."""
     found = _all(
         "Subscriptions", lambda token: clients.sns("list_subscriptions_by_topic", TopicArn=topic_arn, **token)
     )
@@ -58,7 +58,7 @@ def _subscriptions(clients: Clients, topic_arn: str) -> list[str]:
 
 
 def _all(what: str, page: Callable[[dict[str, str]], dict[str, Any]]) -> list[Any]:
-    """The items of all pages, each asked for with the token of the page before."""
+    """The items of all pages, each requested with the token of the previous page."""
     token: dict[str, str] = {}
     items: list[Any] = []
     while True:

@@ -1,7 +1,7 @@
-"""Reads queues and groups: counts, bindings, dead-letter queues. Writes nothing.
+"""Read queues and groups: counts, bindings, dead-letter queues. Read-only.
 
-A right that is missing for a part of the answer (tags, subscriptions of a topic, CloudWatch) leaves that part unknown;
-it is not an error.
+If the right to read a part (tags, subscriptions of a topic, CloudWatch) is missing, that part is unknown; this is not
+an error.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _COUNTS = {
     "in_flight": "ApproximateNumberOfMessagesNotVisible",
     "delayed": "ApproximateNumberOfMessagesDelayed",
 }
-#: CloudWatch has the age of the oldest message, a few minutes late; SQS itself does not tell it.
+#: CloudWatch has the age of the oldest message, a few minutes late; SQS itself does not report it.
 _AGE_WINDOW = timedelta(minutes=15)
 _AGE_QUERIES_MOST = 100
 
@@ -38,7 +38,7 @@ class Binding:
 
     Attributes:
         handlers: Names of the handlers' tasks; empty for a binding that this app has no handler for.
-        is_bound: True if AWS has the binding, False if no worker has declared it yet, None if it can't be read.
+        is_bound: True if AWS has the binding, False if no worker has declared it yet, None if it cannot be read.
     """
 
     topic: str
@@ -53,9 +53,9 @@ class Group:
 
     Attributes:
         is_ours: True if this app has handlers for it; False for another queue that is subscribed to the same topics.
-        state: ``ok``, ``missing`` (no worker has declared it yet), or why it can't be read.
+        state: ``ok``, ``missing`` (no worker has declared it yet), or why it cannot be read.
         ready: Messages that can be received now.
-        in_flight: Messages that were received and not deleted yet.
+        in_flight: Messages that have been received and not yet deleted.
         delayed: Messages that are not due yet.
         oldest_s: Age of the oldest message, seconds, as CloudWatch reports it.
         dead_queue: Name of the dead-letter queue.
@@ -81,7 +81,7 @@ class Group:
 
 
 class QueueReader:
-    """Reads what AWS shows of an app's queues. Not for use by several threads at once."""
+    """Reads the state of an app's queues from AWS. Not safe for concurrent use by threads."""
 
     def __init__(self, app: Any, topology: Topology, clients: Clients) -> None:
         self.app = app
@@ -100,11 +100,11 @@ class QueueReader:
         return found
 
     def dead_queue_of(self, group: str, *, undelivered: bool = False) -> tuple[str, QueueUrl]:
-        """Name and URL of the dead-letter queue of a group, or of any queue: that of its redrive policy, else the one
+        """Name and URL of the dead-letter queue of a group, or of any queue: from its redrive policy, else the one
         named after it.
 
         Args:
-            undelivered: The queue of what SNS could not deliver to it, instead.
+            undelivered: Return its undelivered queue instead.
         Raises:
             QueueNotFound: it has none.
         """
@@ -120,7 +120,7 @@ class QueueReader:
         except QueueNotFound as exc:
             where = "no queue" if undelivered else "none in its redrive policy, and no queue"
             raise QueueNotFound(
-                f"Group {group!r} has no dead-letter queue: {where} {name!r}. Groups that are made with Topic.on() get "
+                f"Group {group!r} has no dead-letter queue: {where} {name!r}. Groups defined with Topic.on() get "
                 "one when their first worker starts, other queues when they are declared with x-dead-letter-queue."
             ) from exc
 
@@ -151,7 +151,7 @@ class QueueReader:
                 group.dead_queue, dead_url = self._dead_by_policy(attributes["RedrivePolicy"])
                 group.dead = self._ready(dead_url)
             except HakeError as exc:
-                logger.info("The dead letters of %s can't be counted: %s", name, exc)
+                logger.info("Cannot count the dead letters of %s: %s", name, exc)
         group.undelivered = self._undelivered(name)
         return group
 
@@ -160,11 +160,11 @@ class QueueReader:
             url = self.topology.queues.find(undelivered_name(name))
             return None if url is None else self._ready(url)
         except HakeError as exc:
-            logger.info("What was not delivered to %s can't be counted: %s", name, exc)
+            logger.info("Cannot count the undelivered messages of %s: %s", name, exc)
             return None
 
     def _bindings(self, name: str) -> list[Binding]:
-        """Those of AWS, and those of the app that AWS does not have yet."""
+        """The bindings in AWS, and those of the app that AWS does not have yet."""
         handlers: dict[tuple[str, str], list[str]] = {}
         for subscription in registry.all(self.app):
             if subscription.group == name:
@@ -175,7 +175,7 @@ class QueueReader:
         except QueueNotFound:
             return [Binding(*key, names, False) for key, names in sorted(handlers.items())]
         except HakeError as exc:
-            logger.info("The tags of %s can't be read: %s", name, exc)
+            logger.info("Cannot read the tags of %s: %s", name, exc)
             return [Binding(*key, names) for key, names in sorted(handlers.items())]
         there = {(item.exchange, item.routing_key) for item in bound.bindings}
         there |= {(exchange, "#") for exchange in bound.unfiltered}
@@ -193,11 +193,11 @@ class QueueReader:
                     if arn is not None and arn.name not in physical:
                         found.setdefault(self._logical(arn.name))
             except HakeError as exc:
-                logger.info("The subscriptions of topic %s can't be listed: %s", topic, exc)
+                logger.info("Cannot list the subscriptions of topic %s: %s", topic, exc)
         return list(found)
 
     def _logical(self, physical: str) -> str:
-        """The name without its namespace, where that names the same queue."""
+        """The name without its namespace, if that names the same queue."""
         bare = physical.rpartition("__")[2]
         return bare if bare and self.topology.queues.physical(bare) == physical else physical
 
@@ -221,7 +221,7 @@ class QueueReader:
         try:
             ages = self._ages([self.topology.queues.physical(group.name) for group in busy])
         except HakeError as exc:
-            logger.info("CloudWatch does not tell how old the oldest messages are: %s", exc)
+            logger.info("Cannot read the age of the oldest messages from CloudWatch: %s", exc)
             return
         for group in busy:
             group.oldest_s = ages.get(self.topology.queues.physical(group.name))

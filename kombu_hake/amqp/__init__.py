@@ -11,7 +11,7 @@ what is sent for a message       ``envelope.py`` (kombu's message to JSON and ba
 which messages are delivered     ``admission.py`` (bound? expired?), ``tasks.py`` (sound?), ``deferral.py`` (due?)
 which commands are obeyed        ``commands.py`` (sound?), ``naming.py`` (answered in its mailbox?)
 a priority level                 ``priorities.py``
-a queue policy                   ``policy.py``; ``documents.py`` reads what others may have written
+a queue policy                   ``policy.py``; ``documents.py`` reads documents of external tools
 a tag of a temporary queue       ``ownership.py``
 a quota of AWS                   ``limits.py``
 ================================ ====================================================================================

@@ -1,8 +1,8 @@
-"""Whether a received message is handed over: does it match the queue's bindings, and is it still good. Pure.
+"""Decide whether to deliver a received message: does it match the queue's bindings, and has it expired? Pure.
 
-A filter policy can let through more than the bindings say: AWS can't express every pattern, an old filter acts for up
-to fifteen minutes, and an exchange may be subscribed without a filter. So the exact rule is applied here, always. In
-doubt a message is delivered.
+A filter policy can pass more than the bindings ask for: AWS cannot express every pattern, an old filter stays in effect
+for up to fifteen minutes, and an exchange may be subscribed without a filter. So the exact rule is always applied here.
+If in doubt, a message is delivered.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ __all__ = ["Verdict", "expires_at_ms", "is_bound", "needs_binding", "verdict"]
 
 
 class Verdict(enum.Enum):
-    """What becomes of a received message."""
+    """What to do with a received message."""
 
     DELIVER = "deliver"
-    #: No binding of the queue asks for it: it is deleted, as RabbitMQ would never have put it there.
+    #: No binding of the queue matches it: it is deleted. RabbitMQ would not have routed it there.
     NOT_BOUND = "not bound"
-    #: Its time to live is over.
+    #: Its time to live has expired.
     EXPIRED = "expired"
 
 
 def needs_binding(envelope: Envelope, queue: str) -> bool:
-    """Whether bindings decide about the message; False where it was sent to the queue itself, or by others."""
+    """Return False for a message that was sent to the queue directly or by a foreign publisher: no binding applies."""
     info = envelope.properties["delivery_info"]
     exchange = info.get("exchange")
     return bool(envelope.is_kombu and exchange and not exchange == info.get("routing_key") == queue)
 
 
 def is_bound(envelope: Envelope, queue: str, bindings: BindingSet | None) -> bool:
-    """Whether a binding asks for the message; True where that can't be told.
+    """Return True if a binding matches the message, or if the bindings are unknown.
 
     Args:
         queue: Logical name of the queue it lies in.
-        bindings: What is known of the queue's bindings; None for nothing.
+        bindings: The known bindings of the queue; None if none are known.
     """
     if bindings is None or not needs_binding(envelope, queue):
         return True
@@ -51,7 +51,7 @@ def is_bound(envelope: Envelope, queue: str, bindings: BindingSet | None) -> boo
     if exchange in bindings.unfiltered:
         return True
     candidates = bindings.for_exchange(exchange)
-    if not candidates:  # not ours to judge: sent to the queue by its own name, or subscribed by somebody else
+    if not candidates:  # bindings do not apply: sent to the queue directly, or through a foreign subscription
         return True
     key = info.get("routing_key") or ""
     return len(key) > MATCHED_KEY_MAX_CHARS or any(matches(binding, key, envelope.headers) for binding in candidates)

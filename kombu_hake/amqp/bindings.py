@@ -1,8 +1,8 @@
 """Bindings, and how a queue's set of bindings is written as tags of its SQS queue. Pure.
 
 A binding is one tag. Its key, ``hake:b:<digest>``, is a function of the binding alone, so that two processes that bind
-the same thing write the same tag, and adding a binding never touches another one. Its value is the binding in words
-that a person reads in the AWS console::
+the same thing write the same tag, and adding a binding never touches another one. Its value is the binding as readable
+text for the AWS console::
 
     topic orders order.=2A            exchange type, exchange, routing key; "=2A" is "*"
     fanout celeryev                   an empty rest is left out
@@ -10,15 +10,14 @@ that a person reads in the AWS console::
     all topic orders                  no room for more bindings: everything of the exchange (see overflow_tags)
 
 AWS lets a tag hold few characters: what it forbids, and the separators, are written as ``=`` and two hexadecimal digits
-for each byte of UTF-8. What does not fit one value goes on in ``hake:b:<digest>:<part>:<parts>`` tags. The digest also
+for each byte of UTF-8. A value that is too long is split into ``hake:b:<digest>:<part>:<parts>`` tags. The digest also
 reveals a damaged or half-written binding.
 
-A tag that can't be read is named in :attr:`BindingSet.damaged`. It may stand for any binding, so all bindings are not
-known then: what the queue gets must not become less than it is, and a message that no readable binding asks for is
-delivered.
+An unreadable tag is listed in :attr:`BindingSet.damaged`. It may stand for any binding, so the set of bindings is then
+incomplete: the queue must not receive less than before, and a message that no readable binding matches is delivered.
 
-The tag ``hake:max-priority`` holds the highest priority that the queue was ever declared with: it changes the queue's
-filters, so everyone who binds the queue must know it.
+The tag ``hake:max-priority`` holds the highest priority that the queue was ever declared with: it changes the
+queue's filters, so every process that binds the queue must know it.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ Argument: TypeAlias = "str | int | float | bool | None"
 
 TAG_PREFIX = "hake:b:"
 MAX_PRIORITY_TAG = "hake:max-priority"
-#: A queue may have about fifty tags (``limits.SQS_MAX_TAGS``); the rest is for the user and for what else we tag.
+#: A queue may have about fifty tags (``limits.SQS_MAX_TAGS``); the rest is left to users and to our other tags.
 MAX_BINDING_TAGS = 40
 
 _TYPES = get_args(ExchangeType)
@@ -62,7 +61,7 @@ _KEY = re.compile(r"(?P<digest>[0-9a-f]+)(?::(?P<part>\d{1,3}):(?P<parts>\d{1,3}
 
 @dataclass(frozen=True, order=True)
 class Binding:
-    """What one queue wants of one exchange. The queue is not part of it.
+    """One binding of a queue to an exchange. The queue is not part of it.
 
     Two bindings are equal when their arguments are equal in value *and* type: 1, 1.0 and True are three things in AMQP.
     """
@@ -70,7 +69,7 @@ class Binding:
     exchange: str
     exchange_type: ExchangeType
     routing_key: str = ""
-    #: Of a headers exchange, ``x-match`` included; in order of the names, whatever order they are given in.
+    #: Of a headers exchange, ``x-match`` included; sorted by name.
     arguments: tuple[tuple[str, Argument], ...] = field(default=(), compare=False)
     _typed: tuple[str, ...] = field(init=False, repr=False, default=())
 
@@ -85,11 +84,11 @@ class BindingSet:
     """All bindings of one queue."""
 
     bindings: frozenset[Binding] = frozenset()
-    #: Names of the exchanges of which the queue gets everything, because it has no room for more bindings.
+    #: Names of the exchanges from which the queue receives everything, because it has no room for more bindings.
     unfiltered: frozenset[str] = frozenset()
     #: The highest ``x-max-priority`` that the queue was declared with; 0 for none.
     max_priority: int = 0
-    #: Keys of the tags of bindings that can't be read.
+    #: Keys of unreadable binding tags.
     damaged: frozenset[str] = field(default=frozenset(), compare=False)
 
     @property
@@ -98,11 +97,11 @@ class BindingSet:
         return bool(self.damaged)
 
     def exchanges(self) -> frozenset[str]:
-        """Every exchange that the queue gets anything of."""
+        """All exchanges that the queue receives from."""
         return frozenset(binding.exchange for binding in self.bindings) | self.unfiltered
 
     def for_exchange(self, exchange: str) -> frozenset[Binding]:
-        """The bindings to one exchange; they don't tell all where the exchange is in ``unfiltered``."""
+        """The bindings to one exchange; incomplete if the exchange is in ``unfiltered``."""
         return frozenset(binding for binding in self.bindings if binding.exchange == exchange)
 
 
@@ -133,8 +132,8 @@ def from_tags(tags: Mapping[str, str]) -> BindingSet:
     """Read what :func:`to_tags` and :func:`overflow_tags` wrote.
 
     Args:
-        tags: All tags of a queue. Those of others are ignored; one of ours that is damaged, or has not all its parts,
-            goes to ``damaged``. A process that declares the binding again replaces a tag with a wrong value.
+        tags: All tags of a queue. Foreign tags are ignored; one of ours that is damaged, or lacks a part, is listed
+            in ``damaged``. A process that declares the binding again replaces a tag with a wrong value.
     """
     bindings: set[Binding] = set()
     unfiltered: set[str] = set()
@@ -152,7 +151,7 @@ def from_tags(tags: Mapping[str, str]) -> BindingSet:
             else:
                 continue
         except ValueError:
-            continue  # the text is not of our making, though its digest fits
+            continue  # we did not write this text, although its digest fits
         damaged -= keys
     priority = tags.get(MAX_PRIORITY_TAG, "")
     max_priority = int(priority) if _PRIORITY.match(priority) else 0
@@ -197,7 +196,7 @@ def _read_argument(text: str) -> tuple[str, Argument]:
 
 def _quote(text: str) -> str:
     def escape(match: re.Match[str]) -> str:
-        # Lone surrogates are no text, but Python strings have them, so they must come back as they were.
+        # Lone surrogates are not valid text, but Python strings can contain them, so they must survive the round trip.
         return "".join(f"={byte:02X}" for byte in match[0].encode("utf-8", "surrogatepass"))
 
     return _UNSAFE.sub(escape, text)
@@ -215,7 +214,7 @@ def _digest(text: str) -> str:
 def _tags(text: str, digest: str, prefix: str = TAG_PREFIX) -> dict[str, str]:
     if len(text) <= TAG_VALUE_MAX_CHARS:
         return {f"{prefix}{digest}": text}
-    # Spaces at the ends of a value may be lost on the way: parts of one character less, closed by a "/".
+    # AWS may strip spaces at the ends of a value: make parts one character shorter, and end each with a "/".
     size = TAG_VALUE_MAX_CHARS - 2
     parts = [text[start : start + size] for start in range(0, len(text), size)]
     return {f"{prefix}{digest}:{i}:{len(parts)}": f"/{part}/" for i, part in enumerate(parts)}

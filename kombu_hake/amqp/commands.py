@@ -1,9 +1,9 @@
-"""Celery's remote control and events: what in them would end a worker. Pure, without Celery.
+"""Find what would end a worker in Celery's remote control commands and events. Pure, without Celery.
 
-What a command raises in its own handler is logged and answered (``Node.dispatch`` in ``kombu/pidbox.py``). Some
+An exception in the handler of a command is logged and answered (``Node.dispatch`` in ``kombu/pidbox.py``). Some
 arguments raise later, where an exception ends the worker: a queue is added and removed by the event loop, a time limit
-is read when a task starts, the limits of the pool's size are read by the autoscaler's thread, and a signal is sent when
-the task that is to be ended has started.
+is read when a task starts, the limits of the pool's size are read by the autoscaler's thread, and a signal is
+sent when the task to be terminated has started.
 
 Source:
     ``celery/worker/control.py``, ``Consumer.add_task_queue`` and ``cancel_task_queue``
@@ -32,12 +32,12 @@ _MISSING = object()
 
 
 def command_fault(command: object) -> str | None:
-    """What is wrong with the arguments of one of Celery's own commands; None for nothing, and for any other command.
+    """What is wrong with the arguments of one of Celery's own commands; None if nothing is, and for any other command.
 
     Args:
         command: The decoded body.
     Returns:
-        A clause without anything that the command said, such as ``"queue is of type int, not text"``.
+        A clause that quotes nothing from the command, such as ``"queue is of type int, not text"``.
     """
     if not isinstance(command, Mapping):
         return None
@@ -53,16 +53,16 @@ def command_fault(command: object) -> str | None:
 
 
 def is_clock(value: object) -> bool:
-    """Whether this is the logical clock of a command or an event.
+    """Return True if this is the logical clock of a command or an event.
 
-    A worker sets its own clock to the largest one that it has seen, and sends it with each event: one that cannot be
-    written as JSON, or is no number, would make each of its events fail.
+    A worker sets its own clock to the largest one that it has seen, and sends it with each event: a value that is not a
+    number, or cannot be written as JSON, would make all its events fail.
     """
     return isinstance(value, int) and 0 <= value <= MAX_WHOLE
 
 
 def is_event_queue(queue: str) -> bool:
-    """Whether a queue gets Celery's events, as far as its name tells."""
+    """Return True if a queue receives Celery's events, judging by its name."""
     return queue.startswith(_EVENT_QUEUES)
 
 
@@ -83,7 +83,7 @@ def _text(value: object) -> str | None:
 
 def _exchange_type(value: object) -> str | None:
     is_known = value is None or value in ("", *get_args(ExchangeType))
-    return None if is_known else "is none of direct, topic, fanout and headers"
+    return None if is_known else "is not one of direct, topic, fanout and headers"
 
 
 def _time_limit(value: object) -> str | None:
@@ -112,7 +112,7 @@ def _signal(value: object) -> str | None:
 
 
 _Check = tuple[str, bool, Callable[[Any], str | None]]
-#: Of a command, the arguments that are checked: name, whether it must be there, what is wrong with a value.
+#: The arguments to check, by command: name, whether it is required, and a function that finds what is wrong.
 _CHECKS: Mapping[str, tuple[_Check, ...]] = {
     "add_consumer": (
         ("queue", True, _name),

@@ -1,7 +1,7 @@
 """Message bodies: unpacking and decoding. The only module that decompresses or deserializes what a message carries.
 
-Bodies come from outside. So a body is deserialized only from content types that the caller accepts, and decompressed
-only up to :data:`kombu_hake.amqp.limits.MAX_INFLATED_BYTES`. Pure.
+Bodies are untrusted. A body is deserialized only from content types that the caller accepts, and decompressed only up
+to :data:`kombu_hake.amqp.limits.MAX_INFLATED_BYTES`. Pure.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = ["COMPRESSION_HEADER", "decoded", "encoded", "inflated", "is_json", "i
 COMPRESSION_HEADER = "compression"
 _JSON_TYPES = frozenset({"application/json", "application/x-hake-json"})
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-#: Levels that may be left out when nesting is measured.
+#: Levels that may be skipped when nesting is measured.
 _SHALLOW = 10
 _CHUNK_BYTES = 65_536
 _STEP = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
@@ -46,7 +46,7 @@ def decoded(
     accept: Collection[str] | None,
     compression: Any = None,
 ) -> Any:
-    """What a body holds.
+    """Decode a body.
 
     Args:
         accept: Content types to deserialize, as ``kombu.serialization.prepare_accept_content`` returns them. None
@@ -90,14 +90,14 @@ def inflated(body: bytes | str, compression: Any) -> bytes:
     try:
         decompress = kombu_compression.get_decoder(compression)
     except (KeyError, TypeError):
-        raise MalformedMessage("its compression is not known here") from None
+        raise MalformedMessage("its compression codec is unknown") from None
     content_type = _content_type(compression)
     try:
         if content_type in _BOUNDED:
             found = _joined(data, _BOUNDED[content_type])
         elif content_type == "application/x-brotli":
             found = _brotli(data)
-        else:  # an own codec of the app, which has to look after itself
+        else:  # the app's own codec, which has to enforce its own limits
             found = decompress(data)
     except MalformedMessage:
         raise
@@ -109,14 +109,14 @@ def inflated(body: bytes | str, compression: Any) -> bytes:
 
 
 def is_json(content_type: str | None) -> bool:
-    """Tell whether bodies of a content type are JSON."""
+    """Return True if bodies of a content type are JSON."""
     return content_type in _JSON_TYPES
 
 
 def is_nested_too_deep(text: bytes | str) -> bool:
-    """Tell whether JSON is nested deeper than :data:`kombu_hake.amqp.limits.MAX_NESTING`, give or take ten levels.
+    """Return True if JSON is nested deeper than :data:`kombu_hake.amqp.limits.MAX_NESTING`, give or take ten levels.
 
-    Costs two counts for a text with few brackets. Text that is not JSON gets either answer, and never an error.
+    Text with few brackets costs two counts. Text that is not JSON gives either result, and never raises.
     """
     if len(text) <= MAX_NESTING:
         return False
@@ -124,7 +124,7 @@ def is_nested_too_deep(text: bytes | str) -> bool:
     if data.count(b"[") + data.count(b"{") <= MAX_NESTING:
         return False
     brackets = _outside_of_strings(data)
-    for _ in range(_SHALLOW):  # takes the brackets of shallow JSON away, at the speed of C
+    for _ in range(_SHALLOW):  # removes the brackets of shallow JSON at the speed of C
         before = len(brackets)
         brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
         if len(brackets) > before * 0.9:
@@ -135,13 +135,13 @@ def is_nested_too_deep(text: bytes | str) -> bool:
         if max(depths) > MAX_NESTING:
             return True
         if min(depths) < 0:
-            return False  # not JSON: the decoder will say so
+            return False  # not JSON: the decoder will raise
         depth = depths[-1]
     return False
 
 
 def _values(text: bytes | str) -> int:
-    """About how many values JSON holds. Counts in strings too: a real body of this size has few there."""
+    """Estimate the number of values in JSON. Commas and brackets in strings count too; a real body has few of them."""
     data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     return sum(map(data.count, (b",", b"[", b"{")))
 
@@ -149,12 +149,12 @@ def _values(text: bytes | str) -> int:
 def _content_type(compression: str) -> str:
     try:
         return str(kombu_compression.get_encoder(compression)[1])
-    except KeyError:  # one that this app can only read
+    except KeyError:  # this app can only decode this content type
         return compression
 
 
 def _outside_of_strings(data: bytes) -> bytes:
-    """The brackets of JSON that are not part of a string."""
+    """The brackets of JSON outside strings."""
     data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
     kept: list[bytes] = []
     is_string = 0
@@ -179,7 +179,7 @@ def _joined(data: bytes, new: Callable[[], Any]) -> bytes:
             parts.append(stream.decompress(data, left))
         except Exception:
             if len(parts) and not isinstance(stream, _Zlib):
-                break  # rubbish after a complete stream is ignored, as the one-shot functions do
+                break  # trailing garbage after a complete stream is ignored, as by the one-shot functions
             raise
         left -= len(parts[-1])
         if left <= 0:
@@ -193,8 +193,8 @@ def _joined(data: bytes, new: Callable[[], Any]) -> bytes:
 
 
 class _Zlib:
-    """A zlib stream with the interface of ``bz2.BZ2Decompressor``; what follows it is ignored, as ``zlib.decompress``
-    refuses it and nothing writes it.
+    """A zlib stream with the interface of ``bz2.BZ2Decompressor``; trailing data is ignored: nothing
+    writes it, and ``zlib.decompress`` refuses it.
     """
 
     unused_data = b""

@@ -1,13 +1,13 @@
-"""Tasks that are not due yet wait in SQS, not in a worker's memory. Pure.
+"""Defer tasks that are not due yet: they wait in SQS, not in a worker's memory. Pure.
 
-For Celery tasks with an ``eta`` (which ``countdown`` becomes). A worker would hold such a message until it is due, and
-SQS would give it to another one after twelve hours at most; thousands of them would fill the worker.
+For Celery tasks with an ``eta`` (``countdown`` sets it). Without deferral a worker would hold the message until it is
+due, SQS would deliver it to another worker after twelve hours at most, and thousands of them would fill the worker.
 
 * Sent straight to a queue, a task is delayed by SQS: ``DelaySeconds``, up to fifteen minutes.
-* What arrives too early (a longer wait, or a fan-out: SNS has no delay) is *deferred*: hidden until it is due, or for
-  as long as AWS hides a message. Each redelivery counts as a receive; where a dead-letter queue counts them, or the
-  message is old for the queue's retention, or many messages of the queue are in flight, a copy with DelaySeconds takes
-  its place instead.
+* A task that arrives too early (a longer wait, or a fan-out: SNS has no delay) is *deferred*: hidden until it is due,
+  or for as long as AWS can hide a message. Each redelivery counts as a receive. If a dead-letter queue counts receives,
+  the message is old for the queue's retention, or many messages of the queue are in flight, a copy with DelaySeconds
+  replaces it instead.
 * It is delivered a little early, so that Celery's own timer starts it on time.
 
 A message in a FIFO queue is never deferred: it would hold up its group, and FIFO queues have no delay per message.
@@ -29,17 +29,17 @@ from kombu_hake.amqp.limits import (
 
 __all__ = ["EARLY_S", "Deferral", "How", "delay_s", "due_ms", "hide_s", "plan"]
 
-#: Delivered so much before it is due.
+#: How long before it is due a task is delivered, seconds.
 EARLY_S = 2.0
-#: AWS refuses what exceeds twelve hours since the receive; stay a little below.
+#: AWS refuses more than twelve hours since the receive; stay a little below.
 _MAX_HIDE_S = SQS_MAX_VISIBILITY_S - 120
-#: Half of AWS's default retention: a copy starts a new life, a hidden message does not.
+#: Half of AWS's default retention: a copy starts a new retention period, a hidden message does not.
 _MAX_AGE_S = SQS_DEFAULT_RETENTION_S / 2
-#: Hidden messages count as in flight, over all workers of a queue. Below this number there is room for hiding.
+#: Hidden messages count as in flight, over all workers of a queue. Hide messages only below this number.
 _MAX_IN_FLIGHT = SQS_MAX_IN_FLIGHT // 4
 #: Messages that one process may hide beyond what AWS's latest count includes.
 MAX_HIDDEN = 1_000
-#: Receives that deferring itself may take from a message where a dead-letter queue counts them.
+#: Receives that deferring may use up of a message whose receives a dead-letter queue counts.
 _SPARE_RECEIVES = 2
 
 
@@ -51,7 +51,7 @@ class How(enum.Enum):
 
 
 class Deferral(NamedTuple):
-    """What to do with a message that is early."""
+    """What to do with a message that arrived early."""
 
     how: How
     #: For how long, whole seconds.
@@ -59,7 +59,7 @@ class Deferral(NamedTuple):
 
 
 def due_ms(headers: Mapping[str, Any]) -> int | None:
-    """When a task is due, ms since the epoch; None for at once, or where that is Celery's business to tell.
+    """When a task is due, ms since the epoch; None if it is due at once, or if Celery decides that.
 
     Only a Celery task's timezone-aware ``eta`` counts.
     """
@@ -91,16 +91,16 @@ def plan(
     in_flight: int | None = None,
     retention_s: int | None = None,
 ) -> Deferral | None:
-    """How a message waits that was received at *now*; None if it is to be handed over.
+    """How a message that was received at *now* waits; None if it is delivered.
 
     Args:
         due, now, sent: Ms since the epoch; *sent* is SQS's SentTimestamp.
         receives: Its receive count.
         max_receives: ``maxReceiveCount`` of the queue's redrive policy, if it has one.
         hidden: Messages that this process has hidden and *in_flight* does not include yet.
-        in_flight: Messages of the queue that are received or hidden, over all consumers, as AWS last said; None where
-            that is not known.
-        retention_s: For how long the queue keeps a message, seconds; None where that is not known.
+        in_flight: Messages of the queue that are received or hidden, over all consumers, by AWS's latest count; None if
+            unknown.
+        retention_s: For how long the queue keeps a message, seconds; None if unknown.
     """
     if due is None:
         return None
@@ -119,7 +119,7 @@ def plan(
 
 
 def hide_s(receives: int, visibility_s: int, held_s: float) -> int:
-    """Seconds to hide a message that no receive has got further with: the visibility timeout, doubled each time.
+    """Seconds to hide a message that cannot be handled: the visibility timeout, doubled with each receive.
 
     Args:
         receives: Its receive count, from 1.

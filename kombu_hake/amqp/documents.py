@@ -1,6 +1,6 @@
-"""JSON documents that AWS keeps for us and that others may have written: policies, filters, redrive policies. Pure.
+"""JSON documents stored in AWS that external tools may have written: policies, filters, redrive policies. Pure.
 
-They are read with suspicion: whatever the text is, reading it ends soon, and with a value or a ``ValueError``.
+They are untrusted: reading takes bounded time for any text, and returns a value or raises ``ValueError``.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from kombu_hake.amqp.limits import SNS_FILTER_MAX_BYTES
 
 __all__ = ["matches_wildcard", "read_object", "same_json"]
 
-#: The longest document that AWS keeps for anyone is a filter policy.
+#: The longest document that AWS stores is a filter policy.
 _MAX_CHARS = SNS_FILTER_MAX_BYTES
-#: A filter policy on a message body nests deepest; AWS's own documents need six or so.
+#: A filter policy on a message body nests deepest; AWS's own documents need about six levels.
 _MAX_DEPTH = 32
 
 
@@ -26,7 +26,7 @@ def read_object(text: str | None, *, unique: bool = False, max_chars: int = _MAX
     Args:
         unique: Refuse objects in which a name occurs twice.
     Raises:
-        ValueError: it is no JSON object, or longer or nested deeper than any document of AWS.
+        ValueError: it is not a JSON object, or is longer or nested deeper than any document of AWS.
     """
     if not text:
         return {}
@@ -38,12 +38,12 @@ def read_object(text: str | None, *, unique: bool = False, max_chars: int = _MAX
         raise ValueError(f"it is nested deeper than {_MAX_DEPTH} levels")
     found = json.loads(text, object_pairs_hook=_unique if unique else None, parse_constant=_no_constant)
     if not isinstance(found, dict):
-        raise ValueError("it is no JSON object")
+        raise ValueError("it is not a JSON object")
     return found
 
 
 def same_json(one: str, other: str) -> bool:
-    """Whether two texts hold equal objects; texts that can't be read are equal only if they are the same."""
+    """Return True if two texts hold equal objects; texts that can't be read are equal only if they are the same."""
     if one == other:
         return True
     try:
@@ -53,9 +53,9 @@ def same_json(one: str, other: str) -> bool:
 
 
 def matches_wildcard(pattern: str, text: str, *, question_mark: bool = False) -> bool:
-    """Whether a text matches a pattern in which ``*`` is any characters, and, if asked for, ``?`` is any one.
+    """Return True if a text matches a pattern in which ``*`` is any characters, and, if asked for, ``?`` is any one.
 
-    The time that it takes does not grow with the number of stars: each part between two stars is searched for once.
+    Takes no longer for more stars: each part between two stars is searched for once.
     """
     fixed = len(pattern) - pattern.count("*")
     if fixed > len(text):
@@ -75,7 +75,7 @@ def matches_wildcard(pattern: str, text: str, *, question_mark: bool = False) ->
 
 
 class _Part:
-    """What stands between two stars."""
+    """The part between two stars."""
 
     def __init__(self, text: str, question_mark: bool) -> None:
         self._text = text
@@ -89,7 +89,7 @@ class _Part:
         return text.startswith(self._text, at)
 
     def end_in(self, text: str, at: int, end: int) -> int:
-        """Where the first occurrence from *at* on ends, and before *end*; -1 for none."""
+        """End of the first occurrence between *at* and *end*; -1 if there is none."""
         if self._regex is not None:
             match = self._regex.search(text, at, end)
             return -1 if match is None else match.end()
@@ -117,4 +117,4 @@ def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")

@@ -1,4 +1,4 @@
-"""kombu's message dict to the body of an SQS message, and back. Pure.
+"""Convert kombu's message dict to the body of an SQS message, and back. Pure.
 
 On the wire the envelope is plain JSON of kombu's own shape::
 
@@ -6,10 +6,10 @@ On the wire the envelope is plain JSON of kombu's own shape::
      "headers": {…}, "properties": {"body_encoding": "utf-8", "delivery_info": {…}, "delivery_tag": "…", …}}
 
 That is what kombu's SQS transport reads and (as base64) writes, so a fleet can move worker by worker. A body that is
-UTF-8 text stays readable; any other is base64, and ``body_encoding`` says so: nothing is guessed about our own
-messages. ``ensure_ascii`` keeps out every character that SQS refuses.
+UTF-8 text stays readable; any other is base64, and ``body_encoding`` records that: nothing is guessed about our
+own messages. ``ensure_ascii`` keeps out every character that SQS refuses.
 
-:func:`decode` never raises: what is no envelope is handed over as its text.
+:func:`decode` never raises: a body that is not an envelope is delivered as text.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ __all__ = [
     "with_first_sent",
 ]
 
-#: What others may say about a message of theirs, as attributes of type String: its routing key, the exchange it was
-#: published to (SNS leaves that out), an id of the event. Our own messages say all that in the envelope.
+#: Attributes of type String that foreign publishers may set on a message: its routing key, the exchange it was
+#: published to (SNS leaves that out), an id of the event. Our own messages carry these in the envelope.
 FOREIGN_ATTRIBUTES = ("rk", "exchange", "event_id")
 _encode = json.JSONEncoder(separators=(",", ":")).encode
-#: Properties that a received message gets from its receiver.
+#: Properties that the receiver sets on a received message.
 _OF_RECEIVING = ("attributes", "receive_count", "sent_timestamp_ms")
-#: Properties that are text in AMQP; as anything else they are dropped. Celery publishes a result to ``reply_to``.
+#: Properties that must be text, as in AMQP; other types are dropped. Celery publishes a result to ``reply_to``.
 _TEXTS = ("correlation_id", "message_id", "reply_to")
-#: Deeper JSON is no envelope: what would handle it next, in our code, Celery's or the pool's, runs out of stack.
+#: Deeper JSON is not taken as an envelope: code that handles it later (ours, Celery's, the pool's) overflows the stack.
 MAX_DEPTH = 100
 #: kombu marks a value of Python's own types so: ``{"__type__": "uuid", "__value__": {"hex": "…"}}``.
 _MARKER = frozenset({"__type__", "__value__"})
-#: Limits of a Decimal among the headers: characters, and the exponent, so that ``int()`` of it takes no time.
+#: Limits of a Decimal among the headers: characters, and the exponent, so that ``int()`` of it is fast.
 _MAX_DECIMAL_CHARS = 100
 _MAX_DECIMAL_EXPONENT = 300
-#: Properties with a meaning, in AMQP, to kombu or here. One that cannot be written is an error of the publisher.
+#: Properties that AMQP, kombu or this package define. If one cannot be written, the publish raises.
 _KNOWN_PROPERTIES = frozenset(
     {
         *("content_type", "content_encoding", "headers", "delivery_mode", "priority", "correlation_id", "reply_to"),
@@ -70,22 +70,22 @@ _NOTIFICATION_KEYS = ("TopicArn", "Message", "MessageId")
 class Envelope(NamedTuple):
     """A received message in kombu's terms."""
 
-    #: The payload, as the publisher's serializer made it; of a foreign message its text.
+    #: The payload, as the publisher's serializer wrote it; for a foreign message its text.
     body: bytes | str
     content_type: str | None
     content_encoding: str | None
     headers: dict[str, Any]
     #: With ``delivery_info`` inside, always a dict.
     properties: dict[str, Any]
-    #: Whether it was made by kombu; if not, the body is the whole text of the SQS message.
+    #: Whether kombu wrote it; if not, the body is the whole text of the SQS message.
     is_kombu: bool
 
 
 class Wire(NamedTuple):
-    """A message as it is sent."""
+    """A message as sent."""
 
     text: str
-    #: UTF-8 bytes of the text. It is ASCII, so they are its characters.
+    #: Size of the text in UTF-8, bytes. The text is ASCII, so this is also its length.
     size_bytes: int
 
 
@@ -93,9 +93,9 @@ def encode(message: Mapping[str, Any], exchange: str, routing_key: str, delivery
     """The body to send for *message*, a dict as :meth:`kombu.transport.base.StdChannel.prepare_message` makes it.
 
     Args:
-        delivery_tag: An id of this publishing; kombu's SQS transport wants the key to be there.
+        delivery_tag: An id of this publish; kombu's SQS transport requires the key.
     Raises:
-        TypeError: a header or property is of a type that neither JSON nor kombu's JSON knows.
+        TypeError: a header or property has a type that neither JSON nor kombu's JSON encoder supports.
     """
     body, body_encoding = _body_to_text(message["body"])
     properties = message["properties"]
@@ -114,13 +114,13 @@ def encode(message: Mapping[str, Any], exchange: str, routing_key: str, delivery
     }
     try:
         text = _encode(envelope)
-    except TypeError:  # a datetime, UUID, Decimal … among the headers: kombu's encoder knows them and is slower
+    except TypeError:  # a datetime, UUID, Decimal … among the headers: kombu's encoder supports them, but is slower
         text = str(kombu_json.dumps(envelope, separators=(",", ":")))
     return Wire(text, len(text))
 
 
 def unwritable_properties(properties: Mapping[Any, Any]) -> list[Any]:
-    """Names of the properties that :func:`encode` cannot write, other than those with a meaning."""
+    """Names of the properties that :func:`encode` cannot write, except those that AMQP, kombu or we define."""
     unknown = {name: value for name, value in properties.items() if name not in _KNOWN_PROPERTIES}
     return [name for name, value in unknown.items() if not _is_writable(name, value)]
 
@@ -134,14 +134,14 @@ def _is_writable(name: Any, value: Any) -> bool:
 
 
 def attributes_bytes(attributes: Mapping[str, str]) -> int:
-    """What String attributes add to the size of a message: name, type and value of each, UTF-8."""
+    """Bytes that String attributes add to a message: name, type and value of each, in UTF-8."""
     return sum(len(name.encode()) + len("String") + len(value.encode()) for name, value in attributes.items())
 
 
 def decode(text: str, queue: str) -> Envelope:
-    """The envelope in the body of an SQS message.
+    """Read the envelope in the body of an SQS message.
 
-    Understands our own, those of kombu's SQS transport (plain and base64), and either inside an SNS notification.
+    Reads our own envelopes, those of kombu's SQS transport (plain and base64), and either inside an SNS notification.
     Values of Python's own types (datetime, UUID, Decimal, …) are restored in the headers alone; all else is plain JSON.
 
     Args:
@@ -159,7 +159,7 @@ def decode(text: str, queue: str) -> Envelope:
     properties["delivery_info"] = _delivery_info(properties.get("delivery_info"), queue)
     try:
         body = _body_from_text(found.get("body"), properties.get("body_encoding"))
-    except (TypeError, ValueError, RecursionError):  # a body that is no text, and that JSON cannot write again
+    except (TypeError, ValueError, RecursionError):  # a body that is not text and that JSON cannot encode again
         return opaque(text, queue)
     return Envelope(
         body=body,
@@ -172,7 +172,7 @@ def decode(text: str, queue: str) -> Envelope:
 
 
 def _delivery_info(info: Any, queue: str) -> dict[str, Any]:
-    """With exchange and routing key as text, whoever wrote them: what routes on them must not trip."""
+    """Make exchange and routing key text, whatever the publisher wrote: routing must not fail on them."""
     if not isinstance(info, dict):
         return {"exchange": "", "routing_key": queue}
     exchange, routing_key = info.get("exchange"), info.get("routing_key")
@@ -184,9 +184,9 @@ def _delivery_info(info: Any, queue: str) -> dict[str, Any]:
 
 
 def with_first_sent(text: str, first_sent_ms: int) -> str:
-    """The same message, to be sent again, with the time of its first sending; an earlier time in it is kept.
+    """Add the time of the first send to a message that is sent again; an earlier time in it is kept.
 
-    What is no kombu message is returned unchanged.
+    Text that is not a kombu message is returned unchanged.
     """
     searched = _find(text)
     if searched is None:
@@ -211,7 +211,7 @@ def _headers(given: Any, *, may_have_types: bool) -> dict[str, Any]:
 
 
 def _with_types(value: Any) -> Any:
-    """JSON with the values that kombu's encoder has marked; what does not look like its work stays as it is."""
+    """Restore the values that kombu's encoder has marked; anything else stays unchanged."""
     if isinstance(value, list):
         return [_with_types(item) for item in value]
     if not isinstance(value, dict):
@@ -228,13 +228,13 @@ def _with_types(value: Any) -> Any:
 
 
 def _is_harmless(kind: Any, value: Any) -> bool:
-    """Whether kombu may build the value: some constructors make of a few characters what nobody can work with."""
+    """Return True if it is safe to build the value: some constructors turn a few characters into an unusable value."""
     if kind == "decimal":
         if not isinstance(value, str) or len(value) > _MAX_DECIMAL_CHARS:
             return False
         number = Decimal(value)
         return number.is_finite() and abs(number.adjusted()) <= _MAX_DECIMAL_EXPONENT
-    if kind == "uuid":  # other arguments make one that can't be pickled
+    if kind == "uuid":  # other arguments give a value that cannot be pickled
         return isinstance(value, dict) and value.keys() == {"hex"}
     return True
 
@@ -250,9 +250,9 @@ def _body_to_text(body: Any) -> tuple[str, str]:
 
 
 def _body_from_text(body: Any, encoding: Any) -> bytes:
-    """Always bytes, because that is what kombu's decompression takes."""
+    """Always bytes, as kombu's decompression requires."""
     if not isinstance(body, str):
-        # kombu's own transports write text; whatever else is there is handed over as JSON.
+        # kombu's own transports write text; any other value is delivered as JSON.
         return b"" if body is None else _encode(body).encode()
     if encoding == "base64":
         with contextlib.suppress(ValueError):
@@ -274,7 +274,7 @@ def _find(text: str) -> tuple[dict[str, Any], str] | None:
 
 
 def _is_deep(value: Any, text: str) -> bool:
-    if text.count("{") + text.count("[") <= MAX_DEPTH:  # nearly always, and counted fast
+    if text.count("{") + text.count("[") <= MAX_DEPTH:  # nearly always the case, and fast to count
         return False
     level, depth = [value], 0
     while level:
@@ -289,13 +289,13 @@ def _is_deep(value: Any, text: str) -> bool:
 def _is_kombu(candidate: Any) -> bool:
     if not isinstance(candidate, dict) or "body" not in candidate:
         return False
-    # An object of others may well have "properties" and a "body"; hardly these in them, one of which kombu always adds.
+    # A foreign object may have "properties" and a "body", but hardly these keys in them; kombu always adds one of them.
     properties = candidate.get("properties")
     return isinstance(properties, dict) and not _KOMBU_PROPERTIES.isdisjoint(properties)
 
 
 def _parse_either(text: str) -> tuple[Any, str]:
-    """What the text holds as JSON, plain or in base64; and the JSON."""
+    """The decoded JSON of a text, plain or base64; and the JSON itself."""
     found = _parse(text)
     if found is not None:
         return found, text
@@ -332,7 +332,7 @@ def _foreign(text: str, queue: str) -> Envelope:
 
 
 def opaque(text: str, queue: str) -> Envelope:
-    """A message whose text is not looked into."""
+    """A message whose text is not parsed."""
     return Envelope(
         body=text,
         content_type="text/plain",

@@ -1,25 +1,26 @@
-"""AMQP topic patterns as globs over message attributes, and those as an SNS filter policy within its limits. Pure.
+"""Translate AMQP topic patterns to globs over message attributes, and globs to an SNS filter policy. Pure.
 
-SNS knows no words: the ``*`` of its ``wildcard`` operator runs across dots, and there is no AND over one attribute. So
-a publisher adds, beside the routing key, the key spelled so that globs over plain text say what AMQP patterns say:
+SNS has no notion of words: the ``*`` of its ``wildcard`` operator crosses dots, and there is no AND over one attribute.
+So a publisher adds encodings of the routing key over which globs express AMQP patterns:
 
 ``rk``
-    The routing key, percent-encoded: ``order.created.eu``. The empty key is ``%``, because SNS takes no empty value.
-    Says every pattern in which a ``*`` occurs only next to a ``#``, or not at all: ``a.b.#``, ``#.m.#``, ``a.#.*``.
+    The routing key, percent-encoded: ``order.created.eu``. The empty key is ``%``, because SNS accepts no empty
+    value. Expresses every pattern in which a ``*`` occurs only next to a ``#``, or not at all: ``a.b.#``, ``#.m.#``,
+    ``a.#.*``.
 ``words``
     Each word between its position from the front and from the end, then the count: ``|1.order.3|2.created.2|3.eu.1|3``.
     One position fixes a word, both fix the length of the key: ``order.*`` is the prefix ``|1.order.2|``, ``*.b.#`` is
     ``*|2.b.*``, and ``a.*.c`` is ``|1.a.3|*|3.c.1|3``.
 ``tail``
     ``words`` from the second word on; only where there are three words or more. It turns patterns that start with a
-    ``*`` into prefixes, of which a policy may have many: wildcards with two ``*`` cost six of the hundred points each.
+    ``*`` into prefixes. A policy may have many prefixes, but a wildcard with two ``*`` costs six of its hundred points.
 
-A word never holds ``.``, ``|``, ``*`` or ``%`` of its own: the first separates words, the others are encoded.
+A word never contains ``.``, ``|``, ``*`` or ``%``: the first separates words, the others are encoded.
 
-A *candidate* is a set of globs that together say what one pattern says: a key matches the pattern if one of the globs
-matches (*exact*), or the globs let some more keys pass. Each pattern has a few candidates, on different attributes. A
-policy has one array of values for each attribute it uses; more than one attribute means ``$or``, about whose cost AWS
-is vague, so a policy with one attribute is tried first. When nothing fits, the dearest globs are widened step by step.
+A *candidate* is a set of globs that together express one pattern: either exactly (*exact*), or passing some more keys.
+Each pattern has a few candidates, on different attributes. A policy has one array of values for each attribute it uses;
+more than one attribute requires ``$or``, whose cost AWS does not document clearly, so a policy with one attribute is
+tried first. If nothing fits, the most expensive globs are widened step by step.
 """
 
 from __future__ import annotations
@@ -53,35 +54,35 @@ WORDS = "words"
 TAIL = "tail"
 
 Policy: TypeAlias = "dict[str, Any]"
-#: Attribute to globs: what a policy says, before it is written as JSON.
+#: Attribute to globs: the content of a policy before it is written as JSON.
 Branches: TypeAlias = "dict[str, frozenset[str]]"
 
 #: Which attributes a policy may use, the simplest first.
 _PLANS = ((RK,), (WORDS,), (RK, WORDS), (RK, WORDS, TAIL))
 _EVERYTHING = "*"
 _EMPTY_KEY = "%"
-#: A longer routing key, which may come from a message, is not worth its memory.
+#: Longer routing keys are not cached: they may come from a message, and would waste memory.
 _CACHED_CHARS = 256
 _MAX_GLOBS = 8  # of one pattern; each "#" between words doubles the number
-# Left as they are besides letters, digits and "_.-~": what is harmless in a filter policy and common in routing keys.
+# Not encoded, in addition to letters, digits and "_.-~": harmless in a filter policy and common in routing keys.
 _SAFE = "/:+=@#$,!()"
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """Globs, as (attribute, glob), that say what a pattern says: exactly, or letting some more pass."""
+    """Globs, as (attribute, glob), that express a pattern exactly, or pass some more keys."""
 
     globs: tuple[tuple[str, str], ...]
     exact: bool = True
 
     def cost(self) -> tuple[int, int]:
-        """Wildcard points and number of values: the less the better."""
+        """Wildcard points and number of values: the fewer, the better."""
         return sum(_points(glob) for _, glob in self.globs), len(self.globs)
 
 
 @dataclass(frozen=True)
 class _Gap:
-    """What may stand between two words of a pattern: at least so many words, and more if it is open (a ``#``)."""
+    """The gap between two words of a pattern: its minimum number of words, and whether it is open (a ``#``)."""
 
     least: int
     is_open: bool
@@ -96,15 +97,15 @@ def split_words(text: str) -> list[str]:
 
 
 def encode(text: str) -> str:
-    """Percent-encode what SNS refuses in attributes (surrogates, control characters) or reads otherwise (``*"\\``).
+    """Percent-encode what SNS refuses in attributes (surrogates, control characters) or treats specially (``*"\\``).
 
-    Character by character, so that prefixes and suffixes stay such. Never holds ``|`` or ``*``.
+    Encodes each character on its own, so that prefixes and suffixes remain so. The result has no ``|`` or ``*``.
     """
     return quote(text, safe=_SAFE, errors="surrogatepass")
 
 
 def spell(routing_key: str) -> dict[str, str]:
-    """The attributes of a message with this routing key. The caller must not change the answer: it may be cached."""
+    """The attributes of a message with this routing key. The caller must not change the result: it may be cached."""
     return _spell(routing_key) if len(routing_key) <= _CACHED_CHARS else _spell.__wrapped__(routing_key)
 
 
@@ -169,7 +170,7 @@ def _parse(words: Iterable[str]) -> tuple[list[str], list[_Gap]]:
 
 
 def _wild_candidates(gap: _Gap) -> list[Candidate] | None:
-    """For a pattern of nothing but ``*`` and ``#``: so many words, or at least so many."""
+    """For a pattern of only ``*`` and ``#``: an exact or a minimum number of words."""
     if not gap.is_open:
         return [Candidate(((WORDS, f"*|{gap.least}"),))]
     if gap.least == 0:
@@ -183,14 +184,14 @@ def _wild_candidates(gap: _Gap) -> list[Candidate] | None:
 
 
 def _key_globs(literals: Sequence[str], gaps: Sequence[_Gap]) -> list[str]:
-    """Globs over ``rk``, exact; none where a bounded gap (a ``*`` without ``#``) asks for a count of words."""
+    """Exact globs over ``rk``; none if a bounded gap (a ``*`` without ``#``) requires counting words."""
     if any(gap.least and not gap.is_open for gap in gaps):
         return []
     choices: list[list[str]] = []
     for i, gap in enumerate(gaps):
         before, after = "." if i else "", "." if i < len(literals) else ""
         if gap.least:
-            # An SNS "*" runs over dots: one for each word that must be there lets any more be there.
+            # An SNS "*" crosses dots: one for each required word also matches any further words.
             choices.append([before + ".".join("*" * gap.least) + after])
         else:
             nothing = "." if before and after else ""
@@ -202,7 +203,7 @@ def _key_globs(literals: Sequence[str], gaps: Sequence[_Gap]) -> list[str]:
     globs = ["".join(parts) for parts in product(*choices)]
     if any(glob.count("*") > limits.SNS_WILDCARDS_PER_PATTERN for glob in globs):
         return []
-    # "" would stand for a key of one empty word, and there is none.
+    # "" would stand for a key of one empty word, which does not exist.
     return [glob for glob in globs if glob]
 
 
@@ -212,7 +213,7 @@ def _words_glob(literals: Sequence[str], gaps: Sequence[_Gap]) -> tuple[str, boo
     count = len(literals)
     if not opens:
         return _closed_glob(literals, gaps), True
-    # Before the first open gap a word's position from the front is known, after the last its position from the end.
+    # Before the first open gap a word's position from the front is known, after the last one that from the end.
     front: dict[int, int] = {}
     end: dict[int, int] = {}
     position = 0
@@ -233,10 +234,10 @@ def _words_glob(literals: Sequence[str], gaps: Sequence[_Gap]) -> tuple[str, boo
 
 
 def _gap_glob(k: int, gap: _Gap, front: dict[int, int], end: dict[int, int], count: int) -> tuple[str, bool]:
-    """What stands for the gap before word ``k``, and whether that is exact. ``k == count``: the gap after the last.
+    """The glob for the gap before word ``k``, and whether it is exact. ``k == count``: the gap after the last word.
 
-    A gap that must hold words is "some token with this position comes between"; the words at both sides bring the dots
-    that keep them from being that token.
+    A gap that requires words means "some token with this position is in between"; the dots in the words on both sides
+    keep them from matching as that token.
     """
     if not gap.is_open:
         if k == 0:
@@ -269,14 +270,14 @@ def _closed_glob(literals: Sequence[str], gaps: Sequence[_Gap]) -> str:
 
 
 def combine(choices: Iterable[Sequence[Candidate]], *, wildcards: bool) -> tuple[Policy | None, bool]:
-    """One filter policy that passes what any of the patterns passes.
+    """One filter policy that passes every key that any of the patterns matches.
 
     Args:
         choices: The candidates of each pattern.
-        wildcards: Whether there is a ``wildcard`` operator. Without it the limits are also read more strictly, as do
-            the emulators that lack it.
+        wildcards: Whether there is a ``wildcard`` operator. Without it the limits are also interpreted more strictly,
+            as by the emulators that lack it.
     Returns:
-        The policy, None when everything has to pass; and whether it passes nothing else.
+        The policy, or None if everything has to pass; and whether it is exact.
     """
     prepared = [_prepare(candidates, wildcards) for candidates in choices]
     for plan in _PLANS:
@@ -289,7 +290,7 @@ def combine(choices: Iterable[Sequence[Candidate]], *, wildcards: bool) -> tuple
 
 
 def _prepare(candidates: Sequence[Candidate], wildcards: bool) -> list[Candidate]:
-    """The candidates worth choosing from, each glob within what one glob may be."""
+    """The candidates to choose from, with each glob reduced to what one glob may be."""
     prepared = []
     for candidate in candidates:
         globs = tuple((name, _within(glob, wildcards)) for name, glob in candidate.globs)
@@ -300,7 +301,7 @@ def _prepare(candidates: Sequence[Candidate], wildcards: bool) -> list[Candidate
 
 
 def _within(glob: str, wildcards: bool) -> str:
-    """What repeated :func:`_wider` makes of a glob, in one step: a pattern may have thousands of stars."""
+    """Repeated :func:`_wider` in one step: a pattern may have thousands of stars."""
     if wildcards and glob.count("*") > limits.SNS_WILDCARDS_PER_PATTERN:
         head, *middle, tail = glob.split("*")
         longest = sorted(range(len(middle)), key=lambda i: (len(middle[i]), i))[1 - limits.SNS_WILDCARDS_PER_PATTERN :]
@@ -326,7 +327,7 @@ def _merge(candidates: Iterable[Candidate]) -> Branches:
 
 
 def _without_covered(globs: Iterable[str]) -> frozenset[str]:
-    """Leave out what a prefix or a suffix among the globs lets pass anyway."""
+    """Remove globs that are covered by a prefix or a suffix among them."""
     prefixes = [glob[:-1] for glob in globs if glob.find("*") == len(glob) - 1]
     suffixes = [glob[1:] for glob in globs if glob.rfind("*") == 0]
 
@@ -341,7 +342,7 @@ def _without_covered(globs: Iterable[str]) -> frozenset[str]:
 
 
 def _fits(branches: Branches, wildcards: bool) -> bool:
-    """Whether SNS would take this policy."""
+    """Return True if SNS would accept this policy."""
     sizes = [len(globs) for globs in branches.values()]
     # The members of "$or" add up; moto multiplies all, and with the depth as well.
     combinations = sum(sizes) if wildcards or len(sizes) == 1 else len(sizes) * prod(2 * size for size in sizes)
@@ -357,7 +358,7 @@ def _fits(branches: Branches, wildcards: bool) -> bool:
 
 
 def _widen(branches: Branches, wildcards: bool) -> Branches:
-    """Let more pass until the policy fits: the dearest globs first."""
+    """Widen globs until the policy fits, the most expensive first."""
     while not _fits(branches, wildcards):
         name, glob = max(
             ((name, glob) for name, globs in branches.items() for glob in globs),
@@ -371,7 +372,7 @@ def _widen(branches: Branches, wildcards: bool) -> Branches:
 
 
 def _wider(glob: str) -> str:
-    """The next wider glob, for a glob with wildcard points: with fewer ``*``, at last a prefix, a suffix or ``*``."""
+    """The next wider glob for one with wildcard points: with fewer ``*``, finally a prefix, a suffix or ``*``."""
     head, *middle, tail = glob.split("*")
     if middle:
         middle.remove(min(middle, key=len))

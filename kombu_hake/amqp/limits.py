@@ -18,7 +18,7 @@ MAX_BATCH_ENTRIES: Final = 10  # API-SQS SendMessageBatch, DeleteMessageBatch; A
 ATTRIBUTE_NAME_MAX_CHARS: Final = 256  # API-SQS, API-SNS MessageAttributeValue
 FIFO_SUFFIX: Final = ".fifo"  # API-SQS CreateQueue, API-SNS CreateTopic; counts in the length of the name
 
-# A raw delivery of a message with more attributes than this is dropped without an error to anybody (DG-SNS
+# A raw delivery of a message with more attributes than this is dropped without any error (DG-SNS
 # "message attributes"). One is left free, because clients that offload a body to S3 add one.
 RAW_DELIVERY_MAX_ATTRIBUTES: Final = 10
 
@@ -73,10 +73,10 @@ MATCHED_KEY_MAX_CHARS: Final = 10_000  # ours: matching a routing key of a megab
 # --- what a received message may cost a process -------------------------------------------------------------------
 
 # SQS bounds what is sent, not what it unpacks to: 837 bytes of bzip2 can hold gigabytes. JSON and pickles of tasks
-# shrink to a fifth or a tenth, so sixteen times the largest message leaves room for every real one.
+# shrink to a fifth or a tenth, so sixteen times the largest message is enough for every real one.
 MAX_INFLATED_BYTES: Final = 16 * SQS_MAX_MESSAGE_BYTES
 # Building JSON values takes 0.1 to 0.4 microseconds and about 60 bytes each: five million empty lists fit into the size
-# above, and took 2.5 seconds and 360 MiB. So many commas and opening brackets stay well below one second.
+# above, and took 2.5 seconds and 360 MiB. This many commas and opening brackets take well below one second.
 MAX_INFLATED_VALUES: Final = 1_500_000
 # An xz header may ask for a window of 4 GiB; the highest preset of the lzma module needs 65 MiB to decompress.
 MAX_INFLATING_MEMORY_BYTES: Final = 96 * 1024 * 1024

@@ -1,16 +1,16 @@
-"""Names: of queues and topics in AWS, ARNs, of dead-letter queues, and of kombu's mailboxes. Pure.
+"""Names of queues and topics in AWS, of dead-letter queues and of kombu's mailboxes; ARNs. Pure.
 
 Logical names (what kombu declares) become physical names (what AWS stores).
 AWS allows ``[A-Za-z0-9_-]`` only: 80 characters for a queue, 256 for a topic, ``.fifo`` as the one legal suffix.
 The mapping is one-to-one over (namespace, logical name):
 
-* a name that is legal stays as it is;
-* any other keeps a readable head and ends in ``_x`` and a hash of the whole name;
-* a legal name that *looks* like such a hash, or like one with a namespace, gets a hash too, so that it can't be
-  mistaken for it.
+* a legal name is unchanged;
+* any other name keeps a readable prefix and ends in ``_x`` and a hash of the whole name;
+* a legal name that *looks* like a hashed one, or like one with a namespace, is hashed too, so that the two cannot be
+  confused.
 
-With a namespace the physical name is ``<namespace>__<name>``. A namespace holds no double underscore and ends in none,
-so the first ``__`` always ends it.
+With a namespace the physical name is ``<namespace>__<name>``. A namespace contains no double underscore and does not
+end in an underscore, so the first ``__`` always ends it.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ TopicArn = NewType("TopicArn", str)
 SubscriptionArn = NewType("SubscriptionArn", str)
 
 NAMESPACE_MAX_CHARS = 32
-#: 20 characters of base 32 are 100 bits: no two names of one account will ever meet.
+#: 20 characters of base 32 are 100 bits: no two names of one account will ever collide.
 _HASH_CHARS = 20
 _HASH_ALPHABET = "0123456789abcdefghijklmnopqrstuv"
 
@@ -73,22 +73,22 @@ _LOOKS_HASHED = re.compile(rf".*_x[0-9a-v]{{{_HASH_CHARS}}}\Z", re.DOTALL)
 _NAMESPACE = re.compile(r"[A-Za-z0-9-]+(?:_[A-Za-z0-9-]+)*\Z")
 _LOOKS_NAMESPACED = re.compile(r"[A-Za-z0-9-]+(?:_[A-Za-z0-9-]+)*__")
 _ODD_RUN = re.compile(r"[^A-Za-z0-9-]+")
-#: What kombu's SQS transport does to names (``kombu/transport/SQS/__init__.py``, ``CHARS_REPLACE_TABLE``).
+#: How kombu's SQS transport changes names (``kombu/transport/SQS/__init__.py``, ``CHARS_REPLACE_TABLE``).
 _KOMBU_TABLE = {ord(c): "_" for c in string.punctuation if c not in "-_."} | {ord("."): "-"}
 
 
 def valid_namespace(namespace: str) -> bool:
-    """Whether *namespace* may be used: letters, digits, ``-`` and single ``_`` inside, at most 32 characters."""
+    """Return True if *namespace* may be used: letters, digits, ``-`` and single ``_`` inside, at most 32 characters."""
     return not namespace or (len(namespace) <= NAMESPACE_MAX_CHARS and _NAMESPACE.match(namespace) is not None)
 
 
 class Namer(NamedTuple):
-    """The one place that knows how logical names become physical ones.
+    """Map logical names to physical ones; nothing else does.
 
     Attributes:
         namespace: Keeps several environments of one account apart; ``""`` for none.
-        prefix: Put before each logical name as it stands (``queue_name_prefix`` of ``sqs://``).
-        style: ``"hake"``, or ``"kombu"`` for the names that ``sqs://`` makes, which are not one-to-one.
+        prefix: Prepended to each logical name unchanged (``queue_name_prefix`` of ``sqs://``).
+        style: ``"hake"``, or ``"kombu"`` for the names of ``sqs://``, which are not one-to-one.
     """
 
     namespace: str = ""
@@ -108,11 +108,11 @@ class Namer(NamedTuple):
         return self._physical(exchange, SNS_MAX_TOPIC_NAME_CHARS)
 
     def topic_pattern(self) -> str:
-        """What every topic of this namespace matches, as a pattern with ``*``."""
+        """A pattern with ``*`` that matches every topic of this namespace."""
         return f"{self.namespace}__*" if self.namespace else "*"
 
     def incarnation(self, queue: str) -> str:
-        """A name of 1..80 characters for a queue, that no other one ever has: AWS refuses a deleted name for a minute.
+        """A name of 1..80 characters for a queue that is never used again: AWS refuses a deleted name for a minute.
 
         Raises: as :meth:`queue`.
         """
@@ -123,18 +123,18 @@ class Namer(NamedTuple):
         return f"{stem}{_proof(stem)}{suffix}"
 
     def owns(self, physical: str) -> bool:
-        """Whether a queue or topic of this name in AWS is one of this namespace."""
+        """Return True if a queue or topic with this name in AWS belongs to this namespace."""
         if self.namespace:
             return physical.startswith(f"{self.namespace}__")
         return _LOOKS_NAMESPACED.match(physical) is None
 
     def queue_prefix(self) -> str:
-        """What the names of all queues of this namespace begin with; those of others may too."""
+        """The prefix of all queue names of this namespace; foreign queues may share it."""
         return f"{self.namespace}__" if self.namespace else ""
 
     def _physical(self, name: str, max_chars: int) -> str:
         if not name:
-            raise InvalidName("An empty name can't be a queue or an exchange: give it a name.")
+            raise InvalidName("The name of a queue or an exchange cannot be empty.")
         name = self.prefix + name
         stem, suffix = (name[: -len(FIFO_SUFFIX)], FIFO_SUFFIX) if name.endswith(FIFO_SUFFIX) else (name, "")
         space = f"{self.namespace}__" if self.namespace else ""
@@ -148,7 +148,7 @@ class Namer(NamedTuple):
 
 
 def is_incarnation(physical: str) -> bool:
-    """Whether :meth:`Namer.incarnation` made this name. The name itself proves it, also when the queue is gone."""
+    """Return True if :meth:`Namer.incarnation` made this name; also works after the queue is gone."""
     match = _INCARNATION.match(physical)
     return match is not None and _proof(match["stem"]) == match["proof"]
 
@@ -168,7 +168,7 @@ def _kombu_stem(stem: str, name: str, room: int) -> str:
 
 
 def _hashed(stem: str, room: int) -> str:
-    # surrogatepass: a lone surrogate is a legal Python string, and so a possible name.
+    # surrogatepass: a lone surrogate is a legal Python string, and therefore a possible name.
     digest = int.from_bytes(hashlib.sha256(stem.encode("utf-8", "surrogatepass")).digest(), "big")
     code = "".join(_HASH_ALPHABET[(digest >> (5 * i)) & 31] for i in range(_HASH_CHARS))
     head = _ODD_RUN.sub("_", stem).strip("_")[: room - _HASH_CHARS - 2].rstrip("_")
@@ -189,7 +189,7 @@ class Arn(NamedTuple):
 
 
 def parse_arn(text: str) -> Arn:
-    """Take an ARN apart.
+    """Parse an ARN.
 
     Raises:
         InvalidName: *text* is not an ARN of six parts.
@@ -201,9 +201,9 @@ def parse_arn(text: str) -> Arn:
 
 
 def queue_account(url: str) -> str:
-    """The account that a queue URL names: its last but one path segment; ``""`` when there is none.
+    """The account in a queue URL, its last but one path segment; ``""`` if there is none.
 
-    AWS does not promise the form of queue URLs, so this is a hint that saves a call, never the authority.
+    AWS does not guarantee the form of queue URLs: use this as a hint that saves a call, never as authoritative.
     """
     parts = url.rstrip("/").split("/")
     account = parts[-2] if len(parts) >= 2 else ""
@@ -212,8 +212,8 @@ def queue_account(url: str) -> str:
 
 # --- dead-letter queues
 
-#: Value of the queue argument ``x-dead-letter-queue``: as True, but none is missed where infrastructure code makes the
-#: queues.
+#: Value of the queue argument ``x-dead-letter-queue``: like True, but a missing one is no fault where infrastructure
+#: code creates the queues.
 IF_MADE = "?"
 DEFAULT_PATTERN = "{queue}-dead"
 UNDELIVERED_PATTERN = "{queue}-undelivered"
@@ -230,69 +230,69 @@ def in_pattern(pattern: str, queue: str) -> str:
 
 
 def is_dead_name(queue: str, pattern: str | None) -> bool:
-    """Whether its name says that it is a dead-letter queue itself, which the option must not give another one."""
+    """Return True if the name is that of a dead-letter queue, which must not be given a dead-letter queue itself."""
     stem = queue.removesuffix(FIFO_SUFFIX)
     patterns = [DEFAULT_PATTERN, UNDELIVERED_PATTERN, pattern or DEFAULT_PATTERN]
     return any(re.fullmatch(re.escape(p).replace(re.escape("{queue}"), ".+"), stem) for p in patterns)
 
 
 def dead_name(queue: str) -> str:
-    """The name that a queue's own dead-letter queue has unless told otherwise: ``email-dead``, ``email-dead.fifo``."""
+    """The default name of a queue's own dead-letter queue: ``email-dead``, ``email-dead.fifo``."""
     return in_pattern(DEFAULT_PATTERN, queue)
 
 
 def undelivered_name(queue: str) -> str:
-    """The name of the queue that keeps what SNS could not deliver to a queue."""
+    """The name of the undelivered queue: it keeps messages that SNS could not deliver to a queue."""
     return in_pattern(UNDELIVERED_PATTERN, queue)
 
 
 # --- mailboxes of remote control
 #
 # kombu/pidbox.py: a command is published to "<namespace>.pidbox", and each answer to "reply.<namespace>.pidbox", with
-# the id of the mailbox that asked as routing key. That mailbox waits in the queue "<id>.reply.<namespace>.pidbox". Each
-# worker takes its commands from the queue "<hostname>.<namespace>.pidbox".
+# the id of the asking mailbox as routing key. That mailbox receives from the queue "<id>.reply.<namespace>.pidbox".
+# Each worker receives its commands from the queue "<hostname>.<namespace>.pidbox".
 
 _MAILBOX_SUFFIX = ".pidbox"
 _REPLY_PREFIX = "reply."
-#: Length of a long poll of a queue that waits for replies, s: who asks waits for about a second, and the poll that is
-#: open when the waiting ends keeps its thread and its connection for so long.
+#: Length of a long poll of a reply queue, seconds. A caller waits about a second for replies, and the poll that is open
+#: then keeps its thread and its connection for this long.
 REPLY_POLL_S = 2
 
 
 def is_mailbox(exchange: str) -> bool:
-    """Whether commands or replies of remote control go through this exchange."""
+    """Return True if commands or replies of remote control go through this exchange."""
     return exchange.endswith(_MAILBOX_SUFFIX)
 
 
 def is_reply_exchange(exchange: str) -> bool:
-    """Whether replies are published here: they go straight to a queue, with no SNS in between."""
+    """Return True if replies are published to this exchange: they go straight to a queue, without SNS."""
     return exchange.startswith(_REPLY_PREFIX) and is_mailbox(exchange)
 
 
 def reply_queue(exchange: str, routing_key: str) -> str:
-    """The queue that waits for replies published to *exchange* (``Mailbox.get_reply_queue``)."""
+    """The queue that receives replies published to *exchange* (``Mailbox.get_reply_queue``)."""
     return f"{routing_key}.{exchange}"
 
 
 def is_reply_queue(queue: str) -> bool:
-    """Whether a queue waits for replies."""
+    """Return True if a queue receives replies."""
     owner, _, exchange = queue.partition(".")
     return "@" not in owner and is_reply_exchange(exchange)  # w@one.reply.example.celery.pidbox: a worker's commands
 
 
 def is_command_queue(queue: str) -> bool:
-    """Whether a queue holds commands for one worker."""
+    """Return True if a queue holds commands for one worker."""
     return is_mailbox(queue) and not is_reply_queue(queue)
 
 
 def answers_elsewhere(command: object, queue: str) -> bool:
-    """Whether a command asks for its answer anywhere but in a reply queue of its own mailbox.
+    """Return True if a command asks for its answer anywhere but in a reply queue of its own mailbox.
 
-    kombu declares the exchange that the command names and publishes the answer there, whatever it is.
+    kombu declares the exchange that the command names, whatever it is, and publishes the answer there.
 
     Args:
         command: The decoded body.
-        queue: The command queue that it lies in.
+        queue: The command queue it was received from.
     """
     reply_to = command.get("reply_to") if isinstance(command, Mapping) else None
     if not reply_to:
@@ -307,17 +307,17 @@ def answers_elsewhere(command: object, queue: str) -> bool:
 
 
 _MAX_PATTERN_CHARS = 256
-#: Each choice that a regular expression leaves multiplies the ways to match: with four, a host name takes milliseconds.
+#: Each choice in a regular expression multiplies the ways to match: with four, a host name takes milliseconds.
 _MAX_CHOICES = 4
 _CHOICE = re.compile(r"[*+?{|]")
 _REPEATED_GROUP = re.compile(r"\)[*+?{]")
 
 
 def has_slow_pattern(command: object) -> bool:
-    """Tell whether a command selects workers by a regular expression that may take for ever to match a host name.
+    """Return True if a command selects workers by a regular expression that may take forever to match a host name.
 
     kombu matches it in the main process (``Node.handle_message``); ``(.|.)*!`` doubles the time with each character of
-    the host name. What counts as slow here is simple to check and wider than what really is.
+    the host name. The check is simple, and also rejects some expressions that are fast.
 
     Args:
         command: The decoded body.

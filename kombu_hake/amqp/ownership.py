@@ -1,24 +1,24 @@
-"""Who uses a temporary queue, as tags of its SQS queue, and when nobody does any more. Pure.
+"""Record in tags of its SQS queue which processes use a temporary queue, and when the queue expires. Pure.
 
 The tags::
 
     hake:temporary        exclusive | auto-delete | expires=3600 | auto-delete expires=86400 | no
-    hake:user:1f0c2d3e4a5b  1795401200 600 web-1/4711        alive until, by AWS's clock; its limit; host and process
-    hake:user:1f0c2d3e4a5b  1795401200 600 left web-1/4711   it left, and until then the queue may be wanted again
-    hake:user:others      as above, shared by those for whom there was no room
-    hake:used             1795400600               last time that somebody declared it, or got a message from it
+    hake:user:1f0c2d3e4a5b  1795401200 600 web-1/4711        expiry, by AWS's clock; its limit; host and process
+    hake:user:1f0c2d3e4a5b  1795401200 600 left web-1/4711   it left; until then the queue may be needed again
+    hake:user:others      as above, shared by processes for which there was no room
+    hake:used             1795400600               last declare, or get of a message
     hake:condemned        1795402000 web-1/4712    a janitor is about to delete it
 
 ``hake:temporary`` is written by the process that creates the queue, and never added to a queue that lacks it. Anyone
-with ``sqs:TagQueue`` can write these tags, so they only say *when* a temporary queue may go; that it is temporary at
-all needs other evidence (:mod:`kombu_hake.temporary.janitor`). Values that we would not have written are ignored. Each
-process that uses the queue renews a tag of its own, because SQS offers no compare-and-set. What a process writes is a
-promise ("until then") and not a time of writing: the reader needs to know nobody's limit.
+with ``sqs:TagQueue`` can write these tags, so they only decide *when* a temporary queue may be removed; that it is
+temporary at all needs other evidence (:mod:`kombu_hake.temporary.janitor`). Values that we would not have written are
+ignored. Each process that uses the queue renews a tag of its own, because SQS offers no compare-and-set. A process
+writes its expiry and not the time of writing, so that a reader needs to know no limits.
 
-When a queue may go (the earliest rule that applies)
-    * exclusive: when the promise of its owner has run out.
-    * auto-delete: when it has been consumed, and the promises of all its consumers have run out.
-    * expires: so long after the last sign of any use.
+When a queue may be removed (the earliest rule that applies)
+    * exclusive: when its owner has expired.
+    * auto-delete: when it has been consumed, and all its consumers have expired.
+    * expires: that long after its last use.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ KIND_TAG = "hake:temporary"
 USED_TAG = "hake:used"
 CONDEMNED_TAG = "hake:condemned"
 _USER_PREFIX = "hake:user:"
-#: The user that stands for all for whom there was no room.
+#: The shared user for processes that have no room for a tag of their own.
 OTHERS = "others"
 #: Processes with a tag of their own; with forty bindings (``bindings.MAX_BINDING_TAGS``) a queue has fifty tags then.
 MAX_USERS = 4
-#: Where no user says its limit, as of a queue that was only declared.
+#: Used if no user states a limit, such as for a queue that was only declared.
 _USUAL_LIMIT_S = 600
 
 _PERMANENT = "no"
@@ -68,7 +68,7 @@ _MAX_WHO_CHARS = 100
 
 
 class Kind(NamedTuple):
-    """What a queue goes with. False when it goes with nothing, and so stays."""
+    """What ends a queue. False if nothing does: the queue is permanent."""
 
     exclusive: bool = False
     auto_delete: bool = False
@@ -80,7 +80,7 @@ class Kind(NamedTuple):
 
     def __str__(self) -> str:
         owner = "exclusive" if self.exclusive else "auto-delete" if self.auto_delete else ""
-        # The owner of an exclusive queue is a use of it, so it never outlives its owner by being used.
+        # The owner of an exclusive queue is its only use, so other uses do not make it outlive its owner.
         expires = f"expires={self.expires_s}" if self.expires_s is not None and not self.exclusive else ""
         return f"{owner} {expires}".strip() or _PERMANENT
 
@@ -91,7 +91,7 @@ class User(NamedTuple):
     name: str
     #: Seconds since the epoch, by AWS's clock.
     until_s: int
-    #: How long it may be silent, seconds; it renews its promise several times in that time.
+    #: How long it may be silent, seconds; it sends several heartbeats in that time.
     limit_s: int
     has_left: bool
     #: For people.
@@ -100,7 +100,7 @@ class User(NamedTuple):
 
 @dataclass(frozen=True)
 class Ownership:
-    """What the tags of a temporary queue say."""
+    """The content of a temporary queue's tags."""
 
     kind: Kind
     users: tuple[User, ...] = ()
@@ -108,7 +108,7 @@ class Ownership:
     is_condemned: bool = False
 
     def due_s(self) -> float | None:
-        """When the queue may be deleted, seconds since the epoch; None for never, as far as is known."""
+        """When the queue may be deleted, seconds since the epoch; None for never, or if unknown."""
         until = max((user.until_s for user in self.users), default=None)
         rules: list[float] = []
         if self.kind.exclusive or self.kind.auto_delete:
@@ -120,7 +120,7 @@ class Ownership:
         return min(rules, default=None)
 
     def live_users(self, now_s: float) -> list[User]:
-        """Those whose promise holds."""
+        """The users that have not expired."""
         return [user for user in self.users if not user.has_left and user.until_s > now_s]
 
     def limit_s(self) -> int:
@@ -128,12 +128,12 @@ class Ownership:
         return min(_MAX_LIMIT_S, max((user.limit_s for user in self.users), default=_USUAL_LIMIT_S))
 
     def signs(self) -> tuple[object, ...]:
-        """What changes when anybody uses the queue."""
+        """A value that changes with every use of the queue."""
         return (self.kind, tuple(sorted(self.users)), self.used_s)
 
 
 def read(tags: Mapping[str, str]) -> Ownership | None:
-    """The ownership that the tags of a queue tell; None for a queue that is not temporary, or not known to be."""
+    """Read the ownership from the tags of a queue; None for a queue that is not known to be temporary."""
     kind = _read_kind(tags.get(KIND_TAG, _PERMANENT))
     if not kind:
         return None
@@ -148,7 +148,7 @@ def read(tags: Mapping[str, str]) -> Ownership | None:
 
 
 def kind_tag(kind: Kind) -> dict[str, str]:
-    """For the queue's creation; of a kind that is nothing, for a queue that was temporary and stays from now on."""
+    """The tag for a new queue; an empty kind makes a temporary queue permanent."""
     return {KIND_TAG: str(kind)}
 
 
@@ -158,31 +158,31 @@ def user_key(name: str) -> str:
 
 
 def user_tag(name: str, now_s: float, limit_s: float, who: str, *, has_left: bool = False) -> dict[str, str]:
-    """A promise: alive until *now_s* + *limit_s*. Of one that left: until then the queue is kept for others."""
+    """A heartbeat: it expires at *now_s* + *limit_s*. Of a user that left: until then the queue is kept for others."""
     limit = max(1, round(limit_s))
     left = " left" if has_left else ""
     return {user_key(name): f"{round(now_s + limit)} {limit}{left} {_clean(who)}".rstrip()}
 
 
 def used_tag(now_s: float) -> dict[str, str]:
-    """A use that is over at once: a declare, or a get."""
+    """A momentary use: a declare, or a get."""
     return {USED_TAG: str(round(now_s))}
 
 
 def condemned_tag(now_s: float, who: str) -> dict[str, str]:
-    """A janitor's note that it is going to delete the queue."""
+    """A janitor's note that it is about to delete the queue."""
     return {CONDEMNED_TAG: f"{round(now_s)} {_clean(who)}".rstrip()}
 
 
 def room_for(tags: Iterable[str], now_s: float, ownership: Ownership, most: int) -> bool:
-    """Whether a queue has room for the tag of one more user.
+    """Return True if a queue has room for the tag of one more user.
 
     Args:
         tags: Keys of all its tags.
         most: How many AWS allows.
     """
     named = [user for user in ownership.live_users(now_s) if user.name != OTHERS]
-    # One is kept free for a janitor's note, and one for the last time of use.
+    # One is reserved for a janitor's note, and one for the time of the last use.
     return len(named) < MAX_USERS and len(list(tags)) + 2 < most
 
 

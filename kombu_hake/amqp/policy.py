@@ -1,8 +1,8 @@
 """The access policy of an SQS queue: which SNS topics may send to it. Pure.
 
-One statement of a queue's policy is ours, known by its ``Sid``; it names every topic that the queue is bound to. The
-other statements belong to somebody else and are kept as they are. SQS replaces policies as a whole, so a policy that
-cannot be read is never written over.
+One statement of a queue's policy is ours, identified by its ``Sid``; it names every topic that the queue is bound to.
+The other statements are foreign and are kept unchanged. SQS replaces policies as a whole, so an unreadable policy is
+never overwritten.
 """
 
 from __future__ import annotations
@@ -34,31 +34,31 @@ _VERSION = "2012-10-17"
 _ACTION = "sqs:SendMessage"
 _SERVICE = "sns.amazonaws.com"
 
-#: AWS counts no white space, so a text that it returns may be longer than a policy may be. Not that much longer.
+#: AWS does not count white space, so a text that it returns may exceed the limit of a policy, but not by this much.
 _MAX_CHARS = 8 * limits.SQS_POLICY_MAX_BYTES
 
 Statement = dict[str, Any]
 
 
 class PolicyUnreadable(TopologyError, ValueError):
-    """The queue has a policy that is not what SQS policies look like. It is left alone."""
+    """The queue has a policy that is not a valid SQS policy. It is left unchanged."""
 
 
 class PolicyTooLarge(TopologyError, ValueError):
-    """The other statements of the policy leave no room for ours."""
+    """The foreign statements of the policy leave no room for ours."""
 
 
 def queue_policy(existing: str | None, queue_arn: str, topic_arns: Collection[str]) -> str | None:
-    """The policy to write, so that these topics, and no other by our doing, may send to the queue.
+    """The policy to write so that our statement allows exactly these topics to send to the queue.
 
-    Near the limits of SQS the topics are named by their longest common prefixes, as few of them as have to be.
+    Near the limits of SQS, as few topics as possible are replaced by their longest common prefixes.
 
     Args:
         existing: The policy's JSON text; None or empty where the queue has none.
         topic_arns: Every topic that the queue is bound to; none removes our statement.
     Returns:
-        JSON text, ``""`` where nothing is left of the policy; None when nothing has to be written, because the existing
-        policy says so already, be it in the words of others.
+        JSON text, ``""`` if the policy becomes empty; None if nothing has to be written, because the existing policy,
+        foreign statements included, allows these topics already.
     Raises:
         PolicyUnreadable: the existing policy cannot be understood.
         PolicyTooLarge: the foreign statements leave no room, or are too large by themselves once they are escaped.
@@ -83,7 +83,7 @@ def queue_policy(existing: str | None, queue_arn: str, topic_arns: Collection[st
 
 
 def namespace_policy(existing: str | None, queue_arn: str, topic_arn_pattern: str) -> str | None:
-    """The policy to write once, so that every topic of a namespace may send to the queue.
+    """The policy to write once so that every topic of a namespace may send to the queue.
 
     Args:
         existing: As for :func:`queue_policy`. A statement of ours that names topics one by one is replaced.
@@ -105,10 +105,10 @@ def namespace_policy(existing: str | None, queue_arn: str, topic_arn_pattern: st
 
 
 def allows(policy_text: str, queue_arn: str, topic_arn: str) -> bool:
-    """Whether a queue policy lets a topic send, as far as it can be told without asking AWS.
+    """Return True if a queue policy allows a topic to send, as far as that is known without asking AWS.
 
-    A statement that allows under a condition not known here does not count as allowing, and one that denies under such
-    a condition does not count as denying. A policy that cannot be read allows nothing.
+    Statements with an unsupported condition count neither as allowing nor as denying. An unreadable policy allows
+    nothing.
     """
     try:
         statements = _statements(_read(policy_text))
@@ -121,7 +121,7 @@ def allows(policy_text: str, queue_arn: str, topic_arn: str) -> bool:
 
 
 def named_topics(policy_text: str | None) -> list[str]:
-    """The topics that our statement of a queue policy lets in, as ARNs or patterns of ARNs.
+    """The topics that our statement of a queue policy allows, as ARNs or patterns of ARNs.
 
     Raises:
         PolicyUnreadable: the policy cannot be understood.
@@ -137,12 +137,12 @@ def named_topics(policy_text: str | None) -> list[str]:
 
 
 def merged_policy(shown: str | None, own: str | None, earlier: Iterable[str]) -> str | None:
-    """A queue's policy, from reads that may each show an older state.
+    """Combine a queue's policy from reads that may each show an older state.
 
     Args:
-        shown: What was read last; None for no policy. One that cannot be read is returned as it is.
+        shown: The latest read; None for no policy. An unreadable policy is returned unchanged.
         own: The policy whose statement of ours counts.
-        earlier: Earlier reads. Statements of others in them are kept; of two with one ``Sid`` that of *shown* counts.
+        earlier: Earlier reads. Their foreign statements are kept; for the same ``Sid``, *shown* takes precedence.
     """
     try:
         document = _read(shown)
@@ -162,7 +162,7 @@ def merged_policy(shown: str | None, own: str | None, earlier: Iterable[str]) ->
 
 
 def has_foreign(text: str | None, other: str | None) -> bool:
-    """Whether a policy has all statements of others that *other* has; False where either can't be read."""
+    """Return True if a policy has all foreign statements of *other*; False if either is unreadable."""
     try:
         mine, theirs = (_split(_read(one), {TOPICS_SID, NAMESPACE_SID})[1] for one in (text, other))
     except PolicyUnreadable:
@@ -172,7 +172,7 @@ def has_foreign(text: str | None, other: str | None) -> bool:
 
 
 def has_same_own(text: str | None, other: str | None) -> bool:
-    """Whether two policies have the same statements of ours; False where either can't be read."""
+    """Return True if our statements are the same in two policies; False if either is unreadable."""
     try:
         first, second = (_split(_read(one), {TOPICS_SID, NAMESPACE_SID})[0] for one in (text, other))
     except PolicyUnreadable:
@@ -194,12 +194,12 @@ def _read(text: str | None) -> dict[str, Any]:
     try:
         document = read_object(text, unique=True, max_chars=_MAX_CHARS)
     except ValueError as exc:
-        raise PolicyUnreadable(f"The queue's policy is not readable, so it is left as it is: {exc}. Mend it.") from exc
+        raise PolicyUnreadable(f"The queue's policy cannot be read and is left unchanged: {exc}. Correct it.") from exc
     statements = document.get("Statement")
     if isinstance(statements, dict):
         statements = [statements]
     if not isinstance(statements, list) or not all(isinstance(one, dict) for one in statements):
-        raise PolicyUnreadable("The queue's policy is no JSON object with statements, so it is left as it is. Mend it.")
+        raise PolicyUnreadable("The queue's policy has no list of statements and is left unchanged. Correct it.")
     return {**document, "Statement": statements}
 
 
@@ -231,7 +231,7 @@ def _statement(sid: str, queue_arn: str, condition: dict[str, Any]) -> Statement
 
 
 def _meaning(value: Any) -> Any:
-    """What AWS may return in another order, with one value for a list of one, or in other case of names, is equal."""
+    """Ignore differences that AWS introduces: order, one value for a list of one, and the case of names."""
     if isinstance(value, dict):
         return frozenset((str(name).lower(), _meaning(inner)) for name, inner in value.items())
     return frozenset(str(inner) for inner in _listed(value))
@@ -245,7 +245,7 @@ def _fitting(text: str, queue_arn: str, others: Collection[Statement]) -> str:
 
 def _too_large(queue_arn: str, others: Collection[Statement]) -> PolicyTooLarge:
     return PolicyTooLarge(
-        f"The policy of {queue_arn} has {len(others)} statements of others, which leave no room to let SNS topics in "
+        f"The policy of {queue_arn} has {len(others)} foreign statements, which leave no room to allow SNS topics "
         f"(SQS allows {limits.SQS_POLICY_MAX_BYTES} bytes and {limits.SQS_POLICY_MAX_STATEMENTS} statements). Merge or "
         "remove some of them."
     )
@@ -255,7 +255,7 @@ def _too_large(queue_arn: str, others: Collection[Statement]) -> PolicyTooLarge:
 
 
 def _conditions(topic_arns: list[str]) -> Iterator[dict[str, Any]]:
-    """Ways to name the topics, each shorter and wider than the one before. Never wider than an account."""
+    """Ways to name the topics, each shorter and wider than the one before, but never wider than an account."""
     yield {"ArnEquals": {"aws:SourceArn": topic_arns}}
     parts = [_parse(arn) for arn in topic_arns]
     for length in range(max(len(name) for *_, name in parts) - 1, -1, -1):
@@ -283,7 +283,7 @@ def _common_start(names: Collection[str]) -> str:
 def _parse(arn: str) -> list[str]:
     parts = arn.split(":")
     if len(parts) != 6:
-        raise ValueError(f"{arn!r} is not the ARN of a topic: it has to have six parts.")
+        raise ValueError(f"{arn!r} is not the ARN of a topic: an ARN has six parts.")
     return parts
 
 
@@ -291,7 +291,7 @@ def _parse(arn: str) -> list[str]:
 
 
 def _is_about(statement: Statement, queue_arn: str, topic_arn: str) -> bool:
-    """Whether a statement is about this topic's sending to this queue, conditions aside."""
+    """Return True if a statement, apart from its conditions, applies to this topic sending to this queue."""
     actions = _listed(statement.get("Action"))
     return (
         any(_is_like(str(action).lower(), _ACTION.lower()) for action in actions)
@@ -309,7 +309,7 @@ def _is_sns(principal: Any, topic_arn: str) -> bool:
 
 
 def _holds(statement: Statement, topic_arn: str) -> bool:
-    """Whether the conditions are known to hold for a delivery from the topic."""
+    """Return True if the conditions are known to hold for a delivery from the topic."""
     facts = {
         "aws:sourcearn": topic_arn,
         "aws:sourceaccount": topic_arn.split(":")[4],
@@ -345,7 +345,7 @@ def _test(operator: str, fact: str | None, values: Any) -> bool:
 
 
 def _is_arn_like(pattern: str, arn: str) -> bool:
-    """Each of the six parts is matched on its own: a ``*`` does not reach over a colon."""
+    """Match each of the six parts on its own: a ``*`` does not cross a colon."""
     wanted, actual = pattern.split(":", 5), arn.split(":", 5)
     return len(wanted) == len(actual) and all(map(_is_like, wanted, actual))
 

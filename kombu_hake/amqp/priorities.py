@@ -1,12 +1,12 @@
-"""A queue with priorities as a few SQS queues behind one name. Pure.
+"""Map a queue with priorities to a few SQS queues behind one name. Pure.
 
 Only a queue that was declared with ``x-max-priority`` has them. Level 0 is the queue itself, under its own name; each
-higher level is one more SQS queue. A message goes to the level of its priority, and the levels are polled best first.
-Four levels at most: each is a long poll of its own while idle, and what priorities are used for (urgent, normal, bulk)
-needs no more.
+higher level is one more SQS queue. A message goes to the level of its priority; higher levels are polled first. There
+are four levels at most: each one costs a long poll while idle, and common uses of priorities (urgent, normal, bulk)
+need no more.
 
-A message that comes through an exchange's topic is put into its level by SNS: it carries its priority as an attribute,
-and each level has a subscription of its own that lets pass the level's share of priorities (:func:`level_shares`).
+SNS routes a message from an exchange's topic to its level: the message carries its priority as an attribute, and each
+level has a subscription of its own that passes the level's share of priorities (:func:`level_shares`).
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ __all__ = [
 ]
 
 MAX_LEVELS = 4
-#: Of type Number, on messages that have a priority. Not plain "priority": others may mean something else by that.
+#: Of type Number, on messages that have a priority. Not plain "priority", which external tools may use otherwise.
 PRIORITY_ATTRIBUTE = "hake-priority"
 _SEPARATOR = "\x1fpriority-"
-#: Far beyond AMQP's 255, and within the numbers that SNS compares.
+#: Far above AMQP's 255, and within the range that SNS can compare.
 _MAX_PRIORITY = 999_999
 
 
 def level_names(queue: str, arguments: Mapping[str, Any]) -> list[str]:
-    """The logical names of a queue's levels, lowest first; just its own without ``x-max-priority``."""
+    """The logical names of a queue's levels, lowest first; only its own name without ``x-max-priority``."""
     return [level_name(queue, level) for level in range(_levels(arguments))]
 
 
 def level_name(queue: str, level: int) -> str:
-    """The logical name of one level. The separator is a character that nobody types, so it can't be a user's queue."""
+    """The logical name of one level. The separator is a control character, so that no user's queue has this name."""
     return f"{queue}{_SEPARATOR}{level}" if level else queue
 
 
 def main_queue(name: str) -> str:
-    """The queue that a level belongs to; itself for a name that is no level's."""
+    """The queue that a level belongs to; any other name is returned unchanged."""
     return name.partition(_SEPARATOR)[0]
 
 
@@ -57,17 +57,17 @@ def max_priority(arguments: Mapping[str, Any]) -> int:
 
 
 def priority_attribute(priority: Any) -> str | None:
-    """What :data:`PRIORITY_ATTRIBUTE` says of a message with this priority; None: it has none, and no attribute."""
+    """The value of :data:`PRIORITY_ATTRIBUTE` for this priority; None: the message has no priority and no attribute."""
     found = min(_MAX_PRIORITY, _whole(priority))
     return str(found) if found else None
 
 
 def level_shares(highest: int) -> list[list[dict[str, Any]]]:
-    """For each level, lowest first, what a filter policy says of :data:`PRIORITY_ATTRIBUTE`: just as :func:`level_of`.
+    """The filter policy on :data:`PRIORITY_ATTRIBUTE` of each level, lowest first; consistent with :func:`level_of`.
 
     Args:
-        highest: The queue's ``x-max-priority``. Every number is in exactly one share, and so is no attribute at all:
-            SNS lets ``exists: false`` match only messages that have some other attribute.
+        highest: The queue's ``x-max-priority``. Every number is in exactly one share, and so is the absence of the
+            attribute: in SNS ``exists: false`` matches only messages that have some other attribute.
     """
     levels = _levels({"x-max-priority": highest})
     if levels == 1:
@@ -81,13 +81,13 @@ def level_shares(highest: int) -> list[list[dict[str, Any]]]:
 
 
 def level_of(priority: Any, arguments: Mapping[str, Any]) -> int:
-    """The level of a message's priority. Like RabbitMQ: none is 0, and what is over the maximum counts as it."""
+    """The level of a message's priority. As in RabbitMQ, no priority is 0, and a higher one counts as the maximum."""
     levels = _levels(arguments)
     highest = max_priority(arguments)
     if levels == 1:
         return 0
     wanted = max(0, min(_whole(priority), highest))
-    # Priority 0 alone is the lowest level, so that "any priority at all" is heeded.
+    # Only priority 0 goes to the lowest level, so that any other priority has an effect.
     return -(-wanted * (levels - 1) // highest)
 
 

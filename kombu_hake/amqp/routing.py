@@ -1,14 +1,13 @@
-"""Which queue gets which message: AMQP's rules, and as much of them as an SNS filter policy can say. Pure.
+"""Route messages to queues: AMQP's rules, and as much of them as an SNS filter policy can express. Pure.
 
-The rules are decided twice. SNS filters what it delivers to a queue, on the attributes that :func:`message_attributes`
-puts on every message; a consumer checks what it received with :func:`matches`. The filter saves deliveries, the check
-is what makes routing right: a filter may let more pass than the bindings say (AWS cannot express them, or still acts on
-an older filter), but never less.
+The rules are applied twice. SNS filters deliveries to a queue, by the attributes that :func:`message_attributes` sets
+on every message; a consumer checks what it received with :func:`matches`. The filter saves deliveries; the check makes
+routing correct: a filter may pass more than the bindings match (AWS cannot express them, or still applies an older
+filter), but never less.
 
-A publisher knows the name of an exchange and perhaps nothing else. So the attributes of the routing key serve direct,
-topic and fanout exchanges alike. The header values of a message go into attributes only where the publisher knows that
-it publishes to a headers exchange; one that does not know leaves out the mark ``headers`` too, and every filter on
-headers lets a message without that mark pass.
+A publisher may know only the name of an exchange. So the attributes of the routing key serve direct, topic and fanout
+exchanges alike. Header values become attributes only if the publisher knows that it publishes to a headers exchange.
+Otherwise it also leaves out the mark ``headers``, and every filter on headers passes messages without that mark.
 """
 
 from __future__ import annotations
@@ -45,8 +44,8 @@ HEADERS_MARK = "headers"
 #: Header values that a message carries as attributes, at most; with more of them it carries none.
 MAX_HEADER_ATTRIBUTES = 6
 
-# What Celery puts into the headers of every task. Nobody routes on these, and they would leave no room for the user's
-# own; "task" is not among them, because its name is worth routing on. (celery/app/amqp.py, as_task_v2)
+# Headers that Celery sets on every task. They are useless for routing, and would leave no room for the user's own.
+# "task" is not among them, because routing on the name is useful. (celery/app/amqp.py, as_task_v2)
 _CELERY_HEADERS = frozenset(
     {"argsrepr", "eta", "expires", "group", "group_index", "id", "ignore_result", "kwargsrepr", "lang", "origin"}
     | {"parent_id", "replaced_task_nesting", "retries", "root_id", "shadow", "stamped_headers", "stamps", "timelimit"}
@@ -62,9 +61,9 @@ _UNSAFE_IN_NAME = re.compile(r"[^A-Za-z0-9_-]")
 class Filter:
     """The filter policy of one queue's subscription to one exchange."""
 
-    #: As SNS wants it, to be written with :func:`filter_json`; None: no filter policy, everything passes.
+    #: In SNS's form, to be written with :func:`filter_json`; None: no filter policy, everything passes.
     policy: dict[str, Any] | None
-    #: Whether it passes what the bindings say and nothing else. If not, only the consumer's check makes it so.
+    #: Whether it passes exactly what the bindings match. If not, the consumer's check drops the rest.
     exact: bool
 
 
@@ -72,12 +71,12 @@ class Filter:
 
 
 def matches(binding: Binding, routing_key: str, headers: Mapping[str, object] | None = None) -> bool:
-    """Whether the binding's queue gets a message, by the rules of AMQP 0-9-1 as RabbitMQ has them.
+    """Return True if a binding matches a message, by the rules of AMQP 0-9-1 as RabbitMQ implements them.
 
     Args:
-        headers: The message's headers; only a headers exchange looks at them.
+        headers: The message's headers; used only for a headers exchange.
 
-    Words of a routing key are what stands between dots. The empty key has no word: ``#`` matches it, ``*`` does not. A
+    Words of a routing key are separated by dots. The empty key has no word: ``#`` matches it, ``*`` does not. A
     word may be empty (``a.`` has two words), and ``*`` matches an empty word.
 
     Source:
@@ -90,7 +89,7 @@ def matches(binding: Binding, routing_key: str, headers: Mapping[str, object] | 
     if binding.exchange_type == "topic":
         pattern, words = _pattern(binding.routing_key), split_words(routing_key)
         if len(words) > _MAX_WORDS:
-            # AMQP has no such key. Matching could take minutes; what is in doubt is delivered.
+            # AMQP has no such key. Matching could take minutes; if in doubt, deliver.
             return "#" in pattern
         return _words_match(pattern, words)
     is_any, conditions = _conditions(binding)
@@ -107,7 +106,7 @@ def _pattern(pattern: str) -> tuple[str, ...]:
 
 
 def _words_match(pattern: tuple[str, ...], words: list[str]) -> bool:
-    """Glob matching with words for characters; on a mismatch the last ``#`` takes one word more."""
+    """Glob matching with words for characters; on a mismatch the last ``#`` takes another word."""
     if sum(1 for one in pattern if one != "#") > len(words):
         return False
     at, word = 0, 0
@@ -128,7 +127,7 @@ def _words_match(pattern: tuple[str, ...], words: list[str]) -> bool:
 
 
 def _conditions(binding: Binding) -> tuple[bool, dict[str, Argument]]:
-    """Whether any one will do, and header names to values; None is "the header is there, whatever its value".
+    """Whether one match is enough, and header names to values; None means that the header exists, with any value.
 
     Names that start with ``x-`` count only with ``all-with-x`` and ``any-with-x``. As in RabbitMQ, ``x-match`` may be
     left out, "all" of nothing matches everything, and "any" of nothing matches nothing.
@@ -154,13 +153,13 @@ def _is_same(wanted: Argument, value: object) -> bool:
 
 
 def message_attributes(routing_key: str, headers: Mapping[str, object] | None = None) -> dict[str, str]:
-    """What to put on a message, as SNS attributes of type String, so that any filter of ours can judge it.
+    """The SNS attributes, of type String, that a message needs for our filters.
 
     Args:
-        headers: The message's headers if the exchange is known to be a headers exchange, else None. With more headers
-            than fit in, none is put on the message, and all filters let it pass.
+        headers: The message's headers if the exchange is known to be a headers exchange, else None. If there are more
+            headers than fit, the message carries none, and passes all filters.
     Returns:
-        One to eight names; none of the values is empty, all are printable ASCII.
+        One to eight names; the values are printable ASCII and never empty.
     """
     if headers is not None:
         found = {name: value for name, value in headers.items() if _is_filterable(name)}
@@ -171,12 +170,12 @@ def message_attributes(routing_key: str, headers: Mapping[str, object] | None = 
 
 
 def _is_filterable(name: str) -> bool:
-    """Whether a header becomes an attribute. Publishers and filters must agree on it."""
+    """Return True if a header becomes an attribute. Publishers and filters must agree on it."""
     return name not in _CELERY_HEADERS and not name.startswith("x-")
 
 
 def _attribute_name(header: str) -> str:
-    """One-to-one, within the characters of attribute names: never a dot at the end, nor two in a row."""
+    """A one-to-one encoding within the characters of attribute names: no dot at the end, nor two in a row."""
     name = _HEADER_PREFIX + _UNSAFE_IN_NAME.sub(lambda match: f".{ord(match[0]):x}-", header)
     if len(name) <= limits.ATTRIBUTE_NAME_MAX_CHARS:
         return name
@@ -193,7 +192,7 @@ def _token(value: object) -> str:
     elif isinstance(value, str):
         token = f"s:{encode(value)}"
     else:
-        return "other"  # none, a list, a table, bytes: it is there, and equals no value that a binding can have
+        return "other"  # None, a list, a table, bytes: the header exists, but equals no value that a binding can have
     return token if len(token) <= _MAX_TOKEN_CHARS else f"#:{_digest(token)}"
 
 
@@ -208,11 +207,11 @@ def compile_filter(bindings: Iterable[Binding], *, wildcards: bool = True, unfil
     """All bindings of one queue to one exchange as one SNS filter policy, within the limits of SNS.
 
     Args:
-        bindings: Of one queue to one exchange. None at all gives a policy that no message of ours passes.
+        bindings: Of one queue to one exchange. An empty set gives a policy that none of our messages passes.
         wildcards: False where there is no ``wildcard`` operator, or where SNS found a policy too complex.
-        unfiltered: Everything of the exchange is wanted, whatever the bindings are.
+        unfiltered: Pass everything from the exchange, whatever the bindings are.
     Returns:
-        The same for the same bindings, in whatever order. It never passes less than the bindings say.
+        The same result for the same bindings in any order. It never passes less than the bindings match.
     Source:
         DG-SNS "subscription filter policies", "filter policy constraints".
     """
@@ -225,7 +224,7 @@ def compile_filter(bindings: Iterable[Binding], *, wildcards: bool = True, unfil
     if "fanout" in types:
         return Filter(None, exact=True)
     if "headers" in types:
-        # An exchange of two types is a mistake of its declarers; none of them should lose messages over it.
+        # An exchange with two types is an error of its declarers, but must not make any of them lose messages.
         return _headers_filter(bindings, wildcards) if types == {"headers"} else Filter(None, exact=False)
     choices = []
     for binding in bindings:
@@ -239,10 +238,10 @@ def compile_filter(bindings: Iterable[Binding], *, wildcards: bool = True, unfil
 
 
 def narrowed(base: Filter, conditions: Mapping[str, Sequence[Any]]) -> Filter | None:
-    """The filter with further attributes that all have to match; None where SNS would find that too complex.
+    """Add attributes that must all match to the filter; None if SNS would find that too complex.
 
     Args:
-        conditions: Attribute name to the values of which it must have one, as a filter policy says them.
+        conditions: Attribute name to the values of which it must have one, in the form of a filter policy.
     """
     policy = {**(base.policy or {}), **conditions}
     members: list[dict[str, Any]] = policy.get("$or") or [{}]
@@ -262,7 +261,7 @@ def filter_json(wanted: Filter) -> str:
 def without_priorities(policy_text: str) -> tuple[str, bool]:
     """A filter policy as canonical JSON without its condition on priorities, and whether it had one.
 
-    Which priorities a level takes does not follow from the bindings. Text that is no JSON object comes back unchanged.
+    The priorities of a level do not follow from the bindings. Text that is not a JSON object is returned unchanged.
     """
     try:
         found = read_object(policy_text)
@@ -285,14 +284,14 @@ def canonical_json(policy: Mapping[str, Any]) -> str:
     return json.dumps(ordered(policy), sort_keys=True, separators=(",", ":"))
 
 
-#: Attribute name to the value it must have; None: the attribute must be there.
+#: Attribute name to the value it must have; None: the attribute must exist.
 _Branch = dict[str, "str | None"]
 
 
 def _headers_filter(bindings: Iterable[Binding], wildcards: bool) -> Filter:
     """Any of the branches, each a conjunction of header values, or a message that carries no header values.
 
-    Never exact, because of the latter, unless everything passes anyway.
+    Not exact because of the latter, unless everything passes anyway.
     """
     branches: list[_Branch] = []
     for binding in bindings:
@@ -307,7 +306,7 @@ def _headers_filter(bindings: Iterable[Binding], wildcards: bool) -> Filter:
         if not is_any and not tokens:
             return Filter(None, exact=not conditions)
         branches += [{name: token} for name, token in tokens.items()] if is_any else [tokens]
-    # One attribute is the mark. A conjunction stays right, if wider, without the headers that most others do not use.
+    # One attribute is the mark. Leaving out the rarest headers makes a conjunction wider, but still correct.
     uses = Counter(name for branch in branches for name in branch)
     kept = sorted(uses, key=lambda name: (-uses[name], name))[: limits.SNS_FILTER_MAX_KEYS - 1]
     branches = [{name: token for name, token in branch.items() if name in kept} for branch in branches]
@@ -320,7 +319,7 @@ def _headers_filter(bindings: Iterable[Binding], wildcards: bool) -> Filter:
 
 
 def _fits(members: list[dict[str, list[Any]]], wildcards: bool) -> bool:
-    """Whether SNS would take an ``$or`` of these; without wildcards by the strictest reading of the limits."""
+    """Return True if SNS would accept an ``$or`` of these; without wildcards by the strictest reading of the limits."""
     if wildcards:
         combinations = sum(prod(len(values) for values in member.values()) for member in members)
         return combinations <= limits.SNS_FILTER_MAX_COMBINATIONS
@@ -330,7 +329,7 @@ def _fits(members: list[dict[str, list[Any]]], wildcards: bool) -> bool:
 
 
 def _members(branches: Iterable[_Branch]) -> list[dict[str, list[Any]]]:
-    """The branches of ``$or``, sorted; those on one and the same attribute become one with several values."""
+    """The branches of ``$or``, sorted; branches on the same attribute are merged into one with several values."""
     single: dict[str, set[str | None]] = {}
     conjunctions: set[tuple[tuple[str, str | None], ...]] = set()
     for branch in branches:

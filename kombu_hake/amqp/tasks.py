@@ -1,8 +1,8 @@
-"""Celery's messages: their headers and names, our own exchange, and what a task must look like. Pure, without Celery.
+"""Celery's messages: their headers and names, our own exchange, and the validation of tasks. Pure, without Celery.
 
-Celery's worker reads the headers of a task in its main process and trusts their types: a name that is a list, a time
-limit that is a word, or a body nested too deeply to be pickled raises outside of any task, and ends the worker. What
-:func:`fault_of` finds never reaches Celery.
+Celery's worker reads the headers of a task in its main process and trusts their types: a name that is a list, a
+time limit that is a word, or a body nested too deeply to be pickled raises outside of any task, and ends the worker.
+A message in which :func:`fault_of` finds a fault never reaches Celery.
 
 Source:
     ``celery/worker/consumer/consumer.py`` (``create_task_handler``), ``celery/worker/strategy.py``,
@@ -42,29 +42,29 @@ EVENT_TASK = "kombu_hake.event"
 EVENT_HEADER = "hake_event"
 #: Longest name or id of a task. Celery logs both, and keeps ids in memory.
 MAX_NAME_CHARS = 1_024
-#: Beyond these, a change of time zone overflows.
+#: Outside these years, a time zone conversion overflows.
 _YEARS = range(2, 9_998)
 #: A hundred years; timers cannot wait for much longer.
 _MAX_TIME_LIMIT_S = 3_200_000_000
 _MAX_COUNT = 2**31
 _CONTAINERS = (list, tuple, set, frozenset)
-#: What most values are; none of it holds anything.
+#: The types of most values; none of them is a container.
 _SCALARS = frozenset({str, int, type(None), bool, float, bytes})
 
 
 def is_task(headers: Mapping[str, Any]) -> bool:
-    """Whether the headers are those of a Celery task (protocol 2)."""
+    """Return True if the headers are those of a Celery task (protocol 2)."""
     return "task" in headers and "id" in headers
 
 
 def fault_of(headers: Mapping[str, Any], properties: Mapping[str, Any], payload: Any) -> str | None:
-    """What is wrong with a task message; None for nothing.
+    """What is wrong with a task message; None if nothing is.
 
     Args:
         headers: With ``task``; of a message of protocol 1, its payload.
         payload: The decoded body: ``[args, kwargs, embed]``, or a mapping with ``args`` and ``kwargs`` (protocol 1).
     Returns:
-        A clause in ASCII without anything that the message said, such as ``"id is a list, not text"``.
+        A clause in ASCII that quotes nothing from the message, such as ``"id is a list, not text"``.
     """
     get = headers.get
     texts = [*map(get, _TEXTS), properties.get("reply_to"), properties.get("correlation_id")]
@@ -87,7 +87,7 @@ def fault_of(headers: Mapping[str, Any], properties: Mapping[str, Any], payload:
 
 
 def is_deep(value: Any) -> bool:
-    """Tell whether containers in *value* are nested deeper than :data:`kombu_hake.amqp.limits.MAX_NESTING`."""
+    """Return True if containers in *value* are nested deeper than :data:`kombu_hake.amqp.limits.MAX_NESTING`."""
     level = [value]
     for _ in range(MAX_NESTING):
         below: list[Any] = []
@@ -155,7 +155,7 @@ def _moment(value: Any) -> str | None:
 
         try:
             value = maybe_iso8601(value)
-        except Exception:  # its parser raises whatever int() and datetime() raise
+        except Exception:  # its parser passes on whatever int() and datetime() raise
             return "is not a date and time"
     if not isinstance(value, datetime):
         return f"is {_a(value)}, not a date and time"
@@ -175,12 +175,12 @@ def _time_limits(value: Any) -> str | None:
         return "is not a pair"
     for limit in value:
         if limit is not None and not (isinstance(limit, int | float) and is_time_limit(limit)):
-            return "holds something else than seconds"
+            return "holds something other than seconds"
     return None
 
 
 def is_time_limit(limit: float) -> bool:
-    """Whether Celery can end a task after so many seconds: from 0 to a hundred years."""
+    """Return True if *limit* is a valid time limit for Celery, in seconds: from 0 to a hundred years."""
     return 0 <= limit <= _MAX_TIME_LIMIT_S and not math.isnan(limit)
 
 
@@ -221,13 +221,13 @@ _NO_SIGNATURES = {"callbacks": None, "errbacks": None, "chain": None, "chord": N
 
 
 def is_plain(headers: Mapping[str, Any], properties: Mapping[str, Any], payload: Any) -> bool:
-    """Tell whether a task message is one of those, by far the most, of which :func:`fault_of` has nothing to look into.
+    """Return True if a task message is so plain, as most are, that :func:`fault_of` has nothing to check.
 
-    Takes a quarter of its time. Does not look at how deep the headers are nested: :mod:`kombu_hake.amqp.envelope` takes
-    a message with deep headers for a foreign one.
+    Four times as fast. Does not check how deep the headers are nested: :mod:`kombu_hake.amqp.envelope` treats a message
+    with deep headers as a foreign one.
 
     Returns:
-        True only where :func:`fault_of` finds nothing. False says nothing.
+        True only if :func:`fault_of` finds nothing. False is inconclusive.
     """
     try:
         (

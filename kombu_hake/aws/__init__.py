@@ -2,8 +2,8 @@
 
 In: a call by its name with boto3's parameters, on a :class:`Clients` of one :class:`~kombu_hake.config.Settings`. Out:
 boto3's answer, checked, or an error of :mod:`kombu_hake.exceptions`. Open ``clients.py`` for how a call is made,
-``wire.py`` and ``sigv4.py`` for the fast path of five SQS calls, ``error_table.py`` and ``answers.py`` for what AWS
-returns, ``concurrency.py``, ``senders.py`` and ``forksafe.py`` for caches, threads and forks.
+``wire.py`` and ``sigv4.py`` for the fast path of five SQS calls, ``error_table.py`` and ``answers.py`` for AWS's
+answers, ``concurrency.py``, ``senders.py`` and ``forksafe.py`` for caches, threads and forks.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""The shape of AWS's successful answers, checked where they enter. Pure.
+"""Validate the shape of AWS's successful answers as soon as they are parsed. Pure.
 
-A proxy, a captive portal or a broken middlebox may answer in AWS's place. Callers rely on what is checked here: a field
-that they read is there, and has the right type. Whatever else comes is no answer of AWS's.
+A proxy, a captive portal or a broken middlebox may answer in AWS's place. Callers rely on these checks: a field that
+they read exists and has the right type. Any other answer is not from AWS.
 
-The ids of a batch are completed: an entry that AWS reports neither as successful nor as failed counts as failed by
-AWS's fault, so that it is sent again.
+Missing entries of a batch are added: an entry that AWS reports neither as successful nor as failed counts as failed
+through AWS's fault, so that it is sent again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from kombu_hake.exceptions import BrokerUnavailable
 
 __all__ = ["checked", "is_aws_code", "looks_like_success"]
 
-#: What an error code of AWS looks like; botocore puts the HTTP status, "Unknown" or nothing where there is none.
+#: An error code of AWS. If there is none, botocore gives the HTTP status, "Unknown" or nothing.
 _CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]{2,127}\Z", re.ASCII)
 _NO_CODES = frozenset({"Unknown", "UnknownError"})
 #: The root element of a successful answer of the query protocol, ``<PublishResponse xmlns=…>``.
@@ -27,7 +27,7 @@ _XML_ROOT = re.compile(rb"\s*(?:<\?xml[^>]{0,200}\?>)?\s*<[A-Za-z0-9]{1,100}Resp
 _DIGITS = re.compile(r"[0-9]{1,20}\Z", re.ASCII)
 _ACCOUNT = re.compile(r"[0-9]{12}\Z", re.ASCII)
 _ARN = re.compile(r"arn:[^:\s]+:[a-z]+:[^:\s]*:[^:\s]*:\S+\Z")
-_NOT_NAMED = {"Code": "NotInAnswer", "Message": "The answer does not name this entry.", "SenderFault": False}
+_NOT_NAMED = {"Code": "NotInAnswer", "Message": "The answer does not mention this entry.", "SenderFault": False}
 
 
 class _Odd(Exception):
@@ -35,7 +35,7 @@ class _Odd(Exception):
 
 
 def checked(service: str, operation: str, params: Mapping[str, Any], answer: object) -> dict[str, Any]:
-    """The answer of a successful call, once it has the shape that callers rely on.
+    """Check that the answer of a successful call has the shape that callers rely on, and return it.
 
     Args:
         service: ``sqs``, ``sns``, ``sts`` or ``cloudwatch``.
@@ -43,7 +43,7 @@ def checked(service: str, operation: str, params: Mapping[str, Any], answer: obj
         params: The arguments of the call.
         answer: The parsed answer.
     Raises:
-        BrokerUnavailable: the answer is not one that AWS gives.
+        BrokerUnavailable: the answer is not from AWS.
     """
     try:
         found = _dict(answer, "the answer")
@@ -59,15 +59,15 @@ def checked(service: str, operation: str, params: Mapping[str, Any], answer: obj
 
 
 def is_aws_code(code: object) -> bool:
-    """True for a text that can be an error code of AWS; false for a HTTP status, a missing code or another type."""
+    """Return True if *code* can be an error code of AWS, not a HTTP status, a missing code or another type."""
     return isinstance(code, str) and _CODE.match(code) is not None and code not in _NO_CODES
 
 
 def looks_like_success(protocol: str, body: bytes) -> bool:
-    """Whether the body of a successful HTTP answer is of AWS's format.
+    """Return True if the body of a successful HTTP answer has AWS's format.
 
     Args:
-        protocol: botocore's name of the service's protocol; those that we do not use pass.
+        protocol: botocore's name of the service's protocol; protocols that we do not use pass.
     """
     if protocol == "query":
         return _XML_ROOT.match(body) is not None
@@ -84,7 +84,7 @@ def looks_like_success(protocol: str, body: bytes) -> bool:
 
 def _dict(value: object, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise _Odd(f"{name} is no object")
+        raise _Odd(f"{name} is not an object")
     return value
 
 
@@ -92,7 +92,7 @@ def _texts(value: object, name: str) -> dict[str, str]:
     """A dict of text to text."""
     found = _dict(value, name)
     if not all(isinstance(key, str) and isinstance(text, str) for key, text in found.items()):
-        raise _Odd(f"{name} holds other values than text")
+        raise _Odd(f"{name} contains values other than text")
     return found
 
 
@@ -102,7 +102,7 @@ def _list(answer: Mapping[str, Any], name: str) -> list[Any]:
     if value is None:
         return []
     if not isinstance(value, list):
-        raise _Odd(f"{name} is no list")
+        raise _Odd(f"{name} is not a list")
     return value
 
 
@@ -110,12 +110,12 @@ def _text(answer: Mapping[str, Any], name: str) -> str:
     """A required text."""
     value = answer.get(name)
     if not isinstance(value, str) or not value:
-        raise _Odd(f"{name} is missing or is no text")
+        raise _Odd(f"{name} is missing or not text")
     return value
 
 
 def _optional(answer: dict[str, Any], name: str) -> Any:
-    """A field that may be missing; one that is null is taken out, so that callers need not tell it apart."""
+    """An optional field; a null is removed, so that callers see only a missing field."""
     if answer.get(name) is None:
         answer.pop(name, None)
         return {}
@@ -124,7 +124,7 @@ def _optional(answer: dict[str, Any], name: str) -> Any:
 
 def _optional_text(answer: Mapping[str, Any], name: str) -> None:
     if not isinstance(answer.get(name), str | None):
-        raise _Odd(f"{name} is no text")
+        raise _Odd(f"{name} is not text")
 
 
 def _has(name: str) -> Callable[[Mapping[str, Any], dict[str, Any]], None]:
@@ -145,7 +145,7 @@ def _queue_url(params: Mapping[str, Any], answer: dict[str, Any]) -> None:
         raise _Odd("QueueUrl is no URL") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise _Odd("QueueUrl is no URL")
-    # A URL of another queue would take this queue's messages there.
+    # The URL of another queue would send this queue's messages there.
     if unquote(parts.path).rpartition("/")[2] != params.get("QueueName"):
         raise _Odd("QueueUrl is that of another queue")
 
@@ -178,7 +178,7 @@ def _topic_tags(params: Mapping[str, Any], answer: dict[str, Any]) -> None:
 
 def _queues(params: Mapping[str, Any], answer: dict[str, Any]) -> None:
     if not all(isinstance(url, str) for url in _list(answer, "QueueUrls")):
-        raise _Odd("QueueUrls holds other values than text")
+        raise _Odd("QueueUrls contains values other than text")
     _optional_text(answer, "NextToken")
 
 
@@ -198,14 +198,14 @@ def _topic_arn(params: Mapping[str, Any], answer: dict[str, Any]) -> None:
 
 
 def _subscription_arn(params: Mapping[str, Any], answer: dict[str, Any]) -> None:
-    # We set ReturnSubscriptionArn, with which AWS gives the ARN of a subscription that is to be confirmed, too.
+    # We set ReturnSubscriptionArn, so AWS also returns the ARN of a subscription that is pending confirmation.
     if not _ARN.match(_text(answer, "SubscriptionArn")):
-        raise _Odd("SubscriptionArn is no ARN")
+        raise _Odd("SubscriptionArn is not an ARN")
 
 
 def _account(params: Mapping[str, Any], answer: dict[str, Any]) -> None:
     if not _ACCOUNT.match(_text(answer, "Account")):
-        raise _Odd("Account is no account number")
+        raise _Odd("Account is not an account number")
 
 
 def _metrics(params: Mapping[str, Any], answer: dict[str, Any]) -> None:
@@ -213,19 +213,19 @@ def _metrics(params: Mapping[str, Any], answer: dict[str, Any]) -> None:
         found = _dict(result, "MetricDataResults")
         _text(found, "Id")
         if not all(isinstance(value, int | float) for value in _list(found, "Values")):
-            raise _Odd("Values holds other values than numbers")
+            raise _Odd("Values contains values other than numbers")
 
 
 def _messages(params: Mapping[str, Any], answer: dict[str, Any]) -> None:
     messages = _list(answer, "Messages")
     if len(messages) > int(params.get("MaxNumberOfMessages", 1)):
-        raise _Odd("there are more messages than were asked for")
+        raise _Odd("there are more messages than requested")
     for message in messages:
         found = _dict(message, "a message")
         for name in ("MessageId", "ReceiptHandle"):
             _text(found, name)
         if not isinstance(found.get("Body"), str):
-            raise _Odd("Body is missing or is no text")
+            raise _Odd("Body is missing or not text")
         attributes = _texts(_optional(found, "Attributes"), "Attributes")
         for name in ("ApproximateReceiveCount", "SentTimestamp"):
             if name in attributes and not _DIGITS.match(attributes[name]):

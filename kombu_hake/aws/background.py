@@ -30,7 +30,7 @@ class Background:
         """Store; nothing starts before :meth:`start`.
 
         Args:
-            work: Returns in how many seconds to call it again; None to end the thread, until the next start.
+            work: Returns the seconds until the next call; None to end the thread until the next start.
             name: Of the thread.
             what: What the work is, for the log.
             after_error_s: Seconds until *work* is called again after an unexpected error.
@@ -64,7 +64,7 @@ class Background:
         """Call ``work()`` now, in a new thread if there is none.
 
         Returns:
-            False where no thread can be started, or it was stopped.
+            False if no thread can be started, or after :meth:`stop`.
         """
         with self._lock:
             if self._is_stopping:
@@ -76,16 +76,16 @@ class Background:
             return self._thread is not None
 
     def wake(self) -> None:
-        """Call ``work()`` now instead of when it said, if the thread runs."""
+        """Call ``work()`` now instead of when it is due, if the thread runs."""
         with self._lock:
             self._is_woken = True
             self._changed.notify()
 
     def stop(self, timeout_s: float) -> bool:
-        """End the thread for good, and wait for it; it may call this itself.
+        """End the thread permanently, and wait for it. It may call this itself.
 
         Returns:
-            Whether it has ended, or is the one that calls.
+            True if it has ended, or is the calling thread.
         """
         deadline = time.monotonic() + timeout_s
         with self._lock:
@@ -107,7 +107,7 @@ class Background:
                     self._thread = None
 
     def _run_once(self) -> bool:
-        """Work, and wait for the next time; whether there is one."""
+        """Work, and wait until the next run. Return False if there is none."""
         with self._lock:
             if self._is_stopping:
                 return False
@@ -121,7 +121,7 @@ class Background:
             wait_s = self._after_error_s
         with self._lock:
             if self._is_stopping or (wait_s is None and not self._is_woken):
-                self._thread = None  # under the lock: a start from here on makes another one
+                self._thread = None  # under the lock: a later start() creates another thread
                 return False
             if wait_s and not self._is_woken:
                 self._changed.wait(wait_s)

@@ -1,10 +1,10 @@
-"""The seam to AWS: the only importer of boto3, and the only place where a botocore error becomes one of ours.
+"""The interface to AWS: only this module imports boto3, and only here a botocore error becomes one of ours.
 
-Everything above calls ``clients.sqs("send_message", QueueUrl=…)`` and gets a dict or a :class:`HakeError`. Tests put an
-object with the same two methods in its place.
+Other packages call ``clients.sqs("send_message", QueueUrl=…)`` and get a dict or a :class:`HakeError`. Tests use an
+object with the same methods instead.
 
-boto3 is imported, and its clients are made, at the first call: importing stays light, and a forked child makes its own
-(neither botocore nor urllib3 knows about forks, and a client that is shared across one shares TLS sockets).
+boto3 is imported, and its clients are created, at the first call: importing stays light, and a forked child creates its
+own (neither botocore nor urllib3 handles forks: parent and child would share TLS sockets).
 """
 
 from __future__ import annotations
@@ -34,29 +34,29 @@ __all__ = ["Clients", "boto_client", "shared_clients"]
 
 #: How long a success proves that AWS can be reached, for :meth:`Clients.check`.
 _FRESH_S = 10.0
-#: A poller is a thread that holds a connection for up to twenty seconds; urllib3 drops what its pool can't hold, and
-#: each dropped connection is a TLS handshake.
+#: A poller is a thread that holds a connection for up to twenty seconds. urllib3 drops connections for which its pool
+#: has no room, and each dropped connection costs a TLS handshake.
 _POOL_CONNECTIONS = 64
-#: How long a throttled control call is tried again. Fifty workers that start at once exceed thirty calls a second in a
-#: small region. Each must get through in the end, and starting over would only add to the load.
+#: How long a throttled control call is retried. Fifty workers that start at once exceed thirty calls a second in a
+#: small region. Each of them must succeed eventually, and starting over would only add to the load.
 _PATIENCE_S = 90.0
-#: Kinds of calls that are tried once: their callers have a back-off of their own, or another way.
+#: Kinds of calls that are tried once: their callers have a back-off of their own, or an alternative.
 _TRIED_ONCE = ("receive", "check", "sts")
 
 
 class Clients:
     """boto3 clients for one :class:`Settings` in one process. Safe to share between threads.
 
-    Several of them, because each kind of call has its own time-outs: long polls wait longer than any other call may;
-    the first proof that AWS answers must not take longer than connecting may. :mod:`kombu_hake.aws.retry` decides what
-    is tried again, and how often.
+    There are several, because each kind of call has its own timeouts: long polls wait longer than other calls may, and
+    the first check that AWS answers must not take longer than the connect timeout. :mod:`kombu_hake.aws.retry` decides
+    what is retried, and how often.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._lock = threading.RLock()  # re-entrant: a signal handler may publish in the middle of this
+        self._lock = threading.RLock()  # re-entrant: a signal handler may publish while this thread holds it
         self._made: dict[str, Any] = {}
-        #: None until it is known whether it may be used; then it, or False.
+        #: None until it is known whether it may be used; then the wire, or False.
         self._wire: SqsWire | Literal[False] | None = None
         self._last_success = float("-inf")
         self._inherited: list[tuple[Any, ...]] = []
@@ -67,9 +67,9 @@ class Clients:
         forksafe.register(self)
 
     def reset_after_fork(self) -> None:
-        """New clients for the child, made when needed."""
+        """Use new clients in the child, created when needed."""
         self._lock = threading.RLock()
-        # Kept, never touched: finalizing the parent's connection pools would take their locks, held by nobody here.
+        # Keep them alive: finalizing the parent's connection pools would wait for locks that no thread here releases.
         self._inherited.append((self._made, self._wire))
         self._made = {}
         self._wire = None
@@ -80,7 +80,7 @@ class Clients:
         Args:
             operation: boto3's name, such as ``send_message_batch``.
         Raises:
-            HakeError: what :mod:`kombu_hake.aws.error_table` makes of the failure.
+            HakeError: the failure, mapped by :mod:`kombu_hake.aws.error_table`.
         """
         while True:
             try:
@@ -127,12 +127,12 @@ class Clients:
         return self._call("cloudwatch", operation, params)
 
     def check(self) -> None:
-        """Prove that AWS answers and knows the credentials, with one cheap request unless that is fresh knowledge.
+        """Check that AWS answers and accepts the credentials, with one cheap request unless checked recently.
 
         Raises:
             BrokerUnavailable: no answer within the connect timeout.
-            ConfigurationError: no region, no credentials, or credentials that AWS does not know.
-            AccessDenied: of assuming the role.
+            ConfigurationError: no region, no credentials, or credentials that AWS does not accept.
+            AccessDenied: AWS denies assuming the role.
         """
         if time.monotonic() - self._last_success < _FRESH_S:
             return
@@ -147,7 +147,7 @@ class Clients:
         self._last_success = time.monotonic()
 
     def now_ms(self) -> int:
-        """Ms since the epoch by AWS's clock, as far as its answers have told it; else by ours."""
+        """Ms since the epoch by AWS's clock, if known from its answers; otherwise by ours."""
         return int(self._clock.now_s() * 1000)
 
     def region(self) -> str:
@@ -159,11 +159,11 @@ class Clients:
         return str(self._client("sqs").meta.partition)
 
     def sqs_endpoint(self) -> str:
-        """Where SQS is called, such as ``https://sqs.eu-west-1.amazonaws.com``."""
+        """The endpoint of SQS, such as ``https://sqs.eu-west-1.amazonaws.com``."""
         return str(self._client("sqs").meta.endpoint_url).rstrip("/")
 
     def caller_account(self) -> str:
-        """The account of the credentials, from STS, which needs no right. Raises as :meth:`sqs`."""
+        """The account of the credentials, from STS, which needs no permission. Raises as :meth:`sqs`."""
         return str(self._call("sts", "get_caller_identity", {})["Account"])
 
     def _call(self, kind: str, operation: str, params: dict[str, Any]) -> dict[str, Any]:
@@ -194,8 +194,8 @@ class Clients:
         except Exception as exc:
             error = error_for(exc, service, operation, params, self.settings)
             if error is None:
-                # botocore has checked the arguments before. What its parsers stumble over (KeyError, ValueError,
-                # AttributeError) is the answer, be it that of the service or of the source of the credentials.
+                # botocore has validated the arguments already. A KeyError, ValueError or AttributeError of its parsers
+                # is caused by an answer: of the service, or of the source of the credentials.
                 error = foreign_answer(repr(exc), f"{service}:{operation}", "AWS")
             is_refusal = isinstance(error, BrokerUnavailable) and error.is_clock_error
             if is_refusal or not unreachable(error):
@@ -207,7 +207,7 @@ class Clients:
         return answer
 
     def _other(self, address: str | None) -> Clients | None:
-        """The clients for a queue URL or topic ARN that has keys or a region of its own."""
+        """The clients of a queue URL or topic ARN that has keys or a region of its own."""
         access = self.settings.access.get(address or "")
         if access is None:
             return None
@@ -233,10 +233,10 @@ class Clients:
         self._clock.learn((metadata.get("HTTPHeaders") or {}).get("date"), is_refusal=is_refusal)
 
     def _known_keys_refused(self, error: ConfigurationError) -> HakeError:
-        """Keys that worked before are being replaced; what is held and waits for its ack must not be lost meanwhile."""
+        """Keys that worked before are being replaced: messages that are held must not be lost meanwhile."""
         if self._last_success == float("-inf"):
             return error
-        return BrokerUnavailable(f"{error} They worked before in this process, so the call may be tried again.")
+        return BrokerUnavailable(f"{error} They worked before in this process, so the call may be retried.")
 
     def _find_wire(self) -> SqsWire | Literal[False]:
         client = self._client("sqs")
@@ -245,8 +245,8 @@ class Clients:
                 usable = SqsWire.can_serve(client, self.settings)
                 try:
                     self._wire = SqsWire(self._made["session"], client, self.settings, self._clock) if usable else False
-                except (OSError, ImportError) as exc:  # the bundle of certificates is a file
-                    raise BrokerUnavailable(f"The client of sqs can't be made: {exc}") from exc
+                except (OSError, ImportError) as exc:  # the certificate bundle is a file
+                    raise BrokerUnavailable(f"The client of sqs cannot be created: {exc}") from exc
             return self._wire
 
     def _client(self, kind: str) -> Any:
@@ -257,8 +257,8 @@ class Clients:
                     session = self._made.get("session") or _session(self.settings, self._clock)
                     self._made["session"] = session
                     self._made[kind] = _client(session, self.settings, kind)
-                except (OSError, ImportError) as exc:  # no file descriptors left, say; botocore reads files here
-                    raise BrokerUnavailable(f"The client of {_service_of(kind)} can't be made: {exc}") from exc
+                except (OSError, ImportError) as exc:  # such as no file descriptors left: botocore reads files here
+                    raise BrokerUnavailable(f"The client of {_service_of(kind)} cannot be created: {exc}") from exc
             return self._made[kind]
 
 
@@ -291,7 +291,7 @@ def _session(settings: Settings, clock: AwsClock) -> Any:
     except Exception as exc:  # the source (a process, a metadata service) may raise anything
         raise credentials_error(exc) from exc
     if found is None:
-        # As in sqs://, keys may be given with the queues alone. Those of the first serve for what has none.
+        # As in sqs://, only the queues may have keys. Those of the first queue are used where none are given.
         first = next((access for access in settings.access.values() if access.access_key_id), None)
         if first is not None and not faults:
             return _session(
@@ -341,7 +341,7 @@ def _use(session: Any, credentials: Credentials, clock: AwsClock) -> None:
         def get_auth_instance(*args: Any, **kwargs: Any) -> Any:
             auth = made(*args, **kwargs)
             prepare: Callable[[Any], None] | None = getattr(auth, "_modify_request_before_signing", None)
-            if prepare is not None:  # botocore calls it between asking for the time and signing
+            if prepare is not None:  # botocore calls it between reading the clock and signing
                 auth._modify_request_before_signing = partial(_set_time, clock, prepare)
             return auth
 
@@ -357,7 +357,7 @@ def _set_time(clock: AwsClock, prepare: Callable[[Any], None], request: Any) -> 
 
 
 def _assume(session: Any, settings: Settings, clock: AwsClock) -> Any:
-    """A session whose keys are those of the assumed role, renewed by botocore before they run out."""
+    """A session with the keys of the assumed role, which botocore renews before they expire."""
     import boto3
     from botocore.credentials import AssumeRoleCredentialFetcher, DeferredRefreshableCredentials
     from botocore.session import Session as BotocoreSession
@@ -390,15 +390,15 @@ def _config(settings: Settings, kind: str) -> Any:
     defaults: dict[str, Any] = {
         "connect_timeout": settings.connect_timeout,
         "read_timeout": read_timeout_s(settings, SQS_MAX_WAIT_S if long_poll else 0),
-        "retries": {"mode": "standard", "total_max_attempts": 1},  # aws/retry.py decides
+        "retries": {"mode": "standard", "total_max_attempts": 1},  # aws/retry.py decides about retries
         "max_pool_connections": _POOL_CONNECTIONS,
         "tcp_keepalive": True,
-        # botocore works its own one out anew for each call, which is a tenth of the call's CPU time.
+        # botocore computes its default again for each call, which takes a tenth of the call's CPU time.
         "user_agent": f"kombu_hake/{__version__} Botocore/{botocore.__version__}",
     }
-    if kind == "check":  # one error, within the connect timeout
+    if kind == "check":  # a single try, within the connect timeout
         defaults.update(read_timeout=settings.connect_timeout)
-    if kind == "sts":  # a VPC without an endpoint for STS drops packets: give up soon, there are other ways
+    if kind == "sts":  # a VPC without an endpoint for STS drops packets: fail soon, there are other ways
         defaults.update(connect_timeout=min(3.0, settings.connect_timeout))
     try:
         return Config(**{**defaults, **settings.client_config})
@@ -419,7 +419,7 @@ def _client(session: Any, settings: Settings, kind: str) -> Any:
 
 
 def _guard(client: Any) -> None:
-    """Have the bodies of answers checked before botocore parses them."""
+    """Check the bodies of answers before botocore parses them."""
     model = client.meta.service_model
     protocol = getattr(model, "resolved_protocol", None) or model.metadata["protocol"]
     client._endpoint.http_session = _GuardedSession(client._endpoint.http_session, protocol)
@@ -428,8 +428,8 @@ def _guard(client: Any) -> None:
 class _GuardedSession:
     """botocore's HTTP session, with the size and time of answers bounded and their format checked.
 
-    botocore reads a body of any size, takes a body that was cut off for a whole one, and takes HTML for a successful
-    answer of a service that speaks JSON.
+    botocore reads a body of any size, accepts a truncated body, and accepts HTML as a successful answer of a service
+    that uses JSON.
     """
 
     def __init__(self, session: Any, protocol: str) -> None:
@@ -454,7 +454,7 @@ class _GuardedSession:
                     "A proxy, a portal or another server may answer in its place."
                 )
         except (BrokerUnavailable, urllib3.exceptions.HTTPError, OSError) as exc:
-            raise HTTPClientError(error=exc) from exc  # which botocore tries again
+            raise HTTPClientError(error=exc) from exc  # botocore retries this one
         return response
 
     def close(self) -> None:
@@ -462,15 +462,16 @@ class _GuardedSession:
         self._session.close()
 
 
-#: Kept for nobody: scripts open a connection, close it and open the next. What changes at each one must not add up.
+#: Unused clients to keep, for scripts that close a connection and open the next. Bounded, as settings may differ
+#: each time.
 _MOST_UNUSED = 8
 _shared: SharedParts[str, Any] = SharedParts(_MOST_UNUSED)
 
 
 def shared_clients(settings: Settings, build: Callable[[Settings], Any]) -> Any:
-    """One ``build(settings)`` for all equal settings of this process: pools of connections share clients and caches.
+    """Return one ``build(settings)`` for all equal settings in this process, so that connections share clients.
 
-    Hold on to what is returned for as long as it is used.
+    Keep a reference to the result for as long as it is used.
     """
     return _shared.get(settings.key(), lambda: build(settings))
 

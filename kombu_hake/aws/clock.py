@@ -1,4 +1,4 @@
-"""AWS's clock, as the ``Date`` of its answers tells it: the one that all machines share."""
+"""AWS's clock, read from the ``Date`` of its answers. All machines share it."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ __all__ = ["AwsClock"]
 logger = guarded(logging.getLogger(__name__))
 #: How often AWS's clock is compared with ours.
 _READ_S = 60.0
-#: The header has whole seconds, and the journey takes some time too.
+#: The header has whole seconds, and the answer takes some time to arrive.
 _BLUR_S = 2.0
 
 
 class AwsClock:
-    """How far AWS's clock is from ours. Safe to share between threads."""
+    """The offset of AWS's clock from ours. Safe to share between threads."""
 
     def __init__(self) -> None:
-        #: What to add to our clock to have AWS's, seconds; 0 until it is known.
+        #: Seconds to add to our clock to get AWS's; 0 until known.
         self.offset_s = 0.0
         #: How often the offset has changed.
         self.changes = 0
         self._read_at = float("-inf")
 
     def learn(self, date: str | None, *, is_refusal: bool = False) -> None:
-        """Take note of the ``Date`` of an answer that came just now; cheap, and once a minute is enough.
+        """Read the ``Date`` of an answer that has just arrived. Cheap; once a minute is enough.
 
         Args:
-            is_refusal: AWS refused the time of the request, so what is known is wrong: this machine was suspended, or
-                its clock was set.
+            is_refusal: AWS refused the time of the request, so the known offset is wrong: this machine was suspended,
+                or its clock was set.
         """
         now = time.monotonic()
         if date is None or (now - self._read_at < _READ_S and not is_refusal):
@@ -61,5 +61,5 @@ class AwsClock:
         return datetime.fromtimestamp(self.now_s(), timezone.utc)
 
     def stamp(self) -> str:
-        """The same as signatures write it, ``20261127T210000Z``."""
+        """The same in the format of signatures, ``20261127T210000Z``."""
         return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self.now_s()))

@@ -1,4 +1,4 @@
-"""Small tools for state that is shared between threads: one caller a key at a time, caches that forget, re-entry."""
+"""Small tools for state shared between threads: one caller per key at a time, caches that expire, re-entry."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ V = TypeVar("V")
 
 
 class SingleFlight:
-    """Lets one thread a key do the work; the others wait and find it done."""
+    """Lets one thread per key do the work, while the others wait for it."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()  # re-entrant: a signal handler may publish in the middle of this
@@ -28,7 +28,7 @@ class SingleFlight:
         forksafe.register(self)
 
     def reset_after_fork(self) -> None:
-        """Forget flights of threads that are not in the child."""
+        """Discard flights of threads that do not exist in the child."""
         self._lock = threading.RLock()
         self._flights = {}
 
@@ -47,18 +47,18 @@ class SingleFlight:
                     del self._flights[key]
 
 
-#: Values of one cache. Names come from outside, too: of exchanges that messages are published to, of reply queues.
+#: Maximum size of one cache. Some keys are untrusted: names of exchanges that are published to, of reply queues.
 _MOST_KEYS = 1_000
 
 
 class Once:
-    """Which keys came up before, among the latest few: to log a line once a key. Safe to share between threads."""
+    """The latest keys seen, to log a line once per key. Safe to share between threads."""
 
     def __init__(self, most: int = _MOST_KEYS) -> None:
-        """*most*: how many keys are remembered. The one that came up longest ago is evicted first."""
+        """*most*: how many keys are remembered. The least recently seen one is evicted first."""
         self._most = most
         self._keys: OrderedDict[Hashable, None] = OrderedDict()
-        self._lock = threading.RLock()  # re-entrant: a signal handler may log in the middle of this
+        self._lock = threading.RLock()  # re-entrant: a signal handler may log while this thread holds it
         forksafe.register(self)
 
     def reset_after_fork(self) -> None:
@@ -66,7 +66,7 @@ class Once:
         self._lock = threading.RLock()
 
     def __call__(self, key: Hashable) -> bool:
-        """Remember *key*; whether it is new."""
+        """Record *key*. Return True if it is new."""
         with self._lock:
             is_new = key not in self._keys
             self._keys[key] = None
@@ -80,23 +80,23 @@ class Once:
 
 
 class TtlCache(Generic[K, V]):
-    """Values that are believed for a while. A racing reader may compute a value twice; that costs a request."""
+    """Values that expire. Concurrent readers may compute a value twice, which costs a request."""
 
     def __init__(self, ttl_s: float, clock: Callable[[], float] = time.monotonic, most: int = _MOST_KEYS) -> None:
-        """*most*: how many values are kept. The one that was computed longest ago is evicted first."""
+        """*most*: how many values are kept. The oldest one is evicted first."""
         self._ttl_s = ttl_s
         self._clock = clock
         self._most = most
         self._items: dict[K, tuple[float, V]] = {}
 
     def get(self, key: K, compute: Callable[[], V]) -> V:
-        """The value for *key*, from ``compute()`` when there is none that is fresh."""
+        """The value for *key*; from ``compute()`` if there is no fresh one."""
         found = self._items.get(key)
         now = self._clock()
         if found is not None and now < found[0]:
             return found[1]
         value = compute()
-        self._items.pop(key, None)  # to the end
+        self._items.pop(key, None)  # moves it to the end
         self._items[key] = (now + self._ttl_s, value)
         while len(self._items) > self._most:
             oldest = next(iter(list(self._items)), None)
@@ -108,7 +108,7 @@ class TtlCache(Generic[K, V]):
         return len(self._items)
 
     def has(self, key: K) -> bool:
-        """Whether there is a value for *key* that is fresh."""
+        """Return True if there is a fresh value for *key*."""
         found = self._items.get(key)
         return found is not None and self._clock() < found[0]
 
@@ -117,15 +117,15 @@ class TtlCache(Generic[K, V]):
         self._items.clear()
 
     def forget(self, key: K) -> None:
-        """Have the next ``get`` compute the value anew."""
+        """Make the next ``get`` compute the value again."""
         self._items.pop(key, None)
 
 
 class SharedParts(Generic[K, V]):
-    """One value a key for all who use it at the same time. The latest few are kept though nobody uses them."""
+    """One value per key, shared by all concurrent users. The latest few are kept after their last use."""
 
     def __init__(self, most: int) -> None:
-        """*most*: how many are kept for nobody. Values must allow weak references."""
+        """*most*: how many unused values are kept. Values must support weak references."""
         self._most = most
         self._lock = threading.RLock()
         self._used: weakref.WeakValueDictionary[K, V] = weakref.WeakValueDictionary()
@@ -137,7 +137,7 @@ class SharedParts(Generic[K, V]):
         self._lock = threading.RLock()
 
     def get(self, key: K, build: Callable[[], V]) -> V:
-        """The value for *key*, from ``build()`` when nobody has one."""
+        """The value for *key*; from ``build()`` if it is not in use."""
         with self._lock:
             value = self._used.get(key)
             if value is None:
@@ -150,14 +150,14 @@ class SharedParts(Generic[K, V]):
 
 
 class Reentry:
-    """Tells whether this thread is inside already: a signal handler or a finalizer runs in the middle of it."""
+    """Detects re-entry of a thread: a signal handler or a finalizer may interrupt it anywhere."""
 
     def __init__(self) -> None:
         self._inside: set[int] = set()
 
     @contextmanager
     def __call__(self) -> Iterator[bool]:
-        """Enter; whether this thread had entered before."""
+        """Enter. Return True if this thread is inside already."""
         me = threading.get_ident()
         if me in self._inside:
             yield True
@@ -170,6 +170,6 @@ class Reentry:
 
 
 def backoff_s(attempt: int, first_s: float = 0.2, most_s: float = 5.0) -> float:
-    """How long to wait before try *attempt* + 1, seconds: doubling, with full jitter in the upper half."""
+    """Seconds to wait before try *attempt* + 1: doubling, with full jitter in the upper half."""
     ceiling = min(most_s, first_s * 2.0 ** min(attempt, 30))
     return ceiling * (0.5 + random.random() / 2)  # noqa: S311 - spreading load needs no secrecy

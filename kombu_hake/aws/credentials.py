@@ -1,11 +1,11 @@
 """Credentials that outlive failures of their source: STS, a metadata service, a process.
 
-botocore raises whatever the source raises, and it does so up to ten minutes before the keys run out. Here a failure to
-renew them is one of two things:
+botocore passes on any exception of the source, up to ten minutes before the keys expire. Here a failure to renew them
+is one of two cases:
 
-* There are keys already: they are used until there are new ones. AWS decides whether they still hold, and refuses them
-  with ``ExpiredToken``, which is a passing error like any other.
-* There have never been any: that is an error of ours, recoverable unless AWS denies the role or nothing is configured.
+* There are keys already: they are used until there are new ones. AWS decides whether they are still valid, and refuses
+  them with ``ExpiredToken``, a transient error like any other.
+* There have never been any: raise an error, recoverable unless AWS denies the role or nothing is configured.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from kombu_hake.quoting import guarded
 __all__ = ["Credentials"]
 
 logger = guarded(logging.getLogger(__name__))
-#: After a failure the source is asked again so soon; meanwhile other threads need not wait for it one by one.
+#: Seconds after a failure until the source is asked again. Meanwhile other threads do not wait for it one by one.
 _PAUSE_S = 2.0
-#: The same while the keys hold for minutes.
+#: The same while the keys are valid for minutes.
 _EARLY_PAUSE_S = 10.0
 _REMIND_S = 60.0
 
@@ -38,7 +38,7 @@ class Credentials:
         """
         Args:
             source: Credentials of botocore.
-            clock: Decides when they have to be renewed.
+            clock: The clock that decides when to renew them.
             role_arn: The role that *source* assumes, for the text of errors.
         """
         self._source = source
@@ -60,7 +60,7 @@ class Credentials:
         return getattr(self._source, name)
 
     def get_frozen_credentials(self) -> Any:
-        """Keys to sign with, renewed if need be. Waits for that only where there are none that hold.
+        """Keys to sign with, renewed if necessary. Waits for that only if there are no valid ones.
 
         Raises:
             BrokerUnavailable: there are none yet, and their source does not answer as it should.
@@ -72,7 +72,7 @@ class Credentials:
         if self._last is not None and not self._source.refresh_needed():
             self._last = self._source.get_frozen_credentials()
             return self._last
-        with self._entered() as again:  # a signal handler publishes while its thread is renewing
+        with self._entered() as again:  # a signal handler publishes while its thread renews the keys
             must_wait = not again and (self._last is None or self._source.refresh_needed(0))
             if again or not self._lock.acquire(blocking=must_wait):
                 return self._previous()
@@ -90,10 +90,10 @@ class Credentials:
             raise
         except Exception as exc:
             self._failed(credentials_error(exc, self._role_arn))
-            # botocore may have new keys that it takes for expired.
+            # botocore may have new keys that it considers expired.
             self._last = getattr(self._source, "_frozen_credentials", None) or self._last
             return self._previous()
-        if self._source.refresh_needed():  # botocore keeps a failure to itself while the keys hold for minutes
+        if self._source.refresh_needed():  # botocore suppresses a failure while the keys are valid for minutes
             self._asked_again_at = time.monotonic() + _EARLY_PAUSE_S
         self._failure = None
         return self._last

@@ -1,4 +1,4 @@
-"""botocore's errors to ours, by error code. Pure: takes the error, returns the new one.
+"""Map botocore's errors to ours, by error code. Pure: takes an error, returns the new one.
 
 SQS answers with the *legacy* code (``AWS.SimpleQueueService.NonExistentQueue``) in
 ``Error.Code`` and the modeled name (``QueueDoesNotExist``) in ``QueryErrorCode``; emulators give either. Both are
@@ -45,7 +45,7 @@ _UNKNOWN_KEYS = (
     "AWS does not accept the credentials ({code}): check the access key and secret, the session token that belongs to "
     "them, and this machine's clock."
 )
-#: Characters of what AWS says in an error, and of the name of what it is about.
+#: Characters of AWS's text in an error, and of the name of the resource.
 _TEXT_CHARS = 1_000
 _QUOTA = "A quota of AWS is used up ({code}): {message}"
 _CLASSES: Mapping[str, type[HakeError]] = {
@@ -53,7 +53,7 @@ _CLASSES: Mapping[str, type[HakeError]] = {
     "NonExistentQueue": QueueNotFound,
     "NotFound": TopicNotFound,
     "NotFoundException": TopicNotFound,
-    "ResourceNotFound": TopicNotFound,  # of SNS's calls about tags
+    "ResourceNotFound": TopicNotFound,  # of SNS's tag calls
     "QueueDeletedRecently": QueueDeletedRecently,
     "QueueAlreadyExists": DeclarationMismatch,
     "QueueNameExists": DeclarationMismatch,
@@ -87,11 +87,11 @@ _BAD_KEYS = {
     "SignatureDoesNotMatch",
     "UnrecognizedClientException",
 }
-#: AWS refuses the time of a request. SQS and SNS say so with the code of a wrong signature, and tell it in the text.
+#: AWS refuses the time of a request. SQS and SNS use the code of a wrong signature, and only the text tells the cause.
 _BAD_TIME = {"RequestExpired", "RequestInTheFuture", "RequestTimeTooSkewed"}
 _BAD_TIME_TEXT = re.compile(r"signature (?:has )?expired|signature not yet current|request has expired|skew", re.I)
-# ExpiredToken is here because keys that renew themselves expire only in passing; a static session token does not
-# renew, and the text says what to do.
+# ExpiredToken is here because keys that are renewed expire only temporarily. A static session token is not renewed, and
+# the text says what to do.
 _PASSING = {
     "ConcurrentAccess",
     "ConcurrentAccessException",
@@ -119,7 +119,7 @@ _PASSING = {
 def error_for(
     error: Exception, service: str, operation: str, params: Mapping[str, Any], settings: Settings
 ) -> HakeError | None:
-    """What *error* means to our callers; ``None`` for an error that is none of botocore's (a bug of ours)."""
+    """Map *error* to an error for our callers; ``None`` for an error that is not from botocore (a bug of ours)."""
     import botocore.exceptions as bex
     from botocore.parsers import ResponseParserError
 
@@ -128,7 +128,7 @@ def error_for(
     action = f"{service}:{_iam_action(operation)}"
     resource = _resource(params)
     if isinstance(error, bex.ClientError):
-        if error.operation_name == "AssumeRole":  # the call needed keys, and never left
+        if error.operation_name == "AssumeRole":  # the call needed keys, and was not sent
             return _from_response(error, "sts", "sts:AssumeRole", quoted(settings.role_arn))
         return _from_response(error, service, action, resource)
     if isinstance(error, bex.NoCredentialsError | bex.PartialCredentialsError):
@@ -141,7 +141,7 @@ def error_for(
         return PublishError(f"{action} on {resource} was not sent: {quoted(str(error), _TEXT_CHARS)}")
     cause = error.kwargs.get("error") if isinstance(error, bex.HTTPClientError) else None
     if isinstance(cause, BrokerUnavailable):
-        return cause  # of our own check, through botocore
+        return cause  # raised by our own check, through botocore
     if isinstance(error, ResponseParserError):
         return foreign_answer(error, action, resource)
     if isinstance(error, bex.BotoCoreError | OSError):
@@ -150,13 +150,13 @@ def error_for(
 
 
 def credentials_error(error: Exception, role_arn: str | None = None) -> HakeError:
-    """What a failure to get the keys means. Their source may raise anything; only what cannot pass is not away.
+    """Map a failure to get the keys. Their source may raise anything; only permanent failures are not outages.
 
     Args:
         role_arn: The role that is assumed.
     Returns:
-        :class:`AccessDenied` where AWS denies the role, :class:`ConfigurationError` where nothing or nonsense is
-        configured, else :class:`BrokerUnavailable`.
+        :class:`AccessDenied` if AWS denies the role, :class:`ConfigurationError` if the configuration is missing or
+        invalid, else :class:`BrokerUnavailable`.
     """
     import botocore.exceptions as bex
 
@@ -171,7 +171,7 @@ def credentials_error(error: Exception, role_arn: str | None = None) -> HakeErro
     if isinstance(error, bex.NoCredentialsError | bex.PartialCredentialsError):
         return ConfigurationError(f"No AWS credentials: {error}. Give a role, keys or a profile.")
     if isinstance(error, _config_errors()):
-        return ConfigurationError(f"The AWS credentials are not configured as they have to be: {error}")
+        return ConfigurationError(f"The configuration of the AWS credentials is invalid: {error}")
     return _not_renewed(error)
 
 
@@ -196,7 +196,7 @@ def _config_errors() -> tuple[type[Exception], ...]:
 def error_from_answer(
     status: int, query_error: str, answer: Mapping[str, Any], service: str, operation: str, params: Mapping[str, Any]
 ) -> HakeError:
-    """What an error answer of AWS's JSON protocol means.
+    """Map an error answer of AWS's JSON protocol.
 
     Args:
         status: HTTP status.
@@ -211,22 +211,22 @@ def error_from_answer(
 
 
 def error_from_transport(error: Exception, service: str, operation: str, settings: Settings) -> BrokerUnavailable:
-    """What a failure to get any answer means."""
+    """Map a failure to get any answer."""
     where = settings.endpoint_url or f"{service} in {settings.region or 'the configured region'}"
     text = without_userinfo(quoted(str(error), _TEXT_CHARS))
     return BrokerUnavailable(f"{where} could not be reached for {service}:{_iam_action(operation)}: {text}")
 
 
 def foreign_answer(detail: object, action: str, resource: str) -> BrokerUnavailable:
-    """What an answer means that AWS would not give."""
+    """The error for an answer that is not from AWS."""
     return BrokerUnavailable(
-        f"The answer to {action} on {resource} is not one of AWS's: {quoted(str(detail), _TEXT_CHARS)}. A proxy, a "
+        f"The answer to {action} on {resource} is not from AWS: {quoted(str(detail), _TEXT_CHARS)}. A proxy, a "
         "portal or another server may answer in its place."
     )
 
 
 def unreachable(error: HakeError) -> bool:
-    """Whether *error* says that AWS could not be had, as opposed to an answer that says no, or "not so fast"."""
+    """Return True if *error* means that AWS was unreachable, as opposed to a refusal or throttling."""
     return isinstance(error, BrokerUnavailable) and not error.is_throttle
 
 
@@ -234,7 +234,7 @@ def entry_error(entry: Mapping[str, Any], service: str, resource: str) -> HakeEr
     """The error of one entry of a batch answer's ``Failed`` list (``Code``, ``Message``, ``SenderFault``)."""
     code, text = quoted(entry.get("Code", "")), quoted(entry.get("Message", ""), _TEXT_CHARS)
     if not entry.get("SenderFault", False):
-        return BrokerUnavailable(f"{service} could not take an entry of a batch for {resource} ({code}): {text}")
+        return BrokerUnavailable(f"{service} failed to accept an entry of a batch for {resource} ({code}): {text}")
     return _by_code((code,), text, f"{service}:batch entry", resource) or PublishError(
         f"{service} refused an entry of a batch for {resource} ({code}): {text}"
     )
@@ -271,7 +271,7 @@ def _by_code(codes: tuple[str, ...], text: str, action: str, resource: str) -> H
         if code in _DENIED:
             return AccessDenied(
                 f"AWS denies {action} on {resource}: {text or code}. Allow it in the IAM policy of the role or user, "
-                "or do without what needs it (see the README, IAM).",
+                "or disable the feature that needs it (see the README, IAM).",
                 action=action,
                 resource=resource,
             )

@@ -1,12 +1,12 @@
-"""What happens to our objects in a forked child.
+"""Reset our objects in a forked child.
 
 Celery's prefork pool forks while our threads run, and again later (autoscale, ``max-tasks-per-child``, pool restart);
-web servers fork after the application was loaded. In the child no thread of ours exists, a lock may be held by one that
-does not exist, and sockets are shared with the parent. So each object with a lock, a thread or a client registers here,
-and its ``reset_after_fork`` gives it new locks and forgets (never closes, never releases) what belongs to the parent.
+web servers fork after loading the application. In the child none of our threads exists, a lock may be held by a thread
+that does not exist, and sockets are shared with the parent. So each object with a lock, a thread or a client registers
+here, and its ``reset_after_fork`` creates new locks and drops (never closes, never releases) the parent's resources.
 
-Nothing is locked before the fork: no inherited state is read afterwards but plain settings and caches of names, whose
-single operations the interpreter makes atomic.
+Nothing is locked before the fork: the child reads no inherited state except plain settings and caches of names, whose
+single operations are atomic in the interpreter.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["ForkAware", "register"]
 
 
 class ForkAware(Protocol):
-    """An object that must start afresh in a forked child."""
+    """An object that must be reset in a forked child."""
 
     def reset_after_fork(self) -> None:
         """Replace locks, threads, clients and descriptors. Runs in the child, in its only thread. Must not raise."""
@@ -29,7 +29,7 @@ _registered: weakref.WeakSet[ForkAware] = weakref.WeakSet()
 
 
 def register(item: ForkAware) -> None:
-    """Have ``item.reset_after_fork()`` called in every child that is forked while *item* lives."""
+    """Call ``item.reset_after_fork()`` in every child that is forked while *item* exists."""
     _registered.add(item)
 
 

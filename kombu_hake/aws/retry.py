@@ -1,4 +1,4 @@
-"""When a failed request is sent again. The only place that decides it; the SDK is told to try once.
+"""Decide when to retry a failed request. Only this module does; the SDK is configured to try once.
 
 Above this package only three things are tried again, each for a reason of its own: entries that failed inside a batch
 that AWS answered, settling until the lease ends, and polls.
@@ -21,7 +21,7 @@ from kombu_hake.exceptions import BrokerUnavailable
 
 __all__ = ["NewQueues", "Tries", "patience"]
 
-#: Monotonic second until which the calls of this thread are tried again.
+#: Monotonic time until which the calls of this thread are retried.
 _patient_until: ContextVar[float | None] = ContextVar("kombu_hake_patient_until", default=None)
 #: How long "no such queue" is not believed of a queue that this process created, and the pause between two tries.
 _NEW_QUEUE_S = 3.0 * SQS_QUEUE_READY_S
@@ -30,10 +30,10 @@ _NEW_QUEUE_PAUSE_S = 0.25
 
 @contextmanager
 def patience(seconds: float) -> Iterator[None]:
-    """Inside the block, retry a call that fails for passing reasons until *seconds* are over.
+    """Inside the block, retry calls that fail for transient reasons until *seconds* have passed.
 
-    It replaces the number of tries and the ninety seconds for throttled control calls. A request that is under way
-    when the time is over still gets its answer or its own time-out.
+    This replaces the number of tries and the ninety seconds for throttled control calls. A request in progress at that
+    time still gets its answer or its own timeout.
     """
     token = _patient_until.set(time.monotonic() + seconds)
     try:
@@ -48,10 +48,10 @@ class Tries:
     def __init__(self, most: int, clock: AwsClock, *, throttled_s: float = 0.0, is_patient: bool = True) -> None:
         """
         Args:
-            most: Tries in all, outside of :func:`patience`.
+            most: Maximum number of tries, outside of :func:`patience`.
             clock: After a refusal for the time of the request that corrected it, the request is signed again at once.
-            throttled_s: How long a throttled call is tried again, however often that is.
-            is_patient: False where :func:`patience` does not apply, because the caller has a back-off of its own.
+            throttled_s: How long a throttled call is retried, regardless of the number of tries.
+            is_patient: False if :func:`patience` does not apply, because the caller has its own back-off.
         """
         self._most = most
         self._clock = clock

@@ -1,8 +1,7 @@
-"""A few threads that work off jobs: started when there is more to do than they can, ended by :meth:`Senders.stop`.
+"""A few threads that process jobs: started when jobs have to wait, ended by :meth:`Senders.stop`.
 
-Where no thread can be started, jobs wait for a call of :meth:`Senders.help` or :meth:`Senders.wait`, and are done in
-the thread of that call: a machine may have run out of threads, and Python 3.12 and later start none while the
-interpreter ends.
+If no thread can be started, jobs wait for a call of :meth:`Senders.help` or :meth:`Senders.wait`, and run in its
+thread: a machine may have run out of threads, and Python 3.12 and later start none while the interpreter shuts down.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ J = TypeVar("J")
 
 
 def start_thread(target: Callable[[], None], name: str) -> threading.Thread | None:
-    """Start a daemon thread; None where there is none to be had."""
+    """Start a daemon thread; None if that is not possible."""
     thread = threading.Thread(target=target, name=name, daemon=True)
     try:
         thread.start()
@@ -52,7 +51,7 @@ class Senders(Generic[J]):
 
     @property
     def unanswered(self) -> int:
-        """Jobs that are not done."""
+        """The number of unfinished jobs."""
         return len(self._jobs) + self._busy
 
     def submit(self, job: J) -> bool:
@@ -67,7 +66,7 @@ class Senders(Generic[J]):
             return bool(self._threads)
 
     def help(self) -> None:
-        """Start the thread that waiting jobs need; where none can be started, do the jobs in this thread."""
+        """Start a thread if jobs are waiting; if that is not possible, process them in this thread."""
         while True:
             with self._lock:
                 if self._threads or not self._jobs:
@@ -80,7 +79,7 @@ class Senders(Generic[J]):
             self._do(job)
 
     def wait(self, timeout_s: float) -> int:
-        """Wait until all is done; how many jobs are not, when the time is over."""
+        """Wait until all jobs are finished. Return how many are not after *timeout_s*."""
         deadline = time.monotonic() + timeout_s
         while True:
             with self._lock:
@@ -94,7 +93,7 @@ class Senders(Generic[J]):
             self._do(job)
 
     def stop(self, timeout_s: float) -> None:
-        """End the threads once there is nothing to do; wait for that, no longer than *timeout_s* in all."""
+        """End the threads after all jobs are finished; wait for that for at most *timeout_s*."""
         deadline = time.monotonic() + timeout_s
         with self._lock:
             self._stopping = True

@@ -1,8 +1,7 @@
-"""Answers that arrive in time, or not at all.
+"""Limit the total time in which an answer may arrive.
 
 A socket's timeout bounds the wait for each piece of an answer. A server that sends a byte now and then, in the headers
-as in the body, would hold the thread that reads for as long as it likes. So each read also looks at how long the whole
-answer has taken.
+or in the body, could block the reading thread forever. So each read also checks how long the whole answer has taken.
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ from typing import Any
 
 __all__ = ["MOST_S", "bound_answers", "bound_pool"]
 
-#: Most time in which an answer may arrive after its first byte was due.
+#: Maximum time for an answer to arrive after its first byte was due, seconds.
 MOST_S = 60.0
 
 
 class _TimelyReader(io.RawIOBase):
-    """What a socket gives, until an answer is late."""
+    """The file of a socket; reading raises once the answer is late."""
 
     def __init__(self, raw: Any, ends_at: float) -> None:
         super().__init__()
@@ -35,7 +34,7 @@ class _TimelyReader(io.RawIOBase):
         """As of a socket's file.
 
         Raises:
-            TimeoutError: the answer is late, or nothing came within the timeout of the socket.
+            TimeoutError: the answer is late, or nothing arrived within the timeout of the socket.
         """
         if time.monotonic() > self._ends_at:
             raise TimeoutError(f"An answer took longer than {MOST_S:g} s to arrive.")
@@ -56,17 +55,17 @@ class _TimelyResponse(http.client.HTTPResponse):
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
         ends_at = time.monotonic() + (sock.gettimeout() or 0.0) + MOST_S
-        # urllib3 and botocore have the class of the response as their only hook here.
+        # The class of the response is the only hook that urllib3 and botocore have here.
         self.fp = io.BufferedReader(_TimelyReader(self.fp.detach(), ends_at))
 
 
 @cache
 def bound_answers(connection_class: type) -> type:
-    """A class of connections as *connection_class*, whose answers have to arrive in time."""
+    """A subclass of *connection_class* whose answers have to arrive in time."""
     return type(connection_class.__name__, (connection_class,), {"response_class": _TimelyResponse})
 
 
 @cache
 def bound_pool(pool_class: Any) -> type:
-    """A class of connection pools as *pool_class*, with connections of :func:`bound_answers`."""
+    """A subclass of *pool_class* with connections of :func:`bound_answers`."""
     return type(pool_class.__name__, (pool_class,), {"ConnectionCls": bound_answers(pool_class.ConnectionCls)})

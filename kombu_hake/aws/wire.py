@@ -1,15 +1,15 @@
-"""The hot calls of SQS with less CPU: a signer, urllib3's pool, and nothing in between.
+"""The hot calls of SQS with less CPU time: only a signer and urllib3's pool.
 
 Why
     A boto3 call costs about 2.0 ms of CPU on the machine where the benchmarks run, of which HTTP is 0.5 ms; the rest is
-    generic machinery (hooks, endpoint rules, user agent, serialiser, signer, parser) that finds out the same for each
-    call. At two calls for ten messages that is most of what a message costs. SQS speaks plain JSON, so leaving the
-    machinery out takes a few lines. See ``docs/performance.md`` for the measurement.
+    generic machinery (hooks, endpoint rules, user agent, serialiser, signer, parser) that computes the same for each
+    call. With two calls for ten messages that is most of the cost of a message. SQS uses plain JSON, so bypassing the
+    machinery takes a few lines. See ``docs/performance.md`` for the measurement.
 
-What stays botocore's
+What botocore still does
     Credentials (refreshing included), endpoint and region, and every call that is not listed in :data:`OPERATIONS`.
-    Where the user configured what only botocore knows (an HTTP proxy, ``client_config``), its client makes these calls
-    too.
+    If the user configured something that only botocore supports (an HTTP proxy, ``client_config``), its client makes
+    these calls too.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from kombu_hake.quoting import guarded
 __all__ = ["OPERATIONS", "SqsWire", "read_body", "read_timeout_s"]
 
 logger = guarded(logging.getLogger(__name__))
-#: boto3's name of a call to AWS's.
+#: boto3's name of a call to AWS's name.
 OPERATIONS: Mapping[str, str] = {
     "send_message": "SendMessage",
     "send_message_batch": "SendMessageBatch",
@@ -47,14 +47,14 @@ OPERATIONS: Mapping[str, str] = {
 _POOL_CONNECTIONS = 64
 #: How much later than its wait time a long poll may be answered.
 _POLL_GRACE_S = 5.0
-#: A network that swallows everything is noticed so soon, be a request on its way, an answer awaited, or neither. A
-#: long poll is silent for twenty seconds by design, and idle connections would else be found dead only when used.
+#: How soon a network that drops everything is noticed: while sending a request, waiting for an answer, or idle. A long
+#: poll is silent for twenty seconds by design, and dead idle connections would otherwise be noticed only on use.
 _DEAD_AFTER_MS = 8_000
 _PROBE_AFTER_S = 4
 _PROBE_EVERY_S = 2
-#: Most bytes of an answer: ten messages of 1 MiB, each character escaped as ``\\u003c``.
+#: Maximum size of an answer: ten messages of 1 MiB, each character escaped as ``\\u003c``.
 _MOST_BYTES = 64 * 1024 * 1024
-#: Most time in which the body of an answer may arrive: a server that sends a byte now and then resets each timeout.
+#: Maximum time for the body of an answer to arrive: a server that sends a byte now and then resets each timeout.
 _BODY_S = 60.0
 _CHUNK_BYTES = 256 * 1024
 _CONTENT_TYPE = "application/x-amz-json-1.0"
@@ -65,7 +65,7 @@ class SqsWire:
     """Makes the calls in :data:`OPERATIONS`. One per process; safe to share between threads."""
 
     def __init__(self, session: Any, client: Any, settings: Settings, clock: AwsClock) -> None:
-        """Take endpoint, region and credentials over from a boto3 session and its SQS client; tell *clock* the time."""
+        """Use endpoint, region and credentials of a boto3 session and its SQS client; report AWS's time to *clock*."""
         import urllib3
 
         self._settings = settings
@@ -87,7 +87,7 @@ class SqsWire:
 
     @staticmethod
     def can_serve(client: Any, settings: Settings) -> bool:
-        """Whether nothing is configured that only botocore's own HTTP session would heed."""
+        """Return True if nothing is configured that only botocore's own HTTP session supports."""
         if settings.client_config:
             return False
         scheme, _, rest = client.meta.endpoint_url.partition("://")
@@ -97,7 +97,7 @@ class SqsWire:
         return not urllib.request.getproxies().get(scheme) or bool(urllib.request.proxy_bypass(host))
 
     def call(self, operation: str, params: Mapping[str, Any]) -> dict[str, Any]:
-        """One call, tried again as the SDK would; ``receive_message`` only once, its caller has a back-off of its own.
+        """Make one call, with retries as by the SDK. ``receive_message`` is tried once: its caller has a back-off.
 
         Raises:
             HakeError: as :meth:`kombu_hake.aws.clients.Clients.sqs`.
@@ -118,7 +118,7 @@ class SqsWire:
     def _once(self, operation: str, params: Mapping[str, Any], body: bytes, wait_s: float) -> dict[str, Any]:
         import urllib3
 
-        # Frozen: refreshable credentials renew themselves here, and all parts are of one generation.
+        # Frozen: refreshable credentials are renewed here, and all parts are of one generation.
         frozen = self._credentials.get_frozen_credentials()
         keys = Keys(frozen.access_key, frozen.secret_key, frozen.token)
         try:
@@ -144,7 +144,7 @@ class SqsWire:
             raise error_from_transport(exc, "sqs", operation, self._settings) from exc
         answer = _parse(data)
         if answer is None:
-            detail = f"status {response.status} with {len(data):,} bytes that are no JSON object"
+            detail = f"status {response.status} with {len(data):,} bytes that are not a JSON object"
             raise foreign_answer(detail, f"sqs:{OPERATIONS[operation]}", str(params.get("QueueUrl")))
         if response.status == 200:
             found = checked("sqs", operation, params, answer)
@@ -159,7 +159,7 @@ class SqsWire:
 
 
 def read_body(response: Any) -> bytes:
-    """The body of a urllib3 response that was not preloaded, as it was sent; its connection goes back to the pool.
+    """The raw body of a urllib3 response that was not preloaded. Returns its connection to the pool.
 
     Raises:
         BrokerUnavailable: it is larger, or takes longer, than an answer of AWS.
@@ -181,13 +181,13 @@ def read_body(response: Any) -> bytes:
     finally:
         if is_read:
             response.release_conn()
-        else:  # the rest of it would be taken for the next answer
+        else:  # the rest would be read as the next answer
             response.close()
     return b"".join(parts)
 
 
 def _pieces(response: Any) -> Iterator[bytes]:
-    """The body as it arrives. ``stream`` would wait until a piece is full, however slowly a server sends."""
+    """The body as it arrives. ``stream`` would wait for a full piece, however slowly a server sends."""
     if not hasattr(response, "read1"):  # urllib3 1.26
         yield from response.stream(_CHUNK_BYTES, decode_content=False)
         return
@@ -198,16 +198,16 @@ def _pieces(response: Any) -> Iterator[bytes]:
 def read_timeout_s(settings: Settings, wait_s: float) -> float:
     """How long an answer may take, seconds; *wait_s* is the wait time of a long poll.
 
-    A long poll is answered when its time is over. What is silent for longer is lost, and each further second would be
-    one in which nothing is received.
+    A long poll is answered when its time is over. If it is silent for longer, the answer is lost, and waiting on would
+    only delay receiving.
     """
     return max(settings.read_timeout, wait_s + min(_POLL_GRACE_S, settings.read_timeout) if wait_s else 0.0)
 
 
 def _socket_options() -> list[tuple[int, int, int]]:
-    """What every connection gets, as far as the system has it."""
+    """The socket options of every connection, as far as the system supports them."""
     tcp = {
-        "TCP_NODELAY": 1,  # headers and body are two writes: without it each call would wait for a delayed ACK
+        "TCP_NODELAY": 1,  # headers and body are two writes: without this each call would wait for a delayed ACK
         "TCP_KEEPIDLE": _PROBE_AFTER_S,
         "TCP_KEEPINTVL": _PROBE_EVERY_S,
         "TCP_KEEPCNT": (_DEAD_AFTER_MS // 1000 - _PROBE_AFTER_S) // _PROBE_EVERY_S,

@@ -2,7 +2,7 @@
 
 In: arguments and a Celery app. Out: text or JSON on standard output, notes on standard error, an exit code. Open
 ``main.py`` for ``groups`` and ``graph``; ``dlq.py``, ``janitor.py`` and ``cost.py`` hold one command each,
-``tables.py`` and ``graph.py`` draw the answers, ``tools.py`` has what commands share.
+``tables.py`` and ``graph.py`` format the answers, ``tools.py`` is shared by the commands.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``celery hake cost``: what a load costs, in requests to AWS a month, and their price. Connects to nothing.
+"""``celery hake cost``: estimate the AWS requests per month of a load, and their price. Does not connect.
 
 The model, which ``docs/how-to/costs.md`` explains and the tests compare with what the benchmark measured:
 
@@ -35,28 +35,28 @@ SNS_USD = 0.50
 PRICES_FROM = "us-east-1, 2026"
 
 _BILLED_BYTES = 64 * 1024
-#: From a poll's answer to the next poll's question at AWS. What came meanwhile is received together.
+#: From the answer of a poll until the next poll reaches AWS. Messages that arrive meanwhile are received together.
 _GAP_S = 0.02
-#: How long acks wait for others (``Transport.ack_linger_s``).
+#: How long acks are collected (``Transport.ack_linger_s``).
 _ACK_LINGER_S = 0.1
-#: Signs of life of a temporary queue, a second: five in ``temporary_queue_limit``, which is ten minutes.
+#: Heartbeats of a temporary queue per second: five in ``temporary_queue_limit``, which is ten minutes.
 _SIGNS_OF_LIFE = 5 / 600
 
 
 @dataclass(frozen=True)
 class Load:
-    """What passes through one exchange, or straight to one queue, all month long.
+    """The load of one exchange, or of one queue, constant for the month.
 
     Attributes:
-        per_second: Messages published a second.
-        groups: Queues that get each message through the exchange; 0 for messages sent straight to a queue.
+        per_second: Messages published per second.
+        groups: Queues that receive each message through the exchange; 0 for messages sent directly to a queue.
         workers: Worker processes (``celery worker``) of each group, or of the queue.
         handlers: Handlers of each message in a group (:meth:`kombu_hake.groups.topic.Topic.on`).
         prefetch: Prefetch count of a worker: its concurrency times ``worker_prefetch_multiplier``.
         size_bytes: Of a message, with its envelope and attributes.
         is_batched: Whether messages are published in batches of ten.
-        has_backlog: Whether the queues always hold more than the workers have taken.
-        held_s: From receiving a message to acknowledging it.
+        has_backlog: Whether the queues always hold more messages than the workers have received.
+        held_s: Time from receiving a message to acknowledging it, seconds.
         visibility_timeout: The option, seconds.
         remote_control: Whether workers have Celery's remote control, which is one more queue for each.
         check_bindings_s: The option ``check_bindings``; 0 for never.
@@ -77,7 +77,7 @@ class Load:
 
 
 def requests_a_month(load: Load) -> Mapping[str, float]:
-    """Requests a month as AWS bills them, by what they are for; those of SNS start with ``sns:``."""
+    """Requests per month as AWS bills them, by purpose; those of SNS start with ``sns:``."""
     queues = max(1, load.groups)
     is_shared_out = load.groups > 0 and load.handlers > 1  # an event is received, and sent on to each handler
     received = load.per_second * (1 + load.handlers if is_shared_out else 1)  # from each queue
@@ -110,7 +110,7 @@ def price_usd(requests: Mapping[str, float], *, sqs_usd: float = SQS_USD, sns_us
     """US dollars for these requests.
 
     Args:
-        sqs_usd, sns_usd: For a million.
+        sqs_usd, sns_usd: Price of a million requests.
     """
     return sum(count * (sns_usd if name.startswith("sns:") else sqs_usd) for name, count in requests.items()) / 1e6
 
@@ -121,7 +121,7 @@ def _received_at_once(load: Load, per_worker: float) -> float:
 
 
 def _sending(size_bytes: int, entries: int, limit_bytes: int) -> float:
-    """Billed requests a message, when so many share a request as far as they fit."""
+    """Billed requests per message, if this many share a request as far as they fit."""
     entries = max(1, min(entries, limit_bytes // size_bytes))
     return _chunks(entries * size_bytes) / entries
 
@@ -131,7 +131,7 @@ def _chunks(size_bytes: float) -> int:
 
 
 def _empty_polls(per_second: float) -> float:
-    """Polls a second that end empty, when messages come at random and each is received at once."""
+    """Empty polls per second, if messages arrive at random and each is received at once."""
     expected = per_second * SQS_MAX_WAIT_S
     return 1 / SQS_MAX_WAIT_S if expected < 1e-9 else per_second / math.expm1(expected) if expected < 700 else 0.0
 
@@ -164,7 +164,7 @@ def cost(
 ) -> None:  # fmt: skip
     """Estimate requests and their price for a month of thirty days.
 
-    For one exchange, or one queue, at a steady rate. Connects to nothing, and needs no app.
+    For one exchange, or one queue, at a steady rate. Does not connect, and needs no app.
     """
     load = Load(
         per_second=per_second, groups=groups, workers=workers, handlers=handlers, prefetch=prefetch,

@@ -29,7 +29,7 @@ def dlq() -> None:
 def list_(ctx: click.Context, /, group: str | None, as_json: bool, limit: int | None, **which: Any) -> None:
     """List the dead letters of GROUP; without GROUP, how many each group has.
 
-    Looking at messages means receiving them: while it runs they are hidden from others.
+    Reading messages requires receiving them: while the command runs they are hidden from other consumers.
     """
     from kombu_hake.cli.tables import dead_counts_table, letters_table
 
@@ -49,7 +49,7 @@ def list_(ctx: click.Context, /, group: str | None, as_json: bool, limit: int | 
 @which_letters
 @click.pass_context
 def peek(ctx: click.Context, /, group: str, limit: int | None, **which: Any) -> None:
-    """Show dead letters of GROUP in full, with their history; one, unless --limit or --id says more."""
+    """Show dead letters of GROUP in full, with their history; one, unless --limit or --id selects more."""
     from kombu_hake.cli.tables import letter_sheet
 
     with connected(ctx) as broker:
@@ -67,9 +67,9 @@ def peek(ctx: click.Context, /, group: str, limit: int | None, **which: Any) -> 
 def requeue(
     ctx: click.Context, /, group: str, limit: int | None, rate: float | None, dry_run: bool, **which: Any
 ) -> None:
-    """Send dead letters back to GROUP, and to no other group; there they run under the id they had.
+    """Send dead letters back to GROUP, and to no other group. They run there under the same ids.
 
-    Each is removed from the dead-letter queue when AWS has accepted it in the group's.
+    Each is removed from the dead-letter queue after AWS has accepted it in the queue of the group.
     """
     with connected(ctx) as broker:
         if dry_run:
@@ -87,7 +87,7 @@ def requeue(
 @click.option("-o", "--output", type=click.File("w"), default="-", help="A file instead of standard output.")
 @click.pass_context
 def export(ctx: click.Context, /, group: str, limit: int | None, output: Any, **which: Any) -> None:
-    """Write dead letters of GROUP as JSON, one a line. They stay where they are."""
+    """Write dead letters of GROUP as JSON, one per line. They stay in the queue."""
 
     count = 0
     with connected(ctx) as broker:
@@ -107,7 +107,7 @@ def export(ctx: click.Context, /, group: str, limit: int | None, output: Any, **
 def purge(
     ctx: click.Context, /, group: str, limit: int | None, everything: bool, dry_run: bool, force: bool, **which: Any
 ) -> None:
-    """Remove dead letters of GROUP for good."""
+    """Delete dead letters of GROUP permanently."""
     says_which = any(value for name, value in which.items() if name != "undelivered")
     if not everything and not says_which and limit is None:
         raise click.UsageError("Say which (--task, --exception, --older-than, --id, …), or --all.")
@@ -147,7 +147,7 @@ def _letters(count: int) -> str:
 
 
 def _progress(done: str) -> Any:
-    """A line that counts, on a terminal."""
+    """A line with a counter, on a terminal."""
 
     def on_progress(outcome: Outcome) -> None:
         if sys.stderr.isatty():

@@ -1,7 +1,6 @@
 """The topology as a drawing: Mermaid or DOT. Pure.
 
-Topics are on the left, groups in the middle with their bindings as edges, and on the right what becomes of a message:
-handlers, and dead letters.
+Topics are on the left, groups in the middle with their bindings as edges, handlers and dead letters on the right.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ def _parts(groups: Sequence[Group]) -> tuple[list[_Node], list[_Edge]]:
 
 
 def mermaid(groups: Sequence[Group]) -> str:
-    """For Markdown that knows Mermaid, such as GitHub's."""
+    """For Markdown that supports Mermaid, such as GitHub's."""
     shapes = {"topic": ('(["', '"])'), "group": ('["', '"]'), "handler": ('("', '")'), "dead": ('[/"', '"/]')}
     nodes, edges = _parts(groups)
     lines = ["flowchart LR"]

@@ -1,4 +1,4 @@
-"""``celery -A shop hake janitor``: looks for temporary queues that were left behind, and removes them."""
+"""``celery -A shop hake janitor``: find abandoned temporary queues, and remove them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["janitor"]
 
-#: A longer wait between two steps is said.
+#: A longer wait between two steps is reported.
 _LONG_S = 5.0
 
 
@@ -28,11 +28,11 @@ _LONG_S = 5.0
 def janitor(ctx: click.Context, dry_run: bool, unproven: bool, as_json: bool) -> None:
     """Remove temporary queues whose users are gone, and their subscriptions.
 
-    Looks at all queues of the namespace, and twice at each that seems to be left behind, some minutes apart. Workers do
-    the same by themselves, now and then.
+    Checks all queues of the namespace, and each one that seems abandoned twice, some minutes apart. Workers do the same
+    from time to time.
 
-    Tags can be written by anyone who may tag the queue. A queue that only its tags call temporary is listed as unproven
-    and kept, unless you say --unproven and confirm.
+    Tags can be written by anyone who may tag the queue. A queue that is temporary only by its tags is listed as
+    unproven and kept, unless you give --unproven and confirm.
     """
     from kombu_hake.admin import Report
     from kombu_hake.cli.tables import temporaries_table
@@ -41,7 +41,7 @@ def janitor(ctx: click.Context, dry_run: bool, unproven: bool, as_json: bool) ->
     with connected(ctx) as broker:
         try:
             _run(broker, report, dry_run, approve=_confirm if unproven else _refuse)
-        finally:  # what was done until then, should a right be missing
+        finally:  # what was done so far, if a right is missing
             found: dict[str, Any] = {
                 "queues": [one.as_dict() for one in report.queues], "subscriptions": report.subscriptions
             }  # fmt: skip
@@ -52,7 +52,7 @@ def _run(broker: Admin, report: Report, dry_run: bool, approve: Callable[[list[F
     for wait_s in broker.remove_abandoned(report, dry_run=dry_run, approve=approve):
         if wait_s > _LONG_S:
             orphans = sum(1 for found in report.queues if found.state == "orphan")
-            note(f"{orphans} seem to be left behind. They are looked at again in {wait_s:.0f} s, and removed then.")
+            note(f"{orphans} seem to be abandoned. They are checked again in {wait_s:.0f} s, and removed then.")
         _sleep(wait_s)
 
 

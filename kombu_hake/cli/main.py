@@ -1,6 +1,6 @@
 """``celery -A shop hake …``: prints what :mod:`kombu_hake.admin` finds. Celery loads it by its entry point.
 
-Celery imports this module at the start of each of its commands, so it imports nothing but click.
+Celery imports this module at the start of each of its commands, so it imports only click.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ hake.add_command(janitor)
               help="Again and again, every two seconds or so many, until Ctrl-C.")  # fmt: skip
 @click.pass_context
 def groups(ctx: click.Context, names: tuple[str, ...], as_json: bool, watch: float | None) -> None:
-    """Show groups: what they listen to, what waits for them, and their dead letters.
+    """Show groups: their keys, waiting messages and dead letters.
 
-    Of this app, and whoever else listens to its topics; or only the groups (queues) that are named.
+    Shows the groups of this app and all other queues that listen to its topics, or only the named groups (queues).
     """
     from kombu_hake.cli.tables import groups_table
 

@@ -1,4 +1,4 @@
-"""The commands' answers as text. Pure."""
+"""Format the answers of commands as text. Pure."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ _UNKNOWN = "?"
 _NONE = "-"
 _MAX_TEXT = 60
 _MAX_NAME = 100
-#: Of any cell: one long name must not widen the whole table.
+#: Maximum width of a cell: one long name must not widen the whole table.
 _MAX_CELL = 500
-#: Of a body, and of a traceback, in the sheet of one dead letter.
+#: Maximum length of a body, and of a traceback, in the sheet of one dead letter.
 _MAX_SHOWN = 100_000
-#: Deaths that a sheet shows. Ours keep fewer; what else may be in a header is anybody's.
+#: Deaths that a sheet shows. We write fewer, but a header may contain anything.
 _MAX_DEATHS = 20
 _INDENT = " " * 11
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """Columns as wide as needed. Each row is one line, whatever is in its cells.
+    """Columns as wide as needed. Each row is one line, whatever its cells contain.
 
     Args:
-        right: Numbers of the columns that are numbers.
+        right: Indexes of the columns to align right.
     """
     lines = [list(header), *[[quoted(cell, _MAX_CELL) for cell in row] for row in rows]]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
@@ -53,7 +53,7 @@ def span(seconds: float | None) -> str:
 
 
 def groups_table(groups: Sequence[Group]) -> str:
-    """One line a group with its counts, then one a binding."""
+    """One line per group with its counts, then one per binding."""
     if not groups:
         return "This app has no groups. Topic(...).on(...) makes one, and its module must be imported by the app."
     counts = [
@@ -95,7 +95,7 @@ def _state(group: Group, item: Binding) -> str:
 
 
 def temporaries_table(report: Report, *, is_dry: bool) -> str:
-    """One line a temporary queue, and what became of subscriptions whose queue is gone."""
+    """One line per temporary queue, and the outcome for subscriptions whose queue is gone."""
     lines = []
     if report.queues:
         rows = [
@@ -118,7 +118,7 @@ def _due(seconds: float | None) -> str:
 
 
 def dead_counts_table(counts: Sequence[Mapping[str, Any]]) -> str:
-    """One line a group."""
+    """One line per group."""
     rows = [
         [row["group"], _NONE if row["dead"] is None else str(row["dead"]), row["dead_queue"] or _NONE] for row in counts
     ]
@@ -126,7 +126,7 @@ def dead_counts_table(counts: Sequence[Mapping[str, Any]]) -> str:
 
 
 def letters_table(letters: Sequence[DeadLetter]) -> str:
-    """One line a dead letter."""
+    """One line per dead letter."""
     if not letters:
         return "No dead letters."
     rows = [
@@ -148,7 +148,7 @@ def _shortened(text: str, most: int = _MAX_TEXT) -> str:
 
 
 def letter_sheet(letter: DeadLetter) -> str:
-    """Everything about one. What it holds itself is indented, so that it can't pass for a line of the sheet."""
+    """Everything about one dead letter. Its content is indented, so that it cannot look like a line of the sheet."""
     facts = [
         ("message", letter.message_id),
         ("task", letter.task),

@@ -1,4 +1,4 @@
-"""What the commands share: connecting, errors as one line, options that mean the same everywhere."""
+"""Shared by the commands: connecting, errors as one line, common options."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ _NOTE_CHARS = 2_000
 
 
 def say(text: str) -> None:
-    """To standard output, with nothing in it that a terminal acts on but newlines."""
+    """Print to standard output, with everything escaped that a terminal interprets, except newlines."""
     click.echo(escaped(text, None, keep="\n"))
 
 
 def note(text: str) -> None:
-    """One line to standard error: what is not the answer."""
+    """Print one line of notes to standard error."""
     click.echo(escaped(text, _NOTE_CHARS), err=True)
 
 
 @contextmanager
 def connected(ctx: click.Context) -> Iterator[Admin]:
-    """Connected to the app's broker; what goes wrong there ends the command with one line and exit code 1."""
+    """Connect to the app's broker; an error ends the command with one line and exit code 1."""
     from kombu_hake.admin import connect
     from kombu_hake.exceptions import HakeError
 
@@ -51,7 +51,7 @@ class _Span(click.ParamType):  # type: ignore[type-arg]  # generic in the newest
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", str(value).strip())
         if match is None:
-            self.fail(f"{value!r} is no length of time: write 90s, 15m, 2h or 3d.", param, ctx)
+            self.fail(f"{value!r} is not a length of time: write 90s, 15m, 2h or 3d.", param, ctx)
         return float(match[1]) * self._units[match[2]]
 
 
@@ -59,7 +59,7 @@ SPAN = _Span()
 
 
 def which_letters(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that say which dead letters are meant, and how many at most."""
+    """The options that select dead letters, and limit their number."""
     options = (
         click.option("--task", metavar="GLOB", help="Whose task's name matches."),
         click.option("--exception", metavar="GLOB", help="Whose exception's class matches, or its message holds this."),

@@ -1,9 +1,9 @@
-"""The table of options: name, type, default, check. :mod:`kombu_hake.config.settings` reads it; the docs are made from
-it.
+"""The table of options: name, type, default, check. :mod:`kombu_hake.config.settings` reads it; the documentation is
+generated from it.
 
-Pure data and parsers. A parser takes what the user wrote (text from a URL or the environment, any object from
-``broker_transport_options``), and returns the value or raises ``ValueError`` with the half sentence that follows
-"must be".
+Pure data and parsers. A parser takes the user's value (text from a URL or the environment, any object from
+``broker_transport_options``), and returns the parsed value or raises ``ValueError`` with the end of a sentence that
+starts with "must be".
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 
-#: Strict, because parsers of URLs differ on everything else.
+#: Strict, because URL parsers disagree about everything else.
 _ENDPOINT_URL = re.compile(
     r"https?://(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?\])(?::[0-9]{1,5})?(?:/[A-Za-z0-9._~/-]*)?\Z",
     re.ASCII,
@@ -47,7 +47,7 @@ _ENDPOINT_URL = re.compile(
 
 
 class Option(NamedTuple):
-    """One option. ``aliases`` are the names that kombu's SQS transport has for it."""
+    """One option. ``aliases`` are its names in kombu's SQS transport."""
 
     parse: Callable[[Any], Any]
     default: Any
@@ -58,7 +58,7 @@ class Option(NamedTuple):
 
 @dataclass(frozen=True)
 class Access:
-    """Keys and region with which one predefined queue or exchange is used, where they are not the connection's."""
+    """Keys and region of one predefined queue or exchange, where they differ from the connection's."""
 
     access_key_id: str | None = None
     secret_access_key: str | None = field(default=None, repr=False)
@@ -71,7 +71,7 @@ class Backoff:
     """``backoff_tasks`` and ``backoff_policy`` of a predefined queue: when a rejected task is delivered again."""
 
     tasks: frozenset[str]
-    #: How often the message was received to the seconds until it is delivered again.
+    #: Receive count of the message to the seconds until it is redelivered.
     delays_s: Mapping[int, int]
 
 
@@ -137,7 +137,7 @@ def _whole(low: int, high: int, what: str) -> Callable[[Any], int]:
 
 
 def _visibility_timeout(value: Any) -> int:
-    # sqs:// takes an empty text, as an unset environment variable gives it, for its default.
+    # sqs:// treats an empty text, such as from an unset environment variable, as its default.
     return 120 if value == "" else _whole(1, SQS_MAX_VISIBILITY_S, "seconds")(value)
 
 
@@ -162,7 +162,7 @@ def _endpoint(value: Any) -> str | None:
     if not isinstance(value, str) or not value.startswith(("http://", "https://")) or not value.split("://", 1)[1]:
         raise ValueError("a URL that starts with http:// or https://")
     if "@" in value:
-        raise ValueError("a URL without user and password (AWS takes none; give keys in the broker URL)")
+        raise ValueError("a URL without user and password (AWS accepts none; give keys in the broker URL)")
     if not _ENDPOINT_URL.match(value):
         raise ValueError("a URL of scheme, host, port and path, such as https://sqs.eu-west-1.amazonaws.com")
     return value.rstrip("/")
@@ -175,7 +175,7 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def _text_mapping(value: Any) -> Mapping[str, str]:
-    # A truth value or a document (a redrive policy) as AWS writes it, not as Python does.
+    # A boolean or a document (a redrive policy) as AWS writes it, not as Python does.
     return {
         key: json.dumps(item) if isinstance(item, bool | Mapping) else str(item)
         for key, item in _mapping(value).items()
@@ -405,7 +405,7 @@ COMMON = frozenset(
     }
 )
 
-#: For each option, when a user sets it. An option without such a sentence is not needed.
+#: For each option, when a user sets it. An option without such a use is not needed.
 STORIES: Mapping[str, str] = {
     "region": "The queues are not in the region that the environment or the profile names.",
     "profile": "A developer's machine has several profiles.",
@@ -447,7 +447,7 @@ STORIES: Mapping[str, str] = {
 }
 
 #: What kombu writes into ``transport_options`` by itself (``Producer.publish`` with ``retry=True``,
-#: ``Connection._extract_failover_opts``). Accepted, and no part of what makes two connections share clients.
+#: ``Connection._extract_failover_opts``). Accepted, but ignored when connections share clients.
 KOMBU_KEYS = frozenset(
     {
         "callback",
@@ -465,8 +465,8 @@ KOMBU_KEYS = frozenset(
 #: Options of kombu's SQS transport that have no meaning here, and why. Each is warned of once.
 WITHOUT_MEANING: Mapping[str, str] = {
     "polling_interval": "there is no pause between polls; idle queues are long-polled",
-    "sqs_base64_encoding": "bodies are plain JSON, which sqs:// reads, and base64 from sqs:// is understood",
-    "fetch_message_attributes": "what is needed is always fetched",
+    "sqs_base64_encoding": "bodies are plain JSON, which sqs:// reads; base64 from sqs:// is decoded",
+    "fetch_message_attributes": "all attributes that are needed are always fetched",
     "regioninfo": "give region, or endpoint_url",
     "port": "give it in the URL",
     "sts_token_buffer_time": "botocore renews the keys of an assumed role ahead of time by itself",
@@ -475,5 +475,5 @@ WITHOUT_MEANING: Mapping[str, str] = {
 WITHOUT_MEANING_INSIDE: Mapping[str, str] = {
     "access_key_id": "with sts_role_arn, all queues and exchanges are used with the keys of that role",
 }
-#: The same, where no warning is due because the user gets what was asked for.
+#: The same, without a warning: the user gets the expected behaviour anyway.
 GRANTED_ANYWAY = frozenset({"supports_fanout", "hub"})

@@ -1,8 +1,8 @@
-"""Broker URL, transport options and environment to one frozen :class:`Settings`. Pure, but for reading ``environ``.
+"""Parse broker URL, options and environment into one frozen :class:`Settings`. Pure, except for reading ``environ``.
 
 Precedence, first wins: ``broker_transport_options``, query of the URL, environment, default. The key, secret, host and
-namespace in the URL come before the options of the same meaning only where no option says otherwise. All faults are
-reported together. Secrets appear in no ``repr`` and no error.
+namespace in the URL are used only where the corresponding option is not set. All faults are reported together. No
+``repr`` and no error shows a secret.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ _ALIASES = {alias: name for name, option in OPTIONS.items() for alias in option.
 #: Names of options, and of keys inside of options, whose values are secret.
 _SECRETS = frozenset({"session_token", "secret_access_key", "aws_session_token", "aws_secret_access_key"})
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)\Z", re.DOTALL)
-#: Options with secrets somewhere inside.
+#: Options that contain secrets.
 _HOLD_SECRETS = frozenset({"client_config", "client-config", "predefined_queues", "predefined_exchanges"})
 #: A host, a port and a path, before the query; with no room for a secret.
 _WITHOUT_SECRET = re.compile(r"(\[[^]]*]|[^:/]*)(:[0-9]{0,5})?(/.*)?\Z", re.DOTALL)
-#: What may stand as the host of an endpoint. Whatever has a meaning of its own in a URL is not part of a name.
+#: A valid host of an endpoint. It contains no character with a special meaning in a URL.
 _HOST = re.compile(r"[A-Za-z0-9._-]{1,253}\Z|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?\]\Z", re.ASCII)
 _LOCAL_NAME = re.compile(r"(?:[a-z0-9_-]+\.)*localhost", re.ASCII)
 _URL_OF_AWS = re.compile(
@@ -69,7 +69,7 @@ _warned: set[str] = set()
 
 
 class UrlParts(NamedTuple):
-    """A broker URL taken apart and unquoted; ``None`` or ``""`` for what it does not have."""
+    """The unquoted parts of a broker URL; ``None`` or ``""`` for a missing part."""
 
     key: str | None
     secret: str | None
@@ -81,7 +81,7 @@ class UrlParts(NamedTuple):
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that was configured, validated. Compares by value, so that equal settings share clients."""
+    """The validated configuration. Compares by value, so that equal settings share clients."""
 
     access_key_id: str | None = None
     secret_access_key: str | None = field(default=None, repr=False)
@@ -97,7 +97,7 @@ class Settings:
     namer: Namer = field(default_factory=Namer)
     predefined_queues: Mapping[str, str] = field(default_factory=dict)
     predefined_exchanges: Mapping[str, str] = field(default_factory=dict)
-    #: By queue URL or topic ARN: what is used with other keys or in another region than the connection's.
+    #: By queue URL or topic ARN: keys and region, where they differ from the connection's.
     access: Mapping[str, Access] = field(default_factory=dict, repr=False)
     #: By queue.
     backoff: Mapping[str, Backoff] = field(default_factory=dict)
@@ -125,14 +125,14 @@ class Settings:
     client_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def key(self) -> str:
-        """Equal for two settings that may share clients and caches. Holds secrets: for comparing, not for printing."""
+        """Equal for settings that may share clients and caches. Contains secrets: compare it, but never print it."""
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
         values["access"] = {address: astuple(access) for address, access in self.access.items()}
         values["backoff"] = {queue: (sorted(b.tasks), sorted(b.delays_s.items())) for queue, b in self.backoff.items()}
         return repr([(name, sorted(v.items()) if isinstance(v, Mapping) else v) for name, v in values.items()])
 
     def is_best_effort(self, exchange: str) -> bool:
-        """Whether the user can do without this exchange."""
+        """Return True if the exchange is best effort."""
         return any(fnmatchcase(exchange, pattern) for pattern in self.best_effort_exchanges)
 
     def predefined_queue(self, queue: str) -> str | None:
@@ -151,7 +151,7 @@ class Settings:
         return entries.get(self.namer.queue(queue)) if found is None else found
 
     def backoff_s(self, queue: str, task: str | None, receives: int) -> int | None:
-        """When a rejected message is to be delivered again, seconds; None for what no backoff policy covers.
+        """Seconds until a rejected message is redelivered; None if no backoff policy applies.
 
         After the last step of the policy it is the visibility timeout, as with ``sqs://``.
         """
@@ -162,18 +162,18 @@ class Settings:
 
     @property
     def is_local(self) -> bool:
-        """Whether the endpoint is on this machine, and so an emulator: what AWS asks to wait for is at once there."""
+        """Whether the endpoint is an emulator on this machine, where changes take effect at once."""
         return self.endpoint_url is not None and _is_loopback(urlsplit(self.endpoint_url).hostname or "")
 
 
 def split_url(url: str) -> UrlParts:
-    """Take a ``hake://`` URL apart.
+    """Parse a ``hake://`` URL.
 
-    The credentials end at the last ``@`` before the query, so that a secret key pasted with its ``/`` and ``+``
-    unquoted is understood.
+    The credentials end at the last ``@`` before the query, so that a secret key with unquoted ``/`` and ``+``
+    is accepted.
 
     Raises:
-        ConfigurationError: the URL is none, or its port is no number.
+        ConfigurationError: it is not a broker URL, or its port is not a number.
     """
     match = _URL.match(url)
     if not match:
@@ -190,7 +190,7 @@ def split_url(url: str) -> UrlParts:
 
 
 def join_url(parts: UrlParts) -> str:
-    """The URL of its parts, quoted; :func:`split_url` gives the parts back."""
+    """Build a URL from its parts and quote them; the inverse of :func:`split_url`."""
     credentials = f"{_quoted(parts.key)}:{_quoted(parts.secret)}@" if parts.key or parts.secret else ""
     port = f":{parts.port}" if parts.port else ""
     query = f"?{urlencode(parts.query)}" if parts.query else ""
@@ -223,10 +223,10 @@ def _host_and_port(netloc: str, url: str) -> tuple[str | None, int | None]:
 
 
 def mask_url(url: str, mask: str = "**") -> str:
-    """*url* with the secret key, the session token and what else is secret replaced by *mask*.
+    """*url* with the secret key, the session token and all other secrets replaced by *mask*.
 
-    Of a URL that is none, too much is masked rather than too little: a secret with an unquoted ``?`` ends at the last
-    ``@``, and what stands where a port should, and is none, counts as a secret.
+    In an invalid URL, too much is masked rather than too little: a secret with an unquoted ``?`` ends at the last
+    ``@``, and an invalid port counts as a secret.
     """
     scheme, sep, rest = url.partition("://") if "://" in url else ("", "", url)
     head, question, query = rest.partition("?")
@@ -246,16 +246,16 @@ def mask_url(url: str, mask: str = "**") -> str:
 
 
 def _without_userinfo(quoted: str, mask: str) -> str:
-    """A value of a query, in which a URL (``endpoint_url``) may have credentials."""
+    """Mask a value of a query: a URL in it (``endpoint_url``) may have credentials."""
     plain = unquote(quoted)
     shown = without_userinfo(plain, mask)
     return quoted if shown == plain else shown
 
 
 class Masked(str):
-    """Text with a secret that shows masked wherever it is printed, logged or sent; :attr:`real` is the text itself.
+    """Text with a secret that is masked when printed, logged or sent; :attr:`real` is the text itself.
 
-    It compares and hashes as the text itself, so that masking changes no value.
+    It compares and hashes like the text itself, so that masking changes no value.
     """
 
     real: str
@@ -281,8 +281,8 @@ class Masked(str):
 def kombu_fields(url: str) -> dict[str, Any]:
     """The fields of a kombu connection for a ``hake://`` URL: the whole URL as host name, and the port.
 
-    The credentials stay in the URL, so that those of one URL are not used for the next after a fail-over. A faulty URL
-    has no port here; the fault is reported when the connection is opened.
+    The credentials stay in the URL, so that those of one URL are not used for the next one after a fail-over. An
+    invalid URL has no port here; the error is raised when the connection is opened.
     """
     try:
         port = split_url(revealed(url)).port
@@ -301,7 +301,7 @@ def masked_url(url: str) -> str:
 def masked(value: Any) -> Any:
     """*value* with the secrets in it :class:`Masked`, at any depth of dicts and lists.
 
-    Secret are texts under a name such as ``secret_access_key``, and URLs with credentials.
+    Secrets are texts under a name such as ``secret_access_key``, and URLs with credentials.
     """
     if isinstance(value, Masked):
         return value
@@ -317,7 +317,7 @@ def masked(value: Any) -> Any:
 
 
 def revealed(value: Any) -> Any:
-    """*value* as it was before :func:`masked`."""
+    """Undo :func:`masked`."""
     if isinstance(value, Masked):
         return value.real
     if isinstance(value, Mapping):
@@ -334,9 +334,9 @@ def load(
     """The settings for a URL, options and environment.
 
     Args:
-        connect_timeout: Seconds, what kombu was given (``broker_connection_timeout``); an option comes first.
+        connect_timeout: kombu's ``broker_connection_timeout``, seconds; an option takes precedence.
     Raises:
-        ConfigurationError: with every fault that was found.
+        ConfigurationError: lists every fault.
     """
     faults: list[str] = []
     given = _gather(parts, transport_options, environ, faults)
@@ -349,7 +349,7 @@ def load(
     if values["connect_timeout"] is None:
         values["connect_timeout"] = float(connect_timeout or DEFAULT_CONNECT_TIMEOUT_S)
     if (parts.key is None) != (parts.secret is None):
-        faults.append("The URL has an access key without a secret key, or the other way round: give both or neither.")
+        faults.append("The URL has only one of access key and secret key: give both or neither.")
     _check_together(values, parts, faults)
     if faults:
         raise ConfigurationError(faults)
@@ -392,14 +392,14 @@ def _gather(
 
 
 def _shown(name: str, value: Any) -> str:
-    """A faulty value for an error, where it cannot hold a secret."""
+    """An invalid value for an error text, unless it may contain a secret."""
     if name in _SECRETS or name in _HOLD_SECRETS or isinstance(value, Mapping):
         return "its value"
     return without_userinfo(quoted(value) if not isinstance(value, str) else repr(value))
 
 
 def _take_region_of_client_config(values: dict[str, Any]) -> None:
-    """``region_name`` there is the region, as long as no option says otherwise; botocore would let it win."""
+    """Use its ``region_name`` unless an option sets the region; botocore would give it precedence."""
     config = dict(values["client_config"])
     region = config.pop("region_name", None)
     if region is not None:
@@ -408,7 +408,7 @@ def _take_region_of_client_config(values: dict[str, Any]) -> None:
 
 
 def _access(values: Mapping[str, Any], parts: UrlParts) -> dict[str, Access]:
-    """By address, for each predefined entry that is used with keys or a region of its own."""
+    """By address, the keys and region of each predefined entry that has its own."""
     found: dict[str, Access] = {}
     entries: list[Predefined] = [*values["predefined_queues"].values(), *values["predefined_exchanges"].values()]
     for entry in entries:
@@ -419,14 +419,14 @@ def _access(values: Mapping[str, Any], parts: UrlParts) -> dict[str, Access]:
             if access.access_key_id or access.session_token:
                 _warn_once("access_key_id")
             access = Access(region=access.region)
-        elif access.session_token and not access.access_key_id:  # it belongs to the keys of the URL
+        elif access.session_token and not access.access_key_id:  # the session token belongs to the keys of the URL
             access = replace(access, access_key_id=parts.key, secret_access_key=parts.secret)
         found[entry.address] = replace(access, region=access.region or region_of_url(entry.address))
     return found
 
 
 def region_of_url(url: str) -> str | None:
-    """The region in the URL of a queue or the ARN of a topic, if it names one."""
+    """The region in the URL of a queue or the ARN of a topic, if any."""
     if url.startswith("arn:"):
         return url.split(":")[3] or None
     match = _URL_OF_AWS.match(url)
@@ -440,7 +440,7 @@ def _check_together(values: Mapping[str, Any], parts: UrlParts, faults: list[str
         faults.append("Give either the keys in the URL or profile, not both.")
     region_name = values["client_config"].get("region_name")
     if not isinstance(region_name, str | None):
-        faults.append("client_config: region_name must be a text.")
+        faults.append("client_config: region_name must be text.")
     if values["endpoint_url"] and parts.host:
         faults.append("Give either a host in the URL or endpoint_url, not both.")
 
@@ -453,7 +453,7 @@ def _endpoint_of(parts: UrlParts, is_secure: bool | None) -> str:
 
 
 def _is_loopback(host: str) -> bool:
-    """Whether a host name or address, without port and brackets, is this machine and cannot be another."""
+    """Return True if a host name or address, without port and brackets, is certain to be this machine."""
     host = host.lower()
     if _LOCAL_NAME.fullmatch(host):
         return True

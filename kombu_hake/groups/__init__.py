@@ -2,8 +2,8 @@
 
 In: handlers by ``Topic.on`` and events by ``Topic.publish``. Out: queues and bindings for the groups of a worker, one
 task per handler and event, dead letters with their history. Open ``topic.py`` for the public API, ``registry.py`` for
-which handlers there are, ``setup.py`` for what an app gets, ``worker.py`` for how an event becomes tasks,
-``messages.py`` and ``failures.py`` for what is sent to handlers and to dead-letter queues.
+the handlers of a process, ``setup.py`` for the queues and tasks of an app, ``worker.py`` for how an event becomes
+tasks, ``messages.py`` and ``failures.py`` for the messages to handlers and to dead-letter queues.
 """
 
 from __future__ import annotations

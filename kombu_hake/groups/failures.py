@@ -1,9 +1,9 @@
-"""Handlers that have finally failed: *sent* to the group's dead letters with exception and history, then acknowledged.
+"""Final failures of handlers: *send* them to the group's dead letters with exception and history, then acknowledge.
 
 Celery learns of a failure in the worker's main process (``Request.on_failure`` in ``celery/worker/request.py``), after
-the last retry. A retry is not a failure, nor is a task that was revoked, ignored, or goes back to the queue because its
-worker process was lost (``reject_on_worker_lost``). If sending fails, the message goes back to the queue: the handler
-runs again, and AWS's own redrive policy ends that after twenty receives.
+the last retry. A retry is not a failure, nor is a task that was revoked, ignored, or returned to the queue because its
+worker process was lost (``reject_on_worker_lost``). If sending fails, the message returns to the queue: the handler
+runs again, until AWS's own redrive policy moves the message after twenty receives.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ __all__ = ["GroupRequest", "group_of", "parts_of", "set_aside", "text_of"]
 logger = guarded(logging.getLogger(__name__))
 MAX_MESSAGE_CHARS = 1_000
 MAX_TRACEBACK_CHARS = 6_000
-#: Of an attribute of the dead letter.
+#: Maximum length of an attribute of the dead letter.
 MAX_ATTRIBUTE_CHARS = 256
 
 
 def group_of(message: Any) -> str | None:
-    """The queue that a received message lies in; None where the transport does not tell."""
+    """The queue that a message was received from; None if the transport does not say."""
     info = message.delivery_info or {}
     if info.get("exchange") not in ("", PRIVATE_EXCHANGE, info.get("routing_key")):
         return None
@@ -44,12 +44,12 @@ def group_of(message: Any) -> str | None:
 
 
 def text_of(body: bytes | str) -> str:
-    """The body of others' messages; kombu hands it over in UTF-8."""
+    """The body of a foreign message as text; kombu delivers it in UTF-8."""
     return body if isinstance(body, str) else body.decode("utf-8", "replace")
 
 
 def parts_of(message: Any) -> Parts:
-    """A received message in kombu's parts."""
+    """The parts of a received message, in kombu's terms."""
     body, headers = message.body, dict(message.headers)
     packed = getattr(message, "packed", None)
     if packed is not None:  # as it was sent
@@ -58,19 +58,19 @@ def parts_of(message: Any) -> Parts:
 
 
 class GroupRequest(Request):  # type: ignore[misc]
-    """The run of a handler in a worker."""
+    """The Celery request of a handler's run in a worker."""
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
-        """Celery's hook, called for retries and the like too."""
+        """Celery's hook; also called for retries and other outcomes that are not final."""
         exc = _exception_of(exc_info)
         group = group_of(self.message)
-        is_held = isinstance(self.message, HakeMessage) and not self.message.is_lost  # what is lost runs again
+        is_held = isinstance(self.message, HakeMessage) and not self.message.is_lost  # a lost message runs again
         if is_held and group is not None and self._is_final(exc):
             self._set_aside(exc, exc_info)
         return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
 
     def _is_final(self, exc: BaseException) -> bool:
-        """Whether nothing will run this handler for this event again; the same cases as in Celery's ``on_failure``."""
+        """Return True if this handler is not run for this event again; as in Celery's ``on_failure``."""
         if isinstance(exc, Retry | Terminated | MemoryError) or self._already_revoked or self._already_cancelled:
             return False
         if isinstance(exc, Reject):
@@ -95,7 +95,7 @@ class GroupRequest(Request):  # type: ignore[misc]
         }
         if set_aside(self.message, parts_of(self.message), "failed", death):
             self.acknowledge()
-        else:  # not at once: the handler would run in a loop for as long as nothing can be sent there
+        else:  # not at once: the handler would run in a loop while nothing can be sent there
             self.message.come_later()
             self.acknowledged = True
 
@@ -109,19 +109,19 @@ def _exception_of(exc_info: Any) -> BaseException:
 
 
 def set_aside(message: Any, parts: Parts, reason: str, details: Mapping[str, Any]) -> bool:
-    """Send a message to where dead ones of its queue go, as something that can be sent back as it is.
+    """Send a message to the dead-letter queue of its queue, in a form that can be sent back unchanged.
 
     Args:
-        parts: What to send; of others' text the text itself.
+        parts: What to send; for a foreign message its text.
         reason: ``failed``, ``unhandled`` or ``malformed``.
         details: For its history: ``exception``, ``message``, ``traceback``, …
     Returns:
-        Whether it may be deleted now. So also where the queue has no dead-letter queue: then it is not sent anywhere.
+        True if it may be deleted now. Also if the queue has no dead-letter queue: then it is not sent anywhere.
     """
     transport = getattr(message.channel, "connection", None)
     queue = group_of(message)
     if transport is None or queue is None:
-        return False  # the connection is closed: whatever is unsettled comes again by itself
+        return False  # the connection is closed: unsettled messages are redelivered
     death = {
         "reason": reason,
         "queue": queue,
@@ -131,7 +131,7 @@ def set_aside(message: Any, parts: Parts, reason: str, details: Mapping[str, Any
     }
     sent_ms = parts.properties.get("sent_timestamp_ms")
     sent = resendable(parts._replace(headers=with_death(parts.headers, death)), sent_ms)
-    text = text_of(parts.body)  # of others, as it was
+    text = text_of(parts.body)  # a foreign message, unchanged
     if is_task(parts.headers):
         text = encode(sent.as_dict(), PRIVATE_EXCHANGE, queue, uuid4().hex).text
     properties = {**sent.properties, "delivery_info": {"exchange": PRIVATE_EXCHANGE, "routing_key": queue}}
@@ -160,7 +160,7 @@ def set_aside(message: Any, parts: Parts, reason: str, details: Mapping[str, Any
 
 
 def _attributes(parts: Parts, death: Mapping[str, Any]) -> dict[str, Any]:
-    """Others' own, so that the message can be sent back; and what operators look for."""
+    """The foreign message's own attributes, so that it can be sent back, and those that operators search for."""
     given = parts.properties.get("attributes")
     texts = {name: text for name, text in given.items() if isinstance(text, str)} if isinstance(given, dict) else {}
     for name, value in (("hake-death-task", death["task"]), ("hake-death-exception", death.get("exception"))):

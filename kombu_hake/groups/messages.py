@@ -1,5 +1,5 @@
-"""The messages of groups: an event becomes the message of a handler's run, others' JSON becomes an event, and a failure
-becomes a line of history. Pure: kombu's parts in, kombu's parts out.
+"""The messages of groups: convert an event to the message of a handler's run, foreign JSON to an event, and a failure
+to an entry of the history. Pure: takes and returns the parts of kombu's messages.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ MAX_DEATHS = 10
 MAX_REPR_CHARS = 1_024
 KEY_ATTRIBUTE, EXCHANGE_ATTRIBUTE, EVENT_ID_ATTRIBUTE = FOREIGN_ATTRIBUTES
 _FOREIGN_EVENTS = UUID("5f0f3c55-7f4f-5d0b-9d0d-6a3b4a2c1e90")
-#: What :func:`kombu_hake.receive.messages.to_message` adds to what was sent.
+#: Properties that :func:`kombu_hake.receive.messages.to_message` adds to those that were sent.
 _OF_RECEIVING = frozenset(
     {"delivery_info", "delivery_tag", "receive_count", "message_id", "sent_timestamp_ms", "body_encoding", "attributes"}
 )
 
 
 class Parts(NamedTuple):
-    """A message in kombu's parts."""
+    """The parts of a message, in kombu's terms."""
 
     body: bytes | str
     content_type: str | None
@@ -56,7 +56,7 @@ class Parts(NamedTuple):
     properties: dict[str, Any]
 
     def as_dict(self) -> dict[str, Any]:
-        """As ``basic_publish`` takes it."""
+        """In the form that ``basic_publish`` takes."""
         return {
             "body": self.body,
             "content-type": self.content_type,
@@ -67,7 +67,7 @@ class Parts(NamedTuple):
 
 
 def event_of(headers: Mapping[str, Any]) -> tuple[str, str, str] | None:
-    """(topic, key, event id) of an event's message; None where it lacks the topic it was published to, or its id."""
+    """(topic, key, event id) of an event's message; None if its topic or its id is missing."""
     origin = headers.get(ORIGIN_HEADER)
     if not isinstance(origin, Mapping) or "id" not in headers:
         return None
@@ -77,14 +77,14 @@ def event_of(headers: Mapping[str, Any]) -> tuple[str, str, str] | None:
 def for_handler(
     event: Parts, subscription: Subscription, name: str, topic: str, key: str, *, accept: Collection[str] | None
 ) -> Parts:
-    """The message of one handler's run: with the run's own id, which follows from the event's.
+    """The message of one handler's run, with the run's own id, which is derived from the event's.
 
     Args:
-        event: Its headers hold the event's id as ``id``.
+        event: Its headers contain the event's id as ``id``.
         name: Of the handler's task.
         accept: Content types that the app accepts; only a handler with ``as_mapping`` needs the body decoded.
     Raises:
-        MalformedMessage: the body has to be decoded, and it cannot be, or is not what a task takes.
+        MalformedMessage: the body has to be decoded, but cannot be, or is not that of a task.
     """
     event_id = str(event.headers["id"])
     mine = run_id(event_id, subscription.group, name)
@@ -97,7 +97,7 @@ def for_handler(
         "root_id": mine if root in (None, event_id) else root,
         EVENT_HEADER: {"id": event_id, "topic": topic, "key": key, "group": subscription.group},
     }
-    headers.pop("ignore_result", None)  # of the event, which has no result: the handler decides for itself
+    headers.pop("ignore_result", None)  # set on the event, which has no result: the handler decides for itself
     properties = {**event.properties, "correlation_id": mine}
     changed = event._replace(headers=headers, properties=properties)
     return _with_mapping(changed, accept) if subscription.as_mapping else changed
@@ -121,7 +121,7 @@ def _arguments(
         found = decoded(parts.body, parts.content_type, parts.content_encoding, accept=accept, compression=codec)
     except MalformedMessage:
         raise
-    except Exception as exc:  # kombu's errors for what is damaged or not accepted
+    except Exception as exc:  # kombu's errors for damaged or unaccepted bodies
         raise MalformedMessage(f"its body cannot be decoded: {type(exc).__name__}", message_id=event_id) from exc
     if not isinstance(found, list | tuple) or len(found) != 3:
         raise MalformedMessage("its body is not [args, kwargs, embed]", message_id=event_id)
@@ -132,7 +132,7 @@ def _arguments(
 
 
 def resendable(parts: Parts, sent_ms: int | None = None) -> Parts:
-    """Without what only says how it was received; its time to live goes on from its first sending."""
+    """Remove the properties that describe the receive; the time to live still counts from the first send."""
     properties = {name: value for name, value in parts.properties.items() if name not in _OF_RECEIVING}
     if sent_ms is not None and properties.get("expiration") is not None:
         properties.setdefault("first_sent_ms", sent_ms)
@@ -140,14 +140,15 @@ def resendable(parts: Parts, sent_ms: int | None = None) -> Parts:
 
 
 def foreign_event(text: str, attributes: Mapping[str, str], message_id: str, topics: Mapping[str, Any]) -> Parts:
-    """A plain JSON message of others as an event.
+    """Convert a foreign message, plain JSON, to an event.
 
     Args:
         attributes: Its SNS message attributes, those of type String.
-        topics: The topics that the group listens to; each with a function that tells whether it has handlers for a key.
+        topics: The topics that the group listens to; each with a function that returns whether it has handlers for a
+            key.
     Raises:
-        MalformedMessage: it is no JSON object, is nested too deep, has a key that can't be decoded, or it can't be
-            told which topic it came from: SNS leaves that out.
+        MalformedMessage: it is not a JSON object, is nested too deep, has a key that cannot be decoded, or its topic
+            is ambiguous: SNS does not name it.
     """
     if is_nested_too_deep(text):
         raise MalformedMessage(f"its body is nested deeper than {MAX_NESTING} levels", message_id=message_id)
@@ -156,7 +157,7 @@ def foreign_event(text: str, attributes: Mapping[str, str], message_id: str, top
     except (ValueError, RecursionError) as exc:
         raise MalformedMessage(f"its body is not JSON: {exc}", message_id=message_id) from exc
     if not isinstance(payload, dict):
-        raise MalformedMessage(f"its body is JSON, but no object: {type(payload).__name__}", message_id=message_id)
+        raise MalformedMessage(f"its body is JSON, but not an object: {type(payload).__name__}", message_id=message_id)
     try:
         key = _decoded_key(attributes.get(KEY_ATTRIBUTE, ""))
     except UnicodeDecodeError as exc:
@@ -176,13 +177,13 @@ def foreign_event(text: str, attributes: Mapping[str, str], message_id: str, top
         "kwargsrepr": repr(payload)[:MAX_REPR_CHARS],
         ORIGIN_HEADER: {"exchange": topic, "routing_key": key},
     }
-    # A list, so that no key of the payload can make Celery take it for a message of protocol 1.
+    # A list, so that no key of the payload can make Celery treat it as a message of protocol 1.
     body = json.dumps([[], payload, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}])
     return Parts(body, "application/json", "utf-8", headers, {"correlation_id": event_id, "reply_to": ""})
 
 
 def _decoded_key(spelled: str) -> str:
-    """As :func:`kombu_hake.amqp.globs.spell` writes it; what needs no escape, most keys, is itself."""
+    """As :func:`kombu_hake.amqp.globs.spell` writes it; most keys need no escape and are unchanged."""
     return "" if spelled == "%" else unquote(spelled, errors="surrogatepass")
 
 
@@ -191,14 +192,14 @@ def _only_topic(topics: Mapping[str, Any], key: str, message_id: str) -> str:
     if len(wanted) == 1:
         return wanted[0]
     raise MalformedMessage(
-        f"the group listens to the topics {', '.join(sorted(topics))}, and it can't be told which of them this was "
+        f"the group listens to the topics {', '.join(sorted(topics))}, and it is unknown which of them this was "
         f"published to: have its publisher add the attribute {EXCHANGE_ATTRIBUTE!r}",
         message_id=message_id,
     )
 
 
 def with_death(headers: Mapping[str, Any], death: Mapping[str, Any]) -> dict[str, Any]:
-    """Headers with one more death in the history."""
+    """Headers with another death in the history."""
     before = headers.get(DEATHS_HEADER)
     history = [dict(death), *(before if isinstance(before, list) else [])]
     return {**headers, DEATHS_HEADER: history[:MAX_DEATHS]}

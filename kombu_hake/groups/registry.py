@@ -1,9 +1,9 @@
-"""Which handlers a process knows: what :meth:`kombu_hake.groups.topic.Topic.on` was told. Pure, but for the list it
+"""The handlers of a process, registered by :meth:`kombu_hake.groups.topic.Topic.on`. Pure, except for the list that it
 keeps.
 
 A *subscription* is one handler of one group for one binding key of one topic. A group is a queue; its bindings are the
-keys of its subscriptions. The identity of a run is derived here too, so that every process that knows an event's id can
-tell the id of each handler's run without asking anybody.
+keys of its subscriptions. The id of a run is derived here too, so that every process that knows an event's id can
+compute the id of each handler's run.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Subscription:
     dead_letters: bool = True
 
     def wants(self, topic: str, key: str) -> bool:
-        """Whether an event of this topic and key is for the handler."""
+        """Return True if an event of this topic and key is for the handler."""
         if topic != self.topic or len(key) > MATCHED_KEY_MAX_CHARS:
             return False
         return matches(Binding(topic, "topic", self.key), key)
@@ -72,14 +72,14 @@ class Registry:
         self._lock = threading.RLock()
 
     def add(self, subscription: Subscription, app: Any = None) -> None:
-        """Take note of a subscription; of all apps where *app* is None."""
+        """Register a subscription; for all apps if *app* is None."""
         with self._lock:
             known = self._shared if app is None else self._of_app.setdefault(app, [])
             if subscription not in known:
                 known.append(subscription)
 
     def all(self, app: Any) -> list[Subscription]:
-        """What an app's workers handle, in the order of definition."""
+        """The subscriptions of an app's workers, in the order of definition."""
         with self._lock:
             return [*self._shared, *self._of_app.get(app, ())]
 
@@ -88,10 +88,10 @@ class Registry:
         return list(dict.fromkeys(subscription.group for subscription in self.all(app)))
 
     def matching(self, app: Any, topic: str, key: str, group: str | None = None) -> list[Subscription]:
-        """The handlers for an event, one subscription each, though several keys of one may match.
+        """The handlers for an event, one subscription each, even if several keys of one match.
 
         Args:
-            group: Of one group only.
+            group: Only handlers of this group.
         """
         found: dict[tuple[str, str], Subscription] = {}
         for subscription in self.all(app):

@@ -1,6 +1,6 @@
-"""What an app needs to have groups: their queues, the event task, and a step of the worker.
+"""Set up an app for groups: their queues, the event task, and a step of the worker.
 
-Done when the app is finalized, and again for handlers that are imported after that. Queues are *added* to the app's
+Runs when the app is finalized, and again for handlers that are imported later. Queues are *added* to the app's
 own: setting ``task_queues`` would make Celery forget its default queue.
 """
 
@@ -25,7 +25,7 @@ _ROUTER = "kombu_hake.groups.setup:route"
 
 
 class EventTask(Task):  # type: ignore[misc]
-    """Stands for an event until a worker has found its handlers; see :mod:`kombu_hake.groups.worker`."""
+    """The placeholder task of an event until a worker has found its handlers; see :mod:`kombu_hake.groups.worker`."""
 
     name = EVENT_TASK
     ignore_result = True
@@ -69,7 +69,7 @@ def _install(app: Any) -> None:
 
 def route(name: str, _args: Any, _kwargs: Any, _options: Any, task: Any = None) -> dict[str, str] | None:
     """A router of ``task_routes``: a handler that is called like a task goes to its group's queue."""
-    if task is None:  # not registered in this app, so no handler of its
+    if task is None:  # not registered in this app, so not one of its handlers
         return None
     groups = (item.group for item in registry.all(task.app) if item.name_in(task.app) == name)
     group = next(groups, None)
@@ -86,10 +86,11 @@ def _as_list(routes: Any) -> list[Any]:
 def _add_queue(queues: Any, subscription: Subscription) -> None:
     name = subscription.group
     if name not in queues:
-        # Its own direct exchange is what makes handler.delay() a send to this queue alone.
+        # Its own direct exchange makes handler.delay() a send to this queue alone.
         queue = Queue(name, Exchange(name, type="direct"), routing_key=name)
         queues.add(queue)
-        # A worker without -Q consumes all queues that the app names, as with task_queues; older Celery by itself.
+        # A worker without -Q consumes all queues that the app names, as with task_queues; older Celery does so by
+        # itself.
         getattr(queues, "_default_consume_from", {}).setdefault(name, queue)
     queue = queues[name]
     if subscription.dead_letters:
@@ -102,7 +103,7 @@ def _add_queue(queues: Any, subscription: Subscription) -> None:
 
 
 def _with_dead_letters(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a queue, with a dead-letter queue unless they say something else."""
+    """The arguments of a queue, with a dead-letter queue unless they specify otherwise."""
     says = "x-dead-letter-exchange" in arguments or "x-dead-letter-queue" in arguments
     return dict(arguments) if says else {**arguments, "x-dead-letter-queue": IF_MADE}
 

@@ -12,8 +12,8 @@
 
 A handler is an ordinary Celery task. A group is a queue, bound to the keys that it has handlers for: its workers are
 ``celery -A shop worker -Q email``. An event is one message to the topic; each handler runs it under a task id of its
-own (:func:`kombu_hake.groups.registry.run_id`), so results, retries and revokes of one never touch those of another.
-What a worker does with an event is in :mod:`kombu_hake.groups.worker`.
+own (:func:`kombu_hake.groups.registry.run_id`), so results, retries and revokes of one never affect another. How a
+worker handles an event is in :mod:`kombu_hake.groups.worker`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from kombu_hake.groups.registry import Subscription, registry, run_id
 
 __all__ = ["Event", "Topic"]
 
-#: What :meth:`Topic.send` passes on to Celery. Everything else is not a matter of an event, but of its handlers.
+#: Options that :meth:`Topic.send` passes on to Celery. All others belong to the handlers, not to an event.
 SEND_OPTIONS = frozenset(
     {"countdown", "eta", "expires", "priority", "headers", "serializer", "compression", "retry", "retry_policy"}
     | {"producer", "connection", "MessageGroupId", "MessageDeduplicationId"}
@@ -46,12 +46,12 @@ SEND_OPTIONS = frozenset(
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened, as it was published.
+    """A published event.
 
     Attributes:
         topic: The :class:`Topic` that it was published to.
         key: Its routing key.
-        id: Its identity; the task ids of its handlers' runs follow from it.
+        id: Its id; the task ids of its handlers' runs are derived from it.
     """
 
     topic: Topic
@@ -62,13 +62,13 @@ class Event:
         """The result of one handler's run.
 
         Args:
-            handler: The handler, or the name of its task; this process need not have it.
+            handler: The handler, or the name of its task, which this process need not have.
         """
         name = handler if isinstance(handler, str) else handler.name
         return self.topic.app.AsyncResult(run_id(self.id, group, name))
 
     def results(self) -> dict[str, dict[str, AsyncResult]]:
-        """The results by group and name of the handler's task: of the handlers that this process has imported."""
+        """The results by group and name of the handler's task: for the handlers that this process has imported."""
         app = self.topic.app
         app.finalize()
         found: dict[str, dict[str, AsyncResult]] = {}
@@ -87,7 +87,7 @@ class Topic:
     """A topic that events are published to, and groups listen to."""
 
     def __init__(self, name: str, *, app: Any = None, dead_letters: bool = True) -> None:
-        """Nothing is declared before it is needed.
+        """Declares nothing before it is needed.
 
         Args:
             name: Of the exchange, and so of the SNS topic.
@@ -119,12 +119,12 @@ class Topic:
             keys: Binding keys: ``"placed"``, ``"order.*"`` (one word), ``"order.#"`` (any number of words).
             group: The group, which is the name of its queue: ``celery worker -Q <group>``.
             as_mapping: Call it with the payload as one positional mapping, not as keyword arguments.
-            options: Of the task, as of ``@shared_task``. ``acks_late`` is True unless you or the base class say
-                otherwise, so that an event is deleted only when its handler is done with it.
+            options: Of the task, as of ``@shared_task``. ``acks_late`` is True unless you or the base class set it,
+                so that an event is deleted only after its handler has finished.
         Returns:
-            A decorator that gives back the task. On a task that exists already it adds the subscription alone.
+            A decorator that returns the task. For an existing task it only adds the subscription.
         Raises:
-            TypeError: no key, an option that the group decides, or options for a task that exists already.
+            TypeError: no key, an option that the group decides, or options for an existing task.
         """
         if not keys or not all(isinstance(key, str) for key in keys):
             raise TypeError('name at least one key as text: @topic.on("placed", group="email")')
@@ -147,18 +147,18 @@ class Topic:
     def publish(self, key: str, /, **payload: Any) -> Event:
         """Publish an event: one request, whatever the number of groups. Returns when AWS has accepted it.
 
-        Inside ``kombu_hake.batch()`` it is gathered. Any process that has the app's settings can publish; it needs
-        none of the handlers.
+        Inside ``kombu_hake.batch()`` it is collected. Any process that has the app's settings can publish, without any
+        of the handlers.
 
         Args:
-            payload: What the handlers get as keyword arguments.
+            payload: The keyword arguments of the handlers.
         Raises:
             kombu.exceptions.OperationalError: AWS did not answer, after the retries of ``task_publish_retry_policy``.
         """
         return self.send(key, payload)
 
     def publish_on_commit(self, key: str, /, **payload: Any) -> Event:
-        """As :meth:`publish`, when Django's transaction has committed, and never if it is rolled back."""
+        """As :meth:`publish`, after Django's transaction has committed, and not if it is rolled back."""
         return self.send(key, payload, on_commit=True)
 
     def send(
@@ -173,7 +173,7 @@ class Topic:
         """Publish an event with options.
 
         Args:
-            event_id: Text that identifies the event; publishing with the same id again gives its runs the same ids.
+            event_id: Text that identifies the event; publishing it again with the same id gives its runs the same ids.
             on_commit: Wait for Django's transaction to commit; the alias of a database, or True for the default one.
             options: Of ``apply_async``: ``countdown``, ``eta``, ``expires``, ``priority``, ``headers``, ``serializer``,
                 ``compression``, ``retry``, ``retry_policy``, ``producer``, ``connection``; and for FIFO topics
@@ -195,7 +195,7 @@ class Topic:
         return event
 
     def event(self, key: str, event_id: str) -> Event:
-        """An event that was published before, for its results."""
+        """An event that was published earlier, to read its results."""
         return Event(self, key, event_id)
 
     def _send(self, event: Event, payload: dict[str, Any], options: dict[str, Any]) -> None:
@@ -216,7 +216,7 @@ class Topic:
         )
 
     def _run_here(self, event: Event, payload: dict[str, Any]) -> None:
-        """``task_always_eager``: run every handler that this process knows, one after the other."""
+        """``task_always_eager``: run every handler of this process, one after the other."""
         app = self.app
         app.finalize()
         for subscription in registry.matching(app, self.name, event.key):
@@ -225,10 +225,10 @@ class Topic:
             app.tasks[name].apply(args, kwargs, task_id=run_id(event.id, subscription.group, name))
 
     def _task(self, handler: Any, options: dict[str, Any]) -> tuple[Any, Callable[[Any], str]]:
-        """The handler as a task, and what tells its name in an app."""
+        """The handler as a task, and a function for its name in an app."""
         if isinstance(handler, Proxy | Task):
             if options:
-                raise TypeError(f"the handler is a task already: give it {', '.join(sorted(options))} where it is made")
+                raise TypeError(f"the handler is a task already: set {', '.join(sorted(options))} where it is defined")
             return handler, lambda app: str(handler.name)
         base = handler if inspect.isclass(handler) else options.get("base")
         own = {"acks_late": True} if getattr(base, "acks_late", None) is None else {}
@@ -239,14 +239,14 @@ class Topic:
             return shared_task(**own | options)(handler), name_in
         app = self._app
         app.task(**{"shared": False} | own | options)(handler)
-        # Not Celery's own lazy task: using this one finalizes the app, which is when its queues and routes are made.
+        # Not Celery's own lazy task: using this one finalizes the app, which creates its queues and routes.
         return Proxy(lambda: app.tasks[name_in(app)]), name_in
 
     def _class_task(self, cls: type, options: dict[str, Any]) -> tuple[Any, Callable[[Any], str]]:
         if not issubclass(cls, Task):
             raise TypeError(f"{cls.__name__} must be a function or a subclass of celery.Task")
         name_in = partial(_class_name, cls, options.get("name"))
-        # Celery registers instances; the options are attributes, as the decorator of functions makes them.
+        # Celery registers instances; the options become attributes, as with the decorator for functions.
         made = type(cls.__name__, (cls,), {**options, "__module__": cls.__module__, "__doc__": cls.__doc__})
 
         def register(app: Any) -> None:
@@ -260,7 +260,7 @@ class Topic:
 
 
 def _for_each_app(app: Any, register: Callable[[Any], None]) -> None:
-    """As Celery does with shared tasks: now, and for apps that are yet to come."""
+    """As Celery does with shared tasks: now, and for later apps."""
     if app is not None:
         register(app)
         return

@@ -1,20 +1,21 @@
-"""What a worker does with events: find the handlers, and hand over.
+"""Handle events in a worker: find the handlers, and pass the event on.
 
 One handler
-    The message becomes that of the handler's run, by its headers alone, and goes to the handler's own strategy: rate
-    limits, ETA, retries and everything else are Celery's.
+    The message becomes that of the handler's run, by its headers alone, and is passed to the handler's own strategy:
+    Celery does rate limits, ETA, retries and everything else.
 
 Several handlers
     One message for each is sent to the group's own queue, in one request; then the event is acknowledged. So each is
-    retried, delayed and deleted by itself. A worker that dies in between sends them again: with the same ids, as they
-    follow from the event's.
+    retried, delayed and deleted separately. If a worker dies in between, they are sent again, with the same ids, as
+    these are derived from the event's.
 
 None
-    A key that the queue is still bound to, or that a newer version of the app handles: the event is set aside in the
-    dead-letter queue, and said so once a key.
+    A key that the queue is still bound to, or that a newer version of the app handles: the event is moved to the
+    dead-letter queue, which is logged once for each key.
 
-Others' JSON
-    has no header that Celery knows a task by. In a group's queue it is made an event before Celery looks at it.
+Foreign JSON
+    has no header by which Celery recognizes a task. In a group's queue it is converted to an event before Celery sees
+    it.
 """
 
 from __future__ import annotations
@@ -46,19 +47,19 @@ logger = guarded(logging.getLogger(__name__))
 
 
 class GroupStep(bootsteps.StartStopStep):  # type: ignore[misc]
-    """Prepares a Celery worker for events; after the step that declares the queues, before the one that consumes."""
+    """Prepares a Celery worker for events; runs after the step that declares queues, before the one that consumes."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
     def __init__(self, c: Any, **kwargs: Any) -> None:
         super().__init__(c, **kwargs)
         _prepare_handlers(c.app)
-        check_tasks(c)  # after others' JSON has become an event
+        check_tasks(c)  # after foreign JSON has become an event
         c.create_task_handler = partial(_task_handler, c.app, c.create_task_handler)
         say_unknown_once(c)
 
     def start(self, c: Any) -> None:
-        """Say so where events can't work."""
+        """Log an error if the broker does not support events."""
         transport = c.connection.transport
         if transport.driver_type != "hake":
             logger.error(
@@ -67,7 +68,7 @@ class GroupStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
 
 def _prepare_handlers(app: Any) -> None:
-    """Have the handlers' failures go to the dead letters, whatever request class they have."""
+    """Send the handlers' failures to the dead letters, whatever request class they have."""
     for subscription in registry.all(app):
         task = app.tasks[subscription.name_in(app)]
         known = symbol_by_name(task.Request)
@@ -76,7 +77,7 @@ def _prepare_handlers(app: Any) -> None:
 
 
 def _task_handler(app: Any, create: Callable[..., Any], *args: Any, **kwargs: Any) -> Callable[[Any], Any]:
-    """``Consumer.create_task_handler``, with a look at each message before Celery's."""
+    """``Consumer.create_task_handler``, which checks each message before Celery does."""
     on_task_received = create(*args, **kwargs)
     topics: dict[str, dict[str, Any]] = {}
     for subscription in registry.all(app):
@@ -98,7 +99,7 @@ def _has_handlers(app: Any, topic: str, group: str, key: str) -> bool:
 
 
 def _adopt(message: Any, topics: dict[str, Any]) -> bool:
-    """Make others' JSON an event; False if it can't be understood, and was set aside."""
+    """Convert foreign JSON to an event; False if it is malformed and was moved to the dead letters."""
     properties = message.properties
     try:
         event = foreign_event(

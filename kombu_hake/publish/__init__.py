@@ -1,7 +1,7 @@
 """Publishing: from a message to AWS's acceptance.
 
 In: a message, an exchange and a routing key, to :class:`Dispatcher`. Out: one request, or a share of one; an error if
-AWS did not accept the message. Open ``routes.py`` for where a message goes, ``dispatch.py`` for the steps,
+AWS did not accept the message. Open ``routes.py`` for the routing of messages, ``dispatch.py`` for the steps,
 ``publisher.py`` for requests and sizes, ``batching.py`` for :func:`batch`, ``events.py`` for Celery's events.
 """
 

@@ -1,7 +1,7 @@
-"""Questions to AWS whose answers a publish does not wait for: they decide only on a warning or on what comes later.
+"""Ask AWS in the background what a publish need not wait for: answers affect only warnings and later publishes.
 
-One thread a process and settings asks them, one after the other, and ends when there are none. A question that AWS
-can't answer for now is asked again; one that was asked and not answered is not asked a second time beside it.
+One thread per process and settings asks the questions in turn, and ends when there are none. A question that AWS cannot
+answer for now is asked again; a question that is waiting for its answer is not asked twice.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from kombu_hake.quoting import guarded
 __all__ = ["Advice", "Ask"]
 
 logger = guarded(logging.getLogger(__name__))
-#: Has a question asked; its key says which one it is.
+#: Queues a question, identified by its key.
 Ask = Callable[[Hashable, Callable[[], None]], None]
-#: Questions that wait. One more is dropped: the next publish has it again.
+#: Maximum number of waiting questions. Further ones are dropped: the next publish asks again.
 _MOST_WAITING = 100
-#: How long a throttled question may hold up the others.
+#: How long a throttled question may delay the others.
 _PATIENCE_S = 10.0
 _TRIES = 10
-#: How long the end of the process waits for answers: a script that publishes one message gets its warning.
+#: How long the exit of the process waits for answers, so that a script that publishes one message gets its warning.
 _EXIT_S = 5.0
 
 
 class _Question(NamedTuple):
     ask: Callable[[], None]
-    #: Monotonic second.
+    #: Monotonic time.
     due: float
     tries: int
 
 
 class Advice:
-    """Asks in the background. Safe to use from any thread."""
+    """Asks questions in the background. Safe to use from any thread."""
 
     def __init__(self) -> None:
         self._background = Background(self._work, "hake-advice", "the questions of publishing")
@@ -49,7 +49,7 @@ class Advice:
         _alive.add(self)
 
     def reset_after_fork(self) -> None:
-        """What was asked is the parent's; the child asks when it publishes."""
+        """The questions are the parent's; the child asks its own when it publishes."""
         self._fresh()
 
     def _fresh(self) -> None:
@@ -57,7 +57,7 @@ class Advice:
         self._questions: dict[Hashable, _Question] = {}
 
     def ask(self, key: Hashable, question: Callable[[], None]) -> None:
-        """Have ``question()`` called in a thread, unless one with this key waits for its answer. Never blocks."""
+        """Call ``question()`` in a thread, unless one with this key is waiting for its answer. Never blocks."""
         with self._changed:
             if key in self._questions or len(self._questions) >= _MOST_WAITING:
                 return
@@ -66,7 +66,7 @@ class Advice:
                 del self._questions[key]  # the next publish asks again
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait until all questions are answered; False when that takes longer."""
+        """Wait until all questions are answered; False on timeout."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._questions, timeout_s)
 
@@ -89,7 +89,7 @@ class Advice:
 
     @staticmethod
     def _try(question: _Question) -> _Question | None:
-        """Ask; the same question for later where AWS could not answer."""
+        """Ask. Return the question to ask it again later if AWS could not answer."""
         try:
             with patience(_PATIENCE_S):
                 question.ask()
@@ -98,9 +98,9 @@ class Advice:
             if tries < _TRIES:
                 pause_s = backoff_s(tries, first_s=2.0, most_s=60.0)
                 return _Question(question.ask, time.monotonic() + pause_s, tries)
-            logger.info("Whether published messages reach a queue can't be found out: %s", exc)
+            logger.info("Cannot check whether published messages reach a queue: %s", exc)
         except HakeError as exc:
-            logger.info("Whether published messages reach a queue can't be found out: %s", exc)
+            logger.info("Cannot check whether published messages reach a queue: %s", exc)
         except Exception:
             logger.exception(
                 "HAKE208 Unexpected error while looking for the queues of an exchange; publishing continues."

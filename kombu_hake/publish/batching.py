@@ -1,15 +1,15 @@
 """Publishing many messages in few requests: ``with kombu_hake.batch(): task.delay(…)``.
 
-Inside the block every publish of this thread (or asyncio task), over any hake:// connection, gathers: ten messages of
-one target, or as many as fit, make a request, and several requests are in flight at once. Memory is bounded: a
-publisher that is faster than AWS waits. Leaving the block waits until AWS has accepted everything, or raises one
-:class:`~kombu_hake.exceptions.PublishFailed` that names what it has not. An exception in the block does not take back
-what was published: that is sent, then the exception goes on.
+Inside the block all messages published by this thread (or asyncio task), over any hake:// connection, are collected.
+Ten messages to one target, or as many as fit, share a request, and several requests are in flight at once. Memory is
+bounded: a publisher that is faster than AWS waits. Leaving the block waits until AWS has accepted everything, or raises
+one :class:`~kombu_hake.exceptions.PublishFailed` that lists the other messages. An exception in the block does not undo
+publishes: the messages are sent, then the exception propagates.
 
-Blocks nest: the outermost one sends. Within a request order is kept; requests overtake each other. Only FIFO queues
-and topics keep the order of each message group: see :mod:`kombu_hake.publish.group_order`.
+Blocks nest: the outermost one sends. Order is kept within a request, but requests may overtake each other. Only FIFO
+queues and topics keep the order of each message group: see :mod:`kombu_hake.publish.group_order`.
 
-Celery's ``after_task_publish`` signal fires when a message is gathered, so before it is accepted.
+Celery's ``after_task_publish`` signal fires when a message is collected, before it is accepted.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ __all__ = ["Batch", "Published", "Session", "batch", "current_batch", "no_batch"
 
 logger = guarded(logging.getLogger(__name__))
 IN_FLIGHT = 8
-#: Messages gathered and not accepted yet, beyond which a publisher waits.
+#: Number of collected messages that are not yet accepted at which a publisher waits.
 MAX_OUTSTANDING = 1_000
 #: The same in bytes: a thousand messages of 256 KiB would be too much to hold.
 MAX_OUTSTANDING_BYTES = 32 * 1024 * 1024
 
 
 class Published(NamedTuple):
-    """What was published, to tell which message failed."""
+    """A published message, to identify it if it fails."""
 
     exchange: str
     routing_key: str
     message: Mapping[str, Any]
-    #: Whether reaching no queue is a failure.
+    #: Whether it is a failure if no queue receives the message.
     mandatory: bool = False
 
     def __str__(self) -> str:
@@ -55,19 +55,19 @@ class Published(NamedTuple):
 
 
 class SendsMany(Protocol):
-    """What a batch needs of the dispatcher that prepared its messages."""
+    """The part of the dispatcher that a batch uses."""
 
     def send_batch(self, target: Target, items: list[tuple[Published, Outgoing]]) -> list[HakeError | None]:
-        """Send to one target; for each item its error, or None. Raises nothing."""
+        """Send to one target. Returns for each item its error, or None. Does not raise."""
 
 
 class _Group(NamedTuple):
-    """Messages of one target that are to share a request."""
+    """Messages to one target that will share a request."""
 
     sender: SendsMany
     target: Target
     items: list[tuple[Published, Outgoing]]
-    #: Of a FIFO target, those that the messages wait in.
+    #: For a FIFO target, the message groups of the messages.
     lane: _Lane | None = None
 
     @property
@@ -86,18 +86,18 @@ class _Lane:
 
 
 class Batch:
-    """Gathers messages and sends them from a few threads. Safe to add to from several threads."""
+    """Collects messages and sends them from a few threads. Messages may be added from several threads."""
 
     def __init__(self, in_flight: int = IN_FLIGHT) -> None:
         self._in_flight = max(1, in_flight)
         self._entered = Reentry()
-        #: Whether a parent of this process opened it.
+        #: Whether the parent process opened it.
         self.is_inherited = False
         self._fresh()
         forksafe.register(self)
 
     def reset_after_fork(self) -> None:
-        """What is gathered is the parent's to send. The child publishes by itself: nobody would end this block here."""
+        """The parent sends the collected messages. The child publishes singly, as it may never leave this block."""
         self.is_inherited = True
         self._entered = Reentry()
         self._fresh()
@@ -113,12 +113,12 @@ class Batch:
         self._failed: list[tuple[Published, Exception]] = []
 
     def add(self, sender: SendsMany, target: Target, published: Published, outgoing: Outgoing) -> bool:
-        """Gather one message; waits while too much is outstanding.
+        """Collect one message; waits while too many are outstanding.
 
         Returns:
-            False in a signal handler (or finalizer) that interrupts this batch: the message has to be sent singly.
+            False in a signal handler (or finalizer) that interrupts this batch: send the message singly.
         Raises:
-            MessageTooLarge: this message; the others are not touched.
+            MessageTooLarge: this message is too large; the others are not affected.
         """
         check_size(outgoing, target)
         with self._entered() as again:
@@ -131,7 +131,7 @@ class Batch:
         with self._changed:
             while self._is_full():
                 self._submit_all()
-                if self._is_full():  # else it was sent in this thread
+                if self._is_full():  # otherwise it was sent in this thread
                     self._changed.wait()
             if address.endswith(FIFO_SUFFIX):
                 lane = self._lanes.setdefault((id(sender), address), _Lane(sender, target))
@@ -158,12 +158,12 @@ class Batch:
             self._failed.append((published, _held_back(outgoing)))
 
     def refused(self, published: Published, error: Exception) -> None:
-        """Record a message that could not be gathered, for the :class:`PublishFailed` of the next flush."""
+        """Record a message that could not be collected, for the :class:`PublishFailed` of the next flush."""
         with self._entered(), self._changed:
             self._failed.append((published, error))
 
     def flush(self) -> None:
-        """Send what is gathered, and wait for AWS.
+        """Send the collected messages, and wait for AWS.
 
         Raises:
             PublishFailed: names each message that was not accepted, or is mandatory and reaches no queue.
@@ -199,8 +199,8 @@ class Batch:
             self._submit_in_order(lane, partly_filled=True)
 
     def _submit_in_order(self, lane: _Lane, *, partly_filled: bool = False) -> None:
-        """Send what may be sent of a FIFO target: full requests, and others where none is in flight."""
-        if lane.is_submitting:  # a request is sent in this thread, and the loop below goes on after it
+        """Send the messages to a FIFO target that may be sent: full requests, or any if none is in flight."""
+        if lane.is_submitting:  # a request is sent in this thread, then the loop below continues
             return
         lane.is_submitting = True
         try:
@@ -222,7 +222,7 @@ class Batch:
         errors: list[HakeError | None]
         try:
             errors = group.sender.send_batch(group.target, group.items)
-        except Exception as exc:  # a bug of ours or a strange answer: nobody must wait for it for ever
+        except Exception as exc:  # a bug of ours or an invalid answer: waiting threads must not hang
             logger.exception("HAKE209 Unexpected error while sending a batch.")
             errors = [PublishError(f"The batch failed: {exc!r}")] * len(group.items)
         with self._changed:
@@ -258,14 +258,14 @@ _current: ContextVar[Batch | None] = ContextVar("kombu_hake_batch", default=None
 
 
 def current_batch() -> Batch | None:
-    """The batch that this thread's publishes join, if it is inside a block."""
+    """The batch that collects this thread's messages, if it is inside a block."""
     found = _current.get()
     return None if found is None or found.is_inherited else found
 
 
 @contextmanager
 def no_batch() -> Iterator[None]:
-    """Publish singly inside of a batch's block."""
+    """Publish singly inside a batch block."""
     token = _current.set(None)
     try:
         yield
@@ -275,15 +275,15 @@ def no_batch() -> Iterator[None]:
 
 @contextmanager
 def batch(in_flight: int = IN_FLIGHT) -> Iterator[Batch]:
-    """Gather what this thread publishes into shared requests, for the length of a ``with`` block.
+    """Collect the messages that this thread publishes in a ``with`` block into shared requests.
 
     Args:
-        in_flight: Most requests at once.
+        in_flight: Maximum number of concurrent requests.
     Yields:
-        The batch; its ``flush()`` sends what is gathered so far and waits for it.
+        The batch; its ``flush()`` sends the messages collected so far and waits for AWS.
     Raises:
-        PublishFailed: on leaving; ``failed`` holds each message that AWS did not accept with its error. Where the block
-            itself raised, that exception goes on and the failures are logged.
+        PublishFailed: on leaving; ``failed`` lists each message that AWS did not accept with its error. If the block
+            itself raised, that exception propagates and the failures are logged.
     """
     outer = current_batch()
     if outer is not None:
@@ -319,26 +319,26 @@ def _log_failure(exc: PublishFailed) -> None:
 
 
 class Session:
-    """What kombu's ``Producer.batch`` publishes through (``kombu/messaging.py``, ``_ProducerBatchState``).
+    """The batch of kombu's ``Producer.batch`` (``kombu/messaging.py``, ``_ProducerBatchState``).
 
-    kombu's rule differs from :func:`batch`: an exception in its block discards what was not flushed.
+    kombu's rule differs from :func:`batch`: an exception in its block discards messages that were not flushed.
     """
 
     def __init__(self, channel: Any, publish: Callable[..., None], max_size: int) -> None:
-        #: kombu compares it with the channel it publishes on.
+        #: kombu compares it with the channel that it publishes on.
         self.channel = channel
         self._publish = publish
         self._max_size = max_size
         self._waiting: list[tuple[dict[str, Any], dict[str, Any]]] = []
 
     def publish(self, message: dict[str, Any], **options: Any) -> None:
-        """Gather one message; flushes when ``max_size`` are gathered."""
+        """Collect one message; flushes at ``max_size`` messages."""
         self._waiting.append((message, options))
         if len(self._waiting) >= self._max_size:
             self.flush()
 
     def flush(self) -> None:
-        """Send what is gathered. A message that can't be sent does not keep the others back.
+        """Send the collected messages. A message that cannot be sent does not block the others.
 
         Raises:
             PublishFailed: names each message that was not accepted, or is mandatory and reaches no queue.
@@ -355,14 +355,14 @@ class Session:
                         gathering.refused(Published(exchange, routing_key, message, mandatory), exc)
 
     def discard(self) -> None:
-        """Forget what is gathered."""
+        """Discard the collected messages."""
         self._waiting.clear()
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Nothing to release."""
 
 
 def _report(failed: list[tuple[Published, Exception]]) -> str:
     shown = "\n".join(f"  - {published}: {error}" for published, error in failed[:10])
     more = f"\n  … and {len(failed) - 10} more" if len(failed) > 10 else ""
-    return f"AWS did not accept {len(failed)} of the messages of a batch:\n{shown}{more}"
+    return f"AWS did not accept {len(failed)} messages of a batch:\n{shown}{more}"

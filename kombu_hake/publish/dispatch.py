@@ -114,16 +114,16 @@ class Dispatcher:
         self._events.is_on = True
 
     def flush_events(self, timeout_s: float) -> None:
-        """Wait until the events that were published so far are sent, or can't be."""
+        """Wait until the events published so far are sent or dropped."""
         if not self._events.flush(timeout_s):
             logger.info("Some events were not sent within %s s.", timeout_s)
 
     def command_came(self) -> None:
-        """A command of remote control has arrived, maybe from somebody who listens to events now."""
+        """A remote control command has arrived: a monitor may listen to events now."""
         self._routes.listeners.command_came()
 
     def _is_event(self, message: Mapping[str, Any], exchange: str) -> bool:
-        # Celery's are transient; a durable message of the user's own is none, whatever exchange he can do without.
+        # Celery's events are transient; a durable message is the user's own, even on a best-effort exchange.
         is_transient = message["properties"].get("delivery_mode") == _TRANSIENT
         return is_transient and self._routes.is_event_exchange(exchange)
 
@@ -204,7 +204,7 @@ class Dispatcher:
         priority = priority_attribute(message["properties"].get("priority"))
         if priority is not None:
             attributes[PRIORITY_ATTRIBUTE] = priority
-        # An event is for whoever listens; and the headers of a headers exchange leave no room for one more.
+        # Events go to any listener; and a headers exchange has no room for another attribute.
         return outgoing(wire.text, attributes, send_parameters(message, target.exchange, to_queue=False))
 
     def _instead(self, target: Target, exc: Exception, published: Published) -> list[Target]:
@@ -213,11 +213,11 @@ class Dispatcher:
             return self._routes.topic_is_gone(target.exchange, published.routing_key, mandatory=mandatory)
         if is_reply_exchange(published.exchange):
             self._topology.queues.forget(target.queue)
-            raise ReplyQueueNotFound(f"Nobody waits for this reply any more: {exc}") from exc
+            raise ReplyQueueNotFound(f"The queue for this reply is gone: {exc}") from exc
         return self._routes.queue_is_gone(target.queue, mandatory=mandatory)
 
     def _can_do_without(self, exchange: str) -> bool:
-        # An event that nobody gets is no loss; a command that somebody gave is.
+        # Losing an event without listeners is harmless; losing a command is not.
         return self._settings.is_best_effort(exchange) and not is_mailbox(exchange)
 
 

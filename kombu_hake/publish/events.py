@@ -1,8 +1,8 @@
 """Celery's events, sent from a thread of their own, so that a worker's event loop never waits for SNS because of them.
 
-Events are news, not messages: what can't be sent is dropped, and that is said now and then. Only a process with an
-event loop (a worker) sends them so. Any other publishes them as it publishes everything: a task that sends an event
-of its own in a pool's process must not end before it is accepted.
+Events are best effort: those that cannot be sent are dropped, with a warning from time to time. Only a process with an
+event loop (a worker) sends them in this way. Other processes publish them like any message: a task that sends an event
+in a pool process must not end before the event is accepted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from kombu_hake.quoting import guarded
 __all__ = ["Event", "EventSender"]
 
 logger = guarded(logging.getLogger(__name__))
-#: Events that wait; each may hold two dozen of Celery's (``celery/events/dispatcher.py``, ``buffer_limit``).
+#: Maximum number of waiting messages; each may hold two dozen of Celery's events (``celery/events/dispatcher.py``,
+#: ``buffer_limit``).
 MAX_WAITING = 1_000
 _MOST_AT_ONCE = 50
 #: Longer than Celery's pause between heartbeats.
@@ -39,21 +40,21 @@ class Event(NamedTuple):
 
 
 class EventSender:
-    """Sends from a daemon thread that starts with the first event and ends when there are none for a while."""
+    """Sends from a daemon thread that starts with the first event and ends after a while without events."""
 
     def __init__(self, send: Callable[[Sequence[Event]], None]) -> None:
-        """*send*: publishes some events, in the order given, or raises."""
+        """*send* publishes some events in the given order, or raises."""
         self._send = send
         self._background = Background(self._work, "hake-events", "the sending of events")
         self._fresh()
         forksafe.register(self)
 
     def reset_after_fork(self) -> None:
-        """What waits is the parent's to send, and a child publishes by itself."""
+        """Waiting events are sent by the parent; a child publishes directly."""
         self._fresh()
 
     def _fresh(self) -> None:
-        #: Whether events go through here at all.
+        #: Whether events are sent from here at all.
         self.is_on = False
         self._changed = threading.Condition()  # re-entrant: a signal handler may send an event
         self._waiting: deque[Event] = deque()
@@ -65,7 +66,7 @@ class EventSender:
         self._pause_until = float("-inf")
 
     def put(self, event: Event) -> None:
-        """Have it sent. Where too many wait, the oldest is dropped."""
+        """Queue an event. If too many are waiting, the oldest is dropped."""
         with self._changed:
             if len(self._waiting) >= MAX_WAITING:
                 self._waiting.popleft()
@@ -74,7 +75,7 @@ class EventSender:
         self._background.start()  # where no thread can be started, the next event tries again
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until all is sent or dropped; False when that takes longer."""
+        """Wait until all events are sent or dropped; False on timeout."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._waiting and not self._is_sending, timeout_s)
 
@@ -96,7 +97,7 @@ class EventSender:
             return pause_s if self._waiting else max(pause_s, _IDLE_S)
 
     def _try(self, events: Sequence[Event]) -> float:
-        """Send; seconds to pause before the next."""
+        """Send events. Returns the seconds to wait before the next ones."""
         try:
             self._send(events)
         except Exception as exc:

@@ -1,8 +1,8 @@
-"""The order of messages in a FIFO queue or topic: what of a batch may be in flight together. Pure.
+"""The order of messages in a FIFO queue or topic: which messages of a batch may be in flight together. Pure.
 
-SQS and SNS keep the order of a message group only as far as the requests do. So of each group one message is in flight
-at a time; messages of different groups share requests. A message that was not accepted stops those of its group behind
-it: they fail as well, and can be published again in order.
+SQS and SNS keep the order of a message group only if the requests do. So only one message of each group is in flight at
+a time; messages of different groups share requests. If a message is not accepted, the later ones of its group fail too,
+and can be published again in order.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class GroupOrder(Generic[T]):
     """Messages of one FIFO target that wait to be sent."""
 
     def __init__(self, max_bytes: int) -> None:
-        """*max_bytes*: most bytes of a request."""
+        """*max_bytes*: maximum size of a request."""
         self._max_bytes = max_bytes
-        #: Group to its messages with their sizes, those that wait for their turn.
+        #: Group to its waiting messages with their sizes.
         self._waiting: dict[str, deque[tuple[T, int]]] = {}
         #: Groups with a message that may be sent now, the longest waiting first.
         self._ready: OrderedDict[str, None] = OrderedDict()
@@ -46,7 +46,7 @@ class GroupOrder(Generic[T]):
         return bool(self._in_flight)
 
     def add(self, group: str, item: T, size_bytes: int) -> bool:
-        """Have a message sent after those of its group; False where an earlier one was not accepted."""
+        """Queue a message after those of its group; False if an earlier one was not accepted."""
         if group in self._stopped:
             return False
         self._waiting.setdefault(group, deque()).append((item, size_bytes))
@@ -55,7 +55,7 @@ class GroupOrder(Generic[T]):
         return True
 
     def take(self) -> list[tuple[str, T]]:
-        """The messages of the next request with their groups; ``[]`` when none may be sent now."""
+        """The messages of the next request with their groups; ``[]`` if none may be sent now."""
         taken: list[tuple[str, T]] = []
         total = 0
         for group in list(self._ready):
@@ -72,13 +72,13 @@ class GroupOrder(Generic[T]):
         return taken
 
     def answered(self, groups: Sequence[str], accepted: Sequence[bool]) -> list[T]:
-        """Take note of how the messages of a request fared.
+        """Record the outcome of the messages of a request.
 
         Args:
-            groups: As :meth:`take` gave them.
+            groups: As returned by :meth:`take`.
             accepted: For each whether AWS accepted its message.
         Returns:
-            The messages that are not to be sent, because one of their group before them was not accepted.
+            The messages that must not be sent, because an earlier one of their group was not accepted.
         """
         held: list[T] = []
         for group, is_accepted in zip(groups, accepted, strict=True):
@@ -91,5 +91,5 @@ class GroupOrder(Generic[T]):
         return held
 
     def start_anew(self) -> None:
-        """Allow the groups that were stopped: their failures have been reported."""
+        """Allow the stopped groups again: their failures have been reported."""
         self._stopped.clear()

@@ -1,14 +1,14 @@
-"""Publish path: one request a message when single, shared requests where publishes of several threads meet.
+"""Send messages: one request per message, or shared requests if several threads publish at the same time.
 
 Group commit
-    Per target (a queue or a topic), while a request is in flight, the publishes that arrive gather. When it returns,
-    the first of those waiting becomes the leader: it takes as many as one batch holds and sends them, the others wait
-    for its answer. So a lone publisher never waits for anybody, and sixteen threads share two or three requests.
-    A publish returns when AWS has accepted it, and raises when AWS has not.
+    While a request to a target (a queue or a topic) is in flight, new publishes to it wait. When it returns, the first
+    waiting thread becomes the leader: it sends as many messages as fit into one batch, and the others wait for its
+    answer. So a single publisher never waits for another one, and sixteen threads share two or three requests. A
+    publish returns when AWS has accepted it, and raises if AWS has not.
 
 Re-entry
-    A signal handler, or a finalizer, may publish while its own thread is in the middle of a publish. That one can't go
-    on before the handler returns, so the handler waits for nobody: its message is a request of its own.
+    A signal handler, or a finalizer, may publish while its own thread is publishing. That publish cannot continue
+    before the handler returns, so the handler waits for no other thread: its message is a request of its own.
 """
 
 from __future__ import annotations
@@ -35,34 +35,34 @@ from kombu_hake.publish.routes import QueueTarget, Target
 __all__ = ["Outgoing", "Publisher", "batch_limit", "check_size", "make_batches"]
 
 #: With one request in flight the next publishes wait for its whole round trip, with three for a third of it; more would
-#: make the batches small again. A further request has to be worth it: so many messages at least.
+#: make the batches small again. Start a further request only for at least this many messages.
 _IN_FLIGHT = 3
 _WORTH_IT = 4
 _ENTRY_TRIES = 4
-#: Attributes that are not of type String. "Number" is as long, so the size of a message is the same.
+#: Attributes that are not of type String. "Number" has the same length, so the size of a message does not change.
 _TYPES = {PRIORITY_ATTRIBUTE: "Number"}
 _INTERRUPTED = "The thread that sent this message together with its own was interrupted (%r): it may not be sent."
 
 
 @dataclass(frozen=True)
 class Outgoing:
-    """A message on its way to one target."""
+    """A message to one target."""
 
     text: str
     attributes: Mapping[str, str] = field(default_factory=dict)
-    #: DelaySeconds, MessageGroupId, MessageDeduplicationId: what the API takes beside the body.
+    #: DelaySeconds, MessageGroupId, MessageDeduplicationId: parameters of the API besides the body.
     extra: Mapping[str, Any] = field(default_factory=dict)
-    #: Of body and attributes, UTF-8.
+    #: Size of body and attributes, UTF-8.
     size_bytes: int = 0
 
 
 def check_size(outgoing: Outgoing, target: Target) -> None:
-    """Refuse a message that AWS would refuse, before any call.
+    """Raise for a message that AWS would refuse, before any call.
 
     Raises:
-        MessageTooLarge: with its size and the limit.
+        MessageTooLarge: the text has its size and the limit.
     Source:
-        SQS takes 1 MiB, SNS 256 KiB, body and attributes together (SendMessage, Publish).
+        SQS accepts 1 MiB, SNS 256 KiB, body and attributes together (SendMessage, Publish).
     """
     to_queue = isinstance(target, QueueTarget)
     limit = SQS_MAX_MESSAGE_BYTES if to_queue else SNS_MAX_MESSAGE_BYTES
@@ -77,7 +77,7 @@ def check_size(outgoing: Outgoing, target: Target) -> None:
 
 
 def make_batches(sizes: Sequence[int], max_bytes: int) -> list[range]:
-    """Cut messages into consecutive batches of at most ten and *max_bytes*, in order.
+    """Split messages into consecutive batches of at most ten messages and *max_bytes*.
 
     Args:
         sizes: Bytes of each message, each at most *max_bytes*.
@@ -129,7 +129,7 @@ class Publisher:
         forksafe.register(self)
 
     def reset_after_fork(self) -> None:
-        """No publish of the parent is ours to answer."""
+        """The parent answers its own publishes."""
         self._lock = threading.Lock()
         self._lanes = {}
         self._entered = Reentry()
@@ -149,13 +149,13 @@ class Publisher:
                 self._send_with_others(target, outgoing)
 
     def send_many(self, target: Target, batch: Sequence[Outgoing]) -> list[HakeError | None]:
-        """Send up to ten messages in one request, and again those entries that AWS could not take for now.
+        """Send up to ten messages in one request, and retry the entries that AWS could not accept for now.
 
         Returns:
-            For each message its error, or None when it was accepted; in the order given.
+            For each message its error, or None if it was accepted; in the given order.
         Raises:
-            HakeError: the first request failed as a whole. It is not sent again here: :mod:`kombu_hake.aws` has done
-                that.
+            HakeError: the first request failed as a whole. It is not retried here: :mod:`kombu_hake.aws` has
+                already.
         """
         errors: list[HakeError | None] = [None] * len(batch)
         left = list(range(len(batch)))
@@ -195,14 +195,14 @@ class Publisher:
                 me.done.wait()
             if me.leads:
                 self._lead(target, lane, me)
-        finally:  # Celery's time limits interrupt a thread anywhere, and the lead must not be lost with it
+        finally:  # Celery's time limits interrupt a thread anywhere; leadership must not be lost with it
             if lane is not None:
                 self._leave(lane, me, address)
         if me.error is not None:
             raise me.error
 
     def _lead(self, target: Target, lane: _Lane, me: _Waiting) -> None:
-        """Send *me* and those who wait with it."""
+        """Send *me* and the publishes that wait with it."""
         batch = [me]
         try:
             with self._lock:
@@ -211,7 +211,7 @@ class Publisher:
                 self._single(target, me.outgoing)
             else:
                 self._together(target, batch)
-        except BaseException as exc:  # a KeyboardInterrupt of this thread must not pass for success in the others
+        except BaseException as exc:  # a KeyboardInterrupt of this thread must not look like success in the others
             me.error = exc
             for waiting in batch[1:]:
                 # Each thread raises an error of its own: a traceback is written into the instance.
@@ -221,11 +221,11 @@ class Publisher:
                 waiting.done.set()
 
     def _together(self, target: Target, batch: Sequence[_Waiting]) -> None:
-        """Send what several threads publish; each gets its own error."""
+        """Send the messages of several threads; each gets its own error."""
         try:
             errors = self.send_many(target, [waiting.outgoing for waiting in batch])
         except PublishError:
-            # AWS refuses the request as a whole for one bad entry, say a group id with a blank: whose was it?
+            # AWS refuses the whole request for one bad entry, such as a group id with a space: find out which
             errors = [self._try_single(target, waiting.outgoing) for waiting in batch]
         for waiting, error in zip(batch, errors, strict=True):
             waiting.error = error
@@ -238,7 +238,7 @@ class Publisher:
         return None
 
     def _leave(self, lane: _Lane, me: _Waiting, address: str) -> None:
-        """Hand the lead over, if *me* has it; one that is interrupted while it waits leaves nothing hanging."""
+        """Pass leadership on if *me* has it; also if *me* is interrupted while waiting."""
         with self._lock:
             if me in lane.waiting:
                 lane.waiting.remove(me)
@@ -256,7 +256,7 @@ class Publisher:
 
     @staticmethod
     def _take(target: Target, lane: _Lane, me: _Waiting) -> list[_Waiting]:
-        """Those of the waiting who fit into the leader's request."""
+        """The waiting publishes that fit into the leader's request."""
         sizes = [me.outgoing.size_bytes, *(w.outgoing.size_bytes for w in lane.waiting)]
         count = len(make_batches(sizes, batch_limit(target))[0]) - 1
         taken, lane.waiting = lane.waiting[:count], lane.waiting[count:]
@@ -269,7 +269,7 @@ class Publisher:
             self.clients.sns("publish", TopicArn=target.arn, Message=outgoing.text, **_rest(outgoing))
 
     def _request(self, target: Target, batch: Sequence[Outgoing]) -> dict[int, HakeError]:
-        """One batch request; position to error of those that failed."""
+        """Make one batch request. Returns position to error for the failed messages."""
         if isinstance(target, QueueTarget):
             entries = [{"Id": str(i), "MessageBody": o.text, **_rest(o)} for i, o in enumerate(batch)]
             answer = self.clients.sqs("send_message_batch", QueueUrl=target.url, Entries=entries)
@@ -282,7 +282,7 @@ class Publisher:
 
 
 def batch_limit(target: Target) -> int:
-    """Most bytes of one batch request, all its messages together."""
+    """Maximum size of one batch request, all its messages together."""
     return SQS_MAX_BATCH_BYTES if isinstance(target, QueueTarget) else SNS_MAX_BATCH_BYTES
 
 
@@ -297,7 +297,7 @@ def _rest(outgoing: Outgoing) -> dict[str, Any]:
 
 
 def outgoing(text: str, attributes: Mapping[str, str], extra: Mapping[str, Any]) -> Outgoing:
-    """An :class:`Outgoing` with its size. *text* must be ASCII, as the envelope makes it."""
+    """An :class:`Outgoing` with its size. *text* must be ASCII, as the envelope writes it."""
     return Outgoing(text, attributes, extra, len(text) + attributes_bytes(attributes))
 
 

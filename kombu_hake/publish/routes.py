@@ -1,8 +1,8 @@
-"""Where a published message goes: exchange and routing key to queues and topics.
+"""Route published messages: from exchange and routing key to queues and topics.
 
-A producer needs to know only the exchange's name. What is found out once is remembered; nothing is asked per message.
-What decides only on a warning, or on whether more queues get the message, is asked in the background
-(:mod:`kombu_hake.publish.advice`). ``mandatory`` and ``unroutable=raise`` have to know, and wait some seconds.
+A producer needs to know only the exchange's name. Answers of AWS are cached; there is no request per message. Questions
+that affect only a warning, or whether more queues receive the message, are asked in the background
+(:mod:`kombu_hake.publish.advice`). ``mandatory`` and ``unroutable=raise`` need the answer, and wait some seconds.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from kombu_hake.topology import Topology
 __all__ = ["QueueTarget", "Routes", "Target", "TopicTarget"]
 
 logger = guarded(logging.getLogger(__name__))
-#: How long "there is no such queue" (or topic) is believed where both are possible.
+#: How long "there is no such queue" (or topic) is valid if both are possible.
 _ABSENT_TTL_S = 60.0
-#: How often an exchange is looked at for having no queue at all.
+#: How often to check an exchange that no queue is bound to.
 _ROUTABLE_TTL_S = 600.0
-#: How long an old answer stands in for a new one that AWS does not give.
+#: How long an old answer is used if AWS gives no new one.
 _OLD_ANSWER_S = 600.0
-#: How long a publish that has to know whether it reaches a queue goes on asking.
+#: How long a publish that has to know whether it reaches a queue keeps asking.
 _MUST_KNOW_S = 5.0
 
 
@@ -51,7 +51,7 @@ class TopicTarget(NamedTuple):
 
     exchange: str
     arn: TopicArn
-    #: False where it is not known yet whether queues are subscribed, or the topic exists: then neither is an error.
+    #: False if it is not yet known whether queues are subscribed or the topic exists: then neither is an error.
     is_needed: bool = True
 
 
@@ -62,7 +62,7 @@ class Routes:
     """Resolves publishes against a :class:`Topology`. Safe to share between threads."""
 
     def __init__(self, topology: Topology, settings: Settings, ask: Ask | None = None) -> None:
-        """*ask*: has a question asked in the background; tests ask at once."""
+        """*ask* asks a question in the background; tests ask at once."""
         self._ask = ask or Advice().ask
         self._topology = topology
         self._settings = settings
@@ -74,14 +74,14 @@ class Routes:
         self.listeners = Listeners(self._count_listeners, ask=self._ask)
 
     def resolve(self, exchange: str, routing_key: str, *, mandatory: bool = False) -> list[Target]:
-        """The targets of a publish; ``[]`` when it reaches nobody and that is all right.
+        """The targets of a publish; ``[]`` if there is none and that is not an error.
 
         Raises:
-            Unroutable: it would reach nobody, and ``mandatory`` or ``unroutable=raise`` asks for an error.
-            ReplyQueueNotFound: nobody waits for this reply any more.
-            AccessDenied: the exchange's topic was denied to this process before; or the message may be for the queue of
-                the exchange's name, and looking for that is denied.
-            BrokerUnavailable: AWS could not be asked what is needed to decide. Nothing was sent; the next publish asks.
+            Unroutable: no queue would receive it, and ``mandatory`` or ``unroutable=raise`` requires an error.
+            ReplyQueueNotFound: the reply queue is gone.
+            AccessDenied: the exchange's topic was denied to this process before; or the message may be for the queue
+                with the exchange's name, and finding that is denied.
+            BrokerUnavailable: AWS could not answer a necessary question. Nothing was sent; the next publish asks again.
         """
         if is_reply_exchange(exchange):
             return [self._reply(exchange, routing_key)]
@@ -100,7 +100,7 @@ class Routes:
         return [self._topic(exchange, routing_key, mandatory)]
 
     def queue_is_gone(self, queue: str, *, mandatory: bool = False) -> list[Target]:
-        """Where to send instead, after AWS said that the queue does not exist: made again if it was declared here."""
+        """The new targets after AWS reported that the queue does not exist; recreates it if it was declared here."""
         self._own_queue.forget(queue)
         url = self._topology.make_again(queue)
         if url is None:
@@ -108,10 +108,10 @@ class Routes:
         return [QueueTarget(queue, url)]
 
     def topic_is_gone(self, exchange: str, routing_key: str, *, mandatory: bool = False) -> list[Target]:
-        """Where to publish instead, after AWS said that the topic does not exist: it is created."""
+        """The new targets after AWS reported that the topic does not exist; creates the topic."""
         if self._settings.is_best_effort(exchange):
             self._topology.topics.is_gone(exchange)
-            self.listeners.nobody(exchange)
+            self.listeners.none_listens(exchange)
             return []
         self._routable.forget(exchange)
         self._checked.forget(exchange)
@@ -121,23 +121,23 @@ class Routes:
         return [TopicTarget(exchange, arn)]
 
     def topic_is_absent(self, exchange: str) -> None:
-        """Take note that a topic that was not needed does not exist."""
+        """Record that a topic that is not needed does not exist."""
         self._topology.topics.is_gone(exchange)
 
     def is_topic_needed(self, exchange: str) -> bool:
-        """Whether queues are subscribed to the topic, after it could not be published to.
+        """Return True if queues are subscribed to a topic, after publishing to it failed.
 
         Raises:
-            BrokerUnavailable: AWS does not say.
+            BrokerUnavailable: AWS does not answer.
         """
         with patience(_MUST_KNOW_S):
             return bool(self._topology.topics.subscribers(exchange))
 
     def is_event_exchange(self, exchange: str) -> bool:
-        """Whether publishing is skipped while nobody listens.
+        """Return True if publishing is skipped while nothing listens.
 
-        Celery sends a heartbeat event every two seconds, listened to or not. Remote control is the other best-effort
-        exchange, and rare: it is always sent, because "nobody listens" may be minutes old.
+        Celery sends a heartbeat event every two seconds, whether anything listens or not. Remote control is the other
+        best-effort exchange, and rare: it is always sent, because the count of listeners may be minutes old.
         """
         return self._settings.is_best_effort(exchange) and not is_mailbox(exchange)
 
@@ -146,7 +146,7 @@ class Routes:
         try:
             return self._topology.topics.subscribers(exchange)
         except BrokerUnavailable as exc:
-            logger.debug("The listeners of exchange %s can't be counted, so events are sent: %s", exchange, exc)
+            logger.debug("Cannot count the listeners of exchange %s, so events are sent: %s", exchange, exc)
             return None
 
     def _reply(self, exchange: str, routing_key: str) -> QueueTarget:
@@ -154,13 +154,13 @@ class Routes:
         try:
             return QueueTarget(queue, self._topology.queues.url(queue))
         except QueueNotFound as exc:
-            raise ReplyQueueNotFound(f"Nobody waits for this reply any more: {exc}") from exc
+            raise ReplyQueueNotFound(f"The queue for this reply is gone: {exc}") from exc
 
     def _direct(self, queue: str, mandatory: bool) -> list[Target]:
         if not queue:
             raise InvalidName(
-                "A message to the default exchange needs a queue's name as routing key. If a Celery route led here: "
-                "Celery drops the exchange of a route that has no routing_key, so give the route one."
+                "A message to the default exchange needs a queue's name as routing key. For a Celery route: "
+                "Celery ignores the exchange of a route without a routing_key, so add one to the route."
             )
         try:
             return [QueueTarget(queue, self._topology.queues.url(queue))]
@@ -168,15 +168,16 @@ class Routes:
             return self._unroutable("", queue, mandatory=mandatory)
 
     def _own(self, exchange: str) -> QueueUrl | None:
-        """The queue of the exchange's own name, where publishing with that name as key means that queue.
+        """The queue with the exchange's own name, if publishing with that name as key means that queue.
 
-        That is so for a direct exchange (``direct_exchanges=auto``). An exchange that this process did not declare may
-        be of any type: then it is so when it has no topic, because any other binding would have made one.
+        That is the case for a direct exchange (``direct_exchanges=auto``). An exchange that this process did not
+        declare may have any type: then it is the case if it has no topic, because any other binding would have created
+        one.
 
         Raises:
-            AccessDenied: looking for the queue is denied. Its topic may be another way, or lead nowhere: a queue is not
-                subscribed to the topic of its own name. So that is for the user to decide.
-            BrokerUnavailable: AWS could not be asked.
+            AccessDenied: finding the queue is denied. Publishing to its topic may or may not reach it, since a queue is
+                not subscribed to the topic of its own name. So the user has to decide.
+            BrokerUnavailable: AWS does not answer.
         """
         if self._settings.direct_exchanges != "auto":
             return None
@@ -192,14 +193,14 @@ class Routes:
         except AccessDenied as exc:
             raise AccessDenied(
                 f"A message to exchange {exchange!r} with the same routing key is for queue {exchange!r}, if there is "
-                f"one, and looking for it is denied. Allow {exc.action}, name the queue in predefined_queues, declare "
+                f"one, and finding it is denied. Allow {exc.action}, name the queue in predefined_queues, declare "
                 f"the exchange with its type (topic, fanout or headers), or use direct_exchanges=topic: {exc}",
                 action=exc.action,
                 resource=exc.resource,
             ) from exc
 
     def _has_topic(self, exchange: str) -> bool:
-        """Waits for the first answer only: it decides where the message goes."""
+        """Wait only for the first answer, which decides about the routing."""
         if self._had_topic.has(exchange):
             self._count_in_background(exchange)
             if not self._topology.topics.knows_subscribers(exchange):
@@ -221,7 +222,7 @@ class Routes:
     def _count_in_background(self, exchange: str) -> None:
         topics = self._topology.topics
         if self._settings.topology == "assume":
-            topics.subscribers(exchange)  # makes no call then
+            topics.subscribers(exchange)  # makes no call in this case
         elif not topics.knows_subscribers(exchange):
             self._ask(("topic", exchange), lambda: _discard(topics.subscribers(exchange)))
 
@@ -232,11 +233,11 @@ class Routes:
         return target
 
     def _check(self, exchange: str, routing_key: str, mandatory: bool) -> None:
-        """Raise, or have a warning logged in a moment, if no queue is bound to the exchange.
+        """Raise, or log a warning soon, if no queue is bound to the exchange.
 
         Raises:
             Unroutable: as :meth:`resolve`.
-            BrokerUnavailable: AWS does not say, and it is a matter of an error.
+            BrokerUnavailable: AWS does not answer, and an error would be required.
         """
         if self._routable.has(exchange):
             return
@@ -248,9 +249,9 @@ class Routes:
             self._ask(("queue", exchange), lambda: self._look_for_queue(exchange, routing_key, False))
 
     def _look_for_queue(self, exchange: str, routing_key: str, mandatory: bool) -> None:
-        """A queue counts as bound where that may not be read."""
+        """If reading the bindings is denied, a queue counts as bound."""
         if not self._routable.get(exchange, lambda: self._topology.topics.subscribers(exchange) != 0):
-            self._routable.forget(exchange)  # believe the bad news for a minute only
+            self._routable.forget(exchange)  # do not cache a negative answer
             self._unroutable(exchange, routing_key, mandatory=mandatory)
 
     def _unroutable(self, exchange: str, routing_key: str, *, mandatory: bool) -> list[Target]:
@@ -269,4 +270,4 @@ class Routes:
 
 
 def _discard(answer: object) -> None:
-    """An answer that is remembered where it was found."""
+    """Ignore an answer that is cached where it was found."""

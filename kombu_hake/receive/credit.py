@@ -8,7 +8,7 @@ Rules
 * It asks again only when that pays: for ten, or half of its share, or when nothing at all is unsettled. Otherwise each
   settled message would become a request of its own. The caller asks for less when waiting has not helped
   (``even_little``): with three of four prefetched tasks running for an hour, the fourth place is not to stay empty.
-* A queue without any poll may ask for one message though all credit is promised to open polls of others.
+* A queue without any poll may ask for one message even if all credit is reserved by polls of other queues.
 * With less credit than queues every queue keeps a poll for one message, so together they may bring too much; what is
   too much goes back at once (:meth:`Credit.received` says how many to keep).
 * Of a queue with priority levels, a level asks only while no higher one has messages.

@@ -1,4 +1,4 @@
-"""Where a message goes that nobody can handle: rejected, expired, or without an envelope that can be understood.
+"""Move messages that cannot be handled to their dead-letter queue: rejected, expired, or with an invalid envelope.
 
 SQS has no operation for it; its redrive policy only counts receives. So the message is *sent*, and deleted once AWS has
 accepted it elsewhere:
@@ -114,10 +114,10 @@ class DeadLetters:
         try:
             count = self._redrive(url).get("maxReceiveCount")
         except BrokerUnavailable as exc:
-            logger.info("The redrive policy of %s can't be read: %s", url, exc)
+            logger.info("Cannot read the redrive policy of %s: %s", url, exc)
             return 1
         except HakeError as exc:
-            logger.info("The redrive policy of %s can't be read: %s", url, exc)
+            logger.info("Cannot read the redrive policy of %s: %s", url, exc)
             return None
         return whole(count) or None
 
@@ -212,7 +212,7 @@ class DeadLetters:
         if self._clients.settings.topology == "assume":
             # Not known is not none: deleting would lose what has a dead-letter queue.
             raise TopologyError(
-                f"topology=assume does not ask for the redrive policy of {url}: the message stays, and AWS moves it "
+                f"topology=assume does not read the redrive policy of {url}: the message stays, and AWS moves it "
                 "after the receives that the policy allows."
             )
         names = ["RedrivePolicy", "MessageRetentionPeriod"]
@@ -225,7 +225,7 @@ class DeadLetters:
         except (ValueError, KeyError, TypeError, OverflowError, InvalidName) as exc:
             # As above: what can't be read may well name a dead-letter queue.
             raise TopologyError(
-                f"The redrive policy of {url} can't be read, so the message stays: mend the policy. {exc}"
+                f"The redrive policy of {url} cannot be read, so the message stays: correct the policy. {exc}"
             ) from exc
         return _Attributes(policy, whole(found.get("MessageRetentionPeriod")) or None)
 

@@ -119,7 +119,7 @@ class InFlight:
         except HakeError as exc:
             logger.info("The number of messages in flight in %s can't be read: %s", url, exc)
             return
-        except Exception:  # an answer that nobody foresaw; the next reading may do better
+        except Exception:  # an unforeseen answer; the next reading may succeed
             logger.info("The number of messages in flight in %s can't be read.", url, exc_info=True)
             return
         found = whole((answer.get("Attributes") or {}).get(_ATTRIBUTE))

@@ -11,13 +11,13 @@ LOST                  (none)     (none)    (none)    (none)    (none)
 ====================  =========  ========  ========  ========  =======
 
 *refused* is AWS's answer that the handle is no longer good, or the end of the twelve hours that AWS holds a message.
-*run out* is that the visibility timeout is over and no renewal has been confirmed: somebody else may have the message
-now. A lease is **lost** from then on for everybody outside of the settle path, and reported once.
+*run out* means that the visibility timeout is over and no renewal has been confirmed: another consumer may have the
+message. From then on the lease is **lost** for all code outside the settle path, and reported once.
 
 A second settle is ignored: Celery may ack from a pool thread while the connection is being closed. What is lost is
-never settled as if it were held: it is not made visible (that might take it from whoever has it now) and not sent to a
-dead-letter queue (it comes again by itself). The one thing that is still tried, for a lease that has only lapsed, is
-the delete of an ack: the work is done, and if nobody has received the message since, that spares a second run.
+never settled as if it were held: it is not made visible (another consumer may hold it now) and not sent to a
+dead-letter queue (it is redelivered anyway). Only the delete of an ack is still tried, for a lease that has only
+lapsed: the work is done, and if no other consumer has received the message since, this prevents a second run.
 """
 
 from __future__ import annotations
@@ -55,15 +55,15 @@ class Event(enum.Enum):
 class Why(enum.Enum):
     """Why a lease is lost: the text that signal receivers and the log get."""
 
-    #: AWS did not answer in time. Somebody else may have received the message.
+    #: AWS did not answer in time. Another consumer may have received the message.
     LAPSED = "it could not be renewed in time"
-    #: AWS says that the handle is no longer good: somebody else has, or had, the message.
+    #: AWS reports that the handle is no longer valid: another consumer has, or had, the message.
     REFUSED = "it could not be renewed"
-    #: The queue was deleted, and the message with it: nobody else will get it.
+    #: The queue was deleted, and the message with it: it will not be redelivered.
     GONE = "its queue is gone"
     #: The end of twelve hours.
     CAP = "AWS holds a message for at most twelve hours"
-    #: The delete failed: the message comes again, or was deleted and the answer was lost.
+    #: The delete failed: the message is redelivered, or was deleted and the answer was lost.
     ACK_FAILED = "its ack failed"
 
 
@@ -129,7 +129,7 @@ class Lease:
         self.received_at = received_at
         #: Renewals go by this one; while one is on its way it counts as done.
         self.deadline = received_at + visibility_s
-        #: Until then nobody else can have the message: the end of the last visibility timeout that AWS has confirmed.
+        #: Until then no other consumer can have the message: the end of the last visibility timeout that AWS confirmed.
         self.held_until = received_at + visibility_s
         self.state = LeaseState.HELD
         self.is_reported = False
@@ -147,13 +147,13 @@ class Lease:
 
     @property
     def is_lost(self) -> bool:
-        """Whether somebody else may have the message."""
+        """Whether another consumer may have the message."""
         return self.state in (LeaseState.LAPSED, LeaseState.LOST)
 
 
 def lost_text(lease: Lease, why: Why, detail: Any = "") -> str:
     """The line for the log."""
-    then = "nobody else will get it" if why is Why.GONE else "it will be, or was, delivered again"
+    then = "no other consumer will get it" if why is Why.GONE else "it will be, or was, delivered again"
     return f"Lost the lease of {lease.label or 'a message'} ({why.value}): {then}. {detail}".rstrip()
 
 

@@ -79,7 +79,7 @@ class Gate:
         if found is Verdict.EXPIRED:
             self.set_aside(delivery, envelope, "expired")
         elif sent is not None and read_at > sent + max(_CLOCK_MS, self._topology.timings.tags_s * 1000):
-            logger.debug("Queue %s has no binding for a message that its filter let through.", delivery.queue)
+            logger.debug("Queue %s has no binding for a message that its filter passed.", delivery.queue)
             self._deliveries.finish(delivery, How.ACK)
         else:
             # A binding may have been added between the reading and the sending: judge again after the next reading.
@@ -166,7 +166,7 @@ def told(exc: Exception) -> str:
     """An exception for the log: its class, the start of its text in ASCII, and where it was raised."""
     try:
         text = ascii(str(exc))[:MAX_TEXT_CHARS]
-    except Exception:  # an exception of others may have a text that raises
+    except Exception:  # a foreign exception may have a text that raises
         text = ""
     frames = "".join(traceback.format_tb(exc.__traceback__))[-MAX_TRACEBACK_CHARS:]
     return f"{type(exc).__name__} {text}\n{frames}".rstrip()

@@ -9,7 +9,7 @@ Threads
     ``on_lost`` gets a lost lease in one of these threads or of those that send, once a lease.
 
     A connection that is forgotten without being closed says so by :meth:`Leases.disown`; the keeper then gives
-    everything back and ends. Otherwise nobody could receive, for twelve hours, what nobody can settle any more.
+    everything back and ends. Otherwise those messages would stay hidden and unsettled for twelve hours.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = ["Leases"]
 logger = guarded(logging.getLogger(__name__))
 #: AWS refuses an extension past twelve hours since the receive; stop asking a little before.
 _LIFE_S = SQS_MAX_VISIBILITY_S - 60
-#: How often the keeper looks whether anybody is left who could settle.
+#: How often the keeper checks whether the connection still exists.
 _LOOK_UP_S = 2.0
 #: How long :meth:`Leases.stop` waits for threads that have nothing to do any more.
 _END_S = 1.0
@@ -128,7 +128,7 @@ class Leases:
                 self._keeper.wake()
 
     def hide(self, lease: Lease, seconds: int) -> None:
-        """Have the message come again after *seconds*, and hold it no longer."""
+        """Hide the message for *seconds*, then have it redelivered. The lease ends."""
         with self._lock:
             if not self._let_go(lease):
                 return
@@ -144,7 +144,7 @@ class Leases:
             return len(self._hidden)
 
     def abandon(self, lease: Lease) -> None:
-        """Let the lease run out: the message comes again when its visibility timeout ends."""
+        """Let the lease expire: the message is redelivered after its visibility timeout."""
         with self._lock:
             self._let_go(lease)
 
@@ -202,7 +202,7 @@ class Leases:
         self._settling.help()
 
     def disown(self) -> None:
-        """Nobody is left who could settle. Takes no lock: a garbage collection may run anywhere."""
+        """The connection was dropped: nothing can settle. Takes no lock: a garbage collection may run anywhere."""
         self._is_disowned = True
 
     def give_all_back(self) -> None:
@@ -250,7 +250,7 @@ class Leases:
         """Whether the event meant anything to the lease."""
         state = after(lease.state, event)
         if state is None:
-            logger.debug("A lease that is %s: %s is ignored.", lease.state.value, event.value)
+            logger.debug("Ignoring for a lease that is %s: %s.", lease.state.value, event.value)
             return False
         lease.state = state
         if state not in (LeaseState.HELD, LeaseState.LAPSED):
@@ -279,7 +279,7 @@ class Leases:
     # --- the keeper
 
     def _keep(self) -> float:
-        """Do what is due; seconds until more is, or until it is time to see whether anybody is left who settles."""
+        """Do what is due. Return the seconds until the next work, or until the next check for a dropped connection."""
         if self._is_disowned:
             self.give_all_back()
         return min(self._keep_once(), _LOOK_UP_S)
@@ -302,8 +302,8 @@ class Leases:
         return pause_s
 
     def _run_out(self, now: float) -> list[tuple[Lease, Why]]:
-        """Those that somebody else may have now, because nothing has renewed them. They go on being tried, once AWS
-        answers again, but for those that AWS would not extend any more.
+        """Leases that were not renewed, so that another consumer may have the message. They are retried once AWS
+        answers again, except for those that AWS would no longer extend.
         """
         if now < self._look_at:
             return []
@@ -339,7 +339,7 @@ class Leases:
             for lease in leases:
                 lease.held_until = max(lease.held_until, asked_at + self._visibility_s)
                 if lease.state is LeaseState.LAPSED:
-                    logger.info("Nobody seems to have received %s meanwhile; it is held again.", lease.label)
+                    logger.info("No other consumer has received %s meanwhile; holding it again.", lease.label)
                     self._look_at = min(self._look_at, lease.held_until)
                     self._transition(lease, Event.RENEWED)
 

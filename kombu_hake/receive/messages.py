@@ -103,11 +103,11 @@ class HakeMessage(KombuMessage):  # type: ignore[misc]
 
     @property
     def is_lost(self) -> bool:
-        """Whether somebody else may have the message by now. A long callback may ask, and stop. Any thread."""
+        """Whether another consumer may have the message. A long callback can check it, and stop. For any thread."""
         return self.lease is not None and self.lease.is_lost
 
     def come_later(self) -> None:
-        """Let go of it: it comes again when its visibility timeout ends, where :meth:`requeue` would be a loop."""
+        """Let it be redelivered after its visibility timeout, where :meth:`requeue` would cause a loop."""
         self.channel.forget(self.delivery_tag)
         self._state = "REQUEUED"
 
@@ -148,7 +148,7 @@ class CommandMessage(HakeMessage):
         if answers_elsewhere(command, self.queue):
             where = repr(command["reply_to"])[:200]
             raise MalformedMessage(
-                f"a command of remote control asks for its answer in {where}, which is no reply queue of its mailbox",
+                f"a remote control command asks for its answer in {where}, which is not a reply queue of its mailbox",
                 message_id=str(self.properties.get("message_id")),
             )
         fault = command_fault(command)
@@ -237,7 +237,7 @@ def _class_for(queue: str) -> type[HakeMessage]:
 
 
 def _foreign_attributes(raw: Mapping[str, Any]) -> dict[str, str]:
-    """What somebody else's message says beside its text: its attributes of type String and Number."""
+    """The attributes of type String and Number of a foreign message."""
     given = raw.get("MessageAttributes") or {}
     return {name: str(item["StringValue"]) for name, item in given.items() if "StringValue" in item}
 

@@ -242,7 +242,7 @@ class Receiver:
             if not is_helper:
                 source.main = thread
         elif not is_helper:
-            raise RuntimeError(f"Queue {source.queue!r} can't be consumed: no thread can be started.")
+            raise RuntimeError(f"Queue {source.queue!r} cannot be consumed: no thread can be started.")
 
     def look_after_pollers(self) -> None:
         """Restart pollers that have ended though their queue is consumed; cheap, for the consuming thread.
@@ -331,7 +331,7 @@ class Receiver:
                 wait_s: float = _HELPER_WAIT_S
                 if not is_helper:
                     source.is_hopeless = not self._credit.has_little(source.name)
-                    # Whoever returns credit wakes it; it looks for itself too, so that a lost wake-up costs seconds.
+                    # Returning credit wakes it. It also checks by itself, so that a lost wake-up costs only seconds.
                     wait_s = _LOOK_AGAIN_S if source.is_hopeless else _PATIENCE_S
                 source.waiting[condition] += 1
                 try:

@@ -25,7 +25,7 @@ __all__ = ["Hedge", "Trouble"]
 logger = guarded(logging.getLogger(__name__))
 T = TypeVar("T")
 #: Longest pause between two tries, seconds. AWS that throttles is left alone for longer. Together with
-#: :data:`_SILENCE_S` it bounds how long after the end of an outage messages come again.
+#: :data:`_SILENCE_S` it bounds how long after the end of an outage messages arrive again.
 _PAUSE_S = 2.0
 _THROTTLED_PAUSE_S = 5.0
 #: How long a try may be silent before another one is made beside it.
@@ -103,7 +103,7 @@ class Hedge(Generic[T]):
         self._slots = threading.BoundedSemaphore(most)
 
     def first(self, attempt: Callable[[], T], *, late: Callable[[T], None], is_over: Callable[[], bool]) -> T | None:
-        """The result of the first try to come back; None when *is_over* says that nobody wants it any more.
+        """The result of the first try to come back; None if *is_over* reports that it is no longer needed.
 
         Args:
             attempt: One try; called in threads of its own.

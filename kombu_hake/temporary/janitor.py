@@ -29,7 +29,7 @@ Cost of a sweep
     first whose names look temporary; GetQueueAttributes for one whose time is over, unless its name proves enough;
     ListSubscriptionsByTopic for at most :data:`MOST_TOPICS` topics that feed them, a request for 100 subscriptions.
     What is no temporary queue is not looked at again for a day. Removing a queue takes about nine requests. A second
-    lies between two requests (on an emulator less), so that it is never in anybody's way.
+    lies between two requests (on an emulator less), so that it does not slow down other requests.
 """
 
 from __future__ import annotations
@@ -154,9 +154,9 @@ class Janitor:
                 exc.action, exc,
             )  # fmt: skip
         except HakeError as exc:
-            logger.info("Looking for temporary queues that were left behind is put off: %s", exc)
+            logger.info("Postponing the search for abandoned temporary queues: %s", exc)
             self._end()
-        except Exception:  # a bug of ours must not end the signs of life, which share the thread
+        except Exception:  # a bug of ours must not end the heartbeats, which share the thread
             logger.exception("HAKE507 Unexpected error while looking for abandoned temporary queues; retrying later.")
             self._end()
 
@@ -314,14 +314,14 @@ class Janitor:
             found.state = "gone"
             return
         found.state = "removed"
-        logger.info("Removed temporary queue %s, which was left behind by %s.", found.name, found.who or "nobody known")
+        logger.info("Removed temporary queue %s, abandoned by %s.", found.name, found.who or "an unknown process")
 
     def _is_unchanged(self, found: Found) -> bool:
         now = self._read(self._tags(found.url))
         due_s = None if now is None else now.due_s()
         if now is None or due_s is None or due_s >= self._now_s() or now.signs() != found.ownership.signs():
             found.state = "kept"
-            logger.info("Temporary queue %s is kept: somebody used it meanwhile.", found.name)
+            logger.info("Keeping temporary queue %s: it was used meanwhile.", found.name)
             return False
         return True
 
@@ -351,7 +351,7 @@ class Janitor:
                 if name and name not in names and self._is_gone(name):
                     found[item["SubscriptionArn"]] = name
         except AccessDenied as exc:
-            logger.info("Subscriptions of queues that are gone are not looked for: %s", exc)
+            logger.info("Cannot search for subscriptions of deleted queues: %s", exc)
         except TopologyError as exc:
             logger.debug("Exchange %s has no subscriptions: %s", exchange, exc)
         return found

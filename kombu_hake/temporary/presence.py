@@ -1,8 +1,8 @@
-"""Says that this process uses its temporary queues, for as long as it does. One per process and settings.
+"""Heartbeats for the temporary queues that this process uses. One per process and settings.
 
 Each queue that a connection of this process owns or consumes carries a tag of this process
-(:mod:`kombu_hake.amqp.ownership`), a promise that is renewed five times in the time it holds for. What is not renewed
-any more is removed by whoever finds it (:mod:`kombu_hake.temporary.janitor`).
+(:mod:`kombu_hake.amqp.ownership`) with an expiry. A heartbeat renews it five times before it expires. Janitors remove
+expired queues (:mod:`kombu_hake.temporary.janitor`).
 
 Thread
     One, which starts with the first queue and ends after the last one has been left. It renews, deletes what was
@@ -11,7 +11,7 @@ Thread
 A late owner
     A process that was suspended or cut off may find that its promise had run out. It renews it first and looks for a
     janitor's note then; a janitor writes its note first and looks for a renewal then. So at least one of them sees the
-    other: the queue is kept, or its owner knows that it has to be made again.
+    other: the queue is kept, or its owner knows that it has to be recreated.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = ["Holder", "Presence", "Sweeper"]
 logger = guarded(logging.getLogger(__name__))
 #: How often a promise is renewed in the time that it holds for: four requests in a row may fail.
 _BEATS = 5
-#: How long a retired queue stays, because its name may come again.
+#: How long a retired queue stays, because its name may be used again.
 _RETIRED_S = 120.0
 
 
@@ -43,7 +43,7 @@ class Holder(Protocol):
     """A connection that owns or consumes queues. Its methods are called in the thread of :class:`Presence`."""
 
     def on_gone(self, url: QueueUrl) -> None:
-        """Somebody deleted the queue."""
+        """The queue was deleted from outside."""
 
     def on_condemned(self, url: QueueUrl) -> None:
         """A janitor was about to delete the queue, and may have removed its subscriptions."""
@@ -53,7 +53,7 @@ class Holder(Protocol):
 
 
 class Sweeper(Protocol):
-    """What removes the queues of others that are gone; see :class:`kombu_hake.temporary.janitor.Janitor`."""
+    """Removes the queues of processes that are gone; see :class:`kombu_hake.temporary.janitor.Janitor`."""
 
     #: Monotonic seconds.
     due_at: float
@@ -79,7 +79,7 @@ class _Stay:
         #: Monotonic seconds.
         self.next_at = next_at
         self.retire_at: float | None = None
-        #: Weak: a connection that nobody closed, and nobody holds any more, uses nothing.
+        #: Weak: a connection that was dropped without being closed uses nothing.
         self.holders: weakref.WeakSet[Holder] = weakref.WeakSet()
 
     def due_at(self) -> float:
@@ -141,13 +141,13 @@ class Presence:
             except QueueNotFound:
                 return  # its consumer will see
             except HakeError as exc:
-                logger.info("Use of queue %s could not be written down yet: %s", url, exc)
+                logger.info("Cannot record the use of queue %s yet: %s", url, exc)
                 self._stay(url, holder, self.signs.name, 0.0)
             else:
                 self._stay(url, holder, name, self._promised_until())
 
     def is_used(self, url: QueueUrl) -> bool:
-        """Whether this process gives signs of life for the queue."""
+        """Whether this process sends heartbeats for the queue."""
         return url in self._stays
 
     def leave(self, url: QueueUrl, holder: Holder, *, now: bool, is_deleted: bool = False) -> bool:
@@ -237,7 +237,7 @@ class Presence:
         except AccessDenied as exc:
             self._give_up(stay, exc)
         except HakeError as exc:
-            logger.info("A sign of life for queue %s is late: %s", stay.url, exc)
+            logger.info("The heartbeat of queue %s is late: %s", stay.url, exc)
             stay.next_at = self._clock() + self.interval_s / 4
         else:
             stay.until_s = now_s + self.signs.limit_s

@@ -5,14 +5,14 @@ Making
     known whether it is fed by a subscription. If so, and it is exclusive, it gets a physical name of its own per
     incarnation, because AWS refuses a deleted name for sixty seconds, and kombu deletes and declares again within one
     process. A queue that is addressed by its name (a reply queue, a result queue), or shared, keeps its name. Where
-    nothing may be made (``topology``), the queues of exchanges that the user can do without are given up.
+    nothing may be created (``topology``), the queues of best-effort exchanges are disabled.
 
 Going
     * exclusive: with the connection. So do the queues of kombu's mailboxes, which older releases of kombu don't declare
       as exclusive; a reply queue goes two minutes after its last reply.
     * auto-delete: some time after the last consumer *anywhere* has left; a janitor removes it, so that a worker that is
-      restarted finds it. One whose name holds a UUID is nobody's to want again: it goes when its last consumer closes
-      the connection. A process that only declared it never deletes it: ``rpc://`` declares on the producer's
+      restarted finds it. One with a UUID in its name cannot be needed again: it is deleted when its last consumer
+      closes the connection. A process that only declared it never deletes it: ``rpc://`` declares on the producer's
       connection.
     * expires: never at a stop. A janitor removes it.
 
@@ -68,7 +68,7 @@ class Temporaries:
     # --- making
 
     def declare(self, spec: QueueSpec) -> None:
-        """Take note; :meth:`create` or :meth:`create_fed` follows."""
+        """Record the declaration; :meth:`create` or :meth:`create_fed` follows."""
         if is_mailbox(spec.name):
             spec = replace(spec, exclusive=True)
         with self._flights(spec.name):
@@ -83,11 +83,11 @@ class Temporaries:
     def create_fed(self, queue: str, exchange: str) -> None:
         """Create *queue*, if it is one of ours and waits; an exclusive one under a name of this incarnation.
 
-        Where the user can do without *exchange* and creating a queue is denied, it is given up.
+        If *exchange* is best effort and creating a queue is denied, the queue is disabled.
 
         Raises:
             AccessDenied: creating the queue is denied.
-            TopologyError: with ``topology=verify`` or ``assume``, unless the user can do without *exchange*.
+            TopologyError: with ``topology=verify`` or ``assume``, unless *exchange* is best effort.
         """
         spec = self._pending.get(queue)
         if spec is not None and not self._topology.makes:
@@ -125,7 +125,7 @@ class Temporaries:
             return url
 
     def is_given_up(self, queue: str) -> bool:
-        """Whether the queue could not be made, and the user can do without it."""
+        """Whether the queue could not be created, and is best effort."""
         return queue in self._given_up
 
     # --- using
@@ -144,7 +144,7 @@ class Temporaries:
                 self._presence.leave(url, self, now=False)
 
     def got(self, queue: str, url: QueueUrl) -> None:
-        """Somebody asked for a message of the queue, other than by consuming."""
+        """A message of the queue was requested, other than by consuming."""
         if self._topology.is_managed(queue) and not self._presence.is_used(url):
             spec = self._topology.queues.spec(queue)
             self._topology.signs.touch(url, spec.kind if spec is not None else None)
@@ -182,10 +182,10 @@ class Temporaries:
         self._created.clear()
         self._owned.clear()
 
-    # --- what the thread of the signs of life tells
+    # --- called by the thread of the heartbeats
 
     def on_gone(self, url: QueueUrl) -> None:
-        """Somebody deleted a queue that is used here: it is made again."""
+        """Recreate a queue that is used here and was deleted."""
         queue = self._name_of(url)
         if queue is not None:
             self.make_again(queue)
@@ -225,7 +225,7 @@ class Temporaries:
         self._was_consumed[queue] = urls
 
     def _remove_owned(self, queue: str) -> None:
-        """Delete a queue that goes with this connection, unless somebody else uses it."""
+        """Delete a queue that ends with this connection, unless another process uses it."""
         urls = self._urls_owned(queue)
         if not urls:
             return
@@ -243,7 +243,7 @@ class Temporaries:
             logger.info("Temporary queue %s was not removed: %s", queue, exc)
 
     def _leave(self, queue: str, urls: list[QueueUrl]) -> None:
-        """Use a queue no more that others may use; delete it if it is auto-delete, and nobody can want it again."""
+        """Leave a queue that others may use; delete it if it is auto-delete and cannot be needed again."""
         spec = self._topology.queues.spec(queue)
         # Where tagging is denied, there are no signs of use; but what did not exist before is none of the user's.
         used = [url for url in urls if queue in self._made or self._presence.is_used(url)]
@@ -267,14 +267,14 @@ class Temporaries:
         try:
             return any(self._topology.signs.has_others(url) for url in urls)
         except BrokerUnavailable as exc:
-            logger.info("Whether others use a temporary queue can't be told, so it stays: %s", exc)
+            logger.info("Cannot check whether others use a temporary queue, so it stays: %s", exc)
             return True
         except HakeError as exc:
-            logger.info("Whether others use a temporary queue can't be told: %s", exc)
+            logger.info("Cannot check whether others use a temporary queue: %s", exc)
             return if_unknown
 
     def _take_as_made(self, spec: QueueSpec, exchange: str = "") -> None:
-        """Nothing is made: do without the queue, or use one that was made by somebody else, or raise."""
+        """Nothing may be created: disable the queue, use an existing one, or raise."""
         del self._pending[spec.name]
         if exchange and self._topology.can_do_without(exchange):
             self._given_up.add(spec.name)
@@ -282,8 +282,8 @@ class Temporaries:
             self._create(spec, None)
         else:
             raise TopologyError(
-                f"Temporary queue {spec.name!r} can't be had: only topology=auto makes queues. Use topology=auto, name "
-                "the queue in predefined_queues, or do without what needs it (rpc:// results, replies to remote "
+                f"Temporary queue {spec.name!r} cannot be created: that needs topology=auto. Use topology=auto, name "
+                "the queue in predefined_queues, or disable what needs it (rpc:// results, replies to remote "
                 "control)."
             )
 

@@ -1,4 +1,4 @@
-"""Dead-letter queues on request: of queues, for what nobody can handle; of subscriptions, for what SNS can't deliver.
+"""Dead-letter queues on request: of queues, for unhandled messages; of subscriptions, for undelivered messages.
 
 Who asks
     A queue by its arguments: ``x-dead-letter-queue`` (a name; True for ``<queue>-dead``; False for none) and
@@ -8,8 +8,8 @@ Who asks
 
 What is made
     The dead-letter queue, a redrive policy of the queue (of each of its priority levels) that names it, and a redrive
-    allow policy that lets in nobody else. Once, where there is no redrive policy: one that an operator wrote is kept,
-    and so are the policies of a dead-letter queue that somebody else made.
+    allow policy that allows no other queue. Once, where there is no redrive policy: one that an operator wrote is kept,
+    and so are the policies of a dead-letter queue that this package did not create.
 
     With it a queue ``<queue>-undelivered``, which SNS may send to, as the dead-letter queue of the queue's
     subscriptions: what SNS could not deliver (a deleted queue, a broken policy) is kept there. It is a queue of its own
@@ -109,7 +109,7 @@ class DeadQueues:
             names = level_names(queue, self._queues.arguments(queue))
             bare = [url for url in map(self._queues.url, names) if not self._queues.has_redrive_policy(url)]
         except AccessDenied as exc:
-            logger.info("Whether queue %s has a dead-letter queue can't be seen: %s", queue, exc)
+            logger.info("Cannot check whether queue %s has a dead-letter queue: %s", queue, exc)
             self._done.add(queue)
             return
         try:
@@ -127,7 +127,7 @@ class DeadQueues:
         self._done.add(queue)
 
     def make_again(self, queue: str, arn: QueueArn) -> bool:
-        """Make the dead-letter queue of *queue* again that somebody deleted; whether it was made.
+        """Recreate the dead-letter queue of *queue* that was deleted. Return True if it was.
 
         Args:
             arn: Of the one that is missing. One that *queue* did not ask for here is not ours to make.
@@ -195,7 +195,7 @@ class DeadQueues:
         return name
 
     def cannot_keep(self, queue: str, exc: AccessDenied) -> None:
-        """Do without the queue for what SNS can't deliver, because a right is missing."""
+        """Disable the undelivered queue, because a right is missing."""
         logger.warning(
             "HAKE408 Messages that SNS cannot deliver to queue %s are not kept, because %s is denied: %s",
             queue, exc.action, exc, extra=fields(queue=queue),
@@ -208,7 +208,7 @@ class DeadQueues:
         return known is not None and not exchanges <= known
 
     def has_allowed(self, queue: str, exchanges: frozenset[str]) -> None:
-        """Take note that it does."""
+        """Record that it does."""
         if self._undelivered.get(queue) is not None:
             self._undelivered[queue] = exchanges
 
@@ -239,7 +239,7 @@ class DeadQueues:
             except QueueNotFound:
                 continue
             except HakeError as exc:
-                logger.info("Queue %s is left behind: %s", name, exc)
+                logger.info("Cannot delete queue %s; it stays: %s", name, exc)
 
     # --- inside
 
@@ -270,7 +270,7 @@ class DeadQueues:
             logger.info("Queue %s will stay when queue %s is deleted: %s", name, queue, exc)
 
     def _allow(self, dead_url: QueueUrl, sources: list[QueueArn], *, is_new: bool) -> None:
-        """Let these queues in, and keep those that are in. Without a policy everybody is: no reason to shut others out
+        """Allow these queues, and keep the allowed ones. Without a policy all are allowed: do not exclude the others
         from a queue that was there before.
         """
         # "All", because not every emulator knows the attribute, and none minds that.

@@ -56,7 +56,7 @@ class Desired:
     topics: Mapping[str, TopicArn]
     #: What is being unbound: no longer in *bindings*.
     removed: frozenset[Binding] = frozenset()
-    #: Exchanges that are being deleted: whoever bound the queue to them, it gets nothing of them any more.
+    #: Exchanges that are being deleted: the queue receives nothing from them any more.
     deleted: frozenset[str] = frozenset()
     #: Exchanges whose messages all go to the lowest level, whatever their priorities.
     flat: frozenset[str] = frozenset()
@@ -94,7 +94,7 @@ def filters(
     """Filter policies to try, the narrowest first, as JSON texts; ``{}`` is none.
 
     All of them let pass what the bindings ask for, and of priorities the *share* and no other. ``[]`` where there can
-    be no filter on priorities: it would be over the limits of SNS, or lose messages of others without any attribute.
+    be no filter on priorities: it would exceed the limits of SNS, or lose foreign messages without attributes.
     """
     found: dict[str, None] = {}
     for wildcards in (True, False):

@@ -10,7 +10,7 @@ Order
     levels come first, then the lowest one: until its filter is narrowed it gets everything, and nothing is lost.
 
 What never becomes less
-    Statements of others in a policy are kept. Where a tag can't be read, or tags may show an older state
+    Foreign statements in a policy are kept. Where a tag can't be read, or tags may show an older state
     (``Desired.is_settled``), topics that the policy names stay, and a filter is only ever widened, unless all that it
     passes beyond the bindings is what is being unbound.
 
@@ -208,7 +208,7 @@ def _changes(desired: Desired, observed: Observed) -> Iterator[Change]:
 
 
 def _level(desired: Desired, observed: Observed, level: Level, shared: list[str]) -> Iterator[Change]:
-    """Let the shared exchanges send to a level, and remove what is left of others."""
+    """Allow the shared exchanges to send to a level, and remove the others."""
     policy = observed.policies.get(level.name) or ""
     for exchange in desired.exchanges:
         # The policy tells whether it was subscribed, without a call; one for the namespace does not.
@@ -260,7 +260,7 @@ def _policy(desired: Desired, observed: Observed, at: Level, exchanges: list[str
             tuple(lacking),
         )
     elif at.name in observed.overwritten:
-        yield WritePolicy(at.name, existing or "", "A write of this process dropped statements of others.")
+        yield WritePolicy(at.name, existing or "", "A write of this process dropped foreign statements.")
 
 
 def _removed(desired: Desired) -> set[str]:
@@ -350,7 +350,7 @@ def _filter_to_write(
     everything = json.dumps(share, sort_keys=True, separators=(",", ":"))
     if desired.bindings.is_partial:
         text = None if same_json(existing, everything) else everything
-        return text, "The filter may be of a binding whose tag can't be read, so it is widened."
+        return text, "The filter may belong to a binding with an unreadable tag, so it is widened."
     if desired.is_settled or _is_explained(desired, level, exchange, found):
         return wanted, "The filter is not that of the queue's bindings."
     if is_body_scope(found) or not covers(existing, wanted):

@@ -33,7 +33,7 @@ class Home:
         self._ask_again_at = float("-inf")
 
     def learn_account(self, account: str) -> None:
-        """Take note of the account that our own queues and topics are in; it saves asking STS."""
+        """Record the account of our own queues and topics, which saves asking STS."""
         if account and self._account is None:
             self._account = account
 
@@ -70,7 +70,7 @@ class Home:
         account = account or self.account()
         if account is None:
             raise ConfigurationError(
-                f"The URL of queue {name!r} can't be built, because the account is unknown: STS can't be reached. Set "
+                f"The URL of queue {name!r} cannot be built: the account is unknown, and STS cannot be reached. Set "
                 "the option account_id, or name the queue in predefined_queues."
             )
         return QueueUrl(f"{self._clients.sqs_endpoint()}/{account}/{name}")
@@ -111,5 +111,5 @@ class Home:
         except TopologyError:
             raise
         except HakeError as exc:
-            logger.info("STS does not tell the account (option account_id saves asking): %s", exc)
+            logger.info("Cannot read the account from STS (the option account_id avoids that): %s", exc)
         return None

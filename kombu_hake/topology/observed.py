@@ -51,7 +51,7 @@ class Observed:
     skipped: frozenset[str] = frozenset()
     #: Subscriptions that may not be given a dead-letter queue.
     unkept: frozenset[SubscriptionArn] = frozenset()
-    #: Logical names of queues whose policy this process replaced without statements of others that a read shows now.
+    #: Logical names of queues whose policy this process replaced without foreign statements that a read shows now.
     overwritten: frozenset[str] = frozenset()
     #: Exchanges without a topic.
     topicless: frozenset[str] = frozenset()
@@ -78,7 +78,7 @@ class Observed:
 
 @dataclass
 class _Document:
-    """A policy as this process wrote it, and what it saw of others since."""
+    """A policy as this process wrote it, and the foreign statements seen since."""
 
     written: str | None = None
     written_at: float = float("-inf")

@@ -136,7 +136,7 @@ class Queues:
     def look_for(self, spec: QueueSpec, *, physical: str | None = None) -> bool:
         """Take note of a declaration. Returns True if the queue is missing and ours to create.
 
-        Always asks AWS: somebody may have deleted it. kombu remembers by itself what it declared on a connection. Other
+        Always asks AWS: it may have been deleted. kombu remembers by itself what it declared on a connection. Other
         than with ``topology=auto``, it asks nothing.
 
         Args:
@@ -209,7 +209,7 @@ class Queues:
         return {**declared, "x-max-priority": recorded}
 
     def learn_max_priority(self, name: str, highest: int) -> None:
-        """Take note of the ``x-max-priority`` that others declared a queue with."""
+        """Record the ``x-max-priority`` with which other processes declared a queue."""
         if highest:
             self._max_priority[name] = highest
 
@@ -259,9 +259,9 @@ class Queues:
             if url not in self._retention:
                 self.policy(url)
         except TopologyError as exc:
-            logger.debug("The retention of %s can't be read: %s", url, exc)
+            logger.debug("Cannot read the retention of %s: %s", url, exc)
         except AccessDenied as exc:
-            logger.debug("The retention of %s may not be read: %s", url, exc)
+            logger.debug("Reading the retention of %s is denied: %s", url, exc)
         return self._retention.get(url) == retention_s(self._settings, is_temporary=True)
 
     def write_policy(self, url: QueueUrl, policy: str) -> None:
@@ -301,7 +301,7 @@ class Queues:
         try:
             self._clients.sqs("delete_queue", QueueUrl=self.url(name))
         except QueueNotFound:
-            logger.debug("Queue %s was gone before it could be deleted.", name)
+            logger.debug("Queue %s no longer existed when it was to be deleted.", name)
         self.forget(name)
         self._specs.pop(name, None)
         self._physical.pop(name, None)
@@ -393,7 +393,7 @@ class Queues:
         usual = created_attributes(self._settings, spec.name, is_temporary=bool(spec.kind))
         attributes = {**further, **usual}
         params: dict[str, Any] = {"QueueName": physical, "Attributes": attributes}
-        if is_ours_alone:  # a crash between creating and tagging would leave a queue that is nobody's
+        if is_ours_alone:  # a crash between creating and tagging would leave a queue without an owner
             params["tags"] = own_tags(self._settings) | dict(tags)
         deadline = time.monotonic() + patience_s
         attempt = 0
@@ -427,8 +427,8 @@ class Queues:
         """
         try:
             self._clients.sqs("tag_queue", QueueUrl=url, Tags=dict(tags))
-        except (AccessDenied, QueueNotFound) as exc:  # not found: somebody deleted it in this moment
-            logger.info("%s has no tags that say who made it: %s", url, exc)
+        except (AccessDenied, QueueNotFound) as exc:  # not found: deleted at this moment
+            logger.info("Cannot tag the owner of %s: %s", url, exc)
 
     def _pause(self, exc: TopologyError | BrokerUnavailable, name: str, attempt: int, deadline: float) -> int:
         wait = backoff_s(attempt, first_s=0.5)

@@ -1,4 +1,4 @@
-"""Deleting queues and exchanges so that nothing of ours stays behind, and nothing of others is touched."""
+"""Delete queues and exchanges completely, without touching foreign resources."""
 
 from __future__ import annotations
 

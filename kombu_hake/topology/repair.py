@@ -1,4 +1,4 @@
-"""Makes again what somebody removed under this process: queues with their bindings, subscriptions, topics."""
+"""Recreate what was removed from outside: queues with their bindings, subscriptions, topics."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Repairer:
         self._chores = chores
         self._topology = topology
         self._reconciler = reconciler
-        #: Queues that were made again, until they are bound again too.
+        #: Queues that were recreated, until they are bound again too.
         self._unbound: dict[str, BindingSet] = {}
         self._flights = SingleFlight()
         #: What was logged, so that a fight with another tool does not fill the log.
@@ -115,7 +115,7 @@ class Repairer:
         return True
 
     def make_again(self, queue: str) -> QueueUrl | None:
-        """Declare a queue again that somebody deleted, bindings included; None if this process never declared it."""
+        """Recreate a deleted queue with its bindings; None if this process never declared it."""
         topology, queues = self._topology, self._topology.queues
         with self._flights(queue):
             known = self._unbound.get(queue) or self._knowledge.known(queue)
@@ -161,7 +161,7 @@ class Repairer:
                 self._chores.after(_AGAIN_S, ("declare", queue), lambda: self._make(queue))
 
     def check_bindings(self, queue: str) -> None:
-        """Compare the queue's policy and subscriptions with its bindings, and mend what somebody changed or removed.
+        """Compare the queue's policy and subscriptions with its bindings, and repair what was changed or removed.
 
         With a subscription or a topic that is gone, a queue just falls silent: neither SNS nor SQS tells its consumers.
         """
@@ -183,14 +183,14 @@ class Repairer:
                     queue, " ".join(reasons), extra=fields(queue=queue),
                 )  # fmt: skip
             else:
-                logger.info("Queue %s was mended again. %s", queue, " ".join(reasons))
+                logger.info("Queue %s was repaired again. %s", queue, " ".join(reasons))
 
     def forget(self, queue: str) -> None:
         """The queue was deleted by its user."""
         self._unbound.pop(queue, None)
 
     def _bind_again(self, queue: str) -> None:
-        """Bind a queue that was made again as it was bound before; what fails is not forgotten."""
+        """Restore the bindings of a recreated queue; those that fail are kept for the next try."""
         known = self._unbound.get(queue, BindingSet())
         for binding in sorted(known.bindings):
             self._topology.bind(queue, binding)

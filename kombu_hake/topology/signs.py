@@ -1,4 +1,4 @@
-"""Signs of life: reads and writes the tags of :mod:`kombu_hake.amqp.ownership` for this process. No thread of its
+"""Heartbeats: reads and writes the tags of :mod:`kombu_hake.amqp.ownership` for this process. No thread of its
 own.
 """
 
@@ -79,7 +79,7 @@ class Signs:
         return tags | self._promise(self.name) if owned else tags
 
     def created(self, url: QueueUrl, kind: Kind) -> None:
-        """Take note of a queue that was created just now, with :meth:`at_creation`."""
+        """Record a queue that was just created with :meth:`at_creation`."""
         self.forget(url)
         self._kinds.get(url, lambda: kind)
         self._touched[url] = self._clock()
@@ -125,7 +125,7 @@ class Signs:
         self._permanent.add(url)
 
     def touch(self, url: QueueUrl, declared: Kind | None) -> None:
-        """Somebody declared a queue, or got a message from it: that counts for one that expires. A request a minute."""
+        """Record a declare or a get, which counts as use of a queue that expires. One request per minute."""
         now = self._clock()
         if now - self._touched.get(url, float("-inf")) < self._timings.touch_s:
             return
@@ -140,7 +140,7 @@ class Signs:
         except QueueNotFound:
             self.forget(url)
         except HakeError as exc:
-            logger.info("Use of queue %s could not be written down: %s", url, exc)
+            logger.info("Cannot record the use of queue %s: %s", url, exc)
 
     def enter(self, url: QueueUrl) -> str:
         """Write a first promise for a queue that others use too, and remove those of the dead.
@@ -172,7 +172,7 @@ class Signs:
         try:
             self._clients.sqs("tag_queue", QueueUrl=url, Tags=tags)
         except HakeError as exc:
-            logger.info("That queue %s was left could not be written down: %s", url, exc)
+            logger.info("Cannot record that queue %s was left: %s", url, exc)
 
     def has_others(self, url: QueueUrl) -> bool:
         """Whether another process uses the queue.
@@ -192,7 +192,7 @@ class Signs:
         try:
             self._clients.sqs("untag_queue", QueueUrl=url, TagKeys=[ownership.CONDEMNED_TAG])
         except HakeError as exc:
-            logger.info("The note of a janitor stays at queue %s: %s", url, exc)
+            logger.info("Cannot remove the note of a janitor from queue %s: %s", url, exc)
 
     def tags(self, url: QueueUrl) -> dict[str, str]:
         """All tags of a queue, as AWS has them now."""
@@ -213,7 +213,7 @@ class Signs:
                 self._withdraw_proof(url)
             self._clients.sqs("tag_queue", QueueUrl=url, Tags=ownership.kind_tag(declared))
         except HakeError as exc:
-            logger.info("Whether queue %s is temporary can't be changed: %s", url, exc)
+            logger.info("Cannot change whether queue %s is temporary: %s", url, exc)
 
     def _read_kind(self, url: QueueUrl, declared: Kind | None) -> Kind | None:
         try:
@@ -221,7 +221,7 @@ class Signs:
         except BrokerUnavailable:
             raise  # no answer, so nothing to remember
         except HakeError as exc:
-            logger.info("Whether queue %s is temporary can't be told: %s", url, exc)
+            logger.info("Cannot read whether queue %s is temporary: %s", url, exc)
             return None
         found = ownership.read(tags)
         if found is None or declared is None:
@@ -235,7 +235,7 @@ class Signs:
         try:
             self._clients.sqs("set_queue_attributes", QueueUrl=url, Attributes=attributes)
         except AccessDenied as exc:
-            logger.info("The retention of queue %s stays that of a temporary queue: %s", url, exc)
+            logger.info("Queue %s keeps the retention of a temporary queue: %s", url, exc)
 
     def _promise(self, name: str) -> dict[str, str]:
         return ownership.user_tag(name, self.now_s(), self.limit_s, whoami())

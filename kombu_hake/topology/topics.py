@@ -29,7 +29,7 @@ from kombu_hake.topology.spec import own_tags
 __all__ = ["Topics"]
 
 logger = guarded(logging.getLogger(__name__))
-#: How long "nobody subscribes" is believed: a new subscriber of events waits at most this long.
+#: How long a count of no subscribers is valid: a new subscriber of events waits at most this long.
 _SUBSCRIBERS_TTL_S = 60.0
 #: What AWS answers while another request changes the tags of a topic; it passes.
 _TAGS_IN_USE = ("ConcurrentAccess", "StaleTag")
@@ -101,7 +101,7 @@ class Topics:
             except BrokerUnavailable as exc:
                 if not any(code in str(exc) for code in _TAGS_IN_USE) or attempt == _TAG_TRIES - 1:
                     raise
-                logger.info("Topic %s can't be tagged yet, trying again: %s", params["Name"], exc)
+                logger.info("Cannot tag topic %s yet; retrying: %s", params["Name"], exc)
                 time.sleep(backoff_s(attempt, first_s=0.1, most_s=1.0))
         raise AssertionError("unreachable")
 
@@ -226,7 +226,7 @@ class Topics:
         self._subscribers.forget(exchange)
 
     def is_gone(self, exchange: str) -> None:
-        """Take note that AWS said so to a publish: believed for as long as a count of subscribers is."""
+        """Record that a publish found no topic; valid for as long as a count of subscribers."""
         self._subscribers.forget(exchange)
         self._subscribers.get(exchange, lambda: 0)
 
@@ -238,19 +238,19 @@ class Topics:
         except TopicNotFound:
             return 0
         except AccessDenied as exc:
-            logger.debug("The subscriptions of exchange %s can't be counted: %s", exchange, exc)
+            logger.debug("Cannot count the subscriptions of exchange %s: %s", exchange, exc)
             return None
         confirmed, pending = (int(attributes.get(f"Subscriptions{kind}", 0)) for kind in ("Confirmed", "Pending"))
         return confirmed + pending or self._list_if_any(exchange)
 
     def _list_if_any(self, exchange: str) -> int | None:
-        """The counts of a topic may lag behind; before "nobody" is believed, a list is asked for."""
+        """The counts of a topic may lag: a count of zero is checked with a list."""
         try:
             return 1 if next(self.subscriptions(exchange), None) else 0
         except TopicNotFound:
             return 0
         except AccessDenied as exc:
-            logger.debug("The subscriptions of exchange %s can't be listed: %s", exchange, exc)
+            logger.debug("Cannot list the subscriptions of exchange %s: %s", exchange, exc)
             return None
 
     def _built_arn(self, exchange: str) -> TopicArn | None:
@@ -269,7 +269,7 @@ class Topics:
             )
         return (
             f"Exchange {exchange!r} has no topic ({known or self._settings.namer.topic(exchange)}), and "
-            f"topology={self._settings.topology} makes none: create it, correct the namespace, region or account_id, "
+            f"topology={self._settings.topology} creates none: create it, correct the namespace, region or account_id, "
             "or use topology=auto."
         )
 
@@ -277,7 +277,7 @@ class Topics:
         try:
             answer = self._clients.sns("list_tags_for_resource", ResourceArn=self.arn(exchange))
         except (TopicNotFound, AccessDenied) as exc:
-            logger.debug("The type of exchange %s can't be read: %s", exchange, exc)
+            logger.debug("Cannot read the type of exchange %s: %s", exchange, exc)
             return None
         found = next((tag["Value"] for tag in answer.get("Tags") or () if tag["Key"] == TYPE_TAG), None)
         return found if found in get_args(ExchangeType) else None

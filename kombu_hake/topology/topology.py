@@ -125,7 +125,7 @@ class Topology:
     # --- exchanges
 
     def declare_exchange(self, exchange: str, exchange_type: ExchangeType) -> None:
-        """Take note of an exchange's type. Its topic is made by the first binding or publish.
+        """Record an exchange's type. Its topic is created by the first binding or publish.
 
         Raises:
             DeclarationMismatch: this process declared it with another type, or saw that another one did.
@@ -133,7 +133,7 @@ class Topology:
         known = self.topics.seen_type(exchange) or self._types.setdefault(exchange, exchange_type)
         if known != exchange_type:
             raise DeclarationMismatch(
-                f"Exchange {exchange!r} was declared as {known} and can't become {exchange_type}: delete it first, or "
+                f"Exchange {exchange!r} was declared as {known} and cannot become {exchange_type}: delete it first, or "
                 "use another name."
             )
         self._types[exchange] = exchange_type
@@ -143,7 +143,7 @@ class Topology:
         return self._types.get(exchange)
 
     def bound_type(self, exchange: str) -> ExchangeType:
-        """The type for a binding: as declared here, else as whoever made the topic says, else direct."""
+        """The type for a binding: as declared here, else as recorded at the topic, else direct."""
         declared = self._types.get(exchange)
         if declared is not None or not exchange or exchange == PRIVATE_EXCHANGE or is_reply_exchange(exchange):
             return declared or "direct"
@@ -158,7 +158,7 @@ class Topology:
         return self._denied.get(exchange)
 
     def give_up(self, exchange: str, exc: AccessDenied) -> None:
-        """Do without an exchange whose topic may not be used, and say so once."""
+        """Disable an exchange whose topic is denied, and log that once."""
         if exchange in self._denied:
             return
         is_first = not any(map(self._settings.is_best_effort, self._denied))
@@ -176,17 +176,17 @@ class Topology:
                 exc.action, exchange, exc, extra=fields(exchange=exchange),
             )  # fmt: skip
         else:
-            logger.info("Exchange %s is off, because %s is denied.", exchange, exc.action)
+            logger.info("Exchange %s is disabled, because %s is denied.", exchange, exc.action)
 
     def gives_up(self, exchange: str, exc: AccessDenied) -> bool:
-        """Give an exchange up if the user can do without it; whether that is so."""
+        """Disable an exchange if it is best effort. Return True if it is."""
         if not self._settings.is_best_effort(exchange):
             return False
         self.give_up(exchange, exc)
         return True
 
     def can_do_without(self, exchange: str) -> bool:
-        """Whether to do without a temporary queue fed by this exchange, where none can be made; says so once."""
+        """Return True if a temporary queue of this exchange, which cannot be created, is best effort. Logs once."""
         if not self._settings.is_best_effort(exchange):
             return False
         if not self._has_warned:
@@ -277,7 +277,7 @@ class Topology:
         return {"Policy": policy} if policy else {}
 
     def incarnation(self, queue: str) -> str:
-        """A name in AWS for a queue that nobody else has had, or will have."""
+        """A unique AWS name for a queue, never used before or again."""
         return self._settings.namer.incarnation(queue)
 
     def is_managed(self, queue: str) -> bool:
@@ -323,7 +323,7 @@ class Topology:
         except AccessDenied as exc:
             is_dispensable = self._settings.is_best_effort(binding.exchange) or binding.exchange_type == "direct"
             if self._seems_bound(queue, binding):
-                logger.info("Queue %s is taken as bound to %s: %s", queue, binding.exchange, exc)
+                logger.info("Assuming that queue %s is bound to %s: %s", queue, binding.exchange, exc)
                 self._note(queue, binding)
             elif exc.action.startswith("sns:") and is_dispensable:
                 self.give_up(binding.exchange, exc)
@@ -360,11 +360,11 @@ class Topology:
         return self._knowledge.understood(queue, url, self._reader.tags(url))
 
     def make_again(self, queue: str) -> QueueUrl | None:
-        """Declare a queue again that somebody deleted, bindings included; None if this process never declared it."""
+        """Recreate a deleted queue with its bindings; None if this process never declared it."""
         return self._repairer.make_again(queue)
 
     def check_bindings(self, queue: str) -> None:
-        """Look whether the queue's subscriptions are still there, and make again those that somebody removed."""
+        """Check whether the queue's subscriptions still exist, and recreate those that were removed."""
         if self.makes and not self._is_foreign(queue):
             self._repairer.check_bindings(queue)
 
@@ -406,7 +406,7 @@ class Topology:
         self._reconciler.forget(queue)
 
     def delete_queue(self, queue: str) -> None:
-        """Delete a queue and its subscriptions; a queue that is gone is fine. One that others made is left alone."""
+        """Delete a queue and its subscriptions; a missing queue is fine. Foreign queues are left alone."""
         if not self.makes or self.queues.is_predefined(queue):
             logger.info("Queue %s is not ours to delete (topology=%s).", queue, self._settings.topology)
             return
@@ -464,7 +464,7 @@ class Topology:
         return bool(owner) and owner != (self.home.account() or owner)
 
     def _bind_foreign(self, queue: str, binding: Binding) -> None:
-        """Take a binding as made where the queue lets the topic in; SNS and SQS let nobody but its owner make it."""
+        """Assume a binding if the queue's policy allows the topic: SNS and SQS let only its owner create it."""
         if not self._seems_bound(queue, binding):
             raise TopologyError(
                 f"Queue {queue!r} ({self._settings.predefined_queue(queue)}) is another account's, and its policy "

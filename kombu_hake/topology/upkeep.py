@@ -121,7 +121,7 @@ class Upkeep:
                 self._heal(url)
 
     def _heal(self, url: QueueUrl) -> None:
-        """Make a queue permanent that was temporary once, and record bindings whose tags somebody removed."""
+        """Make a queue permanent that was temporary once, and record bindings whose tags were removed."""
         queue = self._queues.name_of(url)
         spec = self._queues.spec(queue) if queue is not None else None
         if queue is None or spec is None:

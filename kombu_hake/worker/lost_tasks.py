@@ -1,6 +1,6 @@
 """What becomes of a Celery task whose lease is lost; in the consuming thread of a worker's main process.
 
-Its message comes, or came, again: whoever gets it will run the task. So one that this worker has not started is
+Its message is, or was, redelivered: its receiver runs the task. So one that this worker has not started is
 dropped, which loses nothing and spares a run. One that runs is told of by a signal, and ended where
 ``on_lost_lease=terminate`` asks for it. Neither is acknowledged, rejected or given a result: all that is the business
 of the run that comes.
@@ -21,7 +21,7 @@ from kombu_hake.worker.state import consumer_of_worker, is_unstarted, refuse_to_
 __all__ = ["on_lost"]
 
 logger = guarded(logging.getLogger(__name__))
-#: Nobody else will run the task, or it is not certain that somebody will: it must not be ended.
+#: No other worker will run the task, or it is not certain that one will: it must not be terminated.
 _LAST_RUN = (Why.GONE, Why.ACK_FAILED)
 
 

@@ -21,7 +21,7 @@ _consumers: list[weakref.ref[Any]] = []
 
 
 def remember(consumer: Any) -> None:
-    """Take note of the worker's consumer (``celery/worker/consumer/consumer.py``); it has the pool."""
+    """Record the worker's consumer (``celery/worker/consumer/consumer.py``); it has the pool."""
     _consumers[:] = [weakref.ref(consumer)]
 
 

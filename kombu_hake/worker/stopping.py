@@ -68,7 +68,7 @@ def _before(then: Callable[[], Any] | None, first: Callable[[], None]) -> Callab
 
 def _keeping(apply: Callable[..., Any]) -> Callable[..., Any]:
     """What hands a task to the thread pool, so that it can be taken back from there: Celery's request knows the result
-    by a weak reference, and nobody else holds it (``celery/concurrency/thread.py``).
+    by a weak reference, and nothing else refers to it (``celery/concurrency/thread.py``).
     """
 
     def on_apply(*args: Any, **kwargs: Any) -> Any:
@@ -108,7 +108,7 @@ class _Bell:
 
 
 def _give_back(consumer: Any, *, with_unstarted: bool) -> None:
-    """Give back what is buffered, and what Celery has not started. Never raises: who calls it must go on ending."""
+    """Give back what is buffered, and what Celery has not started. Never raises: the shutdown must continue."""
     try:
         channel = getattr(consumer.task_consumer, "channel", None)
         if channel is not None and getattr(channel, "connection", None) is not None:

@@ -79,7 +79,7 @@ def test_verify_lists_what_is_missing(made: Emulator) -> None:
             channel.basic_consume("email")
     faults = caught.value.faults
     assert len(faults) == 3, faults
-    assert "does not let" in faults[0]
+    assert "does not allow" in faults[0]
     assert "'logins' has no topic" in faults[1]
     assert "no queue 'sms'" in faults[2]
 

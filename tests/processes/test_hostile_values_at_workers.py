@@ -101,7 +101,7 @@ def test_a_command_can_not_have_its_answer_sent_to_another_queue(on_stage: Stage
     with operator(on_stage) as app:
         with app.connection_for_write() as connection:
             connection.Producer().publish(command, exchange=MAILBOX, routing_key="")
-        wait_until(lambda: "no reply queue of its mailbox" in worker.log, lambda: worker.log[-2000:])
+        wait_until(lambda: "not a reply queue of its mailbox" in worker.log, lambda: worker.log[-2000:])
         wait_until(lambda: app.control.ping(timeout=3), "the answer to a command that is right")
     assert unfinished(aws, "inventory") == (0, 0)
     assert "elsewhere" not in topics(aws)

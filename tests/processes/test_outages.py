@@ -89,7 +89,7 @@ def test_what_somebody_removes_under_a_running_worker_is_made_again_loudly(
     on_stage.python("-m", "apps.publish", "handle", "--exchange", "orders", "--keys", "before")
     on_stage.runs.wait_for(1, number="before")
     remove(aws)  # type: ignore[operator]
-    wait_until(lambda: "made again" in worker.log, lambda: worker.log[-2000:])
+    wait_until(lambda: "recreated" in worker.log, lambda: worker.log[-2000:])
     on_stage.python("-m", "apps.publish", "handle", "--exchange", "orders", "--keys", "after")
     on_stage.runs.wait_for(1, number="after")
     worker.stop()

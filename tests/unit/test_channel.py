@@ -547,7 +547,7 @@ def test_declaring_answers_with_the_name_and_no_counts(channel: Channel) -> None
 def test_an_exchange_that_may_be_in_use_is_not_deleted_if_unused(fake: FakeClients, channel: Channel) -> None:
     fake.sns("create_topic", Name="x")
     fake.deny("sns:GetTopicAttributes")
-    with pytest.raises(DeclarationMismatch, match="can't be read"):
+    with pytest.raises(DeclarationMismatch, match="cannot be read"):
         channel.exchange_delete("x", if_unused=True)
     fake.allow("sns:GetTopicAttributes")
     fake.fail("get_topic_attributes", BrokerUnavailable("x"))

@@ -58,7 +58,7 @@ def test_it_says_what_it_would_remove_and_then_removes_it(fake: FakeClients, app
     assert set(fake.queues.by_name) == {dead, alive}
     done = run(app, "--json")
     assert done.exit_code == 0
-    assert "1 seem to be left behind. They are looked at again in 200 s" in done.output
+    assert "1 seem to be abandoned. They are checked again in 200 s" in done.output
     found = json.loads(done.output[done.output.index("{") :])
     assert {one["name"]: one["state"] for one in found["queues"]} == {dead: "removed", alive: "used"}
     assert set(fake.queues.by_name) == {alive}

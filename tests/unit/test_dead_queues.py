@@ -257,7 +257,7 @@ def test_assume_asks_nothing_and_verify_tells_what_is_missing(fake: FakeClients)
     verifying.verify()
     verifying = made(fake, topology="verify")
     verifying.declare_queue(QueueSpec("q", arguments=ASKED))
-    with pytest.raises(TopologyIncomplete, match=r"'q' is to have the dead-letter queue 'q-dead' .* of 20"):
+    with pytest.raises(TopologyIncomplete, match=r"'q' should have the dead-letter queue 'q-dead', .* of 20"):
         verifying.verify()
     assert list(fake.queues.by_name) == ["q"]
 

@@ -527,7 +527,7 @@ def test_a_deleted_queue_is_another_reason_than_a_second_delivery(
     fake.sqs("delete_queue", QueueUrl=queue.url)
     clock.advance(VISIBILITY_S / 2)
     eventually(lambda: news == [(lease, Why.GONE)])
-    assert "nobody else will get it" in caplog.text
+    assert "it will not be redelivered" in caplog.text
 
 
 def test_a_lapsed_lease_ends_with_the_twelve_hours(

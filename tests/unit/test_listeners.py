@@ -101,7 +101,7 @@ def test_where_the_count_may_not_be_read_there_is_somebody(bench: Bench) -> None
 def test_what_aws_says_to_a_publish_is_believed(bench: Bench) -> None:
     bench.count = 1
     assert bench.heartbeat()
-    bench.listeners.nobody("celeryev")
+    bench.listeners.none_listens("celeryev")
     assert not bench.heartbeat()
     assert bench.asked == 1
 
@@ -149,6 +149,6 @@ def test_a_topic_that_does_not_exist_yet_is_tried_every_few_seconds_at_the_start
         bench.clock.advance(HEARTBEAT_S)
         if bench.heartbeat():
             tried += 1
-            bench.listeners.nobody("celeryev")
+            bench.listeners.none_listens("celeryev")
     assert 15 <= tried <= 25
     assert bench.asked <= 10

@@ -147,7 +147,7 @@ def test_a_namespace_that_could_be_mistaken_is_refused(namespace: str) -> None:
 
 @pytest.mark.parametrize("name", ["", None])
 def test_an_empty_name_is_refused(name: str) -> None:
-    with pytest.raises(InvalidName, match="empty name"):
+    with pytest.raises(InvalidName, match="cannot be empty"):
         Namer().queue(name)
 
 

@@ -109,9 +109,11 @@ def test_where_there_is_no_dead_letter_queue_a_warning_says_what_was_deleted(
     message = get(channel)
     message.reject()
     gone(fake)
-    [line] = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    assert message.properties["message_id"] in line
-    assert "was deleted: the queue has no dead-letter queue" in line
+    [record] = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert message.properties["message_id"] in record.getMessage()
+    assert "was deleted: the queue has no dead-letter queue" in record.getMessage()
+    fields = {name: record.__dict__.get(name) for name in ("hake_id", "queue", "message_id")}
+    assert fields == {"hake_id": "HAKE412", "queue": "q", "message_id": message.properties["message_id"]}
 
 
 def test_what_cannot_be_sent_stays_and_does_not_come_at_once(

@@ -62,7 +62,7 @@ def test_golden(path: Path) -> None:
 )
 def test_a_policy_that_cannot_be_read_is_not_written_over(existing: str) -> None:
     for topics in ([TOPIC], []):
-        with pytest.raises(PolicyUnreadable, match="left as it is"):
+        with pytest.raises(PolicyUnreadable, match="left unchanged"):
             queue_policy(existing, QUEUE, topics)
     with pytest.raises(PolicyUnreadable):
         namespace_policy(existing, QUEUE, TOPIC)

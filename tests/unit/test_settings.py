@@ -421,8 +421,8 @@ def test_a_wrong_value_is_named_with_what_it_must_be(options: dict[str, Any], pa
 @pytest.mark.parametrize(
     ("url", "part"),
     [
-        (f"hake://{KEY}@", "without a secret"),
-        (f"hake://:{SECRET}@", "without a secret"),
+        (f"hake://{KEY}@", "only one of access key and secret key"),
+        (f"hake://:{SECRET}@", "only one of access key and secret key"),
         (f"hake://?session_token={TOKEN}", "session_token needs"),
         (f"hake://{KEY}:{SECRET}@?profile=p", "not both"),
         ("hake://localhost?endpoint_url=http://x", "not both"),

@@ -491,7 +491,7 @@ def test_with_direct_exchanges_as_topics_the_own_exchange_is_one(fake: FakeClien
 def test_an_exchange_has_one_type(topology: Topology) -> None:
     topology.declare_exchange("x", "fanout")
     topology.declare_exchange("x", "fanout")
-    with pytest.raises(DeclarationMismatch, match="declared as fanout and can't become topic"):
+    with pytest.raises(DeclarationMismatch, match="declared as fanout and cannot become topic"):
         topology.declare_exchange("x", "topic")
     topology.delete_exchange("x")
     topology.declare_exchange("x", "topic")

@@ -107,7 +107,7 @@ def test_verify_lists_everything_in_one_error(fake: FakeClients) -> None:
     expected = (
         "'dead'|:dead, which does not exist",
         "alias/aws/sqs",
-        "policy of queue 'email' does not let",
+        "policy of queue 'email' does not allow",
         "no raw message delivery",
         "Exchange 'invoices' has no topic",
         "'sms' is not subscribed to exchange 'orders'",
@@ -144,7 +144,7 @@ def test_what_may_not_be_read_is_no_fault(made: FakeClients, caplog: pytest.LogC
 def test_verify_makes_no_topic_on_publish(fake: FakeClients) -> None:
     with (
         connected(fake, topology="verify", unroutable="ignore") as connection,
-        pytest.raises(TopicNotFound, match="topology=verify makes none"),
+        pytest.raises(TopicNotFound, match="topology=verify creates none"),
     ):
         Producer(connection).publish("hello", exchange="orders", routing_key="x")
     assert not fake.count("create_topic")
@@ -251,7 +251,7 @@ def test_any_other_temporary_queue_is_refused(mode: str, fake: FakeClients) -> N
     with connected(fake, topology=mode) as connection:
         channel = connection.default_channel
         Queue("results", Exchange(""), exclusive=True)(channel).declare()
-        with pytest.raises(TopologyError, match="only topology=auto makes queues"):
+        with pytest.raises(TopologyError, match="that needs topology=auto"):
             channel.temporaries.create()
         channel.temporaries.create()  # said once
 
