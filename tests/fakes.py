@@ -32,6 +32,7 @@ from kombu_hake.aws.error_table import error_for, error_from_answer, foreign_ans
 from kombu_hake.config.settings import Settings, load, split_url
 from kombu_hake.exceptions import BrokerUnavailable, HakeError
 from kombu_hake.temporary.presence import Presence
+from kombu_hake.topology.chores import Chores
 
 __all__ = [
     "ACCOUNT",
@@ -361,3 +362,10 @@ def connected(
             yield connection
         finally:
             fake.end()
+
+
+def manual_chores(clock: Callable[[], float]) -> Chores:
+    """Chores without a thread: the test does what is due, by ``work()``."""
+    chores = Chores(clock)
+    chores._background.stop(0.0)
+    return chores

@@ -48,7 +48,7 @@ from urllib.parse import parse_qsl, quote, urlencode
 from xml.sax.saxutils import escape
 
 from fake_aws import QUICK, SIGNATURE_FAILURES, SLOW, AwsError, RunningClock, Timings
-from fakes import ACCOUNT, FakeClients
+from fakes import ACCOUNT, FakeClients, manual_chores
 
 from kombu_hake.config import Settings
 from kombu_hake.topology import Topology
@@ -157,7 +157,7 @@ class StandIn:
         """
 
         def topology(clients: Any, settings: Settings) -> Topology:
-            chores = Chores(self.clock, lambda work, name: None)
+            chores = manual_chores(self.clock)
             self._chores.append(chores)
             return Topology(clients, settings, clock=self.clock, chores=chores)
 

@@ -5,13 +5,12 @@ from dataclasses import replace
 
 import pytest
 from fake_aws import QUICK, SLOW
-from fakes import FakeClients, FakeClock, make_presence, make_settings
+from fakes import FakeClients, FakeClock, make_presence, make_settings, manual_chores
 from support.virtual_time import VirtualClients, VirtualTime
 
 from kombu_hake.amqp.bindings import Binding
 from kombu_hake.temporary.temporaries import Temporaries
-from kombu_hake.topology.chores import Chores
-from kombu_hake.topology.queues import QueueSpec
+from kombu_hake.topology.spec import QueueSpec
 from kombu_hake.topology.timings import Timings
 from kombu_hake.topology.topology import Topology
 
@@ -34,7 +33,7 @@ class Fleet:
     def work(self, number: int, started_at: float) -> None:
         """One worker, until it has declared everything."""
         clients = VirtualClients(self._fake, self._virtual, LATENCY_S)
-        chores = Chores(self._fake.clock, lambda work, name: None)
+        chores = manual_chores(self._fake.clock)
         topology = Topology(clients, make_settings("hake://"), Timings(), self._fake.clock, chores)  # type: ignore[arg-type]
         for index in range(self._queues):
             topology.declare_exchange(f"events-{index}", "topic")
