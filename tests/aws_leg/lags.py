@@ -12,7 +12,7 @@ from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-__all__ = ["STEADY", "Lag", "Probe", "Rate", "Seen", "judged", "new_since", "pause_s"]
+__all__ = ["STEADY", "Lag", "Probe", "Rate", "Seen", "judged", "new_since", "pause_after_s"]
 
 #: AWS answers from several hosts, and an old one may follow a new one: so many looks in a row must be new.
 STEADY = 5
@@ -68,7 +68,7 @@ def judged(
     ]
 
 
-def pause_s(elapsed_s: float) -> float:
+def pause_after_s(elapsed_s: float) -> float:
     """How long to wait between two looks, so long after the change."""
     return max(_SHORTEST_PAUSE_S, elapsed_s * _PAUSE_SHARE)
 

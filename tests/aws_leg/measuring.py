@@ -17,7 +17,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 from fake_aws import SLOW
 
-from aws_leg.lags import Lag, Probe, Rate, Seen, judged, new_since, pause_s
+from aws_leg.lags import Lag, Probe, Rate, Seen, judged, new_since, pause_after_s
 from kombu_hake.topology import Timings
 
 __all__ = ["ALL_NEW", "LAGS_OF_TOPOLOGY", "LATENCY_SAMPLES", "SAMPLES", "Measurements"]
@@ -159,11 +159,10 @@ class Measurements:
                 if _is_throttled(exc):
                     return None
                 raise
-            finally:
-                self._sleep(_TAG_PAUSE_S)
             return bool(answer.get("Tags", {}).get("hakeleg") == "new")
 
-        return self._by_reads("tag of a queue is read", write, is_new, assumed_s=Timings().tags_s)
+        what, assumed_s = "tag of a queue is read", Timings().tags_s
+        return self._by_reads(what, write, is_new, assumed_s=assumed_s, pause_s=_TAG_PAUSE_S)
 
     def _subscriptions(self, topic: str) -> Iterator[Lag]:
         """Of queues whose policies are known to let the topic in."""
@@ -235,6 +234,7 @@ class Measurements:
         *,
         assumed_s: float,
         queues: list[_Queue] | None = None,
+        pause_s: float = 0.0,
     ) -> Lag:
         queues = self._queues if queues is None else queues
         started: list[float] = []
@@ -243,6 +243,7 @@ class Measurements:
         def look_at(number: int) -> float | None:
             is_new = look(queues[number])
             seen[number].append(Seen(self._clock(), is_new))
+            self._sleep(pause_s)
             return new_since(seen[number])
 
         for number, queue in enumerate(queues):
@@ -294,7 +295,7 @@ class Measurements:
                 if since is not None:
                     found[number] = since - started[number]
             if len(found) < len(started):
-                self._sleep(pause_s(elapsed_s))
+                self._sleep(pause_after_s(elapsed_s))
         samples = tuple(found[number] for number in sorted(found))
         return self._told(Lag(what, samples, len(started) - len(found), limit_s, assumed_s))
 

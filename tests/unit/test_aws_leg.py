@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from aws_leg import plan, report
 from aws_leg.account import VARIABLE, Account, is_on_loopback
-from aws_leg.lags import STEADY, Lag, Probe, Rate, Seen, judged, new_since, pause_s
+from aws_leg.lags import STEADY, Lag, Probe, Rate, Seen, judged, new_since, pause_after_s
 from aws_leg.measuring import ALL_NEW, SAMPLES, Measurements
 from aws_leg.removal import Removed, belongs, is_run, new_run, remove
 from botocore.exceptions import ClientError
@@ -203,7 +203,7 @@ class TestSeen:
         assert [look.is_new for look in seen] == [lost, arrived, young]
 
     def test_pauses_grow_with_what_has_passed(self) -> None:
-        assert pause_s(0) == pause_s(5) < pause_s(100) < pause_s(1_000)
+        assert pause_after_s(0) == pause_after_s(5) < pause_after_s(100) < pause_after_s(1_000)
 
 
 class TestTable:
@@ -287,6 +287,7 @@ class TestMeasuring:
         found, _ = self.measured(QUICK)
         assert {what: lag.missed for what, lag in found.items() if lag.missed} == {}
         assert max(lag.worst_s or 0.0 for lag in found.values()) < 1.0
+        assert {found[what].worst_s for what in found if what.endswith("is read")} == {0.0}
 
     def test_what_does_not_come_is_given_up(self) -> None:
         clock = FakeClock()
