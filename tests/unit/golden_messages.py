@@ -43,7 +43,7 @@ from kombu_hake.publish.routes import QueueTarget, Routes
 from kombu_hake.receive.dead_letters import DeadLetters
 from kombu_hake.receive.delivery import Delivery, Lease
 from kombu_hake.receive.messages import to_message
-from kombu_hake.topology.queues import QueueSpec
+from kombu_hake.topology.spec import QueueSpec
 from kombu_hake.topology.topology import Topology
 
 __all__ = ["FOLDER", "NOW_S", "plain", "read", "typed", "write"]

@@ -18,7 +18,7 @@ from kombu_hake.publish.advice import Advice
 from kombu_hake.publish.dispatch import Dispatcher
 from kombu_hake.publish.publisher import Publisher
 from kombu_hake.publish.routes import Routes
-from kombu_hake.topology.queues import QueueSpec
+from kombu_hake.topology.spec import QueueSpec
 from kombu_hake.topology.topology import Topology
 
 

@@ -14,7 +14,7 @@ from kombu_hake.amqp.naming import Namer
 from kombu_hake.cli import janitor as cli_janitor
 from kombu_hake.cli.main import hake
 from kombu_hake.temporary.temporaries import Temporaries
-from kombu_hake.topology.queues import QueueSpec
+from kombu_hake.topology.spec import QueueSpec
 from kombu_hake.topology.topology import Topology
 
 

@@ -12,7 +12,7 @@ from kombu import Exchange, Producer, Queue
 from kombu_hake.amqp.bindings import Binding, from_tags, to_tags
 from kombu_hake.amqp.policy import allows
 from kombu_hake.exceptions import AccessDenied, TopologyError
-from kombu_hake.topology.queues import QueueSpec
+from kombu_hake.topology.spec import QueueSpec
 from kombu_hake.topology.topology import Topology
 
 PLACED, PAID, SENT = (Binding("orders", "topic", key) for key in ("order.placed", "order.paid", "order.sent"))

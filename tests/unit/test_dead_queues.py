@@ -21,8 +21,7 @@ from kombu_hake.exceptions import (
     TopologyIncomplete,
 )
 from kombu_hake.receive.dead_letters import DeadLetters
-from kombu_hake.topology.queues import QueueSpec
-from kombu_hake.topology.spec import Plan, plan
+from kombu_hake.topology.spec import Plan, QueueSpec, plan
 from kombu_hake.topology.topology import Topology
 
 ASKED = {"x-dead-letter-queue": True}

@@ -17,7 +17,7 @@ from kombu_hake.amqp.documents import matches_wildcard, read_object
 from kombu_hake.amqp.policy import PolicyUnreadable, allows, queue_policy
 from kombu_hake.amqp.routing import compile_filter, matches
 from kombu_hake.exceptions import TopologyIncomplete
-from kombu_hake.topology.queues import QueueSpec
+from kombu_hake.topology.spec import QueueSpec
 from kombu_hake.topology.topology import Topology
 
 KEY = Binding("orders", "direct", "a" * 250)

@@ -14,7 +14,7 @@ from kombu_hake.amqp.naming import Namer
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable
 from kombu_hake.temporary.janitor import MOST_LOOKS, Janitor, Report
 from kombu_hake.temporary.temporaries import Temporaries
-from kombu_hake.topology.queues import QueueSpec
+from kombu_hake.topology.spec import QueueSpec
 from kombu_hake.topology.topology import Topology
 
 EVENTS = Binding("celeryev", "topic", "#")

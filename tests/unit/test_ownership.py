@@ -10,7 +10,7 @@ from kombu_hake.amqp import ownership
 from kombu_hake.amqp.bindings import MAX_BINDING_TAGS
 from kombu_hake.amqp.limits import SQS_MAX_TAGS, TAG_KEY_MAX_CHARS, TAG_VALUE_MAX_CHARS
 from kombu_hake.amqp.ownership import Kind, read
-from kombu_hake.topology.queues import QueueSpec
+from kombu_hake.topology.spec import QueueSpec
 
 NOW = 1_000_000
 EXCLUSIVE, AUTO_DELETE, EXPIRES = Kind(exclusive=True), Kind(auto_delete=True), Kind(expires_s=3600)

@@ -15,7 +15,8 @@ from kombu_hake.exceptions import (
     QueueNotFound,
 )
 from kombu_hake.topology import queues as queues_module
-from kombu_hake.topology.queues import Queues, QueueSpec, own_tags
+from kombu_hake.topology.queues import Queues
+from kombu_hake.topology.spec import QueueSpec, own_tags
 
 
 @pytest.fixture

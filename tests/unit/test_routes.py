@@ -18,7 +18,7 @@ from kombu_hake.exceptions import (
 )
 from kombu_hake.publish.listeners import Listeners
 from kombu_hake.publish.routes import QueueTarget, Routes, TopicTarget
-from kombu_hake.topology.queues import QueueSpec
+from kombu_hake.topology.spec import QueueSpec
 from kombu_hake.topology.topology import Topology
 
 

@@ -13,7 +13,7 @@ from kombu_hake.exceptions import AccessDenied, BrokerUnavailable
 from kombu_hake.temporary.presence import Presence
 from kombu_hake.temporary.temporaries import Temporaries
 from kombu_hake.topology import topology as topology_module
-from kombu_hake.topology.queues import QueueSpec
+from kombu_hake.topology.spec import QueueSpec
 from kombu_hake.topology.topology import Topology
 
 EVENTS = Binding("celeryev", "topic", "#")

@@ -13,7 +13,7 @@ from kombu_hake.amqp.bindings import Binding
 from kombu_hake.amqp.routing import message_attributes
 from kombu_hake.amqp.tasks import PRIVATE_EXCHANGE
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, DeclarationMismatch, QueueNotFound
-from kombu_hake.topology.queues import QueueSpec
+from kombu_hake.topology.spec import QueueSpec
 from kombu_hake.topology.topology import Topology
 
 OWN_SID = "HakeTopics"
