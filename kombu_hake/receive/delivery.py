@@ -153,7 +153,7 @@ class Lease:
 
 def lost_text(lease: Lease, why: Why, detail: Any = "") -> str:
     """The line for the log."""
-    then = "no other consumer will get it" if why is Why.GONE else "it will be, or was, delivered again"
+    then = "it will not be redelivered" if why is Why.GONE else "it will be, or was, redelivered"
     return f"Lost the lease of {lease.label or 'a message'} ({why.value}): {then}. {detail}".rstrip()
 
 

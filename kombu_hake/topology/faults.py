@@ -73,8 +73,8 @@ def _faults(desired: Desired, observed: Observed) -> Iterator[str]:
     yield from _of_dead_letters(desired, observed)
     if desired.exchanges and observed.is_closed_to_sns:
         yield (
-            f"Queue {desired.queue!r} is encrypted with {AWS_MANAGED_KEY}, a key that SNS can't use: encrypt it with "
-            "SSE-SQS, or a key of your own that lets sns.amazonaws.com in."
+            f"Queue {desired.queue!r} is encrypted with {AWS_MANAGED_KEY}, a key that SNS cannot use: encrypt it with "
+            "SSE-SQS, or a key of your own that allows sns.amazonaws.com."
         )
     changes, shared = diff(desired, observed), shared_exchanges(desired, observed)
     for exchange in desired.exchanges:
@@ -96,7 +96,7 @@ def _of_dead_letters(desired: Desired, observed: Observed) -> Iterator[str]:
     asked = desired.dead_letters
     if target is None and asked is not None and asked.is_needed:
         yield (
-            f"Queue {queue!r} is to have the dead-letter queue {asked.name!r} and has no redrive policy: set "
+            f"Queue {queue!r} should have the dead-letter queue {asked.name!r}, but has no redrive policy: set "
             f"one with a maxReceiveCount of {asked.max_receives}."
         )
     if target is not None and observed.is_dead_queue_missing:
@@ -109,11 +109,11 @@ def _of_binding(
 ) -> Iterator[str]:
     queue, topic = level.name, desired.topics[exchange]
     if level.arn.endswith(FIFO_SUFFIX) and not topic.endswith(FIFO_SUFFIX):
-        yield f"Queue {queue!r} is FIFO and the topic of exchange {exchange!r} is not: SNS can't deliver there."
+        yield f"Queue {queue!r} is FIFO and the topic of exchange {exchange!r} is not: SNS cannot deliver to it."
     of_policy = [change for change in changes if isinstance(change, WritePolicy) and change.queue == queue]
     if any(exchange in change.lacking for change in of_policy):
         yield (
-            f"The policy of queue {queue!r} does not let {topic} in, the topic of exchange {exchange!r}: allow "
+            f"The policy of queue {queue!r} does not allow {topic}, the topic of exchange {exchange!r}: allow "
             "sns.amazonaws.com sqs:SendMessage, with that topic as aws:SourceArn."
         )
     if exchange in observed.topicless:

@@ -163,7 +163,8 @@ def test_an_error_that_goes_on_is_logged_once(caplog: pytest.LogCaptureFixture) 
     background.start()
     eventually(lambda: len(runs) == 6 and not background.is_alive)
     found = [record for record in caplog.records if record.levelno >= logging.WARNING]
-    assert [record.getMessage() for record in found] == ["Unexpected error in the work of the test; continuing."] * 2
+    expected = "HAKE706 Unexpected error in the work of the test; continuing."
+    assert [record.getMessage() for record in found] == [expected] * 2
     assert [str(record.exc_info and record.exc_info[1]) for record in found] == ["1", "5"]
 
 

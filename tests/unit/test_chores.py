@@ -42,7 +42,7 @@ def test_work_that_fails_does_not_keep_back_what_follows(caplog: pytest.LogCaptu
     assert chores.work() is None
     assert done == ["c"]
     [record] = [record for record in caplog.records if record.levelno >= logging.WARNING]
-    assert record.getMessage() == "Background work for b/q failed unexpectedly."
+    assert record.getMessage() == "HAKE310 Unexpected error in background work for b/q."
 
 
 def test_chores_that_wait_do_not_keep_their_owner_and_its_thread_alive() -> None:

@@ -463,7 +463,7 @@ def test_a_lease_that_nobody_renewed_in_time_is_told_of_when_it_runs_out_not_whe
     eventually(lambda: news == [(lease, Why.LAPSED)])
     assert lease.is_lost
     lost = "Lost the lease of message m0 from queue q (it could not be renewed in time)"
-    assert f"{lost}: it will be, or was, delivered again." in caplog.text
+    assert f"{lost}: it will be, or was, redelivered." in caplog.text
     clock.advance(VISIBILITY_S)
     fake._failures.clear()
     clock.advance(1)

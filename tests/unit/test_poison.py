@@ -138,7 +138,7 @@ def test_a_dead_letter_that_aws_could_not_take_is_sent_again_while_the_message_i
     get(channel).reject()
     gone(fake)
     assert [dead.body for dead in fake.queues.queue("q-dead").messages] == ["x"]
-    assert "went to" in caplog.text
+    assert "was moved to" in caplog.text
     assert "could not be dead-lettered" not in caplog.text
 
 
@@ -156,7 +156,7 @@ def test_a_dead_letter_is_not_sent_once_another_consumer_may_have_the_message(
 
     fake.before("send_message", lambda: None, lambda: None, lapse)
     get(channel).reject()
-    eventually(lambda: "could not be dead-lettered; it stays and comes again" in caplog.text)
+    eventually(lambda: "could not be dead-lettered; it stays there and is redelivered" in caplog.text)
     assert fake.count("send_message") == 4  # the one that sent it to its queue, and three tries
     fake._failures.clear()
     assert [message.body for message in fake.queues.queue("q").messages] == ["x"]
@@ -174,7 +174,7 @@ def test_a_dead_letter_that_is_tried_again_is_given_up_when_the_connection_close
     fake.fail("send_message", *[BrokerUnavailable("away")] * 100_000)
     get(channel).reject()
     connection.close()
-    eventually(lambda: "could not be dead-lettered; it stays and comes again" in caplog.text)
+    eventually(lambda: "could not be dead-lettered; it stays there and is redelivered" in caplog.text)
     assert [message.body for message in fake.queues.queue("q").messages] == ["x"]
 
 

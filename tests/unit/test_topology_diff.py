@@ -253,7 +253,7 @@ def faults_of(wanted: Desired, shown: Observed) -> list[str]:
     [
         (observed(PLACED), []),
         (observed(PLACED, policy=policy_of("orders", "more")), []),
-        (observed(PLACED, policy=None), ["The policy of queue 'q' does not let"]),
+        (observed(PLACED, policy=None), ["The policy of queue 'q' does not allow"]),
         (observed(PLACED, RawMessageDelivery="false"), ["has no raw message delivery"]),
         (observed(PLACED, FilterPolicyScope="MessageBody"), ["filters on the message body"]),
         (observed(PLACED).with_subscription("q", "orders", None), ["is not subscribed to exchange 'orders'"]),
@@ -267,7 +267,7 @@ def faults_of(wanted: Desired, shown: Observed) -> list[str]:
             replace(observed(PLACED).with_subscription("q", "orders", None), pending=frozenset({("q", "orders")})),
             ["waits to be confirmed"],
         ),
-        (replace(observed(PLACED), is_closed_to_sns=True), ["a key that SNS can't use"]),
+        (replace(observed(PLACED), is_closed_to_sns=True), ["a key that SNS cannot use"]),
         (observed(PAID), []),  # an unequal filter is a warning
     ],
 )
@@ -288,7 +288,7 @@ def test_body_scope_of_a_queue_that_gets_everything_is_a_fault_where_it_filters(
 @pytest.mark.parametrize(
     ("text", "is_missing", "expected"),
     [
-        ("", False, "is to have the dead-letter queue 'q-dead'"),
+        ("", False, "should have the dead-letter queue 'q-dead'"),
         ("[", False, "names no dead-letter queue"),
         ('{"deadLetterTargetArn": 5}', False, "names no dead-letter queue"),
         (json.dumps({"deadLetterTargetArn": QUEUE}), True, "which does not exist"),
