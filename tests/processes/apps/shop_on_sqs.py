@@ -18,7 +18,7 @@ app.conf.broker_transport_options = ast.literal_eval(os.environ["SHOP_TRANSPORT_
 app.conf.task_default_queue = "orders"
 app.conf.task_ignore_result = True
 app.conf.task_acks_late = True
-app.conf.worker_prefetch_multiplier = 2
+app.conf.worker_prefetch_multiplier = 1
 app.conf.worker_enable_remote_control = False
 
 
