@@ -46,6 +46,8 @@ class Broker:
         self.features = features
         self._aws = aws
         self._opened: list[Connection] = []
+        #: Queue to the channel that drained it last.
+        self._drained: dict[str, Any] = {}
 
     @property
     def aws(self) -> Emulator | StandIn | Account:
@@ -122,6 +124,9 @@ class Broker:
         the mark is sent late, and what comes after it counts too.
         """
         self._wait_for_answers()
+        for queue in queues:
+            if queue in self._drained:
+                self.wait_for_open_polls(self._drained[queue], queue)
         is_late = isinstance(self._aws, Account) and self._aws.settle_s > 0
         if is_late:
             time.sleep(QUIET_S)
@@ -143,6 +148,7 @@ class Broker:
                 wait_until(lambda: not unmarked, connection, f"marks in {sorted(unmarked)}")
                 while is_late and not nothing_comes(connection, QUIET_S):
                     continue
+            self._drained |= dict.fromkeys(queues, channel)
         return found
 
     def _wait_for_answers(self) -> None:
