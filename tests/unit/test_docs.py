@@ -211,6 +211,13 @@ def test_make_targets_that_the_pages_name_exist() -> None:
     assert named <= targets
 
 
+def test_modules_that_the_pages_name_exist() -> None:
+    named = {name for page in PAGES for name in re.findall(r"`([a-z_0-9]+/[a-z_0-9/]*\.py)`", page.read_text("utf-8"))}
+    assert "topology/diff.py" in named
+    places = [ROOT / folder for folder in ("", "kombu_hake", "tests", "demo_project", "benchmarks")]
+    assert [name for name in sorted(named) if not any((place / name).exists() for place in places)] == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_links_within_the_repository_lead_somewhere(page: Path) -> None:
     broken = []
