@@ -45,7 +45,7 @@ def start_as(on_stage: Stage, user: Emulator, name: str, queue: str) -> Worker:
     ("name", "allow", "denied"),
     [
         ("no_sns", ("sqs:*",), "sns:"),
-        pytest.param("consumer", CONSUMER, "sqs:CreateQueue", marks=pytest.mark.slow),
+        pytest.param("consumer", CONSUMER, "sns:CreateTopic", marks=pytest.mark.slow),
     ],
 )
 def test_a_worker_goes_on_without_and_says_once_what_is_missing(
