@@ -44,12 +44,13 @@ def start_as(on_stage: Stage, user: Emulator, name: str, queue: str) -> Worker:
 @pytest.mark.parametrize(
     ("name", "allow", "denied"),
     [
-        ("no_sns", ("sqs:*",), "sns:"),
-        pytest.param("consumer", CONSUMER, "sns:CreateTopic", marks=pytest.mark.slow),
+        ("no_sns", ("sqs:*",), ("sns:",)),
+        # Of two that are denied, it meets the topic's first while it does not know its account.
+        pytest.param("consumer", CONSUMER, ("sqs:CreateQueue", "sns:CreateTopic"), marks=pytest.mark.slow),
     ],
 )
 def test_a_worker_goes_on_without_and_says_once_what_is_missing(
-    on_stage: Stage, root: Emulator, allowed: Worker, name: str, allow: tuple[str, ...], denied: str
+    on_stage: Stage, root: Emulator, allowed: Worker, name: str, allow: tuple[str, ...], denied: tuple[str, ...]
 ) -> None:
     root.client("sqs").create_queue(QueueName=f"{root.namespace}__{name}")
     worker = start_as(on_stage, as_user(root, allow), name, name)
@@ -63,7 +64,7 @@ def test_a_worker_goes_on_without_and_says_once_what_is_missing(
     said = [line for line in worker.log.splitlines() if OFF in line]
     assert len(said) == 1
     assert "WARNING" in said[0]
-    assert f"because {denied}" in said[0]
+    assert said[0].partition("because ")[2].startswith(denied)
     assert " is denied" in said[0]
     assert worker.errors() == []
 
