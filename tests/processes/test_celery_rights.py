@@ -45,8 +45,8 @@ def start_as(on_stage: Stage, user: Emulator, name: str, queue: str) -> Worker:
     ("name", "allow", "denied"),
     [
         ("no_sns", ("sqs:*",), ("sns:",)),
-        # Of two that are denied, it meets the topic's first while it does not know its account.
-        pytest.param("consumer", CONSUMER, ("sqs:CreateQueue", "sns:CreateTopic"), marks=pytest.mark.slow),
+        # Which of what is denied it meets first depends on its threads: events are published by another one.
+        pytest.param("consumer", CONSUMER, ("sqs:CreateQueue", "sns:"), marks=pytest.mark.slow),
     ],
 )
 def test_a_worker_goes_on_without_and_says_once_what_is_missing(
