@@ -26,6 +26,7 @@ from fake_sns import FakeSns
 from fake_sqs import FakeSqs
 from kombu import Connection
 
+from kombu_hake.amqp import QueueUrl
 from kombu_hake.aws import clients as clients_module
 from kombu_hake.aws.concurrency import SharedParts
 from kombu_hake.aws.error_table import error_for, error_from_answer, foreign_answer
@@ -318,7 +319,7 @@ class NoSweeper:
 
     due_at = float("inf")
 
-    def start(self) -> None:
+    def start(self, is_own: Callable[[QueueUrl], bool]) -> None:
         """There is nothing to begin."""
 
     def step(self) -> None:
@@ -326,11 +327,12 @@ class NoSweeper:
 
 
 def make_presence(fake: FakeClients, topology: Any, sweeper: Any = None) -> Any:
-    """The signs of life of a process, by the clock of the fake. Its thread does nothing: call ``work()``."""
+    """Heartbeats by the clock of the fake. The threads do nothing: call ``work()`` and ``sweep()``."""
     topology.signs._clock = fake.clock
     topology.signs.reset_after_fork()
     presence = Presence(topology.signs, sweeper or NoSweeper(), fake.clock)
     presence._background.stop(0.0)
+    presence._sweeps.stop(0.0)
     return presence
 
 

@@ -24,6 +24,12 @@ Three looks
     (:mod:`kombu_hake.temporary.presence`). A janitor that dies in between leaves nothing but the note, or a queue
     without subscriptions, that the next one removes.
 
+One of a fleet
+    Of the processes that sweep in the background, the one whose queue is the first in use by name looks at all queues.
+    Each of the others finds that queue in use by another process, with one ListQueues and mostly one ListQueueTags, and
+    looks no further. One time in ten it does all the same, because the first one may lack the rights or be set to
+    look after nothing.
+
 Cost of a sweep
     ListQueues, a request for 1,000 queues of the namespace; ListQueueTags for at most :data:`MOST_LOOKS` queues, those
     first whose names look temporary; GetQueueAttributes for one whose time is over, unless its name proves enough;
@@ -59,6 +65,8 @@ _MOST_PAGES = 10
 SHORT_PAUSE_S = 0.05
 #: Fifty workers that start together make their first sweeps at random in this time: about ten requests a second.
 _FIRST_WITHIN_S = 600.0
+#: How often a process sweeps though another one is there to do it.
+_ALL_THE_SAME = 0.1
 #: Between two looks at a subscription whose queue is gone: the queue may be on its way.
 _STRAY_S = 3.0
 _NOT_OURS_S = 86_400.0
@@ -103,7 +111,7 @@ class Report:
 
 
 class Janitor:
-    """Finds and removes what was left behind. Not for use by several threads at once."""
+    """Finds and removes what was left behind. Sweeps are not for use by several threads at once."""
 
     def __init__(
         self,
@@ -125,14 +133,20 @@ class Janitor:
         self._chance = chance or random.Random()  # noqa: S311 - spreading load needs no secrecy
         self._not_ours: dict[QueueUrl, float] = {}
         self._running: Iterator[float] | None = None
+        self._is_own: Callable[[QueueUrl], bool] | None = None
         self._is_off = not settings.janitor_interval or settings.topology != "auto"
         #: When :meth:`step` is to be called next, monotonic seconds.
         self.due_at = float("inf")
 
     # --- now and then, in the background
 
-    def start(self) -> None:
-        """The first sweep follows soon, at a random time, so that fifty workers that start together do not meet."""
+    def start(self, is_own: Callable[[QueueUrl], bool]) -> None:
+        """The first sweep follows soon, at a random time, so that fifty workers that start together do not meet.
+
+        Args:
+            is_own: Whether this process uses a queue.
+        """
+        self._is_own = is_own
         self._running = None
         within_s = min(_FIRST_WITHIN_S, self._settings.janitor_interval)
         self.due_at = float("inf") if self._is_off else self._clock() + self._chance.uniform(0, within_s)
@@ -141,7 +155,9 @@ class Janitor:
         """Take a step of a sweep; ``due_at`` says when the next one is due. Faults are logged."""
         try:
             if self._running is None:
-                self._running = self.sweep(Report(), most=MOST_LOOKS, pause_s=self._timings.sweep_pause_s)
+                self._running = self.sweep(
+                    Report(), most=MOST_LOOKS, pause_s=self._timings.sweep_pause_s, is_own=self._is_own
+                )
             self.due_at = self._clock() + next(self._running)
         except StopIteration:
             self._end()
@@ -156,7 +172,7 @@ class Janitor:
         except HakeError as exc:
             logger.info("Postponing the search for abandoned temporary queues: %s", exc)
             self._end()
-        except Exception:  # a bug of ours must not end the heartbeats, which share the thread
+        except Exception:  # a bug of ours must not end the sweeps that follow
             logger.exception("HAKE507 Unexpected error while looking for abandoned temporary queues; retrying later.")
             self._end()
 
@@ -176,6 +192,7 @@ class Janitor:
         exchanges: Iterable[str] = (),
         approve: Callable[[list[Found]], bool] = lambda unproven: False,
         pause_s: float = SHORT_PAUSE_S,
+        is_own: Callable[[QueueUrl], bool] | None = None,
     ) -> Iterator[float]:
         """Look, wait, remove: a request or so a step. Yields how long to wait before the next step, seconds.
 
@@ -187,6 +204,7 @@ class Janitor:
             approve: Is asked once, with the queues whose time is over and that are not proved to be temporary, whether
                 to remove them all the same. Not asked by a dry sweep.
             pause_s: Between two requests, seconds.
+            is_own: Whether this process uses a queue; given where only one process of a fleet is to look.
         Raises:
             AccessDenied: some of it may not be done.
         """
@@ -195,11 +213,21 @@ class Janitor:
             names.update(page)
             yield pause_s
         topics = dict.fromkeys(exchanges)
+        looked: dict[str, Found | None] = {}
+        if is_own is not None:
+            for name in sorted(filter(_LOOKS_TEMPORARY.search, names))[:most]:
+                first = looked[name] = self._look(name, names[name], topics)
+                yield pause_s
+                if first is not None and first.state == "used":
+                    if not is_own(first.url) and self._chance.random() >= _ALL_THE_SAME:
+                        logger.debug("Leaving abandoned queues to the process that uses queue %s.", first.name)
+                        return
+                    break
         for name in self._choose(names, most, report):
-            found = self._look(name, names[name], topics)
-            if found is not None:
-                report.queues.append(found)
-            yield pause_s
+            if name not in looked:
+                looked[name] = self._look(name, names[name], topics)
+                yield pause_s
+        report.queues += [found for found in looked.values() if found is not None]
         # Priority levels first: their bindings are with the queue that they belong to.
         unproven = [found for found in report.queues if found.state == "unproven"]
         if unproven and not dry_run and approve(unproven):

@@ -58,8 +58,8 @@ class Sweeper(Protocol):
     #: Monotonic seconds.
     due_at: float
 
-    def start(self) -> None:
-        """Begin anew."""
+    def start(self, is_own: Callable[[QueueUrl], bool]) -> None:
+        """Begin anew. *is_own*: whether this process uses a queue."""
 
     def step(self) -> None:
         """Do a little, and say when more is due."""
@@ -96,6 +96,8 @@ class Presence:
         self._background = Background(
             self.work, "hake-presence", "the heartbeat of temporary queues", after_error_s=self.interval_s
         )
+        # A sweep may wait for a throttled request, and a heartbeat must not wait for that.
+        self._sweeps = Background(self.sweep, "hake-janitor", "the search for abandoned temporary queues")
         self._fresh()
         forksafe.register(self)
 
@@ -201,13 +203,18 @@ class Presence:
             due = [stay for stay in self._stays.values() if stay.due_at() <= now]
         for stay in due:
             self._attend(stay)
-        if self._stays and self._sweeper.due_at <= self._clock():
-            self._sweeper.step()
         with self._lock:
             if not self._stays:
+                self._sweeps.wake()  # its thread ends, too
                 return None
-            next_at = min(stay.due_at() for stay in self._stays.values())
-            return max(0.0, min(next_at, self._sweeper.due_at) - self._clock())
+            return max(0.0, min(stay.due_at() for stay in self._stays.values()) - self._clock())
+
+    def sweep(self) -> float | None:
+        """Take the step of the sweeper that is due; seconds until the next one. None when it has nothing to do."""
+        if self._stays and self._sweeper.due_at <= self._clock():
+            self._sweeper.step()
+        due_at = self._sweeper.due_at
+        return None if not self._stays or due_at == float("inf") else max(0.0, due_at - self._clock())
 
     def _attend(self, stay: _Stay) -> None:
         with self._lock:
@@ -292,8 +299,7 @@ class Presence:
     def _stay(self, url: QueueUrl, holder: Holder, name: str, until_s: float) -> None:
         with self._lock:
             stay = self._stays.get(url)
-            if not self._stays:
-                self._sweeper.start()
+            is_first = not self._stays
             if stay is None:
                 # Phases differ, so that processes that start together do not beat together.
                 phase = self.interval_s * random.uniform(0.5, 1.0) if until_s else 0.0  # noqa: S311
@@ -301,6 +307,9 @@ class Presence:
             stay.retire_at = None
             stay.holders.add(holder)
             self._background.start()
+            if is_first:
+                self._sweeper.start(self.is_used)
+                self._sweeps.start()
 
     def _is_joined(self, url: QueueUrl, holder: Holder) -> bool:
         with self._lock:

@@ -356,7 +356,7 @@ def test_where_nothing_is_made_nothing_is_removed(fake: FakeClients, mode: str) 
     fake.clock.advance(LIMIT_S + 1)
     fake.calls.clear()
     idle = Process(fake, topology=mode, account_id="111122223333", predefined_queues={"q": fake.queues.queue("q").url})
-    idle.janitor.start()
+    idle.janitor.start(idle.presence.is_used)
     idle.temporaries.declare(QueueSpec("q", exclusive=True))
     idle.temporaries.create()
     idle.temporaries.consumed("q")
@@ -534,12 +534,58 @@ def test_fifty_workers_that_start_together_do_not_sweep_together(fake: FakeClien
     for number in range(50):
         process = Process(fake)
         process.janitor._chance = random.Random(number)
-        process.janitor.start()
+        process.janitor.start(process.presence.is_used)
         starts.append(process.janitor.due_at - fake.clock())
     assert min(starts) >= 0
     assert max(starts) <= 600
     # A sweep of the largest size, 110 requests a second apart: how many of them go on at the same time?
     assert max(sum(1 for other in starts if 0 <= other - start < 110) for start in starts) < 20
+
+
+# --- one of a fleet
+
+
+class Fixed(random.Random):
+    """Draws the same number each time."""
+
+    def __init__(self, drawn: float) -> None:
+        super().__init__(1)
+        self._drawn = drawn
+
+    def random(self) -> float:
+        return self._drawn
+
+
+def fleet_and_abandoned(fake: FakeClients, drawn: float) -> list[Process]:
+    """Ten processes in use, and ten queues that a crash left behind."""
+    pidbox = Binding("celery.pidbox", "fanout")
+    for number in range(10):
+        Process(fake).make(f"dead{number}@host.celery.pidbox", pidbox, exclusive=True)
+    fake.clock.advance(LIMIT_S + 1)
+    fleet = [Process(fake) for _ in range(10)]
+    for number, process in enumerate(fleet):
+        process.make(f"w{number}@host.celery.pidbox", pidbox, exclusive=True)
+        process.janitor._chance = Fixed(drawn)
+    fake.calls.clear()
+    return fleet
+
+
+def test_one_process_of_a_fleet_looks_after_all(fake: FakeClients) -> None:
+    fleet = fleet_and_abandoned(fake, drawn=0.5)
+    report = fleet[0].sweep(most=MOST_LOOKS, is_own=fleet[0].presence.is_used)
+    assert len(report.queues) == 20
+    assert len(fake.queues.by_name) == 10
+    fake.calls.clear()
+    for process in fleet[1:]:
+        assert not process.sweep(most=MOST_LOOKS, is_own=process.presence.is_used).queues
+    assert fake.counts() == {"list_queues": 9, "list_queue_tags": 9}
+
+
+def test_a_process_looks_now_and_then_though_another_one_is_there_to_do_it(fake: FakeClients) -> None:
+    fleet = fleet_and_abandoned(fake, drawn=0.05)
+    report = fleet[-1].sweep(most=MOST_LOOKS, is_own=fleet[-1].presence.is_used)
+    assert len(report.queues) == 20
+    assert len(fake.queues.by_name) == 10
 
 
 # --- by itself
@@ -549,14 +595,13 @@ def run(process: Process, seconds: float) -> None:
     """Let time pass for the thread of a process."""
     end = process.fake.clock() + seconds
     while process.fake.clock() < end:
-        wait_s = process.presence.work()
-        assert wait_s is not None
-        process.fake.clock.advance(min(max(wait_s, 0.01), end - process.fake.clock()))
+        waits = [wait_s for wait_s in (process.presence.work(), process.presence.sweep()) if wait_s is not None]
+        process.fake.clock.advance(min(max(min(waits), 0.01), end - process.fake.clock()))
 
 
 def test_a_process_with_a_temporary_queue_looks_now_and_then(fake: FakeClients) -> None:
     process = Process(fake)
-    process.janitor.start()
+    process.janitor.start(process.presence.is_used)
     process.make("mine", exclusive=True)
     fake.calls.clear()
     run(process, 100 * 3_600)
@@ -569,7 +614,7 @@ def test_a_process_with_a_temporary_queue_looks_now_and_then(fake: FakeClients) 
 
 def test_it_can_be_turned_off(fake: FakeClients) -> None:
     process = Process(fake, janitor_interval=0)
-    process.janitor.start()
+    process.janitor.start(process.presence.is_used)
     process.make("mine", exclusive=True)
     run(process, 100 * 3_600)
     assert fake.count("list_queues") == 0
@@ -583,7 +628,7 @@ def test_where_it_is_denied_it_is_off_and_says_so_once(
     fake: FakeClients, action: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     process = Process(fake)
-    process.janitor.start()
+    process.janitor.start(process.presence.is_used)
     process.make("mine", exclusive=True)
     Process(fake).make("q", EVENTS, exclusive=True)
     run(process, LIMIT_S)
@@ -601,7 +646,7 @@ def test_where_it_is_denied_it_is_off_and_says_so_once(
 
 def test_a_fault_puts_it_off(fake: FakeClients, caplog: pytest.LogCaptureFixture) -> None:
     process = Process(fake)
-    process.janitor.start()
+    process.janitor.start(process.presence.is_used)
     process.make("mine", exclusive=True)
     fake.fail("list_queues", BrokerUnavailable("x"), RuntimeError("a bug"))
     run(process, 10 * 3_600)

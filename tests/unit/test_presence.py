@@ -17,8 +17,8 @@ from kombu_hake.amqp.ownership import Kind, Ownership
 from kombu_hake.aws.clock import AwsClock
 from kombu_hake.exceptions import BrokerUnavailable, DeclarationMismatch
 from kombu_hake.temporary.presence import Presence
-from kombu_hake.topology.queues import QueueSpec, retention_s
 from kombu_hake.topology.signs import Signs
+from kombu_hake.topology.spec import QueueSpec, retention_s
 from kombu_hake.topology.topology import Topology
 
 SHARED = Kind(auto_delete=True)
@@ -389,3 +389,26 @@ def test_a_little_blur_is_no_difference(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_signs_are_in_the_time_of_aws(fake: FakeClients) -> None:
     assert Signs(fake, make_settings()).now_s() == fake.clock()  # type: ignore[arg-type]
+
+
+def test_no_heartbeat_waits_for_a_sweep(fake: FakeClients, holder: Holder) -> None:
+    class Throttled:
+        due_at, steps = 0.0, 0
+
+        def start(self, is_own: Any) -> None:
+            pass
+
+        def step(self) -> None:
+            self.steps += 1
+
+    sweeper = Throttled()
+    presence = make_presence(fake, Topology(fake, make_settings()), sweeper)
+    presence.join(make(fake), holder, None)
+    fake.calls.clear()
+    for _ in range(10):
+        fake.clock.advance(presence.interval_s)
+        presence.work()
+    assert sweeper.steps == 0
+    assert fake.count("tag_queue") == 10
+    presence.sweep()
+    assert sweeper.steps == 1
