@@ -25,6 +25,8 @@ _NO_CODES = frozenset({"Unknown", "UnknownError"})
 #: The root element of a successful answer of the query protocol, ``<PublishResponse xmlns=…>``.
 _XML_ROOT = re.compile(rb"\s*(?:<\?xml[^>]{0,200}\?>)?\s*<[A-Za-z0-9]{1,100}Response[\s/>]")
 _DIGITS = re.compile(r"[0-9]{1,20}\Z", re.ASCII)
+#: AWS gives whole seconds since the epoch, emulators parts of them too.
+_SECONDS = re.compile(r"[0-9]{1,20}(?:\.[0-9]{1,20})?\Z", re.ASCII)
 _ACCOUNT = re.compile(r"[0-9]{12}\Z", re.ASCII)
 _ARN = re.compile(r"arn:[^:\s]+:[a-z]+:[^:\s]*:[^:\s]*:\S+\Z")
 _NOT_NAMED = {"Code": "NotInAnswer", "Message": "The answer does not mention this entry.", "SenderFault": False}
@@ -155,6 +157,11 @@ def _queue_attributes(params: Mapping[str, Any], answer: dict[str, Any]) -> None
     for name, value in attributes.items():
         if name.startswith("ApproximateNumberOfMessages") and not _DIGITS.match(value):
             raise _Odd(f"attribute {name} is no number")
+    if not _SECONDS.match(attributes.get("LastModifiedTimestamp", "0")):
+        raise _Odd("attribute LastModifiedTimestamp is no time")
+    # A queue may lack other attributes, but each has an ARN.
+    if "QueueArn" in params.get("AttributeNames", ()) and not _ARN.match(attributes.get("QueueArn", "")):
+        raise _Odd("attribute QueueArn is no ARN")
 
 
 def _attributes(params: Mapping[str, Any], answer: dict[str, Any]) -> None:
