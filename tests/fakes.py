@@ -309,6 +309,11 @@ def eventually(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
         pause.wait(0.001)
 
 
+def wait_for_advice(timeout_s: float = 20.0) -> None:
+    """Wait for the answers that no publish waits for: whether anything listens to what was published."""
+    eventually(lambda: not any(thread.name == "hake-advice" for thread in threading.enumerate()), timeout_s)
+
+
 def make_settings(url: str = URL, **options: Any) -> Settings:
     """Settings for a fake AWS."""
     return load(split_url(url), {"region": REGION, **options}, {})

@@ -18,10 +18,10 @@ from kombu_hake.topology.diff import Change, SetAttribute, Subscribe, WritePolic
 from kombu_hake.topology.observed import Observed
 from kombu_hake.topology.queues import AWS_MANAGED_KEY
 
-__all__ = ["Unequal", "dead_queue_of", "faults", "unequal_filters"]
+__all__ = ["SHOWN_CHARS", "Unequal", "dead_queue_of", "faults", "unequal_filters"]
 
 #: Of a text that others wrote.
-_SHOWN_CHARS = 500
+SHOWN_CHARS = 500
 
 
 class Unequal(NamedTuple):
@@ -91,7 +91,7 @@ def _of_dead_letters(desired: Desired, observed: Observed) -> Iterator[str]:
     try:
         target = dead_queue_of(text)
     except ValueError:
-        yield f"Queue {queue!r} has a redrive policy that names no dead-letter queue: {quoted(text, _SHOWN_CHARS)}"
+        yield f"Queue {queue!r} has a redrive policy that names no dead-letter queue: {quoted(text, SHOWN_CHARS)}"
         return
     asked = desired.dead_letters
     if target is None and asked is not None and asked.is_needed:
@@ -100,7 +100,7 @@ def _of_dead_letters(desired: Desired, observed: Observed) -> Iterator[str]:
             f"one with a maxReceiveCount of {asked.max_receives}."
         )
     if target is not None and observed.is_dead_queue_missing:
-        shown = quoted(read_object(text).get("deadLetterTargetArn"), _SHOWN_CHARS)
+        shown = quoted(read_object(text).get("deadLetterTargetArn"), SHOWN_CHARS)
         yield f"Queue {queue!r} has a redrive policy to {shown}, which does not exist."
 
 

@@ -27,7 +27,7 @@ from kombu_hake.aws import Clients, SingleFlight
 from kombu_hake.exceptions import AccessDenied, QueueNotFound, TopicNotFound, TopologyError, TopologyIncomplete
 from kombu_hake.quoting import fields, guarded, quoted
 from kombu_hake.topology.desired import Desired
-from kombu_hake.topology.faults import Unequal, dead_queue_of, faults, unequal_filters
+from kombu_hake.topology.faults import SHOWN_CHARS, Unequal, dead_queue_of, faults, unequal_filters
 from kombu_hake.topology.observed import Observed, Subscription
 from kombu_hake.topology.planning import Planner
 from kombu_hake.topology.queues import Queues
@@ -38,8 +38,6 @@ from kombu_hake.topology.topics import Topics
 __all__ = ["Verification"]
 
 logger = guarded(logging.getLogger(__name__))
-#: Of a text that others wrote.
-_SHOWN_CHARS = 500
 
 #: Exchange to its subscriptions, by endpoint: read once a check.
 _Subscriptions = dict[str, dict[str, dict[str, str]]]
@@ -213,7 +211,7 @@ class Verification:
                 "HAKE317 %s has the filter policy %s, but its bindings (%s) give %s. Check that it passes everything "
                 "that is bound: messages that it does not pass are lost. Use the policy that the bindings give, or "
                 "none.",
-                what, quoted(unequal.text, _SHOWN_CHARS), keys, filter_json(compile_filter(bindings)),
+                what, quoted(unequal.text, SHOWN_CHARS), keys, filter_json(compile_filter(bindings)),
                 extra=fields(queue=unequal.queue, exchange=unequal.exchange),
             )  # fmt: skip
 

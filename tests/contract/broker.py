@@ -1,7 +1,6 @@
 """A leg as a test of the contract sees it: connections to it, and what is in its queues. Only kombu's public API."""
 
 import itertools
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -266,11 +265,3 @@ def wait_for_changes(patch: pytest.MonkeyPatch, settle_s: float) -> None:
 
     patch.setattr(Clients, "sqs", sqs)
     patch.setattr(Clients, "sns", sns)
-
-
-def wait_for_advice() -> None:
-    """Wait for the answers that no publish waits for: whether anything listens to what was published."""
-    deadline = time.monotonic() + PATIENCE_S
-    while threads := [thread for thread in threading.enumerate() if thread.name == "hake-advice"]:
-        threads[0].join(0.01)
-        assert time.monotonic() < deadline, "AWS was still being asked whether anything listens"

@@ -4,8 +4,9 @@ import logging
 from functools import partial
 
 import pytest
-from contract.broker import Broker, consuming, declare, publish, wait_for_advice, wait_until
+from contract.broker import Broker, consuming, declare, publish, wait_until
 from contract.features import Can, needs
+from fakes import wait_for_advice
 from kombu import Connection, Exchange, Message, Producer, Queue, binding
 from kombu.exceptions import ChannelError
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from fakes import FakeClients, eventually, make_settings
+from fakes import FakeClients, eventually, make_settings, wait_for_advice
 from test_forksafe import in_child
 
 from kombu_hake.amqp.bindings import Binding
@@ -213,7 +213,7 @@ def advice(monkeypatch: pytest.MonkeyPatch) -> Iterator[Advice]:
     found = Advice()
     yield found
     assert found.wait(10)
-    eventually(lambda: not [thread for thread in threading.enumerate() if thread.name == "hake-advice"])
+    wait_for_advice(10)
 
 
 def test_a_question_is_asked_once_at_a_time(advice: Advice) -> None:
