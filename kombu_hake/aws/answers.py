@@ -228,15 +228,27 @@ def _messages(params: Mapping[str, Any], answer: dict[str, Any]) -> None:
     if len(messages) > int(params.get("MaxNumberOfMessages", 1)):
         raise _Odd("there are more messages than requested")
     for message in messages:
-        found = _dict(message, "a message")
-        for name in ("MessageId", "ReceiptHandle"):
-            _text(found, name)
-        if not isinstance(found.get("Body"), str):
-            raise _Odd("Body is missing or not text")
-        attributes = _texts(_optional(found, "Attributes"), "Attributes")
+        _message(_dict(message, "a message"))
+
+
+def _message(found: dict[str, Any]) -> None:
+    for name in ("MessageId", "ReceiptHandle"):
+        value = found.get(name)
+        if not isinstance(value, str) or not value:
+            raise _Odd(f"{name} is missing or not text")
+    if not isinstance(found.get("Body"), str):
+        raise _Odd("Body is missing or not text")
+    attributes = found.get("Attributes")
+    if attributes is None:
+        found.pop("Attributes", None)
+    else:
+        for value in _dict(attributes, "Attributes").values():
+            if not isinstance(value, str):
+                raise _Odd("Attributes contains values other than text")
         for name in ("ApproximateReceiveCount", "SentTimestamp"):
             if name in attributes and not _DIGITS.match(attributes[name]):
                 raise _Odd(f"attribute {name} is no number")
+    if "MessageAttributes" in found:
         for attribute in _dict(_optional(found, "MessageAttributes"), "MessageAttributes").values():
             shown = _dict(attribute, "a message attribute")
             for name in ("DataType", "StringValue"):

@@ -25,8 +25,8 @@ from kombu_hake.aws.concurrency import SharedParts
 from kombu_hake.aws.credentials import Credentials
 from kombu_hake.aws.error_table import credentials_error, error_for, foreign_answer, unreachable
 from kombu_hake.aws.retry import NewQueues, Tries
-from kombu_hake.aws.timely import bound_pool
-from kombu_hake.aws.wire import OPERATIONS, SqsWire, read_body, read_timeout_s
+from kombu_hake.aws.timely import bound_pool, read_body
+from kombu_hake.aws.wire import OPERATIONS, Wire, read_timeout_s
 from kombu_hake.config import Access, Settings
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, ConfigurationError, HakeError, QueueNotFound
 
@@ -56,8 +56,8 @@ class Clients:
         self.settings = settings
         self._lock = threading.RLock()  # re-entrant: a signal handler may publish while this thread holds it
         self._made: dict[str, Any] = {}
-        #: None until it is known whether it may be used; then the wire, or False.
-        self._wire: SqsWire | Literal[False] | None = None
+        #: The wire of each service, or False if it cannot be used.
+        self._wires: dict[str, Wire | Literal[False]] = {}
         self._last_success = float("-inf")
         self._inherited: list[tuple[Any, ...]] = []
         self._clock = AwsClock()
@@ -70,9 +70,9 @@ class Clients:
         """Use new clients in the child, created when needed."""
         self._lock = threading.RLock()
         # Keep them alive: finalizing the parent's connection pools would wait for locks that no thread here releases.
-        self._inherited.append((self._made, self._wire))
+        self._inherited.append((self._made, self._wires))
         self._made = {}
-        self._wire = None
+        self._wires = {}
 
     def sqs(self, operation: str, **params: Any) -> dict[str, Any]:
         """Call SQS.
@@ -102,15 +102,6 @@ class Clients:
             other = self._other(params.get("QueueUrl"))
             if other is not None:
                 return other.sqs(operation, **params)
-        if operation in OPERATIONS:
-            wire = self._wire or self._find_wire()
-            if isinstance(wire, SqsWire):
-                try:
-                    answer = wire.call(operation, params)
-                except ConfigurationError as exc:
-                    raise self._known_keys_refused(exc) from exc
-                self._last_success = time.monotonic()
-                return answer
         return self._call("receive" if operation == "receive_message" else "sqs", operation, params)
 
     def sns(self, operation: str, **params: Any) -> dict[str, Any]:
@@ -167,6 +158,18 @@ class Clients:
         return str(self._call("sts", "get_caller_identity", {})["Account"])
 
     def _call(self, kind: str, operation: str, params: dict[str, Any]) -> dict[str, Any]:
+        service = _service_of(kind)
+        if operation in OPERATIONS.get(service, ()):
+            wire = self._wires.get(service)
+            if wire is None:
+                wire = self._find_wire(service)
+            if wire:
+                try:
+                    answer = wire.call(operation, params)
+                except ConfigurationError as exc:
+                    raise self._known_keys_refused(exc) from exc
+                self._last_success = time.monotonic()
+                return answer
         is_control = kind in ("sqs", "sns") and not operation.startswith("publish")
         is_once = kind in _TRIED_ONCE
         tries = Tries(
@@ -238,16 +241,17 @@ class Clients:
             return error
         return BrokerUnavailable(f"{error} They worked before in this process, so the call may be retried.")
 
-    def _find_wire(self) -> SqsWire | Literal[False]:
-        client = self._client("sqs")
+    def _find_wire(self, service: str) -> Wire | Literal[False]:
+        client = self._client(service)
         with self._lock:
-            if self._wire is None:
-                usable = SqsWire.can_serve(client, self.settings)
+            if service not in self._wires:
                 try:
-                    self._wire = SqsWire(self._made["session"], client, self.settings, self._clock) if usable else False
+                    self._wires[service] = Wire.can_serve(client, self.settings) and Wire(
+                        service, self._made["session"], client, self.settings, self._clock
+                    )
                 except (OSError, ImportError) as exc:  # the certificate bundle is a file
-                    raise BrokerUnavailable(f"The client of sqs cannot be created: {exc}") from exc
-            return self._wire
+                    raise BrokerUnavailable(f"The client of {service} cannot be created: {exc}") from exc
+            return self._wires[service]
 
     def _client(self, kind: str) -> Any:
         # boto3 sessions are not safe to create clients from concurrently (boto3 guide, "Clients").

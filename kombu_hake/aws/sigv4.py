@@ -1,4 +1,4 @@
-"""AWS Signature Version 4 for one kind of request: POST to ``/`` with a JSON body. Pure.
+"""AWS Signature Version 4 for one kind of request: POST to ``/`` without a query string. Pure.
 
 Why ours
     botocore's signer takes about 0.3 ms per request, because it supports any request: it parses the URL twice, sorts
@@ -12,9 +12,9 @@ Source:
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import time
+from hashlib import sha256
 from typing import NamedTuple
 
 __all__ = ["Keys", "Signer"]
@@ -38,52 +38,57 @@ class Signer:
         self._service = service
         self._region = region
         self._host = host
-        #: (day, secret key) and the key derived from them; replaced as a whole.
+        #: What follows from the day and the keys, and from the second; each replaced as a whole.
         self._derived: tuple[tuple[str, str], bytes] = (("", ""), b"")
+        self._stamp: tuple[int, str] = (-1, "")
 
     def headers(
-        self, keys: Keys, target: str, content_type: str, body: bytes, now: float | None = None
+        self, keys: Keys, target: str | None, content_type: str, body: bytes, now: float | None = None
     ) -> dict[str, str]:
         """All headers of the request except User-Agent and Content-Length.
 
         Args:
-            target: ``X-Amz-Target``, such as ``AmazonSQS.SendMessage``.
+            target: ``X-Amz-Target``, such as ``AmazonSQS.SendMessage``; None for the query protocol.
             now: Seconds since the epoch.
         """
-        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
-        signed = {"content-type": content_type, "host": self._host, "x-amz-date": stamp}
-        if keys.token:
-            signed["x-amz-security-token"] = keys.token
-        signed["x-amz-target"] = target
-        names = ";".join(signed)
-        canonical = "\n".join(
-            ("POST", "/", "", *(f"{name}:{value}" for name, value in signed.items()), "", names, _sha256(body))
+        access_key, secret_key, token = keys
+        stamp = self._stamp_of(int(time.time() if now is None else now))
+        names, values = (
+            "content-type;host;x-amz-date",
+            f"content-type:{content_type}\nhost:{self._host}\nx-amz-date:{stamp}",
         )
+        headers = {"Content-Type": content_type, "Host": self._host, "X-Amz-Date": stamp}
+        if token:
+            names, values = f"{names};x-amz-security-token", f"{values}\nx-amz-security-token:{token}"
+            headers["X-Amz-Security-Token"] = token
+        if target is not None:
+            names, values = f"{names};x-amz-target", f"{values}\nx-amz-target:{target}"
+            headers["X-Amz-Target"] = target
+        canonical = f"POST\n/\n\n{values}\n\n{names}\n{sha256(body).hexdigest()}"
         scope = f"{stamp[:8]}/{self._region}/{self._service}/aws4_request"
-        to_sign = "\n".join((_ALGORITHM, stamp, scope, _sha256(canonical.encode())))
-        signature = hmac.new(self._key(stamp[:8], keys.secret_key), to_sign.encode(), hashlib.sha256).hexdigest()
-        headers = {
-            "Content-Type": content_type,
-            "Host": self._host,
-            "X-Amz-Date": stamp,
-            "X-Amz-Target": target,
-            "Authorization": (
-                f"{_ALGORITHM} Credential={keys.access_key}/{scope}, SignedHeaders={names}, Signature={signature}"
-            ),
-        }
-        if keys.token:
-            headers["X-Amz-Security-Token"] = keys.token
+        to_sign = f"{_ALGORITHM}\n{stamp}\n{scope}\n{sha256(canonical.encode()).hexdigest()}"
+        signature = _hmac(self._key(stamp[:8], secret_key), to_sign).hex()
+        headers["Authorization"] = (
+            f"{_ALGORITHM} Credential={access_key}/{scope}, SignedHeaders={names}, Signature={signature}"
+        )
         return headers
+
+    def _stamp_of(self, second: int) -> str:
+        known, stamp = self._stamp
+        if known != second:
+            stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(second))
+            self._stamp = (second, stamp)
+        return stamp
 
     def _key(self, day: str, secret: str) -> bytes:
         known, key = self._derived
         if known != (day, secret):
             key = f"AWS4{secret}".encode()
             for part in (day, self._region, self._service, "aws4_request"):
-                key = hmac.new(key, part.encode(), hashlib.sha256).digest()
+                key = _hmac(key, part)
             self._derived = ((day, secret), key)
         return key
 
 
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+def _hmac(key: bytes, text: str) -> bytes:
+    return hmac.digest(key, text.encode(), "sha256")

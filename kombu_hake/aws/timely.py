@@ -1,4 +1,4 @@
-"""Limit the total time in which an answer may arrive.
+"""Limit the size of an answer and the total time in which it may arrive.
 
 A socket's timeout bounds the wait for each piece of an answer. A server that sends a byte now and then, in the headers
 or in the body, could block the reading thread forever. So each read also checks how long the whole answer has taken.
@@ -10,16 +10,22 @@ import http.client
 import io
 import socket
 import time
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-__all__ = ["MOST_S", "bound_answers", "bound_pool"]
+from kombu_hake.exceptions import BrokerUnavailable
+
+__all__ = ["MOST_BYTES", "MOST_S", "TimelyReader", "bound_pool", "read_body"]
 
 #: Maximum time for an answer to arrive after its first byte was due, seconds.
 MOST_S = 60.0
+#: Maximum size of an answer: ten messages of 1 MiB, each character escaped as ``\\u003c``.
+MOST_BYTES = 64 * 1024 * 1024
+_CHUNK_BYTES = 256 * 1024
 
 
-class _TimelyReader(io.RawIOBase):
+class TimelyReader(io.RawIOBase):
     """The file of a socket; reading raises once the answer is late."""
 
     def __init__(self, raw: Any, ends_at: float) -> None:
@@ -56,16 +62,53 @@ class _TimelyResponse(http.client.HTTPResponse):
         super().__init__(sock, *args, **kwargs)
         ends_at = time.monotonic() + (sock.gettimeout() or 0.0) + MOST_S
         # The class of the response is the only hook that urllib3 and botocore have here.
-        self.fp = io.BufferedReader(_TimelyReader(self.fp.detach(), ends_at))
+        self.fp = io.BufferedReader(TimelyReader(self.fp.detach(), ends_at))
 
 
 @cache
-def bound_answers(connection_class: type) -> type:
+def _bound_answers(connection_class: type) -> type:
     """A subclass of *connection_class* whose answers have to arrive in time."""
     return type(connection_class.__name__, (connection_class,), {"response_class": _TimelyResponse})
 
 
 @cache
 def bound_pool(pool_class: Any) -> type:
-    """A subclass of *pool_class* with connections of :func:`bound_answers`."""
-    return type(pool_class.__name__, (pool_class,), {"ConnectionCls": bound_answers(pool_class.ConnectionCls)})
+    """A subclass of *pool_class* with connections of :func:`_bound_answers`."""
+    return type(pool_class.__name__, (pool_class,), {"ConnectionCls": _bound_answers(pool_class.ConnectionCls)})
+
+
+def read_body(response: Any) -> bytes:
+    """The raw body of a urllib3 response that was not preloaded. Returns its connection to the pool.
+
+    Raises:
+        BrokerUnavailable: it is larger, or takes longer, than an answer of AWS.
+        urllib3.exceptions.HTTPError: the connection failed.
+    """
+    ends_at = time.monotonic() + MOST_S
+    parts: list[bytes] = []
+    size = 0
+    is_read = False
+    try:
+        for part in _pieces(response):
+            parts.append(part)
+            size += len(part)
+            if size > MOST_BYTES:
+                raise BrokerUnavailable(f"An answer has more than {MOST_BYTES:,} bytes; AWS sends none that large.")
+            if time.monotonic() > ends_at:
+                raise BrokerUnavailable(f"An answer took longer than {MOST_S:g} s to arrive.")
+        is_read = True
+    finally:
+        if is_read:
+            response.release_conn()
+        else:  # the rest would be read as the next answer
+            response.close()
+    return b"".join(parts)
+
+
+def _pieces(response: Any) -> Iterator[bytes]:
+    """The body as it arrives. ``stream`` would wait for a full piece, however slowly a server sends."""
+    if not hasattr(response, "read1"):  # urllib3 1.26
+        yield from response.stream(_CHUNK_BYTES, decode_content=False)
+        return
+    while piece := response.read1(_CHUNK_BYTES, decode_content=False):
+        yield piece

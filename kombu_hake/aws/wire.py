@@ -1,10 +1,9 @@
-"""The hot calls of SQS with less CPU time: only a signer and urllib3's pool.
+"""The hot calls of SQS and SNS with less CPU time: only a signer, and a small HTTP client.
 
 Why
-    A boto3 call costs about 2.0 ms of CPU on the machine where the benchmarks run, of which HTTP is 0.5 ms; the rest is
-    generic machinery (hooks, endpoint rules, user agent, serialiser, signer, parser) that computes the same for each
-    call. With two calls for ten messages that is most of the cost of a message. SQS uses plain JSON, so bypassing the
-    machinery takes a few lines. See ``docs/performance.md`` for the measurement.
+    A boto3 call costs about 2 ms of CPU on the machine where the benchmarks run, most of it in generic machinery
+    (hooks, endpoint rules, user agent, serializer, signer, parser) that computes the same for each call. With two calls
+    for ten messages that is most of the cost of a message. See ``docs/performance.md`` for the measurement.
 
 What botocore still does
     Credentials (refreshing included), endpoint and region, and every call that is not listed in :data:`OPERATIONS`.
@@ -15,75 +14,75 @@ What botocore still does
 from __future__ import annotations
 
 import json
-import logging
-import socket
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from kombu_hake._version import __version__
+from kombu_hake.aws import query
 from kombu_hake.aws.answers import checked
 from kombu_hake.aws.clock import AwsClock
 from kombu_hake.aws.error_table import error_from_answer, error_from_transport, foreign_answer
+from kombu_hake.aws.http import Answer, HttpPool
 from kombu_hake.aws.retry import Tries
 from kombu_hake.aws.sigv4 import Keys, Signer
-from kombu_hake.aws.timely import bound_answers
 from kombu_hake.config import Settings
-from kombu_hake.exceptions import BrokerUnavailable
-from kombu_hake.quoting import guarded
+from kombu_hake.exceptions import BrokerUnavailable, ConfigurationError
 
-__all__ = ["OPERATIONS", "SqsWire", "read_body", "read_timeout_s"]
+__all__ = ["OPERATIONS", "Wire", "read_timeout_s"]
 
-logger = guarded(logging.getLogger(__name__))
-#: boto3's name of a call to AWS's name.
-OPERATIONS: Mapping[str, str] = {
-    "send_message": "SendMessage",
-    "send_message_batch": "SendMessageBatch",
-    "receive_message": "ReceiveMessage",
-    "delete_message_batch": "DeleteMessageBatch",
-    "change_message_visibility_batch": "ChangeMessageVisibilityBatch",
+#: For each service, boto3's name of a call to AWS's name.
+OPERATIONS: Mapping[str, Mapping[str, str]] = {
+    "sqs": {
+        "send_message": "SendMessage",
+        "send_message_batch": "SendMessageBatch",
+        "receive_message": "ReceiveMessage",
+        "delete_message_batch": "DeleteMessageBatch",
+        "change_message_visibility_batch": "ChangeMessageVisibilityBatch",
+    },
+    "sns": {"publish": "Publish", "publish_batch": "PublishBatch"},
 }
-_POOL_CONNECTIONS = 64
 #: How much later than its wait time a long poll may be answered.
 _POLL_GRACE_S = 5.0
-#: How soon a network that drops everything is noticed: while sending a request, waiting for an answer, or idle. A long
-#: poll is silent for twenty seconds by design, and dead idle connections would otherwise be noticed only on use.
-_DEAD_AFTER_MS = 8_000
-_PROBE_AFTER_S = 4
-_PROBE_EVERY_S = 2
-#: Maximum size of an answer: ten messages of 1 MiB, each character escaped as ``\\u003c``.
-_MOST_BYTES = 64 * 1024 * 1024
-#: Maximum time for the body of an answer to arrive: a server that sends a byte now and then resets each timeout.
-_BODY_S = 60.0
-_CHUNK_BYTES = 256 * 1024
-_CONTENT_TYPE = "application/x-amz-json-1.0"
-_USER_AGENT = f"kombu_hake/{__version__}"
+_JSON = "application/x-amz-json-1.0"
+_FORM = "application/x-www-form-urlencoded; charset=utf-8"
+#: A proxy on the way must not compress answers: they are not decompressed.
+_FIXED = f"\r\nUser-Agent: kombu_hake/{__version__}\r\nAccept-Encoding: identity"
 
 
-class SqsWire:
-    """Makes the calls in :data:`OPERATIONS`. One per process; safe to share between threads."""
+class _Found(NamedTuple):
+    """What an answer says."""
 
-    def __init__(self, session: Any, client: Any, settings: Settings, clock: AwsClock) -> None:
-        """Use endpoint, region and credentials of a boto3 session and its SQS client; report AWS's time to *clock*."""
-        import urllib3
+    fields: dict[str, Any]
+    #: Set if it is an error: the query protocol's code, ``<code>;<Sender or Receiver>``.
+    query_error: str = ""
 
+
+class Wire:
+    """Makes the calls in :data:`OPERATIONS` of one service. One per process; safe to share between threads."""
+
+    def __init__(self, service: str, session: Any, client: Any, settings: Settings, clock: AwsClock) -> None:
+        """Use endpoint, region and credentials of a boto3 session and its client; report AWS's time to *clock*."""
+        self._service = service
         self._settings = settings
         self._clock = clock
         self._credentials = session.get_credentials()  # those of aws/credentials.py
-        url = urllib3.util.parse_url(client.meta.endpoint_url)
-        own_port = url.port in (None, 443 if url.scheme == "https" else 80)
-        self._signer = Signer("sqs", client.meta.region_name, str(url.host if own_port else url.netloc))
-        tls = {"ca_certs": _ca_bundle(session)} if url.scheme == "https" else {}
-        self._pool = urllib3.connectionpool.connection_from_url(
-            client.meta.endpoint_url,
-            maxsize=_POOL_CONNECTIONS,
-            block=False,
-            retries=False,
-            **tls,
-            socket_options=_socket_options(),
+        url = urlsplit(client.meta.endpoint_url)
+        host = url.hostname or ""
+        is_tls = url.scheme == "https"
+        default_port = 443 if is_tls else 80
+        shown = f"[{host}]" if ":" in host else host
+        self._signer = Signer(
+            service, client.meta.region_name, shown if url.port in (None, default_port) else f"{shown}:{url.port}"
         )
-        self._pool.ConnectionCls = bound_answers(self._pool.ConnectionCls)
+        self._pool = HttpPool(
+            host,
+            url.port or default_port,
+            tls=_tls(session) if is_tls else None,
+            connect_timeout_s=settings.connect_timeout,
+        )
 
     @staticmethod
     def can_serve(client: Any, settings: Settings) -> bool:
@@ -102,97 +101,56 @@ class SqsWire:
         Raises:
             HakeError: as :meth:`kombu_hake.aws.clients.Clients.sqs`.
         """
-        wait_s = params.get("WaitTimeSeconds", 0)
+        action = OPERATIONS[self._service][operation]
+        if self._service == "sqs":
+            body, content_type, target = json.dumps(params).encode("ascii"), _JSON, f"AmazonSQS.{action}"
+        else:
+            body, content_type, target = query.encode(action, params), _FORM, None
         is_poll = operation == "receive_message"
+        timeout_s = read_timeout_s(self._settings, params.get("WaitTimeSeconds", 0))
         tries = Tries(1 if is_poll else self._settings.max_attempts, self._clock, is_patient=not is_poll)
-        body = json.dumps(params).encode()
         while True:
             try:
-                return self._once(operation, params, body, wait_s)
+                headers = self._signer.headers(self._keys(), target, content_type, body, self._clock.now_s())
+                lines = "\r\n".join([f"{name}: {value}" for name, value in headers.items()])
+                try:
+                    answer = self._pool.post(f"POST / HTTP/1.1\r\n{lines}{_FIXED}".encode("ascii"), body, timeout_s)
+                except OSError as exc:
+                    raise error_from_transport(exc, self._service, operation, self._settings) from exc
+                return self._result(operation, params, answer)
             except BrokerUnavailable as exc:
                 pause_s = tries.pause_s(exc)
                 if pause_s is None:
                     raise
                 time.sleep(pause_s)
 
-    def _once(self, operation: str, params: Mapping[str, Any], body: bytes, wait_s: float) -> dict[str, Any]:
-        import urllib3
-
+    def _keys(self) -> Keys:
         # Frozen: refreshable credentials are renewed here, and all parts are of one generation.
         frozen = self._credentials.get_frozen_credentials()
         keys = Keys(frozen.access_key, frozen.secret_key, frozen.token)
-        try:
-            target, now_s = f"AmazonSQS.{OPERATIONS[operation]}", self._clock.now_s()
-            headers = self._signer.headers(keys, target, _CONTENT_TYPE, body, now_s)
-            headers["User-Agent"] = _USER_AGENT
-            # Redirects are not followed: a signed request is for the endpoint alone. AWS does not compress what was
-            # not asked for, so nothing is decompressed.
-            response = self._pool.urlopen(
-                "POST",
-                "/",
-                body=body,
-                headers=headers,
-                timeout=urllib3.Timeout(
-                    connect=self._settings.connect_timeout, read=read_timeout_s(self._settings, wait_s)
-                ),
-                redirect=False,
-                preload_content=False,
-                decode_content=False,
-            )
-            data = read_body(response)
-        except (urllib3.exceptions.HTTPError, OSError) as exc:
-            raise error_from_transport(exc, "sqs", operation, self._settings) from exc
-        answer = _parse(data)
-        if answer is None:
-            detail = f"status {response.status} with {len(data):,} bytes that are not a JSON object"
-            raise foreign_answer(detail, f"sqs:{OPERATIONS[operation]}", str(params.get("QueueUrl")))
-        if response.status == 200:
-            found = checked("sqs", operation, params, answer)
-            self._clock.learn(response.headers.get("date"))
-            return found
-        query_error = response.headers.get("x-amzn-query-error", "")
-        refusal = error_from_answer(response.status, query_error, answer, "sqs", operation, params)
-        if query_error or answer:
+        text = f"{keys.access_key}{keys.token}"
+        if not (text.isascii() and text.isprintable()):
+            raise ConfigurationError("The AWS credentials contain characters that no key has, such as a line break.")
+        return keys
+
+    def _result(self, operation: str, params: Mapping[str, Any], answer: Answer) -> dict[str, Any]:
+        """What an answer says. Raises as :meth:`call`."""
+        found = _parse_json(answer) if self._service == "sqs" else _parse_query(answer)
+        if found is None:
+            format_ = "a JSON object" if self._service == "sqs" else "of its protocol"
+            detail = f"status {answer.status} with {len(answer.body):,} bytes that are not {format_}"
+            action = OPERATIONS[self._service][operation]
+            where = params.get("QueueUrl") or params.get("TopicArn")
+            raise foreign_answer(detail, f"{self._service}:{action}", str(where))
+        if answer.status == 200:
+            result = checked(self._service, operation, params, found.fields)
+            self._clock.learn(answer.headers.get("date"))
+            return result
+        refusal = error_from_answer(answer.status, found.query_error, found.fields, self._service, operation, params)
+        if found.query_error or found.fields:
             is_refusal = isinstance(refusal, BrokerUnavailable) and refusal.is_clock_error
-            self._clock.learn(response.headers.get("date"), is_refusal=is_refusal)
+            self._clock.learn(answer.headers.get("date"), is_refusal=is_refusal)
         raise refusal
-
-
-def read_body(response: Any) -> bytes:
-    """The raw body of a urllib3 response that was not preloaded. Returns its connection to the pool.
-
-    Raises:
-        BrokerUnavailable: it is larger, or takes longer, than an answer of AWS.
-        urllib3.exceptions.HTTPError: the connection failed.
-    """
-    ends_at = time.monotonic() + _BODY_S
-    parts: list[bytes] = []
-    size = 0
-    is_read = False
-    try:
-        for part in _pieces(response):
-            parts.append(part)
-            size += len(part)
-            if size > _MOST_BYTES:
-                raise BrokerUnavailable(f"An answer has more than {_MOST_BYTES:,} bytes; AWS sends none that large.")
-            if time.monotonic() > ends_at:
-                raise BrokerUnavailable(f"An answer took longer than {_BODY_S:g} s to arrive.")
-        is_read = True
-    finally:
-        if is_read:
-            response.release_conn()
-        else:  # the rest would be read as the next answer
-            response.close()
-    return b"".join(parts)
-
-
-def _pieces(response: Any) -> Iterator[bytes]:
-    """The body as it arrives. ``stream`` would wait for a full piece, however slowly a server sends."""
-    if not hasattr(response, "read1"):  # urllib3 1.26
-        yield from response.stream(_CHUNK_BYTES, decode_content=False)
-        return
-    while piece := response.read1(_CHUNK_BYTES, decode_content=False):
-        yield piece
 
 
 def read_timeout_s(settings: Settings, wait_s: float) -> float:
@@ -204,31 +162,35 @@ def read_timeout_s(settings: Settings, wait_s: float) -> float:
     return max(settings.read_timeout, wait_s + min(_POLL_GRACE_S, settings.read_timeout) if wait_s else 0.0)
 
 
-def _socket_options() -> list[tuple[int, int, int]]:
-    """The socket options of every connection, as far as the system supports them."""
-    tcp = {
-        "TCP_NODELAY": 1,  # headers and body are two writes: without this each call would wait for a delayed ACK
-        "TCP_KEEPIDLE": _PROBE_AFTER_S,
-        "TCP_KEEPINTVL": _PROBE_EVERY_S,
-        "TCP_KEEPCNT": (_DEAD_AFTER_MS // 1000 - _PROBE_AFTER_S) // _PROBE_EVERY_S,
-        "TCP_USER_TIMEOUT": _DEAD_AFTER_MS,
-    }
-    known = [(getattr(socket, name), value) for name, value in tcp.items() if hasattr(socket, name)]
-    return [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), *((socket.IPPROTO_TCP, name, value) for name, value in known)]
+def _tls(session: Any) -> Any:
+    """How botocore checks certificates: by the configured bundle, or its own."""
+    import ssl
 
-
-def _ca_bundle(session: Any) -> str | None:
     from botocore.httpsession import get_cert_path
+    from urllib3.util.ssl_ import create_urllib3_context
 
     configured = session._session.get_config_variable("ca_bundle")  # AWS_CA_BUNDLE, or ca_bundle of the profile
-    return str(get_cert_path(configured or True))
+    context = create_urllib3_context(cert_reqs=ssl.CERT_REQUIRED)
+    context.check_hostname = True
+    context.load_verify_locations(get_cert_path(configured or True))
+    return context
 
 
-def _parse(data: bytes) -> dict[str, Any] | None:
-    if not data:
-        return {}
+def _parse_json(answer: Answer) -> _Found | None:
+    if not answer.body:
+        return _Found({}, answer.headers.get("x-amzn-query-error", ""))
     try:
-        answer = json.loads(data)
+        fields = json.loads(str(answer.body, "utf-8"))
     except (ValueError, RecursionError):
         return None
-    return answer if isinstance(answer, dict) else None
+    return _Found(fields, answer.headers.get("x-amzn-query-error", "")) if isinstance(fields, dict) else None
+
+
+def _parse_query(answer: Answer) -> _Found | None:
+    fields = query.decode(answer.body)
+    if answer.status == 200:
+        return None if fields is None or "Error" in fields else _Found(fields)
+    # As botocore: an error without AWS's format is known by its status alone.
+    error = (fields or {}).get("Error") or {}
+    found = {"message": error["Message"]} if error.get("Message") else {}
+    return _Found(found, f"{error['Code']};{error.get('Type', '')}" if error.get("Code") else "")

@@ -15,6 +15,7 @@ from support.proxy_http import response
 from support.proxy_rules import Rule
 
 from kombu_hake.aws import clients as clients_module
+from kombu_hake.aws import http as http_module
 from kombu_hake.aws import timely as timely_module
 from kombu_hake.aws import wire as wire_module
 from kombu_hake.aws.answers import checked
@@ -125,7 +126,8 @@ def test_a_body_larger_than_any_of_aws_is_not_kept(
 def test_a_body_that_never_ends_is_given_up(
     service: str, operation: str, params: dict[str, Any], head: bytes, piece: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wire_module, "_BODY_S", 0.2)
+    for module in (http_module, timely_module):
+        monkeypatch.setattr(module, "MOST_S", 0.2)
     is_over = threading.Event()
 
     def drip(server: socket.socket) -> None:
@@ -156,7 +158,8 @@ def test_a_body_that_never_ends_is_given_up(
 def test_headers_that_never_end_are_given_up(
     service: str, operation: str, params: dict[str, Any], head: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(timely_module, "MOST_S", 0.2)
+    for module in (http_module, timely_module):
+        monkeypatch.setattr(module, "MOST_S", 0.2)
     monkeypatch.setattr(wire_module, "read_timeout_s", lambda *_args: 0.3)
     monkeypatch.setattr(clients_module, "read_timeout_s", lambda *_args: 0.3)
     is_over = threading.Event()
@@ -213,7 +216,6 @@ def test_guarding_botocore_keeps_its_answers(proxy: Proxy, clients: Clients) -> 
         clients.sqs("tag_queue", QueueUrl=QUEUE_URL, Tags={})
     finally:
         del ODD["fine"], ODD["empty"]
-    assert clients_module.read_body is wire_module.read_body
 
 
 # --- shapes, without a wire
@@ -317,7 +319,7 @@ def test_no_answer_raises_anything_else(answer: object, operation: str) -> None:
 
 
 @pytest.mark.parametrize("error", [OSError(24, "Too many open files"), ImportError("no descriptor")])
-@pytest.mark.parametrize("part", ["_session", "_client", "SqsWire"])
+@pytest.mark.parametrize("part", ["_session", "_client", "Wire"])
 def test_a_client_that_cannot_be_made_for_now_means_that_aws_is_away(
     part: str, error: Exception, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

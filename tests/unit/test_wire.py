@@ -5,7 +5,8 @@ import socket
 import pytest
 from fakes import make_settings
 
-from kombu_hake.aws.wire import _socket_options, read_timeout_s
+from kombu_hake.aws.http import _socket_options
+from kombu_hake.aws.wire import read_timeout_s
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,110 @@
+"""AWS's query protocol, in which SNS takes ``Publish`` and ``PublishBatch``. Pure.
+
+A request is a form, its answer XML. ``tests/unit/test_query.py`` compares both with botocore's serializer and parser.
+
+Source:
+    Amazon SNS API Reference, version 2010-03-31.
+"""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import quote_plus
+
+__all__ = ["decode", "encode"]
+
+_VERSION = "2010-03-31"
+_NAMESPACE = "{http://sns.amazonaws.com/doc/2010-03-31/}"
+#: The characters that a message of ours has besides letters and digits, ``%`` first. A scan of a text for each of them
+#: takes a tenth of the time that ``quote_plus`` takes, which looks up every single byte.
+_COMMON = [(character, quote_plus(character)) for character in "%+\"{}:,[]/=\\&;|<>@()'!?#$*"]
+_SAFE = re.compile(r"[A-Za-z0-9_.~%+ -]*\Z", re.ASCII)
+#: A text that is not worth the scans.
+_SHORT = 48
+
+
+def encode(action: str, params: Mapping[str, Any]) -> bytes:
+    """The form of a request.
+
+    Args:
+        action: Such as ``Publish``.
+        params: As for boto3: texts, ``MessageAttributes`` and ``PublishBatchRequestEntries``.
+    """
+    fields = "".join(f"&{name}={_quoted(value)}" for name, value in _fields("", params))
+    return f"Action={action}&Version={_VERSION}{fields}".encode("ascii")
+
+
+def decode(body: bytes) -> dict[str, Any] | None:
+    """What an answer says, as boto3 gives it; None if it is not of this protocol.
+
+    Returns:
+        ``MessageId`` and, of FIFO topics, ``SequenceNumber``; or ``Successful`` and ``Failed``; or ``Error`` with
+        ``Code``, ``Message`` and ``Type``.
+    """
+    if b"<!DOCTYPE" in body or b"<!ENTITY" in body:  # AWS sends neither, and entities may expand without end
+        return None
+    try:
+        root = ET.fromstring(body)  # noqa: S314 - no entities, see above
+    except ET.ParseError:
+        return None
+    name = root.tag.removeprefix(_NAMESPACE)
+    if name == "ErrorResponse":
+        error = _child(root, "Error")
+        return None if error is None else {"Error": _texts(error)}
+    if name not in ("PublishResponse", "PublishBatchResponse"):
+        return None
+    result = _child(root, name.replace("Response", "Result"))
+    if result is None:
+        return None
+    if name == "PublishResponse":
+        return dict(_texts(result))
+    lists: dict[str, Any] = {}
+    for part in ("Successful", "Failed"):
+        found = _child(result, part)
+        lists[part] = [] if found is None else [_entry(member) for member in found]
+    return lists
+
+
+def _fields(prefix: str, params: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, value in params.items():
+        if name == "MessageAttributes":
+            for number, (key, attribute) in enumerate(value.items(), 1):
+                entry = f"{prefix}MessageAttributes.entry.{number}"
+                yield f"{entry}.Name", key
+                for kind, text in attribute.items():
+                    yield f"{entry}.Value.{kind}", text
+        elif name == "PublishBatchRequestEntries":
+            for number, entry in enumerate(value, 1):
+                yield from _fields(f"{name}.member.{number}.", entry)
+        else:
+            yield prefix + name, value
+
+
+def _quoted(text: str) -> str:
+    """As ``quote_plus``."""
+    if len(text) < _SHORT:
+        return quote_plus(text)
+    found = text
+    for character, code in _COMMON:
+        if character in found:
+            found = found.replace(character, code)
+    return found.replace(" ", "+") if _SAFE.match(found) else quote_plus(text)
+
+
+def _child(element: ET.Element, name: str) -> ET.Element | None:
+    found = element.find(_NAMESPACE + name)
+    return element.find(name) if found is None else found
+
+
+def _texts(element: ET.Element) -> dict[str, str]:
+    return {child.tag.rpartition("}")[2]: child.text or "" for child in element}
+
+
+def _entry(member: ET.Element) -> dict[str, Any]:
+    entry: dict[str, Any] = _texts(member)
+    if "SenderFault" in entry:
+        entry["SenderFault"] = entry["SenderFault"] == "true"
+    return entry
