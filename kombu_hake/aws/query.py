@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote_plus
 
@@ -22,8 +23,8 @@ _NAMESPACE = "{http://sns.amazonaws.com/doc/2010-03-31/}"
 #: takes a tenth of the time that ``quote_plus`` takes, which looks up every single byte.
 _COMMON = [(character, quote_plus(character)) for character in "%+\"{}:,[]/=\\&;|<>@()'!?#$*"]
 _SAFE = re.compile(r"[A-Za-z0-9_.~%+ -]*\Z", re.ASCII)
-#: A text that is not worth the scans.
-_SHORT = 48
+#: Up to this length, results are remembered instead.
+_SHORT = 128
 
 
 def encode(action: str, params: Mapping[str, Any]) -> bytes:
@@ -33,8 +34,9 @@ def encode(action: str, params: Mapping[str, Any]) -> bytes:
         action: Such as ``Publish``.
         params: As for boto3: texts, ``MessageAttributes`` and ``PublishBatchRequestEntries``.
     """
-    fields = "".join(f"&{name}={_quoted(value)}" for name, value in _fields("", params))
-    return f"Action={action}&Version={_VERSION}{fields}".encode("ascii")
+    fields = [f"Action={action}&Version={_VERSION}"]
+    _add(fields, "", params)
+    return "&".join(fields).encode("ascii")
 
 
 def decode(body: bytes) -> dict[str, Any] | None:
@@ -68,30 +70,35 @@ def decode(body: bytes) -> dict[str, Any] | None:
     return lists
 
 
-def _fields(prefix: str, params: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _add(fields: list[str], prefix: str, params: Mapping[str, Any]) -> None:
+    """Append ``name=value`` for each parameter to *fields*."""
     for name, value in params.items():
         if name == "MessageAttributes":
             for number, (key, attribute) in enumerate(value.items(), 1):
                 entry = f"{prefix}MessageAttributes.entry.{number}"
-                yield f"{entry}.Name", key
+                fields.append(f"{entry}.Name={_quoted(key)}")
                 for kind, text in attribute.items():
-                    yield f"{entry}.Value.{kind}", text
+                    fields.append(f"{entry}.Value.{kind}={_quoted(text)}")
         elif name == "PublishBatchRequestEntries":
             for number, entry in enumerate(value, 1):
-                yield from _fields(f"{name}.member.{number}.", entry)
+                _add(fields, f"{name}.member.{number}.", entry)
         else:
-            yield prefix + name, value
+            fields.append(f"{prefix}{name}={_quoted(value)}")
 
 
 def _quoted(text: str) -> str:
     """As ``quote_plus``."""
-    if len(text) < _SHORT:
-        return quote_plus(text)
+    if len(text) <= _SHORT:
+        return _quoted_short(text)
     found = text
     for character, code in _COMMON:
         if character in found:
             found = found.replace(character, code)
     return found.replace(" ", "+") if _SAFE.match(found) else quote_plus(text)
+
+
+#: Names, ARNs and routing keys are the same in many requests.
+_quoted_short = lru_cache(1_000)(quote_plus)
 
 
 def _child(element: ET.Element, name: str) -> ET.Element | None:
