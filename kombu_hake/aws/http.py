@@ -115,14 +115,12 @@ class HttpPool:
             self._idle.pop().close()
 
     def _exchange(self, connection: _Connection, request: bytes, timeout_s: float) -> Answer:
-        is_complete = False
         try:
             answer = connection.exchange(request, timeout_s)
-            is_complete = connection.may_stay
-        finally:
-            if not is_complete:
-                connection.close()
-        if len(self._idle) < _MOST_IDLE:
+        except BaseException:
+            connection.close()
+            raise
+        if connection.may_stay and len(self._idle) < _MOST_IDLE:
             connection.idle_since = time.monotonic()
             self._idle.append(connection)
         else:
