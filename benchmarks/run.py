@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Run the benchmark: set up its tools on first use (``.venv-bench``, ``.tools``), then hand over to ``bench.suite``.
+"""Run the benchmark: set up its tools on first use (``.venv-bench*``, ``.tools``), then hand over to ``bench.suite``.
 
 Needs Python 3.10, and apt for Redis and RabbitMQ (unpacked beside the project, not installed). Standard library only.
 """
@@ -16,11 +16,10 @@ def main() -> None:
     from bench import tools
 
     python = tools.make_venv()
-    tools.install_fauxqs()
+    tools.make_other_venv()
     tools.install_brokers()
-    paths = [str(HERE), str(tools.ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+        "PYTHONPATH": os.pathsep.join([str(tools.ROOT), str(HERE)]),
         "AWS_EC2_METADATA_DISABLED": "true",
         "PYTHONDONTWRITEBYTECODE": "",
     }

@@ -5,17 +5,20 @@ The environment says which broker and queue (``Broker.environment``).
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from typing import Any
 
 from .meter import Meter
-from .peers import Broker
+from .peers import OF_ANOTHER_ENVIRONMENT, REGION, Broker
+from .standin import control
 
 PAYLOAD = "x" * 200
 WARM_UP_COUNT = 20
@@ -25,10 +28,14 @@ THREADS = 16
 
 
 def publish(broker: Broker, queue: str, count: int) -> dict[str, Any]:
-    """kombu's Producer, one message per call."""
-    from kombu import Connection, Queue
+    """kombu's Producer, one message per call; the like of it where there is no kombu."""
+    if broker.peer in OF_ANOTHER_ENVIRONMENT:
+        return _other(broker).publish(queue, count, WARM_UP_COUNT)  # type: ignore[no-any-return]
+    if broker.peer == "boto3":
+        return _publish_boto3(broker, queue, count)
+    from kombu import Queue
 
-    with Connection(broker.url, transport_options=broker.options) as connection:
+    with connect(broker) as connection:
         producer = connection.Producer(serializer="json")
         Queue(queue, channel=connection.default_channel).declare()
         send = lambda number: producer.publish({"n": number, "text": PAYLOAD}, routing_key=queue)  # noqa: E731
@@ -40,11 +47,22 @@ def publish(broker: Broker, queue: str, count: int) -> dict[str, Any]:
     return meter.result(count)
 
 
-def boto3_send(broker: Broker, queue: str, count: int) -> dict[str, Any]:
+def publish_exchange(broker: Broker, queue: str, count: int) -> dict[str, Any]:
+    """The same to an exchange with one bound queue."""
+    with _to_exchange(broker, queue) as publish_one:
+        for number in range(WARM_UP_COUNT):
+            publish_one(number)
+        with Meter(broker) as meter:
+            for number in range(count):
+                publish_one(number)
+    return meter.result(count)
+
+
+def _publish_boto3(broker: Broker, queue: str, count: int) -> dict[str, Any]:
     """The floor: ``send_message`` of a body as large as kombu's, with a client as boto3 makes it."""
     from . import aws
 
-    sqs = aws.client("sqs", broker.proxy_url)
+    sqs = aws.client("sqs", broker.endpoint_url)
     url = sqs.create_queue(QueueName=queue)["QueueUrl"]
     for _ in range(WARM_UP_COUNT):
         sqs.send_message(QueueUrl=url, MessageBody=PAYLOAD * 3)
@@ -97,15 +115,25 @@ def delay_threads(broker: Broker, queue: str, count: int) -> dict[str, Any]:
 
 def batch(broker: Broker, queue: str, count: int) -> dict[str, Any]:
     """kombu's Producer within ``kombu_hake.batch()``; the others have no batch and just loop."""
-    from kombu import Connection, Queue
+    from kombu import Queue
 
-    with Connection(broker.url, transport_options=broker.options) as connection:
+    with connect(broker) as connection:
         producer = connection.Producer(serializer="json")
         Queue(queue, channel=connection.default_channel).declare()
         producer.publish({"n": -1, "text": PAYLOAD}, routing_key=queue)
         with Meter(broker) as meter, _batch(broker):
             for number in range(count):
                 producer.publish({"n": number, "text": PAYLOAD}, routing_key=queue)
+    return meter.result(count)
+
+
+def batch_exchange(broker: Broker, queue: str, count: int) -> dict[str, Any]:
+    """The same to an exchange with one bound queue."""
+    with _to_exchange(broker, queue) as publish_one:
+        publish_one(-1)
+        with Meter(broker) as meter, _batch(broker):
+            for number in range(count):
+                publish_one(number)
     return meter.result(count)
 
 
@@ -122,21 +150,40 @@ def delay_batch(broker: Broker, queue: str, count: int) -> dict[str, Any]:
 
 def fill(broker: Broker, queue: str, count: int) -> dict[str, Any]:
     """Put tasks into the queue, by the quickest way the peer has. Not measured."""
-    from . import aws
+    if broker.peer in OF_ANOTHER_ENVIRONMENT:
+        return _other(broker).fill(queue, count)  # type: ignore[no-any-return]
     from .tasks import noop
 
     if not broker.is_aws:
         for number in range(count):
             noop.delay(number)
         return {}
-    noop.delay(0)
-    aws.fill(broker.aws_url, queue, count)
+    sent = noop.delay(0)
+    control(broker.side_url, fill={"queue": queue, "count": count, "id": sent.id})
     return {}
+
+
+def wire(broker: Broker, queue: str, count: int) -> dict[str, Any]:
+    """A receive of ten and a delete of ten, by the package's own clients: ``count`` pairs from a filled queue."""
+    receive, delete = _wire_calls(broker, queue)
+
+    def pair() -> None:
+        found = receive()["Messages"]
+        entries = [{"Id": str(n), "ReceiptHandle": each["ReceiptHandle"]} for n, each in enumerate(found)]
+        deleted = delete(Entries=entries)["Successful"]
+        assert len(found) == len(deleted) == 10
+
+    for _ in range(WARM_UP_COUNT):
+        pair()
+    with Meter(broker) as meter:
+        for _ in range(count):
+            pair()
+    return meter.result(count)
 
 
 def consume(broker: Broker, queue: str, count: int) -> dict[str, Any]:
     """kombu's Consumer, each message acked in its callback; ``left`` must be 0."""
-    from kombu import Connection, Queue
+    from kombu import Queue
 
     from . import aws
 
@@ -147,7 +194,7 @@ def consume(broker: Broker, queue: str, count: int) -> dict[str, Any]:
         message.ack()
         done += 1
 
-    connection = Connection(broker.url, transport_options=broker.options)
+    connection = connect(broker)
     with connection.channel() as channel:
         consumer = connection.Consumer(Queue(queue), channel=channel, on_message=on_message, prefetch_count=100)
         with Meter(broker) as meter, consumer:
@@ -158,13 +205,13 @@ def consume(broker: Broker, queue: str, count: int) -> dict[str, Any]:
     result = meter.result(done)
     result["close_s"] = time.perf_counter() - closing_at
     if broker.is_aws:
-        result["left"] = aws.left_in(broker.aws_url, queue)
+        result["left"] = aws.left_in(broker.side_url, queue)
     return result
 
 
 def fan_out(broker: Broker, queue: str, count: int) -> dict[str, Any]:
     """Events to an exchange with ``BENCH_GROUPS`` queues, all consumed; published in a batch where the peer has it."""
-    from kombu import Connection, Exchange, Queue
+    from kombu import Exchange, Queue
 
     group_count = int(os.environ["BENCH_GROUPS"])
     exchange = Exchange(f"{queue}-events", type="fanout")
@@ -175,11 +222,11 @@ def fan_out(broker: Broker, queue: str, count: int) -> dict[str, Any]:
         message.ack()
         received.append(1)
 
-    with Connection(broker.url, transport_options=broker.options) as consuming:
+    with connect(broker) as consuming:
         for each in queues:  # a channel for each group, as workers of their own would have
             consumer = consuming.Consumer(each, channel=consuming.channel(), on_message=on_message, prefetch_count=100)
             consumer.consume()
-        with Connection(broker.url, transport_options=broker.options) as publishing:
+        with connect(broker) as publishing:
             producer = publishing.Producer(exchange=exchange, serializer="json")
             # What is made on first use is made before the clock starts; Redis subscribes in its first drain.
             if broker.peer == "redis":
@@ -193,7 +240,7 @@ def fan_out(broker: Broker, queue: str, count: int) -> dict[str, Any]:
                 with _batch(broker):
                     for number in range(count):
                         producer.publish({"n": number, "text": PAYLOAD})
-                published_s = time.perf_counter() - meter._started_at
+                published_s = time.perf_counter() - meter.started_at
                 while len(received) < count * group_count:
                     consuming.drain_events(timeout=DRAIN_TIMEOUT_S)
     result = meter.result(count)
@@ -218,7 +265,7 @@ def wake_up(broker: Broker, queue: str, count: int) -> dict[str, Any]:
     """The floor of ``latency``: one boto3 client sends, another has a long poll open."""
     from . import aws
 
-    sender, receiver = aws.client("sqs", broker.proxy_url), aws.client("sqs", broker.proxy_url)
+    sender, receiver = aws.client("sqs", broker.endpoint_url), aws.client("sqs", broker.endpoint_url)
     url = sender.create_queue(QueueName=queue)["QueueUrl"]
     samples: list[float] = []
 
@@ -260,18 +307,77 @@ def import_time(broker: Broker, queue: str, count: int) -> dict[str, Any]:
     return {"import_ms": seconds * 1000, "has_boto3": "boto3" in sys.modules}
 
 
+def _other(broker: Broker) -> Any:
+    return importlib.import_module(f"bench.tasks_{broker.peer}")
+
+
+def connect(broker: Broker) -> Any:
+    """A kombu connection to the peer."""
+    from kombu import Connection
+
+    ssl = {"ca_certs": broker.ca_file} if broker.url.startswith("amqps:") else False
+    return Connection(broker.url, transport_options=broker.options, ssl=ssl)
+
+
 def _batch(broker: Broker) -> Any:
-    if broker.peer != "hake":
+    if not broker.is_hake:
         return nullcontext()
     import kombu_hake
 
     return kombu_hake.batch()
 
 
+@contextmanager
+def _to_exchange(broker: Broker, queue: str) -> Iterator[Callable[[int], None]]:
+    from kombu import Exchange, Queue
+
+    exchange = Exchange(f"{queue}-events", type="fanout")
+    with connect(broker) as connection:
+        producer = connection.Producer(exchange=exchange, serializer="json")
+        Queue(queue, exchange, channel=connection.default_channel).declare()
+        yield lambda number: producer.publish({"n": number, "text": PAYLOAD})
+
+
+def _wire_calls(broker: Broker, queue: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Receive and delete, with all parameters but the entries."""
+    asked = {"MaxNumberOfMessages": 10, "WaitTimeSeconds": 20, "VisibilityTimeout": 120}
+    names = {"AttributeNames": ["All"], "MessageAttributeNames": ["All"]}
+    if broker.peer == "boto3":
+        from . import aws
+
+        sqs = aws.client("sqs", broker.endpoint_url)
+        url = sqs.create_queue(QueueName=queue)["QueueUrl"]
+        return (
+            partial(sqs.receive_message, QueueUrl=url, **asked, **names),
+            partial(sqs.delete_message_batch, QueueUrl=url),
+        )
+    clients_of, settings_of = _package()
+    clients = clients_of(
+        settings_of(access_key_id="bench", secret_access_key="bench", region=REGION, endpoint_url=broker.endpoint_url)
+    )
+    url = clients.sqs("create_queue", QueueName=queue)["QueueUrl"]
+    return (
+        partial(clients.sqs, "receive_message", QueueUrl=url, **asked, **names),
+        partial(clients.sqs, "delete_message_batch", QueueUrl=url),
+    )
+
+
+def _package() -> tuple[Any, Any]:
+    """``Clients`` and ``Settings``, wherever this version of the package has them."""
+    try:
+        from kombu_hake.aws.clients import Clients
+        from kombu_hake.config import Settings
+    except ImportError:
+        from kombu_hake.clients import Clients
+        from kombu_hake.settings import Settings
+    return Clients, Settings
+
+
 SCENARIOS: dict[str, Callable[[Broker, str, int], dict[str, Any]]] = {
     function.__name__: function
     for function in (
-        *(publish, boto3_send, delay, delay_threads, batch, delay_batch, fill, consume, fan_out),
+        *(publish, publish_exchange, batch, batch_exchange, delay, delay_threads, delay_batch),
+        *(fill, wire, consume, fan_out),
         *(latency, wake_up, first_publish, import_time),
     )
 }

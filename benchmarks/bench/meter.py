@@ -7,55 +7,58 @@ import time
 from types import TracebackType
 from typing import Any
 
-from support.proxy_control import RemoteProxy
-
+from . import procfs
 from .peers import Broker
+from .standin import control
 
 
 class Meter:
-    """``with Meter(broker) as meter: ...`` and then ``meter.result(count)``."""
+    """``with Meter(broker) as meter: ...`` in the main thread, and then ``meter.result(count)``."""
 
     def __init__(self, broker: Broker) -> None:
-        self._proxy = RemoteProxy(broker.proxy_url) if broker.proxy_url else None
+        self._broker = broker
         self.requests: dict[str, int] = {}
+        self.messages: dict[str, int] = {}
 
     def __enter__(self) -> Meter:
-        if self._proxy:
-            self._proxy.reset_stats()
-        self._cpu_s, self._started_at = cpu_s(), time.perf_counter()
+        if self._broker.is_aws:
+            control(self._broker.side_url, reset=True)
+        self._server_s = procfs.cpu_s(self._broker.server_pids)
+        self._before, self.started_at = _usage(), time.perf_counter()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.seconds = time.perf_counter() - self._started_at
-        self.cpu_s = cpu_s() - self._cpu_s
-        if self._proxy:
-            stats = self._proxy.stats()
-            self.requests, self.proxy_cpu_s = stats["requests"], stats["cpu_s"]
+        self.seconds = time.perf_counter() - self.started_at
+        self.used = _usage().since(self._before)
+        self.server_s = procfs.cpu_s(self._broker.server_pids) - self._server_s
+        if self._broker.is_aws:
+            stats = control(self._broker.side_url)
+            self.requests, self.messages = stats["requests"], stats["messages"]
 
     def result(self, count: int) -> dict[str, Any]:
         """Figures for ``count`` messages.
 
         Returns:
-            ``count``, ``seconds``, ``rate`` (per second), ``cpu_ms`` (of this process, per message), ``peak_mb`` (over
-            its whole life), and behind the proxy ``requests`` by action, ``per_message`` and ``proxy_load`` (0..1).
+            ``count``, ``seconds``, ``rate`` (per second), processor time as ``procfs.Usage.per_message``, ``server_us``
+            (of the broker or stand-in), ``peak_mb`` (of this process, over its whole life), and on AWS ``requests`` and
+            ``messages`` by action and ``per_message`` (requests).
         """
         figures: dict[str, Any] = {
             "count": count,
             "seconds": self.seconds,
             "rate": count / self.seconds,
-            "cpu_ms": self.cpu_s / count * 1000,
+            **self.used.per_message(count),
+            "server_us": self.server_s / count * 1e6,
             "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         }
-        if self._proxy:
-            figures["requests"] = self.requests
+        if self._broker.is_aws:
+            figures |= {"requests": self.requests, "messages": self.messages}
             figures["per_message"] = sum(self.requests.values()) / count
-            figures["proxy_load"] = self.proxy_cpu_s / self.seconds
         return figures
 
 
-def cpu_s() -> float:
-    """Processor seconds of this process so far, user and system, all threads."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
+def _usage() -> procfs.Usage:
+    own_s = time.process_time()
+    return procfs.Usage(own_s=own_s, main_thread_s=time.thread_time(), tree_s=own_s)

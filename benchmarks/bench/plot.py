@@ -6,7 +6,7 @@ import math
 from typing import Any
 from xml.sax.saxutils import escape
 
-from .peers import LABELS
+from .peers import label
 from .report import TITLES, WHERE
 
 Results = dict[str, Any]
@@ -63,7 +63,7 @@ def _legend() -> list[str]:
     for number, peer in enumerate(SHOWN):
         at = LEFT + number * 120
         parts.append(_dot(peer, at, 44))
-        parts.append(f'<text x="{at + 12}" y="48">{escape(LABELS[peer])}</text>')
+        parts.append(f'<text x="{at + 12}" y="48">{escape(label(peer))}</text>')
     parts.append(f'<text class="small" x="{WIDTH - 12}" y="48" text-anchor="end">hake:// to sqs://</text>')
     return parts
 
@@ -93,7 +93,7 @@ def _row(title: str, rates: dict[str, float], x: Any, y: int) -> list[str]:
 
 
 def _dot(peer: str, x: float, y: int, rate: float | None = None) -> str:
-    title = f"<title>{escape(LABELS[peer])}: {rate:,.0f}</title>" if rate else ""
+    title = f"<title>{escape(label(peer))}: {rate:,.0f}</title>" if rate else ""
     colour = COLOURS[peer]
     if peer == "hake":
         return f'<circle cx="{x}" cy="{y}" r="7" fill="{colour}">{title}</circle>'

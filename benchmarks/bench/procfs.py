@@ -1,8 +1,9 @@
-"""Processor time and memory of a process and its descendants, from ``/proc``."""
+"""Processor time and memory of processes, from ``/proc``."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,51 +13,102 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 @dataclass(frozen=True)
 class Usage:
-    """Of one process (``own_``) and of it with its descendants: processor seconds so far, resident memory in MiB."""
+    """Processor seconds so far of a process, its main thread and its descendants.
 
-    cpu_s: float
-    own_cpu_s: float
-    memory_mb: float
-    own_memory_mb: float
-    own_peak_mb: float
+    Attributes:
+        own_s: The process, all its threads, those that ended included.
+        main_thread_s: Its main thread.
+        tree_s: The process with its descendants.
+    """
+
+    own_s: float
+    main_thread_s: float
+    tree_s: float
+
+    def since(self, before: Usage) -> Usage:
+        """What was used since then."""
+        return Usage(
+            self.own_s - before.own_s,
+            self.main_thread_s - before.main_thread_s,
+            self.tree_s - before.tree_s,
+        )
+
+    def per_message(self, count: int) -> dict[str, float]:
+        """Microseconds a message.
+
+        Returns:
+            ``cpu_us`` (all processes), of which ``own_us`` (the measured process) and ``pool_us`` (its descendants);
+            of ``own_us``: ``main_thread_us`` and ``threads_us`` (all other threads, those that ended included).
+        """
+        scale = 1e6 / count
+        return {
+            "cpu_us": self.tree_s * scale,
+            "own_us": self.own_s * scale,
+            "main_thread_us": self.main_thread_s * scale,
+            "threads_us": (self.own_s - self.main_thread_s) * scale,
+            "pool_us": (self.tree_s - self.own_s) * scale,
+        }
 
 
 def usage(pid: int) -> Usage:
-    """What a process tree uses.
+    """What a process and its descendants use.
 
     Raises:
         ProcessLookupError: the process is gone.
     """
-    table = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                table[int(entry.name)] = _stat(entry)
-            except (OSError, IndexError):
-                continue  # it ended meanwhile
+    try:
+        main_thread_s = _stat(Path(f"/proc/{pid}/task/{pid}/stat"))[1]  # before the rest, so that it is never more
+    except FileNotFoundError as error:
+        raise ProcessLookupError(pid) from error
+    table = _table()
     if pid not in table:
         raise ProcessLookupError(pid)
-    tree, size = {pid}, 0
-    while len(tree) > size:
-        size = len(tree)
-        tree |= {child for child, (parent, _, _) in table.items() if parent in tree}
-    return Usage(
-        cpu_s=sum(table[member][1] for member in tree),
-        own_cpu_s=table[pid][1],
-        memory_mb=sum(table[member][2] for member in tree),
-        own_memory_mb=table[pid][2],
-        own_peak_mb=_peak_mb(pid),
-    )
+    return Usage(own_s=table[pid][1], main_thread_s=main_thread_s, tree_s=_sum(table, [pid]))
 
 
-def _stat(entry: Path) -> tuple[int, float, float]:
-    fields = (entry / "stat").read_text().rpartition(")")[2].split()
-    cpu_s = (int(fields[11]) + int(fields[12])) * _TICK_S
-    return int(fields[1]), cpu_s, int(fields[21]) * _PAGE_BYTES / 2**20
+def cpu_s(pids: Iterable[int]) -> float:
+    """Processor seconds of these processes with their descendants; 0 for those that are gone."""
+    wanted = list(pids)
+    return _sum(_table(), wanted) if wanted else 0.0
 
 
-def _peak_mb(pid: int) -> float:
+def memory_mb(pid: int) -> float:
+    """Resident memory now, MiB."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_BYTES / 2**20
+
+
+def peak_mb(pid: int) -> float:
+    """The most resident memory so far, MiB."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 1024
     return 0.0
+
+
+def parse_stat(text: str) -> tuple[int, float]:
+    """Parent and processor seconds from a line of ``/proc/PID/stat``; names of processes may hold anything."""
+    fields = text.rpartition(")")[2].split()
+    return int(fields[1]), (int(fields[11]) + int(fields[12])) * _TICK_S
+
+
+def _table() -> dict[int, tuple[int, float]]:
+    table = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                table[int(entry.name)] = _stat(entry / "stat")
+            except (OSError, IndexError):
+                continue  # it ended meanwhile
+    return table
+
+
+def _sum(table: dict[int, tuple[int, float]], pids: list[int]) -> float:
+    tree, size = {pid for pid in pids if pid in table}, -1
+    while len(tree) > size:
+        size = len(tree)
+        tree |= {child for child, (parent, _) in table.items() if parent in tree}
+    return sum(table[member][1] for member in tree)
+
+
+def _stat(path: Path) -> tuple[int, float]:
+    return parse_stat(path.read_text())

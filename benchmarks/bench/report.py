@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from .peers import LABELS
-from .targets import TARGETS, Target, per_million_events_usd, per_million_tasks_usd, per_task
+from . import pairs
+from .peers import OF_ANOTHER_ENVIRONMENT, label, rank
+from .targets import TARGETS, per_million_events_usd, per_million_tasks_usd, per_task
 
 Results = dict[str, Any]
 TITLES = {
-    "publish": "publish, kombu Producer",
-    "boto3": "publish, bare boto3",
+    "wire": "receive 10 and delete 10",
+    "publish": "publish to a queue",
+    "publish_exchange": "publish to an exchange",
+    "batch": "to a queue in a batch",
+    "batch_exchange": "to an exchange in a batch",
     "delay": ".delay(), one thread",
     "delay_16": ".delay(), 16 threads",
-    "batch": "publish in a batch",
     "delay_batch": ".delay() in a batch",
     "consume": "consume and ack",
     "prefork_32": "worker, prefork 2, multiplier 32",
     "prefork_4": "worker, prefork 2, multiplier 4",
-    "threads_4": "worker, threads 2, multiplier 4",
-    "solo_4": "worker, solo, multiplier 4",
+    "threads_32": "worker, threads 2, multiplier 32",
+    "solo_32": "worker, solo, multiplier 32",
     "fan_out_3": "fan-out to 3 groups",
     "fan_out_10": "fan-out to 10 groups",
+    "publish_tls": "publish to a queue, TLS",
+    "consume_tls": "consume and ack, TLS",
+    "prefork_32_tls": "worker, prefork 2, TLS",
     "latency_prefork": "idle worker, prefork",
     "latency_solo": "idle worker, solo",
     "start_up": "start-up",
@@ -36,6 +42,7 @@ def text(results: Results) -> str:
     """Everything that is printed at the end of a run."""
     parts = [
         _rates(results),
+        _pairs(results),
         _latencies(results),
         _start_up(results),
         _idle(results),
@@ -57,35 +64,60 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def _rates(results: Results) -> str:
-    header = ["messages, tasks or events", "latency", "peer", "per second", "to sqs", "requests each", "CPU s/100k"]
+    header = ["messages, tasks or events", "latency", "peer", "per second", "requests each"]
+    header += ["CPU us each", "main thread", "threads", "pool", "server", "peak MiB"]
     rows = []
+    for name, where, peer, figures in _each(results):
+        if "rate" not in figures:
+            continue
+        parts = ("own_us", "main_thread_us", "threads_us", "pool_us", "server_us")
+        requests = f"{figures['per_message']:.2f}" if "per_message" in figures else ""
+        rows.append(
+            [TITLES[name], WHERE[where], label(peer), f"{figures['rate']:,.0f}", requests]
+            + [f"{figures[part]:,.0f}" for part in parts]
+            + [f"{figures['peak_mb']:.0f}"]
+        )
+    return table(header, rows) if rows else ""
+
+
+def _pairs(results: Results) -> str:
+    """Ours over each peer's, within rounds."""
+    header = ["hake:// over", "latency", "peer", "rate", "least", "most", "CPU", "least", "most", "with pool", "rounds"]
+    rows = []
+    for name, by_where in results["samples"].items():
+        for where, by_peer in by_where.items():
+            ours = by_peer.get("hake", [])
+            for peer in sorted(by_peer, key=rank):
+                try:
+                    rate, tree = (pairs.ratio(ours, by_peer[peer], figure) for figure in ("rate", "cpu_us"))
+                    own = pairs.ratio(ours, by_peer[peer], "own_us")
+                except KeyError:
+                    continue
+                if peer == "hake":
+                    continue
+                numbers = [rate.median, rate.least, rate.most]
+                # Where the main process only watches others, it compares with nothing.
+                numbers += [] if peer in OF_ANOTHER_ENVIRONMENT and "_32" in name else [own.median, own.least, own.most]
+                shown = [f"{number:.2f}" for number in numbers]
+                shown += [""] * (6 - len(shown))
+                rows.append(
+                    [TITLES[name], WHERE[where], label(peer), *shown, f"{tree.median:.2f}", str(len(rate.values))]
+                )
+    return table(header, rows) if rows else ""
+
+
+def _each(results: Results) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
+    """Scenario, place, peer and figures, in the order of the plan and the peers."""
     for name, by_where in results["figures"].items():
         for where, by_peer in by_where.items():
-            base = by_peer.get("sqs", {}).get("rate")
-            for peer, figures in by_peer.items():
-                if "rate" not in figures:
-                    continue
-                rows.append(
-                    [
-                        TITLES[name],
-                        WHERE[where],
-                        LABELS[peer],
-                        f"{figures['rate']:,.0f}",
-                        f"{figures['rate'] / base:.1f}x" if base else "",
-                        f"{figures['per_message']:.2f}" if "per_message" in figures else "",
-                        f"{figures['cpu_ms'] * 100:.0f}",
-                    ]
-                )
-                rows[-1].append(f"{figures['peak_mb']:.0f}")
-    return table([*header, "peak MiB"], rows) if rows else ""
+            for peer in sorted(by_peer, key=rank):
+                yield name, where, peer, by_peer[peer]
 
 
 def _latencies(results: Results) -> str:
     rows = [
-        [TITLES[name], WHERE[where], LABELS[peer], f"{figures['p50_ms']:.1f}", f"{figures['p99_ms']:.1f}"]
-        for name, by_where in results["figures"].items()
-        for where, by_peer in by_where.items()
-        for peer, figures in by_peer.items()
+        [TITLES[name], WHERE[where], label(peer), f"{figures['p50_ms']:.1f}", f"{figures['p99_ms']:.1f}"]
+        for name, where, peer, figures in _each(results)
         if "p50_ms" in figures
     ]
     return table(["from .delay() to the task", "latency", "peer", "p50 ms", "p99 ms"], rows) if rows else ""
@@ -105,7 +137,7 @@ def _start_up(results: Results) -> str:
         "requests ": "worker_again_requests",
     }
     rows = [
-        [LABELS[peer], *(_number(figures[key]) if key in figures else "" for key in columns.values())]
+        [label(peer), *(_number(figures[key]) if key in figures else "" for key in columns.values())]
         for peer, figures in by_peer.items()
     ]
     return table(["start-up, 10 ms", *columns], rows) if rows else ""
@@ -120,7 +152,7 @@ def _number(value: float | None) -> str:
 def _idle(results: Results) -> str:
     rows = [
         [
-            LABELS[peer],
+            label(peer),
             f"{figures['polls_per_hour']:.0f}" if "polls_per_hour" in figures else "",
             f"{figures['other_per_hour']:.0f}" if "other_per_hour" in figures else "",
             f"{figures['cpu_percent']:.2f}",
@@ -147,7 +179,7 @@ def _cost(results: Results) -> str:
                 requests, dollars = value(peer)
             except KeyError:
                 continue
-            rows.append([name, LABELS[peer], f"{requests:.2f}", f"{dollars:.2f}"])
+            rows.append([name, label(peer), f"{requests:.2f}", f"{dollars:.2f}"])
     return table(["requests and price", "peer", "requests", "USD per million"], rows) if rows else ""
 
 
@@ -160,24 +192,11 @@ def _targets(results: Results) -> str:
     rows = []
     for target in TARGETS:
         try:
-            value = target.value(results)
+            outcome = target.judge(results)
         except KeyError:
             continue
-        rows.append(
-            [
-                target.name,
-                target.wanted,
-                f"{value:.2f} {target.unit}".strip(),
-                _verdict(target, value),
-            ]
-        )
-    return table(["target", "wanted", "measured", ""], rows) if rows else ""
-
-
-def _verdict(target: Target, value: float) -> str:
-    if target.wanted == "(stated)":
-        return ""
-    return "met" if target.is_met(value) else "NOT MET"
+        rows.append([target.name, target.wanted, outcome.text, outcome.rounds, outcome.verdict])
+    return table(["target", "wanted", "measured", "rounds that met it", ""], rows) if rows else ""
 
 
 def _notes(results: Results) -> str:
@@ -188,15 +207,13 @@ def _notes(results: Results) -> str:
         f" Python {machine['python']}; {versions}",
     ]
     loads = [
-        (figures["proxy_load"], f"{TITLES[name]}, {WHERE[where]}, {LABELS[peer]}")
-        for name, by_where in results["figures"].items()
-        for where, by_peer in by_where.items()
-        for peer, figures in by_peer.items()
-        if "proxy_load" in figures
+        (figures["server_us"] * figures["rate"] / 1e6, f"{TITLES[name]}, {WHERE[where]}, {label(peer)}")
+        for name, where, peer, figures in _each(results)
+        if "server_us" in figures and "per_message" in figures
     ]
     if loads:
         load, what = max(loads)
-        lines.append(f"the proxy used at most {load:.0%} of a processor ({what})")
+        lines.append(f"the stand-in used at most {load:.0%} of a processor ({what})")
     lines += [f"absent: {peer}: {reason}" for peer, reason in results["missing"].items()]
     lines += [f"FAILED: {label}: {reason}" for label, reason in results["failures"].items()]
     return "\n".join(lines)

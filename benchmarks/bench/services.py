@@ -1,4 +1,4 @@
-"""The processes that the benchmark talks to: fauxqs behind the counting proxy, Redis, RabbitMQ, the latency relay."""
+"""The processes that the benchmark talks to: the stand-in for AWS, Redis, RabbitMQ, the latency relays."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from contextlib import ExitStack
@@ -16,12 +15,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from support.proxy_control import RemoteProxy
-
 from . import tools
+from .standin import StandIn
 
 HOST = "127.0.0.1"
 START_TIMEOUT_S = 60.0
+NODE_FOLDER = tools.ROOT / "benchmarks" / "node"
 
 
 def free_port() -> int:
@@ -33,18 +32,25 @@ def free_port() -> int:
 class Services:
     """Everything started, within a ``with``.
 
+    Args:
+        latency_s: Of what is "far".
+        brokers: Of ``redis`` and ``rabbitmq``, those wanted.
+        is_tls: Whether TLS is wanted.
     Attributes:
-        aws_url: fauxqs itself; no latency, not counted.
-        proxy: In front of fauxqs, steerable; its ``endpoint_url`` is what peers use.
-        ports: Port by broker (``redis``, ``rabbitmq``) and latency in seconds; absent brokers are missing.
-        missing: Why a broker is absent, by broker.
+        standin: SQS and SNS.
+        ports: Port by broker (``redis``, ``rabbitmq``, ``rabbitmq+tls``) and latency in seconds, of those there are.
+        ca_file: Of the certificate authority made for this run; ``""`` without TLS.
+        missing: Why a broker or TLS is absent, by name.
     """
 
-    def __init__(self, latency_s: float, brokers: list[str]) -> None:
+    def __init__(self, latency_s: float, brokers: list[str], *, is_tls: bool = False) -> None:
         self._latency_s = latency_s
         self._brokers = brokers
+        self._is_tls = is_tls
         self._stack = ExitStack()
+        self._pids: dict[str, int] = {}
         self.ports: dict[tuple[str, float], int] = {}
+        self.ca_file = ""
         self.missing: dict[str, str] = {}
 
     def __enter__(self) -> Services:
@@ -62,30 +68,57 @@ class Services:
         self._stack.close()
 
     def _start(self) -> None:
+        if self._is_tls:
+            self._make_certificates()
         direct: dict[str, int] = {}
         for broker in self._brokers:  # RabbitMQ takes longest: it starts while the others do
-            port = free_port()
             try:
-                {"redis": self._start_redis, "rabbitmq": self._start_rabbitmq}[broker](port)
-                direct[broker] = port
+                direct |= {"redis": self._start_redis, "rabbitmq": self._start_rabbitmq}[broker]()
             except OSError as error:
                 self.missing[broker] = str(error)
-        self._start_fauxqs()
-        self.proxy = self.start_proxy()
-        for broker, port in list(direct.items()):
+        self.standin = self.start_standin(is_tls=bool(self.ca_file))
+        for name, port in list(direct.items()):
             if not wait_for_port(port):
-                self.missing[broker] = f"did not start, see {self.folder}"
-                del direct[broker]
-        self.ports |= {(broker, 0.0): port for broker, port in direct.items()}
-        if direct:
-            command = [sys.executable, "-m", "bench.tcp_latency", "--latency", str(self._latency_s)]
-            relayed = self.spawn_announcing("relay", [*command, *map(str, direct.values())])
-            self.ports |= {(broker, self._latency_s): port for broker, port in zip(direct, relayed, strict=True)}
+                self.missing[name] = f"did not start, see {self.folder}"
+                del direct[name]
+        for name, port in direct.items():
+            self.ports[name, 0.0] = port
+            command = [tools.node(), str(NODE_FOLDER / "relay.mjs"), str(self._latency_s * 1000), str(port)]
+            self._pids[f"{name}-relay"], ports = self.spawn_announcing("relay", command)
+            self.ports[name, self._latency_s] = ports[0]
 
-    def start_proxy(self, latency_s: float = 0.0) -> RemoteProxy:
-        """One more proxy in front of fauxqs."""
-        command = [sys.executable, "-m", "support.proxy", "--upstream", self.aws_url, "--latency", str(latency_s)]
-        return RemoteProxy(self.spawn_announcing("proxy", command)["endpoint_url"])
+    def server_pids(self, broker: str, latency_s: float) -> list[int]:
+        """The processes that serve Redis or RabbitMQ at this latency."""
+        names = [broker] if not latency_s else [broker, f"{broker}-relay", f"{broker}+tls-relay"]
+        return [self._pids[name] for name in names if name in self._pids]
+
+    def start_standin(self, latency_s: float = 0.0, *, is_tls: bool = False) -> StandIn:
+        """A stand-in of its own, with nothing in it."""
+        command = [tools.node(), str(NODE_FOLDER / "standin.mjs")]
+        if is_tls:
+            command += ["--cert", self._cert_file, "--key", self._key_file]
+        pid, addresses = self.spawn_announcing("stand-in", command)
+        standin = StandIn(pid, **addresses)
+        standin.set_latency(latency_s)
+        return standin
+
+    def _make_certificates(self) -> None:
+        """An authority for this run and a certificate of it for 127.0.0.1, with the ``openssl`` command."""
+        openssl = shutil.which("openssl")
+        if openssl is None:
+            self.missing["tls"] = "there is no openssl command"
+            return
+        names = {name: str(self.folder / name) for name in ("ca.pem", "ca.key", "cert.pem", "cert.key", "cert.csr")}
+        extensions = self.folder / "extensions"
+        extensions.write_text(f"subjectAltName=IP:{HOST},DNS:localhost\n")
+        key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+        ca = ["req", "-x509", *key, "-days", "2", "-subj", "/CN=benchmark", "-keyout", names["ca.key"]]
+        request = ["req", *key, "-subj", f"/CN={HOST}", "-keyout", names["cert.key"], "-out", names["cert.csr"]]
+        signed = ["x509", "-req", "-in", names["cert.csr"], "-CA", names["ca.pem"], "-CAkey", names["ca.key"]]
+        signed += ["-CAcreateserial", "-days", "2", "-extfile", str(extensions), "-out", names["cert.pem"]]
+        for arguments in ([*ca, "-out", names["ca.pem"]], request, signed):
+            subprocess.run([openssl, *arguments], check=True, capture_output=True)
+        self.ca_file, self._cert_file, self._key_file = names["ca.pem"], names["cert.pem"], names["cert.key"]
 
     def spawn(self, name: str, command: list[str], **environment: str) -> subprocess.Popen[bytes]:
         """Start a process that ends with the ``with``; its output goes to a file of its name."""
@@ -96,38 +129,36 @@ class Services:
         self._stack.callback(stop, process)
         return process
 
-    def spawn_announcing(self, name: str, command: list[str]) -> Any:
-        """Start a process and read the JSON line that it prints when it is ready."""
+    def spawn_announcing(self, name: str, command: list[str]) -> tuple[int, Any]:
+        """Start a process; its id, and the JSON line that it prints when it is ready."""
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
         self._stack.callback(stop, process)
         assert process.stdout is not None
         line = process.stdout.readline()
         if not line:
             raise RuntimeError(f"the {name} did not start")
-        return json.loads(line)
+        return process.pid, json.loads(line)
 
-    def _start_fauxqs(self) -> None:
+    def _start_redis(self) -> dict[str, int]:
         port = free_port()
-        self.aws_url = f"http://{HOST}:{port}"
-        app = tools.TOOLS / "fauxqs" / "node_modules" / "fauxqs" / "dist" / "app.js"
-        script = self.folder / "fauxqs.mjs"
-        script.write_text(
-            f"import {{ buildApp }} from {json.dumps(app.as_uri())};\n"
-            f"await buildApp({{ logger: false }}).listen({{ port: {port}, host: '{HOST}' }});\n"
-        )
-        self.spawn("fauxqs", [str(tools.node() / "bin" / "node"), str(script)])
-        if not wait_for_port(port):
-            raise RuntimeError(f"fauxqs did not start: {(self.folder / 'fauxqs.log').read_text()[-2000:]}")
-
-    def _start_redis(self, port: int) -> None:
         executable = _find("redis-server", tools.APT / "usr/bin/redis-server")
         options = ["--port", str(port), "--bind", HOST, "--save", "", "--appendonly", "no", "--dir", str(self.folder)]
-        self.spawn("redis", [executable, *options], **_unpacked_environment())
+        self._pids["redis"] = self.spawn("redis", [executable, *options], **_unpacked_environment()).pid
+        return {"redis": port}
 
-    def _start_rabbitmq(self, port: int) -> None:
+    def _start_rabbitmq(self) -> dict[str, int]:
+        ports = {"rabbitmq": free_port()}
+        port = ports["rabbitmq"]
         home = self.folder / "rabbitmq"
         home.mkdir()
-        (home / "rabbitmq.conf").write_text(f"listeners.tcp.local = {HOST}:{port}\nlog.console = false\n")
+        lines = [f"listeners.tcp.local = {HOST}:{port}", "log.console = false"]
+        if self.ca_file:
+            ports["rabbitmq+tls"] = free_port()
+            files = {"cacertfile": self.ca_file, "certfile": self._cert_file, "keyfile": self._key_file}
+            lines += [f"listeners.ssl.local = {HOST}:{ports['rabbitmq+tls']}"]
+            lines += [f"ssl_options.{name} = {path}" for name, path in files.items()]
+            lines += ["ssl_options.verify = verify_none", "ssl_options.fail_if_no_peer_cert = false"]
+        (home / "rabbitmq.conf").write_text("\n".join([*lines, ""]))
         servers = [*Path("/").glob("usr/lib/rabbitmq/lib/*/sbin"), *tools.APT.glob("usr/lib/rabbitmq/lib/*/sbin")]
         if not servers:
             raise FileNotFoundError("rabbitmq-server is not installed")
@@ -151,7 +182,8 @@ class Services:
         }
         epmd = _find("epmd", tools.APT / "usr/bin/epmd")
         self.spawn("epmd", [epmd, "-address", HOST, "-port", epmd_port], **environment)
-        self.spawn("rabbitmq", [str(servers[0] / "rabbitmq-server")], **environment)
+        self._pids["rabbitmq"] = self.spawn("rabbitmq", [str(servers[0] / "rabbitmq-server")], **environment).pid
+        return ports
 
 
 def stop(process: subprocess.Popen[bytes], timeout_s: float = 15.0) -> float:

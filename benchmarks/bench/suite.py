@@ -1,7 +1,7 @@
 """Plan, rounds, results: the command line of the benchmark.
 
-Peers take turns within each scenario and scenarios within each round, so that a slow spell of the machine meets all of
-them. Figures are medians over the rounds.
+Peers take turns within each scenario and scenarios within each round, there in one round and back in the next, so that
+a slow spell of the machine meets all of them. Figures are medians over the rounds; ratios are taken within each round.
 """
 
 from __future__ import annotations
@@ -12,17 +12,19 @@ import os
 import platform
 import statistics
 import sys
+import tempfile
 import time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from . import plot, report, tools
-from .peers import NAMES
-from .scenarios import PLAN, Run
+from . import baselines, pairs, plot, report, tools
+from .peers import NAMES, OF_ANOTHER_ENVIRONMENT
+from .scenarios import PLAN, SERVERS, Run
 from .services import Services
 
 RESULTS = tools.ROOT / "benchmarks" / "results"
@@ -39,18 +41,30 @@ def main() -> None:
     options = _parser().parse_args()
     names = options.only or [name for name, item in PLAN.items() if item.quick_peers or not options.quick]
     rounds = options.rounds or (1 if options.quick else FULL_ROUNDS)
+    is_tls = any(PLAN[name].is_tls for name in names)
     started_at = time.monotonic()
-    with Services(LATENCY_S, [peer for peer in ("redis", "rabbitmq") if peer in options.peers]) as services:
-        for peer, reason in services.missing.items():
-            print(f"bench: {peer} is absent: {reason}", file=sys.stderr)
-        peers = [peer for peer in options.peers if peer not in services.missing]
-        budget_s = None if options.rounds else BUDGET_S
-        done = Rounds(Run(services, options.quick, LATENCY_S), peers, rounds, budget_s)
-        done.run(names)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-baselines-")))
+        packages = dict(baselines.find(wanted, folder) for wanted in options.baseline)
+        brokers = [peer for peer in SERVERS if peer in options.peers]
+        services = stack.enter_context(Services(LATENCY_S, brokers, is_tls=is_tls))
         missing = dict(services.missing)
+        if not tools.has_other_venv():
+            missing |= dict.fromkeys(OF_ANOTHER_ENVIRONMENT & set(options.peers), "could not be installed")
+        for peer, reason in missing.items():
+            print(f"bench: {peer} is absent: {reason}", file=sys.stderr)
+        run = Run(services, options.quick, LATENCY_S, packages)
+        done = Rounds(run, _in_turn(options.peers, packages), missing, rounds, None if options.rounds else BUDGET_S)
+        done.run(names)
     results = {
         "machine": _machine(),
-        "settings": {"quick": options.quick, "rounds": done.done_count, "latency_s": LATENCY_S, "scenarios": names},
+        "settings": {
+            "quick": options.quick,
+            "rounds": done.done_count,
+            "latency_s": LATENCY_S,
+            "scenarios": names,
+            "baselines": list(packages),
+        },
         "seconds": round(time.monotonic() - started_at),
         "missing": missing,
         "failures": done.failures,
@@ -63,12 +77,26 @@ def main() -> None:
     sys.exit(1 if done.failures else 0)
 
 
+def _in_turn(peers: list[str], packages: dict[str, Path]) -> list[str]:
+    """Names in the order of ``NAMES``, baselines before ``hake``."""
+    wanted = [peer for peer in NAMES if peer in peers]
+    at = wanted.index("hake") if "hake" in wanted else 0
+    return [*wanted[:at], *packages, *wanted[at:]]
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="benchmarks/run", description="Compare this transport with its peers.")
     parser.add_argument("--quick", action="store_true", help="one round, small loads: a few minutes")
     parser.add_argument("--only", type=_names_of(PLAN), help=f"scenarios, comma separated: {', '.join(PLAN)}")
     parser.add_argument("--peers", type=_names_of(NAMES), default=list(NAMES), help=f"of {', '.join(NAMES)}")
     parser.add_argument("--rounds", type=int, help=f"default {FULL_ROUNDS} (fewer on a slow machine), quick 1")
+    parser.add_argument(
+        "--baseline",
+        action="append",
+        default=[],
+        metavar="REVISION|PATH|NAME=PATH",
+        help="another version of the package as a peer; may be given more than once, targets look at the first",
+    )
     return parser
 
 
@@ -87,6 +115,8 @@ class Rounds:
     """Runs the plan and keeps what comes out.
 
     Args:
+        peers: In the order of their turns.
+        missing: What is absent, by name; ``tls`` is one.
         count: Rounds wanted.
         budget_s: No round begins that would end later than this, going by the first one; None: no limit.
     Attributes:
@@ -95,9 +125,10 @@ class Rounds:
         failures: Reason by what failed; one peer's failure does not end the comparison.
     """
 
-    def __init__(self, run: Run, peers: list[str], count: int, budget_s: float | None) -> None:
+    def __init__(self, run: Run, peers: list[str], missing: dict[str, str], count: int, budget_s: float | None) -> None:
         self._run = run
-        self._peers = peers
+        self._peers = [peer for peer in peers if peer not in missing]
+        self._missing = missing
         self._count = count
         self._budget_s = budget_s
         self._started_at = time.monotonic()
@@ -109,7 +140,7 @@ class Rounds:
     def run(self, names: list[str]) -> None:
         """All rounds of these scenarios; those in the background go on beside the others."""
         behind = [name for name in names if PLAN[name].is_background]
-        with ThreadPoolExecutor(len(NAMES) * len(behind) or 1) as pool:
+        with ThreadPoolExecutor(len(self._peers) * len(behind) or 1) as pool:
             waiting = [pool.submit(self._measure, *one) for name in behind for one in self._of(name, "background")]
             if behind:
                 time.sleep(BACKGROUND_START_S)
@@ -135,21 +166,19 @@ class Rounds:
 
     def _of(self, name: str, progress: str) -> list[tuple[Key, str]]:
         item, is_quick = PLAN[name], self._run.is_quick
-        peers = item.quick_peers if is_quick and item.quick_peers else item.peers
+        if item.is_tls and "tls" in self._missing:
+            return []
+        among = item.quick_peers if is_quick and item.quick_peers else item.peers
         places = [where for where in item.where if not is_quick or where in item.quick_where]
-        return [
-            ((name, where, peer), progress)
-            for where in places
-            for peer in peers
-            if peer in self._peers or peer == "boto3"
-        ]
+        peers = [peer for peer in self._peers if peer in among or (peer in self._run.packages and item.has_baseline)]
+        return [((name, where, peer), progress) for where in places for peer in pairs.order(peers, self.done_count)]
 
     def _measure(self, key: Key, progress: str) -> None:
         name, where, peer = key
         started_at, outcome = time.monotonic(), "ok"
         try:
             figures = PLAN[name].action(self._run, peer, self._run.latency_s if where == "far" else 0.0)
-            self.samples[key].append(figures)
+            self.samples[key].append({"round": self.done_count, **figures})
         except Exception as error:  # shown in the report
             self.failures[" ".join(key)] = str(error) or repr(error)
             outcome = "FAILED"
@@ -176,7 +205,7 @@ def _nested(flat: dict[Key, Any]) -> dict[str, Any]:
 
 def _machine() -> dict[str, Any]:
     versions = {}
-    for package in ("kombu", "celery", "boto3", "botocore", "redis", "amqp", "kombu-hake"):
+    for package in ("kombu", "celery", "boto3", "botocore", "redis", "amqp"):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:

