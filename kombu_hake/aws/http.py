@@ -115,18 +115,16 @@ class HttpPool:
             self._idle.pop().close()
 
     def _exchange(self, connection: _Connection, request: bytes, timeout_s: float) -> Answer:
-        is_complete = False
+        may_stay = False
         try:
             answer = connection.exchange(request, timeout_s)
-            is_complete = connection.may_stay
+            may_stay = connection.may_stay and len(self._idle) < _MOST_IDLE
         finally:
-            if not is_complete:
+            if not may_stay:
                 connection.close()
-        if len(self._idle) < _MOST_IDLE:
+        if may_stay:
             connection.idle_since = time.monotonic()
             self._idle.append(connection)
-        else:
-            connection.close()
         return answer
 
     def _take(self) -> _Connection | None:
