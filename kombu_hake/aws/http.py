@@ -221,8 +221,8 @@ class _Connection:
         body = data[end + len(_END) :]
         if len(body) < size:
             parts, left = [body], size - len(body)
-            while left:
-                parts.append(self._more(left, ends_at))
+            while left > 0:
+                parts.append(self._more(left + 1, ends_at))  # one byte more shows that something follows
                 left -= len(parts[-1])
             body = b"".join(parts)
         # What follows the answer would be read as the next one.
