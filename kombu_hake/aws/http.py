@@ -46,7 +46,8 @@ _DEAD_AFTER_MS = 8_000
 _PROBE_AFTER_S = 4
 _PROBE_EVERY_S = 2
 
-_STATUS = re.compile(rb"HTTP/1\.1 ([2-5][0-9][0-9])(?: [^\r\n]*)?\r\n")
+#: Answers with status 204 and 304 have no body, whatever their headers say.
+_STATUS = re.compile(rb"HTTP/1\.1 (?!204|304)([2-5][0-9][0-9])(?: [^\r\n]*)?\r\n")
 _END = b"\r\n\r\n"
 #: The end of a header that was not written as the standard demands. ``http.client`` reads it.
 _ODD_END = re.compile(rb"\n\r?\n")
