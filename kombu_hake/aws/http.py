@@ -244,12 +244,12 @@ class _Connection:
         response = http.client.HTTPResponse(_FileOnly(io.BufferedReader(reader)), method="POST")  # type: ignore[arg-type]
         try:
             response.begin()
+            if len(set(response.headers.get_all("Content-Length", ()))) > 1:
+                raise OddAnswer("An answer has two lengths.")
             body = response.read(MOST_BYTES + 1)
-            if len(body) > MOST_BYTES:
-                raise OddAnswer(f"An answer has more than {MOST_BYTES:,} bytes; AWS sends none that large.")
             if response.length:  # that many bytes are missing
                 raise OddAnswer("The connection was closed in the middle of an answer.")
-        except http.client.HTTPException as exc:
+        except (http.client.HTTPException, ValueError) as exc:  # ValueError: a chunk of negative size
             raise OddAnswer(f"The answer is not HTTP: {exc!r}") from exc
         return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, body)
 
@@ -265,21 +265,29 @@ class _Connection:
 
 
 class _Rest(io.RawIOBase):
-    """What has been read from a socket, then the socket."""
+    """What has been read from a socket, then the socket, as far as an answer may be long.
+
+    ``http.client`` knows no limit: to it, a chunk of size -1 is all that follows.
+    """
 
     def __init__(self, sock: socket.socket, data: bytes) -> None:
         super().__init__()
         self._sock = sock
         self._data = data
+        self._left = MOST_BYTES + _MOST_HEADER_BYTES
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        if not self._data:
-            return self._sock.recv_into(buffer)
-        count = min(len(buffer), len(self._data))
-        buffer[:count], self._data = self._data[:count], self._data[count:]
+        if self._data:
+            count = min(len(buffer), len(self._data))
+            buffer[:count], self._data = self._data[:count], self._data[count:]
+        else:
+            count = self._sock.recv_into(buffer)
+        self._left -= count
+        if self._left < 0:
+            raise OddAnswer(f"An answer has more than {MOST_BYTES:,} bytes; AWS sends none that large.")
         return count
 
 
