@@ -36,8 +36,6 @@ __all__ = ["Answer", "HttpPool", "OddAnswer"]
 
 #: Idle connections beyond this number are closed. A poller is a thread that holds a connection for up to 20 seconds.
 _MOST_IDLE = 64
-#: A connection that was idle for longer is checked before it is used: AWS may have closed it.
-_CHECK_AFTER_S = 1.0
 _MOST_HEADER_BYTES = 64 * 1024
 _CHUNK_BYTES = 64 * 1024
 #: How soon a network that drops everything is noticed: while sending a request, waiting for an answer, or idle. A long
@@ -124,18 +122,20 @@ class HttpPool:
             if not may_stay:
                 connection.close()
         if may_stay:
-            connection.idle_since = time.monotonic()
             self._idle.append(connection)
         return answer
 
     def _take(self) -> _Connection | None:
-        """An idle connection, the latest used first: the others may be closed by AWS in peace."""
+        """An idle connection, the latest used first: the others may be closed by AWS in peace.
+
+        Each is checked, however short it was idle: what a server sends unasked would be read as the next answer.
+        """
         while True:
             try:
                 connection = self._idle.pop()
             except IndexError:
                 return None
-            if time.monotonic() - connection.idle_since < _CHECK_AFTER_S or connection.is_silent():
+            if connection.is_silent():
                 return connection
             connection.close()
 
@@ -155,7 +155,7 @@ class HttpPool:
 class _Connection:
     """A connected socket, and how far the answer to its request has arrived."""
 
-    __slots__ = ("__weakref__", "_is_native", "_sock", "_timeout_s", "has_answer", "idle_since", "may_stay")
+    __slots__ = ("__weakref__", "_is_native", "_poll", "_sock", "_timeout_s", "has_answer", "may_stay")
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -166,23 +166,22 @@ class _Connection:
         self.has_answer = False
         #: Whether the answer is complete, and the connection open for another request.
         self.may_stay = False
-        self.idle_since = 0.0
         # Timeouts of the system take one call where Python's take two, each of which releases the interpreter lock.
         # TLS and the sockets of gevent and eventlet know only Python's.
         self._is_native = sys.platform == "linux" and type(sock).__module__ == "socket"
         if self._is_native:
             sock.settimeout(None)
+        self._poll = _poll(sock) if self._is_native else None
 
     def close(self) -> None:
         self._sock.close()
 
     def is_silent(self) -> bool:
         """Return False if AWS has closed the connection, or has sent something that no request asked for."""
-        if not hasattr(select, "poll"):
+        if self._poll is None and not hasattr(select, "poll"):  # eventlet
             return not select.select([self._sock], [], [], 0)[0]
-        poll = select.poll()
-        poll.register(self._sock, select.POLLIN)
-        return not poll.poll(0)
+        # gevent's belongs to a thread, so it is not kept.
+        return not (self._poll or _poll(self._sock)).poll(0)
 
     def exchange(self, request: bytes, timeout_s: float) -> Answer:
         """Send a request, and read its answer to the end. Raises as :meth:`HttpPool.post`."""
@@ -299,6 +298,12 @@ class _FileOnly:
 
     def makefile(self, mode: str) -> io.BufferedReader:
         return self._file
+
+
+def _poll(sock: socket.socket) -> Any:
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return poll
 
 
 def _headers(text: bytes) -> dict[str, str] | None:

@@ -157,6 +157,7 @@ class FakeSocket:
         self._pieces: list[bytes] = []
         self.sent: list[bytes] = []
         self.is_closed = False
+        self._pair = socket.socketpair()
         #: Called before each call of the connection; may raise.
         self.before: Callable[[str], None] = lambda name: None
 
@@ -188,8 +189,14 @@ class FakeSocket:
         buffer[: len(data)] = data
         return len(data)
 
+    def fileno(self) -> int:
+        self.before("fileno")
+        return self._pair[0].fileno()
+
     def close(self) -> None:
         self.is_closed = True
+        for sock in self._pair:
+            sock.close()
 
 
 class FakePool(HttpPool):
