@@ -36,8 +36,6 @@ __all__ = ["Answer", "HttpPool", "OddAnswer"]
 
 #: Idle connections beyond this number are closed. A poller is a thread that holds a connection for up to 20 seconds.
 _MOST_IDLE = 64
-#: A connection that was idle for longer is checked before it is used: AWS may have closed it.
-_CHECK_AFTER_S = 1.0
 _MOST_HEADER_BYTES = 64 * 1024
 _CHUNK_BYTES = 64 * 1024
 #: How soon a network that drops everything is noticed: while sending a request, waiting for an answer, or idle. A long
@@ -46,7 +44,8 @@ _DEAD_AFTER_MS = 8_000
 _PROBE_AFTER_S = 4
 _PROBE_EVERY_S = 2
 
-_STATUS = re.compile(rb"HTTP/1\.1 ([2-5][0-9][0-9])(?: [^\r\n]*)?\r\n")
+#: Answers with status 204 and 304 have no body, whatever their headers say.
+_STATUS = re.compile(rb"HTTP/1\.1 (?!204|304)([2-5][0-9][0-9])(?: [^\r\n]*)?\r\n")
 _END = b"\r\n\r\n"
 #: The end of a header that was not written as the standard demands. ``http.client`` reads it.
 _ODD_END = re.compile(rb"\n\r?\n")
@@ -115,26 +114,28 @@ class HttpPool:
             self._idle.pop().close()
 
     def _exchange(self, connection: _Connection, request: bytes, timeout_s: float) -> Answer:
+        may_stay = False
         try:
             answer = connection.exchange(request, timeout_s)
-        except BaseException:
-            connection.close()
-            raise
-        if connection.may_stay and len(self._idle) < _MOST_IDLE:
-            connection.idle_since = time.monotonic()
+            may_stay = connection.may_stay and len(self._idle) < _MOST_IDLE
+        finally:
+            if not may_stay:
+                connection.close()
+        if may_stay:
             self._idle.append(connection)
-        else:
-            connection.close()
         return answer
 
     def _take(self) -> _Connection | None:
-        """An idle connection, the latest used first: the others may be closed by AWS in peace."""
+        """An idle connection, the latest used first: the others may be closed by AWS in peace.
+
+        Each is checked, however short it was idle: what a server sends unasked would be read as the next answer.
+        """
         while True:
             try:
                 connection = self._idle.pop()
             except IndexError:
                 return None
-            if time.monotonic() - connection.idle_since < _CHECK_AFTER_S or connection.is_silent():
+            if connection.is_silent():
                 return connection
             connection.close()
 
@@ -154,7 +155,7 @@ class HttpPool:
 class _Connection:
     """A connected socket, and how far the answer to its request has arrived."""
 
-    __slots__ = ("__weakref__", "_is_native", "_sock", "_timeout_s", "has_answer", "idle_since", "may_stay")
+    __slots__ = ("__weakref__", "_is_native", "_poll", "_sock", "_timeout_s", "has_answer", "may_stay")
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -165,23 +166,22 @@ class _Connection:
         self.has_answer = False
         #: Whether the answer is complete, and the connection open for another request.
         self.may_stay = False
-        self.idle_since = 0.0
         # Timeouts of the system take one call where Python's take two, each of which releases the interpreter lock.
         # TLS and the sockets of gevent and eventlet know only Python's.
         self._is_native = sys.platform == "linux" and type(sock).__module__ == "socket"
         if self._is_native:
             sock.settimeout(None)
+        self._poll = _poll(sock) if self._is_native else None
 
     def close(self) -> None:
         self._sock.close()
 
     def is_silent(self) -> bool:
         """Return False if AWS has closed the connection, or has sent something that no request asked for."""
-        if not hasattr(select, "poll"):
+        if self._poll is None and not hasattr(select, "poll"):  # eventlet
             return not select.select([self._sock], [], [], 0)[0]
-        poll = select.poll()
-        poll.register(self._sock, select.POLLIN)
-        return not poll.poll(0)
+        # gevent's belongs to a thread, so it is not kept.
+        return not (self._poll or _poll(self._sock)).poll(0)
 
     def exchange(self, request: bytes, timeout_s: float) -> Answer:
         """Send a request, and read its answer to the end. Raises as :meth:`HttpPool.post`."""
@@ -221,8 +221,8 @@ class _Connection:
         body = data[end + len(_END) :]
         if len(body) < size:
             parts, left = [body], size - len(body)
-            while left:
-                parts.append(self._more(left, ends_at))
+            while left > 0:
+                parts.append(self._more(left + 1, ends_at))  # one byte more shows that something follows
                 left -= len(parts[-1])
             body = b"".join(parts)
         # What follows the answer would be read as the next one.
@@ -243,12 +243,12 @@ class _Connection:
         response = http.client.HTTPResponse(_FileOnly(io.BufferedReader(reader)), method="POST")  # type: ignore[arg-type]
         try:
             response.begin()
+            if len(set(response.headers.get_all("Content-Length", ()))) > 1:
+                raise OddAnswer("An answer has two lengths.")
             body = response.read(MOST_BYTES + 1)
-            if len(body) > MOST_BYTES:
-                raise OddAnswer(f"An answer has more than {MOST_BYTES:,} bytes; AWS sends none that large.")
             if response.length:  # that many bytes are missing
                 raise OddAnswer("The connection was closed in the middle of an answer.")
-        except http.client.HTTPException as exc:
+        except (http.client.HTTPException, ValueError) as exc:  # ValueError: a chunk of negative size
             raise OddAnswer(f"The answer is not HTTP: {exc!r}") from exc
         return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, body)
 
@@ -264,21 +264,29 @@ class _Connection:
 
 
 class _Rest(io.RawIOBase):
-    """What has been read from a socket, then the socket."""
+    """What has been read from a socket, then the socket, as far as an answer may be long.
+
+    ``http.client`` knows no limit: to it, a chunk of size -1 is all that follows.
+    """
 
     def __init__(self, sock: socket.socket, data: bytes) -> None:
         super().__init__()
         self._sock = sock
         self._data = data
+        self._left = MOST_BYTES + _MOST_HEADER_BYTES
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        if not self._data:
-            return self._sock.recv_into(buffer)
-        count = min(len(buffer), len(self._data))
-        buffer[:count], self._data = self._data[:count], self._data[count:]
+        if self._data:
+            count = min(len(buffer), len(self._data))
+            buffer[:count], self._data = self._data[:count], self._data[count:]
+        else:
+            count = self._sock.recv_into(buffer)
+        self._left -= count
+        if self._left < 0:
+            raise OddAnswer(f"An answer has more than {MOST_BYTES:,} bytes; AWS sends none that large.")
         return count
 
 
@@ -290,6 +298,12 @@ class _FileOnly:
 
     def makefile(self, mode: str) -> io.BufferedReader:
         return self._file
+
+
+def _poll(sock: socket.socket) -> Any:
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return poll
 
 
 def _headers(text: bytes) -> dict[str, str] | None:
