@@ -103,6 +103,22 @@ def test_a_target_names_its_ratio_its_rounds_and_a_verdict() -> None:
     assert target.judge(run) == targets.Outcome("0.40 x (0.40 to 0.40)", "9 of 9", "met")
 
 
+def test_ratios_over_tls_are_compared_with_those_without() -> None:
+    plain, secure = ({"hake": rounds(rate), "sqs": rounds(1)} for rate in (50.0, 40.0))
+    samples = {"consume": {"far": plain}, "consume_tls": {"far": secure}}
+    run = {"settings": {"baselines": []}, "samples": samples, "figures": {}}
+    found = [(target.name, target.judge(run).text) for target in targets.TARGETS if _is_measured(target, run)]
+    assert ("  TLS over plain", "0.80 x") in found
+
+
+def _is_measured(target: targets.Target, run: targets.Results) -> bool:
+    try:
+        target.judge(run)
+    except KeyError:
+        return False
+    return True
+
+
 def test_a_target_without_a_baseline_in_the_run_is_left_out() -> None:
     target = targets.Pair("CPU", 0.5, "wire", "near", targets.BASELINE, "own_us")
     run = results(rounds(1, own_us=4.0), rounds(1, own_us=10.0))
