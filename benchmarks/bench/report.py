@@ -90,20 +90,22 @@ def _pairs(results: Results) -> str:
             for peer in sorted(by_peer, key=rank):
                 try:
                     rate, tree = (pairs.ratio(ours, by_peer[peer], figure) for figure in ("rate", "cpu_us"))
-                    own = pairs.ratio(ours, by_peer[peer], "own_us")
                 except KeyError:
                     continue
                 if peer == "hake":
                     continue
-                numbers = [rate.median, rate.least, rate.most]
-                # Where the main process only watches others, it compares with nothing.
-                numbers += [] if peer in OF_ANOTHER_ENVIRONMENT and "_32" in name else [own.median, own.least, own.most]
-                shown = [f"{number:.2f}" for number in numbers]
-                shown += [""] * (6 - len(shown))
-                rows.append(
-                    [TITLES[name], WHERE[where], label(peer), *shown, f"{tree.median:.2f}", str(len(rate.values))]
-                )
+                row = [TITLES[name], WHERE[where], label(peer), *_spread(rate)]
+                # The main process of these workers only watches its children, and compares with nothing.
+                if peer in OF_ANOTHER_ENVIRONMENT and name.startswith("prefork"):
+                    row += [""] * 3
+                else:
+                    row += _spread(pairs.ratio(ours, by_peer[peer], "own_us"))
+                rows.append([*row, f"{tree.median:.2f}", str(len(rate.values))])
     return table(header, rows) if rows else ""
+
+
+def _spread(ratio: pairs.Ratio) -> list[str]:
+    return [f"{number:.2f}" for number in (ratio.median, ratio.least, ratio.most)]
 
 
 def _each(results: Results) -> Iterator[tuple[str, str, str, dict[str, Any]]]:

@@ -213,7 +213,8 @@ SENT: Sizes = {_DEFAULT: (3000, 240)}
 SENT_BY_THREADS: Sizes = {_DEFAULT: (3200, 3200), "sqs": (1600, 1600)}
 BATCHED: Sizes = {_DEFAULT: (6000, 6000), "sqs": (3000, 240), "redis": (6000, 240), "rabbitmq": (6000, 240)}
 CONSUMED: Sizes = {_DEFAULT: (9000, 9000), "sqs": (2400, 240), "redis": (3000, 240)}
-TASKS: Sizes = {_DEFAULT: (5000, 5000), "sqs": (450, 240), "redis": (5000, 240), "dramatiq": (1500, 1500)}
+TASKS: Sizes = {_DEFAULT: (5000, 5000), "sqs": (450, 240), "redis": (5000, 240)}
+TASKS |= {"taskiq": (1500, 1500), "dramatiq": (1500, 1500)}
 SOLO_TASKS: Sizes = TASKS | {"memory": (20_000, 20_000)}
 TASKS_FEW_AT_ONCE: Sizes = {_DEFAULT: (1800, 1800), "sqs": (300, 120), "redis": (1800, 150)}
 FANNED: Sizes = {_DEFAULT: (1500, 1500), "sqs": (300, 60), "redis": (1500, 240), "rabbitmq": (1500, 240)}
@@ -228,6 +229,9 @@ FAR = ("far",)
 SERVERS = ("redis", "rabbitmq")
 AWS = ("hake", "sqs")
 CELERY = ("hake", "rabbitmq", "redis", "sqs")
+IN_FEW_ROUNDS = frozenset({"memory", "redis", "taskiq", "dramatiq"})
+"""Peers that are shown for orientation: nothing is promised about them that would need many rounds."""
+FEW_ROUNDS = 3
 
 
 @dataclass(frozen=True)

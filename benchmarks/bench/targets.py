@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from . import pairs
@@ -167,19 +167,34 @@ def _growth_mb(results: Results) -> float:
     return float(memory_mb[-1] - memory_mb[0])
 
 
+def _tls_over_plain(name: str, plain: Pair) -> Number:
+    """The median ratio over TLS against the one without: at most a tenth worse."""
+
+    def value(results: Results) -> float:
+        secure = replace(plain, scenario=f"{plain.scenario}_tls")
+        return secure.ratio(results).median / plain.ratio(results).median
+
+    is_lower_better = plain.is_lower_better
+    return Number(name, 1.1 if is_lower_better else 0.9, value, "x", is_lower_better=is_lower_better)
+
+
 OWN = "own_us"
+PREFORK_OVER_RABBITMQ = Pair("  10 ms", 1.15, "prefork_32", "far", "rabbitmq")
+PREFORK_CPU_OVER_RABBITMQ = Pair("  CPU of the main process, 10 ms", 0.85, "prefork_32", "far", "rabbitmq", OWN)
+PUBLISH_CPU_OVER_RABBITMQ = Pair("  CPU, 10 ms", None, "publish", "far", "rabbitmq", OWN)
+CONSUME_OVER_SQS = Pair("consume and ack, 10 ms, over sqs://", 50, "consume", "far", "sqs")
 TARGETS: list[Target] = [
     Pair("worker, prefork 2, over RabbitMQ", 1.15, "prefork_32", "near", "rabbitmq"),
-    Pair("  10 ms", 1.15, "prefork_32", "far", "rabbitmq"),
+    PREFORK_OVER_RABBITMQ,
     Pair("  CPU of the main process", None, "prefork_32", "near", "rabbitmq", OWN),
-    Pair("  CPU of the main process, 10 ms", 0.85, "prefork_32", "far", "rabbitmq", OWN),
+    PREFORK_CPU_OVER_RABBITMQ,
     Pair("worker, solo, over RabbitMQ, 10 ms", 1.2, "solo_32", "far", "rabbitmq"),
     Pair("  CPU", 0.72, "solo_32", "far", "rabbitmq", OWN),
     Pair("worker, threads 2, over RabbitMQ, 10 ms", 1.4, "threads_32", "far", "rabbitmq"),
     Pair("receive 10 and delete 10, CPU over the baseline", 0.36, "wire", "near", BASELINE, OWN),
     Pair("publish to a queue, CPU over RabbitMQ", 1.1, "publish", "near", "rabbitmq", OWN),
     Pair("  rate", 1.5, "publish", "near", "rabbitmq"),
-    Pair("  CPU, 10 ms", None, "publish", "far", "rabbitmq", OWN),
+    PUBLISH_CPU_OVER_RABBITMQ,
     Pair("publish to an exchange, CPU over RabbitMQ", 1.5, "publish_exchange", "near", "rabbitmq", OWN),
     Pair("  rate", 1.2, "publish_exchange", "near", "rabbitmq"),
     Pair("  CPU, 10 ms", None, "publish_exchange", "far", "rabbitmq", OWN),
@@ -188,12 +203,12 @@ TARGETS: list[Target] = [
     Pair("to a queue in a batch, 10 ms, over sqs://", 60, "batch", "far", "sqs"),
     Pair("  by .delay()", None, "delay_batch", "far", "sqs"),
     Pair("fan-out to 3 groups over the baseline", 2, "fan_out_3", "far", BASELINE),
-    Pair("consume and ack, 10 ms, over sqs://", 50, "consume", "far", "sqs"),
+    CONSUME_OVER_SQS,
     Pair("  no added latency", 5, "consume", "near", "sqs"),
-    Pair("  10 ms, TLS", 45, "consume_tls", "far", "sqs"),
-    Pair("worker, prefork 2, TLS, over RabbitMQ with TLS", 1.15, "prefork_32_tls", "far", "rabbitmq"),
-    Pair("  CPU of the main process", 0.85, "prefork_32_tls", "far", "rabbitmq", OWN),
-    Pair("publish to a queue, TLS, CPU over RabbitMQ with TLS", None, "publish_tls", "far", "rabbitmq", OWN),
+    _tls_over_plain("  TLS over plain", CONSUME_OVER_SQS),
+    _tls_over_plain("worker, prefork 2, over RabbitMQ, TLS over plain", PREFORK_OVER_RABBITMQ),
+    _tls_over_plain("  CPU of the main process", PREFORK_CPU_OVER_RABBITMQ),
+    _tls_over_plain("publish to a queue, CPU over RabbitMQ, TLS over plain", PUBLISH_CPU_OVER_RABBITMQ),
     Pair("worker, prefork 2, 10 ms, over sqs://", 10, "prefork_32", "far", "sqs"),
     Pair("  over Redis", 1, "prefork_32", "far", "redis"),
     Pair("  over Redis without latency", None, "prefork_32", "far", "redis", their_where="near"),

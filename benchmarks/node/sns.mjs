@@ -4,6 +4,9 @@
 import { randomUUID } from "node:crypto";
 import { ACCOUNT, REGION, checkBatch } from "./sqs.mjs";
 
+const SNS_SPACE = "http://sns.amazonaws.com/doc/2010-03-31/";
+const STS_SPACE = "https://sts.amazonaws.com/doc/2011-06-15/";
+
 export class SnsError extends Error {
   constructor(code, message, status = 400) {
     super(message);
@@ -49,7 +52,7 @@ const xmlList = (name, members) => `<${name}>${members.map((each) => `<member>${
 export function errorXml(error, requestId) {
   const inner = element("Type", "Sender") + element("Code", error.code) + element("Message", error.message);
   return (
-    `<ErrorResponse xmlns="http://sns.amazonaws.com/doc/2010-03-31/"><Error>${inner}</Error>` +
+    `<ErrorResponse xmlns="${SNS_SPACE}"><Error>${inner}</Error>` +
     `${element("RequestId", requestId)}</ErrorResponse>`
   );
 }
@@ -134,7 +137,7 @@ export class Sns {
     const run = this[`do${action}`];
     if (!run) throw new SnsError("InvalidAction", `The action ${action} is not valid for this web service.`);
     const result = run.call(this, p) ?? "";
-    const space = action === "GetCallerIdentity" ? "https://sts.amazonaws.com/doc/2011-06-15/" : "http://sns.amazonaws.com/doc/2010-03-31/";
+    const space = action === "GetCallerIdentity" ? STS_SPACE : SNS_SPACE;
     return (
       `<${action}Response xmlns="${space}"><${action}Result>${result}</${action}Result>` +
       `<ResponseMetadata><RequestId>${requestId}</RequestId></ResponseMetadata></${action}Response>`
@@ -208,11 +211,12 @@ export class Sns {
 
   doSubscribe(p) {
     const topic = this.#topic(p.TopicArn);
-    const attributes = { ...SUBSCRIPTION_DEFAULTS, ...map(p.Attributes) };
+    const given = map(p.Attributes);
+    const attributes = { ...SUBSCRIPTION_DEFAULTS, ...given };
     if (p.Protocol !== "sqs") throw invalid("Protocol: only sqs is known here");
     const known = topic.subscriptions.find((each) => each.endpoint === p.Endpoint);
     if (known) {
-      if (Object.entries(attributes).some(([name, value]) => known.attributes[name] !== value)) {
+      if (Object.entries(given).some(([name, value]) => known.attributes[name] !== value)) {
         throw invalid("Attributes Reason: Subscription already exists with different attributes");
       }
       return element("SubscriptionArn", known.arn);

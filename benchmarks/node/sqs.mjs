@@ -1,7 +1,7 @@
 // Standard queues in memory, by SQS's JSON protocol: what the peers of the benchmark use of it.
 // Left out: FIFO, permissions and policies (kept, not enforced), MD5OfMessageAttributes, throttling.
 
-import { createHash, randomUUID } from "node:crypto";
+import { hash, randomUUID } from "node:crypto";
 
 export const REGION = "us-east-1";
 export const ACCOUNT = "000000000000";
@@ -62,9 +62,11 @@ class Queue {
     const message = {
       id: randomUUID(),
       body,
-      md5: createHash("md5").update(body).digest("hex"),
+      md5: hash("md5", body),
       attributes,
       names: attributes ? Object.keys(attributes) : [],
+      json: "", // of what does not change from one receive to the next, made by the first
+      attributesJson: "",
       sentAt: Date.now(),
       firstReceivedAt: 0,
       receives: 0,
@@ -213,25 +215,27 @@ function chooser(asked) {
   return (name) => names.has(name) || prefixes.some((prefix) => name.startsWith(prefix));
 }
 
-function shown(message, isWanted, isSystemWanted) {
-  const entry = { MessageId: message.id, ReceiptHandle: handleOf(message), MD5OfBody: message.md5, Body: message.body };
-  if (isSystemWanted) {
-    const system = {
-      SenderId: ACCOUNT,
-      SentTimestamp: String(message.sentAt),
-      ApproximateReceiveCount: String(message.receives),
-      ApproximateFirstReceiveTimestamp: String(message.firstReceivedAt),
-    };
-    entry.Attributes = Object.fromEntries(Object.entries(system).filter(([name]) => isSystemWanted(name)));
+const SYSTEM = ["SenderId", "SentTimestamp", "ApproximateReceiveCount", "ApproximateFirstReceiveTimestamp"];
+
+function system(message, names) {
+  const all = [ACCOUNT, message.sentAt, message.receives, message.firstReceivedAt];
+  return names.map((name) => `"${name}":"${all[SYSTEM.indexOf(name)]}"`).join();
+}
+
+// JSON of a message as received.
+function shown(message, isWanted, systemNames) {
+  message.json ||= `"MessageId":"${message.id}","MD5OfBody":"${message.md5}","Body":${JSON.stringify(message.body)}`;
+  let text = `{${message.json},"ReceiptHandle":"${handleOf(message)}"`;
+  if (systemNames.length) text += `,"Attributes":{${system(message, systemNames)}}`;
+  const names = isWanted ? message.names.filter(isWanted) : [];
+  if (names.length && names.length === message.names.length) {
+    message.attributesJson ||= JSON.stringify(message.attributes);
+    text += `,"MessageAttributes":${message.attributesJson}`;
+  } else if (names.length) {
+    const some = Object.fromEntries(names.map((name) => [name, message.attributes[name]]));
+    text += `,"MessageAttributes":${JSON.stringify(some)}`;
   }
-  if (isWanted) {
-    const names = message.names.filter(isWanted);
-    if (names.length === message.names.length && names.length) entry.MessageAttributes = message.attributes;
-    else if (names.length) {
-      entry.MessageAttributes = Object.fromEntries(names.map((name) => [name, message.attributes[name]]));
-    }
-  }
-  return entry;
+  return `${text}}`;
 }
 
 export class Sqs {
@@ -273,7 +277,7 @@ export class Sqs {
     queue.wake();
   }
 
-  // Returns the answer, or a promise of it. origin: "http://host:port", as the client wrote it.
+  // Returns the answer, an object or JSON, or a promise of it. origin: "http://host:port", as the client wrote it.
   call(action, p, origin, whenGone) {
     const run = this[`do${action}`];
     if (!run) throw new SqsError("InvalidAction", `The action ${action} is not valid for this endpoint.`);
@@ -379,8 +383,11 @@ export class Sqs {
     const queue = this.find(p.QueueUrl);
     const isWanted = chooser(p.MessageAttributeNames);
     const isSystemWanted = chooser([...(p.AttributeNames ?? []), ...(p.MessageSystemAttributeNames ?? [])]);
+    const systemNames = isSystemWanted ? SYSTEM.filter(isSystemWanted) : [];
     const answer = (messages) =>
-      messages.length ? { Messages: messages.map((message) => shown(message, isWanted, isSystemWanted)) } : {};
+      messages.length
+        ? `{"Messages":[${messages.map((message) => shown(message, isWanted, systemNames)).join()}]}`
+        : "{}";
     const most = p.MaxNumberOfMessages ?? 1;
     if (most < 1 || most > 10) throw new SqsError("InvalidParameterValue", "MaxNumberOfMessages is 1 to 10.");
     return queue

@@ -7,9 +7,8 @@
 
 import { randomUUID } from "node:crypto";
 import { readFileSync } from "node:fs";
-import http from "node:http";
-import https from "node:https";
 import { parseArgs } from "node:util";
+import { serve } from "./http1.mjs";
 import { Later } from "./later.mjs";
 import { SnsError, Sns, errorXml, parseQuery } from "./sns.mjs";
 import { Sqs, SqsError } from "./sqs.mjs";
@@ -56,8 +55,8 @@ function countPoll(queue) {
   poll.last_s = now;
 }
 
-async function answerSqs(request, body, isCounted, whenGone) {
-  const action = request.headers["x-amz-target"].slice("AmazonSQS.".length);
+async function answerSqs({ headers: sent, body, isTls, whenGone }, isCounted) {
+  const action = sent["x-amz-target"].slice("AmazonSQS.".length);
   const id = randomUUID();
   const headers = { "x-amzn-RequestId": id, "Content-Type": JSON_TYPE };
   try {
@@ -66,9 +65,8 @@ async function answerSqs(request, body, isCounted, whenGone) {
       count(action, params.Entries?.length ?? 1);
       if (action === "ReceiveMessage") countPoll(params.QueueUrl.slice(params.QueueUrl.lastIndexOf("/") + 1));
     }
-    const origin = `${request.socket.encrypted ? "https" : "http"}://${request.headers.host}`;
-    const answer = await sqs.call(action, params, origin, whenGone);
-    return { status: 200, headers, text: JSON.stringify(answer) };
+    const found = await sqs.call(action, params, `${isTls ? "https" : "http"}://${sent.host}`, whenGone);
+    return { status: 200, headers, text: typeof found === "string" ? found : JSON.stringify(found) };
   } catch (error) {
     if (!(error instanceof SqsError)) throw error;
     headers["x-amzn-query-error"] = `AWS.SimpleQueueService.${error.queryCode};Sender`;
@@ -91,65 +89,43 @@ function answerSns(body, isCounted) {
 }
 
 function listener(isMeasured) {
-  return (request, response) => {
-    const parts = [];
-    request.on("data", (part) => parts.push(part));
-    request.on("end", () => {
-      const body = parts.length === 1 ? parts[0].toString() : Buffer.concat(parts).toString();
-      if (request.url === CONTROL) {
-        let status = 200;
-        let text;
-        try {
-          text = JSON.stringify(control(body));
-        } catch (error) {
-          [status, text] = [400, JSON.stringify({ error: String(error.message) })];
-        }
-        send(response, { status, headers: { "Content-Type": "application/json" }, text });
-      } else if (isMeasured) {
-        there.call(() => handle(request, response, body, true));
-      } else {
-        handle(request, response, body, false);
-      }
-    });
+  return (request, respond) => {
+    if (request.path === CONTROL) respond(answerControl(request.body));
+    else if (isMeasured) there.call(() => answer(request, true, (found) => back.call(() => respond(found))));
+    else answer(request, false, respond);
   };
 }
 
-async function handle(request, response, body, isMeasured) {
-  const whenGone = (action) => response.on("close", () => response.writableFinished || action());
-  let answer;
+function answerControl(body) {
+  const headers = { "Content-Type": "application/json" };
+  try {
+    return { status: 200, headers, text: JSON.stringify(control(body)) };
+  } catch (error) {
+    return { status: 400, headers, text: JSON.stringify({ error: String(error.message) }) };
+  }
+}
+
+async function answer(request, isMeasured, respond) {
+  let found;
   try {
     const isSqs = request.headers["x-amz-target"]?.startsWith("AmazonSQS.");
-    answer = isSqs ? await answerSqs(request, body, isMeasured, whenGone) : answerSns(body, isMeasured);
+    found = isSqs ? await answerSqs(request, isMeasured) : answerSns(request.body, isMeasured);
   } catch (error) {
     console.error(error);
-    answer = { status: 500, headers: {}, text: String(error.message) };
+    found = { status: 500, headers: {}, text: String(error.message) };
   }
-  if (isMeasured) back.call(() => send(response, answer));
-  else send(response, answer);
+  respond(found);
 }
 
-function send(response, { status, headers, text }) {
-  const data = Buffer.from(text);
-  response.writeHead(status, { ...headers, "Content-Length": data.length });
-  response.end(data);
-}
-
-function listen(server, scheme) {
-  server.keepAliveTimeout = 0; // no connection is closed for being idle
-  server.requestTimeout = 0;
-  return new Promise((resolve) =>
-    server.listen({ port: 0, host: HOST, backlog: 1024 }, () => resolve(`${scheme}://${HOST}:${server.address().port}`)),
-  );
+async function listen(isMeasured, secure) {
+  const port = await serve(listener(isMeasured), { host: HOST, secure });
+  return `${secure ? "https" : "http"}://${HOST}:${port}`;
 }
 
 const { values: options } = parseArgs({ options: { cert: { type: "string" }, key: { type: "string" } } });
 reset();
-const addresses = {
-  url: await listen(http.createServer({ noDelay: true }, listener(true)), "http"),
-  side_url: await listen(http.createServer({ noDelay: true }, listener(false)), "http"),
-};
+const addresses = { url: await listen(true), side_url: await listen(false) };
 if (options.cert) {
-  const tls = { noDelay: true, cert: readFileSync(options.cert), key: readFileSync(options.key) };
-  addresses.tls_url = await listen(https.createServer(tls, listener(true)), "https");
+  addresses.tls_url = await listen(true, { cert: readFileSync(options.cert), key: readFileSync(options.key) });
 }
 console.log(JSON.stringify(addresses));

@@ -10,7 +10,7 @@ Within a test::
         ...  # use proxy.endpoint_url
         proxy.stats()["requests"]
 
-In a process of its own (the benchmarks): ``python -m support.proxy --upstream URL`` in ``tests/`` prints one JSON line
+In a process of its own: ``python -m support.proxy --upstream URL`` in ``tests/`` prints one JSON line
 with its ``endpoint_url``; ``proxy_control.RemoteProxy`` has the same ``stats`` and ``rules``, through ``/__proxy__``.
 
 Half of the latency is spent on the way there and half on the way back, of each request on its own, so an open long
