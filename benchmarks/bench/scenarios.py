@@ -80,7 +80,13 @@ def child(scenario: str, count: int, peer: Broker, queue: str, **variables: obje
     command = [peer.python, "-m", "bench.child", scenario, str(count)]
     try:
         done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=CHILD_TIMEOUT_S, check=False
+            command,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=CHILD_TIMEOUT_S,
+            check=False,
+            cwd=Path(os.devnull).parent,  # -m puts this folder first: from a checkout, its package would be measured
         )
     except subprocess.TimeoutExpired as error:
         raise RuntimeError(f"{scenario} of {peer.peer} did not end in {CHILD_TIMEOUT_S:.0f} s") from error
