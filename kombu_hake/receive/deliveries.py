@@ -202,8 +202,11 @@ class Deliveries:
         with self._lock:
             delivery.tag = tag
             self._unsettled.setdefault(delivery.channel_id, {})[tag] = delivery
-        if not keeps_credit:
-            self._return_credit(delivery)
+            give_back = None if keeps_credit else delivery.credit
+            if give_back is not None:
+                delivery.credit = None
+        if give_back is not None:  # without the lock: it takes that of the receiver
+            give_back(delivery.source)
 
     # --- out
 
@@ -214,10 +217,11 @@ class Deliveries:
             multiple: As of AMQP: all up to the tag; all there are for tag 0.
         """
         with self._lock:
-            unsettled = self._unsettled.get(channel_id)
-            if not unsettled:
-                return []
-            tags = [t for t in unsettled if t <= tag or not tag] if multiple else [tag]
+            unsettled = self._unsettled.get(channel_id, {})
+            if not multiple:
+                delivery = unsettled.pop(tag, None)
+                return [] if delivery is None else [delivery]
+            tags = [t for t in unsettled if t <= tag or not tag]
             return [unsettled.pop(t) for t in tags if t in unsettled]
 
     def finish(self, delivery: Delivery, how: How, hide_s: int = 0, *, first: First | None = None) -> None:
@@ -276,18 +280,12 @@ class Deliveries:
     # --- inside
 
     def _drop(self, delivery: Delivery) -> None:
-        if delivery.tag:
-            with self._lock:
-                unsettled = self._unsettled.get(delivery.channel_id)
-                if unsettled is not None:
-                    unsettled.pop(delivery.tag, None)
-                    if not unsettled:
-                        del self._unsettled[delivery.channel_id]
-        self._return_credit(delivery)
-
-    def _return_credit(self, delivery: Delivery) -> None:
         with self._lock:
-            give_back: Callable[[str], None] | None
+            unsettled = self._unsettled.get(delivery.channel_id)
+            if unsettled is not None:
+                unsettled.pop(delivery.tag, None)
+                if not unsettled:
+                    del self._unsettled[delivery.channel_id]
             give_back, delivery.credit = delivery.credit, None
         if give_back is not None:  # without the lock: it takes that of the receiver
             give_back(delivery.source)

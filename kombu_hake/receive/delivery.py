@@ -35,6 +35,8 @@ __all__ = ["About", "Delivery", "Event", "Lease", "LeaseState", "LostLease", "Wh
 class LeaseState(enum.Enum):
     """Where a received message stands; see the table at the head of the module."""
 
+    __hash__ = object.__hash__  # enum's own is written in Python, and each settle looks into the table
+
     HELD = "held"
     LAPSED = "lapsed"
     SETTLED = "settled"
@@ -44,6 +46,8 @@ class LeaseState(enum.Enum):
 
 class Event(enum.Enum):
     """What happens to a lease."""
+
+    __hash__ = object.__hash__
 
     ACK = "ack"
     RELEASE = "release"
