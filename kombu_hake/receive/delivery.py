@@ -91,6 +91,9 @@ def after(state: LeaseState, event: Event) -> LeaseState | None:
     return _NEXT.get((state, event))
 
 
+_LOST = frozenset({LeaseState.LAPSED, LeaseState.LOST})
+
+
 class About(NamedTuple):
     """What a message is that was handed over: to find it again, and to name it."""
 
@@ -152,7 +155,7 @@ class Lease:
     @property
     def is_lost(self) -> bool:
         """Whether another consumer may have the message."""
-        return self.state in (LeaseState.LAPSED, LeaseState.LOST)
+        return self.state in _LOST
 
 
 def lost_text(lease: Lease, why: Why, detail: Any = "") -> str:

@@ -285,8 +285,8 @@ def test_no_poller_is_owed_credit_before_as_many_are_returned_as_it_is_short_of(
         asked = credit.ask(name, even_little=even_little)
         polls += [(name, asked)] if asked else []
         if polls and brings is not None:
-            name, asked = polls.pop(0)
-            unsettled += [name] * credit.received(name, asked, min(brings, asked))
+            polled, asked = polls.pop(0)
+            unsettled += [polled] * credit.received(polled, asked, min(brings, asked))
     waiting = data.draw(st.sampled_from(names))
     short = credit.short_of(waiting)
     assert (short == 0) == credit.may_ask(waiting)
