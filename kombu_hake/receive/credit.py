@@ -56,6 +56,8 @@ class Credit:
         #: AMQP's prefetch count; 0 is no limit.
         self.prefetch_count = prefetch_count
         self._shares: dict[str, Share] = {}
+        #: Received and counting against the credit, over all queues.
+        self.in_flight = 0
 
     def __repr__(self) -> str:
         shares = " ".join(
@@ -68,11 +70,6 @@ class Credit:
     def limit(self) -> int:
         """Most messages in flight."""
         return self.prefetch_count or UNLIMITED_BUFFER
-
-    @property
-    def in_flight(self) -> int:
-        """Received and counting against the credit, over all queues."""
-        return sum(share.in_flight for share in self._shares.values())
 
     def add(self, queue: str, group: str = "", rank: int = 0) -> None:
         """Give a queue a share.
@@ -139,6 +136,7 @@ class Credit:
         share.busy = count > 0
         keep = max(0, min(count, self.limit - self.in_flight))
         share.in_flight += keep
+        self.in_flight += keep
         self._drop_if_over(queue, share)
         return keep
 
@@ -146,7 +144,9 @@ class Credit:
         """Messages of *queue* no longer count."""
         share = self._shares.get(queue)
         if share is not None:
-            share.in_flight = max(0, share.in_flight - count)
+            count = min(count, share.in_flight)
+            share.in_flight -= count
+            self.in_flight -= count
             self._drop_if_over(queue, share)
 
     def _drop_if_over(self, queue: str, share: Share) -> None:

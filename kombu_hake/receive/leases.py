@@ -103,9 +103,9 @@ class Leases:
         with self._lock:
             for lease in leases:
                 self._held[id(lease)] = lease
-                self._look_at = min(self._look_at, lease.held_until)
-            first = min((lease.deadline for lease in leases), default=math.inf)
-            self._have_keeper_at(first - self._visibility_s / 2)
+            ends_at = min([lease.held_until for lease in leases], default=math.inf)
+            self._look_at = min(self._look_at, ends_at)
+            self._have_keeper_at(ends_at - self._visibility_s / 2)
 
     def ack(self, lease: Lease, first: First | None = None) -> None:
         """Have the message deleted. Returns at once; the request follows within the linger time.
