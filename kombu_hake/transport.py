@@ -45,7 +45,7 @@ from kombu_hake.exceptions import (
 )
 from kombu_hake.publish import Dispatcher, Publisher, Routes
 from kombu_hake.quoting import guarded
-from kombu_hake.receive import DeadLetters, Deferring, Deliveries, How, Inbox, Item, Leases, LostLease
+from kombu_hake.receive import DeadLetters, Deferring, Deliveries, Delivery, How, Inbox, Item, Leases, LostLease
 from kombu_hake.temporary import Janitor, Presence, Temporaries
 from kombu_hake.topology import Topology
 from kombu_hake.worker import install, lost_tasks
@@ -313,22 +313,25 @@ class Transport(base.Transport):  # type: ignore[misc]
 
     def _deliver(self, item: Item) -> bool:
         """Deliver one item; False if no consumer got it."""
-        if isinstance(item, Exception):
-            raise item
+        if isinstance(item, Delivery):
+            channel = self._channel(item.channel_id)
+            if channel is not None:
+                return channel.deliver(item)
+            self.deliveries.finish(item, How.RELEASE)
+            return False
         if isinstance(item, LostLease):
             about = item.lease.about
             owner = self._channel(about.channel_id) if about is not None else None
             ends = self.settings.on_lost_lease == "terminate"
             lost_tasks.on_lost(owner, item.lease, item.why, terminate=ends)
             return False
-        channel = self._channel(item.channel_id)
-        if channel is not None:
-            return channel.deliver(item)
-        self.deliveries.finish(item, How.RELEASE)
-        return False
+        raise item
 
     def _channel(self, channel_id: int) -> Channel | None:
-        return next((channel for channel in self.channels if channel.channel_id == channel_id), None)
+        for channel in self.channels:
+            if channel.channel_id == channel_id:
+                return channel
+        return None
 
     # --- description
 

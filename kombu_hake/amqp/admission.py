@@ -66,9 +66,11 @@ def expires_at_ms(envelope: Envelope, sent_ms: int | None, queue_ttl_ms: int | N
     if envelope.headers.get("task") and envelope.headers.get("expires"):
         return None
     limits = [limit for limit in (whole(envelope.properties.get("expiration")), queue_ttl_ms) if limit is not None]
+    if not limits:
+        return None
     # A copy is sent after the original. A later time comes from a publisher that wants to outlive the queue's limit.
     starts = [start for start in (whole(envelope.properties.get("first_sent_ms")), sent_ms) if start is not None]
-    return min(starts) + min(limits) if limits and starts else None
+    return min(starts) + min(limits) if starts else None
 
 
 def verdict(

@@ -151,11 +151,12 @@ def decode(text: str, queue: str) -> Envelope:
     if searched is None:
         return _foreign(text, queue)
     found, found_in = searched
-    properties = {
-        name: value
-        for name, value in found["properties"].items()
-        if name not in _OF_RECEIVING and (name not in _TEXTS or isinstance(value, str))
-    }
+    properties = found["properties"]
+    for name in _OF_RECEIVING:
+        properties.pop(name, None)
+    for name in _TEXTS:
+        if not isinstance(properties.get(name, ""), str):
+            del properties[name]
     properties["delivery_info"] = _delivery_info(properties.get("delivery_info"), queue)
     try:
         body = _body_from_text(found.get("body"), properties.get("body_encoding"))
@@ -176,6 +177,8 @@ def _delivery_info(info: Any, queue: str) -> dict[str, Any]:
     if not isinstance(info, dict):
         return {"exchange": "", "routing_key": queue}
     exchange, routing_key = info.get("exchange"), info.get("routing_key")
+    if isinstance(exchange, str) and isinstance(routing_key, str):
+        return info
     return {
         **info,
         "exchange": exchange if isinstance(exchange, str) else "",

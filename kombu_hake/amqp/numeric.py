@@ -25,6 +25,8 @@ def whole(value: object) -> int | None:
     Returns:
         From -MAX_WHOLE to MAX_WHOLE; numbers beyond are clamped.
     """
+    if value is None:
+        return None
     if isinstance(value, str):
         found = int(value) if _DIGITS.fullmatch(value) else None
     elif isinstance(value, float):
@@ -33,4 +35,6 @@ def whole(value: object) -> int | None:
         found = int(value)
     else:
         found = None
-    return None if found is None else max(-MAX_WHOLE, min(found, MAX_WHOLE))
+    if found is None or -MAX_WHOLE <= found <= MAX_WHOLE:
+        return found
+    return MAX_WHOLE if found > 0 else -MAX_WHOLE

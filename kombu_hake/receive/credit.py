@@ -56,6 +56,8 @@ class Credit:
         #: AMQP's prefetch count; 0 is no limit.
         self.prefetch_count = prefetch_count
         self._shares: dict[str, Share] = {}
+        #: Received and counting against the credit, over all queues.
+        self.in_flight = 0
 
     def __repr__(self) -> str:
         shares = " ".join(
@@ -68,11 +70,6 @@ class Credit:
     def limit(self) -> int:
         """Most messages in flight."""
         return self.prefetch_count or UNLIMITED_BUFFER
-
-    @property
-    def in_flight(self) -> int:
-        """Received and counting against the credit, over all queues."""
-        return sum(share.in_flight for share in self._shares.values())
 
     def add(self, queue: str, group: str = "", rank: int = 0) -> None:
         """Give a queue a share.
@@ -106,6 +103,20 @@ class Credit:
         """Whether one more poll of *queue* would be given anything."""
         return self._allowed(queue, self._shares[queue]) > 0
 
+    def short_of(self, queue: str) -> int:
+        """How many messages have to be returned, at least, before one more poll of *queue* would be given anything.
+
+        0 if it would be now. Holds until a poll is asked for or returns, or the queues or the prefetch count change.
+        """
+        share = self._shares[queue]
+        if self._allowed(queue, share):
+            return 0
+        if not share.busy or self.limit < len(self._shares):  # one message is enough for these
+            return 1
+        # Each message that is returned leaves one more at most, and two more rules may apply sooner: when the queue
+        # itself has nothing in flight, or none has.
+        return max(1, min(self._pays() - self._left_for(queue), share.used, self.in_flight))
+
     def ask(self, queue: str, *, even_little: bool = False) -> int:
         """How many messages a poll of *queue* may ask for now, 0..10; reserved until :meth:`received`.
 
@@ -125,6 +136,7 @@ class Credit:
         share.busy = count > 0
         keep = max(0, min(count, self.limit - self.in_flight))
         share.in_flight += keep
+        self.in_flight += keep
         self._drop_if_over(queue, share)
         return keep
 
@@ -132,7 +144,9 @@ class Credit:
         """Messages of *queue* no longer count."""
         share = self._shares.get(queue)
         if share is not None:
-            share.in_flight = max(0, share.in_flight - count)
+            count = min(count, share.in_flight)
+            share.in_flight -= count
+            self.in_flight -= count
             self._drop_if_over(queue, share)
 
     def _drop_if_over(self, queue: str, share: Share) -> None:
@@ -154,10 +168,13 @@ class Credit:
         if not share.busy and queues > 1:
             return 1 if not share.reserved and self._left_for(queue) > 0 else 0
         left = self._left_for(queue)
-        pays = min(MAX_BATCH_ENTRIES, max(1, self._fair() // 2))
-        if left < pays and self.in_flight and not even_little:
+        if left < self._pays() and self.in_flight and not even_little:
             return 0
         return max(0, min(MAX_BATCH_ENTRIES, left))
+
+    def _pays(self) -> int:
+        """How much credit a poll is worth while."""
+        return min(MAX_BATCH_ENTRIES, max(1, self._fair() // 2))
 
     def _is_outranked(self, share: Share) -> bool:
         """Whether a higher level of its queue has messages."""

@@ -49,7 +49,8 @@ class Inbox:
         self._fresh()
 
     def _fresh(self) -> None:
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._items: deque[Item] = deque()
         self._reader: socket.socket | None = None
         self._writer: socket.socket | None = None
@@ -62,7 +63,7 @@ class Inbox:
 
     def put(self, items: Iterable[Item]) -> None:
         """Add deliveries, news of leases, or an error that the consuming thread is to raise. Any thread."""
-        with self._changed:
+        with self._lock:
             self._items.extend(items)
             if self._items:
                 self._signal()
@@ -74,7 +75,7 @@ class Inbox:
         Args:
             timeout_s: None waits for ever (until :meth:`close`), 0 not at all.
         """
-        with self._changed:
+        with self._lock:
             if not self._items and timeout_s != 0:
                 deadline = None if timeout_s is None else time.monotonic() + timeout_s
                 while not (self._items or self._closed or self._woken):
@@ -90,7 +91,7 @@ class Inbox:
 
     def take(self, wanted: Callable[[Delivery], bool]) -> list[Delivery]:
         """Remove and return the deliveries that *wanted* picks; all else stays."""
-        with self._changed:
+        with self._lock:
             taken = [item for item in self._items if isinstance(item, Delivery) and wanted(item)]
             if taken:
                 gone = {id(item) for item in taken}
@@ -101,7 +102,7 @@ class Inbox:
 
     def fileno(self) -> int:
         """A descriptor for an event loop; made at the first call."""
-        with self._changed:
+        with self._lock:
             if self._reader is None:
                 self._reader, self._writer = socket.socketpair()
                 self._reader.setblocking(False)
@@ -113,14 +114,14 @@ class Inbox:
 
     def wake(self) -> None:
         """Have an event loop, or who waits in :meth:`get`, look up, though there is nothing new. Any thread."""
-        with self._changed:
+        with self._lock:
             self._woken = True
             self._signal()
             self._changed.notify()
 
     def close(self) -> None:
         """Close the descriptor, and wait no more."""
-        with self._changed:
+        with self._lock:
             self._closed = True
             self._changed.notify_all()
             reader, writer, self._reader, self._writer = self._reader, self._writer, None, None
@@ -202,8 +203,11 @@ class Deliveries:
         with self._lock:
             delivery.tag = tag
             self._unsettled.setdefault(delivery.channel_id, {})[tag] = delivery
-        if not keeps_credit:
-            self._return_credit(delivery)
+            give_back = None if keeps_credit else delivery.credit
+            if give_back is not None:
+                delivery.credit = None
+        if give_back is not None:  # without the lock: it takes that of the receiver
+            give_back(delivery.source)
 
     # --- out
 
@@ -214,10 +218,11 @@ class Deliveries:
             multiple: As of AMQP: all up to the tag; all there are for tag 0.
         """
         with self._lock:
-            unsettled = self._unsettled.get(channel_id)
-            if not unsettled:
-                return []
-            tags = [t for t in unsettled if t <= tag or not tag] if multiple else [tag]
+            unsettled = self._unsettled.get(channel_id, {})
+            if not multiple:
+                delivery = unsettled.pop(tag, None)
+                return [] if delivery is None else [delivery]
+            tags = [t for t in unsettled if t <= tag or not tag]
             return [unsettled.pop(t) for t in tags if t in unsettled]
 
     def finish(self, delivery: Delivery, how: How, hide_s: int = 0, *, first: First | None = None) -> None:
@@ -276,18 +281,12 @@ class Deliveries:
     # --- inside
 
     def _drop(self, delivery: Delivery) -> None:
-        if delivery.tag:
-            with self._lock:
-                unsettled = self._unsettled.get(delivery.channel_id)
-                if unsettled is not None:
-                    unsettled.pop(delivery.tag, None)
-                    if not unsettled:
-                        del self._unsettled[delivery.channel_id]
-        self._return_credit(delivery)
-
-    def _return_credit(self, delivery: Delivery) -> None:
         with self._lock:
-            give_back: Callable[[str], None] | None
+            unsettled = self._unsettled.get(delivery.channel_id)
+            if unsettled is not None:
+                unsettled.pop(delivery.tag, None)
+                if not unsettled:
+                    del self._unsettled[delivery.channel_id]
             give_back, delivery.credit = delivery.credit, None
         if give_back is not None:  # without the lock: it takes that of the receiver
             give_back(delivery.source)

@@ -35,6 +35,8 @@ __all__ = ["About", "Delivery", "Event", "Lease", "LeaseState", "LostLease", "Wh
 class LeaseState(enum.Enum):
     """Where a received message stands; see the table at the head of the module."""
 
+    __hash__ = object.__hash__  # enum's own is written in Python, and each settle looks into the table
+
     HELD = "held"
     LAPSED = "lapsed"
     SETTLED = "settled"
@@ -44,6 +46,8 @@ class LeaseState(enum.Enum):
 
 class Event(enum.Enum):
     """What happens to a lease."""
+
+    __hash__ = object.__hash__
 
     ACK = "ack"
     RELEASE = "release"
@@ -85,6 +89,9 @@ _NEXT: Mapping[tuple[LeaseState, Event], LeaseState] = {
 def after(state: LeaseState, event: Event) -> LeaseState | None:
     """The state after an event; None where the event is ignored."""
     return _NEXT.get((state, event))
+
+
+_LOST = frozenset({LeaseState.LAPSED, LeaseState.LOST})
 
 
 class About(NamedTuple):
@@ -148,7 +155,7 @@ class Lease:
     @property
     def is_lost(self) -> bool:
         """Whether another consumer may have the message."""
-        return self.state in (LeaseState.LAPSED, LeaseState.LOST)
+        return self.state in _LOST
 
 
 def lost_text(lease: Lease, why: Why, detail: Any = "") -> str:

@@ -84,6 +84,8 @@ class Leases:
         self._hidden: list[float] = []
         #: When to look for leases that have run out.
         self._look_at = math.inf
+        #: When the keeper wakes up by itself; -inf if it has been woken, inf while it works.
+        self._keeper_wakes_at = math.inf
         self._stopping = False
 
     def __repr__(self) -> str:
@@ -99,12 +101,11 @@ class Leases:
     def hold(self, leases: Sequence[Lease]) -> None:
         """Keep these alive until they are settled."""
         with self._lock:
-            if not self._held:
-                self._keeper.wake()
             for lease in leases:
                 self._held[id(lease)] = lease
-                self._look_at = min(self._look_at, lease.held_until)
-            self._have_keeper()
+            ends_at = min([lease.held_until for lease in leases], default=math.inf)
+            self._look_at = min(self._look_at, ends_at)
+            self._have_keeper_at(ends_at - self._visibility_s / 2)
 
     def ack(self, lease: Lease, first: First | None = None) -> None:
         """Have the message deleted. Returns at once; the request follows within the linger time.
@@ -123,9 +124,8 @@ class Leases:
             if len(waiting) >= MAX_BATCH_ENTRIES or self._stopping or lease.url.endswith(FIFO_SUFFIX):
                 self._send_acks(lease.url)  # in a FIFO queue the next message of the group waits for this one
             elif len(waiting) == 1:
-                self._acks_due[lease.url] = self._clock() + self._linger_s
-                self._have_keeper()
-                self._keeper.wake()
+                self._acks_due[lease.url] = due = self._clock() + self._linger_s
+                self._have_keeper_at(due)
 
     def hide(self, lease: Lease, seconds: int) -> None:
         """Hide the message for *seconds*, then have it redelivered. The lease ends."""
@@ -272,6 +272,13 @@ class Leases:
         if not self._keeper.is_alive and not self._stopping:
             self._keeper.start()
 
+    def _have_keeper_at(self, due: float) -> None:
+        """Have the keeper look when something is due; it is not woken where it will be awake by then."""
+        self._have_keeper()
+        if due < self._keeper_wakes_at:
+            self._keeper_wakes_at = -math.inf
+            self._keeper.wake()
+
     def wake(self) -> None:
         """Have the keeper look at once what is due, by the clock given to the constructor."""
         self._keeper.wake()
@@ -282,11 +289,12 @@ class Leases:
         """Do what is due. Return the seconds until the next work, or until the next check for a dropped connection."""
         if self._is_disowned:
             self.give_all_back()
-        return min(self._keep_once(), _LOOK_UP_S)
+        return self._keep_once()
 
     def _keep_once(self) -> float:
-        """Send the acks and renewals that are due, and report leases that ran out; seconds until more is due."""
+        """Send the acks and renewals that are due, and report leases that ran out; seconds until the next look."""
         with self._lock:
+            self._keeper_wakes_at = math.inf
             now = self._clock()
             lost = self._run_out(now)
             for url in [url for url, due in self._acks_due.items() if due <= now]:
@@ -296,7 +304,8 @@ class Leases:
                     lease.deadline = now + self._visibility_s
                     self._held.move_to_end(id(lease))
                 self._settling.submit(Request("renew", url, group))
-            pause_s = self._pause(now)
+            pause_s = min(self._pause(now), _LOOK_UP_S)
+            self._keeper_wakes_at = now + pause_s
         for lease, why in lost:
             self._report(lease, why)
         return pause_s

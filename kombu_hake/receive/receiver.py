@@ -34,7 +34,7 @@ from kombu_hake.aws import Clients, backoff_s, forksafe, start_thread
 from kombu_hake.config import Settings
 from kombu_hake.exceptions import BrokerUnavailable, HakeError, QueueNotFound, QuotaExceeded
 from kombu_hake.quoting import fields, guarded
-from kombu_hake.receive.credit import Credit
+from kombu_hake.receive.credit import UNLIMITED_BUFFER, Credit
 from kombu_hake.receive.deliveries import Deliveries, Inbox
 from kombu_hake.receive.delivery import Delivery, Lease
 from kombu_hake.receive.trouble import Hedge, Trouble
@@ -174,6 +174,9 @@ class Receiver:
         self._lock = threading.RLock()  # re-entrant: stop() may run in a garbage collection, under the lock
         self._credit = Credit(prefetch_count)
         self._sources: dict[str, _Source] = {}
+        #: How many messages have to be returned before it is worth while to look who may ask. 0 where a poll has come
+        #: back or a poller has begun to wait since the last look.
+        self._returns_to_look = 0
         self._open_polls: Counter[QueueUrl] = Counter()
         self._came_back = threading.Condition(self._lock)
 
@@ -226,7 +229,9 @@ class Receiver:
         """Messages of *source* are settled (or, without a prefetch limit, handed over): there is credit again."""
         with self._lock:
             self._credit.returned(source, count)
-            self._wake_who_may_ask()
+            self._returns_to_look -= count
+            if self._returns_to_look <= 0:
+                self._wake_who_may_ask()
 
     @property
     def is_limited(self) -> bool:
@@ -334,10 +339,12 @@ class Receiver:
                     # Returning credit wakes it. It also checks by itself, so that a lost wake-up costs only seconds.
                     wait_s = _LOOK_AGAIN_S if source.is_hopeless else _PATIENCE_S
                 source.waiting[condition] += 1
+                self._returns_to_look = 0
                 try:
                     came = condition.wait(wait_s)
                 finally:
                     source.waiting[condition] -= 1
+                    self._returns_to_look = 0
                 if source.closed or (is_helper and not came):
                     break
                 is_dry = not came and not len(self._inbox)
@@ -349,19 +356,28 @@ class Receiver:
     def _wake_who_may_ask(self) -> None:
         """Wake one waiting poller of each queue that there is enough credit for. The lock is held.
 
-        Not all of them: each settled message comes by here, and a herd of pollers that look and wait again would take
-        more of the interpreter than the messages do.
+        Not all of them: a herd of pollers that look and wait again would take more of the interpreter than the messages
+        do. Nor is each settled message a reason to look: it is known how many it takes.
         """
+        returns = UNLIMITED_BUFFER
         for source in self._sources.values():
             if source.waiting[source.for_main]:
                 # It counts its patience from the first credit there is, so it is woken for a little too; once awake
                 # it waits with a time limit, in which it needs no waking but for enough.
                 starts_patience = source.is_hopeless and self._credit.has_little(source.name)
-                if starts_patience or self._credit.may_ask(source.name):
+                short = 0 if starts_patience else self._credit.short_of(source.name)
+                if not short:
                     source.is_hopeless = False
                     source.for_main.notify()
-            elif source.waiting[source.for_helper] and self._credit.may_ask(source.name):
-                source.for_helper.notify()
+                else:
+                    returns = min(returns, 1 if source.is_hopeless else short)
+            elif source.waiting[source.for_helper]:
+                short = self._credit.short_of(source.name)
+                if not short:
+                    source.for_helper.notify()
+                else:
+                    returns = min(returns, short)
+        self._returns_to_look = returns
 
     def _poll(self, source: _Source, asked: int, wait_s: int | None) -> _Answer:
         wait = min(self._settings.wait_time_seconds, source.longest_poll_s if wait_s is None else wait_s)
@@ -417,6 +433,7 @@ class Receiver:
             # A closed source has no share any more; another of the same queue may have taken its place.
             kept = 0 if source.closed else self._credit.received(source.name, asked, len(messages))
             reserved.count = 0
+            self._returns_to_look = 0
             if not messages:
                 self._wake_who_may_ask()  # what was reserved is free again; the lower levels' turn
             if kept:

@@ -173,7 +173,7 @@ class Settling:
             self._give_up(request, HakeError(repr(exc)))
 
     def _try(self, request: Request) -> None:
-        error: HakeError = BrokerUnavailable("there was no time left to try it")
+        error: HakeError | None = None
         tries = 0
         while self._may_try(request, tries):
             if tries:
@@ -201,7 +201,7 @@ class Settling:
                 return
             error = answer.later[0][1]
         if request.leases:
-            raise error
+            raise error or BrokerUnavailable("there was no time left to try it")
 
     def _may_try(self, request: Request, tries: int) -> bool:
         """Whether to try once more after so many tries."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from typing import Any, NamedTuple
 
-from kombu_hake.worker import protocol_1, safeguard, state, stopping
+from kombu_hake.worker import safeguard, state, stopping
 from kombu_hake.worker.undecodable import reject_undecodable
 from kombu_hake.worker.unknown_tasks import say_unknown_once
 
@@ -107,9 +107,6 @@ def install() -> None:
     import kombu_hake.signals  # noqa: F401 - now: a lease that is lost may find no descriptor left for an import
 
     signals.worker_ready.connect(_on_ready, weak=False, dispatch_uid="kombu_hake.worker.internals")
-    signals.task_received.connect(
-        protocol_1.stay_in_own_queue, weak=False, dispatch_uid="kombu_hake.worker.internals"
-    )
 
 
 def _on_ready(sender: Any = None, **_kwargs: Any) -> None:

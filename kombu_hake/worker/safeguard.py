@@ -25,6 +25,7 @@ from typing import Any
 from kombu_hake.amqp import MAX_NESTING, fault_of, is_json, is_nested_too_deep, is_plain
 from kombu_hake.quoting import fields, guarded, quoted
 from kombu_hake.receive import HakeMessage, told
+from kombu_hake.worker.protocol_1 import stay_in_own_queue
 
 __all__ = ["check_tasks", "fault_in", "on_ready"]
 
@@ -67,11 +68,13 @@ def _checked(create: Callable[..., Any]) -> Callable[..., Any]:
         on_task_received = create(*args, **kwargs)
 
         def on_message(message: Any) -> Any:
-            fault = fault_in(message) if isinstance(message, HakeMessage) else None
-            if fault is None:
-                return on_task_received(message)
-            message.set_aside(f"malformed: {fault}")
-            return None
+            if isinstance(message, HakeMessage):
+                fault = fault_in(message)
+                if fault is not None:
+                    message.set_aside(f"malformed: {fault}")
+                    return None
+                stay_in_own_queue(message)
+            return on_task_received(message)
 
         return on_message
 

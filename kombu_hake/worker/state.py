@@ -40,10 +40,11 @@ def is_of_worker(transport: Any) -> bool:
 def is_stopping() -> bool:
     """Whether this process is a worker that was told to end."""
     state = sys.modules.get("celery.worker.state")
-    return any(
-        flag is not None and flag is not False
-        for flag in (getattr(state, "should_stop", None), getattr(state, "should_terminate", None))
-    )
+    if state is None:
+        return False
+    stop, terminate = getattr(state, "should_stop", None), getattr(state, "should_terminate", None)
+    # An exit status, 0 included, means that it was told so.
+    return (stop is not None and stop is not False) or (terminate is not None and terminate is not False)
 
 
 def unstarted_tags(channel: Any) -> list[int]:

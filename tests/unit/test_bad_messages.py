@@ -526,6 +526,34 @@ def test_all_else_is_celerys(
     assert not message.acknowledged
 
 
+@pytest.mark.parametrize(
+    ("text", "leads_to"),
+    [
+        (text_of('{"task": "a", "id": "x", "args": [1]}'), ("hake.queue", "q")),  # protocol 1
+        (text_of('{"id": "x", "args": [1]}', task="a"), ("hake.queue", "q")),  # between the protocols
+        (text_of('{"order": 7}'), ("", "inventory")),
+        (text_of("{not json"), ("", "inventory")),
+    ],
+)
+def test_a_task_of_protocol_1_leads_to_its_own_queue_alone(
+    fake: FakeClients,
+    connection: Connection,
+    channel: Channel,
+    monkeypatch: pytest.MonkeyPatch,
+    text: str,
+    leads_to: tuple[str, str],
+) -> None:
+    declare(channel)
+    envelope = json.loads(text)
+    envelope["properties"]["delivery_info"] = {"exchange": "", "routing_key": "inventory"}
+    send(fake, json.dumps(envelope))
+    message = channel.basic_get("q")
+    assert message is not None
+    message.accept = {"application/json"}
+    assert check(message, monkeypatch) == [message]
+    assert (message.delivery_info["exchange"], message.delivery_info["routing_key"]) == leads_to
+
+
 def test_what_the_pool_does_not_take_is_set_aside_and_leaves_nothing_behind(
     fake: FakeClients, connection: Connection, channel: Channel
 ) -> None:

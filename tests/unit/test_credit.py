@@ -268,6 +268,61 @@ def test_messages_beyond_the_prefetch_count_are_not_kept() -> None:
     assert credit.received("a", asked, 10) == 3
 
 
+@given(st.data(), st.integers(0, 25), st.integers(1, 3), st.integers(1, 3))
+@settings(deadline=None)
+def test_no_poller_is_owed_credit_before_as_many_are_returned_as_it_is_short_of(
+    data: st.DataObject, prefetch: int, queues: int, ranks: int
+) -> None:
+    credit = credit_of(prefetch, *QUEUES[:queues])
+    for rank in range(ranks):
+        credit.add(f"level{rank}", "level", rank)
+    names = [*QUEUES[:queues], *(f"level{rank}" for rank in range(ranks))]
+    unsettled: list[str] = []
+    polls: list[tuple[str, int]] = []
+    for name, even_little, brings in data.draw(
+        st.lists(st.tuples(st.sampled_from(names), st.booleans(), st.none() | st.integers(0, 10)), max_size=12)
+    ):
+        asked = credit.ask(name, even_little=even_little)
+        polls += [(name, asked)] if asked else []
+        if polls and brings is not None:
+            polled, asked = polls.pop(0)
+            unsettled += [polled] * credit.received(polled, asked, min(brings, asked))
+    waiting = data.draw(st.sampled_from(names))
+    short = credit.short_of(waiting)
+    assert (short == 0) == credit.may_ask(waiting)
+    for name in data.draw(st.permutations(unsettled))[: max(0, short - 1)]:
+        credit.returned(name)
+        assert not credit.may_ask(waiting)
+
+
+def test_with_nothing_unsettled_a_poll_is_given_less_than_pays() -> None:
+    credit = credit_of(20, "a", "b")
+    poll(credit, "a", 2)
+    assert (credit.ask("a"), credit.ask("b")) == (8, 10)
+    assert credit.short_of("a") == 2
+    credit.returned("a", 2)
+    assert credit.ask("a") == 2
+
+
+def test_a_queue_with_nothing_in_flight_polls_though_all_is_promised() -> None:
+    credit = credit_of(10, "a")
+    poll(credit, "a", 5)
+    assert credit.ask("a") == 5
+    credit.add("b")
+    assert poll(credit, "b", 1) == 1
+    assert credit.short_of("b") == 1
+    credit.returned("b")
+    assert credit.ask("b") == 1
+
+
+@pytest.mark.parametrize(("prefetch", "short"), [(4, 2), (40, 10), (20, 10), (1, 1)])
+def test_a_queue_that_is_alone_is_short_of_what_pays(prefetch: int, short: int) -> None:
+    credit = credit_of(prefetch, "a")
+    while credit.may_ask("a"):
+        poll(credit, "a", 10)
+    assert credit.short_of("a") == short
+
+
 def test_too_many_settles_do_not_make_credit() -> None:
     credit = credit_of(4, "a")
     poll(credit, "a", 2)

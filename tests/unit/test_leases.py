@@ -1,6 +1,7 @@
 """Settle path: the life of a lease, batches, renewals, and what is said when a lease is lost."""
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Iterator
 
@@ -110,6 +111,38 @@ def test_ten_acks_wait_no_longer(fake: FakeClients, leases: Leases, queue: FakeQ
         leases.ack(lease)
     eventually(lambda: not queue.messages)
     assert sizes(fake, DELETE) == [10]
+
+
+def test_an_ack_is_sent_in_time_though_the_keeper_sleeps(
+    fake: FakeClients, queue: FakeQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases_module, "_LOOK_UP_S", 3600.0)
+    leases = Leases(fake, visibility_s=7200, linger_s=0.01)
+    try:
+        for lease in received(fake, queue, 3, visibility_s=7200):
+            lease.deadline = lease.held_until = leases.now() + 7200
+            leases.hold([lease])
+            eventually(lambda: math.isfinite(leases._keeper_wakes_at))
+            leases.ack(lease)
+            eventually(lambda: fake.count(DELETE) and not leases._settling.unanswered)
+            fake.calls.clear()
+        assert queue.messages == []
+    finally:
+        leases.stop(5.0)
+
+
+def test_full_batches_of_acks_need_no_keeper(
+    fake: FakeClients, leases: Leases, queue: FakeQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leases_held = held(fake, leases, queue, 40)
+    eventually(lambda: math.isfinite(leases._keeper_wakes_at))
+    wakes: list[None] = []
+    monkeypatch.setattr(leases._keeper, "wake", lambda: wakes.append(None))
+    for lease in leases_held:
+        leases.ack(lease)
+    assert len(wakes) == 1
+    eventually(lambda: not queue.messages)
+    assert sizes(fake, DELETE) == [10, 10, 10, 10]
 
 
 def test_acks_of_several_queues_are_requests_of_their_own(fake: FakeClients, leases: Leases, queue: FakeQueue) -> None:
