@@ -19,6 +19,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from kombu_hake.amqp import FIFO_SUFFIX, MAX_BATCH_ENTRIES
@@ -61,18 +62,16 @@ class SendsMany(Protocol):
         """Send to one target. Returns for each item its error, or None. Does not raise."""
 
 
-class _Group(NamedTuple):
+@dataclass(slots=True)
+class _Group:
     """Messages to one target that will share a request."""
 
     sender: SendsMany
     target: Target
     items: list[tuple[Published, Outgoing]]
+    size_bytes: int
     #: For a FIFO target, the message groups of the messages.
     lane: _Lane | None = None
-
-    @property
-    def size_bytes(self) -> int:
-        return sum(outgoing.size_bytes for _, outgoing in self.items)
 
 
 class _Lane:
@@ -103,7 +102,8 @@ class Batch:
         self._fresh()
 
     def _fresh(self) -> None:
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._open: dict[tuple[int, str], _Group] = {}
         self._lanes: dict[tuple[int, str], _Lane] = {}
         self._is_flushing = False
@@ -121,33 +121,42 @@ class Batch:
             MessageTooLarge: this message is too large; the others are not affected.
         """
         check_size(outgoing, target)
-        with self._entered() as again:
-            if not again:
-                self._add(sender, target, published, outgoing)
-        return not again
+        me, inside = threading.get_ident(), self._entered.threads
+        if me in inside:
+            return False
+        try:
+            inside.add(me)
+            self._add(sender, target, published, outgoing)
+        finally:
+            inside.discard(me)
+        return True
 
     def _add(self, sender: SendsMany, target: Target, published: Published, outgoing: Outgoing) -> None:
         address = target.url if isinstance(target, QueueTarget) else target.arn
-        with self._changed:
+        key, size_bytes = (id(sender), address), outgoing.size_bytes
+        with self._lock:
             while self._is_full():
                 self._submit_all()
                 if self._is_full():  # otherwise it was sent in this thread
                     self._changed.wait()
             if address.endswith(FIFO_SUFFIX):
-                lane = self._lanes.setdefault((id(sender), address), _Lane(sender, target))
+                lane = self._lanes.get(key)
+                if lane is None:
+                    lane = self._lanes[key] = _Lane(sender, target)
                 self._add_in_order(lane, published, outgoing)
                 return
-            group = self._open.get((id(sender), address))
-            if group is not None and group.size_bytes + outgoing.size_bytes > batch_limit(target):
-                self._submit(self._open.pop((id(sender), address)))
+            group = self._open.get(key)
+            if group is not None and group.size_bytes + size_bytes > batch_limit(target):
+                self._submit(self._open.pop(key))
                 group = None
             if group is None:
-                group = self._open[id(sender), address] = _Group(sender, target, [])
+                group = self._open[key] = _Group(sender, target, [], 0)
             group.items.append((published, outgoing))
+            group.size_bytes += size_bytes
             self._outstanding += 1
-            self._outstanding_bytes += outgoing.size_bytes
+            self._outstanding_bytes += size_bytes
             if len(group.items) == MAX_BATCH_ENTRIES:
-                self._submit(self._open.pop((id(sender), address)))
+                self._submit(self._open.pop(key))
 
     def _add_in_order(self, lane: _Lane, published: Published, outgoing: Outgoing) -> None:
         if lane.order.add(_message_group(outgoing), (published, outgoing), outgoing.size_bytes):
@@ -208,7 +217,8 @@ class Batch:
                 is_worth_it = lane.order.ready >= MAX_BATCH_ENTRIES or partly_filled or self._is_flushing
                 if lane.order.is_in_flight and not is_worth_it:
                     return
-                self._submit(_Group(lane.sender, lane.target, [item for _, item in lane.order.take()], lane))
+                items = [item for _, item in lane.order.take()]
+                self._submit(_Group(lane.sender, lane.target, items, _total_bytes(items), lane))
         finally:
             lane.is_submitting = False
 
@@ -229,22 +239,26 @@ class Batch:
             self._failed += [
                 (item[0], error) for item, error in zip(group.items, errors, strict=True) if error is not None
             ]
-            self._settled(group.items)
+            self._settled(len(group.items), group.size_bytes)
             if group.lane is not None:
                 message_groups = [_message_group(outgoing) for _, outgoing in group.items]
                 held = group.lane.order.answered(message_groups, [error is None for error in errors])
                 self._failed += [(published, _held_back(outgoing)) for published, outgoing in held]
-                self._settled(held)
+                self._settled(len(held), _total_bytes(held))
                 self._submit_in_order(group.lane)
             self._changed.notify_all()
 
-    def _settled(self, items: list[tuple[Published, Outgoing]]) -> None:
-        self._outstanding -= len(items)
-        self._outstanding_bytes -= sum(outgoing.size_bytes for _, outgoing in items)
+    def _settled(self, count: int, size_bytes: int) -> None:
+        self._outstanding -= count
+        self._outstanding_bytes -= size_bytes
+
+
+def _total_bytes(items: list[tuple[Published, Outgoing]]) -> int:
+    return sum(outgoing.size_bytes for _, outgoing in items)
 
 
 def _message_group(outgoing: Outgoing) -> str:
-    return str(outgoing.extra.get("MessageGroupId", ""))
+    return str(outgoing.parameters.get("MessageGroupId", ""))
 
 
 def _held_back(outgoing: Outgoing) -> PublishError:

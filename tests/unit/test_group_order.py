@@ -71,7 +71,7 @@ class FakeSender:
         self._requests = 0
 
     def send_batch(self, target: Target, items: list[tuple[Published, Outgoing]]) -> list[HakeError | None]:
-        groups = [str(prepared.extra["MessageGroupId"]) for _, prepared in items]
+        groups = [str(prepared.parameters["MessageGroupId"]) for _, prepared in items]
         with self._turn:
             self.sizes.append(len(items))
             self._requests += 1

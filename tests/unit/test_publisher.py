@@ -318,13 +318,12 @@ def _interruptible(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(InterruptedEvent, "armed", True)
     monkeypatch.setattr(InterruptedEvent, "is_waiting", threading.Event())
     monkeypatch.setattr(InterruptedEvent, "strike", threading.Event())
-    made = publisher_module._Waiting.__init__
 
-    def make(self: Any, outgoing: Outgoing) -> None:
-        made(self, outgoing)
-        self.done = InterruptedEvent()
+    class Interruptible(publisher_module._Waiting):
+        def __setattr__(self, name: str, value: Any) -> None:
+            super().__setattr__(name, InterruptedEvent() if name == "done" else value)
 
-    monkeypatch.setattr(publisher_module._Waiting, "__init__", make)
+    monkeypatch.setattr(publisher_module, "_Waiting", Interruptible)
 
 
 @pytest.mark.usefixtures("_interruptible")
