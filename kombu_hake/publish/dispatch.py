@@ -6,10 +6,11 @@ Between the channel, which speaks AMQP, and the publisher, which speaks AWS.
 from __future__ import annotations
 
 import logging
+import os
+import random
 import time
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from os import urandom
 from typing import Any
 from uuid import uuid4
 
@@ -62,6 +63,10 @@ _MOST_KEYS = 1_000
 _MOST_KEY_CHARS = 256
 _MAX_WARNED = 1_000
 _warned: set[str] = set()
+#: Nothing depends on the tags that it makes. A system call per message would cost more than the tag: it also lets
+#: another thread run.
+_random = random.Random()  # noqa: S311
+os.register_at_fork(after_in_child=_random.seed)
 
 
 class Dispatcher:
@@ -99,7 +104,7 @@ class Dispatcher:
             targets = [self._at_level(target, priority) for target in targets]
         if not targets:
             return
-        delivery_tag = urandom(16).hex()
+        delivery_tag = _new_tag()
         try:
             wire = encode(message, exchange, routing_key, delivery_tag)
         except (TypeError, ValueError, RecursionError):
@@ -244,6 +249,11 @@ def _without_foreign_properties(message: Mapping[str, Any]) -> Mapping[str, Any]
             )
     kept = {name: value for name, value in message["properties"].items() if name not in dropped}
     return {**message, "properties": kept}
+
+
+def _new_tag() -> str:
+    """A unique id of a publish."""
+    return f"{_random.getrandbits(128):032x}"
 
 
 def _is_needed(target: Target) -> bool:

@@ -9,6 +9,7 @@ from kombu import Connection
 from test_forksafe import in_child, unlock
 
 import kombu_hake
+from kombu_hake.amqp.limits import SQS_MAX_BATCH_BYTES
 from kombu_hake.publish.batching import current_batch
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
@@ -66,6 +67,47 @@ def test_a_child_that_leaves_the_parents_batch_sends_nothing_of_it(fake: FakeCli
 
         in_child(leave)
     assert stored(fake) == 16
+
+
+class Interrupted(BaseException):
+    """As of Celery's time limit, or of Ctrl-C."""
+
+
+def test_a_batch_is_no_larger_than_aws_takes(fake: FakeClients, connection: Connection) -> None:
+    producer = connection.Producer()
+    sizes = [0.6, 0.3, 0.3, 0.1, 0.05, 0.05, 0.05, 0.05]
+    with kombu_hake.batch() as gathering:
+        for share in sizes:
+            producer.publish("x" * int(share * SQS_MAX_BATCH_BYTES), routing_key="q")
+        gathering.flush()
+        assert (gathering._outstanding, gathering._outstanding_bytes) == (0, 0)
+    batches = [params["Entries"] for name, params in fake.calls if name == "send_message_batch"]
+    assert sorted(map(len, batches)) == [2, 6]
+    assert all(sum(len(entry["MessageBody"]) for entry in entries) <= SQS_MAX_BATCH_BYTES for entries in batches)
+    assert stored(fake) == len(sizes)
+
+
+def test_an_interrupted_thread_goes_on_collecting(
+    fake: FakeClients, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    producer = connection.Producer()
+    with kombu_hake.batch() as gathering:
+        submit = gathering._submit
+
+        def interrupt(group: object) -> None:
+            monkeypatch.setattr(gathering, "_submit", submit)
+            submit(group)
+            raise Interrupted
+
+        monkeypatch.setattr(gathering, "_submit", interrupt)
+        for _ in range(9):
+            producer.publish({}, routing_key="q")
+        with pytest.raises(Interrupted):
+            producer.publish({}, routing_key="q")
+        producer.publish({}, routing_key="q")
+        gathering.flush()
+    assert stored(fake) == 11
+    assert fake.count("send_message") == 0
 
 
 def test_without_threads_a_batch_is_sent_by_the_publisher(

@@ -112,6 +112,7 @@ def test_a_batch_keeps_the_order_of_each_group(target: Target, groups: list[int]
     finally:
         batch.close()
     assert sender.overlaps == 0
+    assert (batch._outstanding, batch._outstanding_bytes) == (0, 0)
     for group in set(groups):
         texts = [f"{number:06}" for number, found in enumerate(groups) if found == group]
         accepted = sender.accepted[str(group)]
