@@ -103,10 +103,14 @@ class Batch:
 
     def _fresh(self) -> None:
         self._lock = threading.RLock()
-        self._changed = threading.Condition(self._lock)
+        #: Notified when as little is outstanding that a publisher may continue.
+        self._room = threading.Condition(self._lock)
+        #: Notified when nothing is outstanding.
+        self._empty = threading.Condition(self._lock)
         self._open: dict[tuple[int, str], _Group] = {}
         self._lanes: dict[tuple[int, str], _Lane] = {}
-        self._is_flushing = False
+        #: How many threads wait for what is outstanding.
+        self._waiting = 0
         self._senders: Senders[_Group] = Senders(self._send, most=self._in_flight, name="hake-batch")
         self._outstanding = 0
         self._outstanding_bytes = 0
@@ -135,10 +139,8 @@ class Batch:
         address = target.url if isinstance(target, QueueTarget) else target.arn
         key, size_bytes = (id(sender), address), outgoing.size_bytes
         with self._lock:
-            while self._is_full():
-                self._submit_all()
-                if self._is_full():  # otherwise it was sent in this thread
-                    self._changed.wait()
+            if self._outstanding >= MAX_OUTSTANDING or self._outstanding_bytes >= MAX_OUTSTANDING_BYTES:
+                self._make_room()
             if address.endswith(FIFO_SUFFIX):
                 lane = self._lanes.get(key)
                 if lane is None:
@@ -168,7 +170,7 @@ class Batch:
 
     def refused(self, published: Published, error: Exception) -> None:
         """Record a message that could not be collected, for the :class:`PublishFailed` of the next flush."""
-        with self._entered(), self._changed:
+        with self._entered(), self._lock:
             self._failed.append((published, error))
 
     def flush(self) -> None:
@@ -177,14 +179,14 @@ class Batch:
         Raises:
             PublishFailed: names each message that was not accepted, or is mandatory and reaches no queue.
         """
-        with self._entered(), self._changed:
-            self._is_flushing = True
+        with self._entered(), self._lock:
+            self._waiting += 1
             try:
                 self._submit_all()
                 while self._outstanding:
-                    self._changed.wait()
+                    self._empty.wait()
             finally:
-                self._is_flushing = False
+                self._waiting -= 1
             for lane in self._lanes.values():
                 lane.order.start_anew()
             failed, self._failed = self._failed, []
@@ -195,10 +197,21 @@ class Batch:
         """End the threads. Flush first."""
         self._senders.stop(0.0)
 
-    # --- inside; the condition is held
+    # --- inside; the lock is held
 
-    def _is_full(self) -> bool:
-        return self._outstanding >= MAX_OUTSTANDING or self._outstanding_bytes >= MAX_OUTSTANDING_BYTES
+    def _make_room(self) -> None:
+        """Wait until half of the room is free: to wait for each request would cost a change of threads for each."""
+        self._waiting += 1
+        try:
+            while not self._has_room():
+                self._submit_all()
+                if not self._has_room():  # otherwise it was sent in this thread
+                    self._room.wait()
+        finally:
+            self._waiting -= 1
+
+    def _has_room(self) -> bool:
+        return self._outstanding <= MAX_OUTSTANDING // 2 and self._outstanding_bytes <= MAX_OUTSTANDING_BYTES // 2
 
     def _submit_all(self) -> None:
         groups, self._open = list(self._open.values()), {}
@@ -214,7 +227,7 @@ class Batch:
         lane.is_submitting = True
         try:
             while lane.order.ready:
-                is_worth_it = lane.order.ready >= MAX_BATCH_ENTRIES or partly_filled or self._is_flushing
+                is_worth_it = lane.order.ready >= MAX_BATCH_ENTRIES or partly_filled or self._waiting
                 if lane.order.is_in_flight and not is_worth_it:
                     return
                 items = [item for _, item in lane.order.take()]
@@ -235,7 +248,7 @@ class Batch:
         except Exception as exc:  # a bug of ours or an invalid answer: waiting threads must not hang
             logger.exception("HAKE209 Unexpected error while sending a batch.")
             errors = [PublishError(f"The batch failed: {exc!r}")] * len(group.items)
-        with self._changed:
+        with self._lock:
             self._failed += [
                 (item[0], error) for item, error in zip(group.items, errors, strict=True) if error is not None
             ]
@@ -246,7 +259,10 @@ class Batch:
                 self._failed += [(published, _held_back(outgoing)) for published, outgoing in held]
                 self._settled(len(held), _total_bytes(held))
                 self._submit_in_order(group.lane)
-            self._changed.notify_all()
+            if self._has_room():
+                self._room.notify_all()
+            if not self._outstanding:
+                self._empty.notify_all()
 
     def _settled(self, count: int, size_bytes: int) -> None:
         self._outstanding -= count

@@ -4,12 +4,13 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from fakes import FakeClients, connected
+from fakes import FakeClients, connected, eventually
 from kombu import Connection
 from test_forksafe import in_child, unlock
 
 import kombu_hake
 from kombu_hake.amqp.limits import SQS_MAX_BATCH_BYTES
+from kombu_hake.publish import batching as batching_module
 from kombu_hake.publish.batching import current_batch
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
@@ -67,6 +68,54 @@ def test_a_child_that_leaves_the_parents_batch_sends_nothing_of_it(fake: FakeCli
 
         in_child(leave)
     assert stored(fake) == 16
+
+
+class Gate:
+    """Holds a request until it is opened."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self._open = threading.Event()
+
+    def __call__(self) -> None:
+        self.reached.set()
+        assert self._open.wait(10.0)
+
+    def open(self) -> None:
+        self._open.set()
+
+
+@pytest.mark.parametrize("limit", ["messages", "bytes"])
+def test_a_publisher_that_is_faster_than_aws_waits_until_half_of_the_room_is_free(
+    fake: FakeClients, connection: Connection, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    producer, gates, collected = connection.Producer(), [Gate() for _ in range(3)], []
+    with kombu_hake.batch() as measuring:
+        producer.publish({}, routing_key="q")
+        size_bytes = measuring._outstanding_bytes
+    monkeypatch.setattr(batching_module, "MAX_OUTSTANDING", 40 if limit == "messages" else 1_000)
+    monkeypatch.setattr(batching_module, "MAX_OUTSTANDING_BYTES", size_bytes * (1_000 if limit == "messages" else 40))
+    fake.before("send_message_batch", *gates)
+
+    def publish() -> None:
+        with kombu_hake.batch(in_flight=1):
+            for number in range(41):
+                producer.publish({}, routing_key="q")
+                collected.append(number)
+
+    thread = threading.Thread(target=publish, daemon=True)
+    thread.start()
+    assert gates[0].reached.wait(10.0)
+    eventually(lambda: len(collected) == 40)
+    gates[0].open()
+    assert gates[1].reached.wait(10.0)
+    assert len(collected) == 40
+    gates[1].open()
+    eventually(lambda: len(collected) == 41)
+    gates[2].open()
+    thread.join(10.0)
+    assert not thread.is_alive()
+    assert stored(fake) == 42
 
 
 class Interrupted(BaseException):
