@@ -103,7 +103,7 @@ class Batch:
 
     def _fresh(self) -> None:
         self._lock = threading.RLock()
-        #: Notified when as little is outstanding that a publisher may continue.
+        #: Notified when enough has been sent for a waiting publisher to continue.
         self._room = threading.Condition(self._lock)
         #: Notified when nothing is outstanding.
         self._empty = threading.Condition(self._lock)
@@ -148,15 +148,17 @@ class Batch:
                 self._add_in_order(lane, published, outgoing)
                 return
             group = self._open.get(key)
-            if group is not None and group.size_bytes + size_bytes > batch_limit(target):
+            if group is not None and (
+                group.size_bytes + size_bytes > batch_limit(target) or len(group.items) == MAX_BATCH_ENTRIES
+            ):
                 self._submit(self._open.pop(key))
                 group = None
             if group is None:
                 group = self._open[key] = _Group(sender, target, [], 0)
-            group.items.append((published, outgoing))
             group.size_bytes += size_bytes
             self._outstanding += 1
             self._outstanding_bytes += size_bytes
+            group.items.append((published, outgoing))  # after it is counted: an interrupt may follow this call
             if len(group.items) == MAX_BATCH_ENTRIES:
                 self._submit(self._open.pop(key))
 
@@ -200,7 +202,7 @@ class Batch:
     # --- inside; the lock is held
 
     def _make_room(self) -> None:
-        """Wait until half of the room is free: to wait for each request would cost a change of threads for each."""
+        """Wait until half of the room is free. Waiting for each request would cost two thread switches per request."""
         self._waiting += 1
         try:
             while not self._has_room():

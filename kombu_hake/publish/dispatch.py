@@ -63,8 +63,8 @@ _MOST_KEYS = 1_000
 _MOST_KEY_CHARS = 256
 _MAX_WARNED = 1_000
 _warned: set[str] = set()
-#: Nothing depends on the tags that it makes. A system call per message would cost more than the tag: it also lets
-#: another thread run.
+#: Makes delivery tags, on which nothing depends. Random bytes of the operating system would cost a system call per
+#: message, and release the interpreter lock.
 _random = random.Random()  # noqa: S311
 os.register_at_fork(after_in_child=_random.seed)
 

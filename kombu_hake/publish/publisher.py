@@ -100,8 +100,7 @@ class _Waiting:
 
     __slots__ = ("done", "error", "leads", "outgoing")
 
-    #: Set when it is answered or gets the lead. Only a publish that waits has it: most do not, and an event is slow to
-    #: make.
+    #: Set when the publish is answered or gets the lead. Created only for a publish that waits, because that is slow.
     done: threading.Event
 
     def __init__(self, outgoing: Outgoing) -> None:
@@ -269,7 +268,7 @@ class Publisher:
         """Move the waiting publishes that fit into the leader's request to its *batch*."""
         sizes = [w.outgoing.size_bytes for w in (*batch, *lane.waiting)]
         count = len(make_batches(sizes, batch_limit(target))[0]) - 1
-        batch += lane.waiting[:count]  # first: if interrupted in between, they get an error and do not wait for ever
+        batch += lane.waiting[:count]  # before they are removed: if interrupted in between, they get an error
         del lane.waiting[:count]
 
     def _single(self, target: Target, outgoing: Outgoing) -> None:

@@ -159,6 +159,32 @@ def test_an_interrupted_thread_goes_on_collecting(
     assert fake.count("send_message") == 0
 
 
+class InterruptedList(list[object]):
+    """The messages of a request, whose publisher is interrupted as soon as one more is among them."""
+
+    def append(self, item: object) -> None:
+        super().append(item)
+        raise Interrupted
+
+
+@pytest.mark.timeout(20)
+def test_a_message_whose_publisher_is_interrupted_counts_as_collected(
+    fake: FakeClients, connection: Connection
+) -> None:
+    producer = connection.Producer()
+    with kombu_hake.batch() as gathering:
+        for _ in range(9):
+            producer.publish({}, routing_key="q")
+        [group] = gathering._open.values()
+        group.items = InterruptedList(group.items)
+        with pytest.raises(Interrupted):
+            producer.publish({}, routing_key="q")
+        producer.publish({}, routing_key="q")
+        gathering.flush()
+    assert stored(fake) == 11
+    assert sorted(len(params["Entries"]) for name, params in fake.calls if name == "send_message_batch") == [1, 10]
+
+
 def test_without_threads_a_batch_is_sent_by_the_publisher(
     fake: FakeClients, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
