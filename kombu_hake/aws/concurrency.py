@@ -153,20 +153,22 @@ class Reentry:
     """Detects re-entry of a thread: a signal handler or a finalizer may interrupt it anywhere."""
 
     def __init__(self) -> None:
-        self._inside: set[int] = set()
+        #: Ids of the threads that are inside. Code that runs for each message uses this set directly, because a context
+        #: manager costs as much as the rest of its work.
+        self.threads: set[int] = set()
 
     @contextmanager
     def __call__(self) -> Iterator[bool]:
         """Enter. Return True if this thread is inside already."""
         me = threading.get_ident()
-        if me in self._inside:
+        if me in self.threads:
             yield True
             return
-        self._inside.add(me)
         try:
+            self.threads.add(me)
             yield False
         finally:
-            self._inside.discard(me)
+            self.threads.discard(me)
 
 
 def backoff_s(attempt: int, first_s: float = 0.2, most_s: float = 5.0) -> float:

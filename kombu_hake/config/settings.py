@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass, field, replace
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
@@ -133,7 +134,7 @@ class Settings:
 
     def is_best_effort(self, exchange: str) -> bool:
         """Return True if the exchange is best effort."""
-        return any(fnmatchcase(exchange, pattern) for pattern in self.best_effort_exchanges)
+        return _matches(exchange, self.best_effort_exchanges)
 
     def predefined_queue(self, queue: str) -> str | None:
         """URL or ARN of a queue in ``predefined_queues``; None for any other."""
@@ -461,6 +462,11 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+@lru_cache(maxsize=1024)
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _nearest(written: object) -> str:

@@ -19,6 +19,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from kombu_hake.amqp import FIFO_SUFFIX, MAX_BATCH_ENTRIES
@@ -61,18 +62,16 @@ class SendsMany(Protocol):
         """Send to one target. Returns for each item its error, or None. Does not raise."""
 
 
-class _Group(NamedTuple):
+@dataclass(slots=True)
+class _Group:
     """Messages to one target that will share a request."""
 
     sender: SendsMany
     target: Target
     items: list[tuple[Published, Outgoing]]
+    size_bytes: int
     #: For a FIFO target, the message groups of the messages.
     lane: _Lane | None = None
-
-    @property
-    def size_bytes(self) -> int:
-        return sum(outgoing.size_bytes for _, outgoing in self.items)
 
 
 class _Lane:
@@ -103,10 +102,15 @@ class Batch:
         self._fresh()
 
     def _fresh(self) -> None:
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        #: Notified when enough has been sent for a waiting publisher to continue.
+        self._room = threading.Condition(self._lock)
+        #: Notified when nothing is outstanding.
+        self._empty = threading.Condition(self._lock)
         self._open: dict[tuple[int, str], _Group] = {}
         self._lanes: dict[tuple[int, str], _Lane] = {}
-        self._is_flushing = False
+        #: How many threads wait for what is outstanding.
+        self._waiting = 0
         self._senders: Senders[_Group] = Senders(self._send, most=self._in_flight, name="hake-batch")
         self._outstanding = 0
         self._outstanding_bytes = 0
@@ -121,33 +125,42 @@ class Batch:
             MessageTooLarge: this message is too large; the others are not affected.
         """
         check_size(outgoing, target)
-        with self._entered() as again:
-            if not again:
-                self._add(sender, target, published, outgoing)
-        return not again
+        me, inside = threading.get_ident(), self._entered.threads
+        if me in inside:
+            return False
+        try:
+            inside.add(me)
+            self._add(sender, target, published, outgoing)
+        finally:
+            inside.discard(me)
+        return True
 
     def _add(self, sender: SendsMany, target: Target, published: Published, outgoing: Outgoing) -> None:
         address = target.url if isinstance(target, QueueTarget) else target.arn
-        with self._changed:
-            while self._is_full():
-                self._submit_all()
-                if self._is_full():  # otherwise it was sent in this thread
-                    self._changed.wait()
+        key, size_bytes = (id(sender), address), outgoing.size_bytes
+        with self._lock:
+            if self._outstanding >= MAX_OUTSTANDING or self._outstanding_bytes >= MAX_OUTSTANDING_BYTES:
+                self._make_room()
             if address.endswith(FIFO_SUFFIX):
-                lane = self._lanes.setdefault((id(sender), address), _Lane(sender, target))
+                lane = self._lanes.get(key)
+                if lane is None:
+                    lane = self._lanes[key] = _Lane(sender, target)
                 self._add_in_order(lane, published, outgoing)
                 return
-            group = self._open.get((id(sender), address))
-            if group is not None and group.size_bytes + outgoing.size_bytes > batch_limit(target):
-                self._submit(self._open.pop((id(sender), address)))
+            group = self._open.get(key)
+            if group is not None and (
+                group.size_bytes + size_bytes > batch_limit(target) or len(group.items) == MAX_BATCH_ENTRIES
+            ):
+                self._submit(self._open.pop(key))
                 group = None
             if group is None:
-                group = self._open[id(sender), address] = _Group(sender, target, [])
-            group.items.append((published, outgoing))
+                group = self._open[key] = _Group(sender, target, [], 0)
+            group.size_bytes += size_bytes
             self._outstanding += 1
-            self._outstanding_bytes += outgoing.size_bytes
+            self._outstanding_bytes += size_bytes
+            group.items.append((published, outgoing))  # after it is counted: an interrupt may follow this call
             if len(group.items) == MAX_BATCH_ENTRIES:
-                self._submit(self._open.pop((id(sender), address)))
+                self._submit(self._open.pop(key))
 
     def _add_in_order(self, lane: _Lane, published: Published, outgoing: Outgoing) -> None:
         if lane.order.add(_message_group(outgoing), (published, outgoing), outgoing.size_bytes):
@@ -159,7 +172,7 @@ class Batch:
 
     def refused(self, published: Published, error: Exception) -> None:
         """Record a message that could not be collected, for the :class:`PublishFailed` of the next flush."""
-        with self._entered(), self._changed:
+        with self._entered(), self._lock:
             self._failed.append((published, error))
 
     def flush(self) -> None:
@@ -168,14 +181,14 @@ class Batch:
         Raises:
             PublishFailed: names each message that was not accepted, or is mandatory and reaches no queue.
         """
-        with self._entered(), self._changed:
-            self._is_flushing = True
+        with self._entered(), self._lock:
+            self._waiting += 1
             try:
                 self._submit_all()
                 while self._outstanding:
-                    self._changed.wait()
+                    self._empty.wait()
             finally:
-                self._is_flushing = False
+                self._waiting -= 1
             for lane in self._lanes.values():
                 lane.order.start_anew()
             failed, self._failed = self._failed, []
@@ -186,10 +199,21 @@ class Batch:
         """End the threads. Flush first."""
         self._senders.stop(0.0)
 
-    # --- inside; the condition is held
+    # --- inside; the lock is held
 
-    def _is_full(self) -> bool:
-        return self._outstanding >= MAX_OUTSTANDING or self._outstanding_bytes >= MAX_OUTSTANDING_BYTES
+    def _make_room(self) -> None:
+        """Wait until half of the room is free. Waiting for each request would cost two thread switches per request."""
+        self._waiting += 1
+        try:
+            while not self._has_room():
+                self._submit_all()
+                if not self._has_room():  # otherwise it was sent in this thread
+                    self._room.wait()
+        finally:
+            self._waiting -= 1
+
+    def _has_room(self) -> bool:
+        return self._outstanding <= MAX_OUTSTANDING // 2 and self._outstanding_bytes <= MAX_OUTSTANDING_BYTES // 2
 
     def _submit_all(self) -> None:
         groups, self._open = list(self._open.values()), {}
@@ -205,10 +229,11 @@ class Batch:
         lane.is_submitting = True
         try:
             while lane.order.ready:
-                is_worth_it = lane.order.ready >= MAX_BATCH_ENTRIES or partly_filled or self._is_flushing
+                is_worth_it = lane.order.ready >= MAX_BATCH_ENTRIES or partly_filled or self._waiting
                 if lane.order.is_in_flight and not is_worth_it:
                     return
-                self._submit(_Group(lane.sender, lane.target, [item for _, item in lane.order.take()], lane))
+                items = [item for _, item in lane.order.take()]
+                self._submit(_Group(lane.sender, lane.target, items, _total_bytes(items), lane))
         finally:
             lane.is_submitting = False
 
@@ -225,26 +250,33 @@ class Batch:
         except Exception as exc:  # a bug of ours or an invalid answer: waiting threads must not hang
             logger.exception("HAKE209 Unexpected error while sending a batch.")
             errors = [PublishError(f"The batch failed: {exc!r}")] * len(group.items)
-        with self._changed:
+        with self._lock:
             self._failed += [
                 (item[0], error) for item, error in zip(group.items, errors, strict=True) if error is not None
             ]
-            self._settled(group.items)
+            self._settled(len(group.items), group.size_bytes)
             if group.lane is not None:
                 message_groups = [_message_group(outgoing) for _, outgoing in group.items]
                 held = group.lane.order.answered(message_groups, [error is None for error in errors])
                 self._failed += [(published, _held_back(outgoing)) for published, outgoing in held]
-                self._settled(held)
+                self._settled(len(held), _total_bytes(held))
                 self._submit_in_order(group.lane)
-            self._changed.notify_all()
+            if self._has_room():
+                self._room.notify_all()
+            if not self._outstanding:
+                self._empty.notify_all()
 
-    def _settled(self, items: list[tuple[Published, Outgoing]]) -> None:
-        self._outstanding -= len(items)
-        self._outstanding_bytes -= sum(outgoing.size_bytes for _, outgoing in items)
+    def _settled(self, count: int, size_bytes: int) -> None:
+        self._outstanding -= count
+        self._outstanding_bytes -= size_bytes
+
+
+def _total_bytes(items: list[tuple[Published, Outgoing]]) -> int:
+    return sum(outgoing.size_bytes for _, outgoing in items)
 
 
 def _message_group(outgoing: Outgoing) -> str:
-    return str(outgoing.extra.get("MessageGroupId", ""))
+    return str(outgoing.parameters.get("MessageGroupId", ""))
 
 
 def _held_back(outgoing: Outgoing) -> PublishError:

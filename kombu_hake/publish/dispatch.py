@@ -6,8 +6,11 @@ Between the channel, which speaks AMQP, and the publisher, which speaks AWS.
 from __future__ import annotations
 
 import logging
+import os
+import random
 import time
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 from uuid import uuid4
 
@@ -55,8 +58,15 @@ _BATCH_PATIENCE_S = 10.0
 #: AMQP's delivery mode of a message that need not survive.
 _TRANSIENT = 1
 DEFAULT_GROUP_ID = "default"
+#: Routing keys whose attributes are kept, and the longest of them: a key may come from a message.
+_MOST_KEYS = 1_000
+_MOST_KEY_CHARS = 256
 _MAX_WARNED = 1_000
 _warned: set[str] = set()
+#: Makes delivery tags, on which nothing depends. Random bytes of the operating system would cost a system call per
+#: message, and release the interpreter lock.
+_random = random.Random()  # noqa: S311
+os.register_at_fork(after_in_child=_random.seed)
 
 
 class Dispatcher:
@@ -94,15 +104,17 @@ class Dispatcher:
             targets = [self._at_level(target, priority) for target in targets]
         if not targets:
             return
+        delivery_tag = _new_tag()
         try:
-            wire = encode(message, exchange, routing_key, uuid4().hex)
+            wire = encode(message, exchange, routing_key, delivery_tag)
         except (TypeError, ValueError, RecursionError):
             message = _without_foreign_properties(message)
-            wire = encode(message, exchange, routing_key, uuid4().hex)
+            wire = encode(message, exchange, routing_key, delivery_tag)
         published = Published(exchange, routing_key, message, mandatory)
         gathering = current_batch()
-        # What may turn out not to be needed goes first: if it fails, nothing was sent yet.
-        for target in sorted(targets, key=_is_needed):
+        if len(targets) > 1:  # what may turn out not to be needed goes first: if it fails, nothing was sent yet
+            targets = sorted(targets, key=_is_needed)
+        for target in targets:
             prepared = self._prepare(target, wire, message, routing_key)
             if not _is_needed(target):
                 self._send_if_needed(target, prepared, exchange)
@@ -197,15 +209,15 @@ class Dispatcher:
             if delay:
                 is_deferred_again = _asked_delay(message["properties"]) is None
                 extra["DelaySeconds"] = self._delays.allowed_s(target, delay, is_deferred_again=is_deferred_again)
-            return outgoing(wire.text, {}, extra)
-        headers = message.get("headers") or {}
-        is_headers = self._topology.exchange_type(target.exchange) == "headers"
-        attributes = message_attributes(routing_key, headers if is_headers else None)
+            return Outgoing(wire.text, extra, wire.size_bytes)
         priority = priority_attribute(message["properties"].get("priority"))
-        if priority is not None:
-            attributes[PRIORITY_ATTRIBUTE] = priority
-        # Events go to any listener; and a headers exchange has no room for another attribute.
-        return outgoing(wire.text, attributes, send_parameters(message, target.exchange, to_queue=False))
+        if self._topology.exchange_type(target.exchange) == "headers":
+            rest = _rest(routing_key, priority, message.get("headers") or {})
+        else:
+            rest = _rest_of_key(routing_key, priority)
+        extra = send_parameters(message, target.exchange, to_queue=False)
+        parameters = {**rest.parameters, **extra} if extra else rest.parameters
+        return Outgoing(wire.text, parameters, wire.size_bytes + rest.size_bytes)
 
     def _instead(self, target: Target, exc: Exception, published: Published) -> list[Target]:
         mandatory = published.mandatory
@@ -239,8 +251,34 @@ def _without_foreign_properties(message: Mapping[str, Any]) -> Mapping[str, Any]
     return {**message, "properties": kept}
 
 
+def _new_tag() -> str:
+    """A unique id of a publish."""
+    return f"{_random.getrandbits(128):032x}"
+
+
 def _is_needed(target: Target) -> bool:
     return isinstance(target, QueueTarget) or target.is_needed
+
+
+def _rest(routing_key: str, priority: str | None, headers: Mapping[str, Any] | None = None) -> Outgoing:
+    """A message to an exchange without its text: its attributes, and their size.
+
+    Args:
+        priority: As attribute.
+        headers: Of a message to a headers exchange.
+    """
+    attributes = message_attributes(routing_key, headers)
+    if priority is not None:
+        attributes[PRIORITY_ATTRIBUTE] = priority
+    return outgoing("", attributes, {})
+
+
+_cached_rest = lru_cache(maxsize=_MOST_KEYS)(_rest)
+
+
+def _rest_of_key(routing_key: str, priority: str | None) -> Outgoing:
+    """As :func:`_rest`; computed once for each routing key, unless that is too long to be kept."""
+    return (_cached_rest if len(routing_key) <= _MOST_KEY_CHARS else _rest)(routing_key, priority)
 
 
 def send_parameters(message: Mapping[str, Any], name: str, *, to_queue: bool) -> dict[str, Any]:
@@ -271,17 +309,18 @@ def send_parameters(message: Mapping[str, Any], name: str, *, to_queue: bool) ->
             )  # fmt: skip
     elif to_queue:
         asked = _asked_delay(properties)
-        delay = whole(asked)
-        is_valid = asked is None or (delay is not None and 0 <= delay <= SQS_MAX_DELAY_S)
-        if not is_valid and _is_news(f"delay {name!r}"):
+        delay = whole(asked) if asked is not None else None
+        is_valid = delay is not None and 0 <= delay <= SQS_MAX_DELAY_S
+        if asked is not None and not is_valid and _is_news(f"delay {name!r}"):
             logger.warning(
                 "HAKE205 A message to queue %s asks for a delay of %s s, which is not a number from 0 to %d; using the "
                 "nearest value, or no delay.", name, asked, SQS_MAX_DELAY_S, extra=fields(queue=name),
             )  # fmt: skip
         if delay is None:
-            delay = delay_s(due_ms(message.get("headers") or {}), int(time.time() * 1000))
+            due = due_ms(message.get("headers") or {})
+            delay = delay_s(due, int(time.time() * 1000)) if due is not None else 0
         seconds = max(0, min(SQS_MAX_DELAY_S, delay))
-        if seconds or (asked is not None and is_valid):  # an explicit 0 overrides the queue's own delay
+        if seconds or is_valid:  # an explicit 0 overrides the queue's own delay
             extra["DelaySeconds"] = seconds
     return extra
 

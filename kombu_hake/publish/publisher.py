@@ -16,8 +16,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from kombu_hake.amqp import (
     MAX_BATCH_ENTRIES,
@@ -44,16 +43,16 @@ _TYPES = {PRIORITY_ATTRIBUTE: "Number"}
 _INTERRUPTED = "The thread that sent this message together with its own was interrupted (%r): it may not be sent."
 
 
-@dataclass(frozen=True)
-class Outgoing:
+class Outgoing(NamedTuple):
     """A message to one target."""
 
+    #: The body: ASCII, as the envelope writes it.
     text: str
-    attributes: Mapping[str, str] = field(default_factory=dict)
-    #: DelaySeconds, MessageGroupId, MessageDeduplicationId: parameters of the API besides the body.
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    #: Parameters of the API besides the body: MessageAttributes, DelaySeconds, MessageGroupId, MessageDeduplicationId.
+    #: Not to be changed: messages share their attributes.
+    parameters: Mapping[str, Any]
     #: Size of body and attributes, UTF-8.
-    size_bytes: int = 0
+    size_bytes: int
 
 
 def check_size(outgoing: Outgoing, target: Target) -> None:
@@ -101,9 +100,11 @@ class _Waiting:
 
     __slots__ = ("done", "error", "leads", "outgoing")
 
+    #: Set when the publish is answered or gets the lead. Created only for a publish that waits, because that is slow.
+    done: threading.Event
+
     def __init__(self, outgoing: Outgoing) -> None:
         self.outgoing = outgoing
-        self.done = threading.Event()
         self.leads = False
         self.error: BaseException | None = None
 
@@ -142,11 +143,15 @@ class Publisher:
             HakeError: AWS did not accept it, or its answer was lost (then it may have been accepted).
         """
         check_size(outgoing, target)
-        with self._entered() as again:
-            if again:
-                self._single(target, outgoing)
-            else:
-                self._send_with_others(target, outgoing)
+        me, inside = threading.get_ident(), self._entered.threads
+        if me in inside:
+            self._single(target, outgoing)
+            return
+        try:
+            inside.add(me)
+            self._send_with_others(target, outgoing)
+        finally:
+            inside.discard(me)
 
     def send_many(self, target: Target, batch: Sequence[Outgoing]) -> list[HakeError | None]:
         """Send up to ten messages in one request, and retry the entries that AWS could not accept for now.
@@ -185,11 +190,14 @@ class Publisher:
         lane: _Lane | None = None
         try:
             with self._lock:
-                lane = self._lanes.setdefault(address, _Lane())
+                lane = self._lanes.get(address)
+                if lane is None:
+                    lane = self._lanes[address] = _Lane()
                 if lane.in_flight < (_IN_FLIGHT if len(lane.waiting) + 1 >= _WORTH_IT else 1):
                     lane.in_flight += 1
                     me.leads = True
                 else:
+                    me.done = threading.Event()
                     lane.waiting.append(me)
             if not me.leads:
                 me.done.wait()
@@ -205,8 +213,9 @@ class Publisher:
         """Send *me* and the publishes that wait with it."""
         batch = [me]
         try:
-            with self._lock:
-                batch += self._take(target, lane, me)
+            if lane.waiting:  # one that comes after this waits for the next leader
+                with self._lock:
+                    self._take(target, lane, batch)
             if len(batch) == 1:
                 self._single(target, me.outgoing)
             else:
@@ -255,27 +264,28 @@ class Publisher:
                 self._lanes.pop(address, None)
 
     @staticmethod
-    def _take(target: Target, lane: _Lane, me: _Waiting) -> list[_Waiting]:
-        """The waiting publishes that fit into the leader's request."""
-        sizes = [me.outgoing.size_bytes, *(w.outgoing.size_bytes for w in lane.waiting)]
+    def _take(target: Target, lane: _Lane, batch: list[_Waiting]) -> None:
+        """Move the waiting publishes that fit into the leader's request to its *batch*."""
+        sizes = [w.outgoing.size_bytes for w in (*batch, *lane.waiting)]
         count = len(make_batches(sizes, batch_limit(target))[0]) - 1
-        taken, lane.waiting = lane.waiting[:count], lane.waiting[count:]
-        return taken
+        batch += lane.waiting[:count]  # before they are removed: if interrupted in between, they get an error
+        del lane.waiting[:count]
 
     def _single(self, target: Target, outgoing: Outgoing) -> None:
+        text, parameters, _ = outgoing
         if isinstance(target, QueueTarget):
-            self.clients.sqs("send_message", QueueUrl=target.url, MessageBody=outgoing.text, **_rest(outgoing))
+            self.clients.sqs("send_message", QueueUrl=target.url, MessageBody=text, **parameters)
         else:
-            self.clients.sns("publish", TopicArn=target.arn, Message=outgoing.text, **_rest(outgoing))
+            self.clients.sns("publish", TopicArn=target.arn, Message=text, **parameters)
 
     def _request(self, target: Target, batch: Sequence[Outgoing]) -> dict[int, HakeError]:
         """Make one batch request. Returns position to error for the failed messages."""
         if isinstance(target, QueueTarget):
-            entries = [{"Id": str(i), "MessageBody": o.text, **_rest(o)} for i, o in enumerate(batch)]
+            entries = [{"Id": str(i), "MessageBody": o.text, **o.parameters} for i, o in enumerate(batch)]
             answer = self.clients.sqs("send_message_batch", QueueUrl=target.url, Entries=entries)
             service, where = "sqs", target.queue
         else:
-            entries = [{"Id": str(i), "Message": o.text, **_rest(o)} for i, o in enumerate(batch)]
+            entries = [{"Id": str(i), "Message": o.text, **o.parameters} for i, o in enumerate(batch)]
             answer = self.clients.sns("publish_batch", TopicArn=target.arn, PublishBatchRequestEntries=entries)
             service, where = "sns", target.exchange
         return {int(f["Id"]): entry_error(f, service, where) for f in answer.get("Failed") or ()}
@@ -286,19 +296,22 @@ def batch_limit(target: Target) -> int:
     return SQS_MAX_BATCH_BYTES if isinstance(target, QueueTarget) else SNS_MAX_BATCH_BYTES
 
 
-def _rest(outgoing: Outgoing) -> dict[str, Any]:
-    rest = dict(outgoing.extra)
-    if outgoing.attributes:
-        rest["MessageAttributes"] = {
-            name: {"DataType": _TYPES.get(name, "String"), "StringValue": value}
-            for name, value in outgoing.attributes.items()
-        }
-    return rest
-
-
 def outgoing(text: str, attributes: Mapping[str, str], extra: Mapping[str, Any]) -> Outgoing:
-    """An :class:`Outgoing` with its size. *text* must be ASCII, as the envelope writes it."""
-    return Outgoing(text, attributes, extra, len(text) + attributes_bytes(attributes))
+    """An :class:`Outgoing` with its size.
+
+    Args:
+        text: ASCII, as the envelope writes it.
+        extra: DelaySeconds, MessageGroupId, MessageDeduplicationId.
+    """
+    if not attributes:
+        return Outgoing(text, extra, len(text))
+    parameters = {
+        "MessageAttributes": {
+            name: {"DataType": _TYPES.get(name, "String"), "StringValue": value} for name, value in attributes.items()
+        },
+        **extra,
+    }
+    return Outgoing(text, parameters, len(text) + attributes_bytes(attributes))
 
 
 def _copy(error: HakeError) -> HakeError:

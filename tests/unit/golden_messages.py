@@ -121,6 +121,7 @@ def write(recipe: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     )
     with (
         mock.patch("kombu_hake.publish.dispatch.uuid4", return_value=_ID),
+        mock.patch("kombu_hake.publish.dispatch._new_tag", return_value=_ID.hex),
         mock.patch("kombu_hake.publish.dispatch.time", clock),
         mock.patch("kombu_hake.receive.dead_letters.time", clock),
     ):

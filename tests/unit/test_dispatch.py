@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 from fakes import ACCOUNT, REGION, AdviceAtOnce, FakeClients, make_settings
+from test_forksafe import in_child
 
 from kombu_hake.amqp.bindings import Binding
+from kombu_hake.amqp.routing import message_attributes
 from kombu_hake.exceptions import (
     AccessDenied,
     BrokerUnavailable,
@@ -16,12 +18,16 @@ from kombu_hake.exceptions import (
     ReplyQueueNotFound,
     Unroutable,
 )
+from kombu_hake.publish import dispatch as dispatch_module
 from kombu_hake.publish.batching import batch
 from kombu_hake.publish.dispatch import Dispatcher
 from kombu_hake.publish.publisher import Publisher
 from kombu_hake.publish.routes import Routes
 from kombu_hake.topology.spec import QueueSpec
 from kombu_hake.topology.topology import Topology
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+KEYED = message_attributes("order.created.eu")
 
 
 class Process:
@@ -123,6 +129,56 @@ def test_a_message_never_has_more_attributes_than_a_raw_delivery_takes(fake: Fak
     assert len(bodies(fake, "q")) == 1
     publishes = [params for name, params in fake.calls if name == "publish"]
     assert all(1 <= len(params["MessageAttributes"]) <= 9 for params in publishes)
+
+
+def test_messages_with_one_routing_key_have_the_attributes_of_their_own_priorities(
+    fake: FakeClients, here: Process
+) -> None:
+    here.declare("q", Binding("orders", "topic", "#"))
+    fake.calls.clear()
+    for priority in (None, 5, None, 7, 5):
+        here.publish("orders", "order.created.eu", priority=priority)
+    found = [params["MessageAttributes"] for name, params in fake.calls if name == "publish"]
+    plain = {name: {"DataType": "String", "StringValue": value} for name, value in KEYED.items()}
+    of_priority = {
+        priority: {**plain, "hake-priority": {"DataType": "Number", "StringValue": priority}} for priority in "57"
+    }
+    assert found == [plain, of_priority["5"], plain, of_priority["7"], of_priority["5"]]
+
+
+def test_a_fifo_exchange_gives_each_message_its_group_and_the_attributes_of_its_key(
+    fake: FakeClients, here: Process
+) -> None:
+    here.declare("q.fifo", Binding("orders.fifo", "topic", "#"))
+    fake.calls.clear()
+    for group in ("a", None, "b"):
+        here.publish("orders.fifo", "order.created.eu", MessageGroupId=group)
+    found = [params for name, params in fake.calls if name == "publish"]
+    assert [params["MessageGroupId"] for params in found] == ["a", "default", "b"]
+    assert {tuple(params["MessageAttributes"]) for params in found} == {tuple(KEYED)}
+    assert len({params["MessageDeduplicationId"] for params in found}) == 3
+
+
+def test_what_is_kept_of_routing_keys_is_bounded(fake: FakeClients, here: Process) -> None:
+    here.declare("q", Binding("orders", "topic", "#"))
+    before = dispatch_module._cached_rest.cache_info().currsize
+    here.publish("orders", "k" * 10_000)
+    assert dispatch_module._cached_rest.cache_info().currsize == before
+    assert dispatch_module._cached_rest.cache_info().maxsize
+
+
+def test_each_publish_has_a_delivery_tag_of_its_own_in_a_forked_child_too(fake: FakeClients, here: Process) -> None:
+    here.declare("q")
+    here.publish("", "q")
+    here.publish("", "q")
+    tags = [json.loads(text)["properties"]["delivery_tag"] for text in fake.queues.queue("q").bodies()]
+    assert len(set(tags)) == 2
+    state = dispatch_module._random.getstate()
+
+    def differ() -> None:
+        assert dispatch_module._random.getstate() != state
+
+    in_child(differ)
 
 
 def test_an_exchange_that_nobody_declared_is_created_on_first_publish(

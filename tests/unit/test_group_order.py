@@ -71,7 +71,7 @@ class FakeSender:
         self._requests = 0
 
     def send_batch(self, target: Target, items: list[tuple[Published, Outgoing]]) -> list[HakeError | None]:
-        groups = [str(prepared.extra["MessageGroupId"]) for _, prepared in items]
+        groups = [str(prepared.parameters["MessageGroupId"]) for _, prepared in items]
         with self._turn:
             self.sizes.append(len(items))
             self._requests += 1
@@ -112,6 +112,7 @@ def test_a_batch_keeps_the_order_of_each_group(target: Target, groups: list[int]
     finally:
         batch.close()
     assert sender.overlaps == 0
+    assert (batch._outstanding, batch._outstanding_bytes) == (0, 0)
     for group in set(groups):
         texts = [f"{number:06}" for number, found in enumerate(groups) if found == group]
         accepted = sender.accepted[str(group)]

@@ -142,6 +142,25 @@ def test_a_publish_that_aws_does_not_accept_raises(
     assert fake.queues.queue("q").bodies() == ["again"]
 
 
+@pytest.mark.parametrize("error", [BrokerUnavailable("x"), KeyboardInterrupt()])
+def test_a_thread_whose_publish_failed_shares_requests_again(
+    fake: FakeClients, publisher: Publisher, target: QueueTarget, threads: Threads, error: BaseException
+) -> None:
+    def fail() -> None:
+        raise error
+
+    fake.before("send_message", fail)
+    with pytest.raises(type(error)):
+        publisher.send(target, message("hello"))
+    gate = Gate()
+    fake.before("send_message", gate)
+    threads.start("first", lambda: publisher.send(target, message("first")))
+    assert gate.reached.wait(10.0)
+    threads.start("opener", lambda: eventually(lambda: waiting(publisher, target) == 1) or gate.open())
+    publisher.send(target, message("second"))  # sent singly, it would not wait
+    assert threads.join() == {"first": None, "opener": None}
+
+
 def test_nothing_is_remembered_of_a_target_that_is_done_with(publisher: Publisher, target: QueueTarget) -> None:
     # Reply queues are many, and each is used once.
     publisher.send(target, message("hello"))
@@ -318,13 +337,12 @@ def _interruptible(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(InterruptedEvent, "armed", True)
     monkeypatch.setattr(InterruptedEvent, "is_waiting", threading.Event())
     monkeypatch.setattr(InterruptedEvent, "strike", threading.Event())
-    made = publisher_module._Waiting.__init__
 
-    def make(self: Any, outgoing: Outgoing) -> None:
-        made(self, outgoing)
-        self.done = InterruptedEvent()
+    class Interruptible(publisher_module._Waiting):
+        def __setattr__(self, name: str, value: Any) -> None:
+            super().__setattr__(name, InterruptedEvent() if name == "done" else value)
 
-    monkeypatch.setattr(publisher_module._Waiting, "__init__", make)
+    monkeypatch.setattr(publisher_module, "_Waiting", Interruptible)
 
 
 @pytest.mark.usefixtures("_interruptible")
@@ -357,6 +375,28 @@ def test_a_follower_that_is_interrupted_as_it_gets_the_lead_hands_it_on(
     assert isinstance(outcomes.pop("second"), KeyboardInterrupt)
     assert outcomes == {"first": None, "third": None}
     assert fake.queues.queue("q").bodies() == ["first", "third"]
+
+
+class InterruptedList(list[Any]):
+    """The publishes that wait for a leader, which is interrupted while it takes some of them."""
+
+    def __delitem__(self, index: Any) -> None:
+        raise KeyboardInterrupt
+
+
+def test_an_interrupted_leader_leaves_none_waiting_of_those_that_it_takes(
+    fake: FakeClients, publisher: Publisher, target: QueueTarget, threads: Threads
+) -> None:
+    gate = gather(fake, publisher, target, threads, ["first", "second"])
+    threads.start("third", lambda: publisher.send(target, message("third")))
+    eventually(lambda: waiting(publisher, target) == 2)
+    lane = publisher._lanes[target.url]
+    lane.waiting = InterruptedList(lane.waiting)
+    gate.open()
+    outcomes = threads.join()
+    assert outcomes.pop("first") is None
+    assert {type(outcome) for outcome in outcomes.values()} == {KeyboardInterrupt, BrokerUnavailable}
+    assert not publisher._lanes
 
 
 # --- many at once

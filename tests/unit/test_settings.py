@@ -536,6 +536,13 @@ def test_best_effort_exchanges_are_patterns() -> None:
     assert not found.is_best_effort("orders")
 
 
+def test_settings_differ_in_what_is_best_effort() -> None:
+    orders, celery = loaded(options={"best_effort_exchanges": ["order*"]}), loaded()
+    for exchange, is_orders in (("orders", True), ("celeryev", False)) * 2:
+        assert orders.is_best_effort(exchange) is is_orders
+        assert celery.is_best_effort(exchange) is not is_orders
+
+
 def test_every_option_is_a_setting_or_part_of_one() -> None:
     folded = {"namespace", "queue_name_prefix", "name_style", "is_secure"}
     assert set(OPTIONS) - folded <= set(Settings.__dataclass_fields__)
