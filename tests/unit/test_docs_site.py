@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from support.pages import PAGES, ROOT
+from support.pages import ROOT, SITE_PAGES
 
 
 class Page(HTMLParser):
@@ -44,7 +44,7 @@ def pages(site: Path) -> dict[Path, Page]:
 
 
 def test_every_page_is_in_the_site(pages: dict[Path, Page]) -> None:
-    assert len(pages) == len(PAGES)
+    assert len(pages) == len(SITE_PAGES)
 
 
 def test_links_lead_somewhere(pages: dict[Path, Page], site: Path) -> None:
