@@ -21,8 +21,8 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from support.pages import PAGES as ALL_PAGES
 from support.pages import DOCS, README, blocks, page_id
+from support.pages import PAGES as ALL_PAGES
 
 from kombu_hake.testing import EmbeddedAWS
 
@@ -183,9 +183,7 @@ def test_the_readme_start_needs_no_account(environment: dict[str, str], tmp_path
     assert "message_count=1" in done.stdout, done.stdout + done.stderr
 
 
-def test_the_readme_start_runs_a_task_and_an_event_in_every_group(
-    environment: dict[str, str], tmp_path: Path
-) -> None:
+def test_the_readme_start_runs_a_task_and_an_event_in_every_group(environment: dict[str, str], tmp_path: Path) -> None:
     commands = example(README, tmp_path)
     with workers(commands["workers"], tmp_path, environment) as (tasks, email, analytics):
         for command in commands["send"]:

@@ -66,7 +66,7 @@ def test_drawings_are_drawn(page: Any, site: tuple[str, Path], scheme: str) -> N
         expect(page.locator("div.mermaid")).to_have_count(len(drawings))
         expect(page.locator("pre.mermaid")).to_have_count(0)
         for drawing in page.locator("div.mermaid").all():
-            page.wait_for_function("drawing => drawing.getBoundingClientRect().height > 50", arg=drawing.element_handle())
+            page.wait_for_function("it => it.getBoundingClientRect().height > 50", arg=drawing.element_handle())
 
 
 @pytest.mark.slow

@@ -216,7 +216,8 @@ def test_project_urls_are_those_of_the_site() -> None:
     config = configparser.ConfigParser(interpolation=None)
     config.read(ROOT / "setup.cfg")
     site = re.findall(r"^site_url: (https://[^/]+/)", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)[0]
-    urls = re.findall(r"https://\S+", config["metadata"].get("url", "") + "\n" + config["metadata"].get("project_urls", ""))
+    metadata = config["metadata"]
+    urls = re.findall(r"https://\S+", f"{metadata.get('url', '')}\n{metadata.get('project_urls', '')}")
     assert [url for url in urls if not f"{url}/".startswith((f"{REPOSITORY}/", site))] == []
 
 
