@@ -22,6 +22,7 @@ GUESTS = {
 }
 #: @mermaid-js/tiny 11.17.2 (MIT), which draws flowcharts and sequence diagrams.
 MERMAID = "assets/mermaid.tiny.js"
+_DRAWING = re.compile(r'(<pre class="mermaid">.*?</pre>)', re.DOTALL)
 _LINK = re.compile(r"(\]\()([^)\s#:]+)((?:#[^)\s]*)?\))")
 
 
@@ -48,7 +49,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
 
 
 def on_post_page(output: str, page: Any, **_: Any) -> str:
-    if '<pre class="mermaid">' not in output:
+    output, count = _DRAWING.subn(r'<div class="drawing">\1</div>', output)
+    if not count:
         return output
     script = posixpath.relpath(MERMAID, posixpath.dirname(page.file.dest_uri) or ".")
     head, found, rest = output.rpartition('<script src="')  # the theme's own, which looks for what this one defines
