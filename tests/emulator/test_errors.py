@@ -50,7 +50,7 @@ def failure(url: str, expected: type[Exception], **options: object) -> str:
         ("hake://key@127.0.0.1:4100/?region=us-east-1", ["access key", "secret"]),
         (f"hake://key:{SECRET}@127.0.0.1:4100/bad__space?region=us-east-1", ["namespace", "bad__space"]),
         ("hake://?region=us-east-1&vizibility_timeout=30", ["vizibility_timeout", "'visibility_timeout'"]),
-        ("hake://?region=us-east-1&no_such_thing=1", ["no_such_thing", "README"]),
+        ("hake://?region=us-east-1&no_such_thing=1", ["no_such_thing", "table of options"]),
         ("hake://?region=us-east-1&visibility_timeout=never", ["visibility_timeout", "never", "43200"]),
         ("hake://?region=us-east-1&unroutable=shout", ["unroutable", "shout", "warn, raise, ignore"]),
         ("hake://?region=us-east-1&profile=no-such-profile", ["profile", "no-such-profile"]),

@@ -2,8 +2,9 @@
 
 The blocks of a page run one after the other in one process. A block whose first line is a comment with a file name,
 such as ``# shop.py`` or ``# orders/tasks.py``, becomes that file. For a block marked ``<!-- django -->`` Django is set
-up with the page's ``shop/settings.py``, as in ``manage.py shell``. One marked ``<!-- not run: … -->`` has a test of its
-own, as has docs/testing.md, which is about pytest.
+up as in ``manage.py shell``, with the page's ``settings.py`` at the end of what ``startproject`` writes; a page without
+one is about a project that uses Celery already. One marked ``<!-- not run: … -->`` has a test of its own, as has
+docs/testing.md, which is about pytest.
 """
 
 import os
@@ -15,13 +16,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from support.pages import DOCS, README, blocks, page_id
 from support.pages import PAGES as ALL_PAGES
-from support.pages import README, blocks, page_id
 
 from kombu_hake.testing import EmbeddedAWS
 
@@ -38,12 +39,28 @@ page, text = sys.argv[1], Path(sys.argv[1]).read_text()
 space = {"__name__": "__main__"}
 
 
+STARTED = '''
+SECRET_KEY = "of a test"
+INSTALLED_APPS = []
+DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": "db.sqlite3"}}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+'''
+
+
 def set_up_django():
     import django
     from django.core.management import call_command
 
-    os.environ["DJANGO_SETTINGS_MODULE"] = "shop.settings"
+    settings = list(Path().glob("*/settings.py"))
+    if not settings:
+        Path("project_settings.py").write_text(STARTED + 'CELERY_BROKER_URL = "hake:///mysite"')
+    os.environ["DJANGO_SETTINGS_MODULE"] = f"{settings[0].parent.name}.settings" if settings else "project_settings"
     django.setup()
+    if not settings:
+        from celery import Celery
+
+        space["project"] = Celery("mysite")
+        space["project"].config_from_object("django.conf:settings", namespace="CELERY")
     call_command("migrate", run_syncdb=True, verbosity=0)
 
 
@@ -54,7 +71,7 @@ for block in re.finditer(r"^(<!-- [^\\n]* -->\\n)?```python\\n(.*?)^```$", text,
         path.parent.mkdir(exist_ok=True, parents=True)
         for folder in list(path.parents)[:-1]:
             (folder / "__init__.py").touch()
-        path.write_text(block[2])
+        path.write_text(STARTED + block[2] if path.name == "settings.py" else block[2])
         sys.modules.pop(".".join(path.with_suffix("").parts), None)
         continue
     mark = block[1] or ""
@@ -104,7 +121,7 @@ def worker(command: str, folder: Path, environment: dict[str, str]) -> Iterator[
     log = folder / f"{uuid4().hex}.log"
     with log.open("w") as output:
         process = subprocess.Popen(
-            [*shlex.split(command), "--pool", "solo", "--loglevel", "INFO"],
+            [*shlex.split(command), "--pool", "solo"],
             cwd=folder,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -131,14 +148,18 @@ def wait_for(log: Path, text: str, process: "subprocess.Popen[bytes] | None" = N
         time.sleep(0.05)
 
 
-def example(number: int, folder: Path) -> tuple[list[str], str]:
-    """Write the README's example and return its commands: those that start workers, and the one that sends."""
-    files = [block.code for block in blocks(README, "python") if block.code.startswith("# shop.py\n")]
-    (folder / "shop.py").write_text(files[number])
-    commands = [(what, text.strip()) for what, text in COMMANDS.findall(README.read_text()) if what != "aws"]
-    (_, workers), (what, send) = commands[2 * number : 2 * number + 2]
-    assert what == "send"
-    return workers.splitlines(), send
+@contextmanager
+def workers(commands: list[str], folder: Path, environment: dict[str, str]) -> Iterator[list[Path]]:
+    """Workers by the page's commands; yields their logs when all are ready."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(worker(command, folder, environment)) for command in commands]
+
+
+def example(page: Path, folder: Path) -> dict[str, list[str]]:
+    """Write a page's ``shop.py``; returns the commands of its marked blocks, by mark."""
+    [code] = [block.code for block in blocks(page, "python") if block.code.startswith("# shop.py\n")]
+    (folder / "shop.py").write_text(code)
+    return {what: text.strip().splitlines() for what, text in COMMANDS.findall(page.read_text())}
 
 
 def send(command: str, folder: Path, environment: dict[str, str]) -> None:
@@ -146,15 +167,15 @@ def send(command: str, folder: Path, environment: dict[str, str]) -> None:
 
 
 def test_the_readme_start_needs_no_account(environment: dict[str, str], tmp_path: Path) -> None:
-    [start] = [text for what, text in COMMANDS.findall(README.read_text()) if what == "aws"]
-    _, sender = example(0, tmp_path)
+    commands = example(README, tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = str(probe.getsockname()[1])
     ready = f"until python -c 'import socket; socket.create_connection((\"127.0.0.1\", {port}))' 2>&-; do :; done"
     (tmp_path / "look.py").write_text(
         "from shop import app\nprint(app.connection().default_channel.queue_declare('celery', passive=True))"
     )
-    script = "\n".join([start.replace("4100", port), ready, sender, "python look.py", "kill %1"])
+    start = "\n".join(commands["aws"]).replace("4100", port)
+    script = "\n".join([start, ready, *commands["send"], "python look.py", "kill %1"])
     bare = {name: value for name, value in environment.items() if not name.startswith("AWS_") or "METADATA" in name}
     done = subprocess.run(
         ["bash", "-c", script], cwd=tmp_path, env=bare, capture_output=True, text=True, timeout=PATIENCE_S, check=False
@@ -162,22 +183,23 @@ def test_the_readme_start_needs_no_account(environment: dict[str, str], tmp_path
     assert "message_count=1" in done.stdout, done.stdout + done.stderr
 
 
-def test_the_readme_start_runs_a_task(environment: dict[str, str], tmp_path: Path) -> None:
-    (command,), sender = example(0, tmp_path)
+def test_the_readme_start_runs_a_task_and_an_event_in_every_group(environment: dict[str, str], tmp_path: Path) -> None:
+    commands = example(README, tmp_path)
+    [command] = commands["worker"]
     with worker(command, tmp_path, environment) as log:
-        send(sender, tmp_path, environment)
-        wait_for(log, "the sum is 5")
+        for sender in commands["send"]:
+            send(sender, tmp_path, environment)
+        for text in ("the sum is 5", "email handles order 7", "analytics handles order 7"):
+            wait_for(log, text)
+            assert log.read_text().count(text) == 1
 
 
-def test_the_readme_fan_out_runs_in_every_group(environment: dict[str, str], tmp_path: Path) -> None:
-    (email, inventory, analytics), sender = example(1, tmp_path)
-    with (
-        worker(email, tmp_path, environment) as first,
-        worker(inventory, tmp_path, environment) as second,
-        worker(analytics, tmp_path, environment) as third,
-    ):
-        send(sender, tmp_path, environment)
-        for log, group in ((first, "email"), (second, "inventory"), (third, "analytics")):
-            wait_for(log, "succeeded")
-            assert f"{group} handles order 7" in log.read_text()
-            assert log.read_text().count("handles order") == 1
+def test_the_tutorial_runs_a_task_and_an_event_in_every_group(environment: dict[str, str], tmp_path: Path) -> None:
+    page = DOCS / "tutorial-celery.md"
+    commands = example(page, tmp_path)
+    [code] = [block.code for block in blocks(page, "python") if block.code.startswith("from shop import build_report")]
+    (tmp_path / "send.py").write_text(code)
+    with workers(commands["workers"], tmp_path, environment) as (tasks, email, inventory):
+        send("python send.py", tmp_path, environment)
+        for log, text in ((tasks, "report for 2026"), (email, "receipt for order 7"), (inventory, "stock for order 7")):
+            wait_for(log, text)

@@ -1,4 +1,4 @@
-"""The program in docs/how-to/moving.md that takes over what is left in another broker."""
+"""The program in docs/from-redis-rabbitmq.md that takes over what is left in another broker."""
 
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -11,7 +11,7 @@ from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport.filesystem import Transport as FilesystemTransport
 from support.pages import DOCS, blocks
 
-PAGE = DOCS / "how-to" / "moving.md"
+PAGE = DOCS / "from-redis-rabbitmq.md"
 
 
 @pytest.fixture

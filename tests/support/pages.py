@@ -5,7 +5,22 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["DOCS", "PAGES", "README", "ROOT", "Block", "anchor", "blocks", "headings", "links", "page_id", "prose"]
+__all__ = [
+    "DOCS",
+    "PAGES",
+    "README",
+    "REPOSITORY",
+    "ROOT",
+    "SITE_PAGES",
+    "Block",
+    "anchor",
+    "blocks",
+    "headings",
+    "links",
+    "page_id",
+    "prose",
+    "target",
+]
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -18,6 +33,10 @@ PAGES = [
     ROOT / "benchmarks" / "README.md",
     *sorted(DOCS.rglob("*.md")),
 ]
+#: The pages of the site. README.md is what the repository and the package index show.
+SITE_PAGES = [page for page in PAGES if page != README]
+#: Where the repository is; README.md links to its pages by their whole address, because the package index shows it too.
+REPOSITORY = re.findall(r"^  repository: (?:&\w+ )?(https://\S+)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)[0]
 
 _FENCED = re.compile(
     r"^(?:<!-- (?P<mark>[\w -]+?(?:: [^>]*?)?) -->\n)?"
@@ -72,4 +91,16 @@ def anchor(heading: str) -> str:
 
 
 def links(page: Path) -> list[str]:
+    """What a page links to and shows, in Markdown's own notation."""
     return _LINK.findall(prose(page))
+
+
+def target(page: Path, link: str) -> Path | None:
+    """The file of the repository that a link on a page leads to; None for a link to elsewhere."""
+    path = link.partition("#")[0]
+    for start in (f"{REPOSITORY}/blob/main/", f"{REPOSITORY.replace('github.com', 'raw.githubusercontent.com')}/main/"):
+        if path.startswith(start):
+            return ROOT / path.removeprefix(start)
+    if "://" in path or path.startswith("mailto:"):
+        return None
+    return (page.parent / path).resolve() if path else page

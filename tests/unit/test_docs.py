@@ -16,7 +16,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for those who run this file as a script
 from support.api import PUBLIC, api_page
-from support.pages import DOCS, PAGES, README, ROOT, anchor, blocks, headings, links, page_id
+from support.pages import DOCS, PAGES, README, REPOSITORY, ROOT, anchor, blocks, headings, links, page_id, target
 from support.texts import error_texts
 
 import kombu_hake
@@ -57,24 +57,13 @@ def modules() -> Iterator[tuple[str, str]]:
             yield name, plain.replace("``", "`")
 
 
-def figures_table() -> str:
-    """The rows of docs/performance.md that matter most, as they stand there."""
-    page = (DOCS / "performance.md").read_text()
-    chosen = "consume and ack|Celery worker|publish in a batch|events to 3 groups"
-    rows = re.findall(rf"^\| (?:{chosen}).*$", page, re.MULTILINE)
-    assert len(rows) == 5, rows
-    header = re.search(r"^\| \| `hake://` \|.* ratio \|\n.*$", page, re.MULTILINE)
-    assert header is not None
-    return "\n".join([header[0].replace("ratio", "to `sqs://`"), *rows])
-
-
 def error_texts_table() -> str:
     rows = [f"| `{_cell(text.head)}` | [{text.error}](errors.md#{text.error.lower()}) |" for text in error_texts()]
     return "\n".join(["| text | class |", "|---|---|", *dict.fromkeys(rows)])
 
 
 TABLES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
-    README: {"options": options_table, "figures": figures_table},
+    DOCS / "options.md": {"options": options_table},
     DOCS / "design.md": {"modules": modules_table},
     DOCS / "api.md": {"api": api_page},
     DOCS / "messages.md": {"error-texts": error_texts_table},
@@ -107,13 +96,8 @@ def _origin(aliases: tuple[str, ...], env: tuple[str, ...]) -> str:
 
 
 def test_the_table_of_options_is_that_of_the_code() -> None:
-    text = README.read_text()
+    text = (DOCS / "options.md").read_text()
     assert with_table(text, "options", options_table()) == text, "run: python tests/unit/test_docs.py"
-
-
-def test_the_figures_of_the_readme_are_those_that_were_measured() -> None:
-    text = README.read_text()
-    assert with_table(text, "figures", figures_table()) == text, "run: python tests/unit/test_docs.py"
 
 
 def test_the_table_of_modules_names_each_module() -> None:
@@ -174,6 +158,7 @@ def test_every_action_that_the_code_calls_is_in_the_permissions() -> None:
     granted = {
         action
         for block in blocks(DOCS / "iam.md", "json")
+        if block.mark.startswith("role: ")
         for statement in json.loads(block.code)["Statement"]
         for action in ([statement["Action"]] if isinstance(statement["Action"], str) else statement["Action"])
     }
@@ -185,16 +170,6 @@ def test_every_action_that_the_code_calls_is_in_the_permissions() -> None:
     assert len(called) > 20
     assert called - granted == set()
     assert granted - called <= {"sns:TagResource"}  # for the tags that create_topic is given
-
-
-def test_the_readme_names_the_permissions_of_the_page() -> None:
-    page = (DOCS / "iam.md").read_text()
-    for role in ("producer", "consumer", "declarer"):
-        document = page.partition(f"<!-- role: {role} -->")[2].partition("```json")[2].partition("```")[0]
-        actions = set(re.findall(r"s[nq]s:[A-Z]\w+", document))
-        row = re.search(rf"^\| {role} \|(.*)$", README.read_text(), re.MULTILINE)
-        assert row is not None
-        assert set(re.findall(r"s[nq]s:[A-Z]\w+", row[1])) == actions
 
 
 def test_extras_that_the_pages_install_exist() -> None:
@@ -222,21 +197,38 @@ def test_modules_that_the_pages_name_exist() -> None:
 def test_links_within_the_repository_lead_somewhere(page: Path) -> None:
     broken = []
     for link in links(page):
-        if link.startswith(("https://", "mailto:")):
+        found, fragment = target(page, link), link.partition("#")[2]
+        if found is None:
             continue
-        path, _, fragment = link.partition("#")
-        target = (page.parent / path).resolve() if path else page
-        if not target.is_file() or (fragment and fragment not in map(anchor, headings(target))):
+        if not found.is_file() or (fragment and fragment not in map(anchor, headings(found))):
             broken.append(link)
     assert broken == []
 
 
-def test_ten_questions_are_answered_one_click_from_the_readme() -> None:
+def test_the_readme_fits_on_a_page_and_stands_alone() -> None:
+    """The package index shows it, where a link within the repository leads nowhere."""
+    assert len(README.read_text().splitlines()) <= 120
+    assert [link for link in links(README) if not link.startswith("https://")] == []
+    assert [link for link in links(README) if link.startswith(REPOSITORY + "/tree/")] == []
+
+
+def test_project_urls_are_those_of_the_site() -> None:
+    config = configparser.ConfigParser(interpolation=None)
+    config.read(ROOT / "setup.cfg")
+    site = re.findall(r"^site_url: (https://[^/]+/)", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)[0]
+    metadata = config["metadata"]
+    urls = re.findall(r"https://\S+", f"{metadata.get('url', '')}\n{metadata.get('project_urls', '')}")
+    assert [url for url in urls if not f"{url}/".startswith((f"{REPOSITORY}/", site))] == []
+
+
+def test_ten_questions_are_answered_within_two_clicks_from_the_readme() -> None:
     """That the links lead somewhere is seen by the test above; here, that none was lost."""
-    table = README.read_text().partition("## Questions\n")[2].partition("\n## ")[0]
+    overview = DOCS / "index.md"
+    assert overview in {target(README, link) for link in links(README)}
+    table = overview.read_text().partition("## Ten questions\n")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| (How .*?\?|What .*?\?|Why .*?\?) \|(.*)\|$", table, re.MULTILINE)
     assert len(rows) == 10
-    assert [question for question, answer in rows if "](docs/" not in answer] == []
+    assert [question for question, answer in rows if "](" not in answer] == []
 
 
 def test_every_page_is_reachable_from_the_readme() -> None:
@@ -247,11 +239,8 @@ def test_every_page_is_reachable_from_the_readme() -> None:
         if page in seen:
             continue
         seen.add(page)
-        waiting += [
-            (page.parent / path).resolve()
-            for path in (link.partition("#")[0] for link in links(page))
-            if path.endswith(".md") and "://" not in path
-        ]
+        found = [target(page, link) for link in links(page)]
+        waiting += [path for path in found if path in PAGES]
     assert set(PAGES) <= seen
 
 

@@ -24,7 +24,7 @@ CHECKED = {"python", "json", "sh", "mermaid"}
 #: Blocks of these languages are what a program prints, or what is no program at all.
 PRINTED = {"", "text"}
 #: Where no test can run a program, its name is all there is to check.
-NAMES_ONLY = {"cd", "git", "python3", "redis-cli", "rabbitmqctl"}
+NAMES_ONLY = {"cd", "git", "python3", "source", "django-admin", "redis-cli", "rabbitmqctl"}
 
 
 def commands(block: Block) -> Iterator[list[str]]:
@@ -105,7 +105,7 @@ def test_code_stands_in_fences(page: Path) -> None:
 
 def test_python_that_cannot_run_is_tested_elsewhere() -> None:
     assert [block.page.name for block in blocks(PAGES, "python") if block.mark.startswith("not run")] == [
-        "moving.md",  # tests/processes/test_docs_moving.py
+        "from-redis-rabbitmq.md",  # tests/processes/test_docs_moving.py
     ]
 
 

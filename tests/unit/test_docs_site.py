@@ -1,13 +1,13 @@
 """The site builds without a complaint, its links lead somewhere, and it loads nothing from elsewhere."""
 
-import subprocess
-import sys
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from support.pages import PAGES, ROOT
+from support.pages import SITE_PAGES
+from support.site import build_site
 
 
 class Page(HTMLParser):
@@ -25,17 +25,13 @@ class Page(HTMLParser):
         if given.get("id"):
             self.ids.add(str(given["id"]))
         address = given.get("href") or given.get("src")
-        if address:
+        if address and given.get("rel") not in ("canonical", "prev", "next"):
             (self.links if tag == "a" else self.loads).append(address)
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
-    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
-    assert built.returncode == 0, built.stdout + built.stderr
-    return folder
+    return build_site(tmp_path_factory.mktemp("site"))
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +40,7 @@ def pages(site: Path) -> dict[Path, Page]:
 
 
 def test_every_page_is_in_the_site(pages: dict[Path, Page]) -> None:
-    assert len(pages) == len(PAGES)
+    assert len(pages) == len(SITE_PAGES)
 
 
 def test_links_lead_somewhere(pages: dict[Path, Page], site: Path) -> None:
@@ -75,3 +71,14 @@ def test_links_to_elsewhere_are_well_formed(pages: dict[Path, Page]) -> None:
 
 def test_nothing_is_loaded_from_elsewhere(pages: dict[Path, Page]) -> None:
     assert [address for page in pages.values() for address in page.loads if "//" in address] == []
+
+
+def test_pages_with_a_drawing_load_what_draws_it(pages: dict[Path, Page]) -> None:
+    drawn = {path for path in pages if '<pre class="mermaid">' in path.read_text()}
+    loading = {path for path, page in pages.items() if any("mermaid" in address for address in page.loads)}
+    assert drawn == loading != set()
+
+
+def test_every_page_is_in_the_site_map(pages: dict[Path, Page], site: Path) -> None:
+    listed = re.findall(r"<loc>https://[^<]*/([^/<]+)</loc>", (site / "sitemap.xml").read_text())
+    assert sorted(listed) == sorted(path.name for path in pages)
