@@ -152,7 +152,7 @@ def test_the_command_refuses_what_makes_no_sense(wrong: list[str]) -> None:
     assert CliRunner().invoke(hake, ["cost", *wrong]).exit_code == 2
 
 
-PAGE = DOCS / "how-to" / "costs.md"
+PAGE = DOCS / "cost.md"
 EXAMPLES = re.findall(
     r"^```sh\ncelery hake (cost [^\n]*)\n```\n\n<!-- output -->\n```text\n(.*?)^```$",
     PAGE.read_text(),
