@@ -439,7 +439,7 @@ STORIES: Mapping[str, str] = {
     "queue_tags": "Costs are allocated by tag, or IAM policies refer to tags.",
     "temporary_queue_limit": "Heartbeats should be fewer, or abandoned queues removed sooner.",
     "janitor_interval": "Workers should remove abandoned queues more often, or not at all.",
-    "visibility_timeout": "Messages of a killed worker should be redelivered sooner, or the network may fail for minutes.",
+    "visibility_timeout": "Messages of a killed worker should be redelivered sooner, or the network may fail longer.",
     "on_lost_lease": "A task must not run twice at the same time.",
     "wait_time_seconds": "A proxy closes connections that are idle for less than 20 s.",
     "check_bindings": "A removed subscription should be noticed sooner, or the role may not read subscriptions.",
