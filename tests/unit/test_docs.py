@@ -74,7 +74,6 @@ def error_texts_table() -> str:
 
 
 TABLES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
-    README: {"figures": figures_table},
     DOCS / "options.md": {"options": options_table},
     DOCS / "design.md": {"modules": modules_table},
     DOCS / "api.md": {"api": api_page},
