@@ -57,7 +57,7 @@ class Group:
         ready: Messages that can be received now.
         in_flight: Messages that have been received and not yet deleted.
         delayed: Messages that are not due yet.
-        oldest_s: Age of the oldest message, seconds, as CloudWatch reports it.
+        oldest_s: Age of the oldest message that is not deleted, running tasks included, seconds; from CloudWatch.
         dead_queue: Name of the dead-letter queue.
         dead: Messages in the dead-letter queue.
         undelivered: Messages that SNS could not deliver to the queue; None if no queue keeps them.

@@ -271,7 +271,7 @@ def _by_code(codes: tuple[str, ...], text: str, action: str, resource: str) -> H
         if code in _DENIED:
             return AccessDenied(
                 f"AWS denies {action} on {resource}: {text or code}. Allow it in the IAM policy of the role or user, "
-                "or disable the feature that needs it (see the README, IAM).",
+                "or disable the feature that needs it (see docs/iam.md).",
                 action=action,
                 resource=resource,
             )

@@ -1,6 +1,6 @@
 """``celery hake cost``: estimate the AWS requests per month of a load, and their price. Does not connect.
 
-The model, which ``docs/how-to/costs.md`` explains and the tests compare with what the benchmark measured:
+The model, which ``docs/cost.md`` explains and the tests compare with what the benchmark measured:
 
 * Sending takes one request a message, or one for ten in batches.
 * A worker's poll brings one message when messages come one at a time, what came meanwhile when they come faster, and

@@ -321,22 +321,22 @@ OPTIONS: Mapping[str, Option] = {
     "is_secure": Option(_maybe_flag, None, "https (true) or http (false) to the host of the URL; http on loopback."),
     "account_id": Option(_account, None, "Account of the topics, for roles that may not ask STS."),
     # --- names
-    "namespace": Option(_namespace, "", "Put before every name; the path of the URL says the same."),
-    "queue_name_prefix": Option(lambda v: v if v == "" else _text(v), "", "Put before every name as it stands."),
-    "name_style": Option(_choice("hake", "kombu"), "hake", "kombu: the names that sqs:// makes ('.' becomes '-')."),
+    "namespace": Option(_namespace, "", "Prefix of every name in AWS; also the path of the URL."),
+    "queue_name_prefix": Option(lambda v: v if v == "" else _text(v), "", "Prefix of every name, without a separator."),
+    "name_style": Option(_choice("hake", "kombu"), "hake", "kombu: the names that sqs:// uses ('.' becomes '-')."),
     "predefined_queues": Option(_queues, {}, "Queues created elsewhere: {name: URL or ARN}. Never created or deleted."),
     "predefined_exchanges": Option(_exchanges, {}, "Topics created elsewhere: {name: ARN}. Never created or deleted."),
     # --- declaring
     "topology": Option(
         _choice("auto", "verify", "assume"),
         "auto",
-        "auto: create what is missing; verify: fail with a list of what is missing; assume: it exists, ask nothing.",
+        "auto: create what is missing; verify: fail with a list of it; assume: everything exists, without asking.",
     ),
     "direct_exchanges": Option(
         _choice("auto", "topic"), "auto", "auto: a queue bound to the direct exchange of its own name needs no topic."
     ),
     "best_effort_exchanges": Option(
-        _patterns, ("*.pidbox", "celeryev"), "Where SNS is denied: warn, and go on without these exchanges."
+        _patterns, ("*.pidbox", "celeryev"), "If SNS is denied for these exchanges, warn and continue without them."
     ),
     "unroutable": Option(
         _choice("warn", "raise", "ignore"), "warn", "What to do with a message that no queue would receive."
@@ -345,49 +345,53 @@ OPTIONS: Mapping[str, Option] = {
         _choice("topics", "namespace"), "topics", "namespace: one statement for all topics of the namespace."
     ),
     "fanout_priorities": Option(
-        _flag, False, "Priorities also hold for queues that get everything of an exchange (fanout, '#'); see Routing."
+        _flag, False, "Priorities also hold for queues that receive everything from an exchange (fanout, '#')."
     ),
     "dead_letter_queue": Option(
-        _dead_letter_queue, None, "Gives every durable queue a dead-letter queue: a name, '{queue}-dead', or true."
+        _dead_letter_queue, None, "A dead-letter queue for every durable queue: a name, '{queue}-dead', or true."
     ),
     "max_receive_count": Option(
-        _whole(1, SQS_MAX_RECEIVE_COUNT, "receives"), 20, "After so many receives AWS dead-letters a message."
+        _whole(1, SQS_MAX_RECEIVE_COUNT, "receives"), 20, "Receives after which AWS dead-letters a message."
     ),
     "keep_undelivered": Option(
-        _flag, True, "Keep what SNS can't deliver to a queue that has a dead-letter queue: in '<queue>-undelivered'."
+        _flag, True, "Keep what SNS cannot deliver to a queue with a dead-letter queue, in '<queue>-undelivered'."
     ),
     "queue_attributes": Option(
         _queue_attributes,
         {},
-        "SQS attributes of queues that are created; also by pattern of names.",
+        "SQS attributes of queues that are created; optionally by pattern of names.",
         aliases=("sqs-creation-attributes",),
     ),
     "queue_tags": Option(_text_mapping, {}, "Tags of queues and topics that are created."),
     "temporary_queue_limit": Option(
-        _number(2, 86_400, "seconds"), 600.0, "A temporary queue may be removed after so long without a heartbeat, s."
+        _number(2, 86_400, "seconds"),
+        600.0,
+        "Time without a heartbeat after which a temporary queue may be removed, s.",
     ),
     "janitor_interval": Option(
         _number(0, 604_800, "seconds"),
         3600.0,
-        "About how often to look for abandoned temporary queues, s; 0: only by command.",
+        "Interval between looks for abandoned temporary queues, s; 0: only by command.",
     ),
     # --- moving messages
     "visibility_timeout": Option(_visibility_timeout, 120, "How long AWS hides a received message unless renewed, s."),
     "on_lost_lease": Option(
-        _choice("warn", "terminate"), "warn", "terminate: end a running task whose message another worker may have."
+        _choice("warn", "terminate"),
+        "warn",
+        "terminate: end a running task whose message another worker may have received.",
     ),
     "wait_time_seconds": Option(_whole(0, SQS_MAX_WAIT_S, "seconds"), SQS_MAX_WAIT_S, "Length of a long poll, s."),
     "check_bindings": Option(
         _number(0, 86_400, "seconds; 0 never"),
         300.0,
-        "How often a consumer checks that its queue's subscriptions still exist, s; 0 never.",
+        "Interval between checks of a queue's policy and subscriptions, s; 0: never.",
     ),
-    "max_pollers": Option(_whole(1, 64, "threads per queue"), 8, "Most concurrent polls of one busy queue."),
+    "max_pollers": Option(_whole(1, 64, "threads per queue"), 8, "Maximum concurrent polls of one busy queue."),
     # --- requests
     "connect_timeout": Option(_number(0.1, 300, "seconds"), None, "TCP connect timeout, s; broker_connection_timeout."),
-    "read_timeout": Option(_number(1, 300, "seconds"), 15.0, "Time to wait for an answer, long polls excepted, s."),
-    "max_attempts": Option(_whole(1, 20, "attempts"), 3, "Tries of one request, the first included."),
-    "client_config": Option(_mapping, {}, "More arguments of botocore.config.Config.", aliases=("client-config",)),
+    "read_timeout": Option(_number(1, 300, "seconds"), 15.0, "Time to wait for an answer, except of a long poll, s."),
+    "max_attempts": Option(_whole(1, 20, "attempts"), 3, "Attempts of one request, including the first."),
+    "client_config": Option(_mapping, {}, "Further arguments of botocore.config.Config.", aliases=("client-config",)),
 }
 
 #: The options that most projects set; the others are for special cases.
@@ -410,40 +414,40 @@ STORIES: Mapping[str, str] = {
     "region": "The queues are not in the region that the environment or the profile names.",
     "profile": "A developer's machine has several profiles.",
     "session_token": "The URL carries temporary keys.",
-    "role_arn": "The broker is in another account, or needs rights that the process does not have.",
+    "role_arn": "The broker is in another account, or the process lacks the rights.",
     "role_duration": "The role allows shorter or longer sessions than an hour.",
     "endpoint_url": "Tests run against an emulator.",
     "sqs_endpoint_url": "A VPC endpoint for SQS has no private DNS.",
     "sns_endpoint_url": "A VPC endpoint for SNS has no private DNS.",
-    "is_secure": "An emulator on another host speaks http, or one on this host https.",
+    "is_secure": "An emulator on another host uses http, or one on this host https.",
     "account_id": "The VPC has no endpoint for STS, or the role has no right to use it.",
     "namespace": "Several environments share an account.",
-    "queue_name_prefix": "A project moves from sqs:// and keeps its names.",
-    "name_style": "A project moves from sqs:// and keeps its queues, or uses both.",
+    "queue_name_prefix": "A project migrates from sqs:// and keeps its names.",
+    "name_style": "A project migrates from sqs:// and keeps its queues, or uses both.",
     "predefined_queues": "Terraform creates a queue under another name, or another account owns it.",
     "predefined_exchanges": "Terraform creates a topic under another name, or another account owns it.",
-    "topology": "Infrastructure code creates queues and topics, and workers have no right to.",
+    "topology": "Infrastructure code creates queues and topics, and workers may not.",
     "direct_exchanges": "Programs without Celery publish to the topic of a plain Celery queue.",
-    "best_effort_exchanges": "Workers lack rights for more exchanges, or must fail without remote control.",
-    "unroutable": "Tests, and systems in which each message counts, want an error instead of a lost message.",
+    "best_effort_exchanges": "Further exchanges may be denied, or workers must fail without remote control.",
+    "unroutable": "An error is better than a lost message: in tests, and where each message counts.",
     "queue_policy": "Bindings come and go often, or a queue is bound to many exchanges.",
     "fanout_priorities": "Tasks sent through a fanout exchange have priorities.",
-    "dead_letter_queue": "Plain task queues should keep what can't be processed.",
-    "max_receive_count": "AWS should move a message that kills its worker sooner or later.",
-    "keep_undelivered": "The role may not create the extra queue, or infrastructure code creates another one.",
-    "queue_attributes": "Queues need encryption with a key of yours, a longer retention or a redrive policy.",
-    "queue_tags": "Costs are allocated by tags, or IAM policies refer to them.",
-    "temporary_queue_limit": "Fewer heartbeats are wanted, or abandoned queues should go sooner.",
-    "janitor_interval": "Workers should not remove abandoned queues by themselves, or more often.",
-    "visibility_timeout": "Messages of a killed worker should be redelivered sooner, or the network fails for minutes.",
+    "dead_letter_queue": "Plain task queues should keep what cannot be processed.",
+    "max_receive_count": "A message that kills its worker should be moved sooner, or later.",
+    "keep_undelivered": "The role may not create the extra queue, or infrastructure code creates its own.",
+    "queue_attributes": "Queues need your own encryption key, another retention or a redrive policy.",
+    "queue_tags": "Costs are allocated by tag, or IAM policies refer to tags.",
+    "temporary_queue_limit": "Heartbeats should be fewer, or abandoned queues removed sooner.",
+    "janitor_interval": "Workers should remove abandoned queues more often, or not at all.",
+    "visibility_timeout": "Messages of a killed worker should be redelivered sooner, or the network may fail longer.",
     "on_lost_lease": "A task must not run twice at the same time.",
-    "wait_time_seconds": "A proxy closes connections that are idle for 20 s.",
+    "wait_time_seconds": "A proxy closes connections that are idle for less than 20 s.",
     "check_bindings": "A removed subscription should be noticed sooner, or the role may not read subscriptions.",
     "max_pollers": "One worker handles thousands of short tasks a second.",
-    "connect_timeout": "A web request must learn soon that AWS can't be reached.",
-    "read_timeout": "A web request must learn soon that AWS does not answer.",
-    "max_attempts": "A web request must fail at once, or a batch job should survive longer trouble.",
-    "client_config": "Calls go through an HTTP proxy, or need another option of botocore.",
+    "connect_timeout": "Web requests must fail fast when AWS cannot be reached.",
+    "read_timeout": "Web requests must fail fast when AWS does not answer.",
+    "max_attempts": "Web requests must fail fast, or batch jobs survive longer outages.",
+    "client_config": "Calls go through an HTTP proxy, or need another botocore option.",
 }
 
 #: What kombu writes into ``transport_options`` by itself (``Producer.publish`` with ``retry=True``,

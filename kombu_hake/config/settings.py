@@ -472,7 +472,7 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
 def _nearest(written: object) -> str:
     names = [*OPTIONS, *_ALIASES]
     close = difflib.get_close_matches(str(written).lower(), names, n=1)
-    return f"did you mean {close[0]!r}?" if close else "see the table of options in the README."
+    return f"did you mean {close[0]!r}?" if close else "see the table of options in docs/options.md."
 
 
 def _warn_once(written: str) -> None:

@@ -1,4 +1,4 @@
-"""What docs/how-to/environments.md says of two accounts: its policies and options, where policies are enforced."""
+"""What docs/iam.md says of two accounts: its policies and options, where policies are enforced."""
 
 import json
 from typing import Any
@@ -12,7 +12,7 @@ from support.pages import DOCS, blocks
 
 from kombu_hake.exceptions import AccessDenied, HakeError
 
-PAGE = DOCS / "how-to" / "environments.md"
+PAGE = DOCS / "iam.md"
 OTHER = "210987654321"
 ORDERS = Exchange("orders", type="topic")
 EMAIL = Queue("email", ORDERS, routing_key="order.#")
