@@ -72,6 +72,15 @@ def cpu_s(pids: Iterable[int]) -> float:
     return _sum(_table(), wanted) if wanted else 0.0
 
 
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that ended and was not waited for does not."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return text.rpartition(")")[2].split()[0] not in "ZX"
+
+
 def memory_mb(pid: int) -> float:
     """Resident memory now, MiB."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_BYTES / 2**20

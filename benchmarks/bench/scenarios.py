@@ -53,11 +53,13 @@ class Run:
 
     def broker(self, peer: str, latency_s: float, *, is_tls: bool = False) -> Broker:
         """The peer, the stand-in set to this latency."""
+        self.services.revive()
         self.services.standin.set_latency(latency_s)
         return broker(self.services, peer, latency_s, is_tls=is_tls, packages=self.packages)
 
     def side(self, peer: str) -> Broker:
         """The peer for what is not measured: at once, and not counted."""
+        self.services.revive()
         return broker(self.services, peer, 0.0, is_measured=False, packages=self.packages)
 
     def size(self, full: int) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from . import tools
+from . import procfs, tools
 from .standin import StandIn
 
 HOST = "127.0.0.1"
@@ -86,6 +86,11 @@ class Services:
             command = [tools.node(), str(NODE_FOLDER / "relay.mjs"), str(self._latency_s * 1000), str(port)]
             self._pids[f"{name}-relay"], ports = self.spawn_announcing("relay", command)
             self.ports[name, self._latency_s] = ports[0]
+
+    def revive(self) -> None:
+        """Start another stand-in when it has ended, so that one failure does not fail all that follows."""
+        if not procfs.is_alive(self.standin.pid):
+            self.standin = self.start_standin(is_tls=bool(self.ca_file))
 
     def server_pids(self, broker: str, latency_s: float) -> list[int]:
         """The processes that serve Redis or RabbitMQ at this latency."""

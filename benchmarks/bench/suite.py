@@ -55,7 +55,10 @@ def main() -> None:
             print(f"bench: {peer} is absent: {reason}", file=sys.stderr)
         run = Run(services, options.quick, LATENCY_S, packages)
         done = Rounds(run, _in_turn(options.peers, packages), missing, rounds, None if options.rounds else BUDGET_S)
-        done.run(names)
+        try:
+            done.run(names)
+        except KeyboardInterrupt:
+            print("bench: interrupted; the report is of what was measured", file=sys.stderr)
     results = {
         "machine": _machine(),
         "settings": {

@@ -89,6 +89,8 @@ def test_a_process_that_has_gone_is_told_apart() -> None:
     with pytest.raises(ProcessLookupError):
         procfs.usage(gone)
     assert procfs.cpu_s([gone]) == 0
+    assert not procfs.is_alive(gone)
+    assert procfs.is_alive(os.getpid())
 
 
 def results(hake: pairs.Samples, base: pairs.Samples) -> targets.Results:
