@@ -31,7 +31,7 @@ def botocores_headers(keys: Keys, host: str, target: str, content_type: str, bod
     secret=_words,
     token=st.none() | _words,
     host=st.sampled_from(["sqs.eu-west-1.amazonaws.com", "vpce-1.example.com:8443"]),
-    body=st.binary(max_size=300),
+    body=st.binary(max_size=300) | st.binary(min_size=2040, max_size=70_000),
     now=st.integers(0, 4_000_000_000),
 )
 def test_signs_as_botocore_does(
