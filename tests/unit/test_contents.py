@@ -8,13 +8,14 @@ import lzma
 import time
 import tracemalloc
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kombu import compression
+from kombu import compression, serialization
 from kombu.exceptions import ContentDisallowed
 
 import kombu_hake
@@ -166,6 +167,42 @@ def test_only_accepted_content_is_decoded() -> None:
     for accept in ({"application/json"}, set(), None):
         with pytest.raises(ContentDisallowed):
             decoded(body, content_type, encoding, accept=accept)
+
+
+def outcome(decode: Callable[[], Any]) -> Any:
+    try:
+        return repr(decode())
+    except Exception as exc:
+        return type(exc)
+
+
+_parts = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(["__type__", "uuid"]),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(st.text(max_size=2), inner, max_size=3)
+    | st.builds(lambda value: {"__type__": "datetime", "__value__": value}, inner | st.just("2030-01-01T00:00:00")),
+    max_leaves=8,
+)
+_texts = st.one_of(
+    st.builds(json.dumps, _parts, ensure_ascii=st.booleans()),
+    st.builds(lambda part: json.dumps(part).replace("_", "\\u005f"), _parts),
+    st.sampled_from(["", " ", "null", "{", "\ufeff{}", "[" * 100_000, '{"a": 1, "a": 2}', "NaN", "\x00"]),
+    st.text(max_size=5),
+)
+
+
+@given(
+    st.one_of(_texts, st.builds(lambda text: text.encode("utf-8", "surrogatepass"), _texts), st.binary(max_size=5)),
+    st.sampled_from([None, {"application/json"}, {"application/x-msgpack"}]),
+)
+def test_json_is_decoded_as_kombu_does(body: bytes | str, accept: set[str] | None) -> None:
+    ours = outcome(lambda: decoded(body, "application/json", "utf-8", accept=accept))
+    assert ours == outcome(lambda: serialization.loads(body, "application/json", "utf-8", accept=accept))
+
+
+def test_a_json_decoder_of_the_app_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(serialization.registry._decoders, "application/json", lambda data: ("own", data))
+    assert decoded(b"{}", "application/json", "utf-8", accept={"application/json"}) == ("own", b"{}")
 
 
 def test_a_compressed_body_is_decoded_and_encoded_again() -> None:
