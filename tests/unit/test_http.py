@@ -588,24 +588,82 @@ def is_silent_for_ever(connection: socket.socket, peer: Peer) -> None:
     peer.until_closed(connection)
 
 
-def test_a_server_that_never_answers_is_left_in_time() -> None:
-    with serving(is_silent_for_ever) as peer:
-        pool = peer.pool()
+def in_thread(action: Callable[[], None]) -> None:
+    """The system counts the time there, and Python in the main thread."""
+    faults: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            action()
+        except BaseException as exc:
+            faults.append(exc)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    for fault in faults:
+        raise fault
+
+
+THREADS: Any = pytest.mark.parametrize("run", [lambda action: action(), in_thread], ids=["main thread", "thread"])
+
+
+@THREADS
+def test_a_server_that_never_answers_is_left_in_time(run: Callable[[Callable[[], None]], None]) -> None:
+    def ask_twice() -> None:
         for timeout_s in (0.05, 0.2):
             started = time.monotonic()
             with pytest.raises(TimeoutError):
                 post(pool, b"x", timeout_s)
             assert time.monotonic() - started >= timeout_s * 0.9
             assert not pool._idle
+
+    with serving(is_silent_for_ever) as peer:
+        pool = peer.pool()
+        run(ask_twice)
         assert peer.was_closed.wait(10)
 
 
-def test_a_server_that_never_reads_is_left_in_time() -> None:
-    with serving(lambda connection, peer: peer.is_over.wait(60)) as peer:
+@THREADS
+@pytest.mark.parametrize("half", [b"HTTP/1.1 200 OK\r\nConten", answer(b"half")[:-1], b"HTTP/1.1 200 OK\nA: b\n\n"])
+def test_a_server_that_stops_in_an_answer_is_left_in_time(run: Callable[[Callable[[], None]], None], half: bytes) -> None:
+    def fail() -> None:
+        with pytest.raises(TimeoutError):
+            post(pool, b"x", 0.05)
+
+    with serving(says(half)) as peer:
         pool = peer.pool()
+        run(fail)
+        assert not pool._idle
+        assert peer.was_closed.wait(10)
+
+
+@THREADS
+def test_a_server_that_never_reads_is_left_in_time(run: Callable[[Callable[[], None]], None]) -> None:
+    def fail() -> None:
         with pytest.raises(TimeoutError):
             post(pool, b"x" * 20_000_000, 0.1)
+
+    with serving(lambda connection, peer: peer.is_over.wait(60)) as peer:
+        pool = peer.pool()
+        run(fail)
         assert not pool._idle
+
+
+def test_the_timeout_holds_in_whichever_thread_a_connection_is_used() -> None:
+    silent = echo_then(lambda connection, peer: is_silent_for_ever(connection, peer))
+
+    def fail() -> None:
+        with pytest.raises(TimeoutError):
+            post(pool, b"2", 0.05)
+
+    with serving(silent) as peer:
+        pool = peer.pool()
+        post(pool, b"1", 30.0)
+        in_thread(fail)
+        in_thread(lambda: None if post(pool, b"1", 30.0) else None)
+        fail()
+        assert peer.accepted == 2
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs timers")
@@ -641,7 +699,7 @@ def test_each_request_has_its_own_timeout() -> None:
         for timeout_s in (30.0, 0.5, 30.0, 25.0):
             post(pool, b"x", timeout_s)
             [connection] = pool._idle
-            assert connection._timeout_s == timeout_s
+            assert connection._timeout[0] == timeout_s
         assert peer.accepted == 1
         pool.close()
 
