@@ -14,6 +14,7 @@ What botocore still does
 from __future__ import annotations
 
 import json
+import os
 import time
 import urllib.request
 from collections.abc import Mapping
@@ -166,10 +167,12 @@ def _tls(session: Any) -> Any:
     """How botocore checks certificates: by the configured bundle, or its own."""
     import ssl
 
-    from botocore.httpsession import get_cert_path
-    from urllib3.util.ssl_ import create_urllib3_context
+    # Not urllib3's, in whose place some libraries put a context of pyOpenSSL, which does not check the host's name.
+    from botocore.httpsession import create_urllib3_context, get_cert_path
 
     configured = session._session.get_config_variable("ca_bundle")  # AWS_CA_BUNDLE, or ca_bundle of the profile
+    if configured is None:
+        configured = os.environ.get("REQUESTS_CA_BUNDLE")
     context = create_urllib3_context(cert_reqs=ssl.CERT_REQUIRED)
     context.check_hostname = True
     context.load_verify_locations(get_cert_path(configured or True))
