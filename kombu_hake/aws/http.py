@@ -146,7 +146,9 @@ class HttpPool:
         sock = create_connection((self._host, self._port), self._connect_timeout_s, socket_options=_socket_options())
         try:
             if self._tls is not None:
-                sock = self._tls.wrap_socket(sock, server_hostname=self._host)
+                name = self._host.rstrip(".")  # certificates have no dot at the end
+                sock = self._tls.wrap_socket(sock, server_hostname=name, do_handshake_on_connect=False)
+                sock.do_handshake()  # here and not above, as an exception would leave no socket to close
             return _Connection(sock)
         except BaseException:
             sock.close()
