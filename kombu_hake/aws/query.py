@@ -44,11 +44,12 @@ def decode(body: bytes) -> dict[str, Any] | None:
         ``MessageId`` and, of FIFO topics, ``SequenceNumber``; or ``Successful`` and ``Failed``; or ``Error`` with
         ``Code``, ``Message`` and ``Type``.
     """
-    if b"<!DOCTYPE" in body or b"<!ENTITY" in body:  # AWS sends neither, and entities may expand without end
-        return None
     try:
-        root = ET.fromstring(body)  # noqa: S314 - no entities, see above
-    except ET.ParseError:
+        text = str(body, "utf-8")  # whatever encoding it declares, as AWS uses no other
+        if "<!DOCTYPE" in text:  # AWS sends none, and its entities may expand without end
+            return None
+        root = ET.fromstring(text)  # noqa: S314 - no entities, see above
+    except (ET.ParseError, ValueError):
         return None
     name = root.tag.removeprefix(_NAMESPACE)
     if name == "ErrorResponse":
