@@ -30,7 +30,7 @@ from kombu_hake.aws.http import Answer, HttpPool
 from kombu_hake.aws.retry import Tries
 from kombu_hake.aws.sigv4 import Keys, Signer
 from kombu_hake.config import Settings
-from kombu_hake.exceptions import BrokerUnavailable, ConfigurationError
+from kombu_hake.exceptions import BrokerUnavailable, ConfigurationError, PublishError
 
 __all__ = ["OPERATIONS", "Wire", "read_timeout_s"]
 
@@ -106,7 +106,7 @@ class Wire:
         if self._service == "sqs":
             body, content_type, target = json.dumps(params).encode("ascii"), _JSON, f"AmazonSQS.{action}"
         else:
-            body, content_type, target = query.encode(action, params), _FORM, None
+            body, content_type, target = _form(action, params), _FORM, None
         is_poll = operation == "receive_message"
         timeout_s = read_timeout_s(self._settings, params.get("WaitTimeSeconds", 0))
         tries = Tries(1 if is_poll else self._settings.max_attempts, self._clock, is_patient=not is_poll)
@@ -130,7 +130,7 @@ class Wire:
         frozen = self._credentials.get_frozen_credentials()
         keys = Keys(frozen.access_key, frozen.secret_key, frozen.token)
         text = f"{keys.access_key}{keys.token}"
-        if not (text.isascii() and text.isprintable()):
+        if not (text.isascii() and text.isprintable() and keys.secret_key.isprintable()):
             raise ConfigurationError("The AWS credentials contain characters that no key has, such as a line break.")
         return keys
 
@@ -152,6 +152,13 @@ class Wire:
             is_refusal = isinstance(refusal, BrokerUnavailable) and refusal.is_clock_error
             self._clock.learn(answer.headers.get("date"), is_refusal=is_refusal)
         raise refusal
+
+
+def _form(action: str, params: Mapping[str, Any]) -> bytes:
+    try:
+        return query.encode(action, params)
+    except UnicodeEncodeError as exc:
+        raise PublishError(f"sns:{action} on {params.get('TopicArn')} was not sent: {exc}") from exc
 
 
 def read_timeout_s(settings: Settings, wait_s: float) -> float:

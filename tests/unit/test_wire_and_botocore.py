@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 from unittest import mock
@@ -16,18 +17,21 @@ from xml.sax.saxutils import escape
 
 import pytest
 import urllib3
-from botocore.auth import SigV4Auth
+from botocore.auth import SigV4Auth, _host_from_url
 from botocore.awsrequest import AWSRequest, AWSResponse
 from botocore.credentials import Credentials
-from hypothesis import given
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from kombu_hake.aws import clients as clients_module
 from kombu_hake.aws.clients import Clients
 from kombu_hake.aws.http import Answer
 from kombu_hake.aws.wire import OPERATIONS
 from kombu_hake.config.settings import load, split_url
 from kombu_hake.exceptions import BrokerUnavailable, ConfigurationError, HakeError, PublishError
 
+#: Each example is two calls, one of them by botocore.
+FEW = settings(max_examples=30, phases=[Phase.explicit, Phase.generate])
 QUEUE_URL = "https://sqs.eu-west-1.amazonaws.com/111122223333/q"
 TOPIC = "arn:aws:sns:eu-west-1:111122223333:t"
 
@@ -108,6 +112,13 @@ class Theirs(Way):
         return AWSResponse(request.url, status, raw.headers, raw)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _no_patience() -> Iterator[None]:
+    """Which calls are tried again, and how often, is not compared here."""
+    with mock.patch.object(clients_module, "_PATIENCE_S", 0.0):
+        yield
+
+
 @pytest.fixture(scope="module")
 def ours() -> Ours:
     return Ours()
@@ -131,7 +142,7 @@ _ids = st.integers(0, 9).map(str)
 
 
 def _entries(needed: dict[str, Any], optional: dict[str, Any] | None = None) -> Any:
-    return st.lists(st.fixed_dictionaries({"Id": _ids, **needed}, optional=optional or {}), min_size=1, max_size=10)
+    return st.lists(st.fixed_dictionaries({"Id": _ids, **needed}, optional=optional or {}), min_size=1, max_size=3)
 
 
 _delay = {"DelaySeconds": st.integers(0, 900)}
@@ -191,9 +202,8 @@ def signed_by_botocore(sent: Sent, service: str, endpoint_url: str, keys: Creden
     request = AWSRequest(sent.method, endpoint_url + sent.url, headers=headers, data=sent.body)
     stamp = datetime.strptime(sent.headers["x-amz-date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=timezone.utc)
     with mock.patch("botocore.auth.get_current_datetime", return_value=stamp.replace(tzinfo=None)):
-        signer = SigV4Auth(keys, service, "eu-west-1")
-        signer.add_auth(request)
-    assert sent.headers["host"] == signer._host_from_url(request.url)
+        SigV4Auth(keys, service, "eu-west-1").add_auth(request)
+    assert sent.headers["host"] == _host_from_url(request.url)
     return str(request.headers["Authorization"])
 
 
@@ -212,6 +222,7 @@ def assert_same_request(service: str, mine: Sent, other: Sent, endpoint_url: str
 
 @EACH
 def test_requests_are_those_of_botocore(service: str, operation: str, ours: Ours, theirs: Theirs) -> None:
+    @FEW
     @given(_shapes[service, operation])
     def check(params: dict[str, Any]) -> None:
         for way in (ours, theirs):
@@ -280,9 +291,8 @@ def test_a_session_token_is_sent_and_signed(service: str, operation: str, params
     ],
 )
 def test_keys_that_are_none_are_refused_in_words(service: str, operation: str, params: Any, keys: Any) -> None:
-    options = {"access_key_id": "AKIA", "secret_access_key": "secret", **keys}
     way = Ours()
-    way.clients = Clients(load(split_url("hake://"), {"region": "eu-west-1", "max_attempts": 1, **options}, {}))
+    way.clients = Clients(replace(way.clients.settings, **keys))
     found = way.call(service, operation, params)
     assert isinstance(found, ConfigurationError)
     assert "credentials" in str(found)
@@ -292,9 +302,8 @@ def test_keys_that_are_none_are_refused_in_words(service: str, operation: str, p
 @BOTH_SERVICES
 def test_a_secret_of_other_letters_signs_as_by_botocore(service: str, operation: str, params: Any) -> None:
     """Emulators take any."""
-    options = {"access_key_id": "AKIA", "secret_access_key": "pässword", "region": "eu-west-1"}
     way = Ours()
-    way.clients = Clients(load(split_url("hake://"), options, {}))
+    way.clients = Clients(replace(way.clients.settings, secret_access_key="pässword"))
     way.call(service, operation, params)
     expected = signed_by_botocore(
         way.sent[0], service, f"https://{service}.eu-west-1.amazonaws.com", Credentials("AKIA", "pässword")
@@ -391,6 +400,7 @@ _batch_results = st.fixed_dictionaries(
 
 @pytest.mark.parametrize("operation", OPERATIONS["sqs"])
 def test_results_of_sqs_are_those_of_botocore(operation: str, ours: Ours, theirs: Theirs) -> None:
+    @FEW
     @given(_results.get(operation, _batch_results))
     def check(result: dict[str, Any]) -> None:
         if operation in ("delete_message_batch", "change_message_visibility_batch"):
@@ -409,6 +419,7 @@ def xml(result: str, name: str = "Publish") -> bytes:
 _xml_texts = st.text(st.characters(categories=["L", "N", "P", "S", "Zs"]), max_size=30).map(escape)
 
 
+@FEW
 @given(st.lists(st.sampled_from(["MessageId", "SequenceNumber"]), unique=True), _xml_texts)
 def test_results_of_publish_are_those_of_botocore(names: list[str], text: str) -> None:
     body = xml("".join(f"<{name}>{text}</{name}>" for name in names))
@@ -416,6 +427,7 @@ def test_results_of_publish_are_those_of_botocore(names: list[str], text: str) -
     assert mine == other
 
 
+@FEW
 @given(
     st.lists(st.tuples(st.sampled_from("012"), _xml_texts), max_size=4),
     st.lists(st.tuples(st.sampled_from("012"), _xml_texts, st.sampled_from(["true", "false"])), max_size=4),
@@ -469,13 +481,13 @@ MESSAGES = ["no", "", "Signature expired: 20260101T000000Z is now earlier than 2
 def test_errors_of_sqs_are_those_of_botocore(
     status: int, code: str, legacy: str, ours: Ours, theirs: Theirs
 ) -> None:
-    for text in MESSAGES:
-        for name in ("message", "Message"):
-            for type_ in (code, f"com.amazonaws.sqs#{code}", f"com.amazonaws.sqs#{code}:http://x/"):
-                body = {"__type": type_, name: text}
-                for headers in ({}, {"x_amzn_query_error": f"{legacy or code};Sender"}, {"x_amzn_query_error": ""}):
-                    mine, other = both("sqs", "send_message", json_answer(body, status, **headers), ours, theirs)
-                    assert mine == other, (body, headers)
+    types = (code, f"com.amazonaws.sqs#{code}", f"com.amazonaws.sqs#{code}:http://x/")
+    headers = ({}, {"x_amzn_query_error": f"{legacy or code};Sender"}, {"x_amzn_query_error": ""})
+    for number, text in enumerate(MESSAGES):
+        for each, type_ in zip(headers, types, strict=True):
+            body = {"__type": type_, ("message", "Message")[number % 2]: text}
+            mine, other = both("sqs", "send_message", json_answer(body, status, **each), ours, theirs)
+            assert mine == other, (body, each)
 
 
 @pytest.mark.parametrize("status", STATUSES)
@@ -547,6 +559,7 @@ def test_odd_answers_are_those_of_botocore(
 def test_any_answer_gives_a_result_or_an_error_of_ours(
     status: int, service: str, operation: str, ours: Ours
 ) -> None:
+    @FEW
     @given(body=st.binary(max_size=60), query_error=st.text(st.characters(max_codepoint=255), max_size=20))
     def check(body: bytes, query_error: str) -> None:
         ours.answer = Answer(status, {"x-amzn-query-error": query_error, "date": query_error}, body)
