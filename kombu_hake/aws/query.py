@@ -37,8 +37,8 @@ def encode(action: str, params: Mapping[str, Any]) -> bytes:
     return f"Action={action}&Version={_VERSION}{fields}".encode("ascii")
 
 
-def decode(body: bytes) -> dict[str, Any] | None:
-    """What an answer says, as boto3 gives it; None if it is not of this protocol.
+def decode(action: str, body: bytes) -> dict[str, Any] | None:
+    """What the answer to *action* says, as boto3 gives it; None if it is none.
 
     Returns:
         ``MessageId`` and, of FIFO topics, ``SequenceNumber``; or ``Successful`` and ``Failed``; or ``Error`` with
@@ -55,12 +55,10 @@ def decode(body: bytes) -> dict[str, Any] | None:
     if name == "ErrorResponse":
         error = _child(root, "Error")
         return None if error is None else {"Error": _texts(error)}
-    if name not in ("PublishResponse", "PublishBatchResponse"):
-        return None
-    result = _child(root, name.replace("Response", "Result"))
+    result = _child(root, f"{action}Result") if name == f"{action}Response" else None
     if result is None:
         return None
-    if name == "PublishResponse":
+    if action == "Publish":
         return dict(_texts(result))
     lists: dict[str, Any] = {}
     for part in ("Successful", "Failed"):

@@ -136,7 +136,7 @@ class Wire:
 
     def _result(self, operation: str, params: Mapping[str, Any], answer: Answer) -> dict[str, Any]:
         """What an answer says. Raises as :meth:`call`."""
-        found = _parse_json(answer) if self._service == "sqs" else _parse_query(answer)
+        found = _parse_json(answer) if self._service == "sqs" else _parse_query(OPERATIONS["sns"][operation], answer)
         if found is None:
             format_ = "a JSON object" if self._service == "sqs" else "of its protocol"
             detail = f"status {answer.status} with {len(answer.body):,} bytes that are not {format_}"
@@ -196,8 +196,8 @@ def _parse_json(answer: Answer) -> _Found | None:
     return _Found(fields, answer.headers.get("x-amzn-query-error", "")) if isinstance(fields, dict) else None
 
 
-def _parse_query(answer: Answer) -> _Found | None:
-    fields = query.decode(answer.body)
+def _parse_query(action: str, answer: Answer) -> _Found | None:
+    fields = query.decode(action, answer.body)
     if answer.status == 200:
         return None if fields is None or "Error" in fields else _Found(fields)
     # As botocore: an error without AWS's format is known by its status alone.

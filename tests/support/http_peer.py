@@ -232,7 +232,7 @@ class FakePool(HttpPool):
 
     def _make(self, *_: object, **__: object) -> _Handle:
         sock = FakeSocket(self._script)
-        sock.before = lambda name: self.before(name)
+        sock.before = self.before
         self.sockets.append(sock)
         return _Handle(sock)
 

@@ -25,7 +25,6 @@ from support.http_peer import (
     HEAD,
     HOST,
     FakePool,
-    FakeSocket,
     Peer,
     answer,
     body_of,
@@ -651,7 +650,7 @@ def test_a_server_that_never_reads_is_left_in_time(run: Callable[[Callable[[], N
 
 
 def test_the_timeout_holds_in_whichever_thread_a_connection_is_used() -> None:
-    silent = echo_then(lambda connection, peer: is_silent_for_ever(connection, peer))
+    silent = echo_then(is_silent_for_ever)
 
     def fail() -> None:
         with pytest.raises(TimeoutError):

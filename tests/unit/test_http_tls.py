@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import ssl
 import sys
 import threading
-from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -288,7 +288,7 @@ def test_a_bundle_that_is_not_there_is_an_error_that_names_it(
     monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "none.pem"))
     with serving(aws) as peer:
         text = send(peer.port, CALLS[0], **options)
-        assert "m" != text
+        assert text != "m"
         assert "none.pem" in text or "invalid path" in text or "No such file" in text
 
 
@@ -393,10 +393,8 @@ def test_a_connection_that_the_server_closed_is_replaced(
             assert peer.read(connection) is not None
         if is_polite:
             connection.settimeout(0)
-            try:
+            with contextlib.suppress(ssl.SSLWantReadError, OSError):
                 connection.unwrap()
-            except (ssl.SSLWantReadError, OSError):
-                pass
         connection.shutdown(socket.SHUT_RDWR)
         is_closed.set()
 

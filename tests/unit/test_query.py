@@ -121,7 +121,7 @@ def test_the_answer_to_a_publish_is_read_as_by_botocore(
     if sequence is not None:
         result += f"<SequenceNumber>{escape(sequence)}</SequenceNumber>"
     body = response("Publish", result, namespace, start)
-    assert decode(body) == parsed("Publish", body)
+    assert decode("Publish", body) == parsed("Publish", body)
 
 
 _ids = st.integers(0, 20).map(str)
@@ -146,7 +146,7 @@ def test_the_answer_to_a_batch_is_read_as_by_botocore(
         namespace,
         start,
     )
-    assert decode(body) == parsed("PublishBatch", body)
+    assert decode("PublishBatch", body) == parsed("PublishBatch", body)
 
 
 @given(code=_xml_texts, message=_xml_texts, namespace=_namespaces, start=_starts)
@@ -156,7 +156,7 @@ def test_an_error_is_read_as_by_botocore(code: str, message: str, namespace: str
         f"{start}<ErrorResponse{xmlns}><Error><Type>Sender</Type><Code>{escape(code)}</Code>"
         f"<Message>{escape(message)}</Message></Error><RequestId>r</RequestId></ErrorResponse>"
     ).encode()
-    found, theirs = decode(body), parsed("Publish", body, 403)
+    found, theirs = decode("Publish", body), parsed("Publish", body, 403)
     assert found is not None
     assert found["Error"] == {name: text or "" for name, text in theirs["Error"].items()}
 
@@ -175,6 +175,7 @@ OTHERS: dict[str, bytes] = {
     "truncated": FINE[:-5],
     "two documents": FINE + FINE,
     "another answer": FINE.replace(b"Publish", b"Subscribe"),
+    "the answer to a batch": FINE.replace(b"Publish", b"PublishBatch"),
     "without a result": b"<PublishResponse/>",
     "error without an error": b"<ErrorResponse/>",
     "another namespace": response("Publish", "<MessageId>m</MessageId>", "http://example.com/"),
@@ -196,13 +197,13 @@ OTHERS: dict[str, bytes] = {
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_anything_else_is_not_of_this_protocol(name: str) -> None:
-    assert decode(OTHERS[name]) is None
+    assert decode("Publish", OTHERS[name]) is None
 
 
 @given(st.binary(max_size=60) | st.integers(0, len(FINE)).map(lambda at: FINE[:at] + b"<" + FINE[at:]))
 def test_no_bytes_raise_anything(body: bytes) -> None:
-    decode(body)
-    decode(FINE.replace(b"<MessageId>m</MessageId>", body))
+    decode("Publish", body)
+    decode("Publish", FINE.replace(b"<MessageId>m</MessageId>", body))
 
 
 ODD_RESULTS = [
@@ -220,13 +221,13 @@ ODD_RESULTS = [
 
 @pytest.mark.parametrize("result", ODD_RESULTS)
 def test_an_odd_result_gives_texts(result: str) -> None:
-    found = decode(response("Publish", result))
+    found = decode("Publish", response("Publish", result))
     assert found is not None
     assert all(isinstance(value, str) for value in found.values())
 
 
 @pytest.mark.parametrize("result", ["", "<Successful/>", "<Failed/>", "<Failed>text</Failed>", "<Successful><a/></Successful>"])
 def test_an_odd_result_of_a_batch_gives_lists(result: str) -> None:
-    found = decode(response("PublishBatch", result))
+    found = decode("PublishBatch", response("PublishBatch", result))
     assert found is not None
     assert all(isinstance(found[name], list) for name in ("Successful", "Failed"))
