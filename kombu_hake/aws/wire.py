@@ -180,7 +180,8 @@ def _tls(session: Any) -> Any:
     configured = session._session.get_config_variable("ca_bundle")  # AWS_CA_BUNDLE, or ca_bundle of the profile
     if configured is None:
         configured = os.environ.get("REQUESTS_CA_BUNDLE")
-    context = create_urllib3_context(cert_reqs=ssl.CERT_REQUIRED)
+    context = create_urllib3_context()
+    context.verify_mode = ssl.CERT_REQUIRED
     context.check_hostname = True
     context.load_verify_locations(get_cert_path(configured or True))
     return context

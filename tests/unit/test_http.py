@@ -94,12 +94,16 @@ FORMS: dict[str, tuple[bytes, int, bytes, bool]] = {
         b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 3\r\n\r\nabc", 200, b"abc", False
     ),
     "continue": (b"HTTP/1.1 100 Continue\r\n\r\n" + answer(b"abc"), 200, b"abc", False),
-    "continue with headers": (b"HTTP/1.1 100 Continue\r\nContent-Length: 0\r\n\r\n" + answer(b"abc"), 200, b"abc", False),
+    "continue with headers": (
+        b"HTTP/1.1 100 Continue\r\nContent-Length: 0\r\n\r\n" + answer(b"abc"), 200, b"abc", False
+    ),
     "204": (b"HTTP/1.1 204 No Content\r\nDate: x\r\n\r\n", 204, b"", False),
     "204 with a length": (b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n", 204, b"", False),
     "304 with a length": (b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n", 304, b"", False),
     "line feeds alone": (b"HTTP/1.1 200 OK\nContent-Length: 3\n\nabc", 200, b"abc", False),
-    "line feeds alone, blank line in the body": (b"HTTP/1.1 200 OK\nContent-Length: 4\n\n\r\n\r\n", 200, b"\r\n\r\n", False),
+    "line feeds alone, blank line in the body": (
+        b"HTTP/1.1 200 OK\nContent-Length: 4\n\n\r\n\r\n", 200, b"\r\n\r\n", False
+    ),
     "a line feed alone at the end": (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\nabc", 200, b"abc", False),
     "folded header": (b"HTTP/1.1 200 OK\r\nA: b\r\n c\r\nContent-Length: 3\r\n\r\nabc", 200, b"abc", False),
     "folded length": (b"HTTP/1.1 200 OK\r\nContent-Length:\r\n 3\r\n\r\nabc", 200, b"abc", False),
@@ -157,11 +161,13 @@ def read_by_http_client(data: bytes) -> tuple[int, bytes] | None:
 _PARTS = st.sampled_from(
     [
         *(b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 403 Forbidden\r\n", b"HTTP/1.1 100 Continue\r\n", b"HTTP/1.0 200 OK\r\n"),
-        *(b"HTTP/1.1 204 X\r\n", b"HTTP/2 200\r\n", b"HTTP/1.1 99 X\r\n", b"HTTP/1.1 2000 X\r\n", b"GET / HTTP/1.1\r\n"),
+        *(b"HTTP/1.1 204 X\r\n", b"HTTP/2 200\r\n", b"HTTP/1.1 99 X\r\n", b"HTTP/1.1 2000 X\r\n"),
+        b"GET / HTTP/1.1\r\n",
         *(b"Content-Length: 3\r\n", b"content-length: 0\r\n", b"Content-Length: 10\r\n", b"Content-Length: 3, 3\r\n"),
         *(b"Transfer-Encoding: chunked\r\n", b"Transfer-Encoding: gzip, chunked\r\n", b"Connection: close\r\n"),
         *(b"X-Amzn-Query-Error: a;b\r\n", b"no colon\r\n", b": x\r\n", b" folded\r\n", b"A : b\r\n", b"A:b\n", b"\r\n"),
-        *(b"\n", b"\r", b"\r\n\r\n", b"3\r\nabc\r\n", b"0\r\n\r\n", b"-1\r\n", b"-5\r\nabc\r\n", b"zz\r\n", b"{}", b"\x00"),
+        *(b"\n", b"\r", b"\r\n\r\n", b"3\r\nabc\r\n", b"0\r\n\r\n", b"-1\r\n", b"-5\r\nabc\r\n", b"zz\r\n"),
+        *(b"{}", b"\x00"),
     ]
 )
 
@@ -307,8 +313,7 @@ def test_an_exception_at_any_call_of_the_socket_closes_the_connection(
         try:
             assert post(pool, b"interrupted") == b"interrupted"
             is_over = next(calls) <= number
-        except exception as exc:
-            assert "injected" in str(exc)
+        except exception:
             is_over = False
         pool.before = lambda name: None
         assert_usable(pool)
@@ -349,8 +354,8 @@ def test_an_exception_between_any_two_steps_closes_the_connection(
         try:
             sys.settrace(trace)
             found = post(pool, b"interrupted")
-        except exception as exc:
-            assert "injected" in str(exc)
+        except exception:
+            pass
         else:
             assert found == b"interrupted"
         finally:
@@ -510,7 +515,7 @@ def test_a_request_whose_answer_began_is_not_sent_again_here(size: int, end: Cal
 
 
 def test_a_request_that_timed_out_is_not_sent_again_here() -> None:
-    with serving(echo_then(lambda connection, peer: peer.read(connection) and peer.until_closed(connection)), echo) as peer:
+    with serving(echo_then(is_silent_for_ever), echo) as peer:
         pool = peer.pool()
         assert post(pool, b"1") == b"1"
         with pytest.raises(TimeoutError):
@@ -625,7 +630,9 @@ def test_a_server_that_never_answers_is_left_in_time(run: Callable[[Callable[[],
 
 @THREADS
 @pytest.mark.parametrize("half", [b"HTTP/1.1 200 OK\r\nConten", answer(b"half")[:-1], b"HTTP/1.1 200 OK\nA: b\n\n"])
-def test_a_server_that_stops_in_an_answer_is_left_in_time(run: Callable[[Callable[[], None]], None], half: bytes) -> None:
+def test_a_server_that_stops_in_an_answer_is_left_in_time(
+    run: Callable[[Callable[[], None]], None], half: bytes
+) -> None:
     def fail() -> None:
         with pytest.raises(TimeoutError):
             post(pool, b"x", 0.05)
@@ -649,6 +656,10 @@ def test_a_server_that_never_reads_is_left_in_time(run: Callable[[Callable[[], N
         assert not pool._idle
 
 
+def assert_echo(pool: HttpPool) -> None:
+    assert post(pool, b"1", 30.0) == b"1"
+
+
 def test_the_timeout_holds_in_whichever_thread_a_connection_is_used() -> None:
     silent = echo_then(is_silent_for_ever)
 
@@ -660,7 +671,7 @@ def test_the_timeout_holds_in_whichever_thread_a_connection_is_used() -> None:
         pool = peer.pool()
         post(pool, b"1", 30.0)
         in_thread(fail)
-        in_thread(lambda: None if post(pool, b"1", 30.0) else None)
+        in_thread(lambda: assert_echo(pool))
         fail()
         assert peer.accepted == 2
 

@@ -109,7 +109,9 @@ _xml_texts = st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters=[*map(chr, range(32)), "\x7f", "\ufffe", "\uffff"]),
     max_size=40,
 )
-_starts = st.sampled_from(["", '<?xml version="1.0"?>', '<?xml version="1.0" encoding="UTF-8"?>\n', "\n", "<!-- hello -->"])
+_starts = st.sampled_from(
+    ["", '<?xml version="1.0"?>', '<?xml version="1.0" encoding="UTF-8"?>\n', "\n", "<!-- hello -->"]
+)
 _namespaces = st.sampled_from([NAMESPACE, None])
 
 
@@ -226,7 +228,9 @@ def test_an_odd_result_gives_texts(result: str) -> None:
     assert all(isinstance(value, str) for value in found.values())
 
 
-@pytest.mark.parametrize("result", ["", "<Successful/>", "<Failed/>", "<Failed>text</Failed>", "<Successful><a/></Successful>"])
+@pytest.mark.parametrize(
+    "result", ["", "<Successful/>", "<Failed/>", "<Failed>text</Failed>", "<Successful><a/></Successful>"]
+)
 def test_an_odd_result_of_a_batch_gives_lists(result: str) -> None:
     found = decode("PublishBatch", response("PublishBatch", result))
     assert found is not None

@@ -340,7 +340,10 @@ _params: dict[str, dict[str, Any]] = {
     "send_message": {"QueueUrl": QUEUE_URL, "MessageBody": "x"},
     "send_message_batch": {"QueueUrl": QUEUE_URL, "Entries": [{"Id": str(i), "MessageBody": "x"} for i in range(3)]},
     "receive_message": {"QueueUrl": QUEUE_URL, "MaxNumberOfMessages": 10},
-    "delete_message_batch": {"QueueUrl": QUEUE_URL, "Entries": [{"Id": str(i), "ReceiptHandle": "x"} for i in range(3)]},
+    "delete_message_batch": {
+        "QueueUrl": QUEUE_URL,
+        "Entries": [{"Id": str(i), "ReceiptHandle": "x"} for i in range(3)],
+    },
     "change_message_visibility_batch": {
         "QueueUrl": QUEUE_URL,
         "Entries": [{"Id": str(i), "ReceiptHandle": "x", "VisibilityTimeout": 1} for i in range(3)],
@@ -529,7 +532,9 @@ BODIES: dict[str, bytes] = {
     "XML with an empty error": b"<ErrorResponse><Error/></ErrorResponse>",
     "XML with an empty code": b"<ErrorResponse><Error><Code/><Message/></Error></ErrorResponse>",
     "XML, not UTF-8": b"<ErrorResponse><Error><Code>\xff</Code></Error></ErrorResponse>",
-    "XML with an entity": b'<!DOCTYPE x [<!ENTITY a "AccessDenied">]><ErrorResponse><Error><Code>&a;</Code></Error></ErrorResponse>',
+    "XML with an entity": (
+        b'<!DOCTYPE x [<!ENTITY a "AccessDenied">]><ErrorResponse><Error><Code>&a;</Code></Error></ErrorResponse>'
+    ),
     "XML of two codes": b"<ErrorResponse><Error><Code>a</Code><Code>b</Code></Error></ErrorResponse>",
     "XML of another answer": b"<SubscribeResponse><SubscribeResult/></SubscribeResponse>",
     "XML of an answer without a result": b"<PublishResponse/>",
@@ -582,3 +587,73 @@ def test_any_answer_gives_a_result_or_an_error_of_ours(
         ours.call(service, operation, _params[operation])
 
     check()
+
+
+# --- who makes the call
+
+
+def makes_calls(clients: Clients) -> dict[str, bool]:
+    """For each service, whether our wire makes the hot calls."""
+    return {service: bool(clients._find_wire(service)) for service in OPERATIONS}
+
+
+OURS, BOTOCORES = {"sqs": True, "sns": True}, {"sqs": False, "sns": False}
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name in ("http_proxy", "https_proxy", "no_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    return monkeypatch
+
+
+@pytest.mark.parametrize(
+    ("variables", "endpoint_url", "expected"),
+    [
+        ({}, None, OURS),
+        ({}, "http://localhost:1", OURS),
+        ({}, "http://localhost:1/", OURS),
+        ({"HTTPS_PROXY": "http://127.0.0.1:9"}, None, BOTOCORES),
+        ({"https_proxy": "http://127.0.0.1:9"}, None, BOTOCORES),
+        ({"HTTPS_PROXY": "http://127.0.0.1:9"}, "http://localhost:1", OURS),
+        ({"HTTP_PROXY": "http://127.0.0.1:9"}, "http://localhost:1", BOTOCORES),
+        ({"HTTP_PROXY": "http://127.0.0.1:9"}, None, OURS),
+        ({"HTTPS_PROXY": "http://127.0.0.1:9", "NO_PROXY": ".amazonaws.com"}, None, OURS),
+        ({"HTTPS_PROXY": "http://127.0.0.1:9", "NO_PROXY": "*"}, None, OURS),
+        (
+            {"HTTPS_PROXY": "http://127.0.0.1:9", "NO_PROXY": "sqs.eu-west-1.amazonaws.com"},
+            None,
+            {"sqs": True, "sns": False},
+        ),
+        ({"HTTPS_PROXY": ""}, None, OURS),
+    ],
+)
+def test_a_proxy_means_that_botocore_makes_the_call(
+    variables: dict[str, str], endpoint_url: str | None, expected: dict[str, bool], environment: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        environment.setenv(name, value)
+    assert makes_calls(make_clients(endpoint_url)) == expected
+
+
+@pytest.mark.parametrize(
+    "options", [{"client_config": {"max_pool_connections": 5}}, {"endpoint_url": "http://localhost:1/aws"}]
+)
+def test_what_only_botocore_can_do_is_left_to_it(options: dict[str, Any], environment: pytest.MonkeyPatch) -> None:
+    assert makes_calls(make_clients(**options)) == BOTOCORES
+
+
+@pytest.mark.parametrize("own", ["sqs", "sns"])
+def test_each_service_may_have_an_endpoint_of_its_own(own: str, environment: pytest.MonkeyPatch) -> None:
+    options = {f"{own}_endpoint_url": "http://localhost:7"}
+    way, other = Ours("http://localhost:8", **options), Theirs("http://localhost:8", **options)
+    for service, operation, params in (SEND, PUBLISH):
+        for each in (way, other):
+            each.sent.clear()
+            each.call(service, operation, params)
+        port = 7 if service == own else 8
+        assert way.sent[0].headers["host"] == f"localhost:{port}" == urlsplit(other.sent[0].url).netloc
+        wire = make_clients("http://localhost:8", **options)._find_wire(service)
+        assert wire
+        assert wire._pool._port == port
