@@ -501,3 +501,39 @@ def test_each_of_many_threads_gets_its_own_answers(authority: Authority) -> None
         pool.close()
 
 
+
+
+# --- forks
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize("is_tls", [True, False], ids=["TLS", "plain"])
+def test_a_child_uses_connections_of_its_own_and_leaves_the_parents_alone(
+    is_tls: bool, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_CA_BUNDLE", authority.bundle)
+    with serving(aws, tls=authority.server() if is_tls else None) as peer:
+        clients = make_clients(peer.port, endpoint_url=f"http{'s' if is_tls else ''}://localhost:{peer.port}")
+
+        def send_both() -> None:
+            for service, operation, params in CALLS:
+                assert getattr(clients, service)(operation, **params)["MessageId"] == "m"
+
+        send_both()
+        assert peer.accepted == 2
+        for child in (1, 2):
+            pid = os.fork()
+            if not pid:
+                code = 1
+                try:
+                    send_both()
+                    send_both()
+                    code = 0
+                finally:
+                    os._exit(code)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+            assert peer.accepted == 2 + 2 * child
+            send_both()
+            assert peer.accepted == 2 + 2 * child
+        assert len(peer.requests) == 2 + 2 * (4 + 2)
