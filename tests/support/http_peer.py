@@ -232,7 +232,7 @@ class FakePool(HttpPool):
 
     def _make(self, *_: object, **__: object) -> _Handle:
         sock = FakeSocket(self._script)
-        sock.before = self.before
+        sock.before = lambda name: self.before(name)  # noqa: PLW0108 - it may be replaced later
         self.sockets.append(sock)
         return _Handle(sock)
 
