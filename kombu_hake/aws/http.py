@@ -24,6 +24,7 @@ import socket
 import ssl
 import struct
 import sys
+import threading
 import time
 import weakref
 from collections import deque
@@ -145,7 +146,9 @@ class HttpPool:
         sock = create_connection((self._host, self._port), self._connect_timeout_s, socket_options=_socket_options())
         try:
             if self._tls is not None:
-                sock = self._tls.wrap_socket(sock, server_hostname=self._host)
+                name = self._host.rstrip(".")  # certificates have no dot at the end
+                sock = self._tls.wrap_socket(sock, server_hostname=name, do_handshake_on_connect=False)
+                sock.do_handshake()  # here and not above, as an exception would leave no socket to close
             return _Connection(sock)
         except BaseException:
             sock.close()
@@ -155,22 +158,21 @@ class HttpPool:
 class _Connection:
     """A connected socket, and how far the answer to its request has arrived."""
 
-    __slots__ = ("__weakref__", "_is_native", "_poll", "_sock", "_timeout_s", "has_answer", "may_stay")
+    __slots__ = ("__weakref__", "_is_native", "_poll", "_sock", "_timeout", "has_answer", "may_stay")
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         # Of a pool that is no longer used, or dropped by an exception between two requests.
         weakref.finalize(self, sock.close)
-        self._timeout_s = -1.0
+        #: Seconds, and whether the system counts them.
+        self._timeout = (-1.0, False)
         #: Whether a byte of the answer has arrived.
         self.has_answer = False
         #: Whether the answer is complete, and the connection open for another request.
         self.may_stay = False
         # Timeouts of the system take one call where Python's take two, each of which releases the interpreter lock.
-        # TLS and the sockets of gevent and eventlet know only Python's.
-        self._is_native = sys.platform == "linux" and type(sock).__module__ == "socket"
-        if self._is_native:
-            sock.settimeout(None)
+        # TLS and the sockets of gevent and eventlet know only Python's. The system's have other types on 32 bits.
+        self._is_native = sys.platform == "linux" and sys.maxsize > 2**32 and type(sock).__module__ == "socket"
         self._poll = _poll(sock) if self._is_native else None
 
     def close(self) -> None:
@@ -186,8 +188,10 @@ class _Connection:
     def exchange(self, request: bytes, timeout_s: float) -> Answer:
         """Send a request, and read its answer to the end. Raises as :meth:`HttpPool.post`."""
         self.has_answer = self.may_stay = False
-        if timeout_s != self._timeout_s:
-            self._set_timeout(timeout_s)
+        # Signals are the main thread's. Python makes an interrupted call again, and the system's timeout starts anew.
+        timeout = (timeout_s, self._is_native and threading.current_thread() is not threading.main_thread())
+        if timeout != self._timeout:
+            self._set_timeout(*timeout)
         is_sent = False
         try:
             try:
@@ -252,15 +256,17 @@ class _Connection:
             raise OddAnswer(f"The answer is not HTTP: {exc!r}") from exc
         return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, body)
 
-    def _set_timeout(self, timeout_s: float) -> None:
-        self._timeout_s = -1.0
-        if self._is_native:
+    def _set_timeout(self, timeout_s: float, is_native: bool) -> None:
+        self._timeout = (-1.0, False)
+        if is_native:
+            if self._sock.gettimeout() is not None:
+                self._sock.settimeout(None)
             span = struct.pack("ll", int(timeout_s), int(timeout_s % 1 * 1_000_000))
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, span)
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, span)
         else:
             self._sock.settimeout(timeout_s)
-        self._timeout_s = timeout_s
+        self._timeout = (timeout_s, is_native)
 
 
 class _Rest(io.RawIOBase):

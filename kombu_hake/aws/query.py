@@ -39,29 +39,28 @@ def encode(action: str, params: Mapping[str, Any]) -> bytes:
     return "&".join(fields).encode("ascii")
 
 
-def decode(body: bytes) -> dict[str, Any] | None:
-    """What an answer says, as boto3 gives it; None if it is not of this protocol.
+def decode(action: str, body: bytes) -> dict[str, Any] | None:
+    """What the answer to *action* says, as boto3 gives it; None if it is none.
 
     Returns:
         ``MessageId`` and, of FIFO topics, ``SequenceNumber``; or ``Successful`` and ``Failed``; or ``Error`` with
         ``Code``, ``Message`` and ``Type``.
     """
-    if b"<!DOCTYPE" in body or b"<!ENTITY" in body:  # AWS sends neither, and entities may expand without end
-        return None
     try:
-        root = ET.fromstring(body)  # noqa: S314 - no entities, see above
-    except ET.ParseError:
+        text = str(body, "utf-8")  # whatever encoding it declares, as AWS uses no other
+        if "<!DOCTYPE" in text:  # AWS sends none, and its entities may expand without end
+            return None
+        root = ET.fromstring(text)  # noqa: S314 - no entities, see above
+    except (ET.ParseError, ValueError):
         return None
     name = root.tag.removeprefix(_NAMESPACE)
     if name == "ErrorResponse":
         error = _child(root, "Error")
         return None if error is None else {"Error": _texts(error)}
-    if name not in ("PublishResponse", "PublishBatchResponse"):
-        return None
-    result = _child(root, name.replace("Response", "Result"))
+    result = _child(root, f"{action}Result") if name == f"{action}Response" else None
     if result is None:
         return None
-    if name == "PublishResponse":
+    if action == "Publish":
         return dict(_texts(result))
     lists: dict[str, Any] = {}
     for part in ("Successful", "Failed"):

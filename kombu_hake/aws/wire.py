@@ -14,6 +14,7 @@ What botocore still does
 from __future__ import annotations
 
 import json
+import os
 import time
 import urllib.request
 from collections.abc import Mapping
@@ -29,7 +30,7 @@ from kombu_hake.aws.http import Answer, HttpPool
 from kombu_hake.aws.retry import Tries
 from kombu_hake.aws.sigv4 import Keys, Signer
 from kombu_hake.config import Settings
-from kombu_hake.exceptions import BrokerUnavailable, ConfigurationError
+from kombu_hake.exceptions import BrokerUnavailable, ConfigurationError, PublishError
 
 __all__ = ["OPERATIONS", "Wire", "read_timeout_s"]
 
@@ -105,7 +106,7 @@ class Wire:
         if self._service == "sqs":
             body, content_type, target = json.dumps(params).encode("ascii"), _JSON, f"AmazonSQS.{action}"
         else:
-            body, content_type, target = query.encode(action, params), _FORM, None
+            body, content_type, target = _form(action, params), _FORM, None
         is_poll = operation == "receive_message"
         timeout_s = read_timeout_s(self._settings, params.get("WaitTimeSeconds", 0))
         tries = Tries(1 if is_poll else self._settings.max_attempts, self._clock, is_patient=not is_poll)
@@ -129,13 +130,13 @@ class Wire:
         frozen = self._credentials.get_frozen_credentials()
         keys = Keys(frozen.access_key, frozen.secret_key, frozen.token)
         text = f"{keys.access_key}{keys.token}"
-        if not (text.isascii() and text.isprintable()):
+        if not (text.isascii() and text.isprintable() and keys.secret_key.isprintable()):
             raise ConfigurationError("The AWS credentials contain characters that no key has, such as a line break.")
         return keys
 
     def _result(self, operation: str, params: Mapping[str, Any], answer: Answer) -> dict[str, Any]:
         """What an answer says. Raises as :meth:`call`."""
-        found = _parse_json(answer) if self._service == "sqs" else _parse_query(answer)
+        found = _parse_json(answer) if self._service == "sqs" else _parse_query(OPERATIONS["sns"][operation], answer)
         if found is None:
             format_ = "a JSON object" if self._service == "sqs" else "of its protocol"
             detail = f"status {answer.status} with {len(answer.body):,} bytes that are not {format_}"
@@ -153,6 +154,13 @@ class Wire:
         raise refusal
 
 
+def _form(action: str, params: Mapping[str, Any]) -> bytes:
+    try:
+        return query.encode(action, params)
+    except UnicodeEncodeError as exc:
+        raise PublishError(f"sns:{action} on {params.get('TopicArn')} was not sent: {exc}") from exc
+
+
 def read_timeout_s(settings: Settings, wait_s: float) -> float:
     """How long an answer may take, seconds; *wait_s* is the wait time of a long poll.
 
@@ -166,11 +174,14 @@ def _tls(session: Any) -> Any:
     """How botocore checks certificates: by the configured bundle, or its own."""
     import ssl
 
-    from botocore.httpsession import get_cert_path
-    from urllib3.util.ssl_ import create_urllib3_context
+    # Not urllib3's, in whose place some libraries put a context of pyOpenSSL, which does not check the host's name.
+    from botocore.httpsession import create_urllib3_context, get_cert_path
 
     configured = session._session.get_config_variable("ca_bundle")  # AWS_CA_BUNDLE, or ca_bundle of the profile
-    context = create_urllib3_context(cert_reqs=ssl.CERT_REQUIRED)
+    if configured is None:
+        configured = os.environ.get("REQUESTS_CA_BUNDLE")
+    context = create_urllib3_context()
+    context.verify_mode = ssl.CERT_REQUIRED
     context.check_hostname = True
     context.load_verify_locations(get_cert_path(configured or True))
     return context
@@ -186,8 +197,8 @@ def _parse_json(answer: Answer) -> _Found | None:
     return _Found(fields, answer.headers.get("x-amzn-query-error", "")) if isinstance(fields, dict) else None
 
 
-def _parse_query(answer: Answer) -> _Found | None:
-    fields = query.decode(answer.body)
+def _parse_query(action: str, answer: Answer) -> _Found | None:
+    fields = query.decode(action, answer.body)
     if answer.status == 200:
         return None if fields is None or "Error" in fields else _Found(fields)
     # As botocore: an error without AWS's format is known by its status alone.

@@ -11,6 +11,8 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
+from unittest import mock
 
 from kombu_hake.aws.http import HttpPool, _Connection
 
@@ -199,6 +201,19 @@ class FakeSocket:
             sock.close()
 
 
+class _Handle:
+    """What a connection has of a :class:`FakeSocket`; like a socket, it is closed when nothing refers to it."""
+
+    def __init__(self, sock: FakeSocket) -> None:
+        self.sock = sock
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.sock, name)
+
+    def __del__(self) -> None:
+        self.sock.close()
+
+
 class FakePool(HttpPool):
     """A pool whose connections are :class:`FakeSocket`."""
 
@@ -208,10 +223,18 @@ class FakePool(HttpPool):
         self.sockets: list[FakeSocket] = []
         self.before: Callable[[str], None] = lambda name: None
 
+    def idle(self) -> list[FakeSocket]:
+        return [connection._sock.sock for connection in self._idle]  # type: ignore[attr-defined]
+
     def _connect(self) -> _Connection:
-        self.sockets.append(FakeSocket(self._script))
-        self.sockets[-1].before = lambda name: self.before(name)
-        return _Connection(self.sockets[-1])  # type: ignore[arg-type]
+        with mock.patch("urllib3.util.connection.create_connection", self._make):
+            return super()._connect()
+
+    def _make(self, *_: object, **__: object) -> _Handle:
+        sock = FakeSocket(self._script)
+        sock.before = lambda name: self.before(name)  # noqa: PLW0108 - it may be replaced later
+        self.sockets.append(sock)
+        return _Handle(sock)
 
 
 def body_of(request: bytes) -> bytes:
