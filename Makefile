@@ -20,7 +20,7 @@ help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 demo: .venv/demo.stamp ## The demo shop, on an embedded AWS: prints its address. ARGS=--check without the page, ARGS=--help
-	@cd demo_project && ../$(BIN)/python -m stage $(ARGS)
+	@cd demo_project && ../$(BIN)/python -m show $(ARGS)
 
 ifeq ($(ARGS),)
 test: environments ## What everybody runs: lint, tests on both emulators and with real workers
