@@ -1,6 +1,7 @@
 """``python -m show``: the demo from start to clean-up."""
 
 import argparse
+import logging
 import math
 import os
 import secrets
@@ -151,6 +152,7 @@ def open_shop() -> list[str]:
     from django.core.management import call_command
 
     django.setup()
+    logging.getLogger().setLevel(logging.WARNING)  # this terminal; workers and web server log to files
     call_command("migrate", verbosity=0)
     from show.board import group_names
 

@@ -230,7 +230,10 @@ class CeleryBackend(BaseTaskBackend):  # type: ignore[misc]
         for task in running.defined():
             if task.backend != self.alias or not task.priority:
                 continue
-            queue = self._queue(task)
+            try:
+                queue = self._queue(task)
+            except InvalidTask:  # reported by another check
+                continue
             if not _highest_priority(queue):
                 found.append(
                     checks.Warning(
