@@ -18,7 +18,12 @@ TOOLS = ("hypothesis>=6.100", "pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>
 #: Minor versions to look for, newest first; and where pyenv keeps its own.
 NAMES = tuple(f"python3.{minor}" for minor in range(20, LEAST[1] - 1, -1))
 PYENV = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
-TESTS = ("unit/test_contrib_django_*.py", "processes/test_django_tasks.py", "processes/test_demo_project.py")
+TESTS = (
+    "unit/test_contrib_django_*.py",
+    "processes/test_django_tasks.py",
+    "processes/test_demo_project.py",
+    "processes/test_demo_show.py",
+)
 
 
 def main() -> int:

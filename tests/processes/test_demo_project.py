@@ -31,7 +31,7 @@ def copied(tmp_path: Path) -> Path:
 def test_its_own_tests_pass_without_the_show(copied: Path) -> None:
     done = manage(copied, "test")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Ran 16 tests" in done.stderr
+    assert done.stderr.splitlines()[-2] == "OK", done.stderr  # and none is skipped
 
 
 def test_its_migrations_are_complete(copied: Path) -> None:

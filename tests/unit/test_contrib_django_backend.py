@@ -18,8 +18,9 @@ from support.django_project import celery_app, configure
 
 configure()
 
-from celery import Celery
+from celery import Celery, _state
 from celery.exceptions import WorkerLostError
+from django.apps import apps
 from django.core import checks
 from django.db import transaction
 from django.tasks import TaskResult, TaskResultStatus, default_task_backend, signals, task_backends
@@ -479,6 +480,14 @@ def test_a_priority_in_a_queue_without_any_is_a_warning(app: Celery) -> None:
     [found] = default_task_backend.check()
     assert (found.id, found.level) == ("kombu_hake.W004", checks.WARNING)
     assert "support.django_tasks.urgent has priority 50, but its queue 'emails' has no priorities" in found.msg
+
+
+def test_a_missing_app_is_reported_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_state, "default_app", None)
+    monkeypatch.setattr(_state, "_tls", _state._TLS())
+    assert [found.id for found in checks.run_checks()] == ["kombu_hake.E001"]
+    monkeypatch.setattr(apps, "is_installed", lambda name: False)
+    assert [found.id for found in default_task_backend.check()] == ["kombu_hake.E001"]
 
 
 def test_djangos_check_command_calls_the_checks() -> None:

@@ -19,6 +19,7 @@ from celery.backends.rpc import RPCBackend
 from celery.exceptions import QueueNotFound
 from celery.result import EagerResult
 from celery.utils import uuid
+from django.apps import apps
 from django.core import checks
 from django.tasks import DEFAULT_TASK_QUEUE_NAME, Task, TaskResult, TaskResultStatus, signals
 from django.tasks.backends.base import BaseTaskBackend
@@ -142,8 +143,8 @@ class CeleryBackend(BaseTaskBackend):  # type: ignore[misc]
     def check(self, **kwargs: Any) -> list[checks.CheckMessage]:
         """Check the settings; Django's system checks call it."""
         found = check_app()
-        if found:
-            return found
+        if found:  # the app config reports it, where it is installed
+            return [] if apps.is_installed(str(__package__)) else found
         return [*self._check_results(), *self._check_queues(), *self._check_priorities()]
 
     @property
