@@ -131,6 +131,18 @@ def test_run_after_is_the_eta_of_the_message(app: Celery) -> None:
     assert tasks.add.get_result(result.id).task.run_after == later
 
 
+def test_run_after_may_be_a_time_from_now_on(app: Celery) -> None:
+    """As Django documents it. It counts from the moment the task is enqueued."""
+    in_an_hour = tasks.add.using(run_after=timedelta(hours=1))
+    before = datetime.now(timezone.utc)
+    result = in_an_hour.enqueue(1)
+    due = datetime.fromisoformat(message(app).headers["eta"])
+    assert before <= due - timedelta(hours=1) <= datetime.now(timezone.utc)
+    assert tasks.add.get_result(result.id).task.run_after == result.task.run_after == due
+    with pytest.raises(InvalidTask, match="'sums' is not valid"):
+        tasks.add.using(run_after=timedelta(hours=1), queue_name="sums")
+
+
 def test_run_after_needs_a_time_zone_if_django_uses_them(app: Celery) -> None:
     with pytest.raises(InvalidTask, match="aware"):
         tasks.add.using(run_after=datetime(2030, 1, 1))  # noqa: DTZ001 - the point
