@@ -486,6 +486,7 @@ def test_results_are_checked() -> None:
     assert ids(**priorities) == []
     assert ids(**priorities, backend=None) == ["kombu_hake.I001"]
     assert ids(**priorities, backend="rpc://") == ["kombu_hake.W003"]
+    assert ids(**priorities, backend="nosuch://") == ["kombu_hake.E006"]
 
 
 def test_a_priority_in_a_queue_without_any_is_a_warning(app: Celery) -> None:

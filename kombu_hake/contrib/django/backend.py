@@ -17,7 +17,7 @@ from typing import Any
 
 from celery import current_app
 from celery.backends.rpc import RPCBackend
-from celery.exceptions import QueueNotFound
+from celery.exceptions import ImproperlyConfigured, QueueNotFound
 from celery.result import EagerResult
 from celery.utils import uuid
 from django.apps import apps
@@ -81,7 +81,8 @@ class CeleryBackend(BaseTaskBackend):  # type: ignore[misc]
         Raises:
             InvalidTask: The task is not valid, or Celery has no queue of its name.
             TypeError, ValueError: An argument that JSON can't hold.
-            kombu.exceptions.OperationalError: The broker does not answer.
+            kombu.exceptions.OperationalError: The broker does not answer. Errors of the result backend propagate too;
+                nothing is sent then.
         """
         self.validate_task(task)
         if isinstance(task.run_after, timedelta):
@@ -196,7 +197,18 @@ class CeleryBackend(BaseTaskBackend):  # type: ignore[misc]
 
     def _check_results(self) -> list[checks.CheckMessage]:
         place = f"TASKS[{self.alias!r}]"
-        if isinstance(self._app.backend, RPCBackend):
+        try:
+            is_rpc = isinstance(self._app.backend, RPCBackend)
+        except (ImproperlyConfigured, ImportError) as exc:
+            return [
+                checks.Error(
+                    f"The result backend of Celery cannot be loaded: {exc}",
+                    hint="Correct CELERY_RESULT_BACKEND, or install the library that it needs.",
+                    obj=place,
+                    id=identity("E006"),
+                )
+            ]
+        if is_rpc:
             return [
                 checks.Warning(
                     "Results of rpc:// reach only the process that enqueued the task, so get_result() raises "
