@@ -1,5 +1,6 @@
 """Django's system checks of Celery's settings, and importing the package with each Django or none."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ from celery import Celery, _state
 pytest.importorskip("django")
 
 from support.django_project import celery_app, configure
+from support.pages import DOCS
+from support.texts import PACKAGE
 
 configure()
 
@@ -93,6 +96,12 @@ def test_results_by_rpc_need_temporary_queues() -> None:
 
 def test_the_app_registers_the_checks() -> None:
     assert check_settings in checks.registry.registry.get_checks()
+
+
+def test_the_page_lists_each_check_of_the_code() -> None:
+    source = "".join(path.read_text() for path in (PACKAGE / "contrib" / "django").glob("*.py"))
+    listed = re.findall(r"^\| `kombu_hake\.(\w+)` \|", (DOCS / "django.md").read_text(), re.MULTILINE)
+    assert set(listed) == set(re.findall(r'identity\("(\w+)"\)', source))
 
 
 def run(code: str) -> str:
