@@ -1,7 +1,6 @@
 """``python -m show``: the demo from start to clean-up."""
 
 import argparse
-import logging
 import math
 import os
 import secrets
@@ -151,8 +150,9 @@ def open_shop() -> list[str]:
     import django
     from django.core.management import call_command
 
+    os.environ["SHOP_LOG_LEVEL"] = "WARNING"  # in this terminal; the settings read it once
     django.setup()
-    logging.getLogger().setLevel(logging.WARNING)  # this terminal; workers and web server log to files
+    del os.environ["SHOP_LOG_LEVEL"]  # workers and the web server log to files, which tell when they are ready
     call_command("migrate", verbosity=0)
     from show.board import group_names
 
