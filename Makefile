@@ -14,13 +14,13 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help demo docs screenshots test test-all lint unit emulator processes oldest bench dist clean python
-.PHONY: environments fast slow aws
+.PHONY: environments fast slow aws django
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 demo: .venv/demo.stamp ## The demo shop, on an embedded AWS: prints its address. ARGS=--check without the page, ARGS=--help
-	@cd demo_project && ../$(BIN)/python -m stage $(ARGS)
+	@cd demo_project && ../$(BIN)/python -m show $(ARGS)
 
 ifeq ($(ARGS),)
 test: environments ## What everybody runs: lint, tests on both emulators and with real workers
@@ -29,8 +29,8 @@ else
 test: fast # only the tests that ARGS selects
 endif
 
-test-all: test ## make test, and then the long tests and those with the oldest Celery
-	@$(MAKE) --no-print-directory slow oldest
+test-all: test ## make test, and then the long tests, those with the oldest Celery and those on Django 6
+	@$(MAKE) --no-print-directory slow oldest django
 
 environments:
 	@$(MAKE) --no-print-directory --jobs .venv/dev.stamp .venv-ministack
@@ -62,6 +62,10 @@ OF_KOMBU = $(filter-out %/test_options.py $(wildcard tests/unit/test_docs*.py), 
 
 oldest: .venv-oldest/5.4.stamp .venv-ministack ## Unit tests and groups with the oldest kombu and Celery that will do
 	.venv-oldest/bin/python -m pytest --numprocesses=2 --dist=loadgroup $(OF_KOMBU) tests/processes/test_celery_groups.py
+
+# In an environment of its own: Django 6 needs Python 3.12. The demo's tests, and those of django.tasks.
+django: .venv/dev.stamp ## Tests on Django 6, with a Python 3.12 or later if there is one: PYTHON6=/path/to/python
+	@PYTHON6=$(PYTHON6) $(BIN)/python tests/django6.py $(ARGS)
 
 # The tools of tests/campaign: minutes to hours long, so no part of `make test`, which has small versions of them.
 campaign: .venv/dev.stamp ## Events under every kind of fault, workers killed: ARGS="--events 500 --kinds black-hole"
@@ -95,7 +99,7 @@ dist: .venv/dev.stamp ## Wheel and source archive in ./dist
 	$(BIN)/python -m build
 
 clean: ## Remove all that this Makefile made
-	rm -rf .venv .venv-ministack .venv-oldest build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-ministack .venv-oldest .venv-django6 build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Virtual environments: made once, and again when what they are made from changes.

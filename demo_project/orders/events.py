@@ -1,4 +1,4 @@
-"""What can happen in the shop. Who wants to hear of it is in tasks.py, and is no concern of who publishes."""
+"""The events of the shop. A publisher does not know who listens; the handlers are in tasks.py."""
 
 import kombu_hake
 

@@ -1,3 +1,4 @@
+from django.conf import settings
 from django.db import models
 
 
@@ -16,44 +17,13 @@ class Order(models.Model):
     """What a customer bought, and what the groups found out or did about it."""
 
     product = models.ForeignKey(Product, on_delete=models.PROTECT, related_name="orders")
+    customer = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, related_name="orders", null=True, blank=True
+    )
     placed_at = models.DateTimeField(auto_now_add=True)
     is_reserved = models.BooleanField(default=False)
     is_counted = models.BooleanField(default=False)
-    risk = models.PositiveSmallIntegerField(null=True)
+    risk = models.PositiveSmallIntegerField(null=True, blank=True)
 
     def __str__(self) -> str:
         return f"order {self.pk}"
-
-
-class Step(models.Model):
-    """How far one group is with one order. There is none before the group has begun."""
-
-    class State(models.TextChoices):
-        RUNNING = "running"
-        RETRYING = "retrying"
-        DONE = "done"
-        FAILED = "failed"
-
-    order = models.ForeignKey(Order, on_delete=models.CASCADE, related_name="steps")
-    group = models.CharField(max_length=50)
-    state = models.CharField(max_length=10, choices=State)
-    tries = models.PositiveIntegerField(default=1, help_text="how often it was begun")
-    finished = models.PositiveIntegerField(default=0, help_text="how often it was done: once, if all went well")
-    worker = models.CharField(max_length=200)
-    error = models.CharField(max_length=200, blank=True)
-
-    class Meta:
-        constraints = (models.UniqueConstraint(fields=["order", "group"], name="one_step_per_order_and_group"),)
-
-    def __str__(self) -> str:
-        return f"{self.group} of order {self.order_id}: {self.state}"
-
-
-class Group(models.Model):
-    """A group that has had a worker. What was published before its first one was ready never went to it."""
-
-    name = models.CharField(max_length=50, primary_key=True)
-    joined_at = models.DateTimeField(auto_now_add=True)
-
-    def __str__(self) -> str:
-        return self.name

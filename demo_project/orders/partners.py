@@ -1,4 +1,4 @@
-"""Business partners of the shop, over HTTP. Like all of the outside world, they are slow, and down now and then."""
+"""Business partners of the shop, over HTTP. They are slow, and sometimes down."""
 
 import json
 from http.client import HTTPException
@@ -12,15 +12,19 @@ TIMEOUT_S = 10
 
 
 class PartnerDown(Exception):
-    """Did not answer, or not now: worth another try."""
+    """It did not answer, or asks to try later: worth another try."""
 
 
 class PartnerRefuses(Exception):
-    """Answered no: asking again will not help."""
+    """It answered no: asking again will not help."""
 
 
 def ask(partner: str, order_id: int) -> dict[str, Any]:
-    """Have a partner do its part for an order; returns its answer, ``{}`` where the shop has no partners."""
+    """Have a partner do its part for an order.
+
+    Returns:
+        Its answer; ``{}`` if the shop has no partners.
+    """
     if not settings.PARTNERS_URL:
         return {}
     try:

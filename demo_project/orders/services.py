@@ -1,6 +1,7 @@
-"""Placing orders: store, and say so. Whoever is interested does the rest."""
+"""Placing orders: store one, and publish that it was placed. The groups that listen do the rest."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from django.db import transaction
 
@@ -10,9 +11,14 @@ from orders.models import Order, Product
 
 
 @transaction.atomic
-def place_order(product: Product) -> Order:
-    """Store an order and publish it: after the commit, and not at all if the transaction is rolled back."""
-    order = Order.objects.create(product=product)
+def place_order(product: Product, customer: Any = None) -> Order:
+    """Store an order and publish it: after the commit, and not at all if the transaction is rolled back.
+
+    Raises:
+        kombu.exceptions.OperationalError: The order is stored, but AWS did not accept the event. The admin can publish
+            it again.
+    """
+    order = Order.objects.create(product=product, customer=customer)
     orders.publish_on_commit("placed", order_id=order.pk)
     return order
 
@@ -21,3 +27,13 @@ def place_orders(products: Iterable[Product]) -> list[Order]:
     """Many at once: one transaction, and then ten orders to a request."""
     with kombu_hake.batch(), transaction.atomic():
         return [place_order(product) for product in products]
+
+
+def publish_again(placed: Iterable[Order]) -> int:
+    """Publish orders that are stored already; returns how many."""
+    count = 0
+    with kombu_hake.batch():
+        for order in placed:
+            orders.publish("placed", order_id=order.pk)
+            count += 1
+    return count

@@ -1,6 +1,6 @@
 """What the groups do when an order was placed: one handler each. `celery -A shop worker -Q email` runs a group.
 
-A worker that dies, or a lease that ends, makes a handler run again. So each of them may run twice and do no harm.
+If a worker dies, or its lease ends, the handler runs again. So each handler has the same effect when it runs twice.
 """
 
 from django.db import transaction
@@ -9,19 +9,18 @@ from django.db.models import F
 from orders import partners
 from orders.events import orders
 from orders.models import Order, Product
-from orders.progress import GroupTask
 
-# A partner that is down for a moment is asked again, in this group alone; what still fails then is a dead letter.
+# If a partner is down for a moment, this group alone tries again; what still fails then is a dead letter.
 TRY_AGAIN = {"autoretry_for": (partners.PartnerDown,), "default_retry_delay": 2, "max_retries": 5}
 
 
-@orders.on("placed", group="email", base=GroupTask, **TRY_AGAIN)
+@orders.on("placed", group="email", **TRY_AGAIN)
 def send_receipt(order_id: int) -> None:
     # The mail service sends one receipt for an order number, however often it is asked.
     partners.ask("mail", order_id)
 
 
-@orders.on("placed", group="inventory", base=GroupTask, **TRY_AGAIN)
+@orders.on("placed", group="inventory", **TRY_AGAIN)
 def reserve_stock(order_id: int) -> None:
     partners.ask("warehouse", order_id)
     with transaction.atomic():
@@ -30,13 +29,13 @@ def reserve_stock(order_id: int) -> None:
             Product.objects.filter(orders=order_id).update(stock=F("stock") - 1)
 
 
-@orders.on("placed", group="analytics", base=GroupTask, **TRY_AGAIN)
+@orders.on("placed", group="analytics", **TRY_AGAIN)
 def count_revenue(order_id: int) -> None:
     partners.ask("ledger", order_id)
     Order.objects.filter(pk=order_id).update(is_counted=True)
 
 
-@orders.on("placed", group="fraud", base=GroupTask, **TRY_AGAIN)
+@orders.on("placed", group="fraud", **TRY_AGAIN)
 def rate_risk(order_id: int) -> None:
     answer = partners.ask("rating", order_id)
     Order.objects.filter(pk=order_id).update(risk=answer.get("risk", 0))

@@ -1,3 +1,8 @@
+from django.contrib import admin
 from django.urls import include, path
 
-urlpatterns = [path("", include("orders.urls"))]
+urlpatterns = [
+    path("admin/", admin.site.urls),
+    path("accounts/", include("django.contrib.auth.urls")),
+    path("", include("orders.urls")),
+]

@@ -16,7 +16,7 @@ GROUPS = ("email", "inventory", "analytics", "fraud")
 @pytest.fixture
 def report(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.syspath_prepend(str(DEMO_PROJECT))
-    from stage import report
+    from show.stage import report
 
     return report
 
@@ -84,7 +84,7 @@ def test_a_broker_of_the_users_is_used_and_left_as_it_was(demo: Demo, hake_aws: 
 @pytest.fixture
 def parse(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.syspath_prepend(str(DEMO_PROJECT))
-    from stage.__main__ import parse
+    from show.__main__ import parse
 
     return parse
 

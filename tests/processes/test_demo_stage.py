@@ -11,7 +11,7 @@ from support.demo import DEMO_PROJECT
 @pytest.fixture
 def stage(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.syspath_prepend(str(DEMO_PROJECT))
-    from stage import broker, control, loopback, partners, processes, workers
+    from show.stage import broker, control, loopback, partners, processes, workers
 
     return SimpleNamespace(
         broker=broker, control=control, loopback=loopback, partners=partners, processes=processes, workers=workers
@@ -115,5 +115,5 @@ def test_a_group_has_three_workers_at_most_and_no_name_comes_twice(stage, tmp_pa
     [("hake://?region=eu-west-1", 10), ("hake://?region=eu-west-1&visibility_timeout=30", 30)],
 )
 def test_the_lease_of_the_show_is_that_of_the_url_if_it_says(stage, monkeypatch, url: str, lease_s: int) -> None:
-    monkeypatch.setenv("HAKE_BROKER_URL", "")
+    monkeypatch.setenv("SHOP_BROKER_URL", "")
     assert stage.broker.lease_s(stage.broker._in_use(url, 10)) == lease_s

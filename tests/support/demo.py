@@ -12,7 +12,7 @@ DEMO_PROJECT = Path(__file__).parents[2] / "demo_project"
 
 
 class Demo:
-    """One ``python -m stage``, with a mark in its environment that all its descendants inherit.
+    """One ``python -m show``, with a mark in its environment that all its descendants inherit.
 
     Attributes:
         temporary: The folder it must use for everything temporary.
@@ -27,7 +27,7 @@ class Demo:
     def start(self, *args: str) -> None:
         name, _, value = self._mark.partition("=")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "stage", *args],
+            [sys.executable, "-m", "show", *args],
             cwd=DEMO_PROJECT,
             env=os.environ | {name: value, "TMPDIR": str(self.temporary)},
             stdin=subprocess.DEVNULL,

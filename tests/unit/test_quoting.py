@@ -175,7 +175,13 @@ def test_a_traceback_keeps_its_lines_and_nothing_else_that_is_not_printable(
 def test_every_logger_of_the_package_is_guarded() -> None:
     unguarded = []
     for info in pkgutil.walk_packages(kombu_hake.__path__, "kombu_hake."):
-        logger = getattr(importlib.import_module(info.name), "logger", None)
+        try:
+            module = importlib.import_module(info.name)
+        except ModuleNotFoundError as exc:
+            if exc.name != "django.tasks":
+                raise
+            continue  # before Django 6; the test below reads these modules
+        logger = getattr(module, "logger", None)
         if logger is not None and not logger.filters:
             unguarded.append(info.name)
     assert unguarded == []

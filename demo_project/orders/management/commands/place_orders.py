@@ -7,7 +7,7 @@ from orders.services import place_orders
 
 
 class Command(BaseCommand):
-    help = "Places a number of orders, of all products in turn."
+    help = "Places a number of orders, for all products in turn."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("count", type=int)
