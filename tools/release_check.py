@@ -8,6 +8,7 @@ the packages that come with the wheel are written as a CycloneDX document instea
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shlex
@@ -33,14 +34,13 @@ _FILE = re.compile(r"^```python\n(# shop\.py\n.*?)^```$", re.MULTILINE | re.DOTA
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="release_check", description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--only", default="", metavar="MINOR", help="check with this Python only, such as 3.12")
-    parser.add_argument("--tag", default="", help="the tag that is released; must be v and the version of the wheel")
     parser.add_argument("--sbom", type=Path, metavar="FILE", help="write the bill of materials, check nothing else")
     options = parser.parse_args(arguments)
     wheel = the_wheel()
     version = wheel.name.split("-")[1]
-    if options.tag and options.tag != f"v{version}":
-        sys.stderr.write(f"The tag is {options.tag}, but the wheel is that of version {version}.\n")
-        return 1
+    tag = os.environ.get("RELEASE_TAG", f"v{version}")  # set by the release workflow
+    if tag != f"v{version}":
+        sys.exit(f"The tag is {tag}, but the wheel is that of version {version}.")
     if options.sbom is not None:
         write_sbom(wheel, options.sbom)
         return 0
@@ -135,6 +135,11 @@ def write_sbom(wheel: Path, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "cyclonedx_py", "environment", "--output-reproducible", "--of", "JSON"]
         subprocess.run([*command, "-o", str(file), str(environment / "bin" / "python")], check=True)
+    document = json.loads(file.read_text(encoding="utf-8"))
+    for component in document["components"]:  # where the wheel was on this machine
+        references = component.get("externalReferences", [])
+        component["externalReferences"] = [each for each in references if not each["url"].startswith("file:")]
+    file.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
 def _install(python: str, wheel: Path, extras: str, environment: Path, *options: str) -> Path:

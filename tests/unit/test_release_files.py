@@ -1,0 +1,114 @@
+"""What CI and a release run exists, and names the same versions everywhere."""
+
+import configparser
+import importlib.util
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from support.pages import ROOT
+
+import kombu_hake
+
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+def tool(name: str) -> ModuleType:
+    sys.path.insert(0, str(ROOT / "tools"))
+    try:
+        spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(ROOT / "tools"))
+    return module
+
+
+compatibility, release_check = tool("compatibility"), tool("release_check")
+
+
+def read(path: Path) -> Any:
+    return pytest.importorskip("yaml").safe_load(path.read_text())
+
+
+def steps() -> list[dict[str, Any]]:
+    return [step for path in WORKFLOWS for job in read(path)["jobs"].values() for step in job["steps"]]
+
+
+def setup() -> configparser.ConfigParser:
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    return config
+
+
+def minor(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")))
+
+
+def test_each_step_runs_a_target_or_a_script_that_exists() -> None:
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    commands = [step["run"].split() for step in steps() if "run" in step]
+    assert commands
+    for program, name, *_ in ([*command, ""] for command in commands):
+        assert (program == "make" and name in targets) or program == "gh" or (ROOT / program).is_file(), program
+
+
+def test_workflows_may_only_read_unless_a_job_asks_for_more() -> None:
+    for path in WORKFLOWS:
+        workflow = read(path)
+        assert workflow["permissions"] == {"contents": "read"}
+        assert "pull_request_target" not in workflow[True]  # YAML's "on"
+    assert "secrets." not in "".join(path.read_text() for path in WORKFLOWS)
+
+
+def test_the_same_pythons_are_promised_tested_and_released() -> None:
+    promised = re.findall(r":: (3\.\d+)$", setup()["metadata"]["classifiers"], re.MULTILINE)
+    jobs = read(ROOT / ".github" / "workflows" / "ci.yml")["jobs"]
+    assert jobs["compatibility"]["strategy"]["matrix"]["python"] == promised
+    assert jobs["package"]["strategy"]["matrix"]["python"] == promised
+    assert list(release_check.PYTHONS) == promised
+    assert sorted({leg.python for leg in compatibility.LEGS}, key=minor) == promised
+
+
+def test_the_same_series_of_celery_are_tested_everywhere() -> None:
+    matrix = read(ROOT / ".github" / "workflows" / "ci.yml")["jobs"]["compatibility"]["strategy"]["matrix"]
+    series = sorted({leg.celery for leg in compatibility.LEGS}, key=minor)
+    assert matrix["celery"] == series
+    assert f"celery>={series[0]},<6" in setup()["options.extras_require"]["celery"]
+    assert {"floor", "latest"} == {leg.boto3 for leg in compatibility.LEGS}
+
+
+def test_the_version_is_one_that_pip_understands() -> None:
+    version = pytest.importorskip("packaging.version").Version(kombu_hake.__version__)
+    assert str(version) == kombu_hake.__version__
+
+
+def test_what_was_not_run_is_listed_as_untested() -> None:
+    outcome = compatibility.run(compatibility.Leg("3.99", "5.7", "latest"), None, ROOT)
+    assert not outcome.is_failed
+    row = compatibility.table([outcome], "2030-01-02").splitlines()[-1]
+    assert row == "| 3.99 | 5.7.x | 5.7.x | latest | untested: no Python 3.99 on this machine |  |"
+
+
+def test_failed_tests_are_shown_with_the_versions() -> None:
+    versions = {"python": "3.12.1", "kombu": "5.7.0", "celery": "5.7.0", "boto3": "1.44.8"}
+    leg = compatibility.Leg("3.12", "5.7", "latest")
+    outcome = compatibility.Outcome(leg, versions, "**1 failed**, 9 passed", True)
+    row = compatibility.table([outcome], "2030-01-02").splitlines()[-1]
+    assert row == "| 3.12.1 | 5.7.0 | 5.7.0 | 1.44.8 | **1 failed**, 9 passed | 2030-01-02 |"
+
+
+def test_the_table_is_written_between_the_markers_only() -> None:
+    page = f"before\n{compatibility.BEGIN}\nold\n{compatibility.END}\nafter\n"
+    assert compatibility.with_table(page, "new") == page.replace("old", "new")
+    with pytest.raises(ValueError, match="needs the lines"):
+        compatibility.with_table("no markers", "new")
+
+
+def test_the_selected_tests_exist() -> None:
+    assert not [path for path in compatibility.selection() if not (ROOT / path).exists()]
