@@ -23,6 +23,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "compatibility.md"
 BEGIN, END = "<!-- compatibility:begin -->", "<!-- compatibility:end -->"
+HEAD = ("| Python | kombu | Celery | boto3 | result | date |", "|---|---|---|---|---|---|")
 TIMEOUT_S = 1_800
 #: pytest's exit status for failed tests; any other one than this and 0 means that the run itself failed.
 TESTS_FAILED = 1
@@ -83,8 +84,8 @@ class Outcome(NamedTuple):
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="compatibility", description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--environments", type=Path, default=ROOT / ".venv-compatibility", metavar="FOLDER")
-    parser.add_argument("--only", default="", metavar="TEXT", help="run the legs whose name contains TEXT; no page")
-    parser.add_argument("--leg", nargs=2, metavar=("CELERY", "BOTO3"), help="one leg with this Python: --leg 5.4 floor")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only legs whose name contains TEXT; other rows stay")
+    parser.add_argument("--leg", nargs=2, metavar=("CELERY", "BOTO3"), help="one leg with this Python")
     parser.add_argument("--install-only", action="store_true", help="make the environments, run nothing")
     options = parser.parse_args(arguments)
     if options.leg:
@@ -93,16 +94,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         legs = [leg for leg in LEGS if options.only in str(leg)]
         pythons = {python: found for python in {leg.python for leg in legs} if (found := find_python(python))}
-    outcomes = []
+    is_failed = False
     for leg in legs:
         outcome = run(leg, pythons.get(leg.python), options.environments, options.install_only)
-        outcomes.append(outcome)
+        is_failed |= outcome.is_failed
         sys.stdout.write(f"{leg}: {outcome.result} {outcome.versions}\n")
         sys.stdout.flush()
-    if not (options.leg or options.only or options.install_only):
-        today = datetime.now(timezone.utc).strftime("%Y-%m-%d")
-        PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), table(outcomes, today)), encoding="utf-8")
-    return int(any(outcome.is_failed for outcome in outcomes))
+        if not (options.leg or options.install_only):  # after each leg: what was run stays, whatever comes next
+            today = datetime.now(timezone.utc).strftime("%Y-%m-%d")
+            PAGE.write_text(with_row(PAGE.read_text(encoding="utf-8"), outcome, today), encoding="utf-8")
+    return int(is_failed)
 
 
 def find_python(minor: str) -> str | None:
@@ -149,29 +150,29 @@ def selection() -> list[str]:
     return ["tests/contract", *(f"tests/unit/test_{name}.py" for name in UNIT), *PROCESSES]
 
 
-def table(outcomes: Sequence[Outcome], today: str) -> str:
-    """The rows of the page."""
-    head = ["| Python | kombu | Celery | boto3 | result | date |", "|---|---|---|---|---|---|"]
-    rows = []
-    for leg, versions, result, _ in outcomes:
-        shown = [versions.get(name, "") for name in ("python", "kombu", "celery", "boto3")]
-        planned = [leg.python, f"{leg.celery}.x", f"{leg.celery}.x", leg.boto3]
-        cells = [version or plan for version, plan in zip(shown, planned, strict=True)]
-        rows.append(f"| {' | '.join(cells)} | {result} | {today if versions else ''} |")
-    return "\n".join([*head, *rows])
+def row(outcome: Outcome, today: str) -> str:
+    """A row of the page's table."""
+    leg, versions, result, _ = outcome
+    planned = {"python": leg.python, "kombu": f"{leg.celery}.x", "celery": f"{leg.celery}.x", "boto3": leg.boto3}
+    cells = [*(planned | versions).values(), result, today if versions else ""]
+    return f"| {' | '.join(cells)} |"
 
 
-def with_table(text: str, rows: str) -> str:
-    """The page with another table between the markers.
+def with_row(text: str, outcome: Outcome, today: str) -> str:
+    """The page with another row for a leg between the markers. A leg that never ran is listed as untested.
 
     Raises:
         ValueError: it has no markers.
     """
-    head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
+    before, begin, rest = text.partition(BEGIN)
+    table, end, after = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"{PAGE} needs the lines {BEGIN} and {END}")
-    return f"{head}{begin}\n{rows}\n{end}{tail}"
+    rows = [line for line in table.splitlines() if line.startswith("| ")][1:]  # in the order of the legs
+    if len(rows) != len(LEGS):
+        rows = [row(Outcome(leg, {}, "untested", False), "") for leg in LEGS]
+    rows[LEGS.index(outcome.leg)] = row(outcome, today)
+    return "\n".join([f"{before}{begin}", *HEAD, *rows, f"{end}{after}"])
 
 
 def _install(leg: Leg, python: str, environment: Path) -> str | None:

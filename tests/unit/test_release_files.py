@@ -88,26 +88,36 @@ def test_the_version_is_one_that_pip_understands() -> None:
     assert str(version) == kombu_hake.__version__
 
 
-def test_what_was_not_run_is_listed_as_untested() -> None:
-    outcome = compatibility.run(compatibility.Leg("3.99", "5.7", "latest"), None, ROOT)
-    assert not outcome.is_failed
-    row = compatibility.table([outcome], "2030-01-02").splitlines()[-1]
-    assert row == "| 3.99 | 5.7.x | 5.7.x | latest | untested: no Python 3.99 on this machine |  |"
+class TestTable:
+    PAGE = f"before\n{compatibility.BEGIN}\n{compatibility.END}\nafter\n"
+    LEGS = compatibility.LEGS
 
+    def with_row(self, page: str, leg: Any, versions: dict[str, str], result: str) -> str:
+        return compatibility.with_row(page, compatibility.Outcome(leg, versions, result, False), "2030-01-02")
 
-def test_failed_tests_are_shown_with_the_versions() -> None:
-    versions = {"python": "3.12.1", "kombu": "5.7.0", "celery": "5.7.0", "boto3": "1.44.8"}
-    leg = compatibility.Leg("3.12", "5.7", "latest")
-    outcome = compatibility.Outcome(leg, versions, "**1 failed**, 9 passed", True)
-    row = compatibility.table([outcome], "2030-01-02").splitlines()[-1]
-    assert row == "| 3.12.1 | 5.7.0 | 5.7.0 | 1.44.8 | **1 failed**, 9 passed | 2030-01-02 |"
+    def test_a_python_that_is_missing_is_listed_as_untested(self) -> None:
+        leg = self.LEGS[-1]
+        outcome = compatibility.run(leg, None, ROOT)
+        assert not outcome.is_failed
+        row = compatibility.row(outcome, "2030-01-02")
+        assert row == f"| {leg.python} | 5.7.x | 5.7.x | latest | untested: no Python {leg.python} on this machine |  |"
 
+    def test_other_rows_stay_as_they_are(self) -> None:
+        versions = {"python": "3.10.1", "kombu": "5.4.2", "celery": "5.4.0", "boto3": "1.34.0"}
+        first = self.with_row(self.PAGE, self.LEGS[0], versions, "**1 failed**, 9 passed")
+        ran = "| 3.10.1 | 5.4.2 | 5.4.0 | 1.34.0 | **1 failed**, 9 passed | 2030-01-02 |"
+        assert ran in first
+        assert first.count("| untested |") == len(self.LEGS) - 1
+        second = self.with_row(first, self.LEGS[1], versions, "9 passed")
+        assert ran in second
+        assert second.count("| untested |") == len(self.LEGS) - 2
 
-def test_the_table_is_written_between_the_markers_only() -> None:
-    page = f"before\n{compatibility.BEGIN}\nold\n{compatibility.END}\nafter\n"
-    assert compatibility.with_table(page, "new") == page.replace("old", "new")
-    with pytest.raises(ValueError, match="needs the lines"):
-        compatibility.with_table("no markers", "new")
+    def test_it_is_written_between_the_markers_only(self) -> None:
+        page = self.with_row(self.PAGE, self.LEGS[0], {}, "untested")
+        assert page.startswith(f"before\n{compatibility.BEGIN}\n| Python")
+        assert page.endswith(f" |\n{compatibility.END}\nafter\n")
+        with pytest.raises(ValueError, match="needs the lines"):
+            self.with_row("no markers", self.LEGS[0], {}, "untested")
 
 
 def test_the_selected_tests_exist() -> None:
