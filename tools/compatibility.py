@@ -29,14 +29,22 @@ TIMEOUT_S = 1_800
 TESTS_FAILED = 1
 #: What the selected tests import beyond the package and its extras.
 TOOLS = ("pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "hypothesis>=6.100", "pydantic>=2")
-#: Modules of tests/unit that are about messages, kombu, Celery or the requests to AWS.
-UNIT = (
-    "channel", "deferral", "dispatch", "envelope", "event_models", "event_types", "golden_messages", "groups",
-    "groups_worker", "internals", "messages", "plugin", "receiver", "sigv4", "task_check", "transport", "wire",
-    "worker",
+#: What is short and touches kombu, Celery and boto3: messages, workers and requests; the contract; a real worker that
+#: publishes, retries, fails and dead-letters.
+SELECTION = (
+    *(
+        f"tests/unit/test_{name}.py"
+        for name in (
+            "envelope", "event_models", "event_types", "golden_messages", "groups", "groups_worker", "internals",
+            "messages", "plugin", "transport", "wire", "worker",
+        )
+    ),
+    "tests/contract/test_contract_consuming.py",
+    "tests/contract/test_contract_producers.py",
+    "tests/processes/test_celery_event_types.py",
 )  # fmt: skip
-#: Real workers: publish, retry, fail, dead-letter and requeue.
-PROCESSES = ("tests/processes/test_celery_groups.py", "tests/processes/test_celery_event_types.py")
+#: Of the contract's legs only the fake, which is as strict as AWS and needs no emulator.
+EXPRESSION = "not (contract and (memory or moto or ministack or slow))"
 
 
 class Leg(NamedTuple):
@@ -84,7 +92,7 @@ class Outcome(NamedTuple):
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="compatibility", description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--environments", type=Path, default=ROOT / ".venv-compatibility", metavar="FOLDER")
-    parser.add_argument("--only", default="", metavar="TEXT", help="only legs whose name contains TEXT; other rows stay")
+    parser.add_argument("--only", default="", metavar="TEXT", help="run the legs whose name contains TEXT")
     parser.add_argument("--leg", nargs=2, metavar=("CELERY", "BOTO3"), help="one leg with this Python")
     parser.add_argument("--install-only", action="store_true", help="make the environments, run nothing")
     options = parser.parse_args(arguments)
@@ -130,9 +138,9 @@ def run(leg: Leg, python: str | None, environments: Path, install_only: bool = F
         return Outcome(leg, versions, "installed", False)
     report = environment / "report.xml"
     report.unlink(missing_ok=True)
-    command = [str(interpreter), "-m", "pytest", *selection(), "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
+    command = [str(interpreter), "-m", "pytest", *SELECTION, "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
     # Of a dependency's deprecated calls, older versions have more than the newest ones; nothing is fixed there.
-    command += ["-k", "not ministack and not slow", "-W", "default::DeprecationWarning", "--numprocesses=2"]
+    command += ["-k", EXPRESSION, "-W", "default::DeprecationWarning", "--numprocesses=2"]
     command += ["--dist=loadgroup", "-W", "default::PendingDeprecationWarning"]
     try:
         status = subprocess.run(command, cwd=ROOT, env=_environment(), timeout=TIMEOUT_S, check=False).returncode
@@ -143,11 +151,6 @@ def run(leg: Leg, python: str | None, environments: Path, install_only: bool = F
     passed, failed = _counts(report)
     result = f"{passed} passed" if not failed else f"**{failed} failed**, {passed} passed"
     return Outcome(leg, versions, result, bool(status))
-
-
-def selection() -> list[str]:
-    """The tests of each leg: the contract on the fake, moto and kombu's memory transport, units, and real workers."""
-    return ["tests/contract", *(f"tests/unit/test_{name}.py" for name in UNIT), *PROCESSES]
 
 
 def row(outcome: Outcome, today: str) -> str:
@@ -178,23 +181,24 @@ def with_row(text: str, outcome: Outcome, today: str) -> str:
 def _install(leg: Leg, python: str, environment: Path) -> str | None:
     """Make the environment unless it is there already; returns the last line of the error if that fails."""
     stamp = environment / "installed"
-    if stamp.exists():
+    series = [f"{name}=={leg.celery}.*" for name in ("kombu", "celery")]
+    wanted = [f"{ROOT}[celery,testing]", *series, *_boto3(leg), *TOOLS]
+    if stamp.exists() and stamp.read_text(encoding="utf-8").split("\n") == wanted:
         return None
     shutil.rmtree(environment, ignore_errors=True)
     environment.parent.mkdir(parents=True, exist_ok=True)
     interpreter = environment / "bin" / "python"
     pip = [str(interpreter), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    series = [f"{name}=={leg.celery}.*" for name in ("kombu", "celery")]
     steps = [
         [python, "-m", "venv", str(environment)],
-        [*pip, "--editable", f"{ROOT}[celery,testing]", *series, *_boto3(leg), *TOOLS],
+        [*pip, "--editable", *wanted],
     ]
     for step in steps:
         done = subprocess.run(step, capture_output=True, text=True, check=False)
         if done.returncode:
             lines = (done.stderr or done.stdout).strip().splitlines() or ["no output"]
             return lines[-1][:200]
-    stamp.touch()
+    stamp.write_text("\n".join(wanted), encoding="utf-8")
     return None
 
 
