@@ -34,6 +34,7 @@ __all__ = ["Model"]
 T = TypeVar("T")
 #: Maximum number of faults that an error lists.
 MAX_FAULTS = 10
+MAX_FAULT_CHARS = 500
 #: Largest int that is also a float.
 MAX_FLOAT = int(sys.float_info.max)
 _LISTS = (list, Sequence, MutableSequence, tuple)
@@ -59,7 +60,7 @@ class Model(Generic[T]):
             raise TypeError(f"The model of {event} must be a dataclass, a TypedDict or a pydantic model, not {cls!r}.")
         self.cls = cls
         self.event = event
-        _check(cls, _name(cls), set())
+        _check(cls, _name(cls))
 
     def make(self, *args: Any, **kwargs: Any) -> T:
         """An instance from the arguments of the class.
@@ -95,7 +96,7 @@ class Model(Generic[T]):
             raise self._invalid(exc.faults) from None
 
     def _invalid(self, faults: Sequence[str]) -> InvalidEvent:
-        shown = [fault.strip() for fault in faults[:MAX_FAULTS]]
+        shown = [fault.strip()[:MAX_FAULT_CHARS] for fault in faults[:MAX_FAULTS]]
         return InvalidEvent(f"Data of {self.event} does not match {_name(self.cls)}: {'; '.join(shown)}", faults=shown)
 
 
@@ -187,19 +188,18 @@ def _is_required(cls: Any, name: str, hint: Any) -> bool:
     return said == "Required" or (said != "NotRequired" and name in cls.__required_keys__)
 
 
-def _check(kind: Any, where: str, seen: set[Any]) -> None:
-    """Raise TypeError if a type has no form in JSON."""
+def _check(kind: Any, where: str, path: tuple[Any, ...] = ()) -> set[Any]:
+    """Raise TypeError if a type has no form in JSON. Returns the structures that contain it and that it contains.
+
+    Args:
+        path: The structures that contain it.
+    """
     kind = _bare(kind)
     origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if kind in (Any, object, NoneType) or kind in _SCALARS or _is_enum(kind) or _is_pydantic(kind):
-        return
-    if origin is Literal:
-        return
+    if kind in (Any, object) or kind in _SCALARS or origin is Literal or _is_enum(kind) or _is_pydantic(kind):
+        return set()
     if _is_structure(kind):
-        if kind not in seen:
-            seen.add(kind)
-            _check_structure(kind, where, seen)
-        return
+        return {kind} if kind in path else _check_structure(kind, where, path)
     if origin in (Union, UnionType):
         inner = args
     elif (origin or kind) in (*_LISTS, *_SETS):
@@ -212,18 +212,21 @@ def _check(kind: Any, where: str, seen: set[Any]) -> None:
         raise TypeError(
             f"{where} has type {_name(kind)}, which has no form in JSON here: use another type, or a pydantic model."
         )
-    for each in inner:
-        _check(each, where, seen)
+    found = [_check(each, where, path) for each in inner]
+    if origin in (Union, UnionType) and sum(map(bool, found)) > 1:
+        # Each level of a payload would be tried as each of them: a small message could keep a worker busy for years.
+        raise TypeError(f"{where} has several types that contain {_name(path[0])} again: use a pydantic model.")
+    return set().union(*found)
 
 
-def _check_structure(kind: Any, where: str, seen: set[Any]) -> None:
+def _check_structure(kind: Any, where: str, path: tuple[Any, ...]) -> set[Any]:
     fields = _fields(kind)
     if not _is_typed_dict(kind):
         others = set(inspect.signature(kind).parameters) - set(fields)
         if others:
             raise TypeError(f"{where} takes {sorted(others)[0]!r}, which is no field that its instances keep.")
-    for name, field in fields.items():
-        _check(field.kind, f"{where}.{name}", seen)
+    found = [_check(field.kind, f"{where}.{name}", (*path, kind)) for name, field in fields.items()]
+    return set().union(*found) - {kind}
 
 
 def _convert(kind: Any, value: Any, where: str, is_sent: bool) -> Any:

@@ -85,6 +85,16 @@ class Tree:
 
 
 @dataclass
+class Left:
+    child: Left | Right | None = None
+
+
+@dataclass
+class Right:
+    child: Left | Right | None = None
+
+
+@dataclass
 class Small:
     order_id: int
     currency: str = "EUR"
@@ -288,6 +298,17 @@ def test_pydantic_reads_its_own_json_in_strict_mode_and_by_alias() -> None:
 
 
 class TestDeclaration:
+    def test_payloads_that_would_be_tried_in_exponentially_many_ways_cannot_be_declared(self) -> None:
+        with pytest.raises(TypeError, match=r"Left(\.child)+ has several types that contain Left again"):
+            model(Left)
+
+    def test_models_that_contain_themselves_may_be_alternatives_elsewhere(self) -> None:
+        @dataclass
+        class Basket:
+            one: Tree | Line | None
+
+        model(Basket)
+
     @pytest.mark.parametrize("cls", [int, dict, dict[str, int], lambda: None, Small(7), None])
     def test_a_model_is_a_dataclass_a_typed_dict_or_of_pydantic(self, cls: Any) -> None:
         with pytest.raises(TypeError, match="dataclass"):
