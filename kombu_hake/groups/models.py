@@ -221,8 +221,8 @@ def _check(kind: Any, where: str, path: tuple[Any, ...] = ()) -> set[Any]:
 
 def _check_structure(kind: Any, where: str, path: tuple[Any, ...]) -> set[Any]:
     if not _is_typed_dict(kind):
-        others = set(inspect.signature(kind).parameters) - {field.name for field in dataclass_fields(kind) if field.init}
-        if others:
+        kept = {field.name for field in dataclass_fields(kind) if field.init}
+        if others := set(inspect.signature(kind).parameters) - kept:
             raise TypeError(f"{where} takes {sorted(others)[0]!r}, which is no field that its instances keep.")
     found = [_check(field.kind, f"{where}.{name}", (*path, kind)) for name, field in _fields(kind).items()]
     return set().union(*found) - {kind}
