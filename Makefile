@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help demo docs screenshots test test-all lint unit emulator processes oldest bench dist clean python
-.PHONY: environments fast slow aws django
+.PHONY: environments fast slow aws django compatibility compatibility-leg release-check sbom
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -94,12 +94,28 @@ docs: .venv/docs.stamp ## The pages as a site in ./site; links are checked. ARGS
 screenshots: .venv/dev.stamp ## The pictures of the demo in docs/images, made anew (needs Chromium)
 	$(BIN)/python tests/screenshots.py
 
-dist: .venv/dev.stamp ## Wheel and source archive in ./dist
+compatibility: | python ## Tests with each Python, kombu, Celery and boto3 of docs/compatibility.md; writes its table. Takes long
+	$(PYTHON) tools/compatibility.py $(ARGS)
+
+# One leg with $(PYTHON), as CI runs it: make compatibility-leg CELERY=5.4 BOTO3=floor
+CELERY ?= 5.7
+BOTO3 ?= latest
+compatibility-leg: | python
+	$(PYTHON) tools/compatibility.py --leg $(CELERY) $(BOTO3) $(ARGS)
+
+dist: .venv-release/dist.stamp ## Wheel and source archive in ./dist, checked as the package index does
 	rm -rf build dist
-	$(BIN)/python -m build
+	.venv-release/bin/python -m build
+	.venv-release/bin/python -m twine check --strict dist/*
+
+release-check: dist ## make dist, and the README's quick start from the wheel with each Python of this machine
+	.venv-release/bin/python tools/release_check.py $(ARGS)
+
+sbom: .venv-release/dist.stamp # of the wheel in ./dist
+	.venv-release/bin/python tools/release_check.py --sbom sbom/kombu-hake.cdx.json
 
 clean: ## Remove all that this Makefile made
-	rm -rf .venv .venv-ministack .venv-oldest .venv-django6 build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-ministack .venv-oldest .venv-django6 .venv-release .venv-compatibility build dist sbom site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Virtual environments: made once, and again when what they are made from changes.
@@ -129,6 +145,11 @@ clean: ## Remove all that this Makefile made
 .venv-ministack/%.stamp: | python
 	$(PYTHON) -m venv --clear .venv-ministack
 	.venv-ministack/bin/python -m pip install --quiet --disable-pip-version-check ministack==$*
+	@touch $@
+
+.venv-release/dist.stamp: | python
+	$(PYTHON) -m venv --clear .venv-release
+	.venv-release/bin/python -m pip install --quiet --disable-pip-version-check 'build>=1.2' 'twine>=6' 'cyclonedx-bom>=7'
 	@touch $@
 
 .venv-oldest/%.stamp: setup.cfg | python

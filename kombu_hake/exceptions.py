@@ -21,6 +21,7 @@ __all__ = [
     "DeclarationMismatch",
     "DeliveryError",
     "HakeError",
+    "InvalidEvent",
     "InvalidName",
     "LeaseLost",
     "MalformedMessage",
@@ -211,6 +212,18 @@ class PublishFailed(PublishError):
         super().__init__(message)
         #: A pair ``(published message, error)`` for each message that AWS did not accept.
         self.failed = tuple(failed)
+
+
+class InvalidEvent(PublishError, ValueError):
+    """The data of an event does not match the model of its event type.
+
+    When you publish it, nothing was sent. In a handler the event is dead-lettered, as after any other exception.
+    """
+
+    def __init__(self, message: str = "", *, faults: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        #: One text a fault, which begins with the field: ``order_id must be int, not str``.
+        self.faults = tuple(faults)
 
 
 class DeliveryError(HakeError):

@@ -61,7 +61,8 @@ def _install(app: Any) -> None:
     with _one_at_a_time("setup"):
         if EVENT_TASK not in app._tasks:
             app.register_task(EventTask())
-            app.conf.task_routes = [_ROUTER, *_as_list(app.conf.task_routes)]
+            # By update(), which also replaces a router that Celery has made already, for an earlier publish.
+            app.conf.update(task_routes=[_ROUTER, *_as_list(app.conf.task_routes)])
         app.steps["consumer"].add("kombu_hake.groups.worker:GroupStep")
         for subscription in registry.all(app):
             _add_queue(app.amqp.queues, subscription)

@@ -14,6 +14,15 @@ A handler is an ordinary Celery task. A group is a queue, bound to the keys that
 ``celery -A shop worker -Q email``. An event is one message to the topic; each handler runs it under a task id of its
 own (:func:`kombu_hake.groups.registry.run_id`), so results, retries and revokes of one never affect another. How a
 worker handles an event is in :mod:`kombu_hake.groups.worker`.
+
+An event may have a model, which type checkers and :meth:`Topic.send` hold publishers to:
+
+    placed = orders.event_type("placed", OrderPlaced)  # a dataclass, a TypedDict or a pydantic model
+
+    @placed.on(group="email")
+    def send_receipt(order: OrderPlaced) -> None: ...
+
+    placed.publish(order_id=7)
 """
 
 from __future__ import annotations
@@ -21,8 +30,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from functools import partial, wraps
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, overload
 from uuid import uuid4
 
 from celery import Task, current_app, shared_task
@@ -33,15 +42,18 @@ from kombu import Exchange
 
 from kombu_hake.amqp import EVENT_TASK
 from kombu_hake.groups import setup as group_setup
+from kombu_hake.groups.models import Model
 from kombu_hake.groups.registry import Subscription, registry, run_id
+from kombu_hake.groups.signatures import SEND_OPTIONS, BoundDecorator, Decorator, Handler, SendOptions
 
-__all__ = ["Event", "Topic"]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
-#: Options that :meth:`Topic.send` passes on to Celery. All others belong to the handlers, not to an event.
-SEND_OPTIONS = frozenset(
-    {"countdown", "eta", "expires", "priority", "headers", "serializer", "compression", "retry", "retry_policy"}
-    | {"producer", "connection", "MessageGroupId", "MessageDeduplicationId"}
-)
+__all__ = ["Event", "EventType", "Topic"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -98,6 +110,7 @@ class Topic:
         self.name = name
         self.dead_letters = dead_letters
         self._app = app
+        self._event_types: dict[str, EventType[..., Any]] = {}
 
     def __repr__(self) -> str:
         return f"<Topic {self.name}>"
@@ -112,7 +125,33 @@ class Topic:
         """The exchange, for kombu."""
         return Exchange(self.name, type="topic")
 
-    def on(self, *keys: str, group: str, as_mapping: bool = False, **options: Any) -> Callable[[Any], Any]:
+    def event_type(self, key: str, model: Callable[P, T]) -> EventType[P, T]:
+        """Give the events of a key a model. From then on each publish of this key through this object is checked.
+
+        Args:
+            key: A routing key, without ``*`` and ``#``.
+            model: A dataclass, a TypedDict, or a pydantic model. Its fields are the payload.
+        Raises:
+            TypeError: the model is none of these, has a field without a form in JSON, or the key has another model.
+        """
+        if not isinstance(key, str) or not key or {"*", "#"} & set(key.split(".")):
+            raise TypeError(f"the key of an event type must be text without wildcards, not {key!r}")
+        known = self._event_types.get(key)
+        if known is not None and known.model != model:
+            raise TypeError(f"the events {key!r} of topic {self.name!r} have the model {known.model!r} already")
+        made = EventType(self, key, model)
+        self._event_types.setdefault(key, made)
+        return made
+
+    @overload
+    def on(
+        self, *keys: str, group: str, as_mapping: bool = False, bind: Literal[True], **options: Any
+    ) -> BoundDecorator: ...
+    @overload
+    def on(
+        self, *keys: str, group: str, as_mapping: bool = False, bind: Literal[False] = False, **options: Any
+    ) -> Decorator: ...
+    def on(self, *keys: str, group: str, as_mapping: bool = False, **options: Any) -> Any:
         """Make a function, or a task class, the handler of a group for some keys; a decorator.
 
         Args:
@@ -122,10 +161,16 @@ class Topic:
             options: Of the task, as of ``@shared_task``. ``acks_late`` is True unless you or the base class set it,
                 so that an event is deleted only after its handler has finished.
         Returns:
-            A decorator that returns the task. For an existing task it only adds the subscription.
+            A decorator that returns the task. For an existing task it only adds the subscription. For type checkers
+            the task has the parameters of the function, so they find a wrong ``handler.delay()``.
         Raises:
             TypeError: no key, an option that the group decides, or options for an existing task.
         """
+        return self._on(keys, group, options, as_mapping=as_mapping)
+
+    def _on(
+        self, keys: tuple[str, ...], group: str, options: dict[str, Any], *, as_mapping: bool = False, model: Any = None
+    ) -> Callable[[Any], Any]:
         if not keys or not all(isinstance(key, str) for key in keys):
             raise TypeError('name at least one key as text: @topic.on("placed", group="email")')
         if not isinstance(group, str) or not group:
@@ -135,7 +180,7 @@ class Topic:
                 raise TypeError(f"option {option!r} is decided by the group: its tasks are in queue {group!r}")
 
         def register(handler: Any) -> Any:
-            task, name_in = self._task(handler, options)
+            task, name_in = self._task(handler, options, model)
             for key in keys:
                 subscription = Subscription(self.name, key, group, name_in, as_mapping, self.dead_letters)
                 registry.add(subscription, self._app)
@@ -153,6 +198,7 @@ class Topic:
         Args:
             payload: The keyword arguments of the handlers.
         Raises:
+            InvalidEvent: the key has a model (:meth:`event_type`), which the payload does not match.
             kombu.exceptions.OperationalError: AWS did not answer, after the retries of ``task_publish_retry_policy``.
         """
         return self.send(key, payload)
@@ -168,24 +214,33 @@ class Topic:
         *,
         event_id: str | None = None,
         on_commit: bool | str = False,
-        **options: Any,
+        **options: Unpack[SendOptions],
     ) -> Event:
         """Publish an event with options.
 
         Args:
+            payload: The keyword arguments of the handlers.
             event_id: Text that identifies the event; publishing it again with the same id gives its runs the same ids.
             on_commit: Wait for Django's transaction to commit; the alias of a database, or True for the default one.
             options: Of ``apply_async``: ``countdown``, ``eta``, ``expires``, ``priority``, ``headers``, ``serializer``,
                 ``compression``, ``retry``, ``retry_policy``, ``producer``, ``connection``; and for FIFO topics
                 ``MessageGroupId`` and ``MessageDeduplicationId``.
         Raises:
+            InvalidEvent: the key has a model (:meth:`event_type`), which the payload does not match.
             TypeError: an unknown option.
         """
+        known = self._event_types.get(key)
+        data = dict(payload or {}) if known is None else known._model.dump(payload or {})
+        return self._publish(key, data, event_id, on_commit, dict(options))
+
+    def _publish(
+        self, key: str, payload: dict[str, Any], event_id: str | None, on_commit: bool | str, options: dict[str, Any]
+    ) -> Event:
         unknown = sorted(set(options) - SEND_OPTIONS)
         if unknown:
             raise TypeError(f"unknown option {unknown[0]!r} of an event: options of tasks belong to its handlers")
         event = self.event(key, event_id or str(uuid4()))
-        send = partial(self._send, event, dict(payload or {}), options)
+        send = partial(self._send, event, payload, options)
         if on_commit:
             from django.db import transaction
 
@@ -224,30 +279,48 @@ class Topic:
             args, kwargs = ((payload,), {}) if subscription.as_mapping else ((), payload)
             app.tasks[name].apply(args, kwargs, task_id=run_id(event.id, subscription.group, name))
 
-    def _task(self, handler: Any, options: dict[str, Any]) -> tuple[Any, Callable[[Any], str]]:
-        """The handler as a task, and a function for its name in an app."""
+    def _task(self, handler: Any, options: dict[str, Any], model: Any) -> tuple[Any, Callable[[Any], str]]:
+        """The handler as a task, and a function for its name in an app.
+
+        Args:
+            model: The :class:`Model` that it gets instances of; None for keyword arguments.
+        """
         if isinstance(handler, Proxy | Task):
+            if model is not None and not any(task is handler and cls is model.cls for task, cls in _typed):
+                raise TypeError(f"the handler is a task already, but not one that gets a {model.cls.__name__}")
             if options:
                 raise TypeError(f"the handler is a task already: set {', '.join(sorted(options))} where it is defined")
             return handler, lambda app: str(handler.name)
         base = handler if inspect.isclass(handler) else options.get("base")
-        own = {"acks_late": True} if getattr(base, "acks_late", None) is None else {}
+        own: dict[str, Any] = {"acks_late": True} if getattr(base, "acks_late", None) is None else {}
+        if model is not None:
+            own["apply_async"] = _apply_async_of(model)
+        task, name_in = self._new_task(handler, own | options, model)
+        if model is not None:
+            _typed.append((task, model.cls))
+        return task, name_in
+
+    def _new_task(self, handler: Any, options: dict[str, Any], model: Any) -> tuple[Any, Callable[[Any], str]]:
         if inspect.isclass(handler):
-            return self._class_task(handler, own | options)
+            return self._class_task(handler, options, model)
         name_in = partial(_function_name, handler, options.get("name"))
+        function = handler if model is None else _run_of(handler, model, is_bound=bool(options.get("bind")))
         if self._app is None:
-            return shared_task(**own | options)(handler), name_in
+            return shared_task(**options)(function), name_in
         app = self._app
-        app.task(**{"shared": False} | own | options)(handler)
+        app.task(**{"shared": False} | options)(function)
         # Not Celery's own lazy task: using this one finalizes the app, which creates its queues and routes.
         return Proxy(lambda: app.tasks[name_in(app)]), name_in
 
-    def _class_task(self, cls: type, options: dict[str, Any]) -> tuple[Any, Callable[[Any], str]]:
+    def _class_task(self, cls: Any, options: dict[str, Any], model: Any) -> tuple[Any, Callable[[Any], str]]:
         if not issubclass(cls, Task):
             raise TypeError(f"{cls.__name__} must be a function or a subclass of celery.Task")
         name_in = partial(_class_name, cls, options.get("name"))
         # Celery registers instances; the options become attributes, as with the decorator for functions.
-        made = type(cls.__name__, (cls,), {**options, "__module__": cls.__module__, "__doc__": cls.__doc__})
+        own = {**options, "__module__": cls.__module__, "__doc__": cls.__doc__}
+        if model is not None:
+            own["run"] = _run_of(cls.run, model, is_bound=True)
+        made = type(cls.__name__, (cls,), own)
 
         def register(app: Any) -> None:
             task = made()
@@ -257,6 +330,118 @@ class Topic:
 
         _for_each_app(self._app, register)
         return Proxy(lambda: self.app.tasks[name_in(self.app)]), name_in
+
+
+class EventType(Generic[P, T]):
+    """The events of one key of a topic, with their model; see :meth:`Topic.event_type`.
+
+    On the wire the payload is a JSON object with the fields of the model, so handlers with keyword arguments
+    (:meth:`Topic.on`) read it too. ``datetime``, ``date``, ``time``, ``UUID`` and ``Decimal`` are text, and an ``Enum``
+    is its value.
+
+    Attributes:
+        topic: The :class:`Topic`.
+        key: The routing key.
+        model: The class.
+    """
+
+    def __init__(self, topic: Topic, key: str, model: Callable[P, T]) -> None:
+        self.topic = topic
+        self.key = key
+        self.model = model
+        self._model: Model[T] = Model(model, f"event {key!r} of topic {topic.name!r}")
+
+    def __repr__(self) -> str:
+        return f"<EventType {self.key} of {self.topic!r}>"
+
+    def publish(self, /, *args: P.args, **fields: P.kwargs) -> Event:
+        """Publish an event from the arguments of the model, as :meth:`Topic.publish` does.
+
+        Raises:
+            InvalidEvent: the model does not allow these fields; nothing was sent.
+            kombu.exceptions.OperationalError: AWS did not answer, after the retries of ``task_publish_retry_policy``.
+        """
+        return self.send(self._model.make(*args, **fields))
+
+    def publish_on_commit(self, /, *args: P.args, **fields: P.kwargs) -> Event:
+        """As :meth:`publish`, after Django's transaction has committed. The fields are checked at once."""
+        return self.send(self._model.make(*args, **fields), on_commit=True)
+
+    def send(
+        self, payload: T, *, event_id: str | None = None, on_commit: bool | str = False, **options: Unpack[SendOptions]
+    ) -> Event:
+        """Publish an instance of the model with options, those of :meth:`Topic.send`.
+
+        Raises:
+            InvalidEvent: a field has another type than the model says; nothing was sent.
+            TypeError: an unknown option.
+        """
+        return self.topic._publish(self.key, self._model.dump(payload), event_id, on_commit, dict(options))
+
+    @overload
+    def on(
+        self, *, group: str, bind: Literal[True], **options: Any
+    ) -> Callable[[Callable[[Any, T], R]], Handler[[T], R]]: ...
+    @overload
+    def on(
+        self, *, group: str, bind: Literal[False] = False, **options: Any
+    ) -> Callable[[Callable[[T], R]], Handler[[T], R]]: ...
+    def on(self, *, group: str, **options: Any) -> Any:
+        """As :meth:`Topic.on`, for a handler that gets an instance of the model as its only argument.
+
+        An event that does not match the model fails in the handler's task with :class:`InvalidEvent`, and is
+        dead-lettered as after any other exception. Fields that the model does not have are ignored.
+
+        Args:
+            group: The group, which is the name of its queue.
+            options: Of the task, as of ``@shared_task``.
+        Raises:
+            TypeError: as :meth:`Topic.on`, or the handler is a task that does not get instances of this model.
+        """
+        return self.topic._on((self.key,), group, options, model=self._model)
+
+
+#: The tasks that get instances of a model, and its class.
+_typed: list[tuple[Any, Any]] = []
+
+
+def _run_of(function: Callable[..., Any], model: Model[Any], *, is_bound: bool) -> Callable[..., Any]:
+    """The function of a task whose message has the payload as keyword arguments, or as one mapping."""
+
+    def instance(args: tuple[Any, ...], payload: dict[str, Any]) -> Any:
+        if args and (payload or len(args) > 1):
+            raise TypeError(f"{function.__name__} takes one argument, an instance of {model.cls.__name__}")
+        return model.load(args[0] if args else payload)
+
+    if is_bound:
+
+        @wraps(function)
+        def run(self: Any, /, *args: Any, **payload: Any) -> Any:
+            return function(self, instance(args, payload))
+
+    else:
+
+        @wraps(function)
+        def run(*args: Any, **payload: Any) -> Any:
+            return function(instance(args, payload))
+
+    return run
+
+
+def _apply_async_of(model: Model[Any]) -> Callable[..., Any]:
+    """``Task.apply_async`` that sends an instance of the model as keyword arguments, like an event.
+
+    A retry comes here too, with the keyword arguments that were received: they are not checked again.
+    """
+
+    def apply_async(self: Any, args: Any = None, kwargs: Any = None, *others: Any, **options: Any) -> Any:
+        if args and len(args) == 1 and not kwargs:
+            args, kwargs = (), model.dump(args[0])
+        # The class of the task is one that Celery makes, with this function among its attributes.
+        mine = next(cls for cls in type(self).__mro__ if cls.__dict__.get("apply_async") is apply_async)
+        return super(mine, self).apply_async(args, kwargs, *others, **options)  # type: ignore[arg-type]
+
+    return apply_async
 
 
 def _for_each_app(app: Any, register: Callable[[Any], None]) -> None:

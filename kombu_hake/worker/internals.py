@@ -18,7 +18,7 @@ from kombu_hake.worker.unknown_tasks import say_unknown_once
 __all__ = ["INTERNALS", "TRIED", "Internal", "install"]
 
 #: Versions of Celery that every entry was tried on.
-TRIED = ("5.4", "5.7")
+TRIED = ("5.4", "5.5", "5.6", "5.7")
 
 
 class Internal(NamedTuple):

@@ -17,7 +17,7 @@ import pytest
 from support.celery_workers import Stage, Worker, wait_until
 from support.emulators import Emulator
 
-SITE = Path(__file__).parent / "apps" / "site.py"
+SITE = Path(__file__).parent / "apps" / "web_site.py"
 
 
 def free_port() -> int:
@@ -79,7 +79,7 @@ def test_a_server_that_loads_the_site_and_then_forks(
     port = free_port()
     preload = [] if kind == "gevent" else ["--preload"]  # gevent has to patch before anything is loaded
     options = ["-w", "2", "-k", kind, "--threads", "4", *preload, "-b", f"127.0.0.1:{port}", "--graceful-timeout", "5"]
-    with server(on_stage, tmp_path, "-m", "gunicorn", *options, "apps.site:application") as running:
+    with server(on_stage, tmp_path, "-m", "gunicorn", *options, "apps.web_site:application") as running:
         wait_until(lambda: get(port), lambda: running.log, 60)
         already = 1 + (1 if preload else 2)  # that page, and what is published while the site is loaded
         wait_until(lambda: published(aws) == already, lambda: running.log)

@@ -24,6 +24,12 @@ PUBLIC = (
     Name("groups/topic", "Topic.publish_on_commit", "Topic.publish_on_commit"),
     Name("groups/topic", "Topic.send", "Topic.send"),
     Name("groups/topic", "Topic.event", "Topic.event"),
+    Name("groups/topic", "Topic.event_type", "Topic.event_type"),
+    Name("groups/topic", "EventType", "EventType"),
+    Name("groups/topic", "EventType.publish", "EventType.publish"),
+    Name("groups/topic", "EventType.publish_on_commit", "EventType.publish_on_commit"),
+    Name("groups/topic", "EventType.send", "EventType.send"),
+    Name("groups/topic", "EventType.on", "EventType.on"),
     Name("groups/topic", "Event", "Event"),
     Name("groups/topic", "Event.result", "Event.result"),
     Name("groups/topic", "Event.results", "Event.results"),
@@ -95,7 +101,7 @@ def _entry(name: Name) -> str:
 def _node(module: str, path: str) -> ast.ClassDef | ast.FunctionDef:
     found: ast.AST = ast.parse((PACKAGE / f"{module}.py").read_text())
     for part in path.split("."):
-        found = next(
+        *_overloads, found = (
             item
             for item in getattr(found, "body", [])
             if isinstance(item, ast.ClassDef | ast.FunctionDef) and item.name == part

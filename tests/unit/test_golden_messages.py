@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 from golden_messages import FOLDER, plain, read, typed, write
+from packaging.version import Version
 from test_envelope import SqsSide
 
 FILES = sorted(FOLDER.glob("*/*.json"))
 
 
-def version_of(folder: Path) -> tuple[int, ...]:
-    return tuple(map(int, folder.name.rpartition("-")[2].split(".")))
+def version_of(folder: Path) -> Version:
+    return Version(folder.name.rpartition("-")[2])
 
 
 OURS = [path for path in FILES if path.parent.name.startswith("kombu_hake-")]

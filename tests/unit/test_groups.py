@@ -129,6 +129,14 @@ class TestQueues:
         assert fake.count("publish", "publish_batch") == 0
         assert len(fake.queues.queue("email").bodies()) == 1
 
+    def test_a_handler_that_is_called_after_a_publish_is_sent_to_its_group(self, app: Celery, orders: Topic) -> None:
+        orders.on("placed", group="email", name="receipt")(nothing)
+        fake = FakeClients()
+        with connected(fake) as connection:
+            orders.send("placed", {}, connection=connection)  # Celery makes its router, and the app is not finalized
+            app.tasks["receipt"].apply_async(connection=connection)
+        assert len(fake.queues.queue("email").bodies()) == 1
+
 
 class TestPublish:
     def test_one_request_whatever_the_number_of_groups(self, app: Celery, orders: Topic) -> None:

@@ -1,4 +1,4 @@
-"""A web site that publishes: for gunicorn as ``apps.site:application``, for Django's ``runserver`` as a program.
+"""A web site that publishes: for gunicorn as ``apps.web_site:application``, for Django's ``runserver`` as a program.
 
 The broker is used while the site is loaded, so before a server forks.
 """
