@@ -81,7 +81,7 @@ class Model(Generic[T]):
         """
         return cast(dict[str, Any], self._converted(value, is_sent=True))
 
-    def load(self, payload: Any) -> T:
+    def parse(self, payload: Any) -> T:
         """The instance of a payload. Fields that the model does not have are ignored: a newer publisher may send them.
 
         Raises:
@@ -399,11 +399,11 @@ class _Scalar(NamedTuple):
 
     Attributes:
         dump: To text; None if JSON has them.
-        load: From JSON; raises ValueError. For those that JSON has, from a subclass to the type itself.
+        parse: From JSON; raises ValueError. For those that JSON has, from a subclass to the type itself.
     """
 
     dump: Callable[[Any], str] | None
-    load: Callable[[Any], Any]
+    parse: Callable[[Any], Any]
 
 
 def _scalar(kind: Any, value: Any, where: str, is_sent: bool) -> Any:
@@ -411,11 +411,11 @@ def _scalar(kind: Any, value: Any, where: str, is_sent: bool) -> Any:
     if _is_of(kind, value):
         if kind in (float, Decimal) and not math.isfinite(value):
             raise _Mismatch(f"{where} must be a finite number")
-        return value if scalar.dump is not None and not is_sent else (scalar.dump or scalar.load)(value)
+        return value if scalar.dump is not None and not is_sent else (scalar.dump or scalar.parse)(value)
     if is_sent or scalar.dump is None:
         raise _wrong(kind, value, where)
     try:
-        return scalar.load(value)
+        return scalar.parse(value)
     except (ValueError, TypeError, AttributeError, InvalidOperation):
         raise _Mismatch(f"{where} must be {_name(kind)}, as text") from None
 

@@ -411,7 +411,7 @@ def _run_of(function: Callable[..., Any], model: Model[Any], *, is_bound: bool) 
     def instance(args: tuple[Any, ...], payload: dict[str, Any]) -> Any:
         if args and (payload or len(args) > 1):
             raise TypeError(f"{function.__name__} takes one argument, an instance of {model.cls.__name__}")
-        return model.load(args[0] if args else payload)
+        return model.parse(args[0] if args else payload)
 
     if is_bound:
 

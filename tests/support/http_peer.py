@@ -214,6 +214,10 @@ class _Handle:
         self.sock.close()
 
 
+#: The pools of a test, for their sockets to be closed when it ends.
+made: list[FakePool] = []
+
+
 class FakePool(HttpPool):
     """A pool whose connections are :class:`FakeSocket`."""
 
@@ -222,6 +226,7 @@ class FakePool(HttpPool):
         self._script = script
         self.sockets: list[FakeSocket] = []
         self.before: Callable[[str], None] = lambda name: None
+        made.append(self)
 
     def idle(self) -> list[FakeSocket]:
         return [connection._sock.sock for connection in self._idle]  # type: ignore[attr-defined]

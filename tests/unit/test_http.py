@@ -21,6 +21,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from gevent import GreenletExit
 from hypothesis import given
 from hypothesis import strategies as st
+from support import http_peer
 from support.http_peer import (
     HEAD,
     HOST,
@@ -40,6 +41,13 @@ from kombu_hake.aws.http import Answer, HttpPool, OddAnswer, _Connection
 #: What a signal handler, a killed greenlet or the network may raise at any time.
 EXCEPTIONS = [RuntimeError, KeyboardInterrupt, SoftTimeLimitExceeded, GreenletExit, TimeoutError, OSError, MemoryError]
 TIMEOUT_S = 30.0
+
+
+@pytest.fixture(autouse=True)
+def close_fake_sockets() -> Iterator[None]:
+    yield
+    while http_peer.made:
+        http_peer.made.pop().close()
 
 
 def post(pool: HttpPool, body: bytes, timeout_s: float = TIMEOUT_S) -> bytes:
