@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from .meter import Meter
@@ -364,10 +365,13 @@ def _wire_calls(broker: Broker, queue: str) -> tuple[Callable[..., Any], Callabl
 
 def _package() -> tuple[Any, Any]:
     """``Clients`` and ``Settings``, wherever this version of the package has them."""
-    try:
+    import kombu_hake
+
+    # The package that is installed in place would lend a baseline the modules that it lacks.
+    if Path(kombu_hake.__file__).with_name("aws").is_dir():
         from kombu_hake.aws.clients import Clients
         from kombu_hake.config import Settings
-    except ImportError:
+    else:
         from kombu_hake.clients import Clients
         from kombu_hake.settings import Settings
     return Clients, Settings
