@@ -163,7 +163,8 @@ class _Connection:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         # Of a pool that is no longer used, or dropped by an exception between two requests.
-        weakref.finalize(self, sock.close)
+        # Not at exit: connections are in use while messages are given back.
+        weakref.finalize(self, sock.close).atexit = False
         #: Seconds, and whether the system counts them.
         self._timeout = (-1.0, False)
         #: Whether a byte of the answer has arrived.

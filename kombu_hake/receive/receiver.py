@@ -298,6 +298,8 @@ class Receiver:
         url = source.url
         try:
             with self._lock:
+                if source.closed:  # since there was credit: whoever closed it waits for the polls that are open by then
+                    return False
                 self._open_polls[url] += 1
             try:
                 return self._poll_once(source, reserved, is_helper, trouble, hedge)

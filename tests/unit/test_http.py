@@ -9,6 +9,7 @@ import os
 import random
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -867,3 +868,23 @@ def test_dead_connections_are_noticed_by_the_system() -> None:
         assert connection._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 8_000
         assert connection._sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         pool.close()
+
+
+AT_EXIT = """
+import atexit, sys
+from kombu_hake.aws.http import HttpPool
+
+pool = HttpPool("127.0.0.1", int(sys.argv[1]), tls=None, connect_timeout_s=10.0)
+head = b"POST / HTTP/1.1\\r\\nHost: localhost"
+atexit.register(lambda: print(pool.post(head, b"last", 10.0).body.decode()))
+pool.post(head, b"first", 10.0)
+"""
+
+
+def test_connections_are_usable_while_the_process_ends() -> None:
+    """Messages are given back then."""
+    with serving(echo) as peer:
+        done = subprocess.run(
+            [sys.executable, "-c", AT_EXIT, str(peer.port)], capture_output=True, text=True, timeout=60, check=False
+        )
+    assert (done.stdout.strip(), done.stderr, peer.accepted) == ("last", "", 1)
