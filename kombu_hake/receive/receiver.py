@@ -298,7 +298,7 @@ class Receiver:
         url = source.url
         try:
             with self._lock:
-                if source.closed:  # since there was credit: whoever closed it waits for the polls that are open by then
+                if source.closed:  # since there was credit; closing waits only for polls that were open by then
                     return False
                 self._open_polls[url] += 1
             try:

@@ -763,3 +763,26 @@ def test_the_end_can_wait_until_open_polls_have_given_back_what_they_took(bench:
     bench.send(queue, "given back")
     assert bench.receiver.wait_for_open_polls([url], 10.0)
     assert visible(bench, queue) == ["given back"]
+
+
+def test_a_poller_that_got_credit_just_before_the_end_does_not_poll(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end would not wait for its poll: whatever it received would stay hidden."""
+    queue = bench.queue("q")
+    await_credit = bench.receiver._await_credit
+    ended: list[threading.Thread] = []
+
+    def end(source: Any, is_helper: bool) -> int:
+        count = await_credit(source, is_helper)
+        bench.receiver.stop()
+        ended.append(threading.current_thread())
+        return count
+
+    monkeypatch.setattr(bench.receiver, "_await_credit", end)
+    bench.send(queue, "stays")
+    bench.consume(queue)
+    eventually(lambda: bool(ended) and not ended[0].is_alive())
+    assert bench.receiver.wait_for_open_polls([QueueUrl(queue.url)], 0.0)
+    assert bench.fake.count("receive_message") == 0
+    assert visible(bench, queue) == ["stays"]
