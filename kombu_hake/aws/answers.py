@@ -232,6 +232,7 @@ def _messages(params: Mapping[str, Any], answer: dict[str, Any]) -> None:
 
 
 def _message(found: dict[str, Any]) -> None:
+    # Not by _text and _texts: calling them for each message takes twice the time, a few percent of a receive.
     for name in ("MessageId", "ReceiptHandle"):
         value = found.get(name)
         if not isinstance(value, str) or not value:

@@ -136,11 +136,11 @@ class Wire:
 
     def _result(self, operation: str, params: Mapping[str, Any], answer: Answer) -> dict[str, Any]:
         """What an answer says. Raises as :meth:`call`."""
-        found = _parse_json(answer) if self._service == "sqs" else _parse_query(OPERATIONS["sns"][operation], answer)
+        action = OPERATIONS[self._service][operation]
+        found = _parse_json(answer) if self._service == "sqs" else _parse_query(action, answer)
         if found is None:
             format_ = "a JSON object" if self._service == "sqs" else "of its protocol"
             detail = f"status {answer.status} with {len(answer.body):,} bytes that are not {format_}"
-            action = OPERATIONS[self._service][operation]
             where = params.get("QueueUrl") or params.get("TopicArn")
             raise foreign_answer(detail, f"{self._service}:{action}", str(where))
         if answer.status == 200:
@@ -188,10 +188,8 @@ def _tls(session: Any) -> Any:
 
 
 def _parse_json(answer: Answer) -> _Found | None:
-    if not answer.body:
-        return _Found({}, answer.headers.get("x-amzn-query-error", ""))
     try:
-        fields = json.loads(str(answer.body, "utf-8"))
+        fields = json.loads(str(answer.body, "utf-8")) if answer.body else {}
     except (ValueError, RecursionError):
         return None
     return _Found(fields, answer.headers.get("x-amzn-query-error", "")) if isinstance(fields, dict) else None
