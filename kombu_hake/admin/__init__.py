@@ -13,8 +13,8 @@ Start with :func:`connect`::
 
 In: a Celery app. Out: values such as :class:`Group` and :class:`DeadLetter`, and the outcome of a requeue or purge.
 Importing it does not connect; needs Celery. Open ``connection.py`` for :class:`Admin`, ``queues.py`` for counts and
-bindings, ``dead_letters.py`` for looking at dead letters and sending them back, ``namespace.py`` for deleting an
-environment.
+bindings, ``dead_letters.py`` for looking at dead letters and sending them back, ``export/`` for infrastructure code,
+``namespace.py`` for deleting an environment.
 """
 
 from __future__ import annotations

@@ -142,12 +142,21 @@ class Clients:
         return int(self._clock.now_s() * 1000)
 
     def region(self) -> str:
-        """The region in use."""
-        return str(self._client("sqs").meta.region_name)
+        """The region in use. Needs no credentials if it is configured."""
+        return self._where()[0]
 
     def partition(self) -> str:
-        """The partition in use, such as ``aws`` or ``aws-cn``."""
-        return str(self._client("sqs").meta.partition)
+        """The partition in use, such as ``aws`` or ``aws-cn``. Needs no credentials if the region is configured."""
+        return self._where()[1]
+
+    def _where(self) -> tuple[str, str]:
+        try:
+            meta = self._client("sqs").meta
+        except ConfigurationError:  # such as no credentials, which exports for another machine do without
+            if self.settings.region is None:
+                raise
+            return self.settings.region, _partition_of(self.settings.region)
+        return str(meta.region_name), str(meta.partition)
 
     def sqs_endpoint(self) -> str:
         """The endpoint of SQS, such as ``https://sqs.eu-west-1.amazonaws.com``."""
@@ -268,6 +277,16 @@ class Clients:
 
 def _service_of(kind: str) -> str:
     return "sqs" if kind in ("receive", "check") else kind
+
+
+def _partition_of(region: str) -> str:
+    import boto3
+    import botocore.exceptions
+
+    try:
+        return str(boto3.Session().get_partition_for_region(region))
+    except botocore.exceptions.UnknownRegionError:
+        return "aws"  # as botocore assumes of a region that is newer than its list
 
 
 def _session(settings: Settings, clock: AwsClock) -> Any:

@@ -39,9 +39,9 @@ def cloudformation(blueprint: Blueprint) -> dict[str, Any]:
     """
     queues = [queue for queue in blueprint.queues if not queue.is_predefined]
     topics = [topic for topic in blueprint.topics if topic.is_bound and not topic.is_predefined]
-    ids = {queue.arn: logical_id("Queue", queue.physical) for queue in queues}
+    ids: dict[str, str] = {queue.arn: logical_id("Queue", queue.physical) for queue in queues}
     ids |= {topic.arn: logical_id("Topic", topic.physical) for topic in topics}
-    gates = {queue.arn: logical_id("Policy", queue.physical) for queue in queues if queue.policy}
+    gates: dict[str, str] = {queue.arn: logical_id("Policy", queue.physical) for queue in queues if queue.policy}
     resources: dict[str, Any] = {ids[topic.arn]: _topic(topic) for topic in topics}
     resources |= {ids[queue.arn]: _queue(queue, ids) for queue in queues}
     resources |= {gates[queue.arn]: _policy(queue, ids) for queue in queues if queue.policy}
@@ -49,7 +49,9 @@ def cloudformation(blueprint: Blueprint) -> dict[str, Any]:
         if not one.is_predefined:
             name = logical_id("Subscription", parse_arn(one.topic_arn).name, parse_arn(one.queue_arn).name)
             resources[name] = _subscription(one, ids, gates)
-    return template(f"Queues and topics, made by kombu_hake {__version__}: celery hake export cloudformation", resources)
+    return template(
+        f"Queues and topics, made by kombu_hake {__version__}: celery hake export cloudformation", resources
+    )
 
 
 def template(description: str, resources: Mapping[str, Any], **sections: Any) -> dict[str, Any]:

@@ -10,8 +10,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from kombu_hake.amqp import BindingSet, allows, from_tags, has_same_own, max_priority, merged_policy, named_topics, same_json
 from kombu_hake.admin.declared import Declared, DeclaredExchange, DeclaredQueue
+from kombu_hake.amqp import (
+    BindingSet,
+    allows,
+    from_tags,
+    has_same_own,
+    max_priority,
+    merged_policy,
+    named_topics,
+    same_json,
+)
 from kombu_hake.aws import Clients
 from kombu_hake.exceptions import QueueNotFound, TopicNotFound
 from kombu_hake.topology import Blueprint, SnsSubscription, SnsTopic, SqsQueue

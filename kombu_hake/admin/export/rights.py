@@ -1,8 +1,8 @@
 """IAM policies: which actions each role needs, and on what. Pure.
 
-:data:`GRANTS` is the only list of these actions: ``hake export iam`` prints it with the ARNs of an app, and the policies
-in docs/iam.md are generated from it with the pattern of a namespace. To cover another service (such as S3), add a kind
-of resource to :class:`Resources` and its grants to the list.
+:data:`GRANTS` is the only list of these actions: ``hake export iam`` prints it with the ARNs of an app, and the
+policies in docs/iam.md are generated from it with the pattern of a namespace. To cover another service (such as S3),
+add a kind of resource to :class:`Resources` and its grants to the list.
 
 What is not in the list
     Actions that only make a warning more precise, which docs/iam.md names with their use. ``sts:GetCallerIdentity``,
@@ -38,8 +38,9 @@ class Resources:
         queues: Queues and their priority levels.
         dead_queues: Dead-letter and undelivered queues.
         topics: Topics of exchanges.
-        temporary_queues: Queues that Celery creates for remote control, monitors and ``rpc://`` results; empty without.
+        temporary_queues: Queues that Celery creates for remote control and monitors; empty without.
         control_topics: Topics of remote control and events; empty without.
+        result_queues: Queues of ``rpc://`` results; empty without.
         keys: Statements' resources and conditions of KMS keys: see :func:`key_statement`.
     """
 
@@ -48,6 +49,7 @@ class Resources:
     topics: tuple[str, ...] = ()
     temporary_queues: tuple[str, ...] = ()
     control_topics: tuple[str, ...] = ()
+    result_queues: tuple[str, ...] = ()
     keys: tuple[Mapping[str, Any], ...] = ()
 
 
@@ -63,6 +65,11 @@ class Grant(NamedTuple):
 
 
 _REMOTE: tuple[Role, ...] = ("consumer", "operator")
+_TEMPORARY = (
+    "sqs:CreateQueue", "sqs:TagQueue", "sqs:UntagQueue", "sqs:ListQueueTags", "sqs:GetQueueUrl",
+    "sqs:GetQueueAttributes", "sqs:SetQueueAttributes", "sqs:SendMessage", "sqs:ReceiveMessage", "sqs:DeleteMessage",
+    "sqs:ChangeMessageVisibility", "sqs:DeleteQueue",
+)  # fmt: skip
 
 GRANTS: tuple[Grant, ...] = (
     # To publish events, and to send tasks.
@@ -116,16 +123,9 @@ GRANTS: tuple[Grant, ...] = (
         ),
         is_any=True,
     ),
-    # Remote control, events and rpc:// results, through temporary queues.
-    Grant(
-        _REMOTE,
-        ("temporary_queues",),
-        (
-            "sqs:CreateQueue", "sqs:TagQueue", "sqs:UntagQueue", "sqs:ListQueueTags", "sqs:GetQueueUrl",
-            "sqs:GetQueueAttributes", "sqs:SetQueueAttributes", "sqs:SendMessage", "sqs:ReceiveMessage",
-            "sqs:DeleteMessage", "sqs:ChangeMessageVisibility", "sqs:DeleteQueue",
-        ),
-    ),
+    # Remote control and events, and results over rpc://, through temporary queues.
+    Grant(_REMOTE, ("temporary_queues",), _TEMPORARY),
+    Grant(("producer", "consumer"), ("result_queues",), _TEMPORARY),
     Grant(
         _REMOTE,
         ("control_topics",),

@@ -69,7 +69,7 @@ def terraform(blueprint: Blueprint, existing: Existing) -> dict[str, Any]:
     queues = [queue for queue in blueprint.queues if not queue.is_predefined]
     topics = [topic for topic in blueprint.topics if topic.is_bound and not topic.is_predefined]
     subscriptions = [one for one in blueprint.subscriptions if not one.is_predefined]
-    names = {queue.arn: terraform_name(queue.physical) for queue in queues}
+    names: dict[str, str] = {queue.arn: terraform_name(queue.physical) for queue in queues}
     resources: dict[str, dict[str, Any]] = {
         "aws_sns_topic": {terraform_name(topic.physical): _topic(topic) for topic in topics},
         "aws_sqs_queue": {names[queue.arn]: _queue(queue, names) for queue in queues},
@@ -102,7 +102,8 @@ def _queue(queue: SqsQueue, names: Mapping[str, str]) -> dict[str, Any]:
         found["redrive_policy"] = _text(queue.redrive)
     if queue.redrive_allow:
         found["redrive_allow_policy"] = _text(queue.redrive_allow)
-    return _with_rest(found, queue.tags, _redriven(queue.redrive, names))
+    dead = _dead_letters(queue.redrive)  # must exist before
+    return _with_rest(found, queue.tags, [f"aws_sqs_queue.{names[dead]}"] if dead in names else [])
 
 
 def _topic(topic: SnsTopic) -> dict[str, Any]:
@@ -124,18 +125,17 @@ def _subscription(
     found |= _arguments(_SUBSCRIPTION, shown)
     # What SNS accepts must find the queue's door open: its policy comes first.
     needs = [("aws_sns_topic", terraform_name(parse_arn(one.topic_arn).name))]
-    for arn in (one.queue_arn, read_object(shown.get("RedrivePolicy")).get("deadLetterTargetArn")):
+    for arn in (one.queue_arn, _dead_letters(shown.get("RedrivePolicy"))):
         needs += [(kind, names[arn]) for kind in ("aws_sqs_queue", "aws_sqs_queue_policy") if arn in names]
     return _with_rest(found, {}, [f"{kind}.{name}" for kind, name in needs if name in resources[kind]])
 
 
-def _redriven(redrive: str | None, names: Mapping[str, str]) -> list[str]:
-    """The dead-letter queue that a redrive policy names, which must exist before."""
+def _dead_letters(redrive: str | None) -> str:
+    """The ARN of the dead-letter queue that a redrive policy names; ``""`` for none."""
     try:
-        arn = read_object(redrive).get("deadLetterTargetArn")
+        return str(read_object(redrive).get("deadLetterTargetArn", ""))
     except ValueError:
-        return []
-    return [f"aws_sqs_queue.{names[arn]}"] if arn in names else []
+        return ""
 
 
 def _arguments(known: Mapping[str, tuple[str, Converter]], attributes: Mapping[str, str]) -> dict[str, Any]:
