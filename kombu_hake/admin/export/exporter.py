@@ -66,6 +66,7 @@ class Exporter:
             topics=tuple(topic.arn for topic in planned.topics),
             temporary_queues=tuple(self._temporary_queues(found)) if has_control else (),
             control_topics=tuple(self._control_topics(found)) if has_control else (),
+            namespace=(self._arn("sqs", f"{self._settings.namer.queue_prefix()}*"),) if has_control else (),
             result_queues=(self._arn("sqs", self._settings.namer.uuid_pattern("{uuid}")),) if has_results else (),
             keys=tuple(self._keys(planned)),
         )

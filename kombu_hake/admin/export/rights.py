@@ -40,6 +40,7 @@ class Resources:
         topics: Topics of exchanges.
         temporary_queues: Queues that Celery creates for remote control and monitors; empty without.
         control_topics: Topics of remote control and events; empty without.
+        namespace: Pattern of all queues of the namespace, in which a janitor looks for abandoned temporary ones.
         result_queues: Queues of ``rpc://`` results; empty without.
         keys: Statements' resources and conditions of KMS keys: see :func:`key_statement`.
     """
@@ -49,6 +50,7 @@ class Resources:
     topics: tuple[str, ...] = ()
     temporary_queues: tuple[str, ...] = ()
     control_topics: tuple[str, ...] = ()
+    namespace: tuple[str, ...] = ()
     result_queues: tuple[str, ...] = ()
     keys: tuple[Mapping[str, Any], ...] = ()
 
@@ -113,7 +115,9 @@ GRANTS: tuple[Grant, ...] = (
         ("operator",), ("dead_queues",), ("sqs:ReceiveMessage", "sqs:ChangeMessageVisibility", "sqs:DeleteMessage")
     ),
     Grant(
-        ("operator",), ("topics",), ("sns:GetTopicAttributes", "sns:ListSubscriptionsByTopic", "sns:DeleteTopic")
+        ("operator",),
+        ("topics",),
+        ("sns:GetTopicAttributes", "sns:ListSubscriptionsByTopic", "sns:ListTagsForResource", "sns:DeleteTopic"),
     ),
     Grant(
         ("operator",),
@@ -125,6 +129,7 @@ GRANTS: tuple[Grant, ...] = (
     ),
     # Remote control and events, and results over rpc://, through temporary queues.
     Grant(_REMOTE, ("temporary_queues",), _TEMPORARY),
+    Grant(_REMOTE, ("namespace",), ("sqs:ListQueueTags",)),
     Grant(("producer", "consumer"), ("result_queues",), _TEMPORARY),
     Grant(
         _REMOTE,
