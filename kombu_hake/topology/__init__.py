@@ -6,7 +6,9 @@ or removed. :class:`Topology` is the front; one per process and settings.
 
 from __future__ import annotations
 
+from kombu_hake.topology.audit import Audit, Auditor, Undeclared
 from kombu_hake.topology.blueprint import Blueprint, SnsSubscription, SnsTopic, SqsQueue, blueprint
+from kombu_hake.topology.drift import Drift
 from kombu_hake.topology.home import Home
 from kombu_hake.topology.signs import Signs, whoami
 from kombu_hake.topology.spec import LEVEL_TAG, QueueSpec, retention_s
@@ -16,7 +18,10 @@ from kombu_hake.topology.topology import Topology
 
 __all__ = [
     "LEVEL_TAG",
+    "Audit",
+    "Auditor",
     "Blueprint",
+    "Drift",
     "Home",
     "QueueSpec",
     "Signs",
@@ -26,6 +31,7 @@ __all__ = [
     "Timings",
     "Topics",
     "Topology",
+    "Undeclared",
     "blueprint",
     "retention_s",
     "whoami",

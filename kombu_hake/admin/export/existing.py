@@ -1,4 +1,4 @@
-"""What AWS has already of a blueprint, and the blueprint with that put in: as ``hake apply`` would leave it.
+"""What AWS has already of a blueprint, and the blueprint with that put in: as a worker that declares it leaves it.
 
 An export that is imported must not undo what operators have tuned, nor what other programs wrote. So attributes,
 foreign tags and foreign policy statements of what exists are part of the export.
@@ -87,7 +87,7 @@ def read(clients: Clients, blueprint: Blueprint) -> Existing:
 def with_recorded(declared: Declared, blueprint: Blueprint, existing: Existing) -> Declared:
     """What is declared, with the bindings and priorities that the tags of its queues record besides.
 
-    Other apps, and older versions of this one, may have bound the queues: ``hake apply`` unbinds nothing. Pure.
+    Other apps, and older versions of this one, may have bound the queues: declaring unbinds nothing. Pure.
     """
     tags = {queue.name: existing.queues[queue.arn].tags for queue in blueprint.queues if queue.arn in existing.queues}
     queues = tuple(_with_recorded(queue, from_tags(tags.get(queue.name, {}))) for queue in declared.queues)
@@ -98,7 +98,7 @@ def with_recorded(declared: Declared, blueprint: Blueprint, existing: Existing) 
 
 
 def completed(blueprint: Blueprint, existing: Existing) -> Blueprint:
-    """The blueprint, with what exists as ``hake apply`` would leave it. Pure."""
+    """The blueprint, with what exists as a worker that declares it leaves it. Pure."""
     return Blueprint(
         tuple(_completed_queue(queue, existing.queues.get(queue.arn)) for queue in blueprint.queues),
         tuple(_completed_topic(topic, existing.topics.get(topic.arn)) for topic in blueprint.topics),
