@@ -250,6 +250,7 @@ class Admin:
 
     def _exporter(self) -> Exporter:
         return Exporter(self.app, self._clients, self._topology.home)
+
     def plan(self) -> Plan:
         """Compare what the app declares with AWS. Reads only; works with ``topology=verify`` and ``assume``, too.
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from celery import Celery
 from support.emulators import Emulator
-from support.everything import declare_all, make_app
+from support.everything import declare_all, make_app, planned
 from support.inventory import inventory
 
 from kombu_hake import admin
@@ -39,6 +39,7 @@ def make_stack(aws: Emulator, document: dict[str, Any], **parameters: str) -> No
 def test_a_stack_is_accepted_by_verify_and_left_alone_by_auto(ministack: Emulator) -> None:
     aws = ministack.in_namespace("cfn-all")
     make_stack(aws, template(make_app(aws)))
+    assert planned(make_app(aws)) == []
     declare_all(make_app(aws, topology="verify"))
     before = found(aws)
     assert (len(before["queues"]), len(before["topics"]), len(before["subscriptions"])) == (21, 6, 11)

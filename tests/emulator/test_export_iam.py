@@ -116,9 +116,9 @@ def take(connection: Connection, queue: Queue, count: int) -> None:
 
 
 def declare_new(place: Place) -> None:
-    app = place.app()
-    with place.step():
-        declare(app)
+    with place.step(), admin.connect(place.app()) as broker:
+        done = broker.apply(sleep=lambda _: None)
+        place.troubles += [str(one) for one in (*done.failures, *done.remaining.changes, *done.remaining.unknown)]
     # Another process, as it were: connections with the same options share what they know.
     with place.step(), place.app(read_timeout=16).connection_for_write() as connection:
         channel = connection.default_channel
@@ -138,6 +138,9 @@ def operate(place: Place) -> None:
             broker.groups()
         with place.step():
             broker.export_terraform()
+        with place.step():
+            plan = broker.plan()
+            place.troubles += [str(one) for one in (*plan.changes, *plan.unknown)]
         with place.step():
             list(broker.dead_letters("email"))
         with place.step():

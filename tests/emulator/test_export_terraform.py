@@ -7,7 +7,7 @@ import pytest
 from celery import Celery
 from kombu import Queue
 from support.emulators import Emulator
-from support.everything import declare_all, make_app
+from support.everything import declare_all, make_app, planned
 from support.inventory import inventory
 from support.terraform import Terraform
 
@@ -40,6 +40,7 @@ def test_what_is_applied_is_accepted_by_verify_and_left_alone_by_auto(aws: Emula
     applied = terraform(aws, document)
     assert applied.apply()
     assert applied.plan() == []
+    assert planned(make_app(aws)) == []
     declare_all(make_app(aws, topology="verify"))
     before = found(aws)
     declare_all(make_app(aws))
@@ -64,6 +65,7 @@ def test_what_exists_is_imported_as_it_is(aws: Emulator) -> None:
     assert len(document["import"]) == sum(len(each) for each in document["resource"].values())
     assert terraform(aws, document).apply() == []
     assert found(aws) == before
+    assert len(planned(make_app(aws))) == 1  # of what is declared, the visibility timeout was changed
 
 
 def test_a_binding_of_another_app_is_kept(aws: Emulator) -> None:

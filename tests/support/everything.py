@@ -6,10 +6,10 @@ from celery import Celery
 from kombu import Exchange, Queue, binding
 from support.emulators import Emulator
 
-from kombu_hake import Topic
+from kombu_hake import Topic, admin
 from kombu_hake.admin.declared import declared
 
-__all__ = ["declare_all", "make_app"]
+__all__ = ["declare_all", "make_app", "planned"]
 
 KEPT = {"x-dead-letter-queue": True}
 
@@ -40,3 +40,10 @@ def declare_all(app: Celery) -> None:
         for queue in declared(app).queues:
             app.amqp.queues[queue.name](channel).declare()
         channel.basic_consume("email")
+
+
+def planned(app: Celery) -> list[str]:
+    """What ``hake plan`` says: changes, what is not declared, and what cannot be told."""
+    with admin.connect(app) as broker:
+        plan = broker.plan()
+    return [str(one) for one in (*plan.changes, *plan.undeclared, *plan.unknown, *plan.notes)]

@@ -99,7 +99,7 @@ GRANTS: tuple[Grant, ...] = (
     Grant(
         ("declarer",),
         ("topics",),
-        ("sns:CreateTopic", "sns:TagResource", "sns:ListTagsForResource", "sns:Subscribe"),
+        ("sns:CreateTopic", "sns:TagResource", "sns:ListTagsForResource", "sns:Subscribe", "sns:ListSubscriptionsByTopic"),
     ),
     Grant(("declarer",), ("topics",), ("sns:GetSubscriptionAttributes", "sns:SetSubscriptionAttributes"), is_any=True),
     # To look, to work with dead letters, and to clean up.
