@@ -59,6 +59,8 @@ class Clients:
         #: The wire of each service, or False if it cannot be used.
         self._wires: dict[str, Wire | Literal[False]] = {}
         self._last_success = float("-inf")
+        #: Region and partition, once known.
+        self._found_at: tuple[str, str] | None = None
         self._inherited: list[tuple[Any, ...]] = []
         self._clock = AwsClock()
         self._new_queues = NewQueues()
@@ -150,13 +152,15 @@ class Clients:
         return self._where()[1]
 
     def _where(self) -> tuple[str, str]:
-        try:
-            meta = self._client("sqs").meta
-        except ConfigurationError:  # such as no credentials, which exports for another machine do without
-            if self.settings.region is None:
-                raise
-            return self.settings.region, _partition_of(self.settings.region)
-        return str(meta.region_name), str(meta.partition)
+        if self._found_at is None:
+            try:
+                meta = self._client("sqs").meta
+                self._found_at = str(meta.region_name), str(meta.partition)
+            except ConfigurationError:  # such as no credentials, which exports for another machine do without
+                if self.settings.region is None:
+                    raise
+                self._found_at = self.settings.region, _partition_of(self.settings.region)
+        return self._found_at
 
     def sqs_endpoint(self) -> str:
         """The endpoint of SQS, such as ``https://sqs.eu-west-1.amazonaws.com``."""

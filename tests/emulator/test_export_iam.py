@@ -147,12 +147,16 @@ def operate(place: Place) -> None:
             place.troubles += broker.requeue("email").failures
         with place.step():
             broker.purge_queue("plain")
-        with place.step(), app.connection_for_write() as connection:
-            email = app.amqp.queues["email"](connection.default_channel)
-            email.declare()
-            email.unbind_from(ORDERS, routing_key="placed")
         with place.step():
             broker.delete_namespace(place.user.namespace)
+
+
+def unbind(place: Place) -> None:
+    app = place.app()
+    with place.step(), app.connection_for_write() as connection:
+        email = app.amqp.queues["email"](connection.default_channel)
+        email.declare()
+        email.unbind_from(ORDERS, routing_key="placed")
 
 
 def control(place: Place) -> None:
@@ -222,6 +226,10 @@ class Case(NamedTuple):
     #: Of the grants that it needs.
     kinds: frozenset[str] = frozenset({"queues", "dead_queues", "topics"})
     has_control: bool = False
+    #: A role that it needs as well.
+    further: Role | None = None
+    #: Actions that it does not need, but another case of the role.
+    spared: frozenset[str] = frozenset()
 
 
 CONTROL = frozenset({"temporary_queues", "control_topics", "namespace"})
@@ -229,7 +237,8 @@ CASES = {
     "producer": Case("producer", produce),
     "consumer": Case("consumer", consume),
     "declarer": Case("declarer", declare_new),
-    "operator": Case("operator", operate),
+    "operator": Case("operator", operate, spared=frozenset({"sqs:UntagQueue"})),
+    "operator who unbinds": Case("operator", unbind, further="declarer"),
     "remote control of a worker": Case("consumer", control, CONTROL, has_control=True),
     "remote control by an operator": Case("operator", control, CONTROL, has_control=True),
 }
@@ -240,8 +249,10 @@ def without_one() -> Iterator[Any]:
     for name, case in CASES.items():
         found = [grant.actions for grant in GRANTS if case.role in grant.roles and case.kinds & set(grant.kinds)]
         is_slow = name not in ("producer", "declarer")
+        if name == "operator who unbinds":
+            found = [("sqs:UntagQueue",)]
         for action in dict.fromkeys(action for actions in found for action in actions if action not in NOT_ENFORCED):
-            if name != "remote control by an operator":  # the grants are those of a worker
+            if action not in case.spared and name != "remote control by an operator":  # who has a worker's grants
                 yield pytest.param(name, action, marks=[pytest.mark.slow] if is_slow else [])
 
 
@@ -252,8 +263,7 @@ def troubles(root: Emulator, case: Case, without: str, caplog: pytest.LogCapture
         declare(everyone.app())
     with admin.connect(everyone.app(worker_enable_remote_control=case.has_control)) as broker:
         documents = broker.export_iam(case.role)
-        if case.work is operate:  # who may mend, too
-            documents += broker.export_iam("declarer")
+        documents += broker.export_iam(case.further) if case.further is not None else []
     place = Place(root, as_policies(root, documents, without))
     with caplog.at_level(logging.DEBUG if without else logging.WARNING, "kombu_hake"):
         caplog.clear()

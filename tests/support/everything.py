@@ -9,7 +9,7 @@ from support.emulators import Emulator
 from kombu_hake import Topic, admin
 from kombu_hake.admin.declared import declared
 
-__all__ = ["declare_all", "make_app", "planned"]
+__all__ = ["declare_all", "define", "make_app", "planned"]
 
 KEPT = {"x-dead-letter-queue": True}
 
@@ -17,6 +17,11 @@ KEPT = {"x-dead-letter-queue": True}
 def make_app(aws: Emulator, **options: Any) -> Celery:
     app = Celery("shop", broker=aws.url(**options), set_as_current=False)
     app.conf.broker_transport_options = {"queue_tags": {"team": "shop ${file(1)}"}}
+    return define(app)
+
+
+def define(app: Celery) -> Celery:
+    """Its queues, topics and handlers."""
     app.conf.task_queues = [
         Queue("jobs", Exchange("work", "topic"), routing_key="job.#", max_priority=3, queue_arguments=KEPT),
         Queue("europe", Exchange("regions", "headers"), binding_arguments={"x-match": "all", "region": "${x}"}),

@@ -99,7 +99,10 @@ GRANTS: tuple[Grant, ...] = (
     Grant(
         ("declarer",),
         ("topics",),
-        ("sns:CreateTopic", "sns:TagResource", "sns:ListTagsForResource", "sns:Subscribe", "sns:ListSubscriptionsByTopic"),
+        (
+            "sns:CreateTopic", "sns:TagResource", "sns:ListTagsForResource", "sns:Subscribe",
+            "sns:ListSubscriptionsByTopic",
+        ),
     ),
     Grant(("declarer",), ("topics",), ("sns:GetSubscriptionAttributes", "sns:SetSubscriptionAttributes"), is_any=True),
     # To look, to work with dead letters, and to clean up.
@@ -123,7 +126,8 @@ GRANTS: tuple[Grant, ...] = (
         ("operator",),
         ("queues", "topics"),
         (
-            "sqs:ListQueues", "sns:ListTopics", "sns:Unsubscribe", "cloudwatch:GetMetricData",
+            "sqs:ListQueues", "sns:ListTopics", "sns:GetSubscriptionAttributes", "sns:Unsubscribe",
+            "cloudwatch:GetMetricData",
         ),
         is_any=True,
     ),
