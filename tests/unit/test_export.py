@@ -149,6 +149,21 @@ def test_a_template_that_is_too_large_is_an_error_that_names_the_remedy() -> Non
         cloudformation(replace(found, queues=(heavy,), topics=(), subscriptions=()))
 
 
+def test_a_document_that_is_none_is_named() -> None:
+    found = planned(make_app())
+    odd = replace(found.queue("email"), redrive="[1]")
+    with pytest.raises(ConfigurationError, match="RedrivePolicy of queue 'shop__email' is not a JSON object"):
+        cloudformation(replace(found, queues=(odd,), topics=(), subscriptions=()))
+
+
+def test_numbers_that_are_none_are_left_to_the_tools() -> None:
+    found = planned(make_app(broker_transport_options={"queue_attributes": {"VisibilityTimeout": "soon"}}))
+    assert (
+        terraform(found, Existing())["resource"]["aws_sqs_queue"]["shop__email"]["visibility_timeout_seconds"] == "soon"
+    )
+    assert '"VisibilityTimeout": "soon"' in json.dumps(cloudformation(found))
+
+
 def test_each_queue_and_topic_has_its_alarms() -> None:
     found = alarms(planned(make_app()))
     names = {one["Properties"]["AlarmName"] for one in found["Resources"].values()}

@@ -14,7 +14,6 @@ from kombu_hake._version import __version__
 from kombu_hake.admin.export.existing import Existing
 from kombu_hake.admin.export.names import terraform_name, terraform_pair
 from kombu_hake.amqp import SQS_MAX_MESSAGE_BYTES, parse_arn, read_object
-from kombu_hake.exceptions import InvalidName
 from kombu_hake.topology import Blueprint, SnsSubscription, SnsTopic, SqsQueue
 
 __all__ = ["terraform"]
@@ -144,8 +143,8 @@ def _arguments(known: Mapping[str, tuple[str, Converter]], attributes: Mapping[s
         if attributes.get(attribute):
             try:
                 value = convert(attributes[attribute])
-            except ValueError:
-                raise InvalidName(f"AWS shows {attribute}={attributes[attribute]!r}, which is no number.") from None
+            except ValueError:  # of an option: Terraform names the fault
+                value = attributes[attribute]
             found[argument] = _text(value) if isinstance(value, str) else value
     return found
 
