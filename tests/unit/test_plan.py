@@ -247,11 +247,11 @@ def test_prune_removes_what_it_was_told_to_and_nothing_else() -> None:
         assert "trailer" not in json.dumps(shown["FilterPolicy"])
 
 
-def test_prune_of_some(caplog: pytest.LogCaptureFixture) -> None:
+def test_prune_of_some() -> None:
     fake = FakeClients()
     app = before_and_after(fake)
     with opened(fake, app) as (broker, _, aws):
-        apply(broker, prune=lambda found: [one for one in found if one.name == "ns__films"])
+        apply(broker, prune=lambda found: [one for one in found if (one.what, one.name) == ("queue", "ns__films")])
         left = aws.inventory()
         assert "ns__films" not in left["queues"]
         assert ("ns__films", "ns__films") not in left["subscriptions"]
