@@ -9,9 +9,23 @@ from __future__ import annotations
 from kombu_hake.topology.apply import LEVEL_TAG
 from kombu_hake.topology.home import Home
 from kombu_hake.topology.signs import Signs, whoami
+from kombu_hake.topology.sizes import SIZE_ARGUMENT, TopicLimit, checked_size
 from kombu_hake.topology.spec import QueueSpec, retention_s
 from kombu_hake.topology.timings import Timings
 from kombu_hake.topology.topics import Topics
 from kombu_hake.topology.topology import Topology
 
-__all__ = ["LEVEL_TAG", "Home", "QueueSpec", "Signs", "Timings", "Topics", "Topology", "retention_s", "whoami"]
+__all__ = [
+    "LEVEL_TAG",
+    "SIZE_ARGUMENT",
+    "Home",
+    "QueueSpec",
+    "Signs",
+    "Timings",
+    "TopicLimit",
+    "Topics",
+    "Topology",
+    "checked_size",
+    "retention_s",
+    "whoami",
+]

@@ -46,6 +46,7 @@ from kombu_hake.topology.reconciler import Reconciler
 from kombu_hake.topology.removal import Remover
 from kombu_hake.topology.repair import Repairer
 from kombu_hake.topology.signs import Signs
+from kombu_hake.topology.sizes import TopicSizes
 from kombu_hake.topology.spec import QueueSpec
 from kombu_hake.topology.timings import Timings
 from kombu_hake.topology.topics import Topics
@@ -83,6 +84,8 @@ class Topology:
         self.queues = Queues(clients, settings, self.home)
         self.signs = Signs(clients, settings, clock, self.queues.looks_temporary, self._heal_later, self.timings)
         self.topics = Topics(clients, settings, self.home)
+        self.sizes = TopicSizes(clients, settings, self.topics, clock)
+        self.topics.on_created = self.sizes.created
         self._clients = clients
         self._settings = settings
         self.dead_queues = DeadQueues(clients, settings, self.queues, self.chores)
@@ -124,9 +127,13 @@ class Topology:
 
     # --- exchanges
 
-    def declare_exchange(self, exchange: str, exchange_type: ExchangeType) -> None:
+    def declare_exchange(
+        self, exchange: str, exchange_type: ExchangeType, max_size_bytes: int | None = None
+    ) -> None:
         """Record an exchange's type. Its topic is created by the first binding or publish.
 
+        Args:
+            max_size_bytes: Size of its largest messages; see :mod:`kombu_hake.topology.sizes`.
         Raises:
             DeclarationMismatch: this process declared it with another type, or saw that another one did.
         """
@@ -137,6 +144,8 @@ class Topology:
                 "use another name."
             )
         self._types[exchange] = exchange_type
+        if max_size_bytes is not None:
+            self.sizes.declare(exchange, max_size_bytes)
 
     def exchange_type(self, exchange: str) -> ExchangeType | None:
         """The type this process declared, if it did."""
@@ -320,6 +329,7 @@ class Topology:
                 self._bind_foreign(queue, binding)
             else:
                 self._repairer.bind(queue, binding)
+            self.sizes.make(binding.exchange)
         except AccessDenied as exc:
             is_dispensable = self._settings.is_best_effort(binding.exchange) or binding.exchange_type == "direct"
             if self._seems_bound(queue, binding):
