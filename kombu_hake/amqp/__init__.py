@@ -79,6 +79,7 @@ from kombu_hake.amqp.limits import (
     SQS_MAX_VISIBILITY_S,
     SQS_MAX_WAIT_S,
     SQS_MIN_RETENTION_S,
+    SQS_OLD_MAX_MESSAGE_BYTES,
     SQS_QUEUE_READY_S,
     SQS_QUEUE_RECREATE_S,
 )
@@ -176,6 +177,7 @@ __all__ = [
     "SQS_MAX_VISIBILITY_S",
     "SQS_MAX_WAIT_S",
     "SQS_MIN_RETENTION_S",
+    "SQS_OLD_MAX_MESSAGE_BYTES",
     "SQS_QUEUE_READY_S",
     "SQS_QUEUE_RECREATE_S",
     "TAG_PREFIX",

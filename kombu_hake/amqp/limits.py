@@ -26,6 +26,7 @@ RAW_DELIVERY_MAX_ATTRIBUTES: Final = 10
 
 SQS_MAX_QUEUE_NAME_CHARS: Final = 80  # API-SQS CreateQueue
 SQS_MAX_MESSAGE_BYTES: Final = 1_048_576  # API-SQS CreateQueue MaximumMessageSize; body and attributes
+SQS_OLD_MAX_MESSAGE_BYTES: Final = 262_144  # of queues that were created before August 2025, by default
 SQS_MAX_BATCH_BYTES: Final = 1_048_576  # API-SQS SendMessageBatch: all entries together
 SQS_MAX_WAIT_S: Final = 20  # API-SQS ReceiveMessage WaitTimeSeconds
 SQS_MAX_DELAY_S: Final = 900  # API-SQS SendMessage DelaySeconds; standard queues only

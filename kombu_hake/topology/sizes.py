@@ -24,7 +24,7 @@ from kombu_hake.amqp import (
 )
 from kombu_hake.aws import Clients, SingleFlight
 from kombu_hake.config import Settings
-from kombu_hake.exceptions import AccessDenied, DeclarationMismatch, TopicNotFound, TopologyError
+from kombu_hake.exceptions import AccessDenied, DeclarationMismatch, HakeError, TopicNotFound, TopologyError
 from kombu_hake.quoting import fields, guarded, quoted
 from kombu_hake.topology.topics import Topics
 
@@ -140,6 +140,23 @@ class TopicSizes:
         """The topic was created, or was found by creating it."""
         self._shown.pop(exchange, None)
         self.make(exchange)
+
+    def explained(self, queue: str, exchange: str, exc: TopologyError) -> TopologyError:
+        """The error for a subscription that AWS refused: it says so where the size of the topic may be the reason."""
+        try:
+            limit_bytes, subscriptions = self._read(exchange)
+        except HakeError:
+            return exc
+        if limit_bytes <= SNS_MAX_MESSAGE_BYTES or subscriptions < SNS_RAISED_MAX_SUBSCRIPTIONS:
+            return exc
+        return TopologyError(
+            f"Queue {queue!r} cannot be subscribed to the topic of exchange {exchange!r}: AWS allows a topic with "
+            f"messages of more than {SNS_MAX_MESSAGE_BYTES} bytes {SNS_RAISED_MAX_SUBSCRIPTIONS} subscriptions, and "
+            f"this one, with {limit_bytes} bytes, has {subscriptions}. Unsubscribe queues that are not used, or bind "
+            f"the queue to a second exchange. Or set {_ATTRIBUTE} of {self._topics.arn(exchange)} back to "
+            f"{SNS_MAX_MESSAGE_BYTES}, declare the exchange without a size, and use compress_above or large_messages. "
+            f"{exc}"
+        )
 
     def forget(self, exchange: str) -> None:
         """Read the limit again when it is needed next: AWS refused a message, or the topic is gone."""

@@ -95,7 +95,7 @@ class Topology:
         self._knowledge = Knowledge(
             clients, settings, self.queues, self.topics, self._reader, self.chores, self.timings, clock
         )
-        applier = Applier(clients, self.queues, self.topics, memory, self._reader)
+        applier = Applier(clients, self.queues, self.topics, memory, self._reader, self.sizes.explained)
         converger = Converger(
             clients, self.queues, self.dead_queues, planner, self._reader, applier, self.chores, self.timings,
             self._recheck, clock,
@@ -329,7 +329,7 @@ class Topology:
                 self._bind_foreign(queue, binding)
             else:
                 self._repairer.bind(queue, binding)
-            self.sizes.make(binding.exchange)
+            self._raise_sizes(queue, binding.exchange)
         except AccessDenied as exc:
             is_dispensable = self._settings.is_best_effort(binding.exchange) or binding.exchange_type == "direct"
             if self._seems_bound(queue, binding):
@@ -444,6 +444,14 @@ class Topology:
             self._remover.delete_exchange(exchange)
 
     # --- inside
+
+    def _raise_sizes(self, queue: str, exchange: str) -> None:
+        """Let a topic and a queue take the messages that the exchange was declared with."""
+        declared = self.sizes.declared(exchange)
+        if declared is not None:
+            self.sizes.make(exchange)
+            for name in self.queues.levels(queue):
+                self.queues.raise_size(name, declared)
 
     def _heal_later(self, url: QueueUrl) -> None:
         self._upkeep.heal_later(url)
