@@ -69,7 +69,12 @@ _CLASSES: Mapping[str, type[HakeError]] = {
 }
 #: AWS refuses a message, or a batch of them, for its size. SQS names the limit of the queue.
 _TOO_LARGE = {"BatchRequestTooLong"}
-_INVALID = {"InvalidParameter", "InvalidParameterValue"}
+_INVALID = {
+    "InvalidParameter",
+    "InvalidParameterException",
+    "InvalidParameterValue",
+    "InvalidParameterValueException",
+}
 _TOO_LARGE_TEXT = re.compile(r"message too long|message must be shorter than (?P<limit>\d{1,9}) bytes", re.I)
 _DENIED = {
     "AccessDenied",

@@ -67,21 +67,17 @@ class Limits:
     def refused(self, target: Target, size_bytes: int, exc: MessageTooLarge) -> HakeError:
         """The error for a message that AWS refused for its size; *exc* is what AWS said."""
         if isinstance(target, QueueTarget):
-            limit = exc.limit_bytes or SQS_MAX_MESSAGE_BYTES
-            return self._too_large(target, size_bytes, TopicLimit(limit))
+            return self._too_large(target, size_bytes, TopicLimit(exc.limit_bytes or SQS_MAX_MESSAGE_BYTES))
         if self._topology is None:
             return exc
         sizes, exchange = self._topology.sizes, target.exchange
-        was_raised = sizes.is_raised_lately(exchange)
         sizes.forget(exchange)
-        found = sizes.limit(exchange, size_bytes)
-        if size_bytes > found.limit_bytes:
-            return self._too_large(target, size_bytes, found)
-        if was_raised:
-            return BrokerUnavailable(
-                f"AWS does not apply the new size limit of the topic of exchange {exchange!r} yet: {exc}"
-            )
-        return exc
+        limit = sizes.limit(exchange, size_bytes)
+        if size_bytes > limit.limit_bytes:
+            return self._too_large(target, size_bytes, limit)
+        if sizes.is_raised_lately(exchange):
+            return BrokerUnavailable(f"AWS does not apply the new size of the topic of {exchange!r} yet: {exc}")
+        return self._too_large(target, size_bytes, TopicLimit(0, str(exc)))
 
     def _of(self, target: Target, size_bytes: int) -> TopicLimit:
         if isinstance(target, QueueTarget):
@@ -91,19 +87,23 @@ class Limits:
         return self._topology.sizes.limit(target.exchange, size_bytes)
 
     def _too_large(self, target: Target, size_bytes: int, limit: TopicLimit) -> MessageTooLarge:
+        """*limit*: 0 bytes if AWS refuses less than it is known, or declared, to take."""
         is_queue = isinstance(target, QueueTarget)
         where = f"queue {target.queue!r}" if isinstance(target, QueueTarget) else f"exchange {target.exchange!r}"
+        takes = "the queue" if is_queue else "its topic"
+        over = f"over the {limit.limit_bytes:,} bytes that {takes} takes" if limit.limit_bytes else "too large"
         why = f" ({limit.why})" if limit.why else ""
         remedies = [self._raising(target, size_bytes)]
         if self._settings.compress_above is None:
             remedies.append("Compress messages: broker_transport_options = {'compress_above': 65536}.")
-        remedies.append("Keep large messages in S3: broker_transport_options = {'large_messages': 's3://bucket/prefix'}.")
+        remedies.append(
+            "Keep large messages in S3: broker_transport_options = {'large_messages': 's3://bucket/prefix'}."
+        )
         return MessageTooLarge(
-            f"A message of {size_bytes:,} bytes for {where} is over the {limit.limit_bytes:,} bytes that "
-            f"{'the queue' if is_queue else 'its topic'} takes{why}. " + " ".join(filter(None, remedies)),
+            f"A message of {size_bytes:,} bytes for {where} is {over}{why}. {' '.join(remedies)}",
             size_bytes=size_bytes,
             limit_bytes=limit.limit_bytes,
-        )  # fmt: skip
+        )
 
     def _raising(self, target: Target, size_bytes: int) -> str:
         if size_bytes > SNS_MAX_RAISED_BYTES:

@@ -22,7 +22,7 @@ from kombu_hake.amqp import (
     is_mailbox,
     whole,
 )
-from kombu_hake.aws import Clients, SingleFlight
+from kombu_hake.aws import Clients, Once, SingleFlight
 from kombu_hake.config import Settings
 from kombu_hake.exceptions import AccessDenied, DeclarationMismatch, HakeError, TopicNotFound, TopologyError
 from kombu_hake.quoting import fields, guarded, quoted
@@ -90,6 +90,7 @@ class TopicSizes:
         self._topics = topics
         self._clock = clock
         self._flights = SingleFlight()
+        self._first = Once()
         self._declared: dict[str, int] = {}
         self._shown: dict[str, _Shown] = {}
         self._raised_at: dict[str, float] = {}
@@ -217,10 +218,12 @@ class TopicSizes:
                 )
             else:
                 why = str(exc)
-            logger.warning(
-                "HAKE760 The topic of exchange %s was declared with messages of up to %d bytes, but still takes %d: %s",
-                exchange, wanted, shown, why, extra=fields(exchange=exchange),
-            )  # fmt: skip
+            if self._first(exchange):
+                logger.warning(
+                    "HAKE760 The topic of exchange %s was declared with messages of up to %d bytes, but still takes "
+                    "%d: %s",
+                    exchange, wanted, shown, why, extra=fields(exchange=exchange),
+                )  # fmt: skip
             return TopicLimit(shown, f"it cannot be raised: {why}")
         self._raised_at[exchange] = self._clock()
         logger.info("Raised the topic of exchange %s to messages of %d bytes.", exchange, wanted)
