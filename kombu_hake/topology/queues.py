@@ -293,7 +293,7 @@ class Queues:
                 logger.info("Raised queue %s to messages of %d bytes.", name, SQS_MAX_MESSAGE_BYTES)
                 return
         logger.warning(
-            "HAKE761 Queue %s takes messages of %d bytes, but is bound to a topic with messages of %d: larger ones are "
+            "HAKE322 Queue %s takes messages of %d bytes, but is bound to a topic with messages of %d: larger ones are "
             "delivered, but cannot be retried or sent to handlers. Set its MaximumMessageSize to %d. Its limit was not "
             "changed, because %s.",
             name, limit, size_bytes, SQS_MAX_MESSAGE_BYTES, why, extra=fields(queue=name),

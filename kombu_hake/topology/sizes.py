@@ -220,7 +220,7 @@ class TopicSizes:
                 why = str(exc)
             if self._first(exchange):
                 logger.warning(
-                    "HAKE760 The topic of exchange %s was declared with messages of up to %d bytes, but still takes "
+                    "HAKE321 The topic of exchange %s was declared with messages of up to %d bytes, but still takes "
                     "%d: %s",
                     exchange, wanted, shown, why, extra=fields(exchange=exchange),
                 )  # fmt: skip

@@ -229,7 +229,7 @@ def test_one_that_may_not_raise_it_says_so_and_goes_on(
     here.publish(b"small")
     with pytest.raises(MessageTooLarge, match=r"cannot be raised: AWS denies sns:SetTopicAttributes"):
         here.publish()
-    assert [record.getMessage()[:7] for record in caplog.records if record.levelno >= logging.WARNING] == ["HAKE760"]
+    assert [record.getMessage()[:7] for record in caplog.records if record.levelno >= logging.WARNING] == ["HAKE321"]
 
 
 def test_a_topic_with_more_than_100_subscriptions_is_not_raised(
@@ -238,7 +238,7 @@ def test_a_topic_with_more_than_100_subscriptions_is_not_raised(
     elsewhere.declare()
     subscribe(fake, 100)
     here.declare(MIB)
-    assert "HAKE760" in caplog.text
+    assert "HAKE321" in caplog.text
     with pytest.raises(MessageTooLarge, match="it has 101 subscriptions, and AWS allows a raised topic 100"):
         here.publish()
 
@@ -448,7 +448,7 @@ def test_any_other_limit_of_a_queue_is_warned_of(
     here.declare(MIB)
     here.declare(MIB)
     assert queue_size(fake) == str(limit)
-    assert caplog.text.count("HAKE761") == 1
+    assert caplog.text.count("HAKE322") == 1
 
 
 @pytest.mark.parametrize("in_batch", [False, True])
