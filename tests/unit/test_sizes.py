@@ -403,6 +403,19 @@ def test_a_batch_to_a_topic_that_was_lowered_is_sent_one_by_one(fake: FakeClient
     assert batches(fake)[before:] == [2, 2, 1]
 
 
+def test_batches_of_small_messages_notice_a_lowered_topic(fake: FakeClients, here: Process) -> None:
+    here.declare()
+    set_size(fake, MIB)
+    here.publish()
+    set_size(fake, 262_144)
+    for _ in range(2):
+        with batch(in_flight=1):
+            for _ in range(5):
+                here.publish(b"x" * 100_000)
+    assert batches(fake) == [1, 5, 1, 1, 1, 1, 1, 2, 2, 1]
+    assert lengths(fake) == [300_000] + [100_000] * 10
+
+
 # --- queues
 
 
