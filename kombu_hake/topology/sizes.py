@@ -142,6 +142,26 @@ class TopicSizes:
         self._shown.pop(exchange, None)
         self.make(exchange)
 
+    def faults(self, exchange: str) -> list[str]:
+        """What is wrong with a topic that is not ours to raise, in sentences. One request, if a size was declared.
+
+        Raises:
+            AccessDenied: it may not be read.
+        """
+        declared = self._declared.get(exchange)
+        if declared is None:
+            return []
+        try:
+            shown, _ = self._read(exchange)
+        except TopicNotFound:
+            return []
+        if raised(declared, shown) is None:
+            return []
+        return [
+            f"The topic of exchange {exchange!r} ({self._topics.arn(exchange)}) takes messages of {shown} bytes, and "
+            f"the exchange was declared with {declared}: set its attribute {_ATTRIBUTE}."
+        ]
+
     def explained(self, queue: str, exchange: str, exc: TopologyError) -> TopologyError:
         """The error for a subscription that AWS refused: it says so where the size of the topic may be the reason."""
         try:

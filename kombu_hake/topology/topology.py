@@ -111,7 +111,7 @@ class Topology:
             clients, settings, self.queues, self.topics, self._reader, planner, self._knowledge, applier,
             self._reconciler,
         )  # fmt: skip
-        self._verification = Verification(clients, self.queues, self.topics, self._reader, planner)
+        self._verification = Verification(clients, self.queues, self.topics, self.sizes, self._reader, planner)
         self._types: dict[str, ExchangeType] = dict(_PREDECLARED)
         self._denied: dict[str, AccessDenied] = {}
         self._has_warned = False
