@@ -127,7 +127,7 @@ class Applier:
         if isinstance(exc, TopicNotFound):
             raise exc
         if text == _EVERYTHING or "ilter" not in str(exc):
-            raise self._explained(change.queue, change.exchange, exc) from exc
+            raise self._explained(change.queue, change.exchange, exc) if isinstance(change, Subscribe) else exc
         if isinstance(exc, QuotaExceeded):
             return replace(observed, full=observed.full | {change.exchange})
         logger.info("Exchange %s takes a wider filter for queue %s: %s", change.exchange, change.queue, exc)
