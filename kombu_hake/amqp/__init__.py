@@ -34,7 +34,16 @@ from kombu_hake.amqp.bindings import (
     to_tags,
 )
 from kombu_hake.amqp.commands import command_fault, is_clock, is_event_queue
-from kombu_hake.amqp.contents import COMPRESSION_HEADER, decoded, encoded, inflated, is_json, is_nested_too_deep
+from kombu_hake.amqp.contents import (
+    COMPRESSION_HEADER,
+    compressed,
+    decoded,
+    encoded,
+    inflated,
+    is_codec,
+    is_json,
+    is_nested_too_deep,
+)
 from kombu_hake.amqp.deferral import EARLY_S, How, delay_s, due_ms, hide_s, plan
 from kombu_hake.amqp.documents import matches_wildcard, read_object, same_json
 from kombu_hake.amqp.envelope import (
@@ -56,6 +65,8 @@ from kombu_hake.amqp.limits import (
     RAW_DELIVERY_MAX_ATTRIBUTES,
     SNS_MAX_BATCH_BYTES,
     SNS_MAX_MESSAGE_BYTES,
+    SNS_MAX_RAISED_BYTES,
+    SNS_RAISED_MAX_SUBSCRIPTIONS,
     SQS_ATTRIBUTES_SETTLE_S,
     SQS_LIST_PAGE,
     SQS_MAX_BATCH_BYTES,
@@ -68,6 +79,7 @@ from kombu_hake.amqp.limits import (
     SQS_MAX_VISIBILITY_S,
     SQS_MAX_WAIT_S,
     SQS_MIN_RETENTION_S,
+    SQS_OLD_MAX_MESSAGE_BYTES,
     SQS_QUEUE_READY_S,
     SQS_QUEUE_RECREATE_S,
 )
@@ -151,6 +163,8 @@ __all__ = [
     "REPLY_POLL_S",
     "SNS_MAX_BATCH_BYTES",
     "SNS_MAX_MESSAGE_BYTES",
+    "SNS_MAX_RAISED_BYTES",
+    "SNS_RAISED_MAX_SUBSCRIPTIONS",
     "SQS_ATTRIBUTES_SETTLE_S",
     "SQS_LIST_PAGE",
     "SQS_MAX_BATCH_BYTES",
@@ -163,6 +177,7 @@ __all__ = [
     "SQS_MAX_VISIBILITY_S",
     "SQS_MAX_WAIT_S",
     "SQS_MIN_RETENTION_S",
+    "SQS_OLD_MAX_MESSAGE_BYTES",
     "SQS_QUEUE_READY_S",
     "SQS_QUEUE_RECREATE_S",
     "TAG_PREFIX",
@@ -189,6 +204,7 @@ __all__ = [
     "canonical_json",
     "command_fault",
     "compile_filter",
+    "compressed",
     "dead_name",
     "decode",
     "decoded",
@@ -206,6 +222,7 @@ __all__ = [
     "in_pattern",
     "inflated",
     "is_clock",
+    "is_codec",
     "is_command_queue",
     "is_dead_name",
     "is_event_queue",

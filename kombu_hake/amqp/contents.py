@@ -1,4 +1,5 @@
-"""Message bodies: unpacking and decoding. The only module that decompresses or deserializes what a message carries.
+"""Message bodies: packing, unpacking and decoding. The only module that decompresses or deserializes what a message
+carries.
 
 Bodies are untrusted. A body is deserialized only from content types that the caller accepts, and decompressed only up
 to :data:`kombu_hake.amqp.limits.MAX_INFLATED_BYTES`. Pure.
@@ -28,7 +29,16 @@ from kombu_hake.amqp.limits import (
 )
 from kombu_hake.exceptions import MalformedMessage
 
-__all__ = ["COMPRESSION_HEADER", "decoded", "encoded", "inflated", "is_json", "is_nested_too_deep"]
+__all__ = [
+    "COMPRESSION_HEADER",
+    "compressed",
+    "decoded",
+    "encoded",
+    "inflated",
+    "is_codec",
+    "is_json",
+    "is_nested_too_deep",
+]
 
 #: kombu names the codec of a compressed body in this header.
 COMPRESSION_HEADER = "compression"
@@ -62,7 +72,7 @@ def decoded(
     """
     if compression:
         body = inflated(body, compression)
-    if len(body) > SQS_MAX_MESSAGE_BYTES and is_json(content_type) and _values(body) > MAX_INFLATED_VALUES:
+    if _has_too_many_values(body, content_type):
         raise MalformedMessage(f"its body decompresses to JSON that holds more than {MAX_INFLATED_VALUES} values")
     if body and content_type == "application/json" and accept is not None and content_type in accept:
         found = _usual_json(body)
@@ -100,6 +110,32 @@ def encoded(value: Any, content_type: str | None, *, compression: Any = None) ->
     return new_type, encoding, body
 
 
+def compressed(body: bytes | str, content_type: str | None, codec: str) -> tuple[bytes, str] | None:
+    """Compress a body as kombu does.
+
+    Args:
+        codec: A content type or alias that kombu knows, such as ``gzip``.
+    Returns:
+        The compressed body, and its codec for the header ``compression``. None if the body is better left alone: it
+        does not become smaller, or its receivers would refuse to unpack it.
+    """
+    data = body.encode("utf-8", "surrogatepass") if isinstance(body, str) else bytes(body)
+    if len(data) > MAX_INFLATED_BYTES or _has_too_many_values(data, content_type):
+        return None
+    packed, header = kombu_compression.compress(data, codec)
+    in_base64 = -(-len(packed) // 3) * 4  # as the envelope writes what is not text
+    return (packed, header) if in_base64 < len(data) else None
+
+
+def is_codec(name: str) -> bool:
+    """Return True if kombu can compress with this codec here; some need a further package."""
+    try:
+        kombu_compression.get_encoder(name)
+    except KeyError:
+        return False
+    return True
+
+
 def inflated(body: bytes | str, compression: Any) -> bytes:
     """Decompress a body, up to a limit.
 
@@ -129,6 +165,10 @@ def inflated(body: bytes | str, compression: Any) -> bytes:
     if len(found) > MAX_INFLATED_BYTES:
         raise _too_large()
     return found
+
+
+def _has_too_many_values(body: bytes | str, content_type: str | None) -> bool:
+    return len(body) > SQS_MAX_MESSAGE_BYTES and is_json(content_type) and _values(body) > MAX_INFLATED_VALUES
 
 
 def is_json(content_type: str | None) -> bool:

@@ -19,7 +19,14 @@ from celery.exceptions import Ignore, Reject, Retry, Terminated, TimeLimitExceed
 from celery.utils.serialization import get_pickled_exception
 from celery.worker.request import Request
 
-from kombu_hake.amqp import COMPRESSION_HEADER, PRIVATE_EXCHANGE, Envelope, encode, is_task
+from kombu_hake.amqp import (
+    COMPRESSION_HEADER,
+    PRIVATE_EXCHANGE,
+    SQS_MAX_MESSAGE_BYTES,
+    Envelope,
+    encode,
+    is_task,
+)
 from kombu_hake.exceptions import HakeError
 from kombu_hake.groups.messages import Parts, resendable, with_death
 from kombu_hake.quoting import fields, guarded, quoted
@@ -32,6 +39,8 @@ MAX_MESSAGE_CHARS = 1_000
 MAX_TRACEBACK_CHARS = 6_000
 #: Maximum length of an attribute of the dead letter.
 MAX_ATTRIBUTE_CHARS = 256
+#: Room for the attributes of the dead letter.
+_ROOM_BYTES = 2_048
 
 
 def group_of(message: Any) -> str | None:
@@ -129,11 +138,11 @@ def set_aside(message: Any, parts: Parts, reason: str, details: Mapping[str, Any
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         **details,
     }
-    sent_ms = parts.properties.get("sent_timestamp_ms")
-    sent = resendable(parts._replace(headers=with_death(parts.headers, death)), sent_ms)
-    text = text_of(parts.body)  # a foreign message, unchanged
-    if is_task(parts.headers):
-        text = encode(sent.as_dict(), PRIVATE_EXCHANGE, queue, uuid4().hex).text
+    sent, text = _dead_letter(parts, queue, death)
+    if len(text) > SQS_MAX_MESSAGE_BYTES - _ROOM_BYTES:  # the message comes before the story of its end
+        sent, text = _dead_letter(parts, queue, {k: v for k, v in death.items() if k not in ("message", "traceback")})
+    if len(text) > SQS_MAX_MESSAGE_BYTES - _ROOM_BYTES:
+        sent, text = _dead_letter(parts, queue, None)
     properties = {**sent.properties, "delivery_info": {"exchange": PRIVATE_EXCHANGE, "routing_key": queue}}
     envelope = Envelope(*sent._replace(properties=properties), is_kombu=True)
     raw = {
@@ -157,6 +166,15 @@ def set_aside(message: Any, parts: Parts, reason: str, details: Mapping[str, Any
         envelope, raw, queue=queue, url=url, arguments=arguments, reason=reason
     )
     return done
+
+
+def _dead_letter(parts: Parts, queue: str, death: Mapping[str, Any] | None) -> tuple[Parts, str]:
+    """The message to send, and its text, which for a foreign message is unchanged."""
+    headers = parts.headers if death is None else with_death(parts.headers, death)
+    sent = resendable(parts._replace(headers=headers), parts.properties.get("sent_timestamp_ms"))
+    if not is_task(parts.headers):
+        return sent, text_of(parts.body)
+    return sent, encode(sent.as_dict(), PRIVATE_EXCHANGE, queue, uuid4().hex).text
 
 
 def _attributes(parts: Parts, death: Mapping[str, Any]) -> dict[str, Any]:

@@ -42,6 +42,7 @@ from kombu_hake.exceptions import (
     TopicNotFound,
 )
 from kombu_hake.publish.batching import Published, batch, current_batch, no_batch
+from kombu_hake.publish.compression import with_compression
 from kombu_hake.publish.delays import Delays
 from kombu_hake.publish.events import Event, EventSender
 from kombu_hake.publish.publisher import Outgoing, Publisher, outgoing
@@ -77,6 +78,7 @@ class Dispatcher:
         self._routes = routes
         self._publisher = publisher
         self._settings = settings
+        self._limits = publisher.limits
         self._delays = Delays(publisher.clients)
         self._events = EventSender(self._publish_events)
 
@@ -105,6 +107,8 @@ class Dispatcher:
         if not targets:
             return
         delivery_tag = _new_tag()
+        if self._settings.compress_above is not None:
+            message = with_compression(message, self._settings.compress_above, self._settings.compression)
         try:
             wire = encode(message, exchange, routing_key, delivery_tag)
         except (TypeError, ValueError, RecursionError):
@@ -118,7 +122,9 @@ class Dispatcher:
             prepared = self._prepare(target, wire, message, routing_key)
             if not _is_needed(target):
                 self._send_if_needed(target, prepared, exchange)
-            elif gathering is None or not gathering.add(self, target, published, prepared):
+                continue
+            self._limits.check(target, prepared.size_bytes)
+            if gathering is None or not gathering.add(self, target, published, prepared):
                 self._send(target, prepared, published)
 
     def send_events_aside(self) -> None:
@@ -162,12 +168,18 @@ class Dispatcher:
         name = level_name(target.queue, level_of(priority, queues.arguments(target.queue)))
         return target if name == target.queue else QueueTarget(name, queues.url(name))
 
+    def batch_limit(self, target: Target) -> int:
+        """As :meth:`kombu_hake.publish.limits.Limits.of_batch`."""
+        return self._limits.of_batch(target)
+
     def send_batch(self, target: Target, items: list[tuple[Published, Outgoing]]) -> list[HakeError | None]:
         """Send up to ten messages to one target in one request, for up to ten seconds; for each its error, or None."""
         try:
             with patience(_BATCH_PATIENCE_S):
                 return self._publisher.send_many(target, [prepared for _, prepared in items])
-        except (QueueNotFound, TopicNotFound, AccessDenied):
+        except (QueueNotFound, TopicNotFound, AccessDenied, MessageTooLarge) as exc:
+            if isinstance(exc, MessageTooLarge):
+                self._limits.forget(target)
             return [self._try(target, prepared, published) for published, prepared in items]
         except HakeError as exc:
             return [exc] * len(items)
