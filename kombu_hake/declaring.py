@@ -14,7 +14,7 @@ from kombu_hake.amqp import PRIVATE_EXCHANGE, Argument, Binding, ExchangeType, i
 from kombu_hake.exceptions import DeclarationMismatch, InvalidName, QueueNotFound, TopicNotFound, TopologyError
 from kombu_hake.quoting import guarded, quoted
 from kombu_hake.temporary import Temporaries
-from kombu_hake.topology import QueueSpec, Topology
+from kombu_hake.topology import STORE_ARGUMENT, QueueSpec, Topology
 
 __all__ = ["DeclaringChannel", "QueueDeclareOk"]
 
@@ -68,6 +68,7 @@ class DeclaringChannel(StdChannel):  # type: ignore[misc]
             return
         if name != PRIVATE_EXCHANGE and not is_reply_exchange(name):
             self.topology.declare_exchange(name, cast(ExchangeType, exchange_type))
+            self.topology.stores.declare(name, (arguments or {}).get(STORE_ARGUMENT))
 
     def exchange_delete(self, exchange: str, if_unused: bool = False, nowait: bool = False) -> None:
         """Delete an exchange: its topic and all our bindings to it.

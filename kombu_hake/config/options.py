@@ -20,7 +20,9 @@ from kombu_hake.amqp import (
     SQS_MAX_RECEIVE_COUNT,
     SQS_MAX_VISIBILITY_S,
     SQS_MAX_WAIT_S,
+    Store,
     parse_arn,
+    parse_store,
     valid_namespace,
 )
 from kombu_hake.exceptions import InvalidName
@@ -306,6 +308,10 @@ def _dead_letter_queue(value: Any) -> str | None:
     return value.strip()
 
 
+def _maybe_store(value: Any) -> Store | None:
+    return None if value in (None, "") else parse_store(value)
+
+
 OPTIONS: Mapping[str, Option] = {
     # --- who and where
     "region": Option(_maybe_text, None, "AWS region.", env=("AWS_REGION", "AWS_DEFAULT_REGION")),
@@ -387,6 +393,9 @@ OPTIONS: Mapping[str, Option] = {
         "Interval between checks of a queue's policy and subscriptions, s; 0: never.",
     ),
     "max_pollers": Option(_whole(1, 64, "threads per queue"), 8, "Maximum concurrent polls of one busy queue."),
+    "large_messages": Option(
+        _maybe_store, None, "Where messages that are too large are kept: 's3://bucket/prefix'. Workers need it too."
+    ),
     # --- requests
     "connect_timeout": Option(_number(0.1, 300, "seconds"), None, "TCP connect timeout, s; broker_connection_timeout."),
     "read_timeout": Option(_number(1, 300, "seconds"), 15.0, "Time to wait for an answer, except of a long poll, s."),
@@ -444,6 +453,7 @@ STORIES: Mapping[str, str] = {
     "wait_time_seconds": "A proxy closes connections that are idle for less than 20 s.",
     "check_bindings": "A removed subscription should be noticed sooner, or the role may not read subscriptions.",
     "max_pollers": "One worker handles thousands of short tasks a second.",
+    "large_messages": "Messages hold files, images or tables, of up to 256 MiB.",
     "connect_timeout": "Web requests must fail fast when AWS cannot be reached.",
     "read_timeout": "Web requests must fail fast when AWS does not answer.",
     "max_attempts": "Web requests must fail fast, or batch jobs survive longer outages.",

@@ -19,7 +19,16 @@ from celery.exceptions import Ignore, Reject, Retry, Terminated, TimeLimitExceed
 from celery.utils.serialization import get_pickled_exception
 from celery.worker.request import Request
 
-from kombu_hake.amqp import COMPRESSION_HEADER, PRIVATE_EXCHANGE, Envelope, encode, is_task
+from kombu_hake.amqp import (
+    COMPRESSION_HEADER,
+    PRIVATE_EXCHANGE,
+    SQS_MAX_MESSAGE_BYTES,
+    Envelope,
+    combined,
+    encode,
+    is_task,
+    pointer_attributes,
+)
 from kombu_hake.exceptions import HakeError
 from kombu_hake.groups.messages import Parts, resendable, with_death
 from kombu_hake.quoting import fields, guarded, quoted
@@ -30,6 +39,8 @@ __all__ = ["GroupRequest", "group_of", "parts_of", "set_aside", "text_of"]
 logger = guarded(logging.getLogger(__name__))
 MAX_MESSAGE_CHARS = 1_000
 MAX_TRACEBACK_CHARS = 6_000
+#: A longer dead letter does not fit into a message, with room for its attributes.
+_MAX_TEXT_CHARS = SQS_MAX_MESSAGE_BYTES - 65_536
 #: Maximum length of an attribute of the dead letter.
 MAX_ATTRIBUTE_CHARS = 256
 
@@ -131,18 +142,10 @@ def set_aside(message: Any, parts: Parts, reason: str, details: Mapping[str, Any
     }
     sent_ms = parts.properties.get("sent_timestamp_ms")
     sent = resendable(parts._replace(headers=with_death(parts.headers, death)), sent_ms)
-    text = text_of(parts.body)  # a foreign message, unchanged
-    if is_task(parts.headers):
-        text = encode(sent.as_dict(), PRIVATE_EXCHANGE, queue, uuid4().hex).text
     properties = {**sent.properties, "delivery_info": {"exchange": PRIVATE_EXCHANGE, "routing_key": queue}}
     envelope = Envelope(*sent._replace(properties=properties), is_kombu=True)
-    raw = {
-        "Body": text,
-        "MessageId": message.properties.get("message_id"),
-        "Attributes": _fifo_attributes(parts.properties),
-        "MessageAttributes": _attributes(parts, death),
-    }
     try:
+        text, of_payload = _text(message, parts, sent, transport, queue)
         url = transport.topology.queues.url(queue)
     except HakeError as exc:
         logger.error(
@@ -152,11 +155,43 @@ def set_aside(message: Any, parts: Parts, reason: str, details: Mapping[str, Any
             ),
         )  # fmt: skip
         return False
+    raw = {
+        "Body": text,
+        "MessageId": message.properties.get("message_id"),
+        "Attributes": _fifo_attributes(parts.properties),
+        "MessageAttributes": {**of_payload, **_attributes(parts, death)},
+    }
     arguments = transport.topology.queues.arguments(queue)
     done: bool = transport.dead_letters.set_aside(
-        envelope, raw, queue=queue, url=url, arguments=arguments, reason=reason
+        envelope, raw, queue=queue, url=url, arguments=arguments, reason=reason, lease=getattr(message, "lease", None)
     )
     return done
+
+
+def _text(message: Any, parts: Parts, sent: Parts, transport: Any, queue: str) -> tuple[str, Mapping[str, Any]]:
+    """The text of a dead letter; or the pointer to it in S3, with its attributes.
+
+    Raises:
+        HakeError: it has to be written to S3, and cannot be.
+    """
+    stored = getattr(message, "stored", None)
+    if stored is None or stored.pointer is None or parts.body is not _received_body(message):
+        stored = None
+    if stored is not None and not is_task(parts.headers):
+        return stored.pointer.text, stored.attributes({})
+    if stored is not None and stored.outline is not None and stored.outline.is_kombu:
+        changes = combined(stored.changes_for(sent.as_dict(), PRIVATE_EXCHANGE, queue), stored.telling())
+        return stored.pointer.text, pointer_attributes(stored.pointer, changes)
+    if not is_task(parts.headers):
+        return text_of(parts.body), {}  # a foreign message, unchanged
+    text = encode(sent.as_dict(), PRIVATE_EXCHANGE, queue, uuid4().hex).text
+    pointer = transport.dispatcher.store(text, "", sent.headers) if len(text) > _MAX_TEXT_CHARS else None
+    return (text, {}) if pointer is None else (pointer.text, pointer_attributes(pointer, {}))
+
+
+def _received_body(message: Any) -> Any:
+    packed = getattr(message, "packed", None)
+    return message.body if packed is None else packed[0]
 
 
 def _attributes(parts: Parts, death: Mapping[str, Any]) -> dict[str, Any]:

@@ -55,6 +55,11 @@ class Outgoing(NamedTuple):
     size_bytes: int
 
 
+def size_limit(target: Target) -> int:
+    """The most bytes of a message, body and attributes."""
+    return SQS_MAX_MESSAGE_BYTES if isinstance(target, QueueTarget) else SNS_MAX_MESSAGE_BYTES
+
+
 def check_size(outgoing: Outgoing, target: Target) -> None:
     """Raise for a message that AWS would refuse, before any call.
 
@@ -64,7 +69,7 @@ def check_size(outgoing: Outgoing, target: Target) -> None:
         SQS accepts 1 MiB, SNS 256 KiB, body and attributes together (SendMessage, Publish).
     """
     to_queue = isinstance(target, QueueTarget)
-    limit = SQS_MAX_MESSAGE_BYTES if to_queue else SNS_MAX_MESSAGE_BYTES
+    limit = size_limit(target)
     if outgoing.size_bytes > limit:
         where = f"queue {target.queue!r}" if isinstance(target, QueueTarget) else f"exchange {target.exchange!r}"
         raise MessageTooLarge(

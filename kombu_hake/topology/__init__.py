@@ -10,8 +10,21 @@ from kombu_hake.topology.apply import LEVEL_TAG
 from kombu_hake.topology.home import Home
 from kombu_hake.topology.signs import Signs, whoami
 from kombu_hake.topology.spec import QueueSpec, retention_s
+from kombu_hake.topology.stores import STORE_ARGUMENT, Stores
 from kombu_hake.topology.timings import Timings
 from kombu_hake.topology.topics import Topics
 from kombu_hake.topology.topology import Topology
 
-__all__ = ["LEVEL_TAG", "Home", "QueueSpec", "Signs", "Timings", "Topics", "Topology", "retention_s", "whoami"]
+__all__ = [
+    "LEVEL_TAG",
+    "STORE_ARGUMENT",
+    "Home",
+    "QueueSpec",
+    "Signs",
+    "Stores",
+    "Timings",
+    "Topics",
+    "Topology",
+    "retention_s",
+    "whoami",
+]

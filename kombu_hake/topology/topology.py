@@ -47,6 +47,7 @@ from kombu_hake.topology.removal import Remover
 from kombu_hake.topology.repair import Repairer
 from kombu_hake.topology.signs import Signs
 from kombu_hake.topology.spec import QueueSpec
+from kombu_hake.topology.stores import Stores
 from kombu_hake.topology.timings import Timings
 from kombu_hake.topology.topics import Topics
 from kombu_hake.topology.upkeep import Upkeep
@@ -83,6 +84,8 @@ class Topology:
         self.queues = Queues(clients, settings, self.home)
         self.signs = Signs(clients, settings, clock, self.queues.looks_temporary, self._heal_later, self.timings)
         self.topics = Topics(clients, settings, self.home)
+        #: Where payloads are kept that are too large for a message.
+        self.stores = Stores(settings)
         self._clients = clients
         self._settings = settings
         self.dead_queues = DeadQueues(clients, settings, self.queues, self.chores)
