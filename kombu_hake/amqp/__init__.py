@@ -34,7 +34,16 @@ from kombu_hake.amqp.bindings import (
     to_tags,
 )
 from kombu_hake.amqp.commands import command_fault, is_clock, is_event_queue
-from kombu_hake.amqp.contents import COMPRESSION_HEADER, decoded, encoded, inflated, is_json, is_nested_too_deep
+from kombu_hake.amqp.contents import (
+    COMPRESSION_HEADER,
+    decoded,
+    encoded,
+    has_too_many_values,
+    inflated,
+    is_json,
+    is_nested_too_deep,
+    most_values,
+)
 from kombu_hake.amqp.deferral import EARLY_S, How, delay_s, due_ms, hide_s, plan
 from kombu_hake.amqp.documents import matches_wildcard, read_object, same_json
 from kombu_hake.amqp.envelope import (
@@ -231,6 +240,7 @@ __all__ = [
     "has_pointer",
     "has_same_own",
     "has_slow_pattern",
+    "has_too_many_values",
     "hide_s",
     "in_pattern",
     "inflated",
@@ -256,6 +266,7 @@ __all__ = [
     "max_priority",
     "merged_policy",
     "message_attributes",
+    "most_values",
     "named_topics",
     "namespace_policy",
     "narrowed",

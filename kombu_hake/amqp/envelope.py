@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 from kombu.utils import json as kombu_json
 
+from kombu_hake.amqp.contents import has_too_many_values
 from kombu_hake.amqp.documents import is_deeper
 from kombu_hake.amqp.numeric import whole
 from kombu_hake.amqp.payloads import Changes
@@ -320,7 +321,7 @@ def _parse_either(text: str) -> tuple[Any, str]:
 
 
 def _parse(text: str) -> Any:
-    if not text:
+    if not text or has_too_many_values(text):
         return None
     try:
         return json.loads(text)

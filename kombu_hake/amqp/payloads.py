@@ -58,7 +58,7 @@ CHANGES_ATTRIBUTE = "hake-changes"
 #: Attributes that belong to the pointer, not to the message it stands for.
 PAYLOAD_ATTRIBUTES = frozenset({SIZE_ATTRIBUTE, _OLD_SIZE_ATTRIBUTE, CHANGES_ATTRIBUTE})
 _CLASS = "software.amazon.payloadoffloading.PayloadS3Pointer"
-_CLASSES = frozenset({_CLASS, "com.amazon.sqs.javamessaging.MessageS3Pointer"})
+_CLASSES = (_CLASS, "com.amazon.sqs.javamessaging.MessageS3Pointer")
 #: A bucket's name and a key of at most 1,024 bytes, and room for escapes.
 _MAX_POINTER_CHARS = 16_384
 _MAX_CHANGES_CHARS = 262_144

@@ -1,4 +1,4 @@
-"""The interface to AWS: only this module imports boto3, and only here a botocore error becomes one of ours.
+"""The interface to AWS: only this module makes boto3's clients, and only here a botocore error becomes one of ours.
 
 Other packages call ``clients.sqs("send_message", QueueUrl=…)`` and get a dict or a :class:`HakeError`. Tests use an
 object with the same methods instead.

@@ -14,7 +14,7 @@ from kombu import Exchange, Queue, binding
 
 from kombu_hake.amqp import EVENT_TASK, IF_MADE
 from kombu_hake.aws import SingleFlight
-from kombu_hake.groups.registry import Subscription, registry
+from kombu_hake.groups.registry import Subscription, registry, topic_exchange
 
 __all__ = ["announce", "finalized_apps", "route"]
 
@@ -100,7 +100,8 @@ def _add_queue(queues: Any, subscription: Subscription) -> None:
         # kombu drops the exchange of a queue that has bindings (kombu/entity.py, ``Queue.__init__``).
         queue.bindings.add(binding(queue.exchange, queue.routing_key, queue.binding_arguments))
     if not any(_is_of(subscription, known) for known in queue.bindings):
-        queue.bindings.add(binding(Exchange(subscription.topic, type="topic"), subscription.key))
+        exchange = topic_exchange(subscription.topic, subscription.large_messages)
+        queue.bindings.add(binding(exchange, subscription.key))
 
 
 def _with_dead_letters(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -43,7 +43,7 @@ from kombu import Exchange
 from kombu_hake.amqp import EVENT_TASK
 from kombu_hake.groups import setup as group_setup
 from kombu_hake.groups.models import Model
-from kombu_hake.groups.registry import Subscription, registry, run_id
+from kombu_hake.groups.registry import Subscription, registry, run_id, topic_exchange
 from kombu_hake.groups.signatures import SEND_OPTIONS, BoundDecorator, Decorator, Handler, SendOptions
 
 if TYPE_CHECKING:
@@ -98,7 +98,9 @@ class Event:
 class Topic:
     """A topic that events are published to, and groups listen to."""
 
-    def __init__(self, name: str, *, app: Any = None, dead_letters: bool = True) -> None:
+    def __init__(
+        self, name: str, *, app: Any = None, dead_letters: bool = True, large_messages: str | None = None
+    ) -> None:
         """Declares nothing before it is needed.
 
         Args:
@@ -106,9 +108,12 @@ class Topic:
             app: The app that handlers and events belong to; None means shared tasks and the current app, as with
                 :func:`celery.shared_task`.
             dead_letters: Whether groups that listen to it get a dead-letter queue.
+            large_messages: Where its events are kept that are too large for SNS, ``s3://bucket/prefix``; None for where
+                the option ``large_messages`` says.
         """
         self.name = name
         self.dead_letters = dead_letters
+        self.large_messages = large_messages
         self._app = app
         self._event_types: dict[str, EventType[..., Any]] = {}
 
@@ -123,7 +128,7 @@ class Topic:
     @property
     def exchange(self) -> Exchange:
         """The exchange, for kombu."""
-        return Exchange(self.name, type="topic")
+        return topic_exchange(self.name, self.large_messages)
 
     def event_type(self, key: str, model: Callable[P, T]) -> EventType[P, T]:
         """Give the events of a key a model. From then on each publish of this key through this object is checked.
@@ -182,7 +187,9 @@ class Topic:
         def register(handler: Any) -> Any:
             task, name_in = self._task(handler, options, model)
             for key in keys:
-                subscription = Subscription(self.name, key, group, name_in, as_mapping, self.dead_letters)
+                subscription = Subscription(
+                    self.name, key, group, name_in, as_mapping, self.dead_letters, self.large_messages
+                )
                 registry.add(subscription, self._app)
             group_setup.announce(self._app)
             return task

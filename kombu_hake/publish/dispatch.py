@@ -48,7 +48,7 @@ from kombu_hake.publish.delays import Delays
 from kombu_hake.publish.events import Event, EventSender
 from kombu_hake.publish.publisher import Outgoing, Publisher, outgoing, size_limit
 from kombu_hake.publish.routes import QueueTarget, Routes, Target
-from kombu_hake.publish.uploads import Uploads, pointing
+from kombu_hake.publish.uploads import Uploads, check_values, pointing
 from kombu_hake.quoting import fields, guarded
 from kombu_hake.topology import Topology
 
@@ -207,6 +207,7 @@ class Dispatcher:
             store = self._topology.stores.of(large.exchange, large.message.get("headers") or {})
             if store is None:
                 return prepared
+            check_values(large.message)
             is_for_queue = len(large.targets) == 1 and isinstance(target, QueueTarget)
             large.pointer = self._uploads.put(large.wire.text, store, is_for_queue=is_for_queue)
         return pointing(prepared, large.pointer, {})

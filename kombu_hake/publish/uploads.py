@@ -9,12 +9,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kombu_hake.amqp import MAX_PAYLOAD_BYTES, Changes, Pointer, Store, pointer_attributes
+from kombu_hake.amqp import (
+    MAX_PAYLOAD_BYTES,
+    Changes,
+    Pointer,
+    Store,
+    has_too_many_values,
+    is_json,
+    most_values,
+    pointer_attributes,
+)
 from kombu_hake.aws import Clients
 from kombu_hake.exceptions import MessageTooLarge
 from kombu_hake.publish.publisher import Outgoing
 
-__all__ = ["Uploads", "pointing"]
+__all__ = ["Uploads", "check_values", "pointing"]
 
 
 class Uploads:
@@ -44,6 +53,23 @@ class Uploads:
         pointer = Pointer(store.bucket, store.new_key(is_for_queue=is_for_queue), size)
         self._clients.s3("upload", Bucket=pointer.bucket, Key=pointer.key, Text=text)
         return pointer
+
+
+def check_values(message: Mapping[str, Any]) -> None:
+    """Refuse a body that our consumers would refuse to decode.
+
+    Raises:
+        MessageTooLarge: it holds too many values.
+    """
+    body = message.get("body")
+    if isinstance(body, str | bytes) and is_json(message.get("content-type")) and has_too_many_values(body):
+        most = most_values(len(body))
+        raise MessageTooLarge(
+            f"A message of {len(body):,} bytes holds more than {most:,} values, which consumers refuse to decode: send "
+            "them as one text (CSV, base64), or write them to S3 yourself and send the key.",
+            size_bytes=len(body),
+            limit_bytes=MAX_PAYLOAD_BYTES,
+        )
 
 
 def pointing(prepared: Outgoing, pointer: Pointer, changes: Changes) -> Outgoing:
