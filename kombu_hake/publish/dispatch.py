@@ -171,7 +171,7 @@ class Dispatcher:
             for event in events:
                 self._publish(*event, mandatory=False)
 
-    def send_copy(self, target: QueueTarget, text: str, delay_s: int, attributes: Mapping[str, Any]) -> None:
+    def send_copy(self, target: QueueTarget, text: str, delay_s: int, attributes: Mapping[str, Any] | None = None) -> None:
         """Send the text of a received message to its queue again, to come back after a delay.
 
         Args:
