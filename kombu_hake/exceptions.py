@@ -26,6 +26,7 @@ __all__ = [
     "LeaseLost",
     "MalformedMessage",
     "MessageTooLarge",
+    "PayloadMissing",
     "PublishError",
     "PublishFailed",
     "PurgeInProgress",

@@ -43,7 +43,7 @@ from kombu_hake.exceptions import (
     PublishError,
     TopologyError,
 )
-from kombu_hake.publish import Dispatcher, Publisher, Routes
+from kombu_hake.publish import Dispatcher, Limits, Publisher, Routes
 from kombu_hake.quoting import guarded
 from kombu_hake.receive import (
     DeadLetters,
@@ -90,7 +90,8 @@ class _Shared:
 def _build_shared(settings: Settings) -> _Shared:
     clients = Clients(settings)
     topology = Topology(clients, settings)
-    dispatcher = Dispatcher(topology, Routes(topology, settings), Publisher(clients), settings)
+    publisher = Publisher(clients, Limits(settings, topology))
+    dispatcher = Dispatcher(topology, Routes(topology, settings), publisher, settings)
     janitor = Janitor(clients, settings, topology.topics, topology.home)
     presence = Presence(topology.signs, janitor)
     dead_letters = DeadLetters(clients, dispatcher.publish_now, topology.dead_queues.make_again)

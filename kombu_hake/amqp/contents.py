@@ -1,4 +1,5 @@
-"""Message bodies: unpacking and decoding. The only module that decompresses or deserializes what a message carries.
+"""Message bodies: packing, unpacking and decoding. The only module that decompresses or deserializes what a message
+carries.
 
 Bodies are untrusted. A body is deserialized only from content types that the caller accepts, and decompressed only up
 to :data:`kombu_hake.amqp.limits.MAX_INFLATED_BYTES`. Pure.
@@ -31,10 +32,12 @@ from kombu_hake.exceptions import MalformedMessage
 
 __all__ = [
     "COMPRESSION_HEADER",
+    "compressed",
     "decoded",
     "encoded",
     "has_too_many_values",
     "inflated",
+    "is_codec",
     "is_json",
     "is_nested_too_deep",
     "most_values",
@@ -109,6 +112,32 @@ def encoded(value: Any, content_type: str | None, *, compression: Any = None) ->
     if compression:
         body, _ = kombu_compression.compress(body, compression)
     return new_type, encoding, body
+
+
+def compressed(body: bytes | str, content_type: str | None, codec: str) -> tuple[bytes, str] | None:
+    """Compress a body as kombu does.
+
+    Args:
+        codec: A content type or alias that kombu knows, such as ``gzip``.
+    Returns:
+        The compressed body, and its codec for the header ``compression``. None if the body is better left alone: it
+        does not become smaller, or its receivers would refuse to unpack it.
+    """
+    data = body.encode("utf-8", "surrogatepass") if isinstance(body, str) else bytes(body)
+    if len(data) > MAX_INFLATED_BYTES or (is_json(content_type) and has_too_many_values(data)):
+        return None
+    packed, header = kombu_compression.compress(data, codec)
+    in_base64 = -(-len(packed) // 3) * 4  # as the envelope writes what is not text
+    return (packed, header) if in_base64 < len(data) else None
+
+
+def is_codec(name: str) -> bool:
+    """Return True if kombu can compress with this codec here; some need a further package."""
+    try:
+        kombu_compression.get_encoder(name)
+    except KeyError:
+        return False
+    return True
 
 
 def inflated(body: bytes | str, compression: Any) -> bytes:

@@ -26,6 +26,7 @@ RAW_DELIVERY_MAX_ATTRIBUTES: Final = 10
 
 SQS_MAX_QUEUE_NAME_CHARS: Final = 80  # API-SQS CreateQueue
 SQS_MAX_MESSAGE_BYTES: Final = 1_048_576  # API-SQS CreateQueue MaximumMessageSize; body and attributes
+SQS_OLD_MAX_MESSAGE_BYTES: Final = 262_144  # of queues that were created before August 2025, by default
 SQS_MAX_BATCH_BYTES: Final = 1_048_576  # API-SQS SendMessageBatch: all entries together
 SQS_MAX_WAIT_S: Final = 20  # API-SQS ReceiveMessage WaitTimeSeconds
 SQS_MAX_DELAY_S: Final = 900  # API-SQS SendMessage DelaySeconds; standard queues only
@@ -57,6 +58,8 @@ SQS_POLICY_MAX_STATEMENTS: Final = 20  # same
 SNS_MAX_TOPIC_NAME_CHARS: Final = 256  # API-SNS CreateTopic
 SNS_MAX_MESSAGE_BYTES: Final = 262_144  # API-SNS Publish; unless the topic's MaximumMessageSize was raised
 SNS_MAX_BATCH_BYTES: Final = 262_144  # API-SNS PublishBatch: all entries together; the topic's MaximumMessageSize
+SNS_MAX_RAISED_BYTES: Final = 1_048_576  # DG-SNS "large message payloads": the most that MaximumMessageSize may be
+SNS_RAISED_MAX_SUBSCRIPTIONS: Final = 100  # same: of a topic that takes more than 262,144 bytes
 
 # --- SNS: filter policies --------------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from kombu_hake.exceptions import (
     DeclarationMismatch,
     HakeError,
     LeaseLost,
+    MessageTooLarge,
     PayloadMissing,
     PublishError,
     PurgeInProgress,
@@ -68,6 +69,15 @@ _CLASSES: Mapping[str, type[HakeError]] = {
     "FilterPolicyLimitExceeded": QuotaExceeded,
     "TagLimitExceeded": QuotaExceeded,
 }
+#: AWS refuses a message, or a batch of them, for its size. SQS names the limit of the queue.
+_TOO_LARGE = {"BatchRequestTooLong"}
+_INVALID = {
+    "InvalidParameter",
+    "InvalidParameterException",
+    "InvalidParameterValue",
+    "InvalidParameterValueException",
+}
+_TOO_LARGE_TEXT = re.compile(r"message too long|message must be shorter than (?P<limit>\d{1,9}) bytes", re.I)
 _DENIED = {
     "AccessDenied",
     "AccessDeniedException",
@@ -290,6 +300,10 @@ def _by_code(codes: tuple[str, ...], text: str, action: str, resource: str) -> H
         if code in _PASSING:
             throttle = "hrottl" in code or code in ("SlowDown", "TooManyRequestsException")
             return BrokerUnavailable(f"{action} on {resource} failed for now ({code}): {text}", is_throttle=throttle)
+        too_large = _TOO_LARGE_TEXT.search(text)
+        if code in _TOO_LARGE or (code in _INVALID and too_large):
+            limit = int(too_large["limit"] or 0) if too_large else 0
+            return MessageTooLarge(f"AWS refused {action} on {resource} ({code}): {text}", limit_bytes=limit)
         found = _CLASSES.get(code)
         if found is QuotaExceeded:
             return QuotaExceeded(_QUOTA.format(code=code, message=text or action))

@@ -120,6 +120,8 @@ class Settings:
     wait_time_seconds: int = 20
     check_bindings: float = 300.0
     max_pollers: int = 8
+    compress_above: int | None = None
+    compression: str = "gzip"
     large_messages: Store | None = None
     connect_timeout: float = DEFAULT_CONNECT_TIMEOUT_S
     read_timeout: float = 15.0

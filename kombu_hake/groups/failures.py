@@ -23,6 +23,7 @@ from kombu_hake.amqp import (
     COMPRESSION_HEADER,
     PRIVATE_EXCHANGE,
     SQS_MAX_MESSAGE_BYTES,
+    Changes,
     Envelope,
     combined,
     encode,
@@ -39,10 +40,10 @@ __all__ = ["GroupRequest", "group_of", "parts_of", "set_aside", "text_of"]
 logger = guarded(logging.getLogger(__name__))
 MAX_MESSAGE_CHARS = 1_000
 MAX_TRACEBACK_CHARS = 6_000
-#: A longer dead letter does not fit into a message, with room for its attributes.
-_MAX_TEXT_CHARS = SQS_MAX_MESSAGE_BYTES - 65_536
 #: Maximum length of an attribute of the dead letter.
 MAX_ATTRIBUTE_CHARS = 256
+#: A longer dead letter does not fit into a message, with its attributes.
+_MAX_TEXT_CHARS = SQS_MAX_MESSAGE_BYTES - 2_048
 
 
 def group_of(message: Any) -> str | None:
@@ -140,12 +141,8 @@ def set_aside(message: Any, parts: Parts, reason: str, details: Mapping[str, Any
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         **details,
     }
-    sent_ms = parts.properties.get("sent_timestamp_ms")
-    sent = resendable(parts._replace(headers=with_death(parts.headers, death)), sent_ms)
-    properties = {**sent.properties, "delivery_info": {"exchange": PRIVATE_EXCHANGE, "routing_key": queue}}
-    envelope = Envelope(*sent._replace(properties=properties), is_kombu=True)
     try:
-        text, of_payload = _text(message, parts, sent, transport, queue)
+        sent, text, of_payload = _dead_letter(message, parts, transport, queue, death)
         url = transport.topology.queues.url(queue)
     except HakeError as exc:
         logger.error(
@@ -155,6 +152,8 @@ def set_aside(message: Any, parts: Parts, reason: str, details: Mapping[str, Any
             ),
         )  # fmt: skip
         return False
+    properties = {**sent.properties, "delivery_info": {"exchange": PRIVATE_EXCHANGE, "routing_key": queue}}
+    envelope = Envelope(*sent._replace(properties=properties), is_kombu=True)
     raw = {
         "Body": text,
         "MessageId": message.properties.get("message_id"),
@@ -168,25 +167,45 @@ def set_aside(message: Any, parts: Parts, reason: str, details: Mapping[str, Any
     return done
 
 
-def _text(message: Any, parts: Parts, sent: Parts, transport: Any, queue: str) -> tuple[str, Mapping[str, Any]]:
-    """The text of a dead letter; or the pointer to it in S3, with its attributes.
+def _dead_letter(
+    message: Any, parts: Parts, transport: Any, queue: str, death: Mapping[str, Any]
+) -> tuple[Parts, str, Mapping[str, Any]]:
+    """The message to send, its text, and attributes. The text of one that is too large points to its payload in S3.
 
     Raises:
         HakeError: it has to be written to S3, and cannot be.
     """
     stored = getattr(message, "stored", None)
-    if stored is None or stored.pointer is None or parts.body is not _received_body(message):
-        stored = None
-    if stored is not None and not is_task(parts.headers):
-        return stored.pointer.text, stored.attributes({})
-    if stored is not None and stored.outline is not None and stored.outline.is_kombu:
-        changes = combined(stored.changes_for(sent.as_dict(), PRIVATE_EXCHANGE, queue), stored.telling())
-        return stored.pointer.text, pointer_attributes(stored.pointer, changes)
+    is_stored = stored is not None and stored.pointer is not None and parts.body is _received_body(message)
+    if stored is not None and is_stored and len(parts.body) > _MAX_TEXT_CHARS:
+        sent = _with_death(parts, death)
+        changes: Changes = {}
+        if is_task(parts.headers):
+            changes = combined(stored.changes_for(sent.as_dict(), PRIVATE_EXCHANGE, queue), stored.telling())
+        return sent, stored.pointer.text, pointer_attributes(stored.pointer, changes)
+    sent, text = _whole(parts, queue, death)
+    if len(text) > _MAX_TEXT_CHARS:
+        pointer = transport.dispatcher.store(text, "", sent.headers)
+        if pointer is not None:
+            return sent, pointer.text, pointer_attributes(pointer, {})
+        # The message comes before the story of its end.
+        sent, text = _whole(parts, queue, {k: v for k, v in death.items() if k not in ("message", "traceback")})
+    if len(text) > _MAX_TEXT_CHARS:
+        sent, text = _whole(parts, queue, None)
+    return sent, text, {}
+
+
+def _whole(parts: Parts, queue: str, death: Mapping[str, Any] | None) -> tuple[Parts, str]:
+    """The message to send, and its text, which for a foreign message is unchanged."""
+    sent = _with_death(parts, death)
     if not is_task(parts.headers):
-        return text_of(parts.body), {}  # a foreign message, unchanged
-    text = encode(sent.as_dict(), PRIVATE_EXCHANGE, queue, uuid4().hex).text
-    pointer = transport.dispatcher.store(text, "", sent.headers) if len(text) > _MAX_TEXT_CHARS else None
-    return (text, {}) if pointer is None else (pointer.text, pointer_attributes(pointer, {}))
+        return sent, text_of(parts.body)
+    return sent, encode(sent.as_dict(), PRIVATE_EXCHANGE, queue, uuid4().hex).text
+
+
+def _with_death(parts: Parts, death: Mapping[str, Any] | None) -> Parts:
+    headers = parts.headers if death is None else with_death(parts.headers, death)
+    return resendable(parts._replace(headers=headers), parts.properties.get("sent_timestamp_ms"))
 
 
 def _received_body(message: Any) -> Any:

@@ -15,13 +15,10 @@ from typing import Any
 from uuid import UUID, uuid5
 from weakref import WeakKeyDictionary
 
-from kombu import Exchange
-
 from kombu_hake.amqp import MATCHED_KEY_MAX_CHARS, Binding, matches
 from kombu_hake.aws import forksafe
-from kombu_hake.topology import STORE_ARGUMENT
 
-__all__ = ["Registry", "Subscription", "registry", "run_id", "topic_exchange"]
+__all__ = ["Registry", "Subscription", "registry", "run_id"]
 
 _RUNS = UUID("0c8bb6ce-6f3c-5d33-9f0b-2f0b6ad1f6d4")
 
@@ -37,12 +34,6 @@ def run_id(event_id: str, group: str, handler: str) -> str:
     return str(uuid5(_RUNS, name.encode("utf-8", "backslashreplace").decode()))
 
 
-def topic_exchange(name: str, large_messages: str | None) -> Exchange:
-    """The exchange of a topic, for kombu."""
-    arguments = {STORE_ARGUMENT: large_messages} if large_messages is not None else None
-    return Exchange(name, type="topic", arguments=arguments)
-
-
 @dataclass(frozen=True)
 class Subscription:
     """One handler of one group for one binding key of one topic.
@@ -51,6 +42,7 @@ class Subscription:
         key: Binding key; words with ``*`` (one word) and ``#`` (any number of words), as in AMQP.
         name_in: The name of the handler's task in an app.
         as_mapping: Whether the handler takes the payload as one mapping instead of keyword arguments.
+        max_size: Bytes of the topic's largest events; None for the default of SNS.
         large_messages: As of the topic.
     """
 
@@ -60,6 +52,7 @@ class Subscription:
     name_in: Callable[[Any], str]
     as_mapping: bool = False
     dead_letters: bool = True
+    max_size: int | None = None
     large_messages: str | None = None
 
     def wants(self, topic: str, key: str) -> bool:

@@ -26,7 +26,7 @@ from kombu_hake.amqp import FIFO_SUFFIX, MAX_BATCH_ENTRIES
 from kombu_hake.aws import Reentry, Senders, forksafe
 from kombu_hake.exceptions import HakeError, PublishError, PublishFailed
 from kombu_hake.publish.group_order import GroupOrder
-from kombu_hake.publish.publisher import Outgoing, batch_limit, check_size
+from kombu_hake.publish.publisher import Outgoing
 from kombu_hake.publish.routes import QueueTarget, Target
 from kombu_hake.quoting import guarded
 
@@ -58,6 +58,9 @@ class Published(NamedTuple):
 class SendsMany(Protocol):
     """The part of the dispatcher that a batch uses."""
 
+    def batch_limit(self, target: Target) -> int:
+        """The most bytes of one request."""
+
     def send_batch(self, target: Target, items: list[tuple[Published, Outgoing]]) -> list[HakeError | None]:
         """Send to one target. Returns for each item its error, or None. Does not raise."""
 
@@ -82,7 +85,7 @@ class _Lane:
     def __init__(self, sender: SendsMany, target: Target) -> None:
         self.sender = sender
         self.target = target
-        self.order: GroupOrder[tuple[Published, Outgoing]] = GroupOrder(batch_limit(target))
+        self.order: GroupOrder[tuple[Published, Outgoing]] = GroupOrder(sender.batch_limit(target))
         self.is_submitting = False
 
 
@@ -119,14 +122,11 @@ class Batch:
         self._failed: list[tuple[Published, Exception]] = []
 
     def add(self, sender: SendsMany, target: Target, published: Published, outgoing: Outgoing) -> bool:
-        """Collect one message; waits while too many are outstanding.
+        """Collect one message, whose size was checked; waits while too many are outstanding.
 
         Returns:
             False in a signal handler (or finalizer) that interrupts this batch: send the message singly.
-        Raises:
-            MessageTooLarge: this message is too large; the others are not affected.
         """
-        check_size(outgoing, target)
         me, inside = threading.get_ident(), self._entered.threads
         if me in inside:
             return False
@@ -151,7 +151,7 @@ class Batch:
                 return
             group = self._open.get(key)
             if group is not None and (
-                group.size_bytes + size_bytes > batch_limit(target) or len(group.items) == MAX_BATCH_ENTRIES
+                group.size_bytes + size_bytes > sender.batch_limit(target) or len(group.items) == MAX_BATCH_ENTRIES
             ):
                 self._submit(self._open.pop(key))
                 group = None

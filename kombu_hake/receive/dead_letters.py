@@ -22,6 +22,7 @@ from kombu_hake.amqp import (
     ORIGIN_HEADER,
     PAYLOAD_ATTRIBUTES,
     RAW_DELIVERY_MAX_ATTRIBUTES,
+    SQS_MAX_MESSAGE_BYTES,
     Envelope,
     QueueArn,
     QueueUrl,
@@ -184,7 +185,10 @@ class DeadLetters:
         dead_arn = self._redrive(url).get("deadLetterTargetArn")
         if not dead_arn:
             return ""
-        kept = _with_reason(raw.get("MessageAttributes") or {}, queue, reason)
+        given = raw.get("MessageAttributes") or {}
+        kept = _with_reason(given, queue, reason)
+        if not _has_room(raw["Body"], kept):
+            kept = dict(given)
         try:
             where = self._send_to(QueueArn(dead_arn), raw, kept)
         except QueueNotFound:
@@ -238,6 +242,12 @@ class DeadLetters:
                 f"The redrive policy of {url} cannot be read, so the message stays: correct the policy. {exc}"
             ) from exc
         return _Attributes(policy, whole(found.get("MessageRetentionPeriod")) or None)
+
+
+def _has_room(body: str, attributes: Mapping[str, Any]) -> bool:
+    """Return True if attributes fit beside a body."""
+    as_json = json.dumps(attributes, default=str)  # somewhat larger than what SQS counts
+    return len(body.encode("utf-8", "surrogatepass")) + len(as_json) <= SQS_MAX_MESSAGE_BYTES
 
 
 def _with_reason(attributes: Mapping[str, Any], queue: str, reason: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from kombu_hake.topology.apply import LEVEL_TAG
 from kombu_hake.topology.home import Home
 from kombu_hake.topology.signs import Signs, whoami
+from kombu_hake.topology.sizes import SIZE_ARGUMENT, TopicLimit, checked_size
 from kombu_hake.topology.spec import QueueSpec, retention_s
 from kombu_hake.topology.stores import STORE_ARGUMENT, Stores
 from kombu_hake.topology.timings import Timings
@@ -17,14 +18,17 @@ from kombu_hake.topology.topology import Topology
 
 __all__ = [
     "LEVEL_TAG",
+    "SIZE_ARGUMENT",
     "STORE_ARGUMENT",
     "Home",
     "QueueSpec",
     "Signs",
     "Stores",
     "Timings",
+    "TopicLimit",
     "Topics",
     "Topology",
+    "checked_size",
     "retention_s",
     "whoami",
 ]

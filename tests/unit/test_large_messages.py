@@ -1,7 +1,8 @@
-"""Messages that are too large for SNS and SQS, on a fake AWS with S3: what is uploaded, who deletes it, what is refused."""
+"""Messages that are too large for SNS and SQS, on a fake AWS with S3: what is uploaded, deleted and refused."""
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from typing import Any
 from unittest import mock
@@ -12,7 +13,7 @@ from kombu import Connection, Consumer, Exchange, Queue
 
 import kombu_hake
 from kombu_hake.admin.dead_letters import Selection, read, revived
-from kombu_hake.amqp import Pointer, encode, pointer_attributes
+from kombu_hake.amqp import Pointer, Wire, encode, pointer_attributes
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, DeclarationMismatch, MessageTooLarge, PublishFailed
 from kombu_hake.receive import payloads as payloads_module
 
@@ -23,7 +24,7 @@ ORDERS = Exchange("orders", "topic")
 
 @pytest.fixture(autouse=True)
 def no_pauses() -> Iterator[None]:
-    with mock.patch.object(payloads_module, "backoff_s", lambda tries: 0.0):
+    with mock.patch.object(payloads_module, "backoff_s", return_value=0.0):
         yield
 
 
@@ -77,7 +78,7 @@ class Bench:
         now = datetime.fromtimestamp(self.fake.clock(), timezone.utc)
         return (now + timedelta(seconds=seconds)).isoformat()
 
-    def keys(self) -> list[str]:
+    def objects(self) -> list[str]:
         return self.fake.objects.keys(BUCKET)
 
     def raw(self, queue: str) -> list[dict[str, Any]]:
@@ -110,7 +111,7 @@ def test_a_large_message_to_a_queue_is_a_pointer_and_its_object_goes_with_it(ben
     bench.declare("mails")
     bench.publish()
     [raw] = bench.raw("mails")
-    [key] = bench.keys()
+    [key] = bench.objects()
     assert key.startswith("prod/q/")
     assert json.loads(raw["Body"])[1] == {"s3BucketName": BUCKET, "s3Key": key}
     size = len(bench.fake.objects.objects[BUCKET, key])
@@ -118,7 +119,7 @@ def test_a_large_message_to_a_queue_is_a_pointer_and_its_object_goes_with_it(ben
     [message] = bench.receive("mails")
     assert message.payload == {"data": LARGE}
     bench.settle()
-    assert bench.keys() == []
+    assert bench.objects() == []
 
 
 def test_a_message_that_fits_does_not_go_to_s3(bench: Bench) -> None:
@@ -131,21 +132,21 @@ def test_a_message_that_fits_does_not_go_to_s3(bench: Bench) -> None:
 def test_each_queue_of_a_topic_gets_the_event_and_none_deletes_it(bench: Bench) -> None:
     bench.declare("mails", "stock", exchange=ORDERS)
     bench.publish("x" * 300_000, key="placed", exchange="orders")
-    assert [key.split("/")[1] for key in bench.keys()] == ["t"]
+    assert [key.split("/")[1] for key in bench.objects()] == ["t"]
     found = bench.receive("mails", "stock", count=2)
     assert [len(message.payload["data"]) for message in found] == [300_000, 300_000]
     bench.settle()
-    assert len(bench.keys()) == 1
+    assert len(bench.objects()) == 1
 
 
 def test_a_task_of_celery_to_its_own_queue_leaves_nothing_behind(bench: Bench) -> None:
     """Its exchange has the name of the queue, and may have a topic, for all that a first publish knows."""
     bench.declare("celery", exchange=Exchange("celery", "direct"))
     bench.publish(key="celery", exchange="celery")
-    assert [key.split("/")[1] for key in bench.keys()] == ["q"]
+    assert [key.split("/")[1] for key in bench.objects()] == ["q"]
     bench.receive("celery")
     bench.settle()
-    assert bench.keys() == []
+    assert bench.objects() == []
 
 
 def test_where_a_queue_and_a_topic_get_it_nobody_deletes_it(bench: Bench) -> None:
@@ -155,7 +156,7 @@ def test_where_a_queue_and_a_topic_get_it_nobody_deletes_it(bench: Bench) -> Non
     bench.publish(key="celery", exchange="celery")
     bench.receive("celery", "copy", count=2)
     bench.settle()
-    assert [key.split("/")[1] for key in bench.keys()] == ["t"]
+    assert [key.split("/")[1] for key in bench.objects()] == ["t"]
 
 
 def test_a_failed_upload_is_a_failed_publish(bench: Bench) -> None:
@@ -205,7 +206,7 @@ def test_the_order_of_a_fifo_queue_is_kept_in_a_batch_and_among_downloads(bench:
     found = bench.receive("mails.fifo", count=len(bodies))
     assert [message.payload["data"] for message in found] == bodies
     bench.settle()
-    assert bench.keys() == []
+    assert bench.objects() == []
 
 
 def test_without_a_bucket_a_large_message_is_refused(fake: FakeClients) -> None:
@@ -221,8 +222,9 @@ def test_what_consumers_would_refuse_is_refused(bench: Bench) -> None:
     bench.declare("mails")
     with pytest.raises(MessageTooLarge, match="values"), bench.connection.Producer() as producer:
         producer.publish([[]] * 2_000_000, exchange="", routing_key="mails")
-    with pytest.raises(MessageTooLarge, match="268,435,456"), mock.patch("kombu_hake.publish.dispatch.encode") as made:
-        made.return_value = mock.Mock(text=_Long(300_000_000), size_bytes=300_000_000)
+    huge = Wire(_Long(300_000_000), 300_000_000)
+    encoded = mock.patch("kombu_hake.publish.dispatch.encode", return_value=huge)
+    with encoded, pytest.raises(MessageTooLarge, match="268,435,456"):
         bench.publish()
     assert bench.fake.objects.written == []
     bench.publish("1,2," * 1_000_000)  # commas in a string are no values
@@ -268,10 +270,8 @@ def faults(bench: Bench) -> list[str]:
 
 def receive_nothing(bench: Bench, until: Callable[[], bool]) -> None:
     def deliver_until() -> bool:
-        try:
+        with suppress(TimeoutError):
             bench.connection.drain_events(timeout=0.01)
-        except TimeoutError:
-            pass
         return until()
 
     with Consumer(bench.channel, [Queue("mails")], on_message=bench.got.append):
@@ -310,7 +310,7 @@ def test_an_object_of_another_client_is_read_and_not_deleted(bench: Bench) -> No
     assert message.body == b"hello"
     assert message.properties["attributes"] == {}
     bench.settle()
-    assert bench.keys() == ["prod/theirs"]
+    assert bench.objects() == ["prod/theirs"]
 
 
 def test_a_missing_object_makes_a_dead_letter(bench: Bench) -> None:
@@ -329,7 +329,7 @@ def test_a_denied_object_makes_a_dead_letter_which_keeps_it(bench: Bench) -> Non
     receive_nothing(bench, lambda: bool(bench.raw("mails-dead")))
     assert faults(bench)[0].startswith("denied: s3:GetObject")
     bench.settle()
-    assert len(bench.keys()) == 1
+    assert len(bench.objects()) == 1
     bench.fake.allow("s3:GetObject")
     assert bench.receive("mails-dead")[0].payload == {"data": LARGE}
 
@@ -400,7 +400,7 @@ def test_basic_get_downloads_too(bench: Bench) -> None:
     assert message.payload == {"data": LARGE}
     message.ack()
     bench.settle()
-    assert bench.keys() == []
+    assert bench.objects() == []
 
 
 # --- who owns the object
@@ -410,11 +410,11 @@ def test_nothing_is_deleted_before_its_message_is_settled(bench: Bench) -> None:
     bench.declare("mails")
     bench.publish()
     at_ack: list[list[str]] = []
-    bench.fake.before("delete_message_batch", lambda: at_ack.append(bench.keys()))
+    bench.fake.before("delete_message_batch", lambda: at_ack.append(bench.objects()))
     bench.receive("mails")
     bench.settle()
     assert len(at_ack[0]) == 1
-    assert bench.keys() == []
+    assert bench.objects() == []
 
 
 def test_an_ack_that_is_not_accepted_keeps_the_object(bench: Bench) -> None:
@@ -423,7 +423,7 @@ def test_an_ack_that_is_not_accepted_keeps_the_object(bench: Bench) -> None:
     bench.fake.fail_entries("delete_message_batch", code="ReceiptHandleIsInvalid", sender_fault=True)
     bench.receive("mails")
     bench.settle()
-    assert len(bench.keys()) == 1
+    assert len(bench.objects()) == 1
 
 
 def test_requeue_keeps_the_object(bench: Bench) -> None:
@@ -431,19 +431,19 @@ def test_requeue_keeps_the_object(bench: Bench) -> None:
     bench.publish()
     bench.receive("mails", on=lambda message: message.requeue())
     bench.settle()
-    assert len(bench.keys()) == 1
+    assert len(bench.objects()) == 1
     assert bench.receive("mails")[0].payload == {"data": LARGE}
     bench.settle()
-    assert bench.keys() == []
+    assert bench.objects() == []
 
 
 def test_a_dead_letter_points_to_the_same_object(bench: Bench) -> None:
     bench.declare("mails", **{"x-dead-letter-queue": True})
     bench.publish(headers={"task": "shop.mail", "id": "7", "argsrepr": "('a',)"})
-    before = bench.keys()
+    before = bench.objects()
     bench.receive("mails", on=lambda message: message.reject())
     bench.settle()
-    assert bench.keys() == before
+    assert bench.objects() == before
     [raw] = bench.raw("mails-dead")
     letter = read("mails", raw, 0.0)
     assert (letter.task, letter.task_id, letter.reason) == ("shop.mail", "7", "rejected")
@@ -453,7 +453,7 @@ def test_a_dead_letter_points_to_the_same_object(bench: Bench) -> None:
     assert Selection(task="shop.*").matches(letter)
     bench.receive("mails-dead")
     bench.settle()
-    assert bench.keys() == []
+    assert bench.objects() == []
 
 
 def test_a_message_without_a_place_for_dead_letters_takes_its_object_with_it(bench: Bench) -> None:
@@ -461,7 +461,7 @@ def test_a_message_without_a_place_for_dead_letters_takes_its_object_with_it(ben
     bench.publish()
     bench.receive("mails", on=lambda message: message.reject())
     bench.settle()
-    assert bench.keys() == []
+    assert bench.objects() == []
 
 
 def test_a_dead_letter_to_an_exchange_is_a_message_of_its_own(bench: Bench) -> None:
@@ -469,13 +469,13 @@ def test_a_dead_letter_to_an_exchange_is_a_message_of_its_own(bench: Bench) -> N
     bench.declare("graves", exchange=dead)
     bench.declare("mails", **{"x-dead-letter-exchange": "dead"})
     bench.publish()
-    [first] = bench.keys()
+    [first] = bench.objects()
     bench.receive("mails", on=lambda message: message.reject())
     [message] = bench.receive("graves")
     assert message.payload == {"data": LARGE}
     assert message.headers["x-death"][0]["reason"] == "rejected"
     bench.settle()
-    [second] = bench.keys()
+    [second] = bench.objects()
     assert second != first
     assert second.startswith("prod/t/")
 
@@ -483,11 +483,11 @@ def test_a_dead_letter_to_an_exchange_is_a_message_of_its_own(bench: Bench) -> N
 def test_the_copy_of_a_deferred_task_points_to_the_same_object(bench: Bench) -> None:
     bench.declare("mails", **{"x-dead-letter-queue": True, "x-delivery-limit": 2})  # too few receives to hide it
     bench.publish(headers={"task": "shop.mail", "id": "7", "eta": bench.at(2_000)})
-    before = bench.keys()
+    before = bench.objects()
     bench.fake.clock.advance(901)
     receive_nothing(bench, lambda: bench.fake.count("send_message") == 2)
     bench.settle()
-    assert bench.keys() == before
+    assert bench.objects() == before
     bench.fake.clock.advance(901)
     receive_nothing(bench, lambda: bench.fake.count("send_message") == 3)
     bench.fake.clock.advance(300)
@@ -495,7 +495,7 @@ def test_the_copy_of_a_deferred_task_points_to_the_same_object(bench: Bench) -> 
     assert message.payload == {"data": LARGE}
     assert message.properties["first_sent_ms"] > 0
     bench.settle()
-    assert bench.keys() == []
+    assert bench.objects() == []
     assert bench.fake.objects.written == before
 
 
@@ -522,12 +522,20 @@ def test_a_compressed_body_that_is_large_even_so(bench: Bench) -> None:
     assert message.payload == {"data": noise}
 
 
-def test_publish_failed_names_a_large_message(bench: Bench) -> None:
-    bench.declare("mails")
-    with pytest.raises(PublishFailed), kombu_hake.batch():
+def publish_in_a_batch_that_is_denied(bench: Bench) -> None:
+    with kombu_hake.batch():
         bench.publish()
         bench.fake.fail("send_message_batch", AccessDenied("no"))
         bench.fake.fail("send_message", AccessDenied("no"))
+
+
+def test_publish_failed_has_the_whole_message(bench: Bench) -> None:
+    bench.declare("mails")
+    with pytest.raises(PublishFailed) as failed:
+        publish_in_a_batch_that_is_denied(bench)
+    [(published, error)] = failed.value.failed
+    assert isinstance(error, AccessDenied)
+    assert LARGE in published.message["body"]
 
 
 def test_the_text_of_a_message_is_the_object(bench: Bench) -> None:
