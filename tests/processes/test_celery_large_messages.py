@@ -58,9 +58,9 @@ def test_tasks_and_events_of_5_mib(
             return {(run["task"], run["number"]) for run in on_stage.runs.all()}
 
         expected = {*(("handle", number) for number in (1, 2, 3, 4)), ("receipt", 5), ("reserve", 5)}
-        wait_until(lambda: ran() == expected, lambda: f"{ran()}\n{worker.log()}", 120)
+        wait_until(lambda: ran() == expected, lambda: f"{ran()}\n{worker.log}", 120)
         with admin.connect(app) as operator:
-            wait_until(lambda: operator.groups(["email"])[0].dead == 1, worker.log)
+            wait_until(lambda: operator.groups(["email"])[0].dead == 1, lambda: worker.log)
             [letter] = operator.dead_letters("email")
             assert (letter.task, letter.reason, letter.exception, letter.message) == (
                 "thank", "failed", "ValueError", "not yet",
@@ -69,7 +69,7 @@ def test_tasks_and_events_of_5_mib(
             assert len(letter.raw["Body"]) < 500
             fixed.touch()
             assert operator.requeue("email").done == 1
-        wait_until(lambda: ran() == {*expected, ("thank", 5)}, worker.log)
+        wait_until(lambda: ran() == {*expected, ("thank", 5)}, lambda: worker.log)
         for queue in ("plain", "email", "stock"):
             wait_until(lambda queue=queue: unfinished(aws, queue) == (0, 0), f"{queue} to be empty")
         assert {run["size"] for run in on_stage.runs.all()} == {SIZE}
@@ -77,4 +77,4 @@ def test_tasks_and_events_of_5_mib(
         wait_until(lambda: not [key for key in keys(aws, bucket) if "/q/" in key], lambda: str(keys(aws, bucket)))
         assert len(keys(aws, bucket)) == 1  # the event's
         worker.stop()
-        assert "HAKE" not in worker.log()
+        assert "HAKE" not in worker.log

@@ -23,7 +23,7 @@ def run(aws: Emulator, *arguments: str) -> Any:
     }
     command = [sys.executable, "-W", "ignore", "-m", "support.extended_client", *arguments]
     done = subprocess.run(
-        command, cwd=Path(__file__).parents[1], env=environment, capture_output=True, text=True, timeout=60
+        command, cwd=Path(__file__).parents[1], env=environment, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
