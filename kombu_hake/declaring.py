@@ -14,7 +14,7 @@ from kombu_hake.amqp import PRIVATE_EXCHANGE, Argument, Binding, ExchangeType, i
 from kombu_hake.exceptions import DeclarationMismatch, InvalidName, QueueNotFound, TopicNotFound, TopologyError
 from kombu_hake.quoting import guarded, quoted
 from kombu_hake.temporary import Temporaries
-from kombu_hake.topology import SIZE_ARGUMENT, QueueSpec, Topology, checked_size
+from kombu_hake.topology import SIZE_ARGUMENT, STORE_ARGUMENT, QueueSpec, Topology, checked_size
 
 __all__ = ["DeclaringChannel", "QueueDeclareOk"]
 
@@ -72,6 +72,7 @@ class DeclaringChannel(StdChannel):  # type: ignore[misc]
         if name != PRIVATE_EXCHANGE and not is_reply_exchange(name):
             size = checked_size(name, (arguments or {}).get(SIZE_ARGUMENT))
             self.topology.declare_exchange(name, cast(ExchangeType, exchange_type), size)
+            self.topology.stores.declare(name, (arguments or {}).get(STORE_ARGUMENT))
 
     def exchange_delete(self, exchange: str, if_unused: bool = False, nowait: bool = False) -> None:
         """Delete an exchange: its topic and all our bindings to it.

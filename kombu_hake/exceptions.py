@@ -26,6 +26,7 @@ __all__ = [
     "LeaseLost",
     "MalformedMessage",
     "MessageTooLarge",
+    "PayloadMissing",
     "PublishError",
     "PublishFailed",
     "PurgeInProgress",
@@ -244,3 +245,7 @@ class MalformedMessage(DeliveryError):
     def __init__(self, message: str = "", *, message_id: str = "") -> None:
         super().__init__(message)
         self.message_id = message_id
+
+
+class PayloadMissing(DeliveryError):
+    """The payload of a message is not in S3 any more: it was processed before, or the lifecycle rule deleted it."""

@@ -83,6 +83,8 @@ MAX_INFLATED_BYTES: Final = 16 * SQS_MAX_MESSAGE_BYTES
 MAX_INFLATED_VALUES: Final = 1_500_000
 # An xz header may ask for a window of 4 GiB; the highest preset of the lzma module needs 65 MiB to decompress.
 MAX_INFLATING_MEMORY_BYTES: Final = 96 * 1024 * 1024
+# The largest payload in S3, written or read. A worker holds it several times over while it decodes it.
+MAX_PAYLOAD_BYTES: Final = 256 * 1024 * 1024
 # Celery's prefork pool pickles the decoded body, and the pickle module fails between 420 and 490 levels, depending on
 # how deep the calling stack is.
 MAX_NESTING: Final = 300

@@ -13,6 +13,7 @@ from kombu_hake.topology.home import Home
 from kombu_hake.topology.signs import Signs, whoami
 from kombu_hake.topology.sizes import SIZE_ARGUMENT, TopicLimit, checked_size
 from kombu_hake.topology.spec import LEVEL_TAG, QueueSpec, retention_s
+from kombu_hake.topology.stores import STORE_ARGUMENT, Stores
 from kombu_hake.topology.timings import Timings
 from kombu_hake.topology.topics import Topics
 from kombu_hake.topology.topology import Topology
@@ -20,6 +21,7 @@ from kombu_hake.topology.topology import Topology
 __all__ = [
     "LEVEL_TAG",
     "SIZE_ARGUMENT",
+    "STORE_ARGUMENT",
     "Audit",
     "Auditor",
     "Blueprint",
@@ -30,6 +32,7 @@ __all__ = [
     "SnsSubscription",
     "SnsTopic",
     "SqsQueue",
+    "Stores",
     "Timings",
     "TopicLimit",
     "Topics",

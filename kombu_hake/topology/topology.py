@@ -46,6 +46,7 @@ from kombu_hake.topology.repair import Repairer
 from kombu_hake.topology.signs import Signs
 from kombu_hake.topology.sizes import TopicSizes
 from kombu_hake.topology.spec import QueueSpec, needs_topic
+from kombu_hake.topology.stores import Stores
 from kombu_hake.topology.timings import Timings
 from kombu_hake.topology.topics import Topics
 from kombu_hake.topology.upkeep import Upkeep
@@ -84,6 +85,8 @@ class Topology:
         self.topics = Topics(clients, settings, self.home)
         self.sizes = TopicSizes(clients, settings, self.topics, clock)
         self.topics.on_created = self.sizes.created
+        #: Where payloads are kept that are too large for a message.
+        self.stores = Stores(settings)
         self._clients = clients
         self._settings = settings
         self._clock = clock
