@@ -39,7 +39,7 @@ _QUEUE: Mapping[str, tuple[str, Converter]] = {
     "KmsDataKeyReusePeriodSeconds": ("kms_data_key_reuse_period_seconds", int),
     "SqsManagedSseEnabled": ("sqs_managed_sse_enabled", _flag),
 }
-#: Those that Terraform leaves alone if they are not in the file are left out: the access policy, and what is of HTTP.
+#: The access policy is left out: Terraform leaves it alone if it is not in the file.
 _TOPIC: Mapping[str, tuple[str, Converter]] = {
     "FifoTopic": ("fifo_topic", _flag),
     "ContentBasedDeduplication": ("content_based_deduplication", _flag),
@@ -49,12 +49,28 @@ _TOPIC: Mapping[str, tuple[str, Converter]] = {
     "KmsMasterKeyId": ("kms_master_key_id", str),
     "SignatureVersion": ("signature_version", int),
     "TracingConfig": ("tracing_config", str),
-}
+    "DeliveryPolicy": ("delivery_policy", str),
+    **{
+        f"{name}{attribute}": (f"{protocol}_{argument}", convert)
+        for protocol, name in (
+            ("application", "Application"), ("firehose", "Firehose"), ("http", "HTTP"), ("lambda", "Lambda"),
+            ("sqs", "SQS"),
+        )
+        for attribute, argument, convert in (
+            ("SuccessFeedbackRoleArn", "success_feedback_role_arn", str),
+            ("SuccessFeedbackSampleRate", "success_feedback_sample_rate", int),
+            ("FailureFeedbackRoleArn", "failure_feedback_role_arn", str),
+        )
+    },
+}  # fmt: skip
+#: What the provider has no argument for.
+_TOPIC_LACKS = ("MaximumMessageSize",)
 _SUBSCRIPTION: Mapping[str, tuple[str, Converter]] = {
     "RawMessageDelivery": ("raw_message_delivery", _flag),
     "FilterPolicy": ("filter_policy", str),
     "FilterPolicyScope": ("filter_policy_scope", str),
     "RedrivePolicy": ("redrive_policy", str),
+    "ReplayPolicy": ("replay_policy", str),
 }
 
 
@@ -106,7 +122,9 @@ def _queue(queue: SqsQueue, names: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _topic(topic: SnsTopic) -> dict[str, Any]:
-    return _with_rest({"name": topic.physical, **_arguments(_TOPIC, topic.attributes)}, topic.tags, [])
+    lacks = [f"{name} is {topic.attributes[name]}" for name in _TOPIC_LACKS if name in topic.attributes]
+    note = {"//": f"The AWS provider cannot set it, but hake apply can: {_text(', '.join(lacks))}."} if lacks else {}
+    return _with_rest({**note, "name": topic.physical, **_arguments(_TOPIC, topic.attributes)}, topic.tags, [])
 
 
 def _policy(queue: SqsQueue, names: Mapping[str, str]) -> dict[str, Any]:
