@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from kombu import Exchange, Queue
 from support.everything import define
 
-from kombu_hake import admin
+from kombu_hake import Topic, admin
 from kombu_hake.admin.blueprint import blueprint
 from kombu_hake.admin.declared import declared
 from kombu_hake.admin.export.alarms import alarms
@@ -119,6 +119,18 @@ def test_a_key_of_ones_own_and_the_one_of_sqs_are_not_both_asked_for() -> None:
     for queue in document["resource"]["aws_sqs_queue"].values():
         assert queue["kms_master_key_id"] == "alias/shop"
         assert "sqs_managed_sse_enabled" not in queue
+
+
+def test_a_raised_topic_is_raised_by_a_stack_and_needs_apply_after_terraform() -> None:
+    found = planned(make_app())
+    large = tuple(
+        replace(topic, attributes={**topic.attributes, "MaximumMessageSize": "1048576"}) for topic in found.topics
+    )
+    raised = replace(found, topics=large)
+    topic = terraform(raised, Existing())["resource"]["aws_sns_topic"]["shop__orders"]
+    assert topic["//"] == "The AWS provider cannot set MaximumMessageSize to 1048576; hake apply can."
+    assert findings(cloudformation(raised)) == []
+    assert "//" not in terraform(found, Existing())["resource"]["aws_sns_topic"]["shop__orders"]
 
 
 # --- CloudFormation
@@ -239,6 +251,16 @@ def test_the_keys_of_queues_are_allowed_to_those_who_send_and_receive() -> None:
             [document] = broker.export_iam(role)  # type: ignore[arg-type]
             found = [one for one in document["Statement"] if "kms:Decrypt" in one["Action"]]
             assert len(found) == expected
+
+
+def test_only_topics_for_large_messages_may_be_raised() -> None:
+    app = Celery("shop", broker=URL, set_as_current=False)
+    Topic("large", app=app, max_size=1_048_576).on("a", group="g", name="a")(print)
+    Topic("small", app=app).on("b", group="g", name="b")(print)
+    with admin.connect(app, offline=True) as broker:
+        [document] = broker.export_iam("declarer")
+    [allowed] = [one["Resource"] for one in document["Statement"] if "sns:SetTopicAttributes" in one["Action"]]
+    assert allowed == f"{SNS}shop__large"
 
 
 def test_temporary_queues_are_allowed_by_patterns_only_where_they_are_used() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from kombu_hake._version import __version__
 from kombu_hake.admin.export.existing import Existing
 from kombu_hake.admin.export.names import terraform_name, terraform_pair
-from kombu_hake.amqp import SQS_MAX_MESSAGE_BYTES, parse_arn, read_object
+from kombu_hake.amqp import SNS_MAX_MESSAGE_BYTES, SQS_MAX_MESSAGE_BYTES, parse_arn, read_object
 from kombu_hake.topology import Blueprint, SnsSubscription, SnsTopic, SqsQueue
 
 __all__ = ["terraform"]
@@ -63,8 +63,6 @@ _TOPIC: Mapping[str, tuple[str, Converter]] = {
         )
     },
 }  # fmt: skip
-#: What the provider has no argument for.
-_TOPIC_LACKS = ("MaximumMessageSize",)
 _SUBSCRIPTION: Mapping[str, tuple[str, Converter]] = {
     "RawMessageDelivery": ("raw_message_delivery", _flag),
     "FilterPolicy": ("filter_policy", str),
@@ -122,9 +120,11 @@ def _queue(queue: SqsQueue, names: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _topic(topic: SnsTopic) -> dict[str, Any]:
-    lacks = [f"{name} is {topic.attributes[name]}" for name in _TOPIC_LACKS if name in topic.attributes]
-    note = {"//": f"The AWS provider cannot set it, but hake apply can: {_text(', '.join(lacks))}."} if lacks else {}
-    return _with_rest({**note, "name": topic.physical, **_arguments(_TOPIC, topic.attributes)}, topic.tags, [])
+    found = {"name": topic.physical, **_arguments(_TOPIC, topic.attributes)}
+    size = topic.attributes.get("MaximumMessageSize", "")
+    if size.isdecimal() and int(size) > SNS_MAX_MESSAGE_BYTES:
+        found["//"] = f"The AWS provider cannot set MaximumMessageSize to {size}; hake apply can."
+    return _with_rest(found, topic.tags, [])
 
 
 def _policy(queue: SqsQueue, names: Mapping[str, str]) -> dict[str, Any]:
