@@ -24,9 +24,10 @@ from kombu_hake.aws.clock import AwsClock
 from kombu_hake.aws.concurrency import SharedParts
 from kombu_hake.aws.credentials import Credentials
 from kombu_hake.aws.error_table import credentials_error, error_for, foreign_answer, unreachable
+from kombu_hake.aws.pulse import Wait
 from kombu_hake.aws.retry import NewQueues, Tries
 from kombu_hake.aws.timely import bound_pool, read_body
-from kombu_hake.aws.wire import OPERATIONS, Wire, read_timeout_s
+from kombu_hake.aws.wire import OPERATIONS, Wire, answer_limit_s, read_timeout_s
 from kombu_hake.config import Access, Settings
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, ConfigurationError, HakeError, QueueNotFound
 
@@ -180,7 +181,8 @@ class Clients:
         )
         while True:
             try:
-                return self._try(kind, operation, params)
+                with Wait(answer_limit_s(self.settings)):
+                    return self._try(kind, operation, params)
             except BrokerUnavailable as exc:
                 pause_s = tries.pause_s(exc)
                 if pause_s is None:

@@ -120,6 +120,7 @@ class Settings:
     wait_time_seconds: int = 20
     check_bindings: float = 300.0
     max_pollers: int = 8
+    health_file: str | None = None
     connect_timeout: float = DEFAULT_CONNECT_TIMEOUT_S
     read_timeout: float = 15.0
     max_attempts: int = 3
