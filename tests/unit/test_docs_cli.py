@@ -18,17 +18,17 @@ RECEIPT, WELCOME, STOCK, CHARGE = "shop.send_receipt", "shop.welcome", "shop.res
 #: The groups of docs/cli.md.
 GROUPS = [
     Group(
-        "email", [Binding("orders", "placed", [RECEIPT, WELCOME], True)],
+        "email", bindings=[Binding("orders", "placed", [RECEIPT, WELCOME], True)],
         dead_queue="email-dead", dead=0, undelivered=0,
         **{**COUNTS, "in_flight": 1},
     ),
     Group(
         "inventory",
-        [Binding("orders", "paid", [STOCK], False), Binding("orders", "placed", [STOCK], False)],
+        bindings=[Binding("orders", "paid", [STOCK], False), Binding("orders", "placed", [STOCK], False)],
         state="missing",
     ),
     Group(
-        "billing", [Binding("orders", "placed", [CHARGE], True)],
+        "billing", bindings=[Binding("orders", "placed", [CHARGE], True)],
         dead_queue="billing-dead", dead=4, undelivered=0,
         **COUNTS,
     ),
