@@ -132,7 +132,7 @@ class HealthFile:
         except OSError as exc:
             if not self._has_failed:
                 logger.warning(
-                    "HAKE720 Cannot write the health file %s; the worker continues without: %s", self.path, exc
+                    "HAKE720 Cannot write the health file %s; continuing without it: %s", self.path, exc
                 )
             self._has_failed = True
             return False
@@ -310,11 +310,7 @@ def _start(controller: Any, path: str) -> None:
     from celery.signals import worker_shutdown
     from celery.utils.nodenames import node_format
 
-    try:
-        file = HealthFile(node_format(path, controller.hostname))
-    except ValueError as exc:
-        logger.warning("HAKE720 Cannot write the health file %s; the worker continues without: %s", path, exc)
-        return
+    file = HealthFile(node_format(path, controller.hostname))
     _here.watch = Watch(controller, file, _here.connecting)
     _here.watch.start()
     worker_shutdown.connect(_stop, weak=False, dispatch_uid="kombu_hake.worker.health")
