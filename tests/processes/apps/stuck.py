@@ -48,6 +48,8 @@ def prepare(sender: Any, **_kwargs: Any) -> None:
 
     def _poll(self: Any, source: Any, asked: int, wait_s: Any) -> Any:
         found = poll(self, source, asked, wait_s)
+        if source.name == "celery" and (wanted("killed") or wanted("poller")):
+            FILE.with_name("began").touch()
         if source.name == "celery" and wanted("killed"):
             raise _Killed
         while source.name == "celery" and wanted("poller"):
