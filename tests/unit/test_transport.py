@@ -221,6 +221,46 @@ def test_draining_after_a_fail_over_waits_on_the_new_connection(fake: FakeClient
         assert not hub.readers
 
 
+# --- health
+
+
+def test_the_event_loop_beats_by_its_timer_and_with_each_message(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport_module, "_LOOK_AFTER_S", 0.005)
+    hub = Hub()
+    try:
+        received = consume(connection)
+        transport = connection.connection
+        transport.register_with_event_loop(transport, hub)
+        loop, *others = transport.vitals()
+        assert loop.name == "the event loop"
+        assert [vital.name for vital in others] == ["the poller of queue q"]
+        at = loop.pulse.last[0]
+        eventually(lambda: turn(hub) or loop.pulse.last[0] > at)  # type: ignore[func-returns-value]
+        monkeypatch.setattr(transport, "_look_after_threads", lambda: None)
+        at = loop.pulse.last[0]
+        Producer(connection).publish("a", routing_key="q")
+        eventually(lambda: turn(hub) or received)  # type: ignore[func-returns-value]
+        assert loop.pulse.last[0] > at
+        connection.close()
+        assert transport.vitals() == []
+    finally:
+        connection.close()
+        hub.close()
+
+
+def test_draining_beats(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Greenlets have no event loop: Celery drains the connection."""
+    monkeypatch.setattr(transport_module, "_LOOK_AFTER_S", 0.001)
+    consume(connection)
+    loop = connection.connection.vitals()[0]
+    at = loop.pulse.last[0]
+    with pytest.raises(TimeoutError):
+        connection.drain_events(timeout=0.01)
+    assert loop.pulse.last[0] > at
+
+
 # --- description
 
 
