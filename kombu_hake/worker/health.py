@@ -83,7 +83,7 @@ class Judge:
             pulse = vital.pulse
             turned_at, thread = pulse.last
             until = self._until(thread)
-            if vital is busy or (vital.is_alive and until is not None and now <= until):
+            if vital is busy or (until is not None and now <= until):
                 seen[pulse] = now
             else:
                 seen[pulse] = max(turned_at, self._seen.get(pulse, -math.inf))
@@ -102,7 +102,6 @@ class HealthFile:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._pid = os.getpid()
         #: Device and inode of what was written last.
         self._own: tuple[int, int] | None = None
         self._has_failed = False
@@ -111,7 +110,7 @@ class HealthFile:
     def write(self, content: str, modified_at: float) -> bool:
         """Replace the file as a whole, and set its time stamp, seconds since the epoch. False if that fails."""
         folder, name = os.path.split(self.path)
-        passing = os.path.join(folder, f".{name}.{self._pid}.tmp")
+        passing = os.path.join(folder, f".{name}.{os.getpid()}.tmp")
         try:
             self._look_for_others()
             try:
@@ -142,7 +141,7 @@ class HealthFile:
 
     def remove(self) -> None:
         """Remove the file, unless it is another process's by now."""
-        if self._pid != os.getpid() or self._own is None or self._owner() != self._own:
+        if self._own is None or self._owner() != self._own:
             return
         self._own = None
         try:

@@ -238,7 +238,7 @@ def test_the_event_loop_beats_by_its_timer_and_with_each_message(
         assert [vital.name for vital in others] == ["the poller of queue q"]
         at = loop.pulse.last[0]
         eventually(lambda: turn(hub) or loop.pulse.last[0] > at)  # type: ignore[func-returns-value]
-        monkeypatch.setattr(transport, "_look_after_threads", lambda: None)
+        hub.timer.clear()
         at = loop.pulse.last[0]
         Producer(connection).publish("a", routing_key="q")
         eventually(lambda: turn(hub) or received)  # type: ignore[func-returns-value]
