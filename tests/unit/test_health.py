@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fakes import FakeClock
+from fakes import FakeClock, eventually
 from hypothesis import given
 from hypothesis import strategies as st
 from test_forksafe import in_child
@@ -473,6 +473,8 @@ def test_without_the_signal_a_worker_writes_once_it_is_ready(worker: Worker, pat
 def test_a_process_of_the_pool_neither_writes_nor_removes_it(worker: Worker, path: Path) -> None:
     health.on_init(worker)
     health.connecting(Settings(health_file=str(path)))
+    first = path.stat().st_ino
+    eventually(lambda: path.stat().st_ino != first)  # by the thread, which writes no more within five seconds
 
     def child() -> None:
         health.connecting(Settings(health_file=str(path.parent / "child.health")))
