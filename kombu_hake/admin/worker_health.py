@@ -15,8 +15,8 @@ def health(app: Any, path: str | None = None, *, node: str | None = None) -> fil
 
     Args:
         path: Of the file; default: the option ``health_file`` of the app.
-        node: Name of the worker, such as ``w1`` or ``w1@%h``, for a path with ``%h`` or ``%n``; default: that of a
-            worker without ``-n``.
+        node: Name of the worker, such as ``w1@%h``, for a path with ``%h`` or ``%n``; default: that of a worker without
+            ``-n``.
     Raises:
         ConfigurationError: The app has no ``health_file``.
         FileNotFoundError: The worker has not started, has stopped, or writes another path.

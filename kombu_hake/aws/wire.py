@@ -181,9 +181,11 @@ def read_timeout_s(settings: Settings, wait_s: float) -> float:
 
 def answer_limit_s(settings: Settings, wait_s: float = SQS_MAX_WAIT_S) -> float:
     """How long one try of a call takes at the most, seconds; a thread that takes longer is stuck."""
-    own = [settings.client_config.get(name) for name in ("connect_timeout", "read_timeout")]
-    configured = sum(value for value in own if isinstance(value, int | float))
-    return settings.connect_timeout + read_timeout_s(settings, wait_s) + configured + _SLACK_S
+    limit_s = settings.connect_timeout + read_timeout_s(settings, wait_s) + _SLACK_S
+    if settings.client_config:  # may have time limits of its own
+        own = [settings.client_config.get(name) for name in ("connect_timeout", "read_timeout")]
+        limit_s += sum(value for value in own if isinstance(value, int | float))
+    return limit_s
 
 
 def _tls(session: Any) -> Any:

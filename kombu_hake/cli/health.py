@@ -14,7 +14,7 @@ __all__ = ["health"]
 
 @click.command()
 @click.argument("path", required=False)
-@click.option("-n", "--hostname", metavar="NAME", help="Name of the worker, as given to it: w1, or w1@%h.")
+@click.option("-n", "--hostname", metavar="NAME", help="Name of the worker, as given to it: w1@%h.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document instead of a line.")
 @click.pass_context
 def health(ctx: click.Context, path: str | None, hostname: str | None, as_json: bool) -> None:
