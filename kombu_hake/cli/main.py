@@ -12,8 +12,10 @@ import click
 
 from kombu_hake.cli.cost import cost
 from kombu_hake.cli.dlq import dlq
+from kombu_hake.cli.export import export
 from kombu_hake.cli.health import health
 from kombu_hake.cli.janitor import janitor
+from kombu_hake.cli.plan import apply, plan
 from kombu_hake.cli.queues import queues
 from kombu_hake.cli.tools import again, connected, say, watch_option
 
@@ -43,9 +45,12 @@ def hake() -> None:
 
 hake.add_command(dlq)
 hake.add_command(cost)
+hake.add_command(export)
 hake.add_command(janitor)
 hake.add_command(queues)
 hake.add_command(health)
+hake.add_command(plan)
+hake.add_command(apply)
 
 
 @hake.command()

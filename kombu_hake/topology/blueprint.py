@@ -72,6 +72,7 @@ class SqsQueue:
         redrive: ``RedrivePolicy``, JSON text; None for none.
         redrive_allow: ``RedriveAllowPolicy``, JSON text; None for none.
         is_predefined: It is created elsewhere; only what bindings need of it (policy, tags of bindings) is ours.
+        options: Documents that the option ``queue_attributes`` gives, by the names of their attributes.
     """
 
     name: str
@@ -85,6 +86,7 @@ class SqsQueue:
     redrive: str | None = None
     redrive_allow: str | None = None
     is_predefined: bool = False
+    options: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class SnsTopic:
         exchange: The exchange that it is.
         physical: Name in AWS.
         is_bound: A declared queue is bound to it. Binding creates topics; one that is only published to is created by
-            whoever binds to it.
+            the app that binds a queue to it.
         is_predefined: It is created elsewhere.
     """
 
@@ -171,6 +173,8 @@ class Draft(NamedTuple):
     #: Of the queue itself, those of bindings included.
     tags: dict[str, str]
     dead_letters: Plan | None
+    #: Bindings that are for us to make.
+    bound: frozenset[Binding]
     #: Bindings between a queue and exchanges that are all created elsewhere.
     given: frozenset[Binding]
 
@@ -194,7 +198,8 @@ def draft(spec: QueueSpec, bindings: Collection[Binding], settings: Settings, ho
     tags |= {MAX_PRIORITY_TAG: str(highest)} if highest else {}
     kept = undelivered_queue(spec, settings) if bound - given and address is None else None
     desired = desired_of(spec.name, from_tags(tags), settings, home, kept)
-    return Draft(spec, desired, tags, None if address is not None else plan(spec, settings), given)
+    asked = plan(spec, settings) if address is None else None
+    return Draft(spec, desired, tags, asked, frozenset(bound - given), given)
 
 
 def desired_of(
@@ -256,7 +261,8 @@ class _Maker:
         for binding in bindings:
             if needs_topic(self._settings, spec.name, binding):
                 self._exchanges[binding.exchange] = binding.exchange_type
-                self._bound.add(binding.exchange)
+                if binding in drafted.bound or binding.exchange in self._settings.predefined_exchanges:
+                    self._bound.add(binding.exchange)
             else:
                 self._direct.add(binding.exchange)
         names = level_names(spec.name, spec.arguments)
@@ -325,6 +331,7 @@ class _Maker:
             given.get("RedrivePolicy", redrive),
             given.get("RedriveAllowPolicy"),
             self._is_predefined(name),
+            {key: value for key, value in given.items() if key in DOCUMENTS},
         )
 
     def _topic(self, exchange: str, kind: ExchangeType | None) -> SnsTopic:
