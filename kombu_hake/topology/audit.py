@@ -150,7 +150,10 @@ class Auditor:
             self._look(queue)
             self._compare_queue(queue)
         for spec, bindings in self._declared:
-            self._compare_bindings(spec, draft(spec, bindings, self._settings, self._home), plan)
+            try:
+                self._compare_bindings(spec, draft(spec, bindings, self._settings, self._home), plan)
+            except TopologyError as exc:  # such as a policy that is not understood, or a tag with an impossible name
+                self._found.unknown.append(f"Cannot tell what differs for queue {spec.name}: {exc}")
         for topic in plan.topics:
             if topic.is_bound:
                 self._compare_topic(topic)
@@ -303,12 +306,7 @@ class Auditor:
                 observed = observed.with_policy(name, shown.attributes.get("Policy"))
         for exchange in wanted.exchanges:
             observed = self._observe(wanted, exchange, observed)
-        try:
-            changes = diff(wanted, observed)
-        except TopologyError as exc:
-            self._found.unknown.append(f"Queue {wanted.queue}: {exc}")
-            return
-        for change in changes:
+        for change in diff(wanted, observed):
             drift = self._described(change, wanted, observed)
             if drift is not None:
                 self._found.changes.append(drift)
@@ -453,6 +451,9 @@ class Auditor:
                 one = self._undeclared_queue(name, QueueUrl(url))
             except QueueNotFound:
                 continue  # AWS lists deleted queues for a while
+            except TopologyError as exc:
+                self._found.unsearched.append(f"Cannot tell whether queue {name} is declared: {exc}")
+                continue
             if one is not None:
                 found.append(one)
         return found
@@ -487,8 +488,8 @@ class Auditor:
             try:
                 main = self._clients.sqs("get_queue_url", QueueName=tags[LEVEL_TAG])["QueueUrl"]
                 bindings = from_tags(self._clients.sqs("list_queue_tags", QueueUrl=main).get("Tags") or {})
-            except QueueNotFound as exc:
-                logger.debug("The queue of a priority level is gone: %s", exc)
+            except TopologyError as exc:
+                logger.debug("The queue of a priority level is not found: %s", exc)
         found = {str(topic_arn(exchange, self._settings, self._home)) for exchange in bindings.exchanges() if exchange}
         return tuple(sorted(found | set(named_topics(policy))))
 
