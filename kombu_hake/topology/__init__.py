@@ -1,7 +1,8 @@
 """Exchanges, queues and bindings as they exist in AWS.
 
 In: what kombu declared. Out: topics, queues, subscriptions, policies and tags that match it, created, checked, repaired
-or removed. :class:`Topology` is the front; one per process and settings.
+or removed. :class:`Topology` is the front; one per process and settings. :func:`blueprint` says what declarations come
+to, and :class:`Auditor` compares that with what AWS has; both only read.
 """
 
 from __future__ import annotations
