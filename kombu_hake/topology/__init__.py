@@ -12,13 +12,17 @@ from kombu_hake.topology.blueprint import Blueprint, SnsSubscription, SnsTopic, 
 from kombu_hake.topology.drift import Drift
 from kombu_hake.topology.home import Home
 from kombu_hake.topology.signs import Signs, whoami
+from kombu_hake.topology.sizes import SIZE_ARGUMENT, TopicLimit, checked_size
 from kombu_hake.topology.spec import LEVEL_TAG, QueueSpec, retention_s
+from kombu_hake.topology.stores import STORE_ARGUMENT, Stores
 from kombu_hake.topology.timings import Timings
 from kombu_hake.topology.topics import Topics
 from kombu_hake.topology.topology import Topology
 
 __all__ = [
     "LEVEL_TAG",
+    "SIZE_ARGUMENT",
+    "STORE_ARGUMENT",
     "Audit",
     "Auditor",
     "Blueprint",
@@ -29,11 +33,14 @@ __all__ = [
     "SnsSubscription",
     "SnsTopic",
     "SqsQueue",
+    "Stores",
     "Timings",
+    "TopicLimit",
     "Topics",
     "Topology",
     "Undeclared",
     "blueprint",
+    "checked_size",
     "retention_s",
     "whoami",
 ]
