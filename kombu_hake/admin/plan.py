@@ -190,7 +190,7 @@ class Operator:
             self._clients.settings,
             self._topology.home,
             [(queue.spec, queue.bindings) for queue in found.queues],
-            {exchange.name: exchange.type for exchange in found.exchanges},
+            {exchange.name: exchange.spec for exchange in found.exchanges},
             [*found.temporary, *found.other_queues],
         )
         return auditor.audit(with_undeclared=with_undeclared)
@@ -205,7 +205,7 @@ class _Run:
         self._topology = topology
         self._clients = clients
         self._queues = {queue.name: queue for queue in found.queues}
-        self._types = {exchange.name: exchange.type for exchange in found.exchanges}
+        self._exchanges = {exchange.name: exchange.spec for exchange in found.exchanges}
         self._on_progress = on_progress
         self._reported: set[Change] = set()
         self.made: list[Change] = []
@@ -220,15 +220,16 @@ class _Run:
         owners: dict[str, list[Drift]] = {}
         for change in found.changes:
             owners.setdefault(change.owner if change.queue else "", []).append(change)
-        for exchange, kind in self._types.items():
-            if kind is not None:
-                self._tried(f"exchange {exchange}", self._topology.declare_exchange, exchange, kind)
+        for exchange, spec in self._exchanges.items():
+            if spec.type is not None:
+                what = f"exchange {exchange}"
+                self._tried(what, self._topology.declare_exchange, exchange, spec.type, spec.max_size_bytes)
         topics = owners.pop("", [])
         for name in sorted(owners):
             if self._tried(f"queue {name}", self._make_queue, name, owners[name]):
                 self._report(owners[name])
         for change in topics:
-            if change.action == "change" and self._tried(f"topic {change.name}", self._tag_topic, change):
+            if change.action == "change" and self._tried(f"topic {change.name}", self._write_topic, change):
                 self._report([change])
             elif change.action == "create" and not self.failures:
                 self._report([change])  # made by the first subscription
@@ -290,9 +291,14 @@ class _Run:
         if queues.look_for(spec):
             queues.create(spec, tags=change.tags, attributes=change.attributes, is_unbound=True)
 
-    def _tag_topic(self, change: Drift) -> None:
-        tags = [{"Key": key, "Value": value} for key, value in change.tags.items()]
-        self._clients.sns("tag_resource", ResourceArn=self._topology.topics.arn(change.owner), Tags=tags)
+    def _write_topic(self, change: Drift) -> None:
+        arn = self._topology.topics.arn(change.owner)
+        for name, value in change.attributes.items():
+            self._clients.sns("set_topic_attributes", TopicArn=arn, AttributeName=name, AttributeValue=value)
+            self._topology.sizes.forget(change.owner)
+        if change.tags:
+            tags = [{"Key": key, "Value": value} for key, value in change.tags.items()]
+            self._clients.sns("tag_resource", ResourceArn=arn, Tags=tags)
 
     # --- removal
 

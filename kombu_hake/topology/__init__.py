@@ -13,7 +13,7 @@ from kombu_hake.topology.drift import Drift
 from kombu_hake.topology.home import Home
 from kombu_hake.topology.signs import Signs, whoami
 from kombu_hake.topology.sizes import SIZE_ARGUMENT, TopicLimit, checked_size
-from kombu_hake.topology.spec import LEVEL_TAG, QueueSpec, retention_s
+from kombu_hake.topology.spec import LEVEL_TAG, ExchangeSpec, QueueSpec, retention_s
 from kombu_hake.topology.stores import STORE_ARGUMENT, Stores
 from kombu_hake.topology.timings import Timings
 from kombu_hake.topology.topics import Topics
@@ -27,6 +27,7 @@ __all__ = [
     "Auditor",
     "Blueprint",
     "Drift",
+    "ExchangeSpec",
     "Home",
     "QueueSpec",
     "Signs",

@@ -25,7 +25,7 @@ from kombu_hake.exceptions import ConfigurationError
 URL = f"hake://localhost:1/ns?region={REGION}"
 READS = {
     "get_queue_url", "get_queue_attributes", "list_queue_tags", "list_queues", "list_topics", "get_caller_identity",
-    "list_subscriptions_by_topic", "get_subscription_attributes", "list_tags_for_resource",
+    "list_subscriptions_by_topic", "get_topic_attributes", "get_subscription_attributes", "list_tags_for_resource",
 }  # fmt: skip
 
 
@@ -181,6 +181,31 @@ def test_fault_is_one_line_and_mended(name: str) -> None:
 def test_fault_of_priorities_is_one_line_and_mended(name: str) -> None:
     with shop("priorities") as found:
         check(found, FAULTS_WITH_PRIORITIES[name])
+
+
+def test_sizes_are_raised_and_never_lowered() -> None:
+    with shop("large messages") as (broker, fake, aws):
+        apply(broker)
+        topic = aws.topic("orders")
+        size = "MaximumMessageSize"
+        assert fake.topics.by_name["ns__orders"].attributes[size] == "1048576"
+        aws.sns.set_topic_attributes(TopicArn=topic, AttributeName=size, AttributeValue="300000")
+        aws.set(aws.url("email"), MaximumMessageSize="262144")
+        assert lines(broker.plan()) == [
+            "change attribute ns__email: MaximumMessageSize is 262144, and it is bound to an exchange with messages "
+            "of 1048576 bytes.",
+            "change attribute ns__orders: MaximumMessageSize is 300000, declared is 1048576.",
+        ]
+        apply(broker)
+        assert broker.plan() == Plan()
+        assert fake.topics.by_name["ns__orders"].attributes[size] == "1048576"
+        fake.deny("sns:GetTopicAttributes")
+        assert "Cannot tell the size of exchange orders" in broker.plan().unknown[0]
+    with shop("groups") as (broker, fake, aws):
+        apply(broker)
+        aws.sns.set_topic_attributes(TopicArn=aws.topic("orders"), AttributeName=size, AttributeValue="300000")
+        aws.set(aws.url("email"), MaximumMessageSize="262144")
+        assert broker.plan() == Plan()
 
 
 # --- what is no longer declared
