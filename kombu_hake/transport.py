@@ -48,7 +48,7 @@ from kombu_hake.quoting import guarded
 from kombu_hake.receive import DeadLetters, Deferring, Deliveries, Delivery, How, Inbox, Item, Leases, LostLease
 from kombu_hake.temporary import Janitor, Presence, Temporaries
 from kombu_hake.topology import Topology
-from kombu_hake.worker import install, lost_tasks
+from kombu_hake.worker import install, keep_no_tenant, lost_tasks
 from kombu_hake.worker import state as worker
 
 __all__ = ["Transport"]
@@ -79,7 +79,8 @@ class _Shared:
 def _build_shared(settings: Settings) -> _Shared:
     clients = Clients(settings)
     topology = Topology(clients, settings)
-    dispatcher = Dispatcher(topology, Routes(topology, settings), Publisher(clients), settings)
+    routes = Routes(topology, settings)
+    dispatcher = Dispatcher(topology, routes, Publisher(clients), settings, worker.running_properties)
     janitor = Janitor(clients, settings, topology.topics, topology.home)
     presence = Presence(topology.signs, janitor)
     dead_letters = DeadLetters(clients, dispatcher.publish_now, topology.dead_queues.make_again)
@@ -122,6 +123,7 @@ class Transport(base.Transport):  # type: ignore[misc]
         self.client = client
         self.can_parse_url = True  # makes kombu call as_uri()
         _settle_fields(client)
+        keep_no_tenant()
         self.channels: list[Channel] = []
         self.connected = False
         self._channel_ids = itertools.count(1)

@@ -34,6 +34,7 @@ from kombu_hake.amqp import (
     QueueUrl,
     decode,
     encode,
+    group_of,
     is_task,
 )
 from kombu_hake.exceptions import HakeError
@@ -413,10 +414,13 @@ def revived(letter: DeadLetter, *, is_fifo: bool) -> dict[str, Any]:
         entry["MessageBody"] = first_try
     elif attributes:
         entry["MessageAttributes"] = attributes
+    system = letter.raw.get("Attributes") or {}
+    group = system.get("MessageGroupId") or group_of(letter.properties, is_fifo=is_fifo)
     if is_fifo:
-        system = letter.raw.get("Attributes") or {}
-        entry["MessageGroupId"] = str(system.get("MessageGroupId") or "default")
+        entry["MessageGroupId"] = str(group or "default")
         entry["MessageDeduplicationId"] = uuid4().hex
+    elif group:
+        entry["MessageGroupId"] = str(group)
     return entry
 
 

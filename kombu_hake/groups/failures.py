@@ -19,7 +19,8 @@ from celery.exceptions import Ignore, Reject, Retry, Terminated, TimeLimitExceed
 from celery.utils.serialization import get_pickled_exception
 from celery.worker.request import Request
 
-from kombu_hake.amqp import COMPRESSION_HEADER, PRIVATE_EXCHANGE, Envelope, encode, is_task
+from kombu_hake.amqp import COMPRESSION_HEADER, FIFO_SUFFIX, PRIVATE_EXCHANGE, Envelope, encode, is_task
+from kombu_hake.amqp import group_of as group_of_properties
 from kombu_hake.exceptions import HakeError
 from kombu_hake.groups.messages import Parts, resendable, with_death
 from kombu_hake.quoting import fields, guarded, quoted
@@ -139,7 +140,7 @@ def set_aside(message: Any, parts: Parts, reason: str, details: Mapping[str, Any
     raw = {
         "Body": text,
         "MessageId": message.properties.get("message_id"),
-        "Attributes": _fifo_attributes(parts.properties),
+        "Attributes": _group_attribute(parts.properties, queue),
         "MessageAttributes": _attributes(parts, death),
     }
     try:
@@ -169,7 +170,6 @@ def _attributes(parts: Parts, death: Mapping[str, Any]) -> dict[str, Any]:
     return {name: {"DataType": "String", "StringValue": value} for name, value in texts.items()}
 
 
-
-def _fifo_attributes(properties: Mapping[str, Any]) -> dict[str, str]:
-    group = properties.get("MessageGroupId")
-    return {"MessageGroupId": str(group)} if group else {}
+def _group_attribute(properties: Mapping[str, Any], queue: str) -> dict[str, str]:
+    group = group_of_properties(properties, is_fifo=queue.endswith(FIFO_SUFFIX))
+    return {"MessageGroupId": group} if group else {}

@@ -36,7 +36,7 @@ from kombu_hake.exceptions import HakeError, MalformedMessage
 from kombu_hake.groups.failures import GroupRequest, group_of, parts_of, set_aside, text_of
 from kombu_hake.groups.messages import Parts, event_of, for_handler, foreign_event, resendable
 from kombu_hake.groups.registry import registry
-from kombu_hake.publish import batch
+from kombu_hake.publish import NO_TENANT, batch
 from kombu_hake.quoting import fields, guarded, quoted
 from kombu_hake.receive import HakeMessage
 from kombu_hake.worker import check_tasks, say_unknown_once
@@ -187,4 +187,5 @@ def _send_each(message: Any, group: str, parts: list[Parts]) -> None:
     with batch():
         for item in parts:
             sent = resendable(item, message.properties.get("sent_timestamp_ms"))
+            sent.properties.setdefault("tenant", NO_TENANT)  # a run has its event's tenant, or none
             message.channel.basic_publish(sent.as_dict(), PRIVATE_EXCHANGE, group)

@@ -31,7 +31,7 @@ from kombu_hake.quoting import fields, guarded
 from kombu_hake.receive.dead_letters import DeadLetters
 from kombu_hake.receive.deliveries import Deliveries, How
 from kombu_hake.receive.delivery import Delivery
-from kombu_hake.receive.messages import receive_count
+from kombu_hake.receive.messages import group_id_of, receive_count
 
 __all__ = ["Deferring", "InFlight", "Reading"]
 
@@ -150,6 +150,7 @@ class Deferring:
         url = delivery.lease.url
         if due - now_ms < (EARLY_S + 1) * 1000 or url.endswith(FIFO_SUFFIX):
             return False
+        group = group_id_of(delivery.message)
         reading, max_receives = self._in_flight.reading(url), self._dead_letters.max_receives(url)
         retention_s = self._dead_letters.retention_s(url)
         if retention_s is not None and (due - now_ms) / 1000 > retention_s and self._is_new_retention(url):
@@ -167,6 +168,7 @@ class Deferring:
             hidden=deliveries.hidden() if reading.in_flight is None else reading.hidden_since,
             in_flight=reading.in_flight,
             retention_s=retention_s,
+            has_tenant=group is not None,
         )
         if found is None:
             return False
@@ -176,7 +178,8 @@ class Deferring:
             return True
         text = with_first_sent(delivery.message["Body"], sent or now_ms)
         visible_ms = now_ms + found.seconds * 1000
-        copy = _Copy(self._dispatcher, QueueTarget(delivery.source, url), text, visible_ms, self._clients.now_ms)
+        target = QueueTarget(delivery.source, url)
+        copy = _Copy(self._dispatcher, target, text, group, visible_ms, self._clients.now_ms)
         try:
             copy.send()
         except BrokerUnavailable:
@@ -193,12 +196,23 @@ class _Copy:
     """The copy that takes the place of a task: what AWS has to accept before the task is deleted."""
 
     def __init__(
-        self, dispatcher: Dispatcher, target: QueueTarget, text: str, visible_ms: int, now_ms: Callable[[], int]
+        self,
+        dispatcher: Dispatcher,
+        target: QueueTarget,
+        text: str,
+        group: str | None,
+        visible_ms: int,
+        now_ms: Callable[[], int],
     ) -> None:
-        """*visible_ms*: when it is to be received again, ms since the epoch by the clock *now_ms*."""
+        """
+        Args:
+            group: The MessageGroupId of the task.
+            visible_ms: When it is to be received again, ms since the epoch by the clock *now_ms*.
+        """
         self._dispatcher = dispatcher
         self._target = target
         self._text = text
+        self._group = group
         self._visible_ms = visible_ms
         self._now_ms = now_ms
 
@@ -207,7 +221,8 @@ class _Copy:
 
         Raises: as :meth:`kombu_hake.publish.dispatch.Dispatcher.send_copy`.
         """
-        self._dispatcher.send_copy(self._target, self._text, max(0, round((self._visible_ms - self._now_ms()) / 1000)))
+        delay_s = max(0, round((self._visible_ms - self._now_ms()) / 1000))
+        self._dispatcher.send_copy(self._target, self._text, delay_s, self._group)
 
     def failed(self, exc: Exception) -> None:
         """Log that it could not be sent."""

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from kombu_hake.worker import lost_tasks, state
 from kombu_hake.worker.internals import install
+from kombu_hake.worker.no_tenant import keep_no_tenant
 from kombu_hake.worker.safeguard import check_tasks
 from kombu_hake.worker.unknown_tasks import say_unknown_once
 
 __all__ = [
     "check_tasks",
     "install",
+    "keep_no_tenant",
     "lost_tasks",
     "say_unknown_once",
     "state",
