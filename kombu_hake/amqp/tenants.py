@@ -61,7 +61,7 @@ def tenant_text(value: Any) -> str:
     """The tenant that a publisher names, as text.
 
     Raises:
-        ValueError: the end of a sentence that begins with "a tenant must be".
+        ValueError: the end of a sentence that begins with "it must be".
     """
     if isinstance(value, UUID) or (type(value) is int and value.bit_length() < _MAX_BITS):
         value = str(value)

@@ -67,7 +67,7 @@ class Tenants:
         elif is_tenant(given):
             return message
         else:
-            tenant = None if given is NO_TENANT else _checked(given, "The argument tenant")
+            tenant = None if given is NO_TENANT else _checked(given, "the argument tenant")
         if tenant is None and "tenant" not in properties:
             return message
         changed = {name: value for name, value in properties.items() if name != "tenant"}
@@ -83,7 +83,7 @@ class Tenants:
         if headers.get("task") == _CHORD_UNLOCK:
             options = _options_of_chord(message)
             if options.get("tenant") is not None:
-                return _checked(options["tenant"], "The tenant of the chord")
+                return _checked(options["tenant"], "the tenant of the chord")
             inherits = inherits and "tenant" not in options
         if self._tenant_from is not None:
             asked = self._asked(self._tenant_from, message, headers, is_in_task=running is not None)
@@ -102,7 +102,7 @@ class Tenants:
         if given is None:
             return None
         try:
-            return _checked(given, f"The header {tenant_from!r} (option tenant_from)")
+            return _checked(given, f"the header {tenant_from!r} (option tenant_from)")
         except PublishError as exc:
             if not is_in_task:
                 raise
@@ -110,22 +110,23 @@ class Tenants:
             return None
 
     def _called(self, path: str, message: Mapping[str, Any], headers: Mapping[str, Any]) -> str | None:
-        where = f"the function {path} (option tenant_from)"
         try:
             if self._function is None:
                 self._function = symbol_by_name(path)
             args, kwargs = _arguments(message) if "task" in headers else ((), {})
             given = self._function(dict(headers), args, kwargs)
         except Exception as exc:
-            raise PublishError(f"The{where[3:]} failed, so the message was not sent: {exc!r}") from exc
-        return None if given is None else _checked(given, f"What {where} returned")
+            raise PublishError(
+                f"Option tenant_from: the function {path} failed, so the message was not sent: {exc!r}"
+            ) from exc
+        return None if given is None else _checked(given, f"what {path} returns (option tenant_from)")
 
 
 def _checked(given: Any, what: str) -> str:
     try:
         return tenant_text(given)
     except ValueError as exc:
-        raise PublishError(f"{what} is invalid, so the message was not sent: a tenant must be {exc}.") from exc
+        raise PublishError(f"Invalid tenant, so the message was not sent: {what} must be {exc}.") from exc
 
 
 def _arguments(message: Mapping[str, Any]) -> tuple[Any, Any]:
