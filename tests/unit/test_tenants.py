@@ -305,7 +305,7 @@ def _fails(*_args: Any) -> Any:
     ("function", "words"),
     [
         (_fails, "the function shop_for_tenants:tenant_of failed, so the message was not sent: KeyError("),
-        (lambda *_args: ["acme"], "shop_for_tenants:tenant_of returns (option tenant_from) must be a text, a UUID or an int"),
+        (lambda *_args: ["acme"], "tenant_of returns (option tenant_from) must be a text, a UUID or an int"),
         (lambda: "acme", "TypeError"),
         (None, "AttributeError"),
     ],
