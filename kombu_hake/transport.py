@@ -59,7 +59,7 @@ from kombu_hake.receive import (
 )
 from kombu_hake.temporary import Janitor, Presence, Temporaries
 from kombu_hake.topology import Topology
-from kombu_hake.worker import health, install, lost_tasks
+from kombu_hake.worker import health, install, keep_no_tenant, lost_tasks
 from kombu_hake.worker import state as worker
 
 __all__ = ["Transport"]
@@ -91,7 +91,7 @@ def _build_shared(settings: Settings) -> _Shared:
     clients = Clients(settings)
     topology = Topology(clients, settings)
     publisher = Publisher(clients, Limits(settings, topology))
-    dispatcher = Dispatcher(topology, Routes(topology, settings), publisher, settings)
+    dispatcher = Dispatcher(topology, Routes(topology, settings), publisher, settings, worker.running_properties)
     janitor = Janitor(clients, settings, topology.topics, topology.home)
     presence = Presence(topology.signs, janitor)
     dead_letters = DeadLetters(clients, dispatcher.publish_now, topology.dead_queues.make_again)
@@ -134,6 +134,7 @@ class Transport(base.Transport):  # type: ignore[misc]
         self.client = client
         self.can_parse_url = True  # makes kombu call as_uri()
         _settle_fields(client)
+        keep_no_tenant()
         self.channels: list[Channel] = []
         self.connected = False
         self._channel_ids = itertools.count(1)

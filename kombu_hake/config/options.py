@@ -51,6 +51,9 @@ _ENDPOINT_URL = re.compile(
 )
 
 
+_IMPORT_PATH = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*(?:\.[^\W\d]\w*)*")
+
+
 class Option(NamedTuple):
     """One option. ``aliases`` are its names in kombu's SQS transport."""
 
@@ -322,8 +325,17 @@ def _dead_letter_queue(value: Any) -> str | None:
     return value.strip()
 
 
+def _tenant_from(value: Any) -> str | None:
+    text = _maybe_text(value)
+    if text is not None and ":" in text and not _IMPORT_PATH.fullmatch(text):
+        raise ValueError("the name of a header without a colon, or a function as 'package.module:function'")
+    return text
+
+
 def _maybe_store(value: Any) -> Store | None:
     return None if value in (None, "") else parse_store(value)
+
+
 def _codec(value: Any) -> str:
     if not isinstance(value, str) or not is_codec(value):
         raise ValueError("a codec that kombu has here, such as gzip, bzip2 or lzma")
@@ -371,6 +383,11 @@ OPTIONS: Mapping[str, Option] = {
     ),
     "queue_policy": Option(
         _choice("topics", "namespace"), "topics", "namespace: one statement for all topics of the namespace."
+    ),
+    "tenant_from": Option(
+        _tenant_from,
+        None,
+        "Where the tenant of a message without one comes from: the name of a header, or 'package.module:function'.",
     ),
     "fanout_priorities": Option(
         _flag, False, "Priorities also hold for queues that receive everything from an exchange (fanout, '#')."
@@ -473,6 +490,7 @@ STORIES: Mapping[str, str] = {
     "best_effort_exchanges": "Further exchanges may be denied, or workers must fail without remote control.",
     "unroutable": "An error is better than a lost message: in tests, and where each message counts.",
     "queue_policy": "Bindings come and go often, or a queue is bound to many exchanges.",
+    "tenant_from": "A noisy customer must not delay the others, and each message already names its customer.",
     "fanout_priorities": "Tasks sent through a fanout exchange have priorities.",
     "dead_letter_queue": "Plain task queues should keep what cannot be processed.",
     "max_receive_count": "A message that kills its worker should be moved sooner, or later.",

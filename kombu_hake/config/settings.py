@@ -107,6 +107,7 @@ class Settings:
     best_effort_exchanges: tuple[str, ...] = ("*.pidbox", "celeryev")
     unroutable: str = "warn"
     queue_policy: str = "topics"
+    tenant_from: str | None = None
     fanout_priorities: bool = False
     dead_letter_queue: str | None = None
     max_receive_count: int = 20

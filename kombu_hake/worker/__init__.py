@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from kombu_hake.worker import health, lost_tasks, state
 from kombu_hake.worker.internals import install
+from kombu_hake.worker.no_tenant import keep_no_tenant
 from kombu_hake.worker.safeguard import check_tasks
 from kombu_hake.worker.unknown_tasks import say_unknown_once
 
@@ -15,6 +16,7 @@ __all__ = [
     "check_tasks",
     "health",
     "install",
+    "keep_no_tenant",
     "lost_tasks",
     "say_unknown_once",
     "state",

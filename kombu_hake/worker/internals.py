@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from typing import Any, NamedTuple
 
-from kombu_hake.worker import health, safeguard, state, stopping
+from kombu_hake.worker import errbacks, health, safeguard, state, stopping
 from kombu_hake.worker.undecodable import reject_undecodable
 from kombu_hake.worker.unknown_tasks import say_unknown_once
 
@@ -84,6 +84,17 @@ INTERNALS: tuple[Internal, ...] = (
     Internal(f"{_STATE}:should_stop", ("worker.state",)),
     Internal(f"{_STATE}:should_terminate", ("worker.state",)),
     Internal(f"{_STATE}:task_ready", ("worker.state", "worker.safeguard"), ("request",)),
+    # The running task
+    Internal("celery._state:_task_stack", ("worker.state",)),
+    Internal("celery.app.task:Context.properties", ("worker.state", "publish.tenants")),
+    Internal("celery.app.task:Context.called_directly", ("worker.state",)),
+    Internal("celery.app.task:Context.is_eager", ("worker.state",)),
+    Internal("celery.app.trace:build_tracer", ("worker.state",), None,
+             ("push_task(task)", "push_request(task_request)")),
+    Internal("celery.app.routes:Router.route", ("worker.no_tenant",), ("self", "options"),
+             ("lpmerge(", "return options")),
+    Internal("celery.backends.base:Backend.fallback_chord_unlock", ("publish.tenants",),
+             ("self", "header_result", "body"), ("(header_result.id, body,)",)),
     # Pools
     Internal("celery.concurrency.thread:TaskPool.on_apply", ("worker.stopping",), ("self", "target"),
              ("return ApplyResult(f)",)),
@@ -100,7 +111,9 @@ INTERNALS: tuple[Internal, ...] = (
     Internal("celery.app.amqp:Queues.__init__", ("groups.setup",), None),
     Internal("celery.app.task:Task.start_strategy", ("groups.worker",), ("self", "app", "consumer"),
              ("self.Strategy",)),
-    Internal(f"{_REQUEST}.on_failure", ("groups.failures",), ("self", "exc_info")),
+    Internal(f"{_REQUEST}.on_failure", ("groups.failures", "worker.errbacks"), ("self", "exc_info")),
+    Internal(f"{_REQUEST}.on_timeout", ("worker.errbacks",), ("self", "soft"), ("mark_as_failure(",)),
+    Internal(f"{_REQUEST}._announce_revoked", ("worker.errbacks",), ("self", "reason"), ("mark_as_revoked(",)),
 )  # fmt: skip
 
 
@@ -128,3 +141,4 @@ def _on_ready(sender: Any = None, **_kwargs: Any) -> None:
     safeguard.on_ready(sender)
     reject_undecodable(sender)
     health.on_ready(sender, transport)
+    errbacks.on_ready()

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.pages import DOCS
 
-from kombu_hake.cli.cost import MONTH_S, Load, price_usd, requests_a_month
+from kombu_hake.cli.cost import FAIR_USD, MONTH_S, Load, price_usd, requests_a_month
 from kombu_hake.cli.main import hake
 
 #: Rates of docs/performance.md, a second: what the benchmark's workers handled while requests were counted.
@@ -137,6 +137,14 @@ def test_the_command_needs_no_app_and_prints_a_table() -> None:
     assert done.exit_code == 0, done.output
     assert re.search(r"^sns:Publish +129,600,000 +64\.80$", done.output, re.MULTILINE)
     assert re.search(r"^together ", done.output, re.MULTILINE)
+
+
+def test_tenants_cost_extra_where_messages_move() -> None:
+    requests = requests_a_month(Load(per_second=10, groups=2))
+    moved = sum(requests[name] for name in ("sqs:ReceiveMessage", "sqs:DeleteMessage"))
+    assert price_usd(requests, fair_usd=FAIR_USD) - price_usd(requests) == pytest.approx(moved * FAIR_USD / 1e6)
+    done = CliRunner().invoke(hake, ["cost", "10", "--groups", "2", "--tenants", "--json"])
+    assert json.loads(done.output)["usd"] == pytest.approx(price_usd(requests, fair_usd=FAIR_USD), abs=0.01)
 
 
 def test_the_command_takes_other_prices() -> None:
