@@ -11,6 +11,7 @@ what is sent for a message       ``envelope.py`` (kombu's message to JSON and ba
 which messages are delivered     ``admission.py`` (bound? expired?), ``tasks.py`` (sound?), ``deferral.py`` (due?)
 which commands are obeyed        ``commands.py`` (sound?), ``naming.py`` (answered in its mailbox?)
 a priority level                 ``priorities.py``
+a tenant, its group id           ``tenants.py``
 a queue policy                   ``policy.py``; ``documents.py`` reads documents of external tools
 a tag of a temporary queue       ``ownership.py``
 a quota of AWS                   ``limits.py``
@@ -161,6 +162,7 @@ from kombu_hake.amqp.routing import (
     without_priorities,
 )
 from kombu_hake.amqp.tasks import EVENT_HEADER, EVENT_TASK, ORIGIN_HEADER, PRIVATE_EXCHANGE, fault_of, is_plain, is_task
+from kombu_hake.amqp.tenants import group_id, group_of, is_group_id, is_tenant, tenant_of_group, tenant_text
 
 __all__ = [
     "CHANGES_ATTRIBUTE",
@@ -247,6 +249,8 @@ __all__ = [
     "fault_of",
     "filter_json",
     "from_tags",
+    "group_id",
+    "group_of",
     "has_foreign",
     "has_pointer",
     "has_same_own",
@@ -260,6 +264,7 @@ __all__ = [
     "is_command_queue",
     "is_dead_name",
     "is_event_queue",
+    "is_group_id",
     "is_incarnation",
     "is_json",
     "is_mailbox",
@@ -268,6 +273,7 @@ __all__ = [
     "is_reply_exchange",
     "is_reply_queue",
     "is_task",
+    "is_tenant",
     "level_name",
     "level_names",
     "level_of",
@@ -297,6 +303,8 @@ __all__ = [
     "read_object",
     "reply_queue",
     "same_json",
+    "tenant_of_group",
+    "tenant_text",
     "to_tags",
     "undelivered_name",
     "unwritable_properties",

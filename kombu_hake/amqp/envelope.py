@@ -28,6 +28,7 @@ from kombu_hake.amqp.documents import is_deeper
 from kombu_hake.amqp.numeric import whole
 from kombu_hake.amqp.payloads import Changes
 from kombu_hake.amqp.tasks import ORIGIN_HEADER
+from kombu_hake.amqp.tenants import is_group_id, is_tenant
 
 __all__ = [
     "FOREIGN_ATTRIBUTES",
@@ -62,7 +63,7 @@ _KNOWN_PROPERTIES = frozenset(
         *("content_type", "content_encoding", "headers", "delivery_mode", "priority", "correlation_id", "reply_to"),
         *("expiration", "message_id", "timestamp", "type", "user_id", "app_id", "cluster_id"),
         *("delivery_info", "body_encoding", "delivery_tag", "first_sent_ms"),
-        *("MessageGroupId", "MessageDeduplicationId", "DelaySeconds", "delay_seconds"),
+        *("MessageGroupId", "MessageDeduplicationId", "DelaySeconds", "delay_seconds", "tenant"),
     }
 )
 _KOMBU_PROPERTIES = frozenset({"body_encoding", "delivery_info", "delivery_tag"})
@@ -165,6 +166,10 @@ def decode(text: str, queue: str, changes: Changes | None = None) -> Envelope:
     for name in _TEXTS:
         if not isinstance(properties.get(name, ""), str):
             del properties[name]
+    if "tenant" in properties and not is_tenant(properties["tenant"]):
+        del properties["tenant"]
+    if "MessageGroupId" in properties and not is_group_id(properties["MessageGroupId"]):
+        del properties["MessageGroupId"]  # AWS would refuse the message if it were sent again
     properties["delivery_info"] = _delivery_info(properties.get("delivery_info"), queue)
     try:
         body = _body_from_text(found.get("body"), properties.get("body_encoding"))

@@ -9,7 +9,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -25,6 +25,7 @@ from kombu_hake.amqp import (
     delay_s,
     due_ms,
     encode,
+    group_of,
     is_mailbox,
     is_reply_exchange,
     level_name,
@@ -50,6 +51,7 @@ from kombu_hake.publish.delays import Delays
 from kombu_hake.publish.events import Event, EventSender
 from kombu_hake.publish.publisher import Outgoing, Publisher, outgoing
 from kombu_hake.publish.routes import QueueTarget, Routes, Target
+from kombu_hake.publish.tenants import Tenants
 from kombu_hake.publish.uploads import Uploads, check_values, pointing
 from kombu_hake.quoting import fields, guarded
 from kombu_hake.topology import Topology
@@ -91,13 +93,22 @@ class _Large:
 class Dispatcher:
     """Publishes messages. One per process and settings; safe to share between threads."""
 
-    def __init__(self, topology: Topology, routes: Routes, publisher: Publisher, settings: Settings) -> None:
+    def __init__(
+        self,
+        topology: Topology,
+        routes: Routes,
+        publisher: Publisher,
+        settings: Settings,
+        running: Callable[[], Mapping[str, Any] | None] = lambda: None,
+    ) -> None:
+        """*running* returns the properties of the message of the task that this thread runs in a worker, or None."""
         self._topology = topology
         self._routes = routes
         self._publisher = publisher
         self._settings = settings
         self._limits = publisher.limits
         self._delays = Delays(publisher.clients)
+        self._tenants = Tenants(settings.tenant_from, running)
         self._uploads = Uploads(publisher.clients)
         self._events = EventSender(self._publish_events)
 
@@ -125,6 +136,7 @@ class Dispatcher:
             targets = [self._at_level(target, priority) for target in targets]
         if not targets:
             return
+        message = self._tenants.named(message, exchange, routing_key)
         delivery_tag = _new_tag()
         if self._settings.compress_above is not None and "stored" not in message:
             message = with_compression(message, self._settings.compress_above, self._settings.compression)
@@ -179,17 +191,20 @@ class Dispatcher:
                 self._publish(*event, mandatory=False)
 
     def send_copy(
-        self, target: QueueTarget, text: str, delay_s: int, attributes: Mapping[str, Any] | None = None
+        self, target: QueueTarget, text: str, delay_s: int, attributes: Mapping[str, Any] | None, group: str | None
     ) -> None:
         """Send the text of a received message to its queue again, to come back after a delay.
 
         Args:
             attributes: ``MessageAttributes``, if it has any.
+            group: ``MessageGroupId``, if it has one.
         Raises: as :meth:`publish`.
         """
         extra: dict[str, Any] = {"DelaySeconds": delay_s}
         if attributes:
             extra["MessageAttributes"] = attributes
+        if group is not None:
+            extra["MessageGroupId"] = group
         self._publisher.send(target, outgoing(text, {}, extra))
 
     def store(self, text: str, exchange: str, headers: Mapping[str, Any]) -> Pointer | None:
@@ -369,7 +384,7 @@ def _rest_of_key(routing_key: str, priority: str | None) -> Outgoing:
 
 def send_parameters(message: Mapping[str, Any], name: str, *, to_queue: bool) -> dict[str, Any]:
     """What SQS or SNS takes beside the body: from the message's properties, as kombu's SQS transport reads them, and
-    from a task's ETA.
+    from a task's ETA and tenant.
 
     Args:
         name: Of the queue or exchange; FIFO ones end in ``.fifo``.
@@ -378,10 +393,11 @@ def send_parameters(message: Mapping[str, Any], name: str, *, to_queue: bool) ->
     """
     properties = message["properties"]
     extra: dict[str, Any] = {}
-    group = _id_text(properties.get("MessageGroupId"))
+    is_fifo = name.endswith(FIFO_SUFFIX)
+    group = group_of(properties, is_fifo=is_fifo)
     if group is not None:
         extra["MessageGroupId"] = group
-    if name.endswith(FIFO_SUFFIX):
+    if is_fifo:
         extra.setdefault("MessageGroupId", DEFAULT_GROUP_ID)
         extra["MessageDeduplicationId"] = (
             _id_text(properties.get("MessageDeduplicationId"))
