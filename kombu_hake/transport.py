@@ -48,7 +48,7 @@ from kombu_hake.quoting import guarded
 from kombu_hake.receive import DeadLetters, Deferring, Deliveries, Delivery, How, Inbox, Item, Leases, LostLease
 from kombu_hake.temporary import Janitor, Presence, Temporaries
 from kombu_hake.topology import Topology
-from kombu_hake.worker import install, lost_tasks
+from kombu_hake.worker import install, lost_tasks, observe
 from kombu_hake.worker import state as worker
 
 __all__ = ["Transport"]
@@ -165,6 +165,7 @@ class Transport(base.Transport):  # type: ignore[misc]
         self._disown = weakref.finalize(self, self.leases.disown)
         self._disown.atexit = False
         install()
+        observe(self.clients.telemetry)
         self.temporaries = Temporaries(self.topology, self._shared.presence)
         self.connected = True
         _open.add(self)

@@ -48,6 +48,7 @@ from kombu_hake.amqp.envelope import (
     unwritable_properties,
     with_first_sent,
 )
+from kombu_hake.amqp.labels import TEMPORARY, label
 from kombu_hake.amqp.limits import (
     FIFO_SUFFIX,
     MATCHED_KEY_MAX_CHARS,
@@ -166,6 +167,7 @@ __all__ = [
     "SQS_QUEUE_READY_S",
     "SQS_QUEUE_RECREATE_S",
     "TAG_PREFIX",
+    "TEMPORARY",
     "Argument",
     "Arn",
     "Binding",
@@ -217,6 +219,7 @@ __all__ = [
     "is_reply_exchange",
     "is_reply_queue",
     "is_task",
+    "label",
     "level_name",
     "level_names",
     "level_of",

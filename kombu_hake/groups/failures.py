@@ -154,7 +154,7 @@ def set_aside(message: Any, parts: Parts, reason: str, details: Mapping[str, Any
         return False
     arguments = transport.topology.queues.arguments(queue)
     done: bool = transport.dead_letters.set_aside(
-        envelope, raw, queue=queue, url=url, arguments=arguments, reason=reason
+        envelope, raw, queue=queue, url=url, arguments=arguments, reason=reason, lease=getattr(message, "lease", None)
     )
     return done
 

@@ -56,13 +56,22 @@ def _on_finalize(app: Any) -> None:
         _install(app)
 
 
+def have_event_task(app: Any) -> None:
+    """Register the placeholder task of events in an app that may have no handlers."""
+    with _one_at_a_time("setup"):
+        if EVENT_TASK not in app._tasks:
+            app.register_task(EventTask())
+
+
 def _install(app: Any) -> None:
     """Idempotent: called again for every subscription that comes late."""
     with _one_at_a_time("setup"):
         if EVENT_TASK not in app._tasks:
             app.register_task(EventTask())
+        routes = _as_list(app.conf.task_routes)
+        if _ROUTER not in routes:
             # By update(), which also replaces a router that Celery has made already, for an earlier publish.
-            app.conf.update(task_routes=[_ROUTER, *_as_list(app.conf.task_routes)])
+            app.conf.update(task_routes=[_ROUTER, *routes])
         app.steps["consumer"].add("kombu_hake.groups.worker:GroupStep")
         for subscription in registry.all(app):
             _add_queue(app.amqp.queues, subscription)

@@ -9,11 +9,11 @@ from __future__ import annotations
 from kombu_hake.receive.dead_letters import DeadLetters
 from kombu_hake.receive.deferring import Deferring
 from kombu_hake.receive.deliveries import Deliveries, How, Inbox, Item
-from kombu_hake.receive.delivery import About, Delivery, Lease, LostLease, Why
+from kombu_hake.receive.delivery import About, Delivery, Lease, LostLease, Outcome, Why
 from kombu_hake.receive.gate import Admitted, Gate, told
 from kombu_hake.receive.leases import Leases
 from kombu_hake.receive.messages import CommandMessage, HakeMessage, about, receive_count, to_message
-from kombu_hake.receive.receiver import Receiver, receive_params
+from kombu_hake.receive.receiver import Receiver, receive_params, report_poll
 
 __all__ = [
     "About",
@@ -31,11 +31,13 @@ __all__ = [
     "Lease",
     "Leases",
     "LostLease",
+    "Outcome",
     "Receiver",
     "Why",
     "about",
     "receive_count",
     "receive_params",
+    "report_poll",
     "to_message",
     "told",
 ]

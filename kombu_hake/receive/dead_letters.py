@@ -24,6 +24,7 @@ from kombu_hake.amqp import (
     Envelope,
     QueueArn,
     QueueUrl,
+    label,
     parse_arn,
     read_object,
     whole,
@@ -31,6 +32,7 @@ from kombu_hake.amqp import (
 from kombu_hake.aws import Clients, TtlCache
 from kombu_hake.exceptions import BrokerUnavailable, HakeError, InvalidName, QueueNotFound, TopologyError
 from kombu_hake.quoting import fields, guarded
+from kombu_hake.receive.delivery import Lease, Outcome
 
 __all__ = ["DeadLetter", "DeadLetters"]
 
@@ -51,8 +53,11 @@ class _Attributes(NamedTuple):
 class DeadLetter:
     """A message on its way to where dead ones go: what AWS has to accept before the message is deleted."""
 
-    def __init__(self, place: Callable[[], str], queue: str, message_id: str | None, reason: str) -> None:
-        """*place* sends it: see :meth:`DeadLetters.place`."""
+    def __init__(
+        self, place: Callable[[], str], queue: str, message_id: str | None, reason: str, lease: Lease | None = None
+    ) -> None:
+        """*place* sends it: see :meth:`DeadLetters.place`. *lease* is told what its delete means."""
+        self._lease = lease
         self._place = place
         self._queue = queue
         self._message_id = message_id
@@ -64,6 +69,8 @@ class DeadLetter:
         Raises: as :meth:`DeadLetters.place`.
         """
         where = self._place()
+        if self._lease is not None:
+            self._lease.outcome = Outcome.DEAD_LETTER if where else Outcome.DROPPED
         names = fields(queue=self._queue, message_id=self._message_id)
         if self._reason == "expired":
             outcome = f"moved to {where}" if where else "deleted"
@@ -137,10 +144,11 @@ class DeadLetters:
         url: QueueUrl,
         arguments: Mapping[str, Any],
         reason: str,
+        lease: Lease | None = None,
     ) -> bool:
         """Send a message where dead ones go, once; whether it may be deleted now. Arguments: as of :meth:`place`."""
         place = partial(self.place, envelope, raw, queue=queue, url=url, arguments=arguments, reason=reason)
-        letter = DeadLetter(place, queue, raw.get("MessageId"), reason)
+        letter = DeadLetter(place, queue, raw.get("MessageId"), reason, lease)
         try:
             letter.send()
         except HakeError as exc:
@@ -169,6 +177,21 @@ class DeadLetters:
         Raises:
             HakeError: it could not be sent, or it cannot be told whether there is such a place.
         """
+        where = self._place(envelope, raw, queue=queue, url=url, arguments=arguments, reason=reason)
+        if where and self._clients.telemetry is not None:
+            self._clients.telemetry.metrics.dead_lettered(label(queue), reason)
+        return where
+
+    def _place(
+        self,
+        envelope: Envelope,
+        raw: Mapping[str, Any],
+        *,
+        queue: str,
+        url: QueueUrl,
+        arguments: Mapping[str, Any],
+        reason: str,
+    ) -> str:
         exchange = arguments.get("x-dead-letter-exchange")
         if exchange is not None:
             key = arguments.get("x-dead-letter-routing-key") or _origin(envelope)[1] or queue

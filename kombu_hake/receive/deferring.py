@@ -30,7 +30,7 @@ from kombu_hake.publish import Dispatcher, QueueTarget
 from kombu_hake.quoting import fields, guarded
 from kombu_hake.receive.dead_letters import DeadLetters
 from kombu_hake.receive.deliveries import Deliveries, How
-from kombu_hake.receive.delivery import Delivery
+from kombu_hake.receive.delivery import Delivery, Outcome
 from kombu_hake.receive.messages import receive_count
 
 __all__ = ["Deferring", "InFlight", "Reading"]
@@ -176,6 +176,7 @@ class Deferring:
             return True
         text = with_first_sent(delivery.message["Body"], sent or now_ms)
         visible_ms = now_ms + found.seconds * 1000
+        delivery.lease.outcome = Outcome.DEFERRED
         copy = _Copy(self._dispatcher, QueueTarget(delivery.source, url), text, visible_ms, self._clients.now_ms)
         try:
             copy.send()
