@@ -16,12 +16,25 @@ from kombu_hake.amqp import EVENT_TASK, IF_MADE
 from kombu_hake.aws import SingleFlight
 from kombu_hake.groups.registry import Subscription, registry
 
-__all__ = ["announce", "finalized_apps", "route"]
+__all__ = ["TopicExchange", "announce", "finalized_apps", "have_event_task", "route"]
 
 #: Apps are changed by one thread at a time.
 _one_at_a_time = SingleFlight()
 _connected: list[Any] = []
 _ROUTER = "kombu_hake.groups.setup:route"
+
+
+class TopicExchange(Exchange):  # type: ignore[misc]
+    """The exchange of a topic.
+
+    ``opentelemetry-instrumentation-celery`` takes what is declared with a publish for a queue, and asks it for its
+    exchange.
+    """
+
+    @property
+    def exchange(self) -> Exchange:
+        """Itself."""
+        return self
 
 
 class EventTask(Task):  # type: ignore[misc]

@@ -44,6 +44,7 @@ from kombu_hake.amqp import EVENT_TASK
 from kombu_hake.groups import setup as group_setup
 from kombu_hake.groups.models import Model
 from kombu_hake.groups.registry import Subscription, registry, run_id
+from kombu_hake.groups.setup import TopicExchange
 from kombu_hake.groups.signatures import SEND_OPTIONS, BoundDecorator, Decorator, Handler, SendOptions
 from kombu_hake.telemetry import is_celery_instrumented
 
@@ -96,19 +97,6 @@ class Event:
         self.topic.app.control.revoke([self.id, *known], **options)
 
 
-class _TopicExchange(Exchange):  # type: ignore[misc]
-    """The exchange of a topic.
-
-    A publish declares it. ``opentelemetry-instrumentation-celery`` asks what is declared for its exchange, as if it were
-    a queue.
-    """
-
-    @property
-    def exchange(self) -> Exchange:
-        """Itself."""
-        return self
-
-
 class Topic:
     """A topic that events are published to, and groups listen to."""
 
@@ -137,7 +125,7 @@ class Topic:
     @property
     def exchange(self) -> Exchange:
         """The exchange, for kombu."""
-        return _TopicExchange(self.name, type="topic")
+        return TopicExchange(self.name, type="topic")
 
     def event_type(self, key: str, model: Callable[P, T]) -> EventType[P, T]:
         """Give the events of a key a model. From then on each publish of this key through this object is checked.

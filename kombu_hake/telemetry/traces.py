@@ -55,12 +55,12 @@ _NOTHING = Context()
 
 
 class _Headers(Getter[Mapping[str, Any]]):
-    """Reads text of bounded length, and nothing else."""
+    """Reads ASCII of bounded length, and nothing else."""
 
     def get(self, carrier: Mapping[str, Any], key: str) -> list[str] | None:
         value = carrier.get(key)
         most = MAX_CHARS if key == "baggage" else _MAX_PARENT_CHARS
-        return [value] if isinstance(value, str) and len(value) <= most else None
+        return [value] if isinstance(value, str) and len(value) <= most and value.isascii() else None
 
     def keys(self, carrier: Mapping[str, Any]) -> list[str]:
         return [key for key in carrier if isinstance(key, str)]
