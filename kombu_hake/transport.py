@@ -46,9 +46,11 @@ from kombu_hake.exceptions import (
 from kombu_hake.publish import Dispatcher, Publisher, Routes
 from kombu_hake.quoting import guarded
 from kombu_hake.receive import DeadLetters, Deferring, Deliveries, Delivery, How, Inbox, Item, Leases, LostLease
+from kombu_hake.telemetry import Telemetry
+from kombu_hake.telemetry import load as load_telemetry
 from kombu_hake.temporary import Janitor, Presence, Temporaries
 from kombu_hake.topology import Topology
-from kombu_hake.worker import install, lost_tasks, observe
+from kombu_hake.worker import install, lost_tasks, observe, watch
 from kombu_hake.worker import state as worker
 
 __all__ = ["Transport"]
@@ -130,6 +132,7 @@ class Transport(base.Transport):  # type: ignore[misc]
         self._look_at = 0.0
         #: The channels closed most recently, and when.
         self._parted: deque[tuple[Channel, float]] = deque(maxlen=4)
+        watch()
         forksafe.register(self)
 
     def reset_after_fork(self) -> None:
@@ -358,6 +361,10 @@ class Transport(base.Transport):  # type: ignore[misc]
         # A copy: kombu writes into transport_options while it retries (kombu/messaging.py, ``Producer.publish``).
         options: Mapping[str, Any] = revealed(dict(client.transport_options or {}))
         return load(self._url_parts(), options, os.environ, client.connect_timeout)
+
+    def telemetry(self) -> Telemetry | None:
+        """What this process reports to OpenTelemetry; None where the option turns it off. Needs no connection."""
+        return load_telemetry() if self._load_settings().telemetry else None
 
     def _url_parts(self) -> UrlParts:
         """The URL that kombu keeps as host name, or one built from kombu's separate fields.

@@ -75,7 +75,9 @@ def report_poll(
     """
     seconds, messages = time.perf_counter() - started, answer.get("Messages") or []
     sent = [sent_ms(raw) for raw in messages if receive_count(raw) == 1]
-    dwell_s = [(now_ms - at) / 1000 for at in sent if at is not None]
+    first = min((at for at in sent if at is not None), default=None)
+    # One value a poll: recording each message would cost more than all other metrics of it.
+    dwell_s = None if first is None else (now_ms - first) / 1000
     telemetry.metrics.received(queue, len(messages), seconds, dwell_s=dwell_s, error=error)
     if messages and queue != TEMPORARY and telemetry.traces.is_on():
         telemetry.traces.received(queue, [raw.get("Body", "") for raw in messages], seconds)

@@ -81,7 +81,7 @@ HISTOGRAMS: Mapping[str, Histogram] = {
     ),
     names.PROCESS_DURATION: Histogram("s", "Duration of a task's run, or of a consumer's callback.", _TASK_S),
     names.DWELL: Histogram(
-        "s", "Time between the acceptance of a message by SQS and its first receive.", _DWELL_S
+        "s", "Time from SQS's acceptance to the first receive, of the message of a poll that waited longest.", _DWELL_S
     ),
     names.BATCH: Histogram("{message}", "Messages that shared a request.", _BATCH),
 }
@@ -169,10 +169,14 @@ class Metrics:
         count: int,
         seconds: float,
         *,
-        dwell_s: Iterable[float] = (),
+        dwell_s: float | None = None,
         error: Exception | None = None,
     ) -> None:
-        """A poll ended that brought *count* messages; *dwell_s* of those that were received for the first time."""
+        """A poll ended that brought *count* messages.
+
+        Args:
+            dwell_s: The longest that one of them waited; None where all had been received before.
+        """
         where = self._destination(destination)
         key = (names.SQS, where, names.RECEIVE, names.RECEIVE, "" if error is None else type(error).__name__)
         attributes = self._named(_OF_OPERATION, key)
@@ -180,8 +184,8 @@ class Metrics:
         if count:
             self._tally.add(names.CONSUMED, key, count)
             self._batch.record(count, attributes)
-        for dwell in dwell_s:
-            self._dwell.record(max(0.0, dwell), attributes)
+        if dwell_s is not None:
+            self._dwell.record(max(0.0, dwell_s), attributes)
 
     @never_raises
     def settled(self, destination: str, operation: str, outcomes: Sequence[str], seconds: float) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from kombu_hake.worker import lost_tasks, state
 from kombu_hake.worker.internals import install
 from kombu_hake.worker.safeguard import check_tasks
-from kombu_hake.worker.task_runs import observe
+from kombu_hake.worker.task_runs import observe, watch
 from kombu_hake.worker.unknown_tasks import say_unknown_once
 
 __all__ = [
@@ -19,4 +19,5 @@ __all__ = [
     "observe",
     "say_unknown_once",
     "state",
+    "watch",
 ]

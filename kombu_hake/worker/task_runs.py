@@ -7,18 +7,23 @@ the current one before a run or after it.
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from kombu_hake.amqp import EVENT_HEADER, ORIGIN_HEADER, label
+from kombu_hake.quoting import guarded
 from kombu_hake.telemetry import Processing, Received, Telemetry, is_celery_instrumented
 
-__all__ = ["observe"]
+__all__ = ["observe", "watch"]
 
-#: The telemetry of the worker's connections; a forked child has it too.
-_observers: list[Telemetry] = []
+logger = guarded(logging.getLogger(__name__))
+
+#: The telemetry of this process's broker, once it is known. A pool forks its first children before the worker connects:
+#: these find it out with their first task.
+_known: list[Telemetry | None] = []
 _RUN = "_hake_run"
 _ERRORS = ("FAILURE", "RETRY")
 
@@ -33,11 +38,15 @@ class _Run(NamedTuple):
 
 
 def observe(telemetry: Telemetry | None) -> None:
-    """Observe the tasks that this process, if it is a worker, and its children run. May be repeated."""
+    """Report the tasks that this process runs there; it has connected to the broker."""
+    _known[:] = [telemetry]
+
+
+def watch() -> None:
+    """Have the tasks observed that this process, if it is a worker, and its children run. May be repeated."""
     signals = sys.modules.get("celery.signals")
-    if telemetry is None or signals is None or "celery.worker.state" not in sys.modules:
+    if signals is None or "celery.worker.state" not in sys.modules:
         return
-    _observers[:] = [telemetry]
     signals.task_prerun.connect(_on_start, weak=False, dispatch_uid="kombu_hake.worker.task_runs")
     signals.task_postrun.connect(_on_end, weak=False, dispatch_uid="kombu_hake.worker.task_runs")
 
@@ -45,21 +54,23 @@ def observe(telemetry: Telemetry | None) -> None:
 def _on_start(task: Any = None, **_kwargs: Any) -> None:
     request = getattr(task, "request", None)
     received = _received(task, request)
-    if received is None:
+    telemetry = None if received is None else _telemetry_of(task.app)
+    if received is None or telemetry is None:
         return
-    traces, processing = _observers[0].traces, None
-    if traces.is_on():
+    processing = None
+    if telemetry.traces.is_on():
         if is_celery_instrumented():
-            traces.describe(received)
+            telemetry.traces.describe(received)
         else:
-            processing = traces.processing(received, getattr(request, "headers", None) or {})
+            processing = telemetry.traces.processing(received, getattr(request, "headers", None) or {})
     setattr(request, _RUN, _Run(received, time.perf_counter(), processing))
 
 
 def _on_end(task: Any = None, state: Any = None, retval: Any = None, **_kwargs: Any) -> None:
     request = getattr(task, "request", None)
     run: _Run | None = getattr(request, _RUN, None)
-    if run is None:
+    telemetry = _known[0] if _known else None
+    if run is None or telemetry is None:
         return
     setattr(request, _RUN, None)
     seconds = time.perf_counter() - run.started
@@ -71,8 +82,18 @@ def _on_end(task: Any = None, state: Any = None, retval: Any = None, **_kwargs: 
     if run.processing is not None:
         run.processing.end(name, error)
     elif is_celery_instrumented():
-        _observers[0].traces.describe(run.received)
-    _observers[0].metrics.processed(run.received.queue, seconds, name)
+        telemetry.traces.describe(run.received)
+    telemetry.metrics.processed(run.received.queue, seconds, name)
+
+
+def _telemetry_of(app: Any) -> Telemetry | None:
+    if not _known:
+        try:
+            _known.append(app.connection_for_read().transport.telemetry())
+        except Exception as exc:  # it is the worker's main process that reports what is wrong with the settings
+            logger.debug("No metrics and spans of tasks: %r", exc)
+            _known.append(None)
+    return _known[0]
 
 
 def _received(task: Any, request: Any) -> Received | None:
