@@ -58,7 +58,7 @@ class Histogram(NamedTuple):
 _OF_OPERATION = (names.SYSTEM, names.DESTINATION, names.OPERATION, names.OPERATION_TYPE, names.ERROR)
 COUNTERS: Mapping[str, Counter] = {
     names.SENT: Counter(
-        "{message}", "Messages that were sent to AWS, or that failed to be sent (error.type).", _OF_OPERATION
+        "{message}", "Messages that were sent to AWS; with `error.type`, those that it did not accept.", _OF_OPERATION
     ),
     names.CONSUMED: Counter("{message}", "Messages that were received.", _OF_OPERATION),
     names.SETTLED: Counter(
