@@ -43,9 +43,20 @@ from kombu_hake.exceptions import (
     PublishError,
     TopologyError,
 )
-from kombu_hake.publish import Dispatcher, Publisher, Routes
+from kombu_hake.publish import Dispatcher, Limits, Publisher, Routes
 from kombu_hake.quoting import guarded
-from kombu_hake.receive import DeadLetters, Deferring, Deliveries, Delivery, How, Inbox, Item, Leases, LostLease
+from kombu_hake.receive import (
+    DeadLetters,
+    Deferring,
+    Deliveries,
+    Delivery,
+    How,
+    Inbox,
+    Item,
+    Leases,
+    LostLease,
+    Payloads,
+)
 from kombu_hake.telemetry import Telemetry
 from kombu_hake.telemetry import load as load_telemetry
 from kombu_hake.temporary import Janitor, Presence, Temporaries
@@ -81,7 +92,8 @@ class _Shared:
 def _build_shared(settings: Settings) -> _Shared:
     clients = Clients(settings)
     topology = Topology(clients, settings)
-    dispatcher = Dispatcher(topology, Routes(topology, settings), Publisher(clients), settings)
+    publisher = Publisher(clients, Limits(settings, topology))
+    dispatcher = Dispatcher(topology, Routes(topology, settings), publisher, settings)
     janitor = Janitor(clients, settings, topology.topics, topology.home)
     presence = Presence(topology.signs, janitor)
     dead_letters = DeadLetters(clients, dispatcher.publish_now, topology.dead_queues.make_again)
@@ -141,6 +153,17 @@ class Transport(base.Transport):  # type: ignore[misc]
 
     # --- connection
 
+    def prepare(self) -> None:
+        """Validate the configuration, without a request.
+
+        Raises:
+            ConfigurationError: lists every fault of URL and options.
+        """
+        self.settings = self._load_settings()
+        self._shared: _Shared = shared_clients(self.settings, _build_shared)
+        self.clients, self.topology = self._shared.clients, self._shared.topology
+        self.dispatcher, self.dead_letters = self._shared.dispatcher, self._shared.dead_letters
+
     def establish_connection(self) -> Transport:
         """Validate the configuration, and check with one request that AWS answers.
 
@@ -148,21 +171,22 @@ class Transport(base.Transport):  # type: ignore[misc]
             ConfigurationError: lists every fault of URL and options; or there is no region or are no credentials.
             BrokerUnavailable: no answer within the connect timeout.
         """
-        self.settings = self._load_settings()
-        self._shared: _Shared = shared_clients(self.settings, _build_shared)
-        self.clients, self.topology = self._shared.clients, self._shared.topology
-        self.dispatcher, self.dead_letters = self._shared.dispatcher, self._shared.dead_letters
+        self.prepare()
         if self.settings.topology != "assume":  # which asks AWS nothing
             self.clients.check()
         self.inbox = Inbox()
         inbox = self.inbox
+        payloads = Payloads(self.clients, self.topology.stores, max_receives=self.dead_letters.max_receives)
+        self.payloads = payloads
         self.leases = Leases(
             self.clients,
             visibility_s=self.settings.visibility_timeout,
             linger_s=self.ack_linger_s,
             on_lost=lambda lease, why: inbox.put([LostLease(lease, why)]),
+            on_deleted=payloads.settled,
+            on_given_back=payloads.stop,
         )
-        self.deliveries = Deliveries(inbox, self.leases)
+        self.deliveries = Deliveries(inbox, self.leases, payloads)
         _leases.add(self.leases)
         # The threads refer to the leases and not to this object, so that a dropped connection can be collected.
         self._disown = weakref.finalize(self, self.leases.disown)
@@ -199,6 +223,7 @@ class Transport(base.Transport):  # type: ignore[misc]
         self._disown.detach()
         _leases.discard(self.leases)
         self.leases.stop(_STOP_TIMEOUT_S)
+        self.payloads.stop(_STOP_TIMEOUT_S)
         ends_at = time.monotonic() + _LAST_POLLS_S
         for channel in channels:
             channel.wait_for_open_polls(self.leases.given_back, ends_at - time.monotonic())
@@ -305,6 +330,7 @@ class Transport(base.Transport):  # type: ignore[misc]
             channel.look_after_pollers()
         if self.connected:
             self.leases.look_after()
+            self.deliveries.look_after()
 
     def _on_readable(self) -> None:
         for _ in range(_PER_TURN):

@@ -20,7 +20,9 @@ from typing import Any, NamedTuple
 from kombu_hake.amqp import (
     FIFO_SUFFIX,
     ORIGIN_HEADER,
+    PAYLOAD_ATTRIBUTES,
     RAW_DELIVERY_MAX_ATTRIBUTES,
+    SQS_MAX_MESSAGE_BYTES,
     Envelope,
     QueueArn,
     QueueUrl,
@@ -53,11 +55,8 @@ class _Attributes(NamedTuple):
 class DeadLetter:
     """A message on its way to where dead ones go: what AWS has to accept before the message is deleted."""
 
-    def __init__(
-        self, place: Callable[[], str], queue: str, message_id: str | None, reason: str, lease: Lease | None = None
-    ) -> None:
-        """*place* sends it: see :meth:`DeadLetters.place`. *lease* is told what its delete means."""
-        self._lease = lease
+    def __init__(self, place: Callable[[], str], queue: str, message_id: str | None, reason: str) -> None:
+        """*place* sends it: see :meth:`DeadLetters.place`."""
         self._place = place
         self._queue = queue
         self._message_id = message_id
@@ -69,8 +68,6 @@ class DeadLetter:
         Raises: as :meth:`DeadLetters.place`.
         """
         where = self._place()
-        if self._lease is not None:
-            self._lease.outcome = Outcome.DEAD_LETTER if where else Outcome.DROPPED
         names = fields(queue=self._queue, message_id=self._message_id)
         if self._reason == "expired":
             outcome = f"moved to {where}" if where else "deleted"
@@ -147,8 +144,10 @@ class DeadLetters:
         lease: Lease | None = None,
     ) -> bool:
         """Send a message where dead ones go, once; whether it may be deleted now. Arguments: as of :meth:`place`."""
-        place = partial(self.place, envelope, raw, queue=queue, url=url, arguments=arguments, reason=reason)
-        letter = DeadLetter(place, queue, raw.get("MessageId"), reason, lease)
+        place = partial(
+            self.place, envelope, raw, queue=queue, url=url, arguments=arguments, reason=reason, lease=lease
+        )
+        letter = DeadLetter(place, queue, raw.get("MessageId"), reason)
         try:
             letter.send()
         except HakeError as exc:
@@ -165,6 +164,7 @@ class DeadLetters:
         url: QueueUrl,
         arguments: Mapping[str, Any],
         reason: str,
+        lease: Lease | None = None,
     ) -> str:
         """Send a message where dead ones go.
 
@@ -172,12 +172,15 @@ class DeadLetters:
             raw: The message as it was received.
             arguments: What the queue was declared with.
             reason: ``rejected``, ``expired``, or a fault.
+            lease: Of the message. Its payload in S3 belongs to the dead letter, if that points to it too.
         Returns:
             Where that is; empty when the queue has no such place, and nothing was sent.
         Raises:
             HakeError: it could not be sent, or it cannot be told whether there is such a place.
         """
-        where = self._place(envelope, raw, queue=queue, url=url, arguments=arguments, reason=reason)
+        where = self._place(envelope, raw, queue, url, arguments, reason, lease)
+        if lease is not None:
+            lease.outcome = Outcome.DEAD_LETTER if where else Outcome.DROPPED
         if where and self._clients.telemetry is not None:
             self._clients.telemetry.metrics.dead_lettered(label(queue), reason)
         return where
@@ -186,11 +189,11 @@ class DeadLetters:
         self,
         envelope: Envelope,
         raw: Mapping[str, Any],
-        *,
         queue: str,
         url: QueueUrl,
         arguments: Mapping[str, Any],
         reason: str,
+        lease: Lease | None,
     ) -> str:
         exchange = arguments.get("x-dead-letter-exchange")
         if exchange is not None:
@@ -200,13 +203,19 @@ class DeadLetters:
         dead_arn = self._redrive(url).get("deadLetterTargetArn")
         if not dead_arn:
             return ""
-        kept = _with_reason(raw.get("MessageAttributes") or {}, queue, reason)
+        given = raw.get("MessageAttributes") or {}
+        kept = _with_reason(given, queue, reason)
+        if not _has_room(raw["Body"], kept):
+            kept = dict(given)
         try:
-            return self._send_to(QueueArn(dead_arn), raw, kept)
+            where = self._send_to(QueueArn(dead_arn), raw, kept)
         except QueueNotFound:
             if not self._make_again(queue, QueueArn(dead_arn)):
                 raise
-        return self._send_to(QueueArn(dead_arn), raw, kept)
+            where = self._send_to(QueueArn(dead_arn), raw, kept)
+        if lease is not None and lease.owned is not None and lease.owned.key in raw["Body"]:
+            lease.owned = None
+        return where
 
     def _send_to(self, dead_arn: QueueArn, raw: Mapping[str, Any], kept: Mapping[str, Any]) -> QueueUrl:
         target = self._urls.get(dead_arn, lambda: self._look_up(dead_arn))
@@ -253,6 +262,12 @@ class DeadLetters:
         return _Attributes(policy, whole(found.get("MessageRetentionPeriod")) or None)
 
 
+def _has_room(body: str, attributes: Mapping[str, Any]) -> bool:
+    """Return True if attributes fit beside a body."""
+    as_json = json.dumps(attributes, default=str)  # somewhat larger than what SQS counts
+    return len(body.encode("utf-8", "surrogatepass")) + len(as_json) <= SQS_MAX_MESSAGE_BYTES
+
+
 def _with_reason(attributes: Mapping[str, Any], queue: str, reason: str) -> dict[str, Any]:
     """Its own attributes, and ours as far as there is room for them."""
     texts = {
@@ -261,7 +276,8 @@ def _with_reason(attributes: Mapping[str, Any], queue: str, reason: str) -> dict
         "hake-death-time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     ours = {name: {"DataType": "String", "StringValue": value} for name, value in texts.items()}
-    return dict(list({**attributes, **ours}.items())[:RAW_DELIVERY_MAX_ATTRIBUTES])
+    first = {name: attributes[name] for name in PAYLOAD_ATTRIBUTES if name in attributes}
+    return dict(list({**first, **attributes, **ours}.items())[:RAW_DELIVERY_MAX_ATTRIBUTES])
 
 
 def _origin(envelope: Envelope) -> tuple[str, str]:

@@ -43,7 +43,7 @@ class _OfProcess:
             if telemetry is not None:
                 telemetry.metrics.reset_after_fork()
 
-    def load(self) -> Telemetry | None:
+    def get(self) -> Telemetry | None:
         """Import it at the first call."""
         if not self._found:
             with self._lock:
@@ -54,7 +54,7 @@ class _OfProcess:
 
 def load() -> Telemetry | None:
     """The telemetry of this process; None where OpenTelemetry's API or its semantic conventions are not installed."""
-    return _of_process.load()
+    return _of_process.get()
 
 
 def _import() -> Telemetry | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, get_args
 
 from kombu_hake.amqp import (
@@ -24,7 +24,7 @@ from kombu_hake.config import Settings
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, DeclarationMismatch, TopicNotFound
 from kombu_hake.quoting import guarded
 from kombu_hake.topology.home import Home
-from kombu_hake.topology.spec import own_tags
+from kombu_hake.topology.spec import TYPE_TAG, own_tags
 
 __all__ = ["Topics"]
 
@@ -34,8 +34,6 @@ _SUBSCRIBERS_TTL_S = 60.0
 #: What AWS answers while another request changes the tags of a topic; it passes.
 _TAGS_IN_USE = ("ConcurrentAccess", "StaleTag")
 _TAG_TRIES = 6
-#: Tag of a topic: the type of its exchange, for processes that were told only its name.
-TYPE_TAG = "hake:exchange-type"
 
 
 class Topics:
@@ -49,6 +47,8 @@ class Topics:
         self._arns: dict[str, TopicArn] = {}
         self._types: dict[str, str | None] = {}
         self._subscribers: TtlCache[str, int | None] = TtlCache(_SUBSCRIBERS_TTL_S)
+        #: Called with an exchange whose topic was created, or was found by creating it.
+        self.on_created: Callable[[str], None] = lambda exchange: None
 
     def is_predefined(self, exchange: str) -> bool:
         """Whether the user said where the topic is: never made or deleted then."""
@@ -81,8 +81,9 @@ class Topics:
         with self._flights(exchange):
             try:
                 answer = self._create_tagged(tags, params)
-            except (DeclarationMismatch, AccessDenied):
+            except (DeclarationMismatch, AccessDenied) as exc:
                 # It exists with other tags, or tagging is denied, which is a right of its own.
+                logger.debug("Topic %s is not tagged: %s", params["Name"], exc)
                 answer = self._clients.sns("create_topic", **params)
                 self._types.pop(exchange, None)
             else:
@@ -90,6 +91,7 @@ class Topics:
         arn = self._arns[exchange] = TopicArn(answer["TopicArn"])
         self._home.learn_account(parse_arn(arn).account)
         self._subscribers.forget(exchange)
+        self.on_created(exchange)
         return arn
 
     def _create_tagged(self, tags: Mapping[str, str], params: Mapping[str, Any]) -> dict[str, Any]:

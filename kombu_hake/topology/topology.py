@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -25,8 +25,6 @@ from kombu_hake.amqp import (
     level_names,
     main_queue,
     max_priority,
-    parse_arn,
-    queue_account,
 )
 from kombu_hake.aws import Clients
 from kombu_hake.config import Settings
@@ -46,7 +44,9 @@ from kombu_hake.topology.reconciler import Reconciler
 from kombu_hake.topology.removal import Remover
 from kombu_hake.topology.repair import Repairer
 from kombu_hake.topology.signs import Signs
-from kombu_hake.topology.spec import QueueSpec
+from kombu_hake.topology.sizes import TopicSizes
+from kombu_hake.topology.spec import QueueSpec, needs_topic
+from kombu_hake.topology.stores import Stores
 from kombu_hake.topology.timings import Timings
 from kombu_hake.topology.topics import Topics
 from kombu_hake.topology.upkeep import Upkeep
@@ -83,8 +83,13 @@ class Topology:
         self.queues = Queues(clients, settings, self.home)
         self.signs = Signs(clients, settings, clock, self.queues.looks_temporary, self._heal_later, self.timings)
         self.topics = Topics(clients, settings, self.home)
+        self.sizes = TopicSizes(clients, settings, self.topics, clock)
+        self.topics.on_created = self.sizes.created
+        #: Where payloads are kept that are too large for a message.
+        self.stores = Stores(settings)
         self._clients = clients
         self._settings = settings
+        self._clock = clock
         self.dead_queues = DeadQueues(clients, settings, self.queues, self.chores)
         memory = Memory(self.timings, clock)
         self._reader = Reader(clients, self.queues, self.topics, memory, clock)
@@ -92,7 +97,7 @@ class Topology:
         self._knowledge = Knowledge(
             clients, settings, self.queues, self.topics, self._reader, self.chores, self.timings, clock
         )
-        applier = Applier(clients, self.queues, self.topics, memory, self._reader)
+        applier = Applier(clients, self.queues, self.topics, memory, self._reader, self.sizes.explained)
         converger = Converger(
             clients, self.queues, self.dead_queues, planner, self._reader, applier, self.chores, self.timings,
             self._recheck, clock,
@@ -108,7 +113,7 @@ class Topology:
             clients, settings, self.queues, self.topics, self._reader, planner, self._knowledge, applier,
             self._reconciler,
         )  # fmt: skip
-        self._verification = Verification(clients, self.queues, self.topics, self._reader, planner)
+        self._verification = Verification(clients, self.queues, self.topics, self.sizes, self._reader, planner)
         self._types: dict[str, ExchangeType] = dict(_PREDECLARED)
         self._denied: dict[str, AccessDenied] = {}
         self._has_warned = False
@@ -122,11 +127,22 @@ class Topology:
         """Whether it makes what is missing (``topology=auto``)."""
         return self._settings.topology == "auto"
 
+    def for_operators(self) -> Topology:
+        """One that makes what is missing, whatever ``topology`` says: for operators who ask for that."""
+        if self.makes:
+            return self
+        settings = replace(self._settings, topology="auto")
+        return Topology(self._clients, settings, self.timings, self._clock, self.chores)
+
     # --- exchanges
 
-    def declare_exchange(self, exchange: str, exchange_type: ExchangeType) -> None:
+    def declare_exchange(
+        self, exchange: str, exchange_type: ExchangeType, max_size_bytes: int | None = None
+    ) -> None:
         """Record an exchange's type. Its topic is created by the first binding or publish.
 
+        Args:
+            max_size_bytes: Size of its largest messages; see :mod:`kombu_hake.topology.sizes`.
         Raises:
             DeclarationMismatch: this process declared it with another type, or saw that another one did.
         """
@@ -137,6 +153,8 @@ class Topology:
                 "use another name."
             )
         self._types[exchange] = exchange_type
+        if max_size_bytes is not None:
+            self.sizes.declare(exchange, max_size_bytes)
 
     def exchange_type(self, exchange: str) -> ExchangeType | None:
         """The type this process declared, if it did."""
@@ -292,11 +310,7 @@ class Topology:
 
     def needs_topic(self, queue: str, binding: Binding) -> bool:
         """Whether a binding is anything in SNS, or is had by sending to the queue itself."""
-        exchange = binding.exchange
-        if not exchange or exchange == PRIVATE_EXCHANGE or is_reply_exchange(exchange):
-            return False
-        is_own = binding.exchange_type == "direct" and exchange == queue == binding.routing_key
-        return not (is_own and self._settings.direct_exchanges == "auto")
+        return needs_topic(self._settings, queue, binding)
 
     def bind(self, queue: str, binding: Binding) -> None:
         """Let the queue have what the binding says. The queue must exist.
@@ -320,6 +334,7 @@ class Topology:
                 self._bind_foreign(queue, binding)
             else:
                 self._repairer.bind(queue, binding)
+            self._raise_sizes(queue, binding.exchange)
         except AccessDenied as exc:
             is_dispensable = self._settings.is_best_effort(binding.exchange) or binding.exchange_type == "direct"
             if self._seems_bound(queue, binding):
@@ -329,6 +344,23 @@ class Topology:
                 self.give_up(binding.exchange, exc)
             else:
                 raise
+
+    def enforce(self, spec: QueueSpec, bindings: Collection[Binding]) -> None:
+        """Declare and bind a queue, and mend all that differs from what it is to have by its bindings.
+
+        Workers find a queue that is bound, and leave it at that; this is for operators who ask for it. Attributes and
+        tags of the SQS queue are left as they are.
+
+        Raises: as :meth:`declare_queue` and :meth:`bind`.
+        """
+        self.forget(spec.name)
+        self.declare_queue(spec)
+        own = [one for one in bindings if self.needs_topic(spec.name, one)]
+        own = [one for one in own if not self._is_taken_as_made(spec.name, one.exchange)]
+        if self._is_foreign(spec.name) or (self.queues.is_predefined(spec.name) and not own):
+            return
+        self._asked.setdefault(spec.name, set()).update(binding.exchange for binding in own)
+        self._reconciler.enforce(spec.name, own)
 
     def unbind(self, queue: str, binding: Binding) -> None:
         """Undo :meth:`bind`; a binding that is not there is fine."""
@@ -435,6 +467,14 @@ class Topology:
 
     # --- inside
 
+    def _raise_sizes(self, queue: str, exchange: str) -> None:
+        """Let a topic and a queue take the messages that the exchange was declared with."""
+        declared = self.sizes.declared(exchange)
+        if declared is not None:
+            self.sizes.make(exchange)
+            for name in self.queues.levels(queue):
+                self.queues.raise_size(name, declared)
+
     def _heal_later(self, url: QueueUrl) -> None:
         self._upkeep.heal_later(url)
 
@@ -458,10 +498,7 @@ class Topology:
     def _is_foreign(self, queue: str) -> bool:
         """Whether the queue is another account's: then nearly everything but sending and receiving is refused."""
         address = self._settings.predefined_queue(queue)
-        if address is None:
-            return False
-        owner = parse_arn(address).account if address.startswith("arn:") else queue_account(address)
-        return bool(owner) and owner != (self.home.account() or owner)
+        return address is not None and self.home.is_foreign(address)
 
     def _bind_foreign(self, queue: str, binding: Binding) -> None:
         """Assume a binding if the queue's policy allows the topic: SNS and SQS let only its owner create it."""
