@@ -57,9 +57,11 @@ from kombu_hake.receive import (
     LostLease,
     Payloads,
 )
+from kombu_hake.telemetry import Telemetry
+from kombu_hake.telemetry import load as load_telemetry
 from kombu_hake.temporary import Janitor, Presence, Temporaries
 from kombu_hake.topology import Topology
-from kombu_hake.worker import health, install, keep_no_tenant, lost_tasks
+from kombu_hake.worker import health, install, keep_no_tenant, lost_tasks, observe, watch
 from kombu_hake.worker import state as worker
 
 __all__ = ["Transport"]
@@ -145,6 +147,7 @@ class Transport(base.Transport):  # type: ignore[misc]
         self._pulse = Pulse()
         #: The channels closed most recently, and when.
         self._parted: deque[tuple[Channel, float]] = deque(maxlen=4)
+        watch()
         forksafe.register(self)
 
     def reset_after_fork(self) -> None:
@@ -193,6 +196,7 @@ class Transport(base.Transport):  # type: ignore[misc]
         # The threads refer to the leases and not to this object, so that a dropped connection can be collected.
         self._disown = weakref.finalize(self, self.leases.disown)
         self._disown.atexit = False
+        observe(self.clients.telemetry)
         self.temporaries = Temporaries(self.topology, self._shared.presence)
         self.connected = True
         _open.add(self)
@@ -401,6 +405,10 @@ class Transport(base.Transport):  # type: ignore[misc]
         # A copy: kombu writes into transport_options while it retries (kombu/messaging.py, ``Producer.publish``).
         options: Mapping[str, Any] = revealed(dict(client.transport_options or {}))
         return load(self._url_parts(), options, os.environ, client.connect_timeout)
+
+    def telemetry(self) -> Telemetry | None:
+        """What this process reports to OpenTelemetry; None where the option turns it off. Needs no connection."""
+        return load_telemetry() if self._load_settings().telemetry else None
 
     def _url_parts(self) -> UrlParts:
         """The URL that kombu keeps as host name, or one built from kombu's separate fields.

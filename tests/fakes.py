@@ -81,6 +81,8 @@ class FakeClients:
     ) -> None:
         #: As of :class:`kombu_hake.aws.clients.Clients`; those of the latest connection.
         self.settings = make_settings()
+        #: As of the real ones: off, unless a test sets it.
+        self.telemetry: Any = None
         self.clock: Any = clock or FakeClock()
         self.changed = threading.Condition(threading.RLock())
         self.queues = sqs(ACCOUNT, region, self.clock, self.changed, timings=timings, url_base=url_base)

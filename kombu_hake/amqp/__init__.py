@@ -60,6 +60,7 @@ from kombu_hake.amqp.envelope import (
     unwritable_properties,
     with_first_sent,
 )
+from kombu_hake.amqp.labels import TEMPORARY, label
 from kombu_hake.amqp.limits import (
     FIFO_SUFFIX,
     MATCHED_KEY_MAX_CHARS,
@@ -208,6 +209,7 @@ __all__ = [
     "SQS_QUEUE_READY_S",
     "SQS_QUEUE_RECREATE_S",
     "TAG_PREFIX",
+    "TEMPORARY",
     "Argument",
     "Arn",
     "Binding",
@@ -274,6 +276,7 @@ __all__ = [
     "is_reply_queue",
     "is_task",
     "is_tenant",
+    "label",
     "level_name",
     "level_names",
     "level_of",

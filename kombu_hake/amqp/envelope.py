@@ -48,6 +48,10 @@ FOREIGN_ATTRIBUTES = ("rk", "exchange", "event_id")
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 #: Properties that the receiver sets on a received message.
 _OF_RECEIVING = ("attributes", "receive_count", "sent_timestamp_ms")
+#: Headers of W3C Trace Context, and the longest that must be kept. Programs parse them as soon as they trace tasks, and
+#: older versions of OpenTelemetry take time that grows with the square of the length.
+_TRACE_HEADERS = ("traceparent", "tracestate")
+_MAX_TRACE_CHARS = 512
 #: Properties that must be text, as in AMQP; other types are dropped. Celery publishes a result to ``reply_to``.
 _TEXTS = ("correlation_id", "message_id", "reply_to")
 #: Deeper JSON is not taken as an envelope: code that handles it later (ours, Celery's, the pool's) overflows the stack.
@@ -231,6 +235,10 @@ def _headers(given: Any, *, may_have_types: bool) -> dict[str, Any]:
     headers = given if isinstance(given, dict) else {}
     if may_have_types:
         headers = {name: _with_types(value) for name, value in headers.items()}
+    for name in _TRACE_HEADERS:
+        value = headers.get(name)
+        if value is not None and not (isinstance(value, str) and len(value) <= _MAX_TRACE_CHARS):
+            headers = {key: kept for key, kept in headers.items() if key != name}
     origin = headers.get(ORIGIN_HEADER)
     if ORIGIN_HEADER in headers and not (
         isinstance(origin, dict) and all(isinstance(origin.get(key), str) for key in ("exchange", "routing_key"))

@@ -31,6 +31,7 @@ from kombu_hake.aws.timely import bound_pool, read_body
 from kombu_hake.aws.wire import OPERATIONS, Wire, answer_limit_s, read_timeout_s
 from kombu_hake.config import Access, Settings
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, ConfigurationError, HakeError, QueueNotFound
+from kombu_hake.telemetry import load as load_telemetry
 
 __all__ = ["Clients", "boto_client", "shared_clients"]
 
@@ -58,6 +59,8 @@ class Clients:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        #: What is to be reported to OpenTelemetry goes here; None where that is off.
+        self.telemetry = load_telemetry() if settings.telemetry else None
         self._lock = threading.RLock()  # re-entrant: a signal handler may publish while this thread holds it
         self._made: dict[str, Any] = {}
         #: The wire of each service, or False if it cannot be used.
@@ -227,11 +230,15 @@ class Clients:
                 # botocore has validated the arguments already. A KeyError, ValueError or AttributeError of its parsers
                 # is caused by an answer: of the service, or of the source of the credentials.
                 error = foreign_answer(repr(exc), f"{service}:{operation}", "AWS")
+            if self.telemetry is not None:
+                self.telemetry.metrics.requested(service, operation, error)
             is_refusal = isinstance(error, BrokerUnavailable) and error.is_clock_error
             if is_refusal or not unreachable(error):
                 self._learn_clock(getattr(exc, "response", None), is_refusal=is_refusal)
             raise (self._known_keys_refused(error) if isinstance(error, ConfigurationError) else error) from exc
         answer = checked(service, operation, params, answer)
+        if self.telemetry is not None:
+            self.telemetry.metrics.requested(service, operation, None)
         self._last_success = time.monotonic()
         self._learn_clock(answer)
         return answer
@@ -274,7 +281,7 @@ class Clients:
             if service not in self._wires:
                 try:
                     self._wires[service] = Wire.can_serve(client, self.settings) and Wire(
-                        service, self._made["session"], client, self.settings, self._clock
+                        service, self._made["session"], client, self.settings, self._clock, self.telemetry
                     )
                 except (OSError, ImportError) as exc:  # the certificate bundle is a file
                     raise BrokerUnavailable(f"The client of {service} cannot be created: {exc}") from exc

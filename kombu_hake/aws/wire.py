@@ -32,7 +32,8 @@ from kombu_hake.aws.pulse import Wait
 from kombu_hake.aws.retry import Tries
 from kombu_hake.aws.sigv4 import Keys, Signer
 from kombu_hake.config import Settings
-from kombu_hake.exceptions import BrokerUnavailable, ConfigurationError, PublishError
+from kombu_hake.exceptions import BrokerUnavailable, ConfigurationError, HakeError, PublishError
+from kombu_hake.telemetry import Telemetry
 
 __all__ = ["OPERATIONS", "Wire", "answer_limit_s", "read_timeout_s"]
 
@@ -69,11 +70,20 @@ class _Found(NamedTuple):
 class Wire:
     """Makes the calls in :data:`OPERATIONS` of one service. One per process; safe to share between threads."""
 
-    def __init__(self, service: str, session: Any, client: Any, settings: Settings, clock: AwsClock) -> None:
+    def __init__(
+        self,
+        service: str,
+        session: Any,
+        client: Any,
+        settings: Settings,
+        clock: AwsClock,
+        telemetry: Telemetry | None = None,
+    ) -> None:
         """Use endpoint, region and credentials of a boto3 session and its client; report AWS's time to *clock*."""
         self._service = service
         self._settings = settings
         self._clock = clock
+        self._telemetry = telemetry
         self._credentials = session.get_credentials()  # those of aws/credentials.py
         url = urlsplit(client.meta.endpoint_url)
         host = url.hostname or ""
@@ -127,12 +137,18 @@ class Wire:
                         answer = self._pool.post(head, body, timeout_s)
                     except OSError as exc:
                         raise error_from_transport(exc, self._service, operation, self._settings) from exc
-                return self._result(operation, params, answer)
-            except BrokerUnavailable as exc:
-                pause_s = tries.pause_s(exc)
+                result = self._result(operation, params, answer)
+            except HakeError as exc:
+                if self._telemetry is not None:
+                    self._telemetry.metrics.requested(self._service, operation, exc)
+                pause_s = tries.pause_s(exc) if isinstance(exc, BrokerUnavailable) else None
                 if pause_s is None:
                     raise
                 time.sleep(pause_s)
+            else:
+                if self._telemetry is not None:
+                    self._telemetry.metrics.requested(self._service, operation, None)
+                return result
 
     def _keys(self) -> Keys:
         # Frozen: refreshable credentials are renewed here, and all parts are of one generation.

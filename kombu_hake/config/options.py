@@ -451,6 +451,8 @@ OPTIONS: Mapping[str, Option] = {
     "read_timeout": Option(_number(1, 300, "seconds"), 15.0, "Time to wait for an answer, except of a long poll, s."),
     "max_attempts": Option(_whole(1, 20, "attempts"), 3, "Attempts of one request, including the first."),
     "client_config": Option(_mapping, {}, "Further arguments of botocore.config.Config.", aliases=("client-config",)),
+    # --- operating
+    "telemetry": Option(_flag, True, "Metrics and traces through OpenTelemetry, where its API is installed."),
 }
 
 #: The options that most projects set; the others are for special cases.
@@ -512,6 +514,7 @@ STORIES: Mapping[str, str] = {
     "read_timeout": "Web requests must fail fast when AWS does not answer.",
     "max_attempts": "Web requests must fail fast, or batch jobs survive longer outages.",
     "client_config": "Calls go through an HTTP proxy, or need another botocore option.",
+    "telemetry": "OpenTelemetry observes the application, but is not to observe the broker.",
 }
 
 #: What kombu writes into ``transport_options`` by itself (``Producer.publish`` with ``retry=True``,

@@ -129,6 +129,7 @@ class Settings:
     read_timeout: float = 15.0
     max_attempts: int = 3
     client_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    telemetry: bool = True
 
     def key(self) -> str:
         """Equal for settings that may share clients and caches. Contains secrets: compare it, but never print it."""

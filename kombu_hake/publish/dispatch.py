@@ -18,6 +18,7 @@ from uuid import uuid4
 from kombu_hake.amqp import (
     FIFO_SUFFIX,
     PRIORITY_ATTRIBUTE,
+    PRIVATE_EXCHANGE,
     SIZE_ATTRIBUTE,
     SQS_MAX_DELAY_S,
     Pointer,
@@ -28,6 +29,7 @@ from kombu_hake.amqp import (
     group_of,
     is_mailbox,
     is_reply_exchange,
+    label,
     level_name,
     level_of,
     message_attributes,
@@ -49,11 +51,12 @@ from kombu_hake.publish.batching import Published, batch, current_batch, no_batc
 from kombu_hake.publish.compression import with_compression
 from kombu_hake.publish.delays import Delays
 from kombu_hake.publish.events import Event, EventSender
-from kombu_hake.publish.publisher import Outgoing, Publisher, outgoing
+from kombu_hake.publish.publisher import Outgoing, Publisher, outgoing, shown
 from kombu_hake.publish.routes import QueueTarget, Routes, Target
 from kombu_hake.publish.tenants import Tenants
 from kombu_hake.publish.uploads import Uploads, check_values, pointing
 from kombu_hake.quoting import fields, guarded
+from kombu_hake.telemetry import Telemetry
 from kombu_hake.topology import Topology
 
 __all__ = ["Dispatcher", "send_parameters"]
@@ -106,6 +109,7 @@ class Dispatcher:
         self._routes = routes
         self._publisher = publisher
         self._settings = settings
+        self._telemetry: Telemetry | None = publisher.clients.telemetry
         self._limits = publisher.limits
         self._delays = Delays(publisher.clients)
         self._tenants = Tenants(settings.tenant_from, running)
@@ -126,8 +130,15 @@ class Dispatcher:
         """
         if self._events.is_on and self._is_event(message, exchange):
             self._events.put(Event(message, exchange, routing_key))
-        else:
+        elif self._telemetry is None or not self._telemetry.traces.is_on() or self._is_internal(exchange):
             self._publish(message, exchange, routing_key, mandatory)
+        else:
+            to_queue = self._is_to_queue(exchange, routing_key)
+            destination, is_collected = label(routing_key) if to_queue else exchange, current_batch() is not None
+            with self._telemetry.traces.sending(
+                message, destination, to_queue=to_queue, is_collected=is_collected
+            ) as operation:
+                self._publish(operation.message, exchange, routing_key, mandatory)
 
     def _publish(self, message: Mapping[str, Any], exchange: str, routing_key: str, mandatory: bool) -> None:
         targets = self._routes.resolve(exchange, routing_key, mandatory=mandatory)
@@ -163,6 +174,17 @@ class Dispatcher:
             self._limits.check(target, prepared.size_bytes)
             if gathering is None or not gathering.add(self, target, published, prepared):
                 self._send(target, prepared, published)
+
+    def _is_internal(self, exchange: str) -> bool:
+        """Whether Celery alone uses an exchange: for remote control or for events. These have no spans."""
+        return is_mailbox(exchange) or self._routes.is_event_exchange(exchange)
+
+    def _is_to_queue(self, exchange: str, routing_key: str) -> bool:
+        """Whether a publish goes to a queue, as far as that is known without asking AWS; for its span."""
+        if not exchange or exchange == PRIVATE_EXCHANGE:
+            return True
+        is_own = exchange == routing_key and self._settings.direct_exchanges == "auto"
+        return is_own and self._topology.exchange_type(exchange) in (None, "direct")
 
     def send_events_aside(self) -> None:
         """From now on, send this process's events from a thread of their own."""
@@ -250,6 +272,16 @@ class Dispatcher:
 
     def send_batch(self, target: Target, items: list[tuple[Published, Outgoing]]) -> list[HakeError | None]:
         """Send up to ten messages to one target in one request, for up to ten seconds; for each its error, or None."""
+        if self._telemetry is None or not self._telemetry.traces.is_on() or self._is_internal(items[0][0].exchange):
+            return self._send_batch(target, items)
+        messages, to_queue = [published.message for published, _ in items], isinstance(target, QueueTarget)
+        with self._telemetry.traces.sending_together(shown(target), messages, to_queue=to_queue) as operation:
+            errors = self._send_batch(target, items)
+            for error in filter(None, errors):
+                operation.failed(error)
+        return errors
+
+    def _send_batch(self, target: Target, items: list[tuple[Published, Outgoing]]) -> list[HakeError | None]:
         try:
             with patience(_BATCH_PATIENCE_S):
                 return self._publisher.send_many(target, [prepared for _, prepared in items])

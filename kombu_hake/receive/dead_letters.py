@@ -26,6 +26,7 @@ from kombu_hake.amqp import (
     Envelope,
     QueueArn,
     QueueUrl,
+    label,
     parse_arn,
     read_object,
     tenant_of_group,
@@ -35,7 +36,7 @@ from kombu_hake.aws import Clients, TtlCache
 from kombu_hake.exceptions import BrokerUnavailable, HakeError, InvalidName, QueueNotFound, TopologyError
 from kombu_hake.publish import NO_TENANT
 from kombu_hake.quoting import fields, guarded
-from kombu_hake.receive.delivery import Lease
+from kombu_hake.receive.delivery import Lease, Outcome
 from kombu_hake.receive.messages import group_id_of
 
 __all__ = ["DeadLetter", "DeadLetters"]
@@ -180,6 +181,23 @@ class DeadLetters:
         Raises:
             HakeError: it could not be sent, or it cannot be told whether there is such a place.
         """
+        where = self._place(envelope, raw, queue, url, arguments, reason, lease)
+        if lease is not None:
+            lease.outcome = Outcome.DEAD_LETTER if where else Outcome.DROPPED
+        if where and self._clients.telemetry is not None:
+            self._clients.telemetry.metrics.dead_lettered(label(queue), reason)
+        return where
+
+    def _place(
+        self,
+        envelope: Envelope,
+        raw: Mapping[str, Any],
+        queue: str,
+        url: QueueUrl,
+        arguments: Mapping[str, Any],
+        reason: str,
+        lease: Lease | None,
+    ) -> str:
         exchange = arguments.get("x-dead-letter-exchange")
         if exchange is not None:
             key = arguments.get("x-dead-letter-routing-key") or _origin(envelope)[1] or queue

@@ -30,7 +30,7 @@ from kombu_hake.publish import Dispatcher, QueueTarget
 from kombu_hake.quoting import fields, guarded
 from kombu_hake.receive.dead_letters import DeadLetters
 from kombu_hake.receive.deliveries import Deliveries, How
-from kombu_hake.receive.delivery import Delivery, Lease
+from kombu_hake.receive.delivery import Delivery, Lease, Outcome
 from kombu_hake.receive.messages import group_id_of, receive_count
 
 __all__ = ["Deferring", "InFlight", "Reading"]
@@ -178,6 +178,7 @@ class Deferring:
             return True
         text, attributes = _copied(delivery, sent or now_ms)
         visible_ms = now_ms + found.seconds * 1000
+        delivery.lease.outcome = Outcome.DEFERRED
         target = QueueTarget(delivery.source, url)
         now, lease = self._clients.now_ms, delivery.lease
         copy = _Copy(self._dispatcher, target, text, attributes, group, visible_ms, now, lease)

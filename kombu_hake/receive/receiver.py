@@ -25,11 +25,11 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from kombu_hake.amqp import REPLY_POLL_S, SQS_MAX_WAIT_S, QueueUrl, is_reply_queue
+from kombu_hake.amqp import REPLY_POLL_S, SQS_MAX_WAIT_S, TEMPORARY, QueueUrl, is_reply_queue, label
 from kombu_hake.aws import Clients, Pulse, Vital, Wait, answer_limit_s, backoff_s, forksafe, start_thread
 from kombu_hake.config import Settings
 from kombu_hake.exceptions import BrokerUnavailable, HakeError, QueueNotFound, QuotaExceeded
@@ -37,9 +37,11 @@ from kombu_hake.quoting import fields, guarded
 from kombu_hake.receive.credit import UNLIMITED_BUFFER, Credit
 from kombu_hake.receive.deliveries import Deliveries, Inbox
 from kombu_hake.receive.delivery import Delivery, Lease
+from kombu_hake.receive.messages import receive_count, sent_ms
 from kombu_hake.receive.trouble import Hedge, Trouble
+from kombu_hake.telemetry import PollClock, Telemetry
 
-__all__ = ["Receiver", "receive_params"]
+__all__ = ["Receiver", "receive_params", "report_poll"]
 
 logger = guarded(logging.getLogger(__name__))
 _HELPER_WAIT_S = 1
@@ -63,11 +65,32 @@ def receive_params(url: QueueUrl, count: int, wait_s: int, visibility_s: int) ->
     }
 
 
+def report_poll(
+    telemetry: Telemetry, queue: str, started: float, answer: Mapping[str, Any], error: Exception | None, now_ms: int
+) -> None:
+    """Report a poll that has ended.
+
+    Args:
+        queue: As :func:`kombu_hake.amqp.label` calls it.
+        started: When it was made, of ``time.perf_counter``.
+        now_ms: By AWS's clock.
+    """
+    seconds, messages = time.perf_counter() - started, answer.get("Messages") or []
+    sent = [sent_ms(raw) for raw in messages if receive_count(raw) == 1]
+    first = min((at for at in sent if at is not None), default=None)
+    # One value a poll: recording each message would cost more than all other metrics of it.
+    dwell_s = None if first is None else (now_ms - first) / 1000
+    telemetry.metrics.received(queue, len(messages), seconds, dwell_s=dwell_s, error=error)
+    if messages and queue != TEMPORARY and telemetry.traces.is_on():
+        telemetry.traces.received(queue, [raw.get("Body", "") for raw in messages], seconds)
+
+
 class _Source:
     """One consumed SQS queue: a queue, or a priority level of one."""
 
     __slots__ = (
         "check_at",
+        "clock",
         "closed",
         "ended",
         "for_helper",
@@ -111,6 +134,8 @@ class _Source:
         self.is_hopeless = False
         #: A poller that pauses after a fault waits here.
         self.ended = threading.Condition(lock)
+        #: For the age of its polls, where that is reported.
+        self.clock: PollClock | None = None
 
     @property
     def has_poller(self) -> bool:
@@ -168,6 +193,7 @@ class Receiver:
         self._channel_id = channel_id
         self._clients = clients
         self._settings = settings
+        self._telemetry = clients.telemetry
         self._inbox = inbox
         self._deliveries = deliveries
         self._on_gone = on_gone
@@ -204,6 +230,8 @@ class Receiver:
             for rank, (name, url) in enumerate(levels):
                 check_at = time.monotonic() + self._settings.check_bindings
                 source = _Source(name, queue, url, rank, self._lock, check_at)
+                if self._telemetry is not None:
+                    source.clock = self._telemetry.metrics.poll_clock(label(queue))
                 self._sources[name] = source
                 self._credit.add(name, queue if len(levels) > 1 else "", rank)
                 self._start_poller(source, is_helper=False)
@@ -407,8 +435,23 @@ class Receiver:
         if source.rank and self._credit.is_busy(source.name):
             wait = 0  # the lower levels wait to hear that this one is empty
         params = receive_params(source.url, asked, wait, self._settings.visibility_timeout)
-        answer = self._clients.sqs("receive_message", **params)
+        if self._telemetry is None:
+            answer = self._clients.sqs("receive_message", **params)
+        else:
+            answer = self._observed_poll(self._telemetry, source, params)
         return _Answer(answer.get("Messages") or [], self._deliveries.now())
+
+    def _observed_poll(self, telemetry: Telemetry, source: _Source, params: Mapping[str, Any]) -> dict[str, Any]:
+        started, queue = time.perf_counter(), label(source.queue)
+        try:
+            answer = self._clients.sqs("receive_message", **params)
+        except HakeError as exc:
+            report_poll(telemetry, queue, started, {}, exc, 0)
+            raise
+        if source.clock is not None:
+            source.clock.polled()
+        report_poll(telemetry, queue, started, answer, None, self._clients.now_ms())
+        return answer
 
     def _check(self, source: _Source) -> None:
         """Look after what feeds the queue, when that is due; in a thread: AWS may be slow to tell."""
@@ -448,7 +491,7 @@ class Receiver:
         deliveries = [
             Delivery(
                 self._channel_id, source.queue, source.name, message,
-                Lease(source.url, message["ReceiptHandle"], arrived_at, visibility_s), settled,
+                Lease(source.url, message["ReceiptHandle"], arrived_at, visibility_s, label(source.queue)), settled,
             )
             for message in messages
         ]  # fmt: skip
