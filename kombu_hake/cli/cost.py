@@ -179,7 +179,8 @@ def _empty_polls(per_second: float) -> float:
 @click.option("--json", "as_json", is_flag=True, help="One JSON document instead of a table.")  # fmt: skip
 def cost(
     per_second: float, groups: int, workers: int, handlers: int, prefetch: int, size: int, s3: bool, batch: bool,
-    backlog: bool, held: float, no_remote_control: bool, check_bindings: float, sqs_price: float, sns_price: float, as_json: bool,
+    backlog: bool, held: float, no_remote_control: bool, check_bindings: float, sqs_price: float, sns_price: float,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Estimate requests and their price for a month of thirty days.
 
