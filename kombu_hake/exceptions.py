@@ -203,6 +203,7 @@ class MessageTooLarge(PublishError):
         super().__init__(message)
         #: Size of the body and the attributes, UTF-8.
         self.size_bytes = size_bytes
+        #: 0 if AWS refused it without naming a limit.
         self.limit_bytes = limit_bytes
 
 

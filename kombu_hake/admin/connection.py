@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +11,9 @@ from weakref import WeakSet
 from kombu_hake.admin import dead_letters
 from kombu_hake.admin import namespace as namespace_module
 from kombu_hake.admin.dead_letters import DeadLetter, Outcome, Selection
+from kombu_hake.admin.export.exporter import Exporter
+from kombu_hake.admin.export.rights import Role
+from kombu_hake.admin.plan import Applied, Operator, Plan, Undeclared
 from kombu_hake.admin.queues import Group, QueueReader
 from kombu_hake.aws import Clients
 from kombu_hake.exceptions import ConfigurationError
@@ -26,11 +30,14 @@ def group_names(app: Any) -> list[str]:
 
 
 @contextmanager
-def connect(app: Any) -> Iterator[Admin]:
+def connect(app: Any, *, offline: bool = False) -> Iterator[Admin]:
     """Connect to the broker of a Celery app, with the app's own URL, options and credentials.
 
     Use it as a context manager. Imports the app's task modules, so that its handlers are known.
 
+    Args:
+        offline: Make no request until a method needs one. Exports need none, if the options ``region`` and
+            ``account_id`` are set.
     Raises:
         ConfigurationError: The app's broker is not ``hake://``.
         BrokerUnavailable: AWS does not answer.
@@ -39,7 +46,11 @@ def connect(app: Any) -> Iterator[Admin]:
     with app.connection_for_write() as connection:
         if connection.transport_cls != "hake" and connection.transport.driver_type != "hake":
             raise ConfigurationError(f"This app's broker is {connection.as_uri()}; kombu_hake.admin needs hake://.")
-        transport = connection.connection
+        transport = connection.transport
+        if offline:
+            transport.prepare()
+        else:
+            connection.connect()
         admin = Admin(app, transport.topology, transport.clients)
         try:
             yield admin
@@ -196,6 +207,83 @@ class Admin:
             ConfigurationError: The app's namespace is another one or none, or ``topology`` is not ``auto``.
         """
         return namespace_module.delete_namespace(self._clients, namespace)
+
+    def export_terraform(self, *, imports: bool = True) -> dict[str, Any]:
+        """The declared queues, topics and subscriptions as Terraform JSON, for ``json.dump`` to a ``.tf.json`` file.
+
+        Args:
+            imports: Add ``import`` blocks for what AWS has already, with attributes, tags and policies as they are
+                there. Needs read-only rights.
+        Raises:
+            ConfigurationError: The account is unknown: set ``account_id``.
+        """
+        return self._exporter().terraform(imports=imports)
+
+    def export_cloudformation(self) -> dict[str, Any]:
+        """The declared queues, topics and subscriptions as a CloudFormation template.
+
+        Raises:
+            ConfigurationError: The account is unknown, or the template exceeds CloudFormation's limits.
+        """
+        return self._exporter().cloudformation()
+
+    def export_iam(self, role: Role) -> list[dict[str, Any]]:
+        """The IAM policies that a role needs for this app.
+
+        Args:
+            role: ``producer``, ``consumer``, ``declarer`` or ``operator``.
+        Returns:
+            One policy document, or several to be attached together if one would exceed the 6,144 characters of a
+            managed policy.
+        Raises:
+            ConfigurationError: The account is unknown.
+        """
+        return self._exporter().policies(role)
+
+    def export_alarms(self) -> dict[str, Any]:
+        """CloudWatch alarms for the declared queues and topics, as a CloudFormation template.
+
+        Raises:
+            ConfigurationError: The account is unknown, or the template exceeds CloudFormation's limits.
+        """
+        return self._exporter().alarms()
+
+    def _exporter(self) -> Exporter:
+        return Exporter(self.app, self._clients, self._topology.home)
+
+    def plan(self) -> Plan:
+        """Compare what the app declares with AWS. Reads only; works with ``topology=verify`` and ``assume``, too.
+
+        Returns:
+            What :meth:`apply` would change, and what is no longer declared. What the role may not read is listed as
+            unknown.
+        Raises:
+            ConfigurationError: The account is unknown; set the option ``account_id``.
+        """
+        return Operator(self.app, self._topology, self._clients).plan()
+
+    def apply(
+        self,
+        *,
+        prune: Callable[[list[Undeclared]], Iterable[Undeclared]] = lambda found: (),
+        on_progress: Callable[[str], None] = lambda line: None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> Applied:
+        """Make what :meth:`plan` lists. Idempotent, and safe while workers run.
+
+        Works with ``topology=verify`` and ``assume``, too: these keep workers from making queues, not operators. Resets
+        attributes, redrive policies and tags that are declared and were changed elsewhere; what is not declared stays.
+        Waits until AWS shows the changes, up to three minutes.
+
+        Args:
+            prune: Called once with what is no longer declared, after all else was made; return what is to be deleted.
+            on_progress: Called with a line for each thing that was made.
+            sleep: Called with seconds to wait.
+        Returns:
+            What was done, and what could not be.
+        """
+        operator = Operator(self.app, self._topology, self._clients)
+        return operator.apply(prune=prune, on_progress=on_progress, sleep=sleep)
 
     def _close(self) -> None:
         """Make messages visible again that unfinished iterations hide."""

@@ -13,7 +13,9 @@ import click
 
 from kombu_hake.cli.cost import cost
 from kombu_hake.cli.dlq import dlq
+from kombu_hake.cli.export import export
 from kombu_hake.cli.janitor import janitor
+from kombu_hake.cli.plan import apply, plan
 from kombu_hake.cli.tools import connected, say
 
 __all__ = ["hake"]
@@ -26,7 +28,10 @@ def hake() -> None:
 
 hake.add_command(dlq)
 hake.add_command(cost)
+hake.add_command(export)
 hake.add_command(janitor)
+hake.add_command(plan)
+hake.add_command(apply)
 
 
 @hake.command()

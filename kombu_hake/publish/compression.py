@@ -20,7 +20,7 @@ def with_compression(message: Mapping[str, Any], above_bytes: int, codec: str) -
         codec: kombu's name of it, such as ``gzip``.
     """
     body, headers = message["body"], message.get("headers") or {}
-    if body is None or len(body) <= above_bytes or headers.get(COMPRESSION_HEADER):
+    if not isinstance(body, str | bytes) or len(body) <= above_bytes or headers.get(COMPRESSION_HEADER):
         return message
     found = compressed(body, message.get("content-type"), codec)
     if found is None:

@@ -6,11 +6,13 @@ or removed. :class:`Topology` is the front; one per process and settings.
 
 from __future__ import annotations
 
-from kombu_hake.topology.apply import LEVEL_TAG
+from kombu_hake.topology.audit import Audit, Auditor, Undeclared
+from kombu_hake.topology.blueprint import Blueprint, SnsSubscription, SnsTopic, SqsQueue, blueprint
+from kombu_hake.topology.drift import Drift
 from kombu_hake.topology.home import Home
 from kombu_hake.topology.signs import Signs, whoami
 from kombu_hake.topology.sizes import SIZE_ARGUMENT, TopicLimit, checked_size
-from kombu_hake.topology.spec import QueueSpec, retention_s
+from kombu_hake.topology.spec import LEVEL_TAG, QueueSpec, retention_s
 from kombu_hake.topology.stores import STORE_ARGUMENT, Stores
 from kombu_hake.topology.timings import Timings
 from kombu_hake.topology.topics import Topics
@@ -20,14 +22,23 @@ __all__ = [
     "LEVEL_TAG",
     "SIZE_ARGUMENT",
     "STORE_ARGUMENT",
+    "Audit",
+    "Auditor",
+    "Blueprint",
+    "Drift",
     "Home",
     "QueueSpec",
     "Signs",
+    "SnsSubscription",
+    "SnsTopic",
+    "SqsQueue",
     "Stores",
     "Timings",
     "TopicLimit",
     "Topics",
     "Topology",
+    "Undeclared",
+    "blueprint",
     "checked_size",
     "retention_s",
     "whoami",

@@ -23,13 +23,12 @@ from kombu_hake.topology.diff import (
 from kombu_hake.topology.observed import Memory, Observed
 from kombu_hake.topology.queues import Queues
 from kombu_hake.topology.reading import Reader
+from kombu_hake.topology.spec import LEVEL_TAG
 from kombu_hake.topology.topics import Topics
 
-__all__ = ["LEVEL_TAG", "Applier"]
+__all__ = ["Applier"]
 
 logger = guarded(logging.getLogger(__name__))
-#: Tag of a priority level: the physical name of the queue that it belongs to.
-LEVEL_TAG = "hake:level-of"
 _EVERYTHING = "{}"
 
 
@@ -127,7 +126,7 @@ class Applier:
         if isinstance(exc, TopicNotFound):
             raise exc
         if text == _EVERYTHING or "ilter" not in str(exc):
-            raise self._explained(change.queue, change.exchange, exc) from exc
+            raise self._explained(change.queue, change.exchange, exc) if isinstance(change, Subscribe) else exc
         if isinstance(exc, QuotaExceeded):
             return replace(observed, full=observed.full | {change.exchange})
         logger.info("Exchange %s takes a wider filter for queue %s: %s", change.exchange, change.queue, exc)

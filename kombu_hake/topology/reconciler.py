@@ -26,13 +26,11 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from kombu_hake.amqp import (
-    MAX_BINDING_TAGS,
     MAX_PRIORITY_TAG,
-    SQS_MAX_TAGS,
     TAG_PREFIX,
     Binding,
     BindingSet,
@@ -55,6 +53,7 @@ from kombu_hake.topology.observed import Memory, Observed
 from kombu_hake.topology.planning import Planner
 from kombu_hake.topology.queues import Queues
 from kombu_hake.topology.reading import Reader
+from kombu_hake.topology.spec import binding_tags
 from kombu_hake.topology.timings import BELIEVE_S, Timings
 
 __all__ = ["Reconciler"]
@@ -65,8 +64,6 @@ _MAX_ROUNDS = 8
 #: Of the time that AWS may show older states: when a write is checked. What another process drops up to that time after
 #: our write is then back within one and a half times that time.
 _CHECKS = (1.45, 1.95)
-#: Tags that are left free for exchanges that have no room for single bindings.
-_OVERFLOW_TAGS = 3
 
 
 class Reconciler:
@@ -179,6 +176,30 @@ class Reconciler:
             self._reader.distrust(self._queues.levels(queue))
             self.make(queue, self._queues.url(queue))
 
+    def enforce(self, queue: str, bindings: Iterable[Binding]) -> None:
+        """Let the queue have what these bindings say, besides what its tags say, and mend all that differs from it.
+
+        Unlike :meth:`bind` it takes nothing as recorded that the tags do not show, and resets what was tuned.
+
+        Raises:
+            AccessDenied: some of it is denied.
+        """
+        wanted = sorted(bindings)
+        with self.flights(queue):
+            url = self._queues.url(queue)
+            found = self._reader.tags(url)
+            new: dict[str, str] = {}
+            for binding in wanted:
+                current = self._knowledge.understood(queue, url, found | new)
+                if binding not in current.bindings and binding.exchange not in current.unfiltered:
+                    new |= self._binding_tags(queue, found | new, binding)
+            if wanted:
+                new |= self._priority_tag(queue, self._knowledge.understood(queue, url, found))
+            if new:
+                self._tag(url, new)
+            types = {binding.exchange: binding.exchange_type for binding in wanted}
+            self.make(queue, url, tags=found | new, types=types, resets=True)
+
     def forget(self, queue: str) -> None:
         """Another queue has this name now."""
         self._knowledge.forget(queue)
@@ -195,6 +216,8 @@ class Reconciler:
         without: Binding | None = None,
         declared_type: ExchangeType | None = None,
         observed: Observed | None = None,
+        types: Mapping[str, ExchangeType | None] | None = None,
+        resets: bool = False,
     ) -> None:
         """Bring policy and subscriptions to what the tags say, until a look finds no difference.
 
@@ -203,8 +226,10 @@ class Reconciler:
         Args:
             tags: As read just now, corrected by what the caller wrote.
             observed: As looked at just now.
+            types: The types of exchanges as declared here, besides that of *with_*.
+            resets: Set what was declared again where an operator has tuned it.
         """
-        types = {with_.exchange: declared_type} if with_ is not None else {}
+        types = dict(types or {}) | ({with_.exchange: declared_type} if with_ is not None else {})
         without_ = frozenset({without} if without else ())
         removed = without_
         wrote_any = False
@@ -218,7 +243,7 @@ class Reconciler:
             highest = max(found.max_priority, self._planner.declared_priority(queue))
             wanted = replace(found, bindings=frozenset(bindings), max_priority=highest)
             self._queues.learn_max_priority(queue, highest)
-            outcome = self._converger.converge(queue, url, wanted, types, removed, observed)
+            outcome = self._converger.converge(queue, url, wanted, types, removed, observed, resets=resets)
             observed, removed = None, frozenset()
             wrote_any |= outcome.wrote
             if not outcome.wrote:
@@ -298,13 +323,12 @@ class Reconciler:
 
     def _binding_tags(self, queue: str, tags: Mapping[str, str], binding: Binding) -> dict[str, str]:
         """The tags that record a new binding."""
-        new = to_tags(binding)
-        taken = sum(1 for key in tags if key.startswith(TAG_PREFIX))
-        if taken + len(new) > MAX_BINDING_TAGS or len(tags) + len(new) > SQS_MAX_TAGS - _OVERFLOW_TAGS:
+        new, is_overflow = binding_tags(tags, binding)
+        if is_overflow:
+            taken = sum(1 for key in tags if key.startswith(TAG_PREFIX))
             logger.warning(
                 "HAKE302 Queue %s has %d bindings, and AWS allows about fifty tags per queue: the queue now receives "
                 "everything published to exchange %s. Bind fewer keys, use a pattern, or use more queues.",
                 queue, taken, binding.exchange, extra=fields(queue=queue, exchange=binding.exchange),
             )  # fmt: skip
-            new = overflow_tags(binding.exchange, binding.exchange_type)
         return new

@@ -24,7 +24,7 @@ from kombu_hake.config import Settings
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, DeclarationMismatch, TopicNotFound
 from kombu_hake.quoting import guarded
 from kombu_hake.topology.home import Home
-from kombu_hake.topology.spec import own_tags
+from kombu_hake.topology.spec import TYPE_TAG, own_tags
 
 __all__ = ["Topics"]
 
@@ -34,8 +34,6 @@ _SUBSCRIBERS_TTL_S = 60.0
 #: What AWS answers while another request changes the tags of a topic; it passes.
 _TAGS_IN_USE = ("ConcurrentAccess", "StaleTag")
 _TAG_TRIES = 6
-#: Tag of a topic: the type of its exchange, for processes that were told only its name.
-TYPE_TAG = "hake:exchange-type"
 
 
 class Topics:
@@ -83,8 +81,9 @@ class Topics:
         with self._flights(exchange):
             try:
                 answer = self._create_tagged(tags, params)
-            except (DeclarationMismatch, AccessDenied):
+            except (DeclarationMismatch, AccessDenied) as exc:
                 # It exists with other tags, or tagging is denied, which is a right of its own.
+                logger.debug("Topic %s is not tagged: %s", params["Name"], exc)
                 answer = self._clients.sns("create_topic", **params)
                 self._types.pop(exchange, None)
             else:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -25,8 +25,6 @@ from kombu_hake.amqp import (
     level_names,
     main_queue,
     max_priority,
-    parse_arn,
-    queue_account,
 )
 from kombu_hake.aws import Clients
 from kombu_hake.config import Settings
@@ -47,7 +45,7 @@ from kombu_hake.topology.removal import Remover
 from kombu_hake.topology.repair import Repairer
 from kombu_hake.topology.signs import Signs
 from kombu_hake.topology.sizes import TopicSizes
-from kombu_hake.topology.spec import QueueSpec
+from kombu_hake.topology.spec import QueueSpec, needs_topic
 from kombu_hake.topology.stores import Stores
 from kombu_hake.topology.timings import Timings
 from kombu_hake.topology.topics import Topics
@@ -91,6 +89,7 @@ class Topology:
         self.stores = Stores(settings)
         self._clients = clients
         self._settings = settings
+        self._clock = clock
         self.dead_queues = DeadQueues(clients, settings, self.queues, self.chores)
         memory = Memory(self.timings, clock)
         self._reader = Reader(clients, self.queues, self.topics, memory, clock)
@@ -127,6 +126,13 @@ class Topology:
     def makes(self) -> bool:
         """Whether it makes what is missing (``topology=auto``)."""
         return self._settings.topology == "auto"
+
+    def for_operators(self) -> Topology:
+        """One that makes what is missing, whatever ``topology`` says: for operators who ask for that."""
+        if self.makes:
+            return self
+        settings = replace(self._settings, topology="auto")
+        return Topology(self._clients, settings, self.timings, self._clock, self.chores)
 
     # --- exchanges
 
@@ -304,11 +310,7 @@ class Topology:
 
     def needs_topic(self, queue: str, binding: Binding) -> bool:
         """Whether a binding is anything in SNS, or is had by sending to the queue itself."""
-        exchange = binding.exchange
-        if not exchange or exchange == PRIVATE_EXCHANGE or is_reply_exchange(exchange):
-            return False
-        is_own = binding.exchange_type == "direct" and exchange == queue == binding.routing_key
-        return not (is_own and self._settings.direct_exchanges == "auto")
+        return needs_topic(self._settings, queue, binding)
 
     def bind(self, queue: str, binding: Binding) -> None:
         """Let the queue have what the binding says. The queue must exist.
@@ -342,6 +344,23 @@ class Topology:
                 self.give_up(binding.exchange, exc)
             else:
                 raise
+
+    def enforce(self, spec: QueueSpec, bindings: Collection[Binding]) -> None:
+        """Declare and bind a queue, and mend all that differs from what it is to have by its bindings.
+
+        Workers find a queue that is bound, and leave it at that; this is for operators who ask for it. Attributes and
+        tags of the SQS queue are left as they are.
+
+        Raises: as :meth:`declare_queue` and :meth:`bind`.
+        """
+        self.forget(spec.name)
+        self.declare_queue(spec)
+        own = [one for one in bindings if self.needs_topic(spec.name, one)]
+        own = [one for one in own if not self._is_taken_as_made(spec.name, one.exchange)]
+        if self._is_foreign(spec.name) or (self.queues.is_predefined(spec.name) and not own):
+            return
+        self._asked.setdefault(spec.name, set()).update(binding.exchange for binding in own)
+        self._reconciler.enforce(spec.name, own)
 
     def unbind(self, queue: str, binding: Binding) -> None:
         """Undo :meth:`bind`; a binding that is not there is fine."""
@@ -479,10 +498,7 @@ class Topology:
     def _is_foreign(self, queue: str) -> bool:
         """Whether the queue is another account's: then nearly everything but sending and receiving is refused."""
         address = self._settings.predefined_queue(queue)
-        if address is None:
-            return False
-        owner = parse_arn(address).account if address.startswith("arn:") else queue_account(address)
-        return bool(owner) and owner != (self.home.account() or owner)
+        return address is not None and self.home.is_foreign(address)
 
     def _bind_foreign(self, queue: str, binding: Binding) -> None:
         """Assume a binding if the queue's policy allows the topic: SNS and SQS let only its owner create it."""
