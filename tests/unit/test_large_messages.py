@@ -150,6 +150,14 @@ def test_a_task_of_celery_to_its_own_queue_leaves_nothing_behind(bench: Bench) -
     assert bench.objects() == []
 
 
+def test_nor_does_it_while_it_is_not_known_whether_there_is_a_topic(bench: Bench) -> None:
+    bench.declare("celery", exchange=Exchange("celery", "direct"))
+    with mock.patch.object(bench.connection.transport.dispatcher._routes, "_ask"):
+        bench.publish(key="celery", exchange="celery")
+    assert [key.split("/")[1] for key in bench.objects()] == ["q"]
+    assert bench.fake.count("publish") == 0
+
+
 def test_where_a_queue_and_a_topic_get_it_nobody_deletes_it(bench: Bench) -> None:
     own = Exchange("celery", "direct")
     bench.declare("celery", exchange=own)
