@@ -267,6 +267,8 @@ def test_an_exchange_may_have_a_bucket_of_its_own(fake: FakeClients) -> None:
             bench.publish()
         with pytest.raises(DeclarationMismatch, match="x-large-messages"):
             Exchange("bad", "topic", arguments={"x-large-messages": "other"})(connection.default_channel).declare()
+        with pytest.raises(DeclarationMismatch, match="s3://bucket/prefix"):
+            kombu_hake.Topic("bad", large_messages="other")
 
 
 # --- what is refused, missing or denied
