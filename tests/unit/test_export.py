@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from celery import Celery
@@ -26,6 +27,7 @@ from kombu_hake.admin.export.existing import Existing, Found, completed
 from kombu_hake.admin.export.names import logical_id, terraform_name, terraform_pair
 from kombu_hake.admin.export.rights import GRANTS, POLICY_MAX_CHARS, ROLES, Resources, key_statement, policies
 from kombu_hake.admin.export.terraform import terraform
+from kombu_hake.amqp import lifecycle_rules, parse_store
 from kombu_hake.amqp.naming import parse_arn
 from kombu_hake.cli.main import hake
 from kombu_hake.exceptions import ConfigurationError
@@ -263,6 +265,15 @@ def test_only_topics_for_large_messages_may_be_raised() -> None:
     assert allowed == f"{SNS}shop__large"
 
 
+def test_queues_that_others_create_are_consumed_too() -> None:
+    app = Celery("shop", broker=URL, set_as_current=False)
+    app.conf.task_queues = [Queue("theirs", no_declare=True), Queue(f"bcast.{UUID(int=1)}", auto_delete=True)]
+    app.conf.worker_enable_remote_control = False
+    with admin.connect(app, offline=True) as broker:
+        [document] = broker.export_iam("consumer")
+    assert [one["Resource"] for one in document["Statement"]] == [f"{SQS}shop__theirs"]
+
+
 def test_temporary_queues_are_allowed_by_patterns_only_where_they_are_used() -> None:
     def resources(**conf: Any) -> str:
         with admin.connect(make_app(**conf), offline=True) as broker:
@@ -321,3 +332,46 @@ def test_without_an_account_it_says_what_to_set() -> None:
     )
     assert done.exit_code == 1
     assert "account_id" in done.stderr
+
+
+# --- large messages
+
+
+def large_app() -> Celery:
+    app = Celery("shop", broker=URL, set_as_current=False)
+    app.conf.broker_transport_options = {"large_messages": "s3://shop.payloads/live"}
+
+    @Topic("films", app=app, large_messages="s3://shop-films").on("#", group="archive")
+    def keep(**film: Any) -> None:
+        """A handler."""
+
+    return app
+
+
+def test_terraform_has_the_lifecycle_rules_of_the_buckets_of_large_messages() -> None:
+    with admin.connect(large_app(), offline=True) as broker:
+        document = broker.export_terraform(imports=False)
+    found = document["resource"]["aws_s3_bucket_lifecycle_configuration"]
+    assert {resource["bucket"] for resource in found.values()} == {"shop.payloads", "shop-films"}
+    prefixes = [rule["filter"]["prefix"] for resource in found.values() for rule in resource["rule"]]
+    assert prefixes == ["live/q/", "live/t/", "q/", "t/"]
+    assert all(re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", name) for name in found)
+    with admin.connect(make_app(), offline=True) as broker:
+        assert "aws_s3_bucket_lifecycle_configuration" not in broker.export_terraform(imports=False)["resource"]
+
+
+def test_the_rules_are_those_of_the_page() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "large-messages.md").read_text()
+    [written] = [block for block in re.findall(r"```json\n(.*?)```", page, re.DOTALL) if '"Rules"' in block]
+    assert json.loads(written) == {"Rules": lifecycle_rules(parse_store("s3://shop-payloads/prod"))}
+
+
+def test_policies_cover_the_objects_of_large_messages() -> None:
+    with admin.connect(large_app(), offline=True) as broker:
+        consumer, producer = (broker.export_iam(role) for role in ("consumer", "producer"))
+    objects = ["arn:aws:s3:::shop.payloads/live/*", "arn:aws:s3:::shop-films/*"]
+    of_consumer = {tuple(s["Action"]): s["Resource"] for p in consumer for s in p["Statement"] if "s3:" in str(s)}
+    put = ("s3:PutObject", "s3:AbortMultipartUpload")
+    assert of_consumer[(*put, "s3:GetObject", "s3:DeleteObject")] == objects
+    of_producer = {tuple(s["Action"]): s["Resource"] for p in producer for s in p["Statement"] if "s3:" in str(s)}
+    assert of_producer == {put: objects}

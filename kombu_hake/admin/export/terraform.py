@@ -7,13 +7,20 @@ Terraform evaluates ``${…}`` in any text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from kombu_hake._version import __version__
 from kombu_hake.admin.export.existing import Existing
 from kombu_hake.admin.export.names import terraform_name, terraform_pair
-from kombu_hake.amqp import SNS_MAX_MESSAGE_BYTES, SQS_MAX_MESSAGE_BYTES, parse_arn, read_object
+from kombu_hake.amqp import (
+    SNS_MAX_MESSAGE_BYTES,
+    SQS_MAX_MESSAGE_BYTES,
+    Store,
+    lifecycle_rules,
+    parse_arn,
+    read_object,
+)
 from kombu_hake.topology import Blueprint, SnsSubscription, SnsTopic, SqsQueue
 
 __all__ = ["terraform"]
@@ -72,12 +79,13 @@ _SUBSCRIPTION: Mapping[str, tuple[str, Converter]] = {
 }
 
 
-def terraform(blueprint: Blueprint, existing: Existing) -> dict[str, Any]:
+def terraform(blueprint: Blueprint, existing: Existing, stores: Iterable[Store] = ()) -> dict[str, Any]:
     """The document, ready for ``json.dumps``.
 
     Args:
         blueprint: What is to be; of what exists, as it is (:func:`kombu_hake.admin.export.existing.completed`).
         existing: What gets an ``import`` block.
+        stores: Where large messages are kept. The buckets are not ours; their lifecycle rules are.
     """
     queues = [queue for queue in blueprint.queues if not queue.is_predefined]
     topics = [topic for topic in blueprint.topics if topic.is_bound and not topic.is_predefined]
@@ -91,6 +99,7 @@ def terraform(blueprint: Blueprint, existing: Existing) -> dict[str, Any]:
     resources["aws_sns_topic_subscription"] = {
         _pair(one): _subscription(one, resources, names) for one in subscriptions
     }
+    resources["aws_s3_bucket_lifecycle_configuration"] = dict(_lifecycles(stores))
     document: dict[str, Any] = {
         "//": f"Made by kombu_hake {__version__}: celery hake export terraform. Needs Terraform 1.5 or later with "
         "version 6.8 or later of the AWS provider.",
@@ -145,6 +154,29 @@ def _subscription(
     for arn in (one.queue_arn, _dead_letters(shown.get("RedrivePolicy"))):
         needs += [(kind, names[arn]) for kind in ("aws_sqs_queue", "aws_sqs_queue_policy") if arn in names]
     return _with_rest(found, {}, [f"{kind}.{name}" for kind, name in needs if name in resources[kind]])
+
+
+def _lifecycles(stores: Iterable[Store]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """By bucket, the name and the body of its resource."""
+    buckets: dict[str, list[dict[str, Any]]] = {}
+    for store in stores:
+        buckets.setdefault(store.bucket, []).extend(lifecycle_rules(store))
+    for bucket, rules in buckets.items():
+        yield terraform_name(bucket.replace(".", "_")), {
+            "bucket": bucket,
+            "rule": [
+                {
+                    "id": rule["ID"],
+                    "status": rule["Status"],
+                    "filter": {"prefix": rule["Filter"]["Prefix"]},
+                    "expiration": {"days": rule["Expiration"]["Days"]},
+                    "abort_incomplete_multipart_upload": {
+                        "days_after_initiation": rule["AbortIncompleteMultipartUpload"]["DaysAfterInitiation"]
+                    },
+                }
+                for rule in rules
+            ],
+        }
 
 
 def _dead_letters(redrive: str | None) -> str:
