@@ -122,6 +122,18 @@ def test_a_key_of_ones_own_and_the_one_of_sqs_are_not_both_asked_for() -> None:
         assert "sqs_managed_sse_enabled" not in queue
 
 
+def test_a_raised_topic_is_raised_by_a_stack_and_needs_apply_after_terraform() -> None:
+    found = planned(make_app())
+    large = tuple(
+        replace(topic, attributes={**topic.attributes, "MaximumMessageSize": "1048576"}) for topic in found.topics
+    )
+    raised = replace(found, topics=large)
+    topic = terraform(raised, Existing())["resource"]["aws_sns_topic"]["shop__orders"]
+    assert topic["//"] == "The AWS provider cannot set MaximumMessageSize to 1048576; hake apply can."
+    assert findings(cloudformation(raised)) == []
+    assert "//" not in terraform(found, Existing())["resource"]["aws_sns_topic"]["shop__orders"]
+
+
 # --- CloudFormation
 
 
@@ -148,6 +160,21 @@ def test_a_template_that_is_too_large_is_an_error_that_names_the_remedy() -> Non
     heavy = replace(queue, tags={"big": "x" * 1_000_000})
     with pytest.raises(ConfigurationError, match="Export Terraform"):
         cloudformation(replace(found, queues=(heavy,), topics=(), subscriptions=()))
+
+
+def test_a_document_that_is_none_is_named() -> None:
+    found = planned(make_app())
+    odd = replace(found.queue("email"), redrive="[1]")
+    with pytest.raises(ConfigurationError, match="RedrivePolicy of queue 'shop__email' is not a JSON object"):
+        cloudformation(replace(found, queues=(odd,), topics=(), subscriptions=()))
+
+
+def test_numbers_that_are_none_are_left_to_the_tools() -> None:
+    found = planned(make_app(broker_transport_options={"queue_attributes": {"VisibilityTimeout": "soon"}}))
+    assert (
+        terraform(found, Existing())["resource"]["aws_sqs_queue"]["shop__email"]["visibility_timeout_seconds"] == "soon"
+    )
+    assert '"VisibilityTimeout": "soon"' in json.dumps(cloudformation(found))
 
 
 def test_each_queue_and_topic_has_its_alarms() -> None:
@@ -225,6 +252,16 @@ def test_the_keys_of_queues_are_allowed_to_those_who_send_and_receive() -> None:
             [document] = broker.export_iam(role)  # type: ignore[arg-type]
             found = [one for one in document["Statement"] if "kms:Decrypt" in one["Action"]]
             assert len(found) == expected
+
+
+def test_only_topics_for_large_messages_may_be_raised() -> None:
+    app = Celery("shop", broker=URL, set_as_current=False)
+    Topic("large", app=app, max_size=1_048_576).on("a", group="g", name="a")(print)
+    Topic("small", app=app).on("b", group="g", name="b")(print)
+    with admin.connect(app, offline=True) as broker:
+        [document] = broker.export_iam("declarer")
+    [allowed] = [one["Resource"] for one in document["Statement"] if "sns:SetTopicAttributes" in one["Action"]]
+    assert allowed == f"{SNS}shop__large"
 
 
 def test_temporary_queues_are_allowed_by_patterns_only_where_they_are_used() -> None:

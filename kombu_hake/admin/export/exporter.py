@@ -16,7 +16,7 @@ from kombu_hake.admin.export.terraform import terraform
 from kombu_hake.amqp import Store, is_reply_exchange, parse_arn, parse_store
 from kombu_hake.aws import Clients
 from kombu_hake.exceptions import ConfigurationError
-from kombu_hake.topology import STORE_ARGUMENT, Blueprint, Home
+from kombu_hake.topology import SIZE_ARGUMENT, STORE_ARGUMENT, Blueprint, Home
 
 __all__ = ["Exporter"]
 
@@ -58,6 +58,7 @@ class Exporter:
         """What the policies of this app are about."""
         found = declared(self._app)
         planned = self._blueprint(found)
+        raised = {exchange.name for exchange in found.exchanges if exchange.arguments.get(SIZE_ARGUMENT)}
         has_control = self._settings.topology == "auto" and bool(self._app.conf.worker_enable_remote_control)
         has_results = self._settings.topology == "auto" and str(self._app.conf.result_backend).startswith("rpc")
         stores, partition = self._stores(found), self._clients.partition()
@@ -65,6 +66,7 @@ class Exporter:
             queues=tuple(queue.arn for queue in planned.queues if queue.role in ("queue", "level")),
             dead_queues=tuple(queue.arn for queue in planned.queues if queue.role in ("dead", "undelivered")),
             topics=tuple(topic.arn for topic in planned.topics),
+            raised_topics=tuple(topic.arn for topic in planned.topics if topic.exchange in raised),
             temporary_queues=tuple(self._temporary_queues(found)) if has_control else (),
             control_topics=tuple(self._control_topics(found)) if has_control else (),
             namespace=(self._arn("sqs", f"{self._settings.namer.queue_prefix()}*"),) if has_control else (),

@@ -38,6 +38,7 @@ class Resources:
         queues: Queues and their priority levels.
         dead_queues: Dead-letter and undelivered queues.
         topics: Topics of exchanges.
+        raised_topics: Those of them that are declared for messages of more than 256 KiB.
         temporary_queues: Queues that Celery creates for remote control and monitors; empty without.
         control_topics: Topics of remote control and events; empty without.
         namespace: Pattern of all queues of the namespace, in which a janitor looks for abandoned temporary ones.
@@ -50,6 +51,7 @@ class Resources:
     queues: tuple[str, ...] = ()
     dead_queues: tuple[str, ...] = ()
     topics: tuple[str, ...] = ()
+    raised_topics: tuple[str, ...] = ()
     temporary_queues: tuple[str, ...] = ()
     control_topics: tuple[str, ...] = ()
     namespace: tuple[str, ...] = ()
@@ -108,6 +110,7 @@ GRANTS: tuple[Grant, ...] = (
             "sns:ListSubscriptionsByTopic",
         ),
     ),
+    Grant(("declarer",), ("raised_topics",), ("sns:GetTopicAttributes", "sns:SetTopicAttributes")),
     Grant(("declarer",), ("topics",), ("sns:GetSubscriptionAttributes", "sns:SetSubscriptionAttributes"), is_any=True),
     # To look, to work with dead letters, and to clean up.
     Grant(

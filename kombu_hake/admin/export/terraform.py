@@ -13,8 +13,7 @@ from typing import Any
 from kombu_hake._version import __version__
 from kombu_hake.admin.export.existing import Existing
 from kombu_hake.admin.export.names import terraform_name, terraform_pair
-from kombu_hake.amqp import SQS_MAX_MESSAGE_BYTES, Store, lifecycle_rules, parse_arn, read_object
-from kombu_hake.exceptions import InvalidName
+from kombu_hake.amqp import SNS_MAX_MESSAGE_BYTES, SQS_MAX_MESSAGE_BYTES, Store, lifecycle_rules, parse_arn, read_object
 from kombu_hake.topology import Blueprint, SnsSubscription, SnsTopic, SqsQueue
 
 __all__ = ["terraform"]
@@ -40,7 +39,7 @@ _QUEUE: Mapping[str, tuple[str, Converter]] = {
     "KmsDataKeyReusePeriodSeconds": ("kms_data_key_reuse_period_seconds", int),
     "SqsManagedSseEnabled": ("sqs_managed_sse_enabled", _flag),
 }
-#: Those that Terraform leaves alone if they are not in the file are left out: the access policy, and what is of HTTP.
+#: The access policy is left out: Terraform leaves it alone if it is not in the file.
 _TOPIC: Mapping[str, tuple[str, Converter]] = {
     "FifoTopic": ("fifo_topic", _flag),
     "ContentBasedDeduplication": ("content_based_deduplication", _flag),
@@ -50,12 +49,26 @@ _TOPIC: Mapping[str, tuple[str, Converter]] = {
     "KmsMasterKeyId": ("kms_master_key_id", str),
     "SignatureVersion": ("signature_version", int),
     "TracingConfig": ("tracing_config", str),
-}
+    "DeliveryPolicy": ("delivery_policy", str),
+    **{
+        f"{name}{attribute}": (f"{protocol}_{argument}", convert)
+        for protocol, name in (
+            ("application", "Application"), ("firehose", "Firehose"), ("http", "HTTP"), ("lambda", "Lambda"),
+            ("sqs", "SQS"),
+        )
+        for attribute, argument, convert in (
+            ("SuccessFeedbackRoleArn", "success_feedback_role_arn", str),
+            ("SuccessFeedbackSampleRate", "success_feedback_sample_rate", int),
+            ("FailureFeedbackRoleArn", "failure_feedback_role_arn", str),
+        )
+    },
+}  # fmt: skip
 _SUBSCRIPTION: Mapping[str, tuple[str, Converter]] = {
     "RawMessageDelivery": ("raw_message_delivery", _flag),
     "FilterPolicy": ("filter_policy", str),
     "FilterPolicyScope": ("filter_policy_scope", str),
     "RedrivePolicy": ("redrive_policy", str),
+    "ReplayPolicy": ("replay_policy", str),
 }
 
 
@@ -109,7 +122,11 @@ def _queue(queue: SqsQueue, names: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _topic(topic: SnsTopic) -> dict[str, Any]:
-    return _with_rest({"name": topic.physical, **_arguments(_TOPIC, topic.attributes)}, topic.tags, [])
+    found = {"name": topic.physical, **_arguments(_TOPIC, topic.attributes)}
+    size = topic.attributes.get("MaximumMessageSize", "")
+    if size.isdecimal() and int(size) > SNS_MAX_MESSAGE_BYTES:
+        found["//"] = f"The AWS provider cannot set MaximumMessageSize to {size}; hake apply can."
+    return _with_rest(found, topic.tags, [])
 
 
 def _policy(queue: SqsQueue, names: Mapping[str, str]) -> dict[str, Any]:
@@ -169,8 +186,8 @@ def _arguments(known: Mapping[str, tuple[str, Converter]], attributes: Mapping[s
         if attributes.get(attribute):
             try:
                 value = convert(attributes[attribute])
-            except ValueError:
-                raise InvalidName(f"AWS shows {attribute}={attributes[attribute]!r}, which is no number.") from None
+            except ValueError:  # of an option: Terraform names the fault
+                value = attributes[attribute]
             found[argument] = _text(value) if isinstance(value, str) else value
     return found
 
