@@ -65,30 +65,6 @@ def error_texts_table() -> str:
     return "\n".join(["| text | class |", "|---|---|", *dict.fromkeys(rows)])
 
 
-#: What the policies of docs/iam.md are about: everything of one namespace.
-EXAMPLE = Resources(
-    queues=("arn:aws:sqs:eu-west-1:123456789012:shop__*",),
-    dead_queues=("arn:aws:sqs:eu-west-1:123456789012:shop__*",),
-    topics=("arn:aws:sns:eu-west-1:123456789012:shop__*",),
-    raised_topics=("arn:aws:sns:eu-west-1:123456789012:shop__*",),
-)
-EXAMPLE_CONTROL = Resources(
-    temporary_queues=EXAMPLE.queues, namespace=EXAMPLE.queues, control_topics=EXAMPLE.topics
-)  # fmt: skip
-
-
-def policy(role: Role, resources: Resources = EXAMPLE) -> str:
-    [document] = policies(role, resources)
-    text = json.dumps(document, indent=2)
-    # Short lists on one line, as people write them.
-    text = re.sub(
-        r"\[\s+([^\[\]{}]*?)\s+\]",
-        lambda match: f"[{' '.join(match[1].split())}]" if len(" ".join(match[1].split())) < 90 else match[0],
-        text,
-    )
-    return f"```json\n{text}\n```"
-
-
 def metrics_table() -> str:
     from kombu_hake.telemetry import metrics, names  # imports OpenTelemetry
 
@@ -111,6 +87,30 @@ def _attributes(attributes: tuple[str, ...], usual: set[str]) -> str:
     if usual <= set(attributes):
         return "those above"
     return ", ".join(f"`{name}`" for name in attributes)
+
+
+#: What the policies of docs/iam.md are about: everything of one namespace.
+EXAMPLE = Resources(
+    queues=("arn:aws:sqs:eu-west-1:123456789012:shop__*",),
+    dead_queues=("arn:aws:sqs:eu-west-1:123456789012:shop__*",),
+    topics=("arn:aws:sns:eu-west-1:123456789012:shop__*",),
+    raised_topics=("arn:aws:sns:eu-west-1:123456789012:shop__*",),
+)
+EXAMPLE_CONTROL = Resources(
+    temporary_queues=EXAMPLE.queues, namespace=EXAMPLE.queues, control_topics=EXAMPLE.topics
+)  # fmt: skip
+
+
+def policy(role: Role, resources: Resources = EXAMPLE) -> str:
+    [document] = policies(role, resources)
+    text = json.dumps(document, indent=2)
+    # Short lists on one line, as people write them.
+    text = re.sub(
+        r"\[\s+([^\[\]{}]*?)\s+\]",
+        lambda match: f"[{' '.join(match[1].split())}]" if len(" ".join(match[1].split())) < 90 else match[0],
+        text,
+    )
+    return f"```json\n{text}\n```"
 
 
 TABLES: Mapping[Path, Mapping[str, Callable[[], str]]] = {

@@ -13,14 +13,7 @@ from typing import Any
 from kombu_hake._version import __version__
 from kombu_hake.admin.export.existing import Existing
 from kombu_hake.admin.export.names import terraform_name, terraform_pair
-from kombu_hake.amqp import (
-    SNS_MAX_MESSAGE_BYTES,
-    SQS_MAX_MESSAGE_BYTES,
-    Store,
-    lifecycle_rules,
-    parse_arn,
-    read_object,
-)
+from kombu_hake.amqp import SNS_MAX_MESSAGE_BYTES, SQS_MAX_MESSAGE_BYTES, Store, lifecycle_rules, parse_arn, read_object
 from kombu_hake.topology import Blueprint, SnsSubscription, SnsTopic, SqsQueue
 
 __all__ = ["terraform"]
