@@ -100,9 +100,12 @@ from kombu_hake.amqp.naming import (
 from kombu_hake.amqp.numeric import whole
 from kombu_hake.amqp.ownership import Kind, Ownership
 from kombu_hake.amqp.policy import (
+    PolicyJudgement,
+    PolicyUnreadable,
     allows,
     has_foreign,
     has_same_own,
+    judged_policy,
     merged_policy,
     named_topics,
     namespace_policy,
@@ -177,6 +180,8 @@ __all__ = [
     "Kind",
     "Namer",
     "Ownership",
+    "PolicyJudgement",
+    "PolicyUnreadable",
     "QueueArn",
     "QueueUrl",
     "SubscriptionArn",
@@ -217,6 +222,7 @@ __all__ = [
     "is_reply_exchange",
     "is_reply_queue",
     "is_task",
+    "judged_policy",
     "level_name",
     "level_names",
     "level_of",
