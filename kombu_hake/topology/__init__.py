@@ -6,12 +6,27 @@ or removed. :class:`Topology` is the front; one per process and settings.
 
 from __future__ import annotations
 
-from kombu_hake.topology.apply import LEVEL_TAG
+from kombu_hake.topology.blueprint import Blueprint, SnsSubscription, SnsTopic, SqsQueue, blueprint
 from kombu_hake.topology.home import Home
 from kombu_hake.topology.signs import Signs, whoami
-from kombu_hake.topology.spec import QueueSpec, retention_s
+from kombu_hake.topology.spec import LEVEL_TAG, QueueSpec, retention_s
 from kombu_hake.topology.timings import Timings
 from kombu_hake.topology.topics import Topics
 from kombu_hake.topology.topology import Topology
 
-__all__ = ["LEVEL_TAG", "Home", "QueueSpec", "Signs", "Timings", "Topics", "Topology", "retention_s", "whoami"]
+__all__ = [
+    "LEVEL_TAG",
+    "Blueprint",
+    "Home",
+    "QueueSpec",
+    "Signs",
+    "SnsSubscription",
+    "SnsTopic",
+    "SqsQueue",
+    "Timings",
+    "Topics",
+    "Topology",
+    "blueprint",
+    "retention_s",
+    "whoami",
+]

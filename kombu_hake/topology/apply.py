@@ -23,13 +23,12 @@ from kombu_hake.topology.diff import (
 from kombu_hake.topology.observed import Memory, Observed
 from kombu_hake.topology.queues import Queues
 from kombu_hake.topology.reading import Reader
+from kombu_hake.topology.spec import LEVEL_TAG
 from kombu_hake.topology.topics import Topics
 
-__all__ = ["LEVEL_TAG", "Applier"]
+__all__ = ["Applier"]
 
 logger = guarded(logging.getLogger(__name__))
-#: Tag of a priority level: the physical name of the queue that it belongs to.
-LEVEL_TAG = "hake:level-of"
 _EVERYTHING = "{}"
 
 

@@ -24,10 +24,8 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
-from typing import Any
 
 from kombu_hake.amqp import (
-    SQS_MAX_REDRIVE_SOURCES,
     SQS_QUEUE_RECREATE_S,
     QueueArn,
     QueueUrl,
@@ -43,13 +41,19 @@ from kombu_hake.exceptions import AccessDenied, HakeError, QueueDeletedRecently,
 from kombu_hake.quoting import fields, guarded
 from kombu_hake.topology.chores import Chores
 from kombu_hake.topology.queues import Queues
-from kombu_hake.topology.spec import Plan, QueueSpec, plan
+from kombu_hake.topology.spec import (
+    OWNER_TAG,
+    Plan,
+    QueueSpec,
+    plan,
+    redrive_allow_policy,
+    redrive_to,
+    undelivered_queue,
+)
 
 __all__ = ["DeadQueues"]
 
 logger = guarded(logging.getLogger(__name__))
-#: Tag of a dead-letter queue that belongs to one queue, and goes with it: that queue's name in AWS.
-_OWNER_TAG = "hake:dead-letters-of"
 
 
 class DeadQueues:
@@ -79,13 +83,14 @@ class DeadQueues:
         wanted = self.plan(queue)
         if wanted is None or not wanted.is_own or queue in self._done or self._queues.is_predefined(wanted.name):
             return {}
-        sources = [self._queues.built_arn(name) for name in level_names(queue, self._queues.arguments(queue))]
+        names = level_names(queue, self._queues.arguments(queue))
+        sources = [arn for name in names if (arn := self._queues.built_arn(name)) is not None]
         dead_arn = self._queues.built_arn(wanted.name)
-        if dead_arn is None or None in sources:
+        if dead_arn is None or len(sources) < len(names):
             return {}
-        allowed = json.dumps({"redrivePermission": "byQueue", "sourceQueueArns": sources})
+        allowed = redrive_allow_policy(sources)
         if self._queues.created_with(wanted.name, "RedriveAllowPolicy") != allowed:
-            tags, attributes = {_OWNER_TAG: self._queues.physical(queue)}, {"RedriveAllowPolicy": allowed}
+            tags, attributes = {OWNER_TAG: self._queues.physical(queue)}, {"RedriveAllowPolicy": allowed}
             try:
                 self._queues.create(
                     QueueSpec(wanted.name), tags=tags, attributes=attributes, is_unbound=True, patience_s=0
@@ -95,7 +100,7 @@ class DeadQueues:
             if self._queues.created_with(wanted.name, "RedriveAllowPolicy") != allowed:
                 return {}
         logger.info("Dead letters of queue %s go to queue %s.", queue, wanted.name)
-        return {"RedrivePolicy": _redrive_policy(dead_arn, wanted.max_receives)}
+        return {"RedrivePolicy": redrive_to(dead_arn, wanted.max_receives)}
 
     def ensure(self, queue: str) -> None:
         """Give a queue that was declared what it asked for, unless it has a redrive policy already.
@@ -154,11 +159,10 @@ class DeadQueues:
 
     def undelivered_name(self, queue: str) -> str | None:
         """The queue that is to keep what SNS can't deliver to *queue*; None where there is to be none. No call."""
-        if self.plan(queue) is None or not self._settings.keep_undelivered:
+        spec = self._queues.spec(queue)
+        if spec is None or self.plan(queue) is None or self._undelivered.get(queue, "") is None:
             return None
-        if self._undelivered.get(queue, "") is None:
-            return None
-        return undelivered_name(queue)
+        return undelivered_queue(spec, self._settings)
 
     def make_undelivered(
         self, queue: str, exchanges: frozenset[str], policy: Callable[[str, QueueArn], str | None]
@@ -180,7 +184,7 @@ class DeadQueues:
                 arn = self._queues.built_arn(name)
                 text = policy(name, arn) if arn is not None else None
                 attributes = {"Policy": text} if text is not None else {}
-                tags = {_OWNER_TAG: self._queues.physical(queue)}
+                tags = {OWNER_TAG: self._queues.physical(queue)}
                 self._queues.create(
                     QueueSpec(name), tags=tags, attributes=attributes, is_unbound=True, patience_s=0
                 )  # fmt: skip
@@ -227,7 +231,7 @@ class DeadQueues:
         for name in (dead_name(queue), undelivered_name(queue)):
             try:
                 url = self._queues.url(name)
-                if self._clients.sqs("list_queue_tags", QueueUrl=url).get("Tags", {}).get(_OWNER_TAG) != owner:
+                if self._clients.sqs("list_queue_tags", QueueUrl=url).get("Tags", {}).get(OWNER_TAG) != owner:
                     continue
                 if self._is_empty(name, url):
                     self._queues.delete(name)
@@ -258,13 +262,13 @@ class DeadQueues:
         dead_arn = self._queues.arn(dead_url)
         self._allow(dead_url, [self._queues.arn(url) for url in urls], is_new=is_new)
         for url in urls:
-            policy = _redrive_policy(dead_arn, wanted.max_receives)
+            policy = redrive_to(dead_arn, wanted.max_receives)
             self._clients.sqs("set_queue_attributes", QueueUrl=url, Attributes={"RedrivePolicy": policy})
         logger.info("Dead letters of queue %s go to queue %s.", queue, wanted.name)
 
     def _own(self, queue: str, name: str) -> None:
         try:
-            tags = {_OWNER_TAG: self._queues.physical(queue)}
+            tags = {OWNER_TAG: self._queues.physical(queue)}
             self._clients.sqs("tag_queue", QueueUrl=self._queues.url(name), Tags=tags)
         except AccessDenied as exc:
             logger.info("Queue %s will stay when queue %s is deleted: %s", name, queue, exc)
@@ -287,14 +291,7 @@ class DeadQueues:
         allowed = known.get("sourceQueueArns", [])
         if known.get("redrivePermission") != "byQueue" or not isinstance(allowed, list):
             return
-        allowed = list(dict.fromkeys([*(arn for arn in allowed if isinstance(arn, str)), *sources]))
-        policy: dict[str, Any] = {"redrivePermission": "byQueue", "sourceQueueArns": allowed}
-        if len(allowed) > SQS_MAX_REDRIVE_SOURCES:
-            policy = {"redrivePermission": "allowAll"}
-        if policy != known:
-            attributes = {"RedriveAllowPolicy": json.dumps(policy)}
+        policy = redrive_allow_policy([*(arn for arn in allowed if isinstance(arn, str)), *sources])
+        if json.loads(policy) != known:
+            attributes = {"RedriveAllowPolicy": policy}
             self._clients.sqs("set_queue_attributes", QueueUrl=dead_url, Attributes=attributes)
-
-
-def _redrive_policy(dead_arn: QueueArn, max_receives: int) -> str:
-    return json.dumps({"deadLetterTargetArn": dead_arn, "maxReceiveCount": max_receives})

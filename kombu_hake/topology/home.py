@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 
-from kombu_hake.amqp import Arn, QueueArn, QueueUrl, TopicArn, parse_arn
+from kombu_hake.amqp import Arn, QueueArn, QueueUrl, TopicArn, parse_arn, queue_account
 from kombu_hake.aws import Clients, SingleFlight
 from kombu_hake.config import Settings, region_of_url
 from kombu_hake.exceptions import ConfigurationError, HakeError, TopologyError
@@ -58,6 +58,26 @@ class Home:
         if account is None:
             return None
         return QueueArn(str(Arn(self._clients.partition(), "sqs", self._clients.region(), account, name)))
+
+    def address_arn(self, address: str) -> QueueArn | None:
+        """The ARN of a queue in ``predefined_queues``, built without asking; None while the account is unknown.
+
+        Args:
+            address: Its URL or ARN. What a URL does not name (an emulator's names no region) is as of this connection.
+        """
+        if address.startswith("arn:"):
+            return QueueArn(address)
+        account = queue_account(address) or self.account()
+        if account is None:
+            return None
+        region = region_of_url(address) or self._clients.region()
+        name = address.rstrip("/").rpartition("/")[2]
+        return QueueArn(str(Arn(self._clients.partition(), "sqs", region, account, name)))
+
+    def is_foreign(self, address: str) -> bool:
+        """Whether a queue in ``predefined_queues`` is another account's."""
+        owner = parse_arn(address).account if address.startswith("arn:") else queue_account(address)
+        return bool(owner) and owner != (self.account() or owner)
 
     def queue_url(self, name: str, account: str | None = None) -> QueueUrl:
         """The URL of a queue of this physical name, built without asking SQS.

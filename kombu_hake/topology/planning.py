@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from kombu_hake.amqp import (
-    FIFO_SUFFIX,
     Binding,
     BindingSet,
     ExchangeType,
@@ -14,7 +13,6 @@ from kombu_hake.amqp import (
     TopicArn,
     level_names,
     level_shares,
-    max_priority,
     parse_arn,
 )
 from kombu_hake.config import Settings
@@ -23,10 +21,11 @@ from kombu_hake.topology.desired import Desired, Level, Undelivered
 from kombu_hake.topology.diff import WritePolicy, diff
 from kombu_hake.topology.observed import Memory, Observed
 from kombu_hake.topology.queues import Queues
+from kombu_hake.topology.spec import binding_priority
 from kombu_hake.topology.timings import Timings
 from kombu_hake.topology.topics import Topics
 
-__all__ = ["Planner"]
+__all__ = ["Planner", "drafted", "topic_pattern"]
 
 
 class Planner:
@@ -68,16 +67,16 @@ class Planner:
                 name = self._dead_queues.make_undelivered(
                     queue, bindings.exchanges(), lambda name, arn: self.policy_at_creation(name, arn, bindings)
                 )
-        return Desired(
+        return drafted(
             queue,
+            arn,
             bindings,
-            tuple(self._levels(queue, url, bindings)),
             topics,
+            self._settings,
+            lambda name: self.sibling(arn, name),
+            undelivered=name,
             removed=removed,
             is_settled=self.is_settled(url),
-            topic_pattern=self._pattern(bindings, arn),
-            undelivered=Undelivered(name, self.sibling(arn, name)) if name is not None else None,
-            fanout_priorities=self._settings.fanout_priorities,
             types=types or {},
         )
 
@@ -89,13 +88,9 @@ class Planner:
         Args:
             name: Logical name of an SQS queue.
         """
-        wanted = Desired(
-            name,
-            bindings,
-            (Level(name, arn),),
-            {exchange: self._topics.arn(exchange) for exchange in bindings.exchanges()},
-            topic_pattern=self._pattern(bindings, arn),
-        )
+        topics: dict[str, TopicArn] = {exchange: self._topics.arn(exchange) for exchange in bindings.exchanges()}
+        pattern = topic_pattern(self._settings, topics)
+        wanted = Desired(name, bindings, (Level(name, arn),), topics, topic_pattern=pattern)
         changes = diff(wanted, Observed(policies={name: None}))
         return next((change.text for change in changes if isinstance(change, WritePolicy)), None)
 
@@ -116,23 +111,57 @@ class Planner:
 
     def declared_priority(self, queue: str) -> int:
         """The queue's ``x-max-priority``, where it has levels of ours for that."""
-        if queue.endswith(FIFO_SUFFIX) or self._queues.is_predefined(queue):
-            return 0
-        return max_priority(self._queues.arguments(queue))
+        return binding_priority(self._settings, queue, self._queues.arguments(queue))
 
-    def _pattern(self, bindings: BindingSet, arn: QueueArn) -> str | None:
-        exchanges = sorted(bindings.exchanges())
-        if self._settings.queue_policy == "topics" or not exchanges or any(map(self._topics.is_predefined, exchanges)):
-            return None
-        topic = parse_arn(self._topics.arn(exchanges[0]))
-        return str(topic._replace(name=self._settings.namer.topic_pattern()))
 
-    def _levels(self, queue: str, url: QueueUrl, bindings: BindingSet) -> list[Level]:
-        """The queue itself and its levels above, lowest first."""
-        shares = level_shares(bindings.max_priority)
-        # A queue that others made has no levels of ours; and those of a FIFO queue would not be FIFO.
-        if not shares or self._queues.is_predefined(queue) or queue.endswith(FIFO_SUFFIX):
-            return [Level(queue, self._queues.arn(url))]
+def drafted(
+    queue: str,
+    arn: QueueArn,
+    bindings: BindingSet,
+    topics: Mapping[str, TopicArn],
+    settings: Settings,
+    sibling: Callable[[str], QueueArn],
+    *,
+    undelivered: str | None = None,
+    removed: frozenset[Binding] = frozenset(),
+    is_settled: bool = True,
+    types: Mapping[str, ExchangeType | None] | None = None,
+) -> Desired:
+    """What the bindings of a queue come to. Pure.
+
+    Args:
+        topics: Every exchange in *bindings* and *removed*, and its topic.
+        sibling: The ARN of another queue of ours, by its logical name.
+        undelivered: Logical name of the queue that keeps what SNS can't deliver.
+    """
+    levels = [Level(queue, arn)]
+    shares = level_shares(bindings.max_priority)
+    if shares and binding_priority(settings, queue, {"x-max-priority": bindings.max_priority}):
         names = level_names(queue, {"x-max-priority": bindings.max_priority})
-        arns = [self.sibling(self._queues.arn(url), name) for name in names]
-        return [Level(name, arn, tuple(share)) for name, arn, share in zip(names, arns, shares, strict=True)]
+        levels = [
+            Level(name, sibling(name) if name != queue else arn, tuple(share))
+            for name, share in zip(names, shares, strict=True)
+        ]
+    return Desired(
+        queue,
+        bindings,
+        tuple(levels),
+        topics,
+        removed=removed,
+        is_settled=is_settled,
+        topic_pattern=topic_pattern(settings, {name: topics[name] for name in bindings.exchanges()}),
+        undelivered=Undelivered(undelivered, sibling(undelivered)) if undelivered is not None else None,
+        fanout_priorities=settings.fanout_priorities,
+        types=types or {},
+    )
+
+
+def topic_pattern(settings: Settings, topics: Mapping[str, TopicArn]) -> str | None:
+    """The pattern of topics that a policy lets in instead of naming each one (``queue_policy=namespace``).
+
+    None where it is to name them: a predefined topic may be of another account or naming.
+    """
+    if settings.queue_policy == "topics" or not topics or any(name in settings.predefined_exchanges for name in topics):
+        return None
+    first = parse_arn(topics[min(topics)])
+    return str(first._replace(name=settings.namer.topic_pattern()))

@@ -30,9 +30,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from kombu_hake.amqp import (
-    MAX_BINDING_TAGS,
     MAX_PRIORITY_TAG,
-    SQS_MAX_TAGS,
     TAG_PREFIX,
     Binding,
     BindingSet,
@@ -55,6 +53,7 @@ from kombu_hake.topology.observed import Memory, Observed
 from kombu_hake.topology.planning import Planner
 from kombu_hake.topology.queues import Queues
 from kombu_hake.topology.reading import Reader
+from kombu_hake.topology.spec import binding_tags
 from kombu_hake.topology.timings import BELIEVE_S, Timings
 
 __all__ = ["Reconciler"]
@@ -65,8 +64,6 @@ _MAX_ROUNDS = 8
 #: Of the time that AWS may show older states: when a write is checked. What another process drops up to that time after
 #: our write is then back within one and a half times that time.
 _CHECKS = (1.45, 1.95)
-#: Tags that are left free for exchanges that have no room for single bindings.
-_OVERFLOW_TAGS = 3
 
 
 class Reconciler:
@@ -298,13 +295,12 @@ class Reconciler:
 
     def _binding_tags(self, queue: str, tags: Mapping[str, str], binding: Binding) -> dict[str, str]:
         """The tags that record a new binding."""
-        new = to_tags(binding)
-        taken = sum(1 for key in tags if key.startswith(TAG_PREFIX))
-        if taken + len(new) > MAX_BINDING_TAGS or len(tags) + len(new) > SQS_MAX_TAGS - _OVERFLOW_TAGS:
+        new, is_overflow = binding_tags(tags, binding)
+        if is_overflow:
+            taken = sum(1 for key in tags if key.startswith(TAG_PREFIX))
             logger.warning(
                 "HAKE302 Queue %s has %d bindings, and AWS allows about fifty tags per queue: the queue now receives "
                 "everything published to exchange %s. Bind fewer keys, use a pattern, or use more queues.",
                 queue, taken, binding.exchange, extra=fields(queue=queue, exchange=binding.exchange),
             )  # fmt: skip
-            new = overflow_tags(binding.exchange, binding.exchange_type)
         return new

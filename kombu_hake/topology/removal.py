@@ -24,7 +24,7 @@ from kombu_hake.aws import Clients
 from kombu_hake.config import Settings
 from kombu_hake.exceptions import AccessDenied, QueueNotFound, TopologyError
 from kombu_hake.quoting import fields, guarded
-from kombu_hake.topology.apply import LEVEL_TAG, Applier
+from kombu_hake.topology.apply import Applier
 from kombu_hake.topology.desired import Desired, Level, filters
 from kombu_hake.topology.diff import diff
 from kombu_hake.topology.knowledge import Knowledge
@@ -33,6 +33,7 @@ from kombu_hake.topology.planning import Planner
 from kombu_hake.topology.queues import Queues
 from kombu_hake.topology.reading import Reader
 from kombu_hake.topology.reconciler import Reconciler
+from kombu_hake.topology.spec import LEVEL_TAG
 from kombu_hake.topology.topics import Topics
 
 __all__ = ["Remover"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
@@ -14,26 +14,64 @@ from kombu_hake.amqp import (
     DEFAULT_PATTERN,
     FIFO_SUFFIX,
     IF_MADE,
+    MAX_BINDING_TAGS,
+    PRIVATE_EXCHANGE,
     SQS_MAX_RECEIVE_COUNT,
+    SQS_MAX_REDRIVE_SOURCES,
     SQS_MAX_RETENTION_S,
+    SQS_MAX_TAGS,
     SQS_MAX_WAIT_S,
     SQS_MIN_RETENTION_S,
+    TAG_PREFIX,
+    Binding,
     Kind,
+    QueueArn,
     in_pattern,
     is_dead_name,
+    is_reply_exchange,
     main_queue,
+    max_priority,
+    overflow_tags,
+    to_tags,
+    undelivered_name,
 )
 from kombu_hake.config import Settings
 from kombu_hake.exceptions import TopologyError
 
-__all__ = ["Plan", "QueueSpec", "created_attributes", "own_tags", "plan", "retention_s"]
+__all__ = [
+    "DOCUMENTS",
+    "LEVEL_TAG",
+    "OWNER_TAG",
+    "TYPE_TAG",
+    "Plan",
+    "QueueSpec",
+    "binding_priority",
+    "binding_tags",
+    "created_attributes",
+    "needs_topic",
+    "own_tags",
+    "plan",
+    "redrive_allow_policy",
+    "redrive_to",
+    "retention_s",
+    "undelivered_queue",
+]
 
+#: Tag of a priority level: the physical name of the queue that it belongs to.
+LEVEL_TAG = "hake:level-of"
+#: Tag of a dead-letter queue that belongs to one queue, and goes with it: that queue's name in AWS.
+OWNER_TAG = "hake:dead-letters-of"
+#: Tag of a topic: the type of its exchange, for processes that were told only its name.
+TYPE_TAG = "hake:exchange-type"
 _MIN_EXPIRES_S = 600
+#: Tags that are left free for exchanges that have no room for single bindings.
+_OVERFLOW_TAGS = 3
 #: What kombu's SQS transport gives the queues that it creates, seconds. It renews nothing while a task runs.
 _SHARED_VISIBILITY_S = 1_800
-#: Attributes that AWS refuses for a standard queue, and those whose value is a document.
+#: Attributes that AWS refuses for a standard queue.
 _FIFO_ONLY = {"ContentBasedDeduplication", "DeduplicationScope", "FifoQueue", "FifoThroughputLimit"}
-_DOCUMENTS = {"Policy", "RedriveAllowPolicy", "RedrivePolicy"}
+#: Attributes whose value is a document.
+DOCUMENTS = {"Policy", "RedriveAllowPolicy", "RedrivePolicy"}
 
 
 @dataclass(frozen=True)
@@ -92,7 +130,7 @@ def created_attributes(settings: Settings, name: str, *, is_temporary: bool) -> 
     general: dict[str, str] = {}
     special: dict[str, str] = {}
     for key, value in settings.queue_attributes.items():
-        if value.startswith("{") and key not in _DOCUMENTS:
+        if value.startswith("{") and key not in DOCUMENTS:
             special |= json.loads(value) if fnmatchcase(main_queue(name), key) else {}
         else:
             general[key] = value
@@ -146,3 +184,55 @@ def plan(spec: QueueSpec, settings: Settings) -> Plan | None:
             f"{SQS_MAX_RECEIVE_COUNT}: after so many receives AWS sets a message aside."
         )
     return Plan(in_pattern(pattern, spec.name), limit, "{queue}" in pattern, asked != IF_MADE)
+
+
+def redrive_to(dead_arn: str, max_receives: int) -> str:
+    """The ``RedrivePolicy`` of a queue, as JSON text."""
+    return json.dumps({"deadLetterTargetArn": dead_arn, "maxReceiveCount": max_receives})
+
+
+def redrive_allow_policy(sources: Iterable[QueueArn | str]) -> str:
+    """The ``RedriveAllowPolicy`` of a dead-letter queue, as JSON text: AWS takes so many names, or all queues."""
+    allowed = list(dict.fromkeys(map(str, sources)))
+    if len(allowed) > SQS_MAX_REDRIVE_SOURCES:
+        return json.dumps({"redrivePermission": "allowAll"})
+    return json.dumps({"redrivePermission": "byQueue", "sourceQueueArns": allowed})
+
+
+def undelivered_queue(spec: QueueSpec, settings: Settings) -> str | None:
+    """The queue that is to keep what SNS can't deliver to a declared queue, if it is bound; None for none. Pure."""
+    if not settings.keep_undelivered or plan(spec, settings) is None:
+        return None
+    return undelivered_name(spec.name)
+
+
+def needs_topic(settings: Settings, queue: str, binding: Binding) -> bool:
+    """Whether a binding is anything in SNS, or is had by sending to the queue itself."""
+    exchange = binding.exchange
+    if not exchange or exchange == PRIVATE_EXCHANGE or is_reply_exchange(exchange):
+        return False
+    is_own = binding.exchange_type == "direct" and exchange == queue == binding.routing_key
+    return not (is_own and settings.direct_exchanges == "auto")
+
+
+def binding_tags(tags: Mapping[str, str], binding: Binding) -> tuple[dict[str, str], bool]:
+    """The tags that record a new binding, and whether they say "everything of the exchange", for lack of room.
+
+    Args:
+        tags: All that the queue has.
+    """
+    new = to_tags(binding)
+    taken = sum(1 for key in tags if key.startswith(TAG_PREFIX))
+    if taken + len(new) > MAX_BINDING_TAGS or len(tags) + len(new) > SQS_MAX_TAGS - _OVERFLOW_TAGS:
+        return overflow_tags(binding.exchange, binding.exchange_type), True
+    return new, False
+
+
+def binding_priority(settings: Settings, queue: str, arguments: Mapping[str, Any]) -> int:
+    """The ``x-max-priority`` that filters share out to levels of ours; 0 where there are none.
+
+    A queue that others made has no levels of ours; and those of a FIFO queue would not be FIFO.
+    """
+    if queue.endswith(FIFO_SUFFIX) or settings.predefined_queue(queue) is not None:
+        return 0
+    return max_priority(arguments)

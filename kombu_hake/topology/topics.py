@@ -24,7 +24,7 @@ from kombu_hake.config import Settings
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, DeclarationMismatch, TopicNotFound
 from kombu_hake.quoting import guarded
 from kombu_hake.topology.home import Home
-from kombu_hake.topology.spec import own_tags
+from kombu_hake.topology.spec import TYPE_TAG, own_tags
 
 __all__ = ["Topics"]
 
@@ -34,8 +34,6 @@ _SUBSCRIBERS_TTL_S = 60.0
 #: What AWS answers while another request changes the tags of a topic; it passes.
 _TAGS_IN_USE = ("ConcurrentAccess", "StaleTag")
 _TAG_TRIES = 6
-#: Tag of a topic: the type of its exchange, for processes that were told only its name.
-TYPE_TAG = "hake:exchange-type"
 
 
 class Topics:

@@ -25,8 +25,6 @@ from kombu_hake.amqp import (
     level_names,
     main_queue,
     max_priority,
-    parse_arn,
-    queue_account,
 )
 from kombu_hake.aws import Clients
 from kombu_hake.config import Settings
@@ -46,7 +44,7 @@ from kombu_hake.topology.reconciler import Reconciler
 from kombu_hake.topology.removal import Remover
 from kombu_hake.topology.repair import Repairer
 from kombu_hake.topology.signs import Signs
-from kombu_hake.topology.spec import QueueSpec
+from kombu_hake.topology.spec import QueueSpec, needs_topic
 from kombu_hake.topology.timings import Timings
 from kombu_hake.topology.topics import Topics
 from kombu_hake.topology.upkeep import Upkeep
@@ -292,11 +290,7 @@ class Topology:
 
     def needs_topic(self, queue: str, binding: Binding) -> bool:
         """Whether a binding is anything in SNS, or is had by sending to the queue itself."""
-        exchange = binding.exchange
-        if not exchange or exchange == PRIVATE_EXCHANGE or is_reply_exchange(exchange):
-            return False
-        is_own = binding.exchange_type == "direct" and exchange == queue == binding.routing_key
-        return not (is_own and self._settings.direct_exchanges == "auto")
+        return needs_topic(self._settings, queue, binding)
 
     def bind(self, queue: str, binding: Binding) -> None:
         """Let the queue have what the binding says. The queue must exist.
@@ -458,10 +452,7 @@ class Topology:
     def _is_foreign(self, queue: str) -> bool:
         """Whether the queue is another account's: then nearly everything but sending and receiving is refused."""
         address = self._settings.predefined_queue(queue)
-        if address is None:
-            return False
-        owner = parse_arn(address).account if address.startswith("arn:") else queue_account(address)
-        return bool(owner) and owner != (self.home.account() or owner)
+        return address is not None and self.home.is_foreign(address)
 
     def _bind_foreign(self, queue: str, binding: Binding) -> None:
         """Assume a binding if the queue's policy allows the topic: SNS and SQS let only its owner create it."""
