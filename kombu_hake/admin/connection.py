@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 from weakref import WeakSet
 
 from kombu_hake.admin import dead_letters
 from kombu_hake.admin import namespace as namespace_module
+from kombu_hake.admin.check import CheckReport, check
 from kombu_hake.admin.dead_letters import DeadLetter, Outcome, Selection
 from kombu_hake.admin.queues import Group, QueueReader
 from kombu_hake.aws import Clients
-from kombu_hake.exceptions import ConfigurationError
+from kombu_hake.exceptions import BrokerUnavailable, ConfigurationError
 from kombu_hake.groups import registry
 from kombu_hake.temporary import Found, Janitor, Report
 from kombu_hake.topology import Topology
@@ -26,11 +27,13 @@ def group_names(app: Any) -> list[str]:
 
 
 @contextmanager
-def connect(app: Any) -> Iterator[Admin]:
+def connect(app: Any, *, must_answer: bool = True) -> Iterator[Admin]:
     """Connect to the broker of a Celery app, with the app's own URL, options and credentials.
 
     Use it as a context manager. Imports the app's task modules, so that its handlers are known.
 
+    Args:
+        must_answer: False for :meth:`Admin.check`, which finds out why AWS does not answer.
     Raises:
         ConfigurationError: The app's broker is not ``hake://``.
         BrokerUnavailable: AWS does not answer.
@@ -39,7 +42,9 @@ def connect(app: Any) -> Iterator[Admin]:
     with app.connection_for_write() as connection:
         if connection.transport_cls != "hake" and connection.transport.driver_type != "hake":
             raise ConfigurationError(f"This app's broker is {connection.as_uri()}; kombu_hake.admin needs hake://.")
-        transport = connection.connection
+        with suppress(*([] if must_answer else [BrokerUnavailable])):
+            connection.connect()
+        transport = connection.transport
         admin = Admin(app, transport.topology, transport.clients)
         try:
             yield admin
@@ -196,6 +201,19 @@ class Admin:
             ConfigurationError: The app's namespace is another one or none, or ``topology`` is not ``auto``.
         """
         return namespace_module.delete_namespace(self._clients, namespace)
+
+    def check(self, *, roles: Collection[str] = ()) -> CheckReport:
+        """Find out why messages do not arrive, or soon may not, as ``celery hake check`` does. Changes nothing.
+
+        Args:
+            roles: Whose rights to look at: ``producer``, ``consumer``, ``declarer``, ``operator``. Default: those of
+                the app's own processes.
+        Returns:
+            What was found. A read that is denied is a finding, and not an error.
+        Raises:
+            ConfigurationError: the account is unknown: set the option ``account_id``.
+        """
+        return check(self.app, self._topology, self._clients, roles=roles)
 
     def _close(self) -> None:
         """Make messages visible again that unfinished iterations hide."""

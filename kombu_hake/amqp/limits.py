@@ -58,6 +58,17 @@ SNS_MAX_TOPIC_NAME_CHARS: Final = 256  # API-SNS CreateTopic
 SNS_MAX_MESSAGE_BYTES: Final = 262_144  # API-SNS Publish; unless the topic's MaximumMessageSize was raised
 SNS_MAX_BATCH_BYTES: Final = 262_144  # API-SNS PublishBatch: all entries together; the topic's MaximumMessageSize
 
+# --- SNS: rates ----------------------------------------------------------------------------------------------
+
+# GR: messages a second of standard topics, per account and region; soft. Batches do not raise it.
+SNS_MESSAGES_PER_S: Final = {
+    "us-east-1": 30_000,
+    **dict.fromkeys(("us-west-2", "eu-west-1"), 9_000),
+    **dict.fromkeys(("us-east-2", "us-west-1", "ap-south-1", "ap-northeast-1", "ap-northeast-2"), 1_500),
+    **dict.fromkeys(("ap-southeast-1", "ap-southeast-2", "eu-central-1"), 1_500),
+}
+SNS_MESSAGES_PER_S_ELSEWHERE: Final = 300  # GR
+
 # --- SNS: filter policies --------------------------------------------------------------------------------------
 
 SNS_FILTER_MAX_KEYS: Final = 5  # DG-SNS "filter policy constraints"; distinct attribute names

@@ -13,6 +13,7 @@ from kombu_hake.aws.background import Background
 from kombu_hake.aws.clients import Clients, shared_clients
 from kombu_hake.aws.concurrency import Once, Reentry, SingleFlight, TtlCache, backoff_s
 from kombu_hake.aws.error_table import entry_error
+from kombu_hake.aws.reach import unreachable_at
 from kombu_hake.aws.retry import patience
 from kombu_hake.aws.senders import Senders, start_thread
 
@@ -31,4 +32,5 @@ __all__ = [
     "patience",
     "shared_clients",
     "start_thread",
+    "unreachable_at",
 ]

@@ -41,7 +41,7 @@ _POOL_CONNECTIONS = 64
 #: small region. Each of them must succeed eventually, and starting over would only add to the load.
 _PATIENCE_S = 90.0
 #: Kinds of calls that are tried once: their callers have a back-off of their own, or an alternative.
-_TRIED_ONCE = ("receive", "check", "sts")
+_TRIED_ONCE = ("receive", "check", "sts", "iam")
 
 
 class Clients:
@@ -117,6 +117,10 @@ class Clients:
         """Call CloudWatch, for operators; as :meth:`sqs`."""
         return self._call("cloudwatch", operation, params)
 
+    def iam(self, operation: str, **params: Any) -> dict[str, Any]:
+        """Call IAM, for operators; as :meth:`sqs`, but tried once."""
+        return self._call("iam", operation, params)
+
     def check(self) -> None:
         """Check that AWS answers and accepts the credentials, with one cheap request unless checked recently.
 
@@ -141,6 +145,11 @@ class Clients:
         """Ms since the epoch by AWS's clock, if known from its answers; otherwise by ours."""
         return int(self._clock.now_s() * 1000)
 
+    @property
+    def clock_offset_s(self) -> float:
+        """Seconds to add to this machine's clock to get AWS's; 0 until an answer told."""
+        return self._clock.offset_s
+
     def region(self) -> str:
         """The region in use."""
         return str(self._client("sqs").meta.region_name)
@@ -153,9 +162,17 @@ class Clients:
         """The endpoint of SQS, such as ``https://sqs.eu-west-1.amazonaws.com``."""
         return str(self._client("sqs").meta.endpoint_url).rstrip("/")
 
+    def endpoints(self) -> dict[str, str]:
+        """Service to the URL of its endpoint, for ``sqs`` and ``sns``."""
+        return {name: str(self._client(name).meta.endpoint_url).rstrip("/") for name in ("sqs", "sns")}
+
     def caller_account(self) -> str:
         """The account of the credentials, from STS, which needs no permission. Raises as :meth:`sqs`."""
         return str(self._call("sts", "get_caller_identity", {})["Account"])
+
+    def caller_arn(self) -> str:
+        """The user or the assumed role of the credentials, from STS; as :meth:`caller_account`."""
+        return str(self._call("sts", "get_caller_identity", {}).get("Arn", ""))
 
     def _call(self, kind: str, operation: str, params: dict[str, Any]) -> dict[str, Any]:
         service = _service_of(kind)

@@ -7,14 +7,18 @@ or removed. :class:`Topology` is the front; one per process and settings.
 from __future__ import annotations
 
 from kombu_hake.topology.blueprint import Blueprint, SnsSubscription, SnsTopic, SqsQueue, blueprint
+from kombu_hake.topology.coverage import covers
+from kombu_hake.topology.desired import filters
 from kombu_hake.topology.home import Home
+from kombu_hake.topology.queues import AWS_MANAGED_KEY
 from kombu_hake.topology.signs import Signs, whoami
-from kombu_hake.topology.spec import LEVEL_TAG, QueueSpec, retention_s
+from kombu_hake.topology.spec import LEVEL_TAG, QueueSpec, needs_topic, retention_s
 from kombu_hake.topology.timings import Timings
 from kombu_hake.topology.topics import Topics
 from kombu_hake.topology.topology import Topology
 
 __all__ = [
+    "AWS_MANAGED_KEY",
     "LEVEL_TAG",
     "Blueprint",
     "Home",
@@ -27,6 +31,9 @@ __all__ = [
     "Topics",
     "Topology",
     "blueprint",
+    "covers",
+    "filters",
+    "needs_topic",
     "retention_s",
     "whoami",
 ]

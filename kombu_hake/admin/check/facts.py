@@ -10,7 +10,7 @@ from kombu_hake.amqp import BindingSet, from_tags, level_names
 from kombu_hake.config import Settings
 from kombu_hake.topology import Blueprint, SnsSubscription, SqsQueue
 
-__all__ = ["Denied", "Expected", "Facts", "QueueFacts", "SubscriptionFacts", "TopicFacts"]
+__all__ = ["Denied", "Expected", "Facts", "Place", "QueueFacts", "SubscriptionFacts", "TopicFacts"]
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,8 @@ class Denied:
     #: IAM action.
     action: str
     resource: str
+    #: AWS's words, where it is not for a missing right.
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,24 @@ class TopicFacts:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where the connection leads."""
+
+    region: str
+    partition: str
+    #: ``sqs`` and ``sns`` to the URL of their endpoints.
+    endpoints: Mapping[str, str] = field(default_factory=dict)
+    #: The account of the credentials; None where STS was not asked, or did not answer.
+    account: str | None = None
+    #: Seconds to add to this machine's clock to get AWS's.
+    clock_offset_s: float = 0.0
+
+
+@dataclass(frozen=True)
 class Facts:
     """All that was read, by ARN."""
+
+    place: Place
 
     #: Those of the blueprint, and those that a redrive policy names.
     queues: Mapping[str, QueueFacts] = field(default_factory=dict)
@@ -82,6 +100,8 @@ class Facts:
     #: Other queues that are subscribed: whether they exist; None where that may not be seen.
     others: Mapping[str, bool | None] = field(default_factory=dict)
     denied: tuple[Denied, ...] = ()
+    #: As *denied*, for what is merely good to know.
+    unseen: tuple[Denied, ...] = ()
     #: Names in AWS of temporary queues that are past their time.
     abandoned: tuple[str, ...] = ()
 
