@@ -19,6 +19,7 @@ environment.
 
 from __future__ import annotations
 
+from kombu_hake.admin.check import CheckReport, Finding, Probed, Right
 from kombu_hake.admin.connection import Admin, connect, group_names
 from kombu_hake.admin.dead_letters import DeadLetter, Outcome, Selection
 from kombu_hake.admin.queues import Binding, Group
@@ -27,11 +28,15 @@ from kombu_hake.temporary import Found, Report
 __all__ = [
     "Admin",
     "Binding",
+    "CheckReport",
     "DeadLetter",
+    "Finding",
     "Found",
     "Group",
     "Outcome",
+    "Probed",
     "Report",
+    "Right",
     "Selection",
     "connect",
     "group_names",

@@ -202,18 +202,32 @@ class Admin:
         """
         return namespace_module.delete_namespace(self._clients, namespace)
 
-    def check(self, *, roles: Collection[str] = ()) -> CheckReport:
-        """Find out why messages do not arrive, or soon may not, as ``celery hake check`` does. Changes nothing.
+    def check(
+        self,
+        *,
+        roles: Collection[str] = (),
+        probe: bool = False,
+        wait_s: float | None = None,
+        on_progress: Callable[[str], None] = lambda text: None,
+    ) -> CheckReport:
+        """Find out why messages do not arrive, or soon may not, as ``celery hake check`` does.
+
+        Changes nothing. A probe creates a topic and queues of its own, and removes them.
 
         Args:
             roles: Whose rights to look at: ``producer``, ``consumer``, ``declarer``, ``operator``. Default: those of
                 the app's own processes.
+            probe: Also prove that SNS delivers to queues with the policies and filters of the app's queues.
+            wait_s: How long to wait for the probe; default: two minutes.
+            on_progress: Called with what the probe does.
         Returns:
             What was found. A read that is denied is a finding, and not an error.
         Raises:
-            ConfigurationError: the account is unknown: set the option ``account_id``.
+            ConfigurationError: The account is unknown: set the option ``account_id``.
         """
-        return check(self.app, self._topology, self._clients, roles=roles)
+        return check(
+            self.app, self._topology, self._clients, roles=roles, probe=probe, wait_s=wait_s, on_progress=on_progress
+        )  # fmt: skip
 
     def _close(self) -> None:
         """Make messages visible again that unfinished iterations hide."""

@@ -71,6 +71,7 @@ SNS_MESSAGES_PER_S_ELSEWHERE: Final = 300  # GR
 
 # --- SNS: filter policies --------------------------------------------------------------------------------------
 
+SNS_FILTER_SETTLE_S: Final = 900  # DG-SNS "subscription filter policies": a change may take fifteen minutes
 SNS_FILTER_MAX_KEYS: Final = 5  # DG-SNS "filter policy constraints"; distinct attribute names
 SNS_FILTER_MAX_COMBINATIONS: Final = 150  # same: product over the keys of the number of values
 SNS_FILTER_MAX_BYTES: Final = 262_144  # same: 256 KB

@@ -18,7 +18,7 @@ def unreachable_at(url: str, timeout_s: float) -> str | None:
     host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
     try:
         socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as exc:
+    except (OSError, UnicodeError) as exc:  # no name at all
         return f"The name {host} does not resolve: {exc}."
     try:
         with socket.create_connection((host, port), timeout_s) as connection:

@@ -30,13 +30,13 @@ def note(text: str) -> None:
 
 
 @contextmanager
-def connected(ctx: click.Context) -> Iterator[Admin]:
+def connected(ctx: click.Context, *, must_answer: bool = True) -> Iterator[Admin]:
     """Connect to the app's broker; an error ends the command with one line and exit code 1."""
     from kombu_hake.admin import connect
     from kombu_hake.exceptions import HakeError
 
     try:
-        with connect(ctx.obj.app) as broker:
+        with connect(ctx.obj.app, must_answer=must_answer) as broker:
             yield broker
     except HakeError as exc:
         raise click.ClickException(escaped(str(exc), None, keep="\n")) from exc

@@ -12,7 +12,7 @@ from kombu_hake.topology.desired import filters
 from kombu_hake.topology.home import Home
 from kombu_hake.topology.queues import AWS_MANAGED_KEY
 from kombu_hake.topology.signs import Signs, whoami
-from kombu_hake.topology.spec import LEVEL_TAG, QueueSpec, needs_topic, retention_s
+from kombu_hake.topology.spec import LEVEL_TAG, QueueSpec, needs_topic, own_tags, retention_s
 from kombu_hake.topology.timings import Timings
 from kombu_hake.topology.topics import Topics
 from kombu_hake.topology.topology import Topology
@@ -34,6 +34,7 @@ __all__ = [
     "covers",
     "filters",
     "needs_topic",
+    "own_tags",
     "retention_s",
     "whoami",
 ]

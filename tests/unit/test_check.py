@@ -1,17 +1,33 @@
 """`hake check`: every planted fault is found by its code and by no other, and a sound topology has no finding."""
 
 import json
+import socket
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pytest
 from celery import Celery
+from celery.bin.base import CLIContext
+from click.testing import CliRunner, Result
 from fakes import ACCOUNT, REGION, FakeClients, connected
 from kombu import Exchange, Queue
 
-from kombu_hake.admin import connect
-from kombu_hake.admin.check import CODES, CheckReport, Finding
+from kombu_hake.admin import CheckReport, Finding, connect
+from kombu_hake.admin.blueprint import blueprint
+from kombu_hake.admin.check.facts import Expected
+from kombu_hake.admin.check.findings import CODES
+from kombu_hake.admin.check.reading import Reader
+from kombu_hake.admin.check.rights import ROLES, _principal
+from kombu_hake.admin.check.running import judged
+from kombu_hake.admin.declared import declared
+from kombu_hake.amqp.ownership import Kind, kind_tag, user_tag
+from kombu_hake.aws.reach import unreachable_at
+from kombu_hake.cli.check import _ROLES
+from kombu_hake.cli.main import hake
+from kombu_hake.exceptions import BrokerUnavailable
 from kombu_hake.groups.topic import Topic
 
 BROKER = f"hake://localhost:1/ns?region={REGION}"
@@ -199,7 +215,7 @@ FAULTS = [
         lambda aws: aws.policy(
             "email", aws.allow("email"),
             {**DENY, "Resource": "*", "Condition": {"StringNotEquals": {"aws:PrincipalOrgID": "o-1"}}},
-        ),  # fmt: skip
+        ),
     ),
     Fault("policy-unreadable", lambda aws: aws.attributes("email").update(Policy='{"Statement": 7}')),
     Fault(
@@ -273,7 +289,7 @@ FAULTS = [
     Fault("right-missing", lambda aws: aws.fake.deny("sqs:TagQueue"), "declarer"),
     Fault("right-missing", lambda aws: setattr(aws.fake, "simulated", {"sqs:CreateQueue"}), "simulated"),
 ]
-#: How many requests may come of it, and not found by planting in one account: see the tests below.
+#: Found in another app or region, or by the probe: see the tests below.
 ELSEWHERE = {
     "abandoned-queue", "account-mismatch", "drift", "endpoint-unreachable", "exchange-reaches-nobody",
     "fifo-on-standard-topic", "filters-near-limit", "group-without-bindings", "partition-mismatch", "probe-failed",
@@ -295,4 +311,389 @@ def test_a_planted_fault_is_found_and_nothing_else(fault: Fault, app: Celery, fa
     assert found.is_clean == (CODES[fault.code].severity == "info")
     for finding in found.findings:
         assert finding.what.endswith((".", "…"))
-        assert finding.where and finding.why and finding.remedy
+        assert all((finding.where, finding.why, finding.remedy))
+
+
+# --- no false alarm
+
+
+def plain(broker: str = BROKER, **options: Any) -> Celery:
+    """A task queue and nothing else."""
+    app = Celery("plain", broker=broker, set_as_current=False)
+    app.conf.broker_transport_options = options
+    return app
+
+
+def with_task_queues(broker: str = BROKER, **options: Any) -> Celery:
+    app = plain(broker, **options)
+    app.conf.task_queues = [
+        Queue("mails", queue_arguments={"x-dead-letter-queue": True, "x-delivery-limit": 2}),
+        Queue("audit", Exchange("news", "fanout")),
+        Queue("by-header", Exchange("heads", "headers"), binding_arguments={"x-match": "all", "kind": "a"}),
+        Queue("many", Exchange("work", "topic"), "a.*.c.#"),
+    ]
+    return app
+
+
+SOUND: dict[str, Callable[[], Celery]] = {
+    "demo": shop,
+    "plain": plain,
+    "task_queues": with_task_queues,
+    "no namespace": lambda: shop(f"hake://localhost:1/?region={REGION}"),
+    "policy for the namespace": lambda: shop(queue_policy="namespace"),
+    "all dead letters": lambda: with_task_queues(dead_letter_queue="all-dead", max_receive_count=5),
+    "own attributes": lambda: shop(queue_attributes={"MessageRetentionPeriod": 86_400, "DelaySeconds": 5}),
+    "names of sqs": lambda: with_task_queues(name_style="kombu"),
+    "prefix": lambda: with_task_queues(queue_name_prefix="old-"),
+    "fanout priorities": lambda: shop(fanout_priorities=True),
+    "undelivered not kept": lambda: shop(keep_undelivered=False),
+}
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_a_sound_topology_has_no_finding(name: str, fake: FakeClients) -> None:
+    app = SOUND[name]()
+    with connected(fake):
+        declare(app)
+        found = report(app, roles=("producer", "consumer", "declarer", "operator"))
+    assert found.findings == ()
+    assert found.is_clean
+    assert found.queues
+
+
+def test_what_infrastructure_code_made_has_no_finding_but_remarks(fake: FakeClients) -> None:
+    """Queues and topics of other names, without filters, dead letters, tags and our attributes."""
+    url = fake.sqs("create_queue", QueueName="mails-live")["QueueUrl"]
+    topic = fake.sns("create_topic", Name="news-live")["TopicArn"]
+    arn = fake.queues.of_url(url).arn
+    policy = {"Statement": [{
+        "Effect": "Allow", "Principal": {"Service": "sns.amazonaws.com"}, "Action": "sqs:SendMessage", "Resource": arn,
+        "Condition": {"StringEquals": {"aws:SourceAccount": ACCOUNT}},
+    }]}  # fmt: skip
+    fake.sqs("set_queue_attributes", QueueUrl=url, Attributes={"Policy": json.dumps(policy)})
+    fake.sns(
+        "subscribe", TopicArn=topic, Protocol="sqs", Endpoint=arn, Attributes={"RawMessageDelivery": "true"}
+    )  # fmt: skip
+    for mode in ("verify", "assume", "auto"):
+        app = plain(
+            topology=mode, predefined_queues={"mails": url}, predefined_exchanges={"news": topic},
+        )  # fmt: skip
+        app.conf.task_queues = [Queue("mails", Exchange("news", "topic"), "mail.#")]
+        app.conf.task_default_queue = "mails"
+        with connected(fake):
+            found = report(app)
+        assert {finding.code for finding in found.findings} <= {"filter-too-wide", "visibility-short"}
+        assert found.is_clean
+
+
+def test_groups_of_another_app_on_the_same_queue_are_no_fault(app: Celery, fake: FakeClients) -> None:
+    """The queue's tags hold the bindings of both, and so does its filter."""
+    other = plain()
+    other.conf.task_queues = [Queue("ranked", Exchange("work", "topic"), "extra.#", max_priority=9)]
+    with connected(fake):
+        declare(other)
+        assert report(app).findings == ()
+        assert codes(report(other).findings) == []
+
+
+def test_checking_changes_nothing(app: Celery, fake: FakeClients) -> None:
+    url = Aws(fake).url("email")
+    fake.sqs("send_message", QueueUrl=url, MessageBody="kept")
+    before = json.dumps([vars(queue) for queue in fake.queues.by_name.values()], default=repr)
+    fake.calls.clear()
+    report(app, roles=("producer", "consumer", "declarer", "operator"))
+    assert json.dumps([vars(queue) for queue in fake.queues.by_name.values()], default=repr) == before
+    reads = {name for name in fake.counts() if name.startswith(("get_", "list_", "simulate_"))}
+    empty = {"send_message_batch", "delete_message_batch", "change_message_visibility_batch", "receive_message",
+             "set_queue_attributes", "tag_queue", "untag_queue", "publish_batch"}  # fmt: skip
+    assert set(fake.counts()) - reads <= empty
+    for name, params in fake.calls:
+        if name in empty:
+            rest = [value for key, value in params.items() if key not in ("QueueUrl", "TopicArn")]
+            assert not any(rest), f"{name} is not empty: {params}"
+
+
+def test_requests_grow_with_the_topology_only(app: Celery, fake: FakeClients) -> None:
+    fake.calls.clear()
+    found = report(app)
+    counts = fake.counts()
+    assert counts["get_queue_attributes"] == found.queues
+    assert counts["get_topic_attributes"] == counts["list_subscriptions_by_topic"] == found.topics
+    assert counts["get_subscription_attributes"] == found.subscriptions
+    assert counts["list_queue_tags"] == 5  # declared queues, none of their levels and dead-letter queues
+
+
+# --- what needs another app, or another place
+
+
+def found_in(app: Celery, fake: FakeClients, *, is_declared: bool = True) -> tuple[Finding, ...]:
+    with connected(fake):
+        if is_declared:
+            declare(app)
+        return report(app).findings
+
+
+def test_a_fifo_queue_on_a_standard_topic(fake: FakeClients) -> None:
+    app = plain()
+    app.conf.task_queues = [Queue("celery"), Queue("jobs.fifo", Exchange("orders", "topic"), "job")]
+    fake.sqs("create_queue", QueueName="ns__jobs.fifo", Attributes={"FifoQueue": "true"})
+    fake.sqs("create_queue", QueueName="ns__celery")
+    fake.sns("create_topic", Name="ns__orders")
+    assert codes(found_in(app, fake, is_declared=False)) == ["fifo-on-standard-topic"]
+
+
+def test_a_group_that_is_bound_to_no_topic(fake: FakeClients) -> None:
+    """Of a group that the app has handlers for, Celery may have a queue of that name without its bindings."""
+    app = plain()
+    with connected(fake), app.connection_for_write() as connection:
+        declare(app)
+        topology, clients = connection.connection.topology, connection.connection.clients
+        made = declared(app)
+        group = replace(made, queues=tuple(replace(queue, is_group=True) for queue in made.queues))
+        expected = Expected(group, blueprint(group, clients.settings, topology.home), clients.settings)
+        found = judged(expected, Reader(clients, topology.home).read(expected))
+    assert [finding.code for finding in found] == ["group-without-bindings"]
+
+
+def test_a_standard_queue_on_a_fifo_topic(fake: FakeClients) -> None:
+    app = plain()
+    app.conf.task_queues = [Queue("celery"), Queue("audit", Exchange("jobs.fifo", "topic"), "#")]
+    assert codes(found_in(app, fake)) == ["standard-on-fifo-topic"]
+
+
+@pytest.mark.parametrize("is_made", [True, False])
+def test_an_exchange_that_reaches_nobody(fake: FakeClients, is_made: bool) -> None:
+    app = plain()
+    app.conf.task_routes = {"report.*": {"exchange": "reports", "exchange_type": "topic", "routing_key": "daily"}}
+    if is_made:
+        fake.sns("create_topic", Name="ns__reports")
+    assert codes(found_in(app, fake)) == ["exchange-reaches-nobody"]
+
+
+def test_a_queue_shared_with_sqs_workers_that_hides_messages_for_two_minutes(fake: FakeClients) -> None:
+    fake.sqs("create_queue", QueueName="ns__celery", Attributes={"VisibilityTimeout": "120"})
+    [finding] = found_in(plain(name_style="kombu"), fake)
+    assert (finding.code, finding.severity) == ("visibility-short", "warning")
+    assert '"VisibilityTimeout": "1800"' in finding.remedy
+
+
+@pytest.mark.parametrize(
+    ("attributes", "code"),
+    [({"MaximumMessageSize": "1048576"}, "subscriptions-near-limit"), ({}, "filters-near-limit")],
+)
+def test_a_crowded_topic(app: Celery, fake: FakeClients, attributes: dict[str, str], code: str) -> None:
+    aws = Aws(fake)
+    crowded(aws, 92 if attributes else 183)
+    for name, value in attributes.items():
+        fake.sns("set_topic_attributes", TopicArn=aws.topic("orders"), AttributeName=name, AttributeValue=value)
+    assert codes(report(app).findings) == sorted([code, "foreign-subscription"])
+
+
+def test_a_region_with_a_low_rate() -> None:
+    fake = FakeClients(region="eu-north-1")
+    [finding] = found_in(with_task_queues("hake://localhost:1/ns?region=eu-north-1"), fake)
+    assert (finding.code, finding.severity) == ("sns-rate", "info")
+    assert "300 messages a second" in finding.what
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        ({"predefined_queues": {"celery": f"arn:aws:sqs:us-east-1:{ACCOUNT}:q"}}, "region-mismatch"),
+        ({"predefined_queues": {"celery": f"arn:aws-cn:sqs:{REGION}:{ACCOUNT}:q"}}, "partition-mismatch"),
+        ({"predefined_exchanges": {"news": f"arn:aws:sns:us-east-1:{ACCOUNT}:t"}}, "region-mismatch"),
+        ({"predefined_exchanges": {"news": f"arn:aws-us-gov:sns:{REGION}:{ACCOUNT}:t"}}, "partition-mismatch"),
+    ],
+)
+def test_addresses_of_another_place(fake: FakeClients, options: dict[str, Any], code: str) -> None:
+    app = plain(**options)
+    app.conf.task_queues = [Queue("celery"), Queue("mails", Exchange("news", "topic"), "#")]
+    for name in ("mails", "celery"):
+        fake.sqs("create_queue", QueueName=f"ns__{name}")
+    aws = Aws(fake)
+    topic = fake.sns("create_topic", Name="ns__news")["TopicArn"]
+    aws.policy("mails", aws.allow("mails", ArnLike={"aws:SourceArn": f"arn:*:sns:*:{ACCOUNT}:*"}))
+    attributes = {"RawMessageDelivery": "true"}
+    fake.sns("subscribe", TopicArn=topic, Protocol="sqs", Endpoint=aws.arn("mails"), Attributes=attributes)
+    assert codes(found_in(app, fake, is_declared=False)) == [code]
+
+
+def test_an_endpoint_of_another_region(app: Celery, fake: FakeClients, monkeypatch: pytest.MonkeyPatch) -> None:
+    endpoints = {"sqs": "https://sqs.us-east-1.amazonaws.com", "sns": f"https://sns.{REGION}.amazonaws.com"}
+    monkeypatch.setattr(fake, "endpoints", lambda: endpoints)
+    assert codes(report(app).findings) == ["region-mismatch"]
+
+
+def test_an_account_that_is_not_that_of_the_credentials(fake: FakeClients) -> None:
+    with connected(fake):
+        declare(plain())
+        app = plain(account_id="999999999999")
+        assert "account-mismatch" in codes(report(app).findings)
+
+
+def test_abandoned_temporary_queues(app: Celery, fake: FakeClients) -> None:
+    name = "ns__celery-9a0364b9e99bb480dd25e1f0284c8555"
+    fake.sqs("create_queue", QueueName=name, tags=kind_tag(Kind(auto_delete=True)) | user_tag("u", 0, 60, "me"))
+    fake.sqs("create_queue", QueueName=name.replace("9a", "9b"), tags=kind_tag(Kind(auto_delete=True)))
+    [finding] = report(app).findings
+    assert (finding.code, finding.severity, finding.where) == ("abandoned-queue", "info", name)
+
+
+def test_names_in_the_namespace_that_may_not_be_listed_are_a_remark(app: Celery, fake: FakeClients) -> None:
+    fake.deny("sqs:ListQueues")
+    found = report(app)
+    assert [(finding.code, finding.severity) for finding in found.findings] == [("cannot-check", "info")]
+
+
+# --- rights
+
+
+def test_a_role_is_judged_only_if_it_is_asked_about(app: Celery, fake: FakeClients) -> None:
+    fake.deny("sqs:ReceiveMessage")
+    assert report(app, roles=["producer"]).findings == ()
+    [finding] = report(app, roles=["consumer"]).findings
+    statement = json.loads(finding.remedy.partition(": ")[2])
+    assert statement["Action"] == "sqs:ReceiveMessage"
+    assert Aws(fake).arn("email") in statement["Resource"]
+
+
+def test_what_cannot_be_told_is_said(app: Celery, fake: FakeClients) -> None:
+    verdicts = {right.action: right.verdict for right in report(app).rights}
+    assert verdicts["sns:Subscribe"] == verdicts["sqs:CreateQueue"] == "unknown"
+    assert verdicts["sns:Publish"] == verdicts["sqs:DeleteMessage"] == "not denied"
+    assert verdicts["sqs:GetQueueAttributes"] == "allowed"
+    fake.simulated = set()
+    assert {right.verdict for right in report(app).rights} == {"allowed"}
+
+
+def test_an_action_that_aws_denied_stays_denied_whatever_a_simulation_says(app: Celery, fake: FakeClients) -> None:
+    fake.simulated = set()
+    fake.deny("sqs:DeleteMessage")
+    assert codes(report(app).findings) == ["right-missing"]
+
+
+def test_workers_that_declare_nothing_need_no_right_to(app: Celery, fake: FakeClients) -> None:
+    assert {right.role for right in report(app).rights} == {"producer", "consumer", "declarer"}
+    with connected(fake):
+        assert {right.role for right in report(shop(topology="verify")).rights} == {"producer", "consumer"}
+
+
+@pytest.mark.parametrize(
+    ("caller", "principal"),
+    [
+        ("arn:aws:iam::111122223333:user/team/ann", "arn:aws:iam::111122223333:user/team/ann"),
+        ("arn:aws-cn:sts::111122223333:assumed-role/worker/i-1", "arn:aws-cn:iam::111122223333:role/worker"),
+        ("arn:aws:iam::111122223333:root", None),
+        ("arn:aws:sts::111122223333:federated-user/ann", None),
+        ("", None),
+    ],
+)
+def test_whose_policies_are_simulated(caller: str, principal: str | None) -> None:
+    assert _principal(caller) == principal
+
+
+# --- AWS does not answer
+
+
+@contextmanager
+def closed_port() -> Iterator[int]:
+    """A port that nothing listens on: bound, so that no other process takes it."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
+
+
+def test_an_endpoint_that_does_not_answer_is_found(
+    app: Celery, fake: FakeClients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.fail("check", *[BrokerUnavailable("no answer")] * 3)
+    with closed_port() as port:
+        endpoints = {"sqs": f"http://127.0.0.1:{port}", "sns": "http://127.0.0.1:1"}
+        monkeypatch.setattr(fake, "endpoints", lambda: endpoints)
+        [finding] = report(app).findings
+    assert (finding.code, finding.where) == ("endpoint-unreachable", f"http://127.0.0.1:{port}")
+    assert "Nothing answers" in finding.what
+
+
+@pytest.mark.parametrize(
+    ("url", "step"),
+    [
+        (f"https://{'x' * 64}.example", "does not resolve"),
+        ("http://127.0.0.1:{port}", None),
+        ("https://127.0.0.1:{port}", "TLS"),
+    ],
+)
+def test_steps_to_an_endpoint(url: str, step: str | None) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        def hang_up() -> None:
+            with suppress(OSError):
+                server.accept()[0].close()
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        found = unreachable_at(url.format(port=server.getsockname()[1]), 5.0)
+        if "example" in url:
+            socket.create_connection(server.getsockname()).close()
+        thread.join(10)
+    assert found is None if step is None else step in str(found)
+
+
+def test_aws_that_stops_answering_is_an_error(app: Celery, fake: FakeClients) -> None:
+    fake.fail("get_topic_attributes", BrokerUnavailable("gone"))
+    with pytest.raises(BrokerUnavailable, match="gone"):
+        report(app)
+
+
+# --- the command
+
+
+def run(app: Celery, *arguments: str) -> Result:
+    return CliRunner().invoke(hake, ["check", *arguments], obj=CLIContext(app, no_color=True, workdir=None))
+
+
+def test_the_command_exits_with_0_where_all_is_well(app: Celery, fake: FakeClients) -> None:
+    result = run(app)
+    assert result.exit_code == 0, result.output
+    assert result.output.endswith("topics, 7 subscriptions: no findings.\n")
+    assert "As consumer: not denied: sqs:ReceiveMessage" in result.output
+
+
+def test_the_command_exits_with_2_for_a_finding_and_tells_what_mends_it(app: Celery, fake: FakeClients) -> None:
+    aws = Aws(fake)
+    aws.set("email", RawMessageDelivery="false")
+    result = run(app)
+    assert result.exit_code == 2
+    assert "ERROR raw-delivery-off: The subscription of queue 'email'" in result.output
+    mend = f"aws sns set-subscription-attributes --subscription-arn {aws.subscription('email').arn}"
+    assert f"  mend {mend}" in result.output
+    found = json.loads(run(app, "--json").stdout)
+    assert found["clean"] is False
+    assert [finding["code"] for finding in found["findings"]] == ["raw-delivery-off"]
+    assert set(found["findings"][0]) == {"code", "severity", "what", "where", "why", "remedy"}
+
+
+def test_a_remark_does_not_change_the_exit_code(app: Celery, fake: FakeClients) -> None:
+    subscribe(Aws(fake), f"arn:aws:sqs:{REGION}:999999999999:audit")
+    result = run(app)
+    assert result.exit_code == 0
+    assert "INFO foreign-subscription" in result.output
+
+
+def test_the_command_exits_with_1_if_it_cannot_check(app: Celery, fake: FakeClients) -> None:
+    fake.fail("get_topic_attributes", BrokerUnavailable("gone"))
+    result = run(app)
+    assert result.exit_code == 1
+    assert "gone" in result.output
+
+
+def test_the_command_knows_the_roles() -> None:
+    assert set(_ROLES) == set(ROLES)
+
+
+def test_hostile_texts_in_aws_stay_on_their_line(app: Celery, fake: FakeClients) -> None:
+    aws = Aws(fake)
+    aws.policy("email", aws.allow("email"), {**DENY, "Sid": "x\n\x1b[2JERROR", "Resource": "*"})
+    aws.subscription("stock").attributes["FilterPolicy"] = json.dumps({"rk": ["$(reboot)'; reboot"]})
+    result = run(app)
+    assert "\x1b" not in result.output
+    assert [line for line in result.output.splitlines() if line.startswith("[2J")] == []

@@ -8,7 +8,8 @@ and ``place.py`` for how it is judged (pure), ``rights.py`` for the roles, and `
 from __future__ import annotations
 
 from kombu_hake.admin.check.findings import CODES, Code, Finding
+from kombu_hake.admin.check.probe import Probed
 from kombu_hake.admin.check.rights import ROLES, Right
 from kombu_hake.admin.check.running import CheckReport, check
 
-__all__ = ["CODES", "ROLES", "CheckReport", "Code", "Finding", "Right", "check"]
+__all__ = ["CODES", "ROLES", "CheckReport", "Code", "Finding", "Probed", "Right", "check"]

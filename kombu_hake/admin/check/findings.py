@@ -398,7 +398,13 @@ class Finding:
 
 
 def found(
-    code: str, where: str, what: str, remedy: str = "", *, severity: Severity | None = None, explains: Iterable[str] = ()
+    code: str,
+    where: str,
+    what: str,
+    remedy: str = "",
+    *,
+    severity: Severity | None = None,
+    explains: Iterable[str] = (),
 ) -> Finding:
     """A finding with the severity, reason and remedy of its code, unless they are given.
 
@@ -406,9 +412,8 @@ def found(
         explains: Names of AWS's attributes.
     """
     known = CODES[code]
-    return Finding(
-        code, severity or known.severity, what, where, known.why, remedy or known.remedy, frozenset(explains)
-    )  # fmt: skip
+    names = frozenset(explains)
+    return Finding(code, severity or known.severity, what, where, known.why, remedy or known.remedy, names)
 
 
 def in_order(findings: Iterable[Finding]) -> list[Finding]:

@@ -111,7 +111,8 @@ def _of_policy(expected: Expected, facts: Facts, queue: SqsQueue, attributes: Ma
         yield found("policy-in-doubt", queue.arn, what)
     size = len(json.dumps(read_object(policy), separators=(",", ":"))) if policy and topics else 0
     if size >= _POLICY_BYTES_NEAR or statements >= _STATEMENTS_NEAR:
-        yield found("policy-near-limit", queue.arn, f"The policy of {name} has {size} bytes and {statements} statements.")
+        what = f"The policy of {name} has {size} bytes and {statements} statements."
+        yield found("policy-near-limit", queue.arn, what)
 
 
 def _topics_of(expected: Expected, facts: Facts, queue: SqsQueue) -> list[str]:
@@ -156,10 +157,8 @@ def _of_key(expected: Expected, queue: SqsQueue, seen: QueueFacts) -> Iterator[F
         return
     if key.rpartition(":")[2] == AWS_MANAGED_KEY:
         what = f"{_name(queue, start=True)} is encrypted with {AWS_MANAGED_KEY}."
-        yield found(
-            "key-closed-to-sns", queue.arn, what, _set(seen.url, {"KmsMasterKeyId": "", "SqsManagedSseEnabled": "true"}),
-            explains={"KmsMasterKeyId", "SqsManagedSseEnabled"},
-        )  # fmt: skip
+        sse = {"KmsMasterKeyId": "", "SqsManagedSseEnabled": "true"}
+        yield found("key-closed-to-sns", queue.arn, what, _set(seen.url, sse), explains=sse)
     else:
         yield found("own-key", queue.arn, f"{_name(queue, start=True)} is encrypted with the key {quoted(key)}.")
 
@@ -307,10 +306,9 @@ def _of_times(expected: Expected, queue: SqsQueue, seen: QueueFacts) -> Iterator
         yield found("in-flight-near-limit", where, what)
     limit, scope = (seen.attributes.get(key) for key in ("FifoThroughputLimit", "DeduplicationScope"))
     if limit == "perMessageGroupId" and scope != "messageGroup":
-        yield found(
-            "fifo-attributes", where, f"{name} has FifoThroughputLimit={limit} with DeduplicationScope={quoted(scope)}.",
-            _set(seen.url, {"DeduplicationScope": "messageGroup"}), explains={"DeduplicationScope", "FifoThroughputLimit"},
-        )  # fmt: skip
+        what = f"{name} has FifoThroughputLimit={limit} with DeduplicationScope={quoted(scope)}."
+        remedy = _set(seen.url, {"DeduplicationScope": "messageGroup"})
+        yield found("fifo-attributes", where, what, remedy, explains={"DeduplicationScope", "FifoThroughputLimit"})
 
 
 def _of_tags(queue: SqsQueue, seen: QueueFacts) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""Reads what a check needs of AWS: the only part of it that makes calls, but for dry calls and the probe. Changes nothing.
+"""Reads what a check needs of AWS. Changes nothing; only it, the look at rights and the probe make calls.
 
 Of each declared queue: GetQueueUrl, GetQueueAttributes, and ListQueueTags where it may be bound. Of each topic:
 GetTopicAttributes, and ListSubscriptionsByTopic, a request for 100 subscriptions. Of each subscription of a declared
