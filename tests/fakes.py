@@ -171,7 +171,7 @@ class FakeClients:
         return USER
 
     def iam(self, operation: str, **params: Any) -> dict[str, Any]:
-        """As :meth:`kombu_hake.aws.clients.Clients.iam`: what the user may simulate, a test says in :attr:`simulated`."""
+        """As :meth:`kombu_hake.aws.clients.Clients.iam`: evaluates policies by :attr:`simulated`."""
         self.calls.append((operation, params))
         if self.simulated is None:
             raise AccessDenied("AWS denies iam:SimulatePrincipalPolicy", action="iam:SimulatePrincipalPolicy")

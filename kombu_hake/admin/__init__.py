@@ -13,8 +13,9 @@ Start with :func:`connect`::
 
 In: a Celery app. Out: values such as :class:`Group` and :class:`DeadLetter`, and the outcome of a requeue or purge.
 Importing it does not connect; needs Celery. Open ``connection.py`` for :class:`Admin`, ``queues.py`` for counts and
-bindings, ``dead_letters.py`` for looking at dead letters and sending them back, ``namespace.py`` for deleting an
-environment.
+bindings, ``plan.py`` for what AWS lacks and making it, ``declared.py`` and ``blueprint.py`` for what an app declares
+and what that is in AWS, ``dead_letters.py`` for looking at dead letters and sending them back, ``namespace.py`` for
+deleting an environment.
 """
 
 from __future__ import annotations
@@ -22,22 +23,27 @@ from __future__ import annotations
 from kombu_hake.admin.check import CheckReport, Finding, Probed, Right
 from kombu_hake.admin.connection import Admin, connect, group_names
 from kombu_hake.admin.dead_letters import DeadLetter, Outcome, Selection
+from kombu_hake.admin.plan import Applied, Change, Plan, Undeclared
 from kombu_hake.admin.queues import Binding, Group
 from kombu_hake.temporary import Found, Report
 
 __all__ = [
     "Admin",
+    "Applied",
     "Binding",
+    "Change",
     "CheckReport",
     "DeadLetter",
     "Finding",
     "Found",
     "Group",
     "Outcome",
+    "Plan",
     "Probed",
     "Report",
     "Right",
     "Selection",
+    "Undeclared",
     "connect",
     "group_names",
 ]

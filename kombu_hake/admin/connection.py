@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -11,6 +12,7 @@ from kombu_hake.admin import dead_letters
 from kombu_hake.admin import namespace as namespace_module
 from kombu_hake.admin.check import CheckReport, check
 from kombu_hake.admin.dead_letters import DeadLetter, Outcome, Selection
+from kombu_hake.admin.plan import Applied, Operator, Plan, Undeclared
 from kombu_hake.admin.queues import Group, QueueReader
 from kombu_hake.aws import Clients
 from kombu_hake.exceptions import BrokerUnavailable, ConfigurationError
@@ -228,6 +230,40 @@ class Admin:
         return check(
             self.app, self._topology, self._clients, roles=roles, probe=probe, wait_s=wait_s, on_progress=on_progress
         )  # fmt: skip
+
+    def plan(self) -> Plan:
+        """Compare what the app declares with AWS. Reads only; works with ``topology=verify`` and ``assume``, too.
+
+        Returns:
+            What :meth:`apply` would change, and what is no longer declared. What the role may not read is listed as
+            unknown.
+        Raises:
+            ConfigurationError: The account is unknown; set the option ``account_id``.
+        """
+        return Operator(self.app, self._topology, self._clients).plan()
+
+    def apply(
+        self,
+        *,
+        prune: Callable[[list[Undeclared]], Iterable[Undeclared]] = lambda found: (),
+        on_progress: Callable[[str], None] = lambda line: None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> Applied:
+        """Make what :meth:`plan` lists. Idempotent, and safe while workers run.
+
+        Works with ``topology=verify`` and ``assume``, too: these keep workers from making queues, not operators. Resets
+        attributes, redrive policies and tags that are declared and were changed elsewhere; what is not declared stays.
+        Waits until AWS shows the changes, up to three minutes.
+
+        Args:
+            prune: Called once with what is no longer declared, after all else was made; return what is to be deleted.
+            on_progress: Called with a line for each thing that was made.
+            sleep: Called with seconds to wait.
+        Returns:
+            What was done, and what could not be.
+        """
+        operator = Operator(self.app, self._topology, self._clients)
+        return operator.apply(prune=prune, on_progress=on_progress, sleep=sleep)
 
     def _close(self) -> None:
         """Make messages visible again that unfinished iterations hide."""

@@ -15,6 +15,7 @@ from kombu_hake.cli.check import check
 from kombu_hake.cli.cost import cost
 from kombu_hake.cli.dlq import dlq
 from kombu_hake.cli.janitor import janitor
+from kombu_hake.cli.plan import apply, plan
 from kombu_hake.cli.tools import connected, say
 
 __all__ = ["hake"]
@@ -29,6 +30,8 @@ hake.add_command(check)
 hake.add_command(dlq)
 hake.add_command(cost)
 hake.add_command(janitor)
+hake.add_command(plan)
+hake.add_command(apply)
 
 
 @hake.command()

@@ -6,9 +6,11 @@ or removed. :class:`Topology` is the front; one per process and settings.
 
 from __future__ import annotations
 
+from kombu_hake.topology.audit import Audit, Auditor, Undeclared
 from kombu_hake.topology.blueprint import Blueprint, SnsSubscription, SnsTopic, SqsQueue, blueprint
 from kombu_hake.topology.coverage import covers
 from kombu_hake.topology.desired import filters
+from kombu_hake.topology.drift import Drift
 from kombu_hake.topology.home import Home
 from kombu_hake.topology.queues import AWS_MANAGED_KEY
 from kombu_hake.topology.signs import Signs, whoami
@@ -20,7 +22,10 @@ from kombu_hake.topology.topology import Topology
 __all__ = [
     "AWS_MANAGED_KEY",
     "LEVEL_TAG",
+    "Audit",
+    "Auditor",
     "Blueprint",
+    "Drift",
     "Home",
     "QueueSpec",
     "Signs",
@@ -30,6 +35,7 @@ __all__ = [
     "Timings",
     "Topics",
     "Topology",
+    "Undeclared",
     "blueprint",
     "covers",
     "filters",

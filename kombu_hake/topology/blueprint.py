@@ -72,6 +72,7 @@ class SqsQueue:
         redrive: ``RedrivePolicy``, JSON text; None for none.
         redrive_allow: ``RedriveAllowPolicy``, JSON text; None for none.
         is_predefined: It is created elsewhere; only what bindings need of it (policy, tags of bindings) is ours.
+        options: Documents that the option ``queue_attributes`` gives, by the names of their attributes.
     """
 
     name: str
@@ -85,6 +86,7 @@ class SqsQueue:
     redrive: str | None = None
     redrive_allow: str | None = None
     is_predefined: bool = False
+    options: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,8 @@ class Draft(NamedTuple):
     #: Of the queue itself, those of bindings included.
     tags: dict[str, str]
     dead_letters: Plan | None
+    #: Bindings that are for us to make.
+    bound: frozenset[Binding]
     #: Bindings between a queue and exchanges that are all created elsewhere.
     given: frozenset[Binding]
 
@@ -194,7 +198,8 @@ def draft(spec: QueueSpec, bindings: Collection[Binding], settings: Settings, ho
     tags |= {MAX_PRIORITY_TAG: str(highest)} if highest else {}
     kept = undelivered_queue(spec, settings) if bound - given and address is None else None
     desired = desired_of(spec.name, from_tags(tags), settings, home, kept)
-    return Draft(spec, desired, tags, None if address is not None else plan(spec, settings), given)
+    asked = plan(spec, settings) if address is None else None
+    return Draft(spec, desired, tags, asked, frozenset(bound - given), given)
 
 
 def desired_of(
@@ -325,6 +330,7 @@ class _Maker:
             given.get("RedrivePolicy", redrive),
             given.get("RedriveAllowPolicy"),
             self._is_predefined(name),
+            {key: value for key, value in given.items() if key in DOCUMENTS},
         )
 
     def _topic(self, exchange: str, kind: ExchangeType | None) -> SnsTopic:

@@ -81,10 +81,12 @@ class Converger:
         types: Mapping[str, ExchangeType | None],
         removed: frozenset[Binding],
         observed: Observed | None,
+        *,
+        resets: bool = False,
     ) -> Outcome:
         """Take the difference and apply it until there is none."""
         makes = not self._reader.keeps_undelivered(self._queues.levels(queue), bindings.exchanges())
-        wanted = self._planner.desired(queue, url, bindings, removed=removed, types=types, makes=makes)
+        wanted = self._planner.desired(queue, url, bindings, removed=removed, types=types, makes=makes, resets=resets)
         urls = self._planner.urls(wanted)
         observed = self.look(wanted, observed or self._reader.look(queue, url), urls)
         started = self._clock()

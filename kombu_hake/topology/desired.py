@@ -68,6 +68,8 @@ class Desired:
     #: What the queue was declared with for its dead letters. Given to a queue that has no redrive policy.
     dead_letters: Plan | None = None
     fanout_priorities: bool = False
+    #: Whether what was declared is set again where an operator has tuned it.
+    resets: bool = False
     #: The types that exchanges were declared with in this process.
     types: Mapping[str, str | None] = field(default_factory=dict)
 

@@ -312,11 +312,14 @@ def _subscription(
     if found.attributes is None:
         return
     yield from _attributes(desired, observed, level, exchange, wanted, found)
-    undelivered = desired.undelivered
-    if undelivered is not None and not found.attributes.get("RedrivePolicy") and found.arn not in observed.unkept:
-        value = redrive_policy(undelivered)
-        reason = "What SNS can't deliver is not kept."
-        yield SetAttribute(level.name, exchange, found.arn, "RedrivePolicy", value, reason)
+    if desired.undelivered is not None and found.arn not in observed.unkept:
+        value, existing = redrive_policy(desired.undelivered), found.attributes.get("RedrivePolicy")
+        if not existing:
+            reason = "What SNS can't deliver is not kept."
+            yield SetAttribute(level.name, exchange, found.arn, "RedrivePolicy", value, reason)
+        elif desired.resets and not same_json(existing, value):
+            reason = "What SNS can't deliver is kept in another queue."
+            yield SetAttribute(level.name, exchange, found.arn, "RedrivePolicy", value, reason)
 
 
 def _attributes(

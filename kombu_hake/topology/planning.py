@@ -51,11 +51,13 @@ class Planner:
         removed: frozenset[Binding] = frozenset(),
         types: Mapping[str, ExchangeType | None] | None = None,
         makes: bool = False,
+        resets: bool = False,
     ) -> Desired:
         """What bindings come to.
 
         Args:
             makes: Make the queue for what SNS can't deliver, if need be.
+            resets: Set what was declared again where an operator has tuned it.
         """
         exchanges = bindings.exchanges() | {binding.exchange for binding in removed}
         topics: dict[str, TopicArn] = {exchange: self._topics.arn(exchange) for exchange in exchanges}
@@ -78,6 +80,7 @@ class Planner:
             removed=removed,
             is_settled=self.is_settled(url),
             types=types or {},
+            resets=resets,
         )
 
     def policy_at_creation(self, name: str, arn: QueueArn, bindings: BindingSet) -> str | None:
@@ -126,6 +129,7 @@ def drafted(
     removed: frozenset[Binding] = frozenset(),
     is_settled: bool = True,
     types: Mapping[str, ExchangeType | None] | None = None,
+    resets: bool = False,
 ) -> Desired:
     """What the bindings of a queue come to. Pure.
 
@@ -152,6 +156,7 @@ def drafted(
         topic_pattern=topic_pattern(settings, {name: topics[name] for name in bindings.exchanges()}),
         undelivered=Undelivered(undelivered, sibling(undelivered)) if undelivered is not None else None,
         fanout_priorities=settings.fanout_priorities,
+        resets=resets,
         types=types or {},
     )
 

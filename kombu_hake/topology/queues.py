@@ -270,6 +270,11 @@ class Queues:
         self._clients.sqs("set_queue_attributes", QueueUrl=url, Attributes={"Policy": policy})
         self._changed_ms[url] = self._clients.now_ms()
 
+    def set_attributes(self, url: QueueUrl, attributes: Mapping[str, str]) -> None:
+        """Set attributes of a queue; ``""`` removes a document. AWS may take a minute to act on it."""
+        self._just_read.pop(url, None)
+        self._clients.sqs("set_queue_attributes", QueueUrl=url, Attributes=dict(attributes))
+
     def changed_ms(self, url: QueueUrl) -> int:
         """When the queue's attributes were last changed, ms since the epoch; 0 where that is not known. No call."""
         return self._changed_ms.get(url, 0)

@@ -26,7 +26,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from kombu_hake.amqp import (
@@ -176,6 +176,30 @@ class Reconciler:
             self._reader.distrust(self._queues.levels(queue))
             self.make(queue, self._queues.url(queue))
 
+    def enforce(self, queue: str, bindings: Iterable[Binding]) -> None:
+        """Let the queue have what these bindings say, besides what its tags say, and mend all that differs from it.
+
+        Unlike :meth:`bind` it takes nothing as recorded that the tags do not show, and resets what was tuned.
+
+        Raises:
+            AccessDenied: some of it is denied.
+        """
+        wanted = sorted(bindings)
+        with self.flights(queue):
+            url = self._queues.url(queue)
+            found = self._reader.tags(url)
+            new: dict[str, str] = {}
+            for binding in wanted:
+                current = self._knowledge.understood(queue, url, found | new)
+                if binding not in current.bindings and binding.exchange not in current.unfiltered:
+                    new |= self._binding_tags(queue, found | new, binding)
+            if wanted:
+                new |= self._priority_tag(queue, self._knowledge.understood(queue, url, found))
+            if new:
+                self._tag(url, new)
+            types = {binding.exchange: binding.exchange_type for binding in wanted}
+            self.make(queue, url, tags=found | new, types=types, resets=True)
+
     def forget(self, queue: str) -> None:
         """Another queue has this name now."""
         self._knowledge.forget(queue)
@@ -192,6 +216,8 @@ class Reconciler:
         without: Binding | None = None,
         declared_type: ExchangeType | None = None,
         observed: Observed | None = None,
+        types: Mapping[str, ExchangeType | None] | None = None,
+        resets: bool = False,
     ) -> None:
         """Bring policy and subscriptions to what the tags say, until a look finds no difference.
 
@@ -200,8 +226,10 @@ class Reconciler:
         Args:
             tags: As read just now, corrected by what the caller wrote.
             observed: As looked at just now.
+            types: The types of exchanges as declared here, besides that of *with_*.
+            resets: Set what was declared again where an operator has tuned it.
         """
-        types = {with_.exchange: declared_type} if with_ is not None else {}
+        types = dict(types or {}) | ({with_.exchange: declared_type} if with_ is not None else {})
         without_ = frozenset({without} if without else ())
         removed = without_
         wrote_any = False
@@ -215,7 +243,7 @@ class Reconciler:
             highest = max(found.max_priority, self._planner.declared_priority(queue))
             wanted = replace(found, bindings=frozenset(bindings), max_priority=highest)
             self._queues.learn_max_priority(queue, highest)
-            outcome = self._converger.converge(queue, url, wanted, types, removed, observed)
+            outcome = self._converger.converge(queue, url, wanted, types, removed, observed, resets=resets)
             observed, removed = None, frozenset()
             wrote_any |= outcome.wrote
             if not outcome.wrote:

@@ -41,6 +41,8 @@ from kombu_hake.exceptions import TopologyError
 __all__ = [
     "DOCUMENTS",
     "LEVEL_TAG",
+    "MADE_BY_TAG",
+    "NAMESPACE_TAG",
     "OWNER_TAG",
     "TYPE_TAG",
     "Plan",
@@ -48,6 +50,8 @@ __all__ = [
     "binding_priority",
     "binding_tags",
     "created_attributes",
+    "is_made_by_us",
+    "is_ours",
     "needs_topic",
     "own_tags",
     "plan",
@@ -57,6 +61,9 @@ __all__ = [
     "undelivered_queue",
 ]
 
+#: Tags of all our queues and topics: the version that made it, and the namespace (``-`` for none).
+MADE_BY_TAG, NAMESPACE_TAG = "hake:made-by", "hake:namespace"
+_MAKER = "kombu_hake "
 #: Tag of a priority level: the physical name of the queue that it belongs to.
 LEVEL_TAG = "hake:level-of"
 #: Tag of a dead-letter queue that belongs to one queue, and goes with it: that queue's name in AWS.
@@ -105,8 +112,18 @@ class QueueSpec:
 
 def own_tags(settings: Settings) -> dict[str, str]:
     """Tags that say who made a queue or topic, and for which namespace."""
-    mine = {"hake:made-by": f"kombu_hake {__version__}", "hake:namespace": settings.namer.namespace or "-"}
+    mine = {MADE_BY_TAG: f"{_MAKER}{__version__}", NAMESPACE_TAG: settings.namer.namespace or "-"}
     return {**settings.queue_tags, **mine}
+
+
+def is_made_by_us(tags: Mapping[str, str]) -> bool:
+    """Whether a queue or topic says that this package made it, in any version."""
+    return tags.get(MADE_BY_TAG, "").startswith(_MAKER)
+
+
+def is_ours(tags: Mapping[str, str], settings: Settings) -> bool:
+    """Whether a queue or topic says that this package made it for the namespace of these settings."""
+    return is_made_by_us(tags) and tags.get(NAMESPACE_TAG) == (settings.namer.namespace or "-")
 
 
 def retention_s(settings: Settings, *, is_temporary: bool) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -83,6 +83,7 @@ class Topology:
         self.topics = Topics(clients, settings, self.home)
         self._clients = clients
         self._settings = settings
+        self._clock = clock
         self.dead_queues = DeadQueues(clients, settings, self.queues, self.chores)
         memory = Memory(self.timings, clock)
         self._reader = Reader(clients, self.queues, self.topics, memory, clock)
@@ -119,6 +120,13 @@ class Topology:
     def makes(self) -> bool:
         """Whether it makes what is missing (``topology=auto``)."""
         return self._settings.topology == "auto"
+
+    def for_operators(self) -> Topology:
+        """One that makes what is missing, whatever ``topology`` says: for operators who ask for that."""
+        if self.makes:
+            return self
+        settings = replace(self._settings, topology="auto")
+        return Topology(self._clients, settings, self.timings, self._clock, self.chores)
 
     # --- exchanges
 
@@ -323,6 +331,23 @@ class Topology:
                 self.give_up(binding.exchange, exc)
             else:
                 raise
+
+    def enforce(self, spec: QueueSpec, bindings: Collection[Binding]) -> None:
+        """Declare and bind a queue, and mend all that differs from what it is to have by its bindings.
+
+        Workers find a queue that is bound, and leave it at that; this is for operators who ask for it. Attributes and
+        tags of the SQS queue are left as they are.
+
+        Raises: as :meth:`declare_queue` and :meth:`bind`.
+        """
+        self.forget(spec.name)
+        self.declare_queue(spec)
+        own = [one for one in bindings if self.needs_topic(spec.name, one)]
+        own = [one for one in own if not self._is_taken_as_made(spec.name, one.exchange)]
+        if self._is_foreign(spec.name) or (self.queues.is_predefined(spec.name) and not own):
+            return
+        self._asked.setdefault(spec.name, set()).update(binding.exchange for binding in own)
+        self._reconciler.enforce(spec.name, own)
 
     def unbind(self, queue: str, binding: Binding) -> None:
         """Undo :meth:`bind`; a binding that is not there is fine."""

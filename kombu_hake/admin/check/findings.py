@@ -387,7 +387,7 @@ class Finding:
     where: str
     why: str
     remedy: str
-    #: Attributes of *where* that the finding explains, so that no drift is reported for them. ``*``: all.
+    #: Patterns of differences to the blueprint that the finding explains (``drift.py``): they are no drift.
     explains: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
@@ -409,7 +409,7 @@ def found(
     """A finding with the severity, reason and remedy of its code, unless they are given.
 
     Args:
-        explains: Names of AWS's attributes.
+        explains: Patterns of differences to the blueprint, of ``drift.py``.
     """
     known = CODES[code]
     names = frozenset(explains)

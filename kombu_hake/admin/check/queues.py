@@ -6,6 +6,7 @@ import json
 import shlex
 from collections.abc import Iterator, Mapping
 
+from kombu_hake.admin.check.drift import about_queue, at_queue
 from kombu_hake.admin.check.facts import Expected, Facts, QueueFacts
 from kombu_hake.admin.check.findings import Finding, found
 from kombu_hake.admin.check.subscriptions import target_of
@@ -67,7 +68,7 @@ def _missing(expected: Expected, queue: SqsQueue) -> Finding:
     remedy = expected.apply
     if queue.is_predefined or not expected.is_ours_to_make:
         remedy = f"aws sqs create-queue --queue-name {shlex.quote(queue.physical)}"
-    return found("queue-missing", queue.arn, f"{kind} does not exist.", remedy, explains="*")
+    return found("queue-missing", queue.arn, f"{kind} does not exist.", remedy, explains=about_queue(queue.arn))
 
 
 # --- policies and keys
@@ -75,9 +76,10 @@ def _missing(expected: Expected, queue: SqsQueue) -> Finding:
 
 def _of_policy(expected: Expected, facts: Facts, queue: SqsQueue, attributes: Mapping[str, str]) -> Iterator[Finding]:
     """What keeps topics from sending to a queue that is subscribed to them, or keeps what they could not deliver."""
-    policy, name = attributes.get("Policy"), _name(queue)
+    policy, name, explained = attributes.get("Policy"), _name(queue), at_queue(queue.arn, "Policy")
     topics = _topics_of(expected, facts, queue)
-    lacking, other_account = [], []
+    lacking: list[str] = []
+    other_account: list[str] = []
     denied: dict[str, None] = {}
     doubted: dict[str, None] = {}
     statements = 0
@@ -85,7 +87,7 @@ def _of_policy(expected: Expected, facts: Facts, queue: SqsQueue, attributes: Ma
         try:
             judged = judged_policy(policy, queue.arn, topic)
         except PolicyUnreadable as exc:
-            yield found("policy-unreadable", queue.arn, f"The policy of {name}: {exc}", explains={"Policy"})
+            yield found("policy-unreadable", queue.arn, f"{_name(queue, start=True)}: {exc}", explains=explained)
             return
         statements = judged.statements
         if not judged.allowed_by:
@@ -95,17 +97,17 @@ def _of_policy(expected: Expected, facts: Facts, queue: SqsQueue, attributes: Ma
     if lacking:
         yield found(
             "policy-lacks-topic", queue.arn, f"The policy of {name} does not allow {_listed(lacking)}.",
-            _statement(queue, topics), explains={"Policy"},
+            _statement(queue, topics), explains=explained,
         )  # fmt: skip
     if other_account:
         yield found(
             "policy-other-account", queue.arn,
             f"The policy of {name} does not allow {_listed(other_account)}: aws:SourceAccount is another account.",
-            _statement(queue, topics), explains={"Policy"},
+            _statement(queue, topics), explains=explained,
         )  # fmt: skip
     if denied:
         what = f"The policy of {name} denies what SNS sends: statement {_listed(list(denied))}."
-        yield found("policy-denies", queue.arn, what, explains={"Policy"})
+        yield found("policy-denies", queue.arn, what, explains=explained)
     elif doubted:
         what = f"The policy of {name} may deny what SNS sends: statement {_listed(list(doubted))}."
         yield found("policy-in-doubt", queue.arn, what)
@@ -118,11 +120,14 @@ def _of_policy(expected: Expected, facts: Facts, queue: SqsQueue, attributes: Ma
 def _topics_of(expected: Expected, facts: Facts, queue: SqsQueue) -> list[str]:
     """Topics that have to be able to send to a queue."""
     if queue.role in ("queue", "level"):
-        subscribed = expected.subscriptions_of(queue)
-        return [one.topic_arn for one in subscribed if _can_be(one.queue_arn, one.topic_arn)]
+        return [
+            str(one.topic_arn)
+            for one in expected.subscriptions_of(queue)
+            if one.topic_arn in facts.topics and _can_be(one.queue_arn, one.topic_arn)
+        ]  # fmt: skip
     if queue.role == "dead":
         return []
-    found_at = []
+    found_at: list[str] = []
     for wanted in expected.blueprint.subscriptions:
         seen = facts.topics.get(wanted.topic_arn)
         one = seen.of(wanted.queue_arn) if seen is not None else None
@@ -158,7 +163,7 @@ def _of_key(expected: Expected, queue: SqsQueue, seen: QueueFacts) -> Iterator[F
     if key.rpartition(":")[2] == AWS_MANAGED_KEY:
         what = f"{_name(queue, start=True)} is encrypted with {AWS_MANAGED_KEY}."
         sse = {"KmsMasterKeyId": "", "SqsManagedSseEnabled": "true"}
-        yield found("key-closed-to-sns", queue.arn, what, _set(seen.url, sse), explains=sse)
+        yield found("key-closed-to-sns", queue.arn, what, _set(seen.url, sse), explains=at_queue(queue.arn, *sse))
     else:
         yield found("own-key", queue.arn, f"{_name(queue, start=True)} is encrypted with the key {quoted(key)}.")
 
@@ -174,7 +179,7 @@ def _of_dead_letters(expected: Expected, facts: Facts, queue: SqsQueue, seen: Qu
         if queue.redrive and _has_to_keep(expected, queue):
             what = f"{_name(queue, start=True)} has no redrive policy."
             remedy = _set(seen.url, {"RedrivePolicy": queue.redrive})
-            yield found("dead-letters-off", queue.arn, what, remedy, explains={"RedrivePolicy"})
+            yield found("dead-letters-off", queue.arn, what, remedy, explains=at_queue(queue.arn, "RedrivePolicy"))
         return
     try:
         target = target_of(text)
@@ -184,7 +189,8 @@ def _of_dead_letters(expected: Expected, facts: Facts, queue: SqsQueue, seen: Qu
     if target is None or (dead is not None and dead.url is None):
         what = f"The redrive policy of {name} names {quoted(target or text)}, which does not exist."
         remedy = expected.apply if expected.is_ours_to_make else ""
-        yield found("dead-queue-missing", queue.arn, what, remedy, explains={"RedrivePolicy"})
+        explained = at_queue(queue.arn, "RedrivePolicy") | (about_queue(target) if target else set())
+        yield found("dead-queue-missing", queue.arn, what, remedy, explains=explained)
         return
     receives, wanted = (whole(_of(document, "maxReceiveCount")) for document in (text, queue.redrive))
     least = wanted or _FEW_RECEIVES
@@ -193,19 +199,19 @@ def _of_dead_letters(expected: Expected, facts: Facts, queue: SqsQueue, seen: Qu
             f", and was declared with {wanted}." if wanted else "."
         )
         redrive = json.dumps({"deadLetterTargetArn": target, "maxReceiveCount": wanted or 20})
-        yield found(
-            "max-receives-low", queue.arn, what, _set(seen.url, {"RedrivePolicy": redrive}), explains={"RedrivePolicy"}
-        )  # fmt: skip
+        remedy, explained = _set(seen.url, {"RedrivePolicy": redrive}), at_queue(queue.arn, "RedrivePolicy")
+        yield found("max-receives-low", queue.arn, what, remedy, explains=explained)
     if dead is None or dead.attributes is None:
         return
     if not _accepts(dead.attributes.get("RedriveAllowPolicy"), queue.arn):
         what = f"{target} does not accept dead letters of {name}."
-        yield found("dead-queue-refuses", target, what, explains={"RedriveAllowPolicy"})
+        yield found("dead-queue-refuses", target, what, explains=at_queue(target, "RedriveAllowPolicy"))
     kept_s, dead_kept_s = (one.number("MessageRetentionPeriod", SQS_DEFAULT_RETENTION_S) for one in (seen, dead))
     if dead_kept_s < kept_s:
         what = f"{target} keeps messages for {dead_kept_s} s, and {name} for {kept_s} s."
         remedy = _set(dead.url, {"MessageRetentionPeriod": str(kept_s)})
-        yield found("dead-retention-short", target, what, remedy, explains={"MessageRetentionPeriod"})
+        explained = at_queue(target, "MessageRetentionPeriod")
+        yield found("dead-retention-short", target, what, remedy, explains=explained)
 
 
 def _has_to_keep(expected: Expected, queue: SqsQueue) -> bool:
@@ -278,27 +284,26 @@ def _of_times(expected: Expected, queue: SqsQueue, seen: QueueFacts) -> Iterator
         remedy = _set(seen.url, {"MessageRetentionPeriod": queue.attributes.get("MessageRetentionPeriod", "1209600")})
         yield found(
             "retention-short", where, f"{name} keeps messages for {kept_s} s.", remedy,
-            explains={"MessageRetentionPeriod"},
+            explains=at_queue(where, "MessageRetentionPeriod"),
         )  # fmt: skip
     delay_s = seen.number("DelaySeconds", 0)
     if delay_s and "DelaySeconds" not in is_chosen:
         yield found(
             "queue-delay", where, f"{name} delays each message by {delay_s} s.", _set(seen.url, {"DelaySeconds": "0"}),
-            explains={"DelaySeconds"},
+            explains=at_queue(where, "DelaySeconds"),
         )  # fmt: skip
     size = seen.number("MaximumMessageSize", SQS_MAX_MESSAGE_BYTES)
     if size < _SMALL_BYTES and "MaximumMessageSize" not in is_chosen:
-        yield found(
-            "message-size-small", where, f"{name} takes messages of {size} bytes at most.",
-            _set(seen.url, {"MaximumMessageSize": str(SQS_MAX_MESSAGE_BYTES)}), explains={"MaximumMessageSize"},
-        )  # fmt: skip
+        what = f"{name} takes messages of {size} bytes at most."
+        remedy = _set(seen.url, {"MaximumMessageSize": str(SQS_MAX_MESSAGE_BYTES)})
+        yield found("message-size-small", where, what, remedy, explains=at_queue(where, "MaximumMessageSize"))
     hidden_s = seen.number("VisibilityTimeout", 30)
     is_shared = expected.settings.namer.style == "kombu" or bool(expected.settings.namer.prefix)
     if hidden_s < _SHARED_VISIBILITY_S and (is_shared or queue.is_predefined):
         yield found(
             "visibility-short", where, f"{name} hides messages for {hidden_s} s from workers that name no time.",
             _set(seen.url, {"VisibilityTimeout": str(_SHARED_VISIBILITY_S)}), severity=None if is_shared else "info",
-            explains={"VisibilityTimeout"},
+            explains=at_queue(where, "VisibilityTimeout"),
         )  # fmt: skip
     in_flight = seen.number("ApproximateNumberOfMessagesNotVisible", 0)
     if in_flight >= _IN_FLIGHT_NEAR:
@@ -308,7 +313,7 @@ def _of_times(expected: Expected, queue: SqsQueue, seen: QueueFacts) -> Iterator
     if limit == "perMessageGroupId" and scope != "messageGroup":
         what = f"{name} has FifoThroughputLimit={limit} with DeduplicationScope={quoted(scope)}."
         remedy = _set(seen.url, {"DeduplicationScope": "messageGroup"})
-        yield found("fifo-attributes", where, what, remedy, explains={"DeduplicationScope", "FifoThroughputLimit"})
+        yield found("fifo-attributes", where, what, remedy, explains=at_queue(where, "DeduplicationScope"))
 
 
 def _of_tags(queue: SqsQueue, seen: QueueFacts) -> Iterator[Finding]:
@@ -322,7 +327,7 @@ def _of_tags(queue: SqsQueue, seen: QueueFacts) -> Iterator[Finding]:
         keys = " ".join(map(shlex.quote, damaged))
         remedy = f"aws sqs untag-queue --queue-url {shlex.quote(str(seen.url))} --tag-keys {keys}"
         what = f"{name} has tags that cannot be read: {_listed(damaged)}."
-        yield found("damaged-tags", queue.arn, what, remedy, explains={f"tag {key}" for key in damaged})
+        yield found("damaged-tags", queue.arn, what, remedy, explains=about_queue(queue.arn))
 
 
 # --- groups
@@ -346,11 +351,7 @@ def _of_groups(expected: Expected, facts: Facts) -> Iterator[Finding]:
                     f"Group {declared.spec.name!r} is bound to exchange {one.exchange!r} with the key "
                     f"{one.routing_key!r}, which no handler of this app handles."
                 )
-                yield found(
-                    "binding-without-handler", queue.arn, what, f"{expected.apply} --prune",
-                    explains={f"tag {key}" for key in seen.tags if from_tags({key: seen.tags[key]}).bindings == {one}}
-                    if seen is not None and seen.tags is not None else (),
-                )  # fmt: skip
+                yield found("binding-without-handler", queue.arn, what, f"{expected.apply} --prune")
 
 
 # --- words

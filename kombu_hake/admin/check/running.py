@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from kombu_hake.admin.blueprint import blueprint
+from kombu_hake.admin.check.drift import of_drift
 from kombu_hake.admin.check.facts import Expected, Facts
 from kombu_hake.admin.check.findings import Finding, found, in_order
 from kombu_hake.admin.check.place import of_place, of_reads
 from kombu_hake.admin.check.probe import Probe, Probed, of_probes
 from kombu_hake.admin.check.queues import of_queues
-from kombu_hake.admin.check.reading import Reader
+from kombu_hake.admin.check.reading import OnceClients, Reader
 from kombu_hake.admin.check.rights import Right, RightsReader, of_rights, usual_roles
 from kombu_hake.admin.check.subscriptions import of_topics
 from kombu_hake.admin.declared import declared
 from kombu_hake.amqp import SQS_ATTRIBUTES_SETTLE_S
 from kombu_hake.aws import Clients, unreachable_at
-from kombu_hake.exceptions import BrokerUnavailable
+from kombu_hake.exceptions import BrokerUnavailable, HakeError
 from kombu_hake.groups import registry
-from kombu_hake.topology import Topology
+from kombu_hake.topology import Auditor, Drift, Topology
 
 __all__ = ["CheckReport", "check"]
 
@@ -73,7 +74,6 @@ def check(
     probe: bool = False,
     wait_s: float | None = None,
     on_progress: Callable[[str], None] = lambda text: None,
-    drift: Callable[[], Iterator[tuple[str, str, str]]] = lambda: iter(()),
 ) -> CheckReport:
     """Compare what an app declares with what AWS shows.
 
@@ -82,7 +82,6 @@ def check(
         probe: Also prove that SNS delivers, with a topic and queues of its own.
         wait_s: How long to wait for a probe; default: twice what a queue policy takes.
         on_progress: Called with what the probe does.
-        drift: Differences to what ``apply`` would make: ARN, attribute, and a sentence.
     Raises:
         ConfigurationError: the account is unknown.
         TopologyError: the app declares what AMQP does not know.
@@ -101,10 +100,13 @@ def check(
         frozenset((one.group, one.topic, one.key) for one in registry.all(app)),
         app.main or "APP",
     )
-    facts = Reader(clients, topology.home).read(expected)
+    once = cast(Clients, OnceClients(clients))
+    facts = Reader(once, topology.home).read(expected)
     rights = RightsReader(clients).read(expected, facts, roles or usual_roles(expected))
     findings = [*judged(expected, facts), *of_rights(expected, facts, rights)]
-    findings += _unexplained(drift(), findings)
+    differences = list(_differences(expected, facts, once, topology))
+    findings += [one for one in differences if isinstance(one, Finding)]
+    findings += of_drift(expected, [one for one in differences if isinstance(one, Drift)], findings)
     probes: list[Probed] = []
     if probe:
         is_late = topology.timings.attributes_s > 0
@@ -136,9 +138,20 @@ def _unreachable(clients: Clients, exc: BrokerUnavailable) -> Iterator[Finding]:
     yield found("endpoint-unreachable", endpoints["sqs"], f"A connection is possible, but requests fail: {exc}")
 
 
-def _unexplained(differences: Iterator[tuple[str, str, str]], findings: list[Finding]) -> Iterator[Finding]:
-    """A difference that a finding explains is not drift."""
-    explained = {(finding.where, name) for finding in findings for name in finding.explains}
-    for where, name, sentence in differences:
-        if (where, name) not in explained and (where, "*") not in explained:
-            yield found("drift", where, sentence)
+def _differences(expected: Expected, facts: Facts, clients: Clients, topology: Topology) -> Iterator[Drift | Finding]:
+    """What ``apply`` would change; a finding if that cannot be told."""
+    made = expected.declared
+    auditor = Auditor(
+        clients,
+        expected.settings,
+        topology.home,
+        [(queue.spec, queue.bindings) for queue in made.queues],
+        {exchange.name: exchange.type for exchange in made.exchanges},
+    )
+    try:
+        yield from auditor.audit(with_undeclared=False).changes
+    except BrokerUnavailable:
+        raise
+    except HakeError as exc:
+        if not any(True for _ in of_place(expected, facts)):  # which tells why: an address of another region
+            yield found("cannot-check", expected.app, f"Cannot compare with what apply would make: {exc}")

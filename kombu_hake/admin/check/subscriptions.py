@@ -6,6 +6,7 @@ import json
 import shlex
 from collections.abc import Iterator, Mapping
 
+from kombu_hake.admin.check.drift import about_queue, about_subscription, about_topic
 from kombu_hake.admin.check.facts import Expected, Facts, SubscriptionFacts, TopicFacts
 from kombu_hake.admin.check.findings import Finding, found
 from kombu_hake.amqp import FIFO_SUFFIX, SNS_MAX_MESSAGE_BYTES, level_shares, parse_arn, read_object, whole
@@ -66,7 +67,8 @@ def _of_topic(expected: Expected, topic: SnsTopic, seen: TopicFacts) -> Iterator
     if seen.exists is False:
         create = f"aws sns create-topic --name {shlex.quote(topic.physical)}"
         remedy = expected.apply if expected.is_ours_to_make and not topic.is_predefined else create
-        yield found("topic-missing", topic.arn, f"Exchange {name!r} has no topic.", remedy, explains="*")
+        what = f"Exchange {name!r} has no topic."
+        yield found("topic-missing", topic.arn, what, remedy, explains=about_topic(topic.arn))
         return
     count = len(seen.subscriptions or ())
     size = whole((seen.attributes or {}).get("MaximumMessageSize")) or 0
@@ -101,10 +103,11 @@ def _of_subscription(
     expected: Expected, facts: Facts, wanted: SnsSubscription, topic: TopicFacts
 ) -> Iterator[Finding]:  # fmt: skip
     what = f"queue {_shown(expected, wanted)} to exchange {wanted.exchange!r}"
+    about = about_subscription(wanted.topic_arn, wanted.queue_arn)
     is_fifo = wanted.queue_arn.endswith(FIFO_SUFFIX)
     if is_fifo and not wanted.topic_arn.endswith(FIFO_SUFFIX):
         where = f"Queue {wanted.owner!r} is FIFO, and the topic of exchange {wanted.exchange!r} is not."
-        yield found("fifo-on-standard-topic", wanted.queue_arn, where, explains="*")
+        yield found("fifo-on-standard-topic", wanted.queue_arn, where, explains=about_queue(wanted.queue_arn))
         return
     queue = facts.queues.get(wanted.queue_arn)
     if topic.exists is False or topic.subscriptions is None or queue is None or queue.url is None:
@@ -118,11 +121,11 @@ def _of_subscription(
         if not is_level_left_out:  # without room for its filter, everything stays on the lowest level
             remedy = expected.apply if expected.is_ours_to_make and not wanted.is_predefined else _subscribe(wanted)
             text = f"There is no subscription of {what}."
-            yield found("subscription-missing", wanted.queue_arn, text, remedy, explains="*")
+            yield found("subscription-missing", wanted.queue_arn, text, remedy, explains=about)
         return
     if seen.is_pending:
         text = f"The subscription of {what} waits to be confirmed."
-        yield found("subscription-pending", wanted.queue_arn, text, explains="*")
+        yield found("subscription-pending", wanted.queue_arn, text, explains=about)
         return
     if seen.attributes is None:
         return
@@ -131,7 +134,7 @@ def _of_subscription(
         remedy = _set(seen, "RawMessageDelivery", "true")
         yield found(
             "raw-delivery-off", seen.arn, f"{what} has no raw message delivery.", remedy,
-            explains={"RawMessageDelivery"},
+            explains=about_subscription(wanted.topic_arn, wanted.queue_arn, "RawMessageDelivery"),
         )  # fmt: skip
     yield from _of_filter(expected, facts, wanted, seen, seen.attributes, what)
     yield from _of_undelivered(expected, facts, wanted, seen, seen.attributes, what)
@@ -142,10 +145,11 @@ def _of_filter(
     what: str,
 ) -> Iterator[Finding]:  # fmt: skip
     existing = attributes.get("FilterPolicy") or _EVERYTHING
+    explained = about_subscription(wanted.topic_arn, wanted.queue_arn, "FilterPolicy", "FilterPolicyScope")
     if attributes.get("FilterPolicyScope") == "MessageBody" and existing != _EVERYTHING:
         yield found(
             "filter-on-body", seen.arn, f"{what} filters on the message body.",
-            _set(seen, "FilterPolicyScope", "MessageAttributes"), explains={"FilterPolicy", "FilterPolicyScope"},
+            _set(seen, "FilterPolicyScope", "MessageAttributes"), explains=explained,
         )  # fmt: skip
         return
     needed = wanted.attributes.get("FilterPolicy") or _EVERYTHING
@@ -161,14 +165,14 @@ def _of_filter(
     if not covers(existing, needed):
         yield found(
             "filter-too-narrow", seen.arn, f"{what} has the filter {shown}, and its bindings need {needed}.",
-            _set(seen, "FilterPolicy", right), explains={"FilterPolicy"},
+            _set(seen, "FilterPolicy", right), explains=explained,
         )  # fmt: skip
     elif choices and not any(covers(text, existing) for text in choices):
         is_foreign = not expected.is_ours_to_make or wanted.is_predefined
         shown = f"the filter {shown}" if existing != _EVERYTHING else "no filter"
         yield found(
             "filter-too-wide", seen.arn, f"{what} has {shown}, and its bindings give {right}.",
-            _set(seen, "FilterPolicy", right), severity="info" if is_foreign else None, explains={"FilterPolicy"},
+            _set(seen, "FilterPolicy", right), severity="info" if is_foreign else None, explains=explained,
         )  # fmt: skip
 
 
@@ -177,13 +181,13 @@ def _of_undelivered(
     what: str,
 ) -> Iterator[Finding]:  # fmt: skip
     text = attributes.get("RedrivePolicy")
+    explained = about_subscription(wanted.topic_arn, wanted.queue_arn, "RedrivePolicy")
     needed = wanted.attributes.get("RedrivePolicy")
     if not text:
         if needed and expected.is_ours_to_make:
             remedy = _set(seen, "RedrivePolicy", needed)
-            yield found(
-                "undelivered-not-kept", seen.arn, f"{what} has no redrive policy.", remedy, explains={"RedrivePolicy"}
-            )  # fmt: skip
+            text = f"{what} has no redrive policy."
+            yield found("undelivered-not-kept", seen.arn, text, remedy, explains=explained)
         return
     try:
         target = target_of(text)
@@ -194,7 +198,8 @@ def _of_undelivered(
         shown = quoted(target or text, _SHOWN_CHARS)
         yield found(
             "undelivered-queue-missing", seen.arn, f"{what} has a redrive policy to {shown}, which does not exist.",
-            expected.apply if expected.is_ours_to_make else "", explains={"RedrivePolicy"},
+            expected.apply if expected.is_ours_to_make else "",
+            explains=explained | (about_queue(target) if target else set()),
         )  # fmt: skip
 
 

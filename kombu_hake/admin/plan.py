@@ -1,0 +1,332 @@
+"""``plan`` and ``apply``: what is declared against what AWS has, and making it so.
+
+What differs is decided in :mod:`kombu_hake.topology`: policies, subscriptions and filters as for workers, and what
+workers leave to operators (attributes, redrive policies, tags) besides. ``apply`` makes a comparison, lets the
+reconciler of workers make what is missing, and compares again until AWS shows no difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from kombu_hake.admin.declared import Declared, declared
+from kombu_hake.aws import Clients
+from kombu_hake.exceptions import (
+    BrokerUnavailable,
+    HakeError,
+    QueueDeletedRecently,
+    QueueNotFound,
+    TopicNotFound,
+)
+from kombu_hake.topology import Audit, Auditor, Drift, QueueSpec, Topology
+from kombu_hake.topology import Undeclared as Found
+
+__all__ = ["Applied", "Change", "Operator", "Plan", "Undeclared"]
+
+#: Between two looks at an AWS that does not show everything yet, seconds.
+_LOOK_AGAIN_S = 5.0
+#: How often differences that stay are made again.
+_MOST_ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Change:
+    """One thing that ``apply`` would do.
+
+    Attributes:
+        action: ``create``, ``change`` or ``delete``.
+        what: ``queue``, ``topic``, ``subscription``, ``policy``, ``attribute``, ``tag`` or ``binding``.
+        name: Name in AWS: of a queue or topic; ``topic -> queue`` of a subscription.
+        reason: Why, in a sentence.
+        is_destructive: It may lose messages.
+    """
+
+    action: Literal["create", "change", "delete"]
+    what: str
+    name: str
+    reason: str
+    is_destructive: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Undeclared:
+    """Something that this package made in this namespace, and that the app does not declare.
+
+    Attributes:
+        what: ``queue``, ``topic`` or ``binding``.
+        name: Name in AWS: of the queue or topic; for a binding, of the queue.
+        reason: What is known of it, in a sentence.
+        messages: Messages in the queue, approximately; None for other things.
+    """
+
+    what: str
+    name: str
+    reason: str
+    messages: int | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What differs between the app's declarations and AWS.
+
+    Attributes:
+        changes: What ``apply`` would do, in order.
+        undeclared: What ``apply`` would remove if asked to prune.
+        unknown: Sentences: what may not be read, or is missing and is to be made elsewhere.
+        notes: Sentences: where undeclared things could not be looked for.
+    """
+
+    changes: tuple[Change, ...] = ()
+    undeclared: tuple[Undeclared, ...] = ()
+    unknown: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What ``apply`` did.
+
+    Attributes:
+        changes: What was made.
+        removed: What was pruned.
+        failures: Sentences: what could not be made.
+        remaining: What differs still. Empty unless there are failures, or others change the same things.
+    """
+
+    changes: tuple[Change, ...] = ()
+    removed: tuple[Undeclared, ...] = ()
+    failures: tuple[str, ...] = ()
+    remaining: Plan = Plan()
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+class Operator:
+    """Compares and makes what an app declares. Not safe for concurrent use by threads."""
+
+    def __init__(self, app: Any, topology: Topology, clients: Clients) -> None:
+        self._clients = clients
+        self._declared = declared(app)
+        self._topology = topology.for_operators()
+
+    def plan(self) -> Plan:
+        """See :meth:`kombu_hake.admin.connection.Admin.plan`."""
+        return _plan(self._audit())
+
+    def apply(
+        self,
+        *,
+        prune: Callable[[list[Undeclared]], Iterable[Undeclared]],
+        on_progress: Callable[[str], None],
+        sleep: Callable[[float], None],
+    ) -> Applied:
+        """See :meth:`kombu_hake.admin.connection.Admin.apply`."""
+        run = _Run(self._topology, self._clients, self._declared, on_progress)
+        found = self._audit()
+        patience_s = 0.0
+        rounds = 0
+        while found.changes:
+            if patience_s > 0:
+                on_progress(f"AWS does not show {len(found.changes)} of the changes yet; looking again.")
+                sleep(_LOOK_AGAIN_S)
+                patience_s -= _LOOK_AGAIN_S
+            elif rounds == _MOST_ROUNDS or (rounds and run.failures):
+                break
+            else:
+                rounds += 1
+                patience_s = self._settle_s
+                run.make(found)
+            found = self._audit(with_undeclared=False)
+        found = self._audit() if rounds else found
+        asked = set(prune([_undeclared(one) for one in found.undeclared])) if found.undeclared else set()
+        removed = run.remove([one for one in found.undeclared if _undeclared(one) in asked])
+        found.undeclared = [one for one in found.undeclared if one not in removed]
+        return Applied(tuple(run.made), tuple(map(_undeclared, removed)), tuple(run.failures), _plan(found))
+
+    @property
+    def _settle_s(self) -> float:
+        """How long AWS may show an older state, and a filter may stay wider, after a change."""
+        timings = self._topology.timings
+        return 2 * timings.attributes_s + timings.tags_s + 10 if timings.attributes_s else 0.0
+
+    def _audit(self, *, with_undeclared: bool = True) -> Audit:
+        found = self._declared
+        auditor = Auditor(
+            self._clients,
+            self._clients.settings,
+            self._topology.home,
+            [(queue.spec, queue.bindings) for queue in found.queues],
+            {exchange.name: exchange.type for exchange in found.exchanges},
+            [*found.temporary, *found.other_queues],
+        )
+        return auditor.audit(with_undeclared=with_undeclared)
+
+
+class _Run:
+    """One ``apply``: makes changes, and remembers what came of it."""
+
+    def __init__(
+        self, topology: Topology, clients: Clients, found: Declared, on_progress: Callable[[str], None]
+    ) -> None:
+        self._topology = topology
+        self._clients = clients
+        self._queues = {queue.name: queue for queue in found.queues}
+        self._types = {exchange.name: exchange.type for exchange in found.exchanges}
+        self._on_progress = on_progress
+        self._reported: set[Change] = set()
+        self.made: list[Change] = []
+        self.failures: list[str] = []
+
+    def make(self, found: Audit) -> None:
+        """Make all changes of an audit, one owner after the other; what is denied is a failure, and the rest is made.
+
+        Raises:
+            BrokerUnavailable: AWS does not answer.
+        """
+        owners: dict[str, list[Drift]] = {}
+        for change in found.changes:
+            owners.setdefault(change.owner if change.queue else "", []).append(change)
+        for exchange, kind in self._types.items():
+            if kind is not None:
+                self._tried(f"exchange {exchange}", self._topology.declare_exchange, exchange, kind)
+        topics = owners.pop("", [])
+        for name in sorted(owners):
+            if self._tried(f"queue {name}", self._make_queue, name, owners[name]):
+                self._report(owners[name])
+        for change in topics:
+            if change.action == "change" and self._tried(f"topic {change.name}", self._tag_topic, change):
+                self._report([change])
+            elif change.action == "create":
+                self._report([change])  # made by the first subscription
+
+    def _tried(self, what: str, work: Callable[..., None], *args: Any) -> bool:
+        try:
+            work(*args)
+        except BrokerUnavailable:
+            raise
+        except (QueueDeletedRecently, QueueNotFound, TopicNotFound) as exc:
+            self._on_progress(f"{what}: {exc}")  # deleted meanwhile, or AWS does not show it yet: the next round
+            return False
+        except HakeError as exc:
+            self.failures.append(f"{what}: {exc}")
+            return False
+        return True
+
+    def _report(self, changes: Iterable[Drift]) -> None:
+        for one in changes:
+            change = _change(one)
+            if change not in self._reported:
+                self._reported.add(change)
+                self.made.append(change)
+                self._on_progress(f"{change.action} {change.what} {change.name}: {change.reason}")
+
+    def _make_queue(self, name: str, changes: list[Drift]) -> None:
+        queue = self._queues[name]
+        if any(change.what not in ("attribute", "tag") for change in changes):
+            self._topology.enforce(queue.spec, queue.bindings)
+        for change in changes:
+            if change.what == "queue" and change.queue != name:
+                self._make_extra(change)
+        written: dict[str, tuple[dict[str, str], dict[str, str]]] = {}
+        for change in changes:
+            if change.what in ("attribute", "tag"):
+                attributes, tags = written.setdefault(change.queue, ({}, {}))
+                attributes.update(change.attributes)
+                tags.update(change.tags)
+        for each, (attributes, tags) in written.items():
+            url = self._topology.queues.url(each)
+            if attributes:
+                self._topology.queues.set_attributes(url, attributes)
+            if tags:
+                self._clients.sqs("tag_queue", QueueUrl=url, Tags=tags)
+
+    def _make_extra(self, change: Drift) -> None:
+        """Create a dead-letter queue, or one for undelivered messages, that declaring its queue did not create."""
+        queues = self._topology.queues
+        spec = QueueSpec(change.queue)
+        if queues.look_for(spec):
+            queues.create(spec, tags=change.tags, attributes=change.attributes, is_unbound=True)
+
+    def _tag_topic(self, change: Drift) -> None:
+        tags = [{"Key": key, "Value": value} for key, value in change.tags.items()]
+        self._clients.sns("tag_resource", ResourceArn=self._topology.topics.arn(change.owner), Tags=tags)
+
+    # --- removal
+
+    def remove(self, asked: Iterable[Found]) -> list[Found]:
+        """Remove what is not declared: bindings, then queues with their subscriptions, then topics.
+
+        Returns:
+            What was removed.
+        """
+        removed = []
+        order = ("binding", "queue", "topic")
+        for one in sorted(asked, key=lambda one: (order.index(one.what), one.name)):
+            if self._tried(f"{one.what} {one.name}", self._remove, one):
+                removed.append(one)
+                self._on_progress(f"delete {one.what} {one.name}: {one.reason}")
+        return removed
+
+    def _remove(self, one: Found) -> None:
+        if one.binding is not None:
+            self._topology.unbind(one.queue, one.binding)
+        elif one.what == "queue":
+            for source in one.sources:
+                self._topology.queues.set_attributes(source, {"RedrivePolicy": ""})
+            for topic in one.topics:
+                self._unsubscribe(topic, one.arn)
+            try:
+                self._clients.sqs("delete_queue", QueueUrl=one.url)
+            except QueueNotFound:
+                return
+        else:
+            self._unsubscribe(one.arn, None)
+            self._clients.sns("delete_topic", TopicArn=one.arn)
+
+    def _unsubscribe(self, topic: str, queue: str | None) -> None:
+        """Remove the subscriptions of a queue to a topic; of all queues if None."""
+        token: dict[str, str] = {}
+        while True:
+            try:
+                answer = self._clients.sns("list_subscriptions_by_topic", TopicArn=topic, **token)
+            except TopicNotFound:
+                return
+            for item in answer.get("Subscriptions") or ():
+                if item["Endpoint"] == (queue or item["Endpoint"]) and item["SubscriptionArn"].startswith("arn:"):
+                    self._clients.sns("unsubscribe", SubscriptionArn=item["SubscriptionArn"])
+            if not answer.get("NextToken"):
+                return
+            token = {"NextToken": answer["NextToken"]}
+
+
+def _change(drift: Drift) -> Change:
+    return Change(drift.action, drift.what, drift.name, drift.reason, drift.is_destructive)
+
+
+def _undeclared(found: Found) -> Undeclared:
+    return Undeclared(found.what, found.name, found.reason, found.messages)
+
+
+def _plan(found: Audit) -> Plan:
+    return Plan(
+        tuple(map(_change, found.changes)),
+        tuple(map(_undeclared, found.undeclared)),
+        tuple(found.unknown),
+        tuple(found.unsearched),
+    )

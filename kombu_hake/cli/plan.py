@@ -1,0 +1,116 @@
+"""``celery -A shop hake plan`` and ``apply``: show what AWS lacks of what the app declares, and make it."""
+
+from __future__ import annotations
+
+import json
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+import click
+
+from kombu_hake.cli.tools import connected, note, say
+
+if TYPE_CHECKING:
+    from kombu_hake.admin import Applied, Plan, Undeclared
+
+__all__ = ["apply", "plan"]
+
+_DIFFERS, _FAILED = 2, 1
+#: Value of ``--prune`` without one.
+_ASK = "?"
+_LOSES = " This may lose messages."
+_SIGNS = {"create": "+", "change": "~", "delete": "-"}
+
+
+@click.command()
+@click.option("--prune", is_flag=True, help="Count what is no longer declared as changes, too.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document instead of lines.")
+@click.pass_context
+def plan(ctx: click.Context, prune: bool, as_json: bool) -> None:
+    """Show what `apply` would change, each with its reason. Only reads.
+
+    Ends with exit code 0 if AWS has all that the app declares, 2 if something differs, and 1 if that cannot be told.
+    """
+    with connected(ctx) as broker:
+        found = broker.plan()
+    say(json.dumps(found.as_dict(), indent=2) if as_json else _plan_lines(found))
+    if found.changes or (prune and found.undeclared):
+        raise click.exceptions.Exit(_DIFFERS)
+    if found.unknown or (prune and found.notes):
+        raise click.exceptions.Exit(_FAILED)
+
+
+@click.command()
+@click.option("--prune", is_flag=False, flag_value=_ASK, metavar="[GLOB]",
+              help="Delete what is no longer declared too, after a confirmation; only names that match.")  # fmt: skip
+@click.option("--yes", is_flag=True, help="Prune without asking; needs a GLOB.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document; progress goes to standard error.")
+@click.pass_context
+def apply(ctx: click.Context, prune: str | None, yes: bool, as_json: bool) -> None:
+    """Make what the app declares: queues, topics, subscriptions, policies, attributes and tags.
+
+    Safe while workers run, and does nothing where nothing differs. Attributes and tags that are declared and were
+    changed elsewhere are reset; what is not declared stays.
+    """
+    if yes and prune == _ASK:
+        raise click.UsageError(
+            "Other apps may use this namespace, so --yes needs the names to delete: --prune 'shop-*' --yes."
+        )
+
+    def approved(found: list[Undeclared]) -> list[Undeclared]:
+        if prune is None:
+            return []
+        wanted = [one for one in found if prune == _ASK or fnmatchcase(one.name, prune)]
+        return wanted if wanted and (yes or _confirms(wanted)) else []
+
+    with connected(ctx) as broker:
+        done = broker.apply(prune=approved, on_progress=note if as_json else say)
+    if as_json:
+        say(json.dumps(done.as_dict(), indent=2))
+    else:
+        say(_summary(done))
+    if done.failures or done.remaining.changes or done.remaining.unknown:
+        raise click.exceptions.Exit(_FAILED)
+
+
+def _confirms(found: list[Undeclared]) -> bool:
+    note("These are in this namespace and not declared by this app. They would be deleted:")
+    for one in found:
+        note(f"  {_undeclared(one)}")
+    return click.confirm("Delete them?", err=True)
+
+
+def _plan_lines(found: Plan) -> str:
+    lines = [
+        f"{_SIGNS[one.action]} {one.what} {one.name}: {one.reason}{_LOSES if one.is_destructive else ''}"
+        for one in found.changes
+    ]
+    lines += [f"? {text}" for text in found.unknown]
+    lines += [f"  not declared: {_undeclared(one)}" for one in found.undeclared]
+    lines += [f"  {text}" for text in found.notes]
+    if found.changes:
+        lines.append(f"{_count(len(found.changes), 'change')} to apply.")
+    elif not found.unknown:
+        lines.append("Nothing to apply: AWS has all that the app declares.")
+    return "\n".join(lines)
+
+
+def _undeclared(one: Undeclared) -> str:
+    holds = "" if one.messages is None else f" It holds {_count(one.messages, 'message')}."
+    return f"{one.what} {one.name}: {one.reason}{holds}"
+
+
+def _summary(done: Applied) -> str:
+    lines = [f"! {text}" for text in done.failures]
+    lines += [f"? {text}" for text in done.remaining.unknown]
+    lines += [f"still differs: {one.what} {one.name}: {one.reason}" for one in done.remaining.changes]
+    lines += [f"not declared, kept: {_undeclared(one)}" for one in done.remaining.undeclared]
+    if done.changes or done.removed:
+        lines.append(f"{_count(len(done.changes), 'change')} made, {len(done.removed)} things deleted.")
+    elif not done.failures:
+        lines.append("Nothing to apply: AWS has all that the app declares.")
+    return "\n".join(lines)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

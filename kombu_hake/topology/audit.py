@@ -1,0 +1,539 @@
+"""Compares what is declared with what AWS shows. Reads only; works whatever ``topology`` says.
+
+Needs ``sqs:GetQueueUrl``, ``sqs:GetQueueAttributes`` and ``sqs:ListQueueTags``, ``sns:ListSubscriptionsByTopic``,
+``sns:GetSubscriptionAttributes`` and ``sns:ListTagsForResource``: a request for each queue, topic or subscription. What
+may not be read is reported, and not guessed. To find what is no longer declared it lists the queues and topics of the
+namespace, too (``sqs:ListQueues``, ``sns:ListTopics``).
+
+The bindings of a queue are those that are declared and those that its tags record: another process may have made them.
+Bindings that are not declared are part of what is compared until they are removed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from kombu_hake.amqp import (
+    MAX_PRIORITY_TAG,
+    SQS_LIST_PAGE,
+    TAG_PREFIX,
+    Binding,
+    ExchangeType,
+    QueueArn,
+    QueueUrl,
+    SubscriptionArn,
+    from_tags,
+    is_incarnation,
+    named_topics,
+    ownership,
+    parse_arn,
+)
+from kombu_hake.aws import Clients
+from kombu_hake.config import Settings
+from kombu_hake.exceptions import AccessDenied, InvalidName, QueueNotFound, TopicNotFound, TopologyError
+from kombu_hake.quoting import guarded
+from kombu_hake.topology.blueprint import Blueprint, Draft, SnsTopic, SqsQueue, blueprint, desired_of, draft, topic_arn
+from kombu_hake.topology.desired import Desired
+from kombu_hake.topology.diff import Change, SetAttribute, Subscribe, Unsubscribe, WritePolicy, diff
+from kombu_hake.topology.drift import Drift, ShownQueue, ShownTopic, queue_drift, topic_drift
+from kombu_hake.topology.home import Home
+from kombu_hake.topology.observed import Observed, Subscription
+from kombu_hake.topology.spec import (
+    LEVEL_TAG,
+    OWNER_TAG,
+    QueueSpec,
+    binding_priority,
+    binding_tags,
+    is_ours,
+    retention_s,
+    undelivered_queue,
+)
+
+__all__ = ["Audit", "Auditor", "Undeclared"]
+
+logger = guarded(logging.getLogger(__name__))
+_COUNTS = (
+    "ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible", "ApproximateNumberOfMessagesDelayed"
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Undeclared:
+    """Something with our tags and in our namespace that is not declared.
+
+    Attributes:
+        what: ``queue``, ``topic`` or ``binding``.
+        name: Name in AWS: of the queue for a binding.
+        reason: A sentence.
+        messages: In the queue, approximately, in flight and delayed included; None if that is unknown.
+        queue: Of a binding: the logical name of its queue.
+        binding: What is bound.
+        arn: Of the queue or topic.
+        url: Of the queue.
+        topics: ARNs of topics that the queue may be subscribed to.
+        sources: URLs of declared queues whose redrive policy names the queue.
+    """
+
+    what: str
+    name: str
+    reason: str
+    messages: int | None = None
+    queue: str = ""
+    binding: Binding | None = None
+    arn: str = ""
+    url: str = ""
+    topics: tuple[str, ...] = ()
+    sources: tuple[QueueUrl, ...] = ()
+
+
+@dataclass
+class Audit:
+    """What a comparison found.
+
+    Attributes:
+        changes: In the order in which they are made.
+        undeclared: What is no longer declared, or never was by this app.
+        unknown: Sentences: what may not be read or is not there and not ours to make.
+        unsearched: Sentences: where undeclared things could not be looked for.
+    """
+
+    changes: list[Drift] = field(default_factory=list)
+    undeclared: list[Undeclared] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+    unsearched: list[str] = field(default_factory=list)
+
+
+class Auditor:
+    """Compares once: make a new one for each comparison. Not safe for concurrent use by threads."""
+
+    def __init__(
+        self,
+        clients: Clients,
+        settings: Settings,
+        home: Home,
+        queues: Iterable[tuple[QueueSpec, Collection[Binding]]],
+        exchanges: Mapping[str, ExchangeType | None],
+        others: Collection[str] = (),
+    ) -> None:
+        """*queues* and *exchanges*: as of :func:`kombu_hake.topology.blueprint.blueprint`. *others*: names of queues
+        and exchanges that are in use without being declared.
+        """
+        self._clients = clients
+        self._settings = settings
+        self._home = home
+        self._declared = list(queues)
+        self._exchanges = dict(exchanges)
+        self._others = frozenset(others)
+        self._found = Audit()
+        #: (topic, queue) of subscriptions that go with bindings that are not declared.
+        self._unbound: set[tuple[str, str]] = set()
+        self._queues: dict[str, ShownQueue | None] = {}
+        self._topics: dict[str, ShownTopic | None] = {}
+
+    def audit(self, *, with_undeclared: bool = True) -> Audit:
+        """Read and compare everything.
+
+        Raises:
+            BrokerUnavailable: AWS does not answer.
+            ConfigurationError: the account is unknown.
+            TopologyError: the arguments of a queue are wrong.
+        """
+        plan = blueprint(self._declared, self._exchanges, self._settings, self._home)
+        for spec, _ in self._declared:
+            self._look(plan.queue(spec.name))
+        self._declared = [(self._with_levels(spec), bindings) for spec, bindings in self._declared]
+        plan = blueprint(self._declared, self._exchanges, self._settings, self._home)
+        for queue in plan.queues:
+            self._look(queue)
+            self._compare_queue(queue)
+        for spec, bindings in self._declared:
+            self._compare_bindings(spec, draft(spec, bindings, self._settings, self._home), plan)
+        for topic in plan.topics:
+            if topic.is_bound:
+                self._compare_topic(topic)
+        if with_undeclared:
+            self._search(plan)
+        order = {"create": 0, "change": 1, "delete": 2}
+        kinds = ("queue", "topic", "subscription", "policy", "attribute", "tag", "binding")
+        self._found.changes.sort(key=lambda one: (order[one.action], kinds.index(one.what), one.name))
+        return self._found
+
+    # --- queues
+
+    def _look(self, queue: SqsQueue) -> None:
+        """Read an SQS queue, once. One that is missing is None; one that may not be looked for is not in the table."""
+        if queue.name in self._queues:
+            return
+        try:
+            url = self._url(queue)
+        except QueueNotFound as exc:
+            self._queues[queue.name] = None
+            if queue.is_predefined:
+                self._found.unknown.append(str(exc))
+            return
+        except AccessDenied as exc:
+            self._cannot_tell(f"whether queue {queue.physical} exists", exc)
+            return
+        attributes = tags = None
+        try:
+            answer = self._clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=["All"])
+            attributes = dict(answer.get("Attributes") or {})
+        except QueueNotFound:
+            self._queues[queue.name] = None
+            if queue.is_predefined:
+                self._found.unknown.append(f"The predefined queue {queue.name!r} ({url}) does not exist: create it.")
+            return
+        except AccessDenied as exc:
+            self._cannot_tell(f"the attributes of queue {queue.physical}", exc)
+        try:
+            tags = dict(self._clients.sqs("list_queue_tags", QueueUrl=url).get("Tags") or {})
+        except QueueNotFound:
+            tags = {}
+        except AccessDenied as exc:
+            self._cannot_tell(f"the tags of queue {queue.physical}", exc)
+        self._queues[queue.name] = ShownQueue(url, attributes, tags)
+
+    def _url(self, queue: SqsQueue) -> QueueUrl:
+        address = self._settings.predefined_queue(queue.name)
+        if address is None:
+            return QueueUrl(self._clients.sqs("get_queue_url", QueueName=queue.physical)["QueueUrl"])
+        if not address.startswith("arn:"):
+            self._home.check_url(address)
+            return QueueUrl(address)
+        arn = self._home.check_arn(address, f"predefined queue {queue.name!r}")
+        try:
+            answer = self._clients.sqs("get_queue_url", QueueName=arn.name, QueueOwnerAWSAccountId=arn.account)
+        except QueueNotFound as exc:
+            raise QueueNotFound(f"The predefined queue {queue.name!r} ({address}) does not exist: create it.") from exc
+        return QueueUrl(answer["QueueUrl"])
+
+    def _with_levels(self, spec: QueueSpec) -> QueueSpec:
+        """With the highest priority that other processes declared the queue with: its levels are in use."""
+        shown = self._queues.get(spec.name)
+        if shown is None or shown.tags is None:
+            return spec
+        recorded = binding_priority(
+            self._settings, spec.name, {"x-max-priority": from_tags(shown.tags).max_priority}
+        )  # fmt: skip
+        if recorded <= binding_priority(self._settings, spec.name, spec.arguments):
+            return spec
+        return replace(spec, arguments={**spec.arguments, "x-max-priority": recorded})
+
+    def _compare_queue(self, queue: SqsQueue) -> None:
+        if queue.name not in self._queues:
+            return
+        shown = self._queues[queue.name]
+        if shown is not None:
+            plain = {key: value for key, value in queue.tags.items() if not key.startswith(TAG_PREFIX)}
+            self._found.changes += queue_drift(replace(queue, tags=plain), shown)
+        elif not queue.is_predefined:
+            reason = {
+                "queue": "It is declared and does not exist.",
+                "level": f"Queue {queue.owner} has priorities, and this is one of its levels.",
+                "dead": f"It keeps the dead letters of queue {queue.owner}.",
+                "undelivered": f"It keeps what SNS cannot deliver to queue {queue.owner}.",
+            }[queue.role]
+            documents = {"RedriveAllowPolicy": queue.redrive_allow, "Policy": queue.policy}
+            attributes = {key: value for key, value in documents.items() if value} if queue.role != "queue" else {}
+            self._found.changes.append(
+                Drift(
+                    "create", "queue", queue.physical, reason, queue.owner, queue=queue.name, attributes=attributes,
+                    tags=queue.tags,
+                )
+            )  # fmt: skip
+
+    # --- bindings
+
+    def _compare_bindings(self, spec: QueueSpec, drafted: Draft, plan: Blueprint) -> None:
+        for binding in sorted(drafted.given):
+            self._look_at_topic(binding.exchange)
+        queue = plan.queue(spec.name)
+        if spec.name not in self._queues or (queue.is_predefined and not drafted.bound):
+            return
+        shown = self._queues[spec.name]
+        if shown is None:
+            if not queue.is_predefined:
+                self._compare_desired(drafted.desired)
+            return
+        if shown.tags is None:
+            return
+        tags = dict(shown.tags)
+        for binding in sorted(drafted.bound):
+            known = from_tags(tags)
+            if binding in known.bindings or binding.exchange in known.unfiltered:
+                continue
+            new, _ = binding_tags(tags, binding)
+            tags |= new
+            self._found.changes.append(
+                Drift(
+                    "change", "binding", queue.physical, f"No tag records its binding to {_described(binding)}.",
+                    spec.name, queue=spec.name,
+                )
+            )  # fmt: skip
+        highest = drafted.tags.get(MAX_PRIORITY_TAG)
+        if highest is not None:
+            tags[MAX_PRIORITY_TAG] = highest
+        found = from_tags(tags)
+        kept = undelivered_queue(spec, self._settings) if found.exchanges() and not queue.is_predefined else None
+        wanted = desired_of(spec.name, found, self._settings, self._home, kept)
+        self._note_undeclared(spec, drafted, wanted)
+        self._compare_desired(replace(wanted, resets=True))
+
+    def _note_undeclared(self, spec: QueueSpec, drafted: Draft, wanted: Desired) -> None:
+        declared = drafted.bound | drafted.given
+        kept = {binding.exchange for binding in declared} | wanted.bindings.unfiltered
+        for binding in sorted(wanted.bindings.bindings - declared):
+            reason = f"It is bound to {_described(binding)}, which this app does not declare."
+            name = parse_arn(wanted.main.arn).name
+            self._found.undeclared.append(Undeclared("binding", name, reason, queue=spec.name, binding=binding))
+            if binding.exchange not in kept:
+                self._unbound |= {(wanted.topics[binding.exchange], level.arn) for level in wanted.levels}
+
+    def _compare_desired(self, wanted: Desired) -> None:
+        """Policies and subscriptions of a queue and its levels, as the reconciler of workers compares them."""
+        names = [level.name for level in wanted.levels]
+        names += [wanted.undelivered.name] if wanted.undelivered is not None else []
+        observed = Observed()
+        for name in names:
+            shown = self._queues.get(name)
+            if shown is not None and shown.attributes is not None:
+                observed = observed.with_policy(name, shown.attributes.get("Policy"))
+        for exchange in wanted.exchanges:
+            observed = self._observe(wanted, exchange, observed)
+        try:
+            changes = diff(wanted, observed)
+        except TopologyError as exc:
+            self._found.unknown.append(f"Queue {wanted.queue}: {exc}")
+            return
+        for change in changes:
+            drift = self._described(change, wanted, observed)
+            if drift is not None:
+                self._found.changes.append(drift)
+
+    def _observe(self, wanted: Desired, exchange: str, observed: Observed) -> Observed:
+        if exchange not in self._topics:
+            self._look_at_topic(exchange)
+        topic = self._topics.get(exchange)
+        if topic is None:  # missing: everything is to be subscribed; if reading is denied, nothing can be told
+            return observed if exchange in self._topics else replace(observed, skipped=observed.skipped | {exchange})
+        if topic.subscriptions is None:
+            return replace(observed, skipped=observed.skipped | {exchange})
+        for level in wanted.levels:
+            arn = topic.subscriptions.get(level.arn)
+            if arn is None:
+                continue
+            if not arn.startswith("arn:"):
+                self._found.unknown.append(
+                    f"The subscription of queue {level.name} to exchange {exchange} waits to be confirmed."
+                )
+                found = Subscription(SubscriptionArn(arn), None)
+            else:
+                found = self._subscription(SubscriptionArn(arn), f"the subscription of {level.name} to {exchange}")
+            observed = observed.with_subscription(level.name, exchange, found)
+        return observed
+
+    def _subscription(self, arn: SubscriptionArn, what: str) -> Subscription:
+        try:
+            shown = self._clients.sns("get_subscription_attributes", SubscriptionArn=arn)["Attributes"]
+        except AccessDenied as exc:
+            self._cannot_tell(what, exc)
+            return Subscription(arn, None)
+        return Subscription(arn, dict(shown))
+
+    def _described(self, change: Change, wanted: Desired, observed: Observed) -> Drift | None:
+        def of(action: Any, what: Any, name: str, reason: str) -> Drift:
+            return Drift(action, what, name, reason, wanted.queue, queue=wanted.queue)
+
+        match change:
+            case WritePolicy():
+                return of("change", "policy", self._physical(change.queue), change.reason)
+            case Subscribe():
+                shown = "" if change.filter == "{}" else f" Filter: {change.filter}"
+                name = self._arrow(change.exchange, change.arn)
+                return of("create", "subscription", name, f"The queue is bound and not subscribed.{shown}")
+            case SetAttribute():
+                name = self._arrow(change.exchange, self._arn_of(wanted, change.queue))
+                found = of("change", "subscription", name, f"{change.name} is to be {change.value}. {change.reason}")
+                return replace(found, attributes={change.name: change.value})
+            case Unsubscribe():
+                return of("delete", "subscription", self._arrow(change.exchange, change.arn), change.reason)
+        return None  # tags of levels are compared as all tags
+
+    def _arn_of(self, wanted: Desired, name: str) -> QueueArn:
+        return next(level.arn for level in wanted.levels if level.name == name)
+
+    def _arrow(self, exchange: str, arn: QueueArn) -> str:
+        topic = parse_arn(topic_arn(exchange, self._settings, self._home)).name
+        return f"{topic} -> {parse_arn(arn).name}"
+
+    def _physical(self, name: str) -> str:
+        return self._settings.namer.queue(name)
+
+    # --- topics
+
+    def _compare_topic(self, topic: SnsTopic) -> None:
+        if topic.exchange not in self._topics:
+            self._look_at_topic(topic.exchange)
+        if topic.exchange not in self._topics:
+            return
+        shown = self._topics[topic.exchange]
+        if shown is None and topic.is_predefined:
+            self._found.unknown.append(
+                f"The predefined topic of exchange {topic.exchange!r} ({topic.arn}) does not exist: create it."
+            )
+        elif shown is None:
+            reason = f"Queues are bound to exchange {topic.exchange}, and it has no topic."
+            self._found.changes.append(
+                Drift("create", "topic", topic.physical, reason, topic.exchange, tags=topic.tags)
+            )  # fmt: skip
+        else:
+            self._found.changes += topic_drift(topic, shown)
+
+    def _look_at_topic(self, exchange: str) -> None:
+        if exchange in self._topics:
+            return
+        arn = topic_arn(exchange, self._settings, self._home)
+        subscriptions: dict[str, str] | None = None
+        try:
+            listed = self._pages("sns", "list_subscriptions_by_topic", "Subscriptions", TopicArn=arn)
+            subscriptions = {item["Endpoint"]: item["SubscriptionArn"] for item in listed}
+        except TopicNotFound:
+            self._topics[exchange] = None
+            return
+        except AccessDenied as exc:
+            self._cannot_tell(f"the subscriptions of exchange {exchange}", exc)
+        tags: dict[str, str] | None = None
+        if exchange not in self._settings.predefined_exchanges:
+            try:
+                tags = self._topic_tags(arn)
+            except TopicNotFound:
+                self._topics[exchange] = None
+                return
+            except AccessDenied as exc:
+                self._cannot_tell(f"the tags of exchange {exchange}", exc)
+        self._topics[exchange] = ShownTopic(tags, subscriptions)
+
+    def _topic_tags(self, arn: str) -> dict[str, str]:
+        answer = self._clients.sns("list_tags_for_resource", ResourceArn=arn)
+        return {tag["Key"]: tag["Value"] for tag in answer.get("Tags") or ()}
+
+    # --- what is no longer declared
+
+    def _search(self, plan: Blueprint) -> None:
+        known = {queue.physical for queue in plan.queues} | {
+            self._settings.namer.queue(name) for name in self._others if name
+        }
+        pruned: set[str] = set()
+        try:
+            found = self._undeclared_queues(known)
+        except AccessDenied as exc:
+            self._found.unsearched.append(f"Cannot look for queues that are no longer declared: {exc}")
+            found = []
+        for one in found:
+            pruned.add(one.arn)
+            self._found.undeclared.append(one)
+        named = {topic.physical for topic in plan.topics} | {
+            self._settings.namer.topic(name) for name in self._others if name and "*" not in name
+        }
+        try:
+            self._found.undeclared += self._undeclared_topics(named, pruned)
+        except AccessDenied as exc:
+            self._found.unsearched.append(f"Cannot look for topics that are no longer declared: {exc}")
+
+    def _undeclared_queues(self, known: Collection[str]) -> list[Undeclared]:
+        prefix = self._settings.namer.queue_prefix()
+        params: dict[str, Any] = {"MaxResults": SQS_LIST_PAGE} | ({"QueueNamePrefix": prefix} if prefix else {})
+        found = []
+        for url in self._pages("sqs", "list_queues", "QueueUrls", **params):
+            name = url.rstrip("/").rpartition("/")[2]
+            if name in known or not self._settings.namer.owns(name) or is_incarnation(name):
+                continue
+            try:
+                one = self._undeclared_queue(name, QueueUrl(url))
+            except QueueNotFound:
+                continue  # AWS lists deleted queues for a while
+            if one is not None:
+                found.append(one)
+        return found
+
+    def _undeclared_queue(self, name: str, url: QueueUrl) -> Undeclared | None:
+        tags = dict(self._clients.sqs("list_queue_tags", QueueUrl=url).get("Tags") or {})
+        if not is_ours(tags, self._settings) or ownership.read(tags) is not None:
+            return None  # foreign, or temporary
+        answer = self._clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=["All"])
+        attributes = answer.get("Attributes") or {}
+        if attributes.get("MessageRetentionPeriod") == retention_s(self._settings, is_temporary=True):
+            return None
+        address = {*self._settings.predefined_queues.values()}
+        if url in address or attributes.get("QueueArn") in address:
+            return None
+        messages = sum(int(attributes.get(count, 0)) for count in _COUNTS)
+        owner = tags.get(OWNER_TAG) or tags.get(LEVEL_TAG)
+        reason = f"It belongs to queue {owner}." if owner else "This app does not declare it."
+        arn = str(attributes.get("QueueArn", ""))
+        sources = [
+            shown.url
+            for shown in self._queues.values()
+            if shown is not None and arn and arn in (shown.attributes or {}).get("RedrivePolicy", "")
+        ]
+        topics = self._topics_of(tags, attributes.get("Policy"))
+        return Undeclared("queue", name, reason, messages, arn=arn, url=url, topics=topics, sources=tuple(sources))
+
+    def _topics_of(self, tags: Mapping[str, str], policy: str | None) -> tuple[str, ...]:
+        """ARNs of the topics that a queue may be subscribed to; a level has no tags of bindings itself."""
+        bindings = from_tags(tags)
+        if LEVEL_TAG in tags:
+            try:
+                main = self._clients.sqs("get_queue_url", QueueName=tags[LEVEL_TAG])["QueueUrl"]
+                bindings = from_tags(self._clients.sqs("list_queue_tags", QueueUrl=main).get("Tags") or {})
+            except QueueNotFound as exc:
+                logger.debug("The queue of a priority level is gone: %s", exc)
+        found = {str(topic_arn(exchange, self._settings, self._home)) for exchange in bindings.exchanges() if exchange}
+        return tuple(sorted(found | set(named_topics(policy))))
+
+    def _undeclared_topics(self, known: Collection[str], pruned: Collection[str]) -> list[Undeclared]:
+        found = []
+        predefined = set(self._settings.predefined_exchanges.values())
+        for item in self._pages("sns", "list_topics", "Topics"):
+            arn = item["TopicArn"]
+            try:
+                name = parse_arn(arn).name
+            except InvalidName:
+                continue
+            if name in known or arn in predefined or not self._settings.namer.owns(name):
+                continue
+            try:
+                if not is_ours(self._topic_tags(arn), self._settings):
+                    continue
+                listed = self._pages("sns", "list_subscriptions_by_topic", "Subscriptions", TopicArn=arn)
+                if all(one["Endpoint"] in pruned or (arn, one["Endpoint"]) in self._unbound for one in listed):
+                    reason = "This app neither binds a queue to it nor publishes to it, and no other queue uses it."
+                    found.append(Undeclared("topic", name, reason, arn=arn))
+            except TopicNotFound:
+                continue
+        return found
+
+    # --- inside
+
+    def _pages(self, service: str, operation: str, what: str, **params: Any) -> list[Any]:
+        call: Callable[..., dict[str, Any]] = self._clients.sqs if service == "sqs" else self._clients.sns
+        items: list[Any] = []
+        token: dict[str, str] = {}
+        while True:
+            answer = call(operation, **params, **token)
+            items += answer.get(what) or ()
+            if not answer.get("NextToken"):
+                return items
+            token = {"NextToken": answer["NextToken"]}
+
+    def _cannot_tell(self, what: str, exc: AccessDenied) -> None:
+        self._found.unknown.append(f"Cannot tell {what}: {exc}")
+
+
+def _described(binding: Binding) -> str:
+    key = f" with key {binding.routing_key}" if binding.routing_key else ""
+    arguments = f" and arguments {dict(binding.arguments)}" if binding.arguments else ""
+    return f"exchange {binding.exchange}{key}{arguments}"
