@@ -34,6 +34,8 @@ _MAX_SHOWN = 100_000
 #: Deaths that a sheet shows. We write fewer, but a header may contain anything.
 _MAX_DEATHS = 20
 _INDENT = " " * 11
+#: In the order in which they are counted.
+_SEVERITIES = {"error": "error", "warning": "warning", "info": "remark"}
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
@@ -145,11 +147,16 @@ def check_sheet(report: CheckReport) -> str:
         for probed in report.probes
         if probed.outcome == "delivered"
     ]
-    looked_at = f"{report.queues} queues, {report.topics} topics, {report.subscriptions} subscriptions"
-    counts = Counter(finding.severity for finding in report.findings)
-    said = ", ".join(f"{counts[severity]} {severity}" for severity in ("error", "warning", "info") if counts[severity])
-    lines.append(f"{looked_at}: {said or 'no findings'}.")
+    counts: Counter[str] = Counter(finding.severity for finding in report.findings)
+    said = [_counted(counts[severity], word) for severity, word in _SEVERITIES.items() if counts[severity]]
+    things = {"queue": report.queues, "topic": report.topics, "subscription": report.subscriptions}
+    looked_at = ", ".join(_counted(number, word) for word, number in things.items())
+    lines.append(f"{looked_at}: {', '.join(said) or 'no findings'}.")
     return "\n".join(lines)
+
+
+def _counted(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
 
 
 def _rights_line(role: str, report: CheckReport) -> str:

@@ -14,6 +14,7 @@ from celery.bin.base import CLIContext
 from click.testing import CliRunner, Result
 from fakes import ACCOUNT, REGION, FakeClients, connected
 from kombu import Exchange, Queue
+from support.pages import DOCS, blocks
 
 from kombu_hake.admin import CheckReport, Finding, connect
 from kombu_hake.admin.blueprint import blueprint
@@ -529,8 +530,18 @@ def test_addresses_of_another_place(fake: FakeClients, options: dict[str, Any], 
         assert set(codes(report(app).findings)) <= {code, "drift"}
 
 
-def test_an_endpoint_of_another_region(app: Celery, fake: FakeClients, monkeypatch: pytest.MonkeyPatch) -> None:
-    endpoints = {"sqs": "https://sqs.us-east-1.amazonaws.com", "sns": f"https://sns.{REGION}.amazonaws.com"}
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://sqs.us-east-1.amazonaws.com",
+        "https://sns.us-east-1.amazonaws.com",
+        "https://vpce-0a-b.sns.us-east-1.vpce.amazonaws.com",
+    ],
+)
+def test_an_endpoint_of_another_region(
+    url: str, app: Celery, fake: FakeClients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoints = {"sqs": f"https://sqs-fips.{REGION}.api.aws", "sns": url}
     monkeypatch.setattr(fake, "endpoints", lambda: endpoints)
     assert codes(report(app).findings) == ["region-mismatch"]
 
@@ -581,6 +592,29 @@ def test_an_action_that_aws_denied_stays_denied_whatever_a_simulation_says(app: 
     fake.simulated = set()
     fake.deny("sqs:DeleteMessage")
     assert codes(report(app).findings) == ["right-missing"]
+
+
+def test_a_right_to_create_is_looked_at_for_what_is_missing_too(fake: FakeClients) -> None:
+    app = plain()
+    with connected(fake):
+        fake.simulated = {"sqs:CreateQueue"}
+        assert codes(report(app).findings) == ["queue-missing", "right-missing"]
+
+
+def test_roles_need_what_the_page_of_permissions_gives_them() -> None:
+    policies = {
+        block.mark.removeprefix("role: "): {
+            action
+            for statement in json.loads(block.code)["Statement"]
+            for action in ([statement["Action"]] if isinstance(statement["Action"], str) else statement["Action"])
+        }
+        for block in blocks(DOCS / "iam.md", "json")
+        if block.mark.startswith("role: ")
+    }
+    needed = {role: {action for need in needs for action in need.actions} for role, needs in ROLES.items()}
+    for role in ("producer", "consumer", "declarer"):
+        assert needed[role] <= policies[role]
+    assert needed["operator"] <= set().union(*policies.values())
 
 
 def test_workers_that_declare_nothing_need_no_right_to(app: Celery, fake: FakeClients) -> None:

@@ -21,6 +21,7 @@ from support.texts import error_texts
 
 import kombu_hake
 from kombu_hake import admin, exceptions, testing
+from kombu_hake.admin.check.findings import CODES
 from kombu_hake.config.options import COMMON, OPTIONS, STORIES, WITHOUT_MEANING
 
 PACKAGE = Path(kombu_hake.__file__).parent
@@ -62,8 +63,21 @@ def error_texts_table() -> str:
     return "\n".join(["| text | class |", "|---|---|", *dict.fromkeys(rows)])
 
 
+def check_table() -> str:
+    rows = [
+        f"| `{code}` | {known.severity} | {_cell(known.meaning)} {_cell(known.why)} | {_sentence(known.remedy)} |"
+        for code, known in CODES.items()
+    ]
+    return "\n".join(["| code | severity | what it means | what mends it |", "|---|---|---|---|", *rows])
+
+
+def _sentence(text: str) -> str:
+    return _cell(text[0].upper() + text[1:])
+
+
 TABLES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
     DOCS / "options.md": {"options": options_table},
+    DOCS / "cli.md": {"check": check_table},
     DOCS / "design.md": {"modules": modules_table},
     DOCS / "api.md": {"api": api_page},
     DOCS / "messages.md": {"error-texts": error_texts_table},
@@ -98,6 +112,11 @@ def _origin(aliases: tuple[str, ...], env: tuple[str, ...]) -> str:
 def test_the_table_of_options_is_that_of_the_code() -> None:
     text = (DOCS / "options.md").read_text()
     assert with_table(text, "options", options_table()) == text, "run: python tests/unit/test_docs.py"
+
+
+def test_the_table_of_findings_is_that_of_the_code() -> None:
+    text = (DOCS / "cli.md").read_text()
+    assert with_table(text, "check", check_table()) == text, "run: python tests/unit/test_docs.py"
 
 
 def test_the_table_of_modules_names_each_module() -> None:

@@ -13,7 +13,7 @@ _RANK: Mapping[Severity, int] = {"error": 0, "warning": 1, "info": 2}
 
 
 class Code(NamedTuple):
-    """What a code stands for. docs/cli.md shows this table."""
+    """What a code stands for, in Markdown: docs/cli.md shows this table."""
 
     severity: Severity
     meaning: str
@@ -412,8 +412,8 @@ def found(
         explains: Patterns of differences to the blueprint, of ``drift.py``.
     """
     known = CODES[code]
-    names = frozenset(explains)
-    return Finding(code, severity or known.severity, what, where, known.why, remedy or known.remedy, names)
+    why, usual = known.why.replace("`", ""), known.remedy.replace("`", "")
+    return Finding(code, severity or known.severity, what, where, why, remedy or usual, frozenset(explains))
 
 
 def in_order(findings: Iterable[Finding]) -> list[Finding]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
+from urllib.parse import urlsplit
 
 from kombu_hake.admin.check.facts import Denied, Expected, Facts, Place
 from kombu_hake.admin.check.findings import Finding, found
@@ -12,6 +14,8 @@ from kombu_hake.quoting import quoted
 
 __all__ = ["is_elsewhere", "of_place", "of_reads"]
 
+#: A label of a host name, as in ``sns.eu-west-1.amazonaws.com``.
+_REGION = re.compile(r"[a-z]{2}(?:-[a-z]+)+-\d\Z")
 _SKEW_S = 30.0
 #: A region that allows as many messages a second as this needs no remark.
 _ENOUGH_PER_S = 9_000
@@ -26,8 +30,9 @@ def of_place(expected: Expected, facts: Facts) -> Iterator[Finding]:
     for name, address in settings.predefined_exchanges.items():
         yield from _of_address(f"Predefined exchange {name!r}", address, settings, place)
     for service, url in place.endpoints.items():
-        region = region_of_url(url)
-        if region is not None and region != place.region:
+        labels = (urlsplit(url).hostname or "").split(".")
+        region = next((label for label in labels if _REGION.match(label)), place.region)
+        if region != place.region:
             what = f"The endpoint of {service} is in {region}, and the broker URL names {place.region}."
             yield found("region-mismatch", url, what)
     if settings.account_id and place.account and settings.account_id != place.account:

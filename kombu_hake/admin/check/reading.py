@@ -134,11 +134,13 @@ class Reader:
                 url: str | None = address
             else:
                 url = self._url(queue.arn)
-            attributes = self._attributes(url or self._home.queue_url(queue.physical), queue.arn)
+            if url is None:
+                url = self._home.queue_url(queue.physical, parse_arn(queue.arn).account)
+            attributes = self._attributes(url, queue.arn)
+            tags = self._tags(url, queue.arn) if queue.role == "queue" else None
         except QueueNotFound:
             return QueueFacts(None)
-        tags = self._tags(str(url), queue.arn) if queue.role == "queue" and url is not None else None
-        return QueueFacts(url or self._home.queue_url(queue.physical), attributes, tags)
+        return QueueFacts(url, attributes, tags)
 
     def _url(self, arn: str) -> str | None:
         """The URL of a queue; None where it may not be asked for. Raises QueueNotFound."""

@@ -161,7 +161,7 @@ class RightsReader:
             for need in ROLES[role]
             for on in need.on
             for action in need.actions
-            for resource in _resources(expected, facts, on)
+            for resource in _resources(expected, facts, on, action)
         ]
         simulated = self._simulate(sorted({(action, resource) for _, action, resource in wanted}))
         rights = []
@@ -240,21 +240,29 @@ def _evaluated(answer: Mapping[str, Any]) -> dict[tuple[str, str], Verdict]:
     return verdicts
 
 
-def _resources(expected: Expected, facts: Facts, on: str) -> list[str]:
+def _resources(expected: Expected, facts: Facts, on: str, action: str) -> list[str]:
+    """The resources of an action: those that exist, if the action is tried on them."""
     if on == "any":
         return ["*"]
+    is_tried = action in _EMPTY or action in _READS
+    is_creation = action in ("sqs:CreateQueue", "sns:CreateTopic")
     if on == "topics":
-        return [topic.arn for topic in expected.blueprint.topics if _exists(facts.topics.get(topic.arn))]
+        return [
+            topic.arn
+            for topic in expected.blueprint.topics
+            if topic.arn in facts.topics
+            and not (is_tried and facts.topics[topic.arn].exists is False)
+            and not (is_creation and topic.is_predefined)
+        ]
     roles = {"queues": ("queue", "level"), "dead": ("dead", "undelivered")}[on]
     return [
         queue.arn
         for queue in expected.blueprint.queues
-        if queue.role in roles and queue.arn in facts.queues and facts.queues[queue.arn].url
+        if queue.role in roles
+        and queue.arn in facts.queues
+        and not (is_tried and facts.queues[queue.arn].url is None)
+        and not (is_creation and queue.is_predefined)
     ]
-
-
-def _exists(topic: Any) -> bool:
-    return topic is not None and topic.exists is not False
 
 
 def _principal(caller: str) -> str | None:

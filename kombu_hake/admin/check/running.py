@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
@@ -98,7 +99,7 @@ def check(
         blueprint(declarations, settings, topology.home),
         settings,
         frozenset((one.group, one.topic, one.key) for one in registry.all(app)),
-        app.main or "APP",
+        shlex.quote(app.main or "APP"),
     )
     once = cast(Clients, OnceClients(clients))
     facts = Reader(once, topology.home).read(expected)
