@@ -39,6 +39,9 @@ _SERVICE = "sns.amazonaws.com"
 #: AWS does not count white space, so a text that it returns may exceed the limit of a policy, but not by this much.
 _MAX_CHARS = 8 * limits.SQS_POLICY_MAX_BYTES
 
+#: Condition operators that are judged here.
+_OPERATORS = {"arnequals", "arnlike", "bool", "stringequals", "stringequalsignorecase", "stringlike"}
+
 Statement = dict[str, Any]
 
 
@@ -153,7 +156,7 @@ def judged_policy(policy_text: str | None, queue_arn: str, topic_arn: str) -> Po
             found.setdefault(effect, []).append(name)
         elif effect == "Allow" and _holds(one, topic_arn, ignored="aws:sourceaccount"):
             found["account"].append(name)
-        elif effect == "Deny" and not _is_understood(one):
+        elif effect == "Deny" and not _is_understood(one, topic_arn):
             found["doubt"].append(name)
     return PolicyJudgement(
         tuple(found["Allow"]), tuple(found["Deny"]), tuple(found["account"]), tuple(found["doubt"]), len(statements)
@@ -354,13 +357,7 @@ def _holds(statement: Statement, topic_arn: str, *, ignored: str = "") -> bool:
     Args:
         ignored: A condition key, in lower case, to leave out.
     """
-    facts = {
-        "aws:sourcearn": topic_arn,
-        "aws:sourceaccount": topic_arn.split(":")[4],
-        "aws:securetransport": "true",
-        "aws:principalisawsservice": "true",
-        "aws:principalservicename": _SERVICE,
-    }
+    facts = _facts(topic_arn)
     conditions = statement.get("Condition") or {}
     return isinstance(conditions, dict) and all(
         isinstance(tests, dict)
@@ -372,18 +369,24 @@ def _holds(statement: Statement, topic_arn: str, *, ignored: str = "") -> bool:
     )
 
 
-def _is_understood(statement: Statement) -> bool:
-    """Return True if every condition of a statement can be judged by :func:`_holds`."""
-    known = {
-        "aws:sourcearn", "aws:sourceaccount", "aws:securetransport", "aws:principalisawsservice",
-        "aws:principalservicename",
-    }  # fmt: skip
-    operators = {"arnequals", "arnlike", "stringlike", "stringequals", "stringequalsignorecase", "bool"}
-    conditions = statement.get("Condition") or {}
+def _facts(topic_arn: str) -> dict[str, str]:
+    """Condition keys, in lower case, whose values are known of a delivery from the topic."""
+    return {
+        "aws:sourcearn": topic_arn,
+        "aws:sourceaccount": topic_arn.split(":")[4],
+        "aws:securetransport": "true",
+        "aws:principalisawsservice": "true",
+        "aws:principalservicename": _SERVICE,
+    }
+
+
+def _is_understood(statement: Statement, topic_arn: str) -> bool:
+    """Return True if :func:`_holds` knows every operator and key of the conditions."""
+    facts, conditions = _facts(topic_arn), statement.get("Condition") or {}
     return isinstance(conditions, dict) and all(
         isinstance(tests, dict)
-        and str(operator).lower().removesuffix("ifexists").replace("not", "", 1) in operators
-        and all(str(key).lower() in known for key in tests)
+        and _operator(str(operator))[0] in _OPERATORS
+        and all(str(key).lower() in facts for key in tests)
         for operator, tests in conditions.items()
     )
 
@@ -391,9 +394,8 @@ def _is_understood(statement: Statement) -> bool:
 def _test(operator: str, fact: str | None, values: Any) -> bool:
     if fact is None:
         return False
-    name = operator.lower().removesuffix("ifexists")
-    is_negated = "not" in name
-    match name.replace("not", "", 1):
+    name, is_negated = _operator(operator)
+    match name:
         case "arnequals" | "arnlike":
             found = any(_is_arn_like(str(value), fact) for value in _listed(values))
         case "stringlike":
@@ -405,6 +407,12 @@ def _test(operator: str, fact: str | None, values: Any) -> bool:
         case _:
             return False
     return found != is_negated
+
+
+def _operator(text: str) -> tuple[str, bool]:
+    """The name of a condition operator, one of :data:`_OPERATORS` if it is known, and whether it is negated."""
+    name = text.lower().removesuffix("ifexists")
+    return name.replace("not", "", 1), "not" in name
 
 
 def _is_arn_like(pattern: str, arn: str) -> bool:
