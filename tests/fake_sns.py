@@ -312,7 +312,7 @@ class FakeSns:
             arn = f"{topic.arn}:00000000-0000-4000-8000-{next(self._numbers):012x}"
             existing = Subscription(arn, Endpoint, attributes, self._clock())
             topic.subscriptions[Endpoint] = existing
-        elif not _compared(attributes).items() <= _compared(existing.attributes).items():
+        elif not _compared(attributes).items() <= _compared(existing.attributes, is_existing=True).items():
             raise _invalid("Attributes Reason: Subscription already exists with different attributes")
         return {"SubscriptionArn": existing.arn}
 
@@ -604,10 +604,11 @@ def _passes(acting: dict[str, str], text: str, attributes: dict[str, Any]) -> bo
     return passes(policy, values, types)
 
 
-def _compared(attributes: dict[str, str]) -> dict[str, str]:
-    """Attributes of a subscription as Subscribe compares them."""
+def _compared(attributes: dict[str, str], *, is_existing: bool = False) -> dict[str, str]:
+    """Attributes of a subscription as Subscribe compares them: omitted ones are ignored."""
     found = {name: value for name, value in attributes.items() if value}
-    found.setdefault("FilterPolicyScope", "MessageAttributes")
+    if is_existing:
+        found.setdefault("FilterPolicyScope", "MessageAttributes")
     if "RawMessageDelivery" in found:
         found["RawMessageDelivery"] = found["RawMessageDelivery"].lower()
     return found

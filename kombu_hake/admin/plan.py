@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from kombu_hake.admin.declared import Declared, declared
+from kombu_hake.amqp import main_queue
 from kombu_hake.aws import Clients
 from kombu_hake.exceptions import (
     BrokerUnavailable,
@@ -238,11 +239,15 @@ class _Run:
 
     def _make_queue(self, name: str, changes: list[Drift]) -> None:
         queue = self._queues[name]
+        for change in changes:
+            if change.what == "queue" and main_queue(change.queue) != name:  # levels come with the queue
+                self._make_extra(change)
+        self._write(changes)
         if any(change.what not in ("attribute", "tag") for change in changes):
             self._topology.enforce(queue.spec, queue.bindings)
-        for change in changes:
-            if change.what == "queue" and change.queue != name:
-                self._make_extra(change)
+
+    def _write(self, changes: list[Drift]) -> None:
+        """Write attributes and tags: a request for all of one SQS queue."""
         written: dict[str, tuple[dict[str, str], dict[str, str]]] = {}
         for change in changes:
             if change.what in ("attribute", "tag"):
@@ -257,7 +262,7 @@ class _Run:
                 self._clients.sqs("tag_queue", QueueUrl=url, Tags=tags)
 
     def _make_extra(self, change: Drift) -> None:
-        """Create a dead-letter queue, or one for undelivered messages, that declaring its queue did not create."""
+        """Create a dead-letter queue, or one for undelivered messages, which declaring does only for a new queue."""
         queues = self._topology.queues
         spec = QueueSpec(change.queue)
         if queues.look_for(spec):

@@ -106,7 +106,8 @@ def _summary(done: Applied) -> str:
     lines += [f"still differs: {one.what} {one.name}: {one.reason}" for one in done.remaining.changes]
     lines += [f"not declared, kept: {_undeclared(one)}" for one in done.remaining.undeclared]
     if done.changes or done.removed:
-        lines.append(f"{_count(len(done.changes), 'change')} made, {len(done.removed)} things deleted.")
+        deleted = _count(len(done.removed), "thing") if done.removed else "nothing"
+        lines.append(f"{_count(len(done.changes), 'change')} made, {deleted} deleted.")
     elif not done.failures:
         lines.append("Nothing to apply: AWS has all that the app declares.")
     return "\n".join(lines)

@@ -349,7 +349,7 @@ class Auditor:
 
         match change:
             case WritePolicy():
-                return of("change", "policy", self._physical(change.queue), change.reason)
+                return of("change", "policy", parse_arn(self._arn_of(wanted, change.queue)).name, change.reason)
             case Subscribe():
                 shown = "" if change.filter == "{}" else f" Filter: {change.filter}"
                 name = self._arrow(change.exchange, change.arn)
@@ -363,14 +363,13 @@ class Auditor:
         return None  # tags of levels are compared as all tags
 
     def _arn_of(self, wanted: Desired, name: str) -> QueueArn:
+        if wanted.undelivered is not None and wanted.undelivered.name == name:
+            return wanted.undelivered.arn
         return next(level.arn for level in wanted.levels if level.name == name)
 
     def _arrow(self, exchange: str, arn: QueueArn) -> str:
         topic = parse_arn(topic_arn(exchange, self._settings, self._home)).name
         return f"{topic} -> {parse_arn(arn).name}"
-
-    def _physical(self, name: str) -> str:
-        return self._settings.namer.queue(name)
 
     # --- topics
 

@@ -97,7 +97,7 @@ class SnsTopic:
         exchange: The exchange that it is.
         physical: Name in AWS.
         is_bound: A declared queue is bound to it. Binding creates topics; one that is only published to is created by
-            whoever binds to it.
+            the app that binds a queue to it.
         is_predefined: It is created elsewhere.
     """
 
@@ -261,7 +261,8 @@ class _Maker:
         for binding in bindings:
             if needs_topic(self._settings, spec.name, binding):
                 self._exchanges[binding.exchange] = binding.exchange_type
-                self._bound.add(binding.exchange)
+                if binding in drafted.bound or binding.exchange in self._settings.predefined_exchanges:
+                    self._bound.add(binding.exchange)
             else:
                 self._direct.add(binding.exchange)
         names = level_names(spec.name, spec.arguments)

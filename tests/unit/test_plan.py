@@ -1,0 +1,483 @@
+"""``plan`` and ``apply``: from nothing, and after each kind of thing was changed or deleted elsewhere."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import pytest
+from celery import Celery
+from click.testing import CliRunner, Result
+from fakes import ACCOUNT, REGION, FakeClients, connected
+from kombu import Exchange, Queue
+from support.faults import FAULTS, FAULTS_WITH_PRIORITIES, FOREIGN, Aws, Fault
+from support.shops import SHOPS, declare_all, made_app
+
+from kombu_hake import admin
+from kombu_hake.admin import Admin, Applied, Plan
+from kombu_hake.cli.main import hake
+from kombu_hake.exceptions import ConfigurationError
+
+URL = f"hake://localhost:1/ns?region={REGION}"
+READS = {
+    "get_queue_url", "get_queue_attributes", "list_queue_tags", "list_queues", "list_topics", "get_caller_identity",
+    "list_subscriptions_by_topic", "get_subscription_attributes", "list_tags_for_resource",
+}  # fmt: skip
+
+
+class Client:
+    """As one of boto3's, to the fake."""
+
+    def __init__(self, fake: FakeClients, service: str) -> None:
+        self._call = getattr(fake, service)
+
+    def __getattr__(self, operation: str) -> Any:
+        return lambda **params: self._call(operation, **params)
+
+
+class Shop(NamedTuple):
+    broker: Admin
+    fake: FakeClients
+    aws: Aws
+
+
+@contextmanager
+def opened(fake: FakeClients, app: Celery) -> Iterator[Shop]:
+    with connected(fake), admin.connect(app) as broker:
+        aws = Aws(Client(fake, "sqs"), Client(fake, "sns"), "ns__", fake.clock.advance)
+        yield Shop(broker, fake, aws)
+
+
+@contextmanager
+def shop(name: str, **options: Any) -> Iterator[Shop]:
+    with opened(FakeClients(), made_app(URL, name, **options)) as found:
+        yield found
+
+
+def never(seconds: float) -> None:
+    pytest.fail(f"waits {seconds} s")
+
+
+def lines(found: Plan) -> list[str]:
+    return [f"{one.action} {one.what} {one.name}: {one.reason}" for one in found.changes]
+
+
+def apply(broker: Admin, **options: Any) -> Applied:
+    done = broker.apply(**{"sleep": never, **options})
+    assert not done.failures
+    assert done.remaining.changes == ()
+    return done
+
+
+# --- all that is declared
+
+
+@pytest.mark.parametrize("name", SHOPS)
+def test_from_nothing(name: str) -> None:
+    with shop(name) as (broker, fake, _):
+        found = broker.plan()
+        assert {one.action for one in found.changes} == {"create"}
+        assert found.unknown == found.undeclared == ()
+        assert set(fake.counts()) <= READS
+        done = apply(broker)
+        assert sorted(map(str, done.changes)) == sorted(map(str, found.changes))
+        fake.calls.clear()
+        assert broker.plan() == Plan()
+        assert apply(broker).changes == ()
+        assert set(fake.counts()) <= READS
+
+
+@pytest.mark.parametrize("name", SHOPS)
+def test_nothing_differs_after_workers_declared_it(name: str) -> None:
+    fake, app = FakeClients(), made_app(URL, name)
+    with connected(fake):
+        declare_all(app)
+    with opened(fake, app) as (broker, _, _):
+        assert broker.plan() == Plan()
+
+
+@pytest.mark.parametrize("name", SHOPS)
+def test_worker_that_starts_after_apply_writes_nothing(name: str) -> None:
+    fake, app = FakeClients(), made_app(URL, name)
+    with opened(fake, app) as (broker, _, _):
+        apply(broker)
+    fake.calls.clear()
+    with connected(fake):
+        declare_all(app)
+    # Subscribe finds what is there, as the worker's rights are made for.
+    assert set(fake.counts()) <= READS | {"subscribe"}
+
+
+# --- faults
+
+
+def check(found: Shop, fault: Fault) -> None:
+    broker, _, aws = found
+    apply(broker)
+    theirs = aws.sqs.create_queue(QueueName="ns__theirs")["QueueUrl"]
+    for item in aws.sns.list_topics()["Topics"][:1]:
+        aws.sns.subscribe(TopicArn=item["TopicArn"], Protocol="sqs", Endpoint=aws.arn(theirs))
+    for url in aws.all_urls():
+        aws.sqs.tag_queue(QueueUrl=url, Tags={"theirs": "x"})
+    before = aws.inventory()
+    fault.make(aws)
+    shown = lines(broker.plan())
+    expected = [line.replace("__", "ns__") for line in fault.lines]
+    assert [line[: len(start)] for line, start in zip(shown, expected, strict=False)] == expected
+    assert len(shown) == len(expected)
+    done = apply(broker)
+    assert lines(Plan(done.changes)) == shown or sorted(lines(Plan(done.changes))) == sorted(shown)
+    assert broker.plan() == Plan()
+    after = aws.inventory()
+    for name, queue in after["queues"].items():
+        policy = queue["attributes"].get("Policy")
+        if policy is not None and fault.keeps_foreign == name:
+            assert FOREIGN in policy["Statement"]
+            policy["Statement"].remove(FOREIGN)
+        if fault.recreates and name.startswith(fault.recreates):
+            queue["tags"]["theirs"] = "x"
+    assert after == before
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_fault_is_one_line_and_mended(name: str) -> None:
+    with shop("attributes and tags") as found:
+        check(found, FAULTS[name])
+
+
+@pytest.mark.parametrize("name", FAULTS_WITH_PRIORITIES)
+def test_fault_of_priorities_is_one_line_and_mended(name: str) -> None:
+    with shop("priorities") as found:
+        check(found, FAULTS_WITH_PRIORITIES[name])
+
+
+# --- what is no longer declared
+
+
+def hired(name: str, *queues: Queue, **options: Any) -> Celery:
+    """An app with these queues."""
+    app = Celery(name, broker=URL, set_as_current=False)
+    app.conf.broker_transport_options = options
+    app.conf.task_queues = list(queues)
+    app.finalize()
+    return app
+
+
+VIDEO = Exchange("media", "topic")
+KEPT = {"x-dead-letter-queue": True}
+
+
+def before_and_after(fake: FakeClients) -> Celery:
+    """Two queues, a level, dead letters and bindings are made; the app that is returned declares less."""
+    both = [
+        Queue("clips", VIDEO, routing_key="clip.#", queue_arguments=KEPT),
+        Queue("films", Exchange("films", "topic"), routing_key="#", queue_arguments=KEPT, max_priority=1),
+    ]
+    with opened(fake, hired("before", *both)) as (broker, _, aws):
+        apply(broker)
+        bound = Queue("clips", VIDEO, routing_key="trailer.#")
+        with broker.app.connection_for_write() as connection:
+            bound(connection.default_channel).declare()
+        theirs = aws.sqs.create_queue(QueueName="ns__theirs")["QueueUrl"]
+        aws.sqs.tag_queue(QueueUrl=theirs, Tags={"hake:made-by": "kombu_hake 1.0", "hake:namespace": "other"})
+        aws.sqs.create_queue(QueueName="ns__untagged")
+        aws.sqs.create_queue(QueueName="other__queue")
+        aws.sns.create_topic(Name="ns__untagged")
+        aws.sqs.send_message(QueueUrl=aws.url("films-dead"), MessageBody="x")
+    return hired("after", Queue("clips", VIDEO, routing_key="clip.#", queue_arguments={"x-dead-letter-queue": False}))
+
+
+UNDECLARED = {
+    ("binding", "ns__clips"),
+    ("queue", "ns__clips-dead"),
+    ("queue", "ns__clips-undelivered"),
+    ("queue", "ns__films"),
+    ("queue", "ns__films-dead"),
+    ("queue", "ns__films-undelivered"),
+    ("topic", "ns__films"),
+}
+
+
+def names(found: Any) -> set[tuple[str, str]]:
+    """With levels, which have a hash in their names, left out."""
+    return {(one.what, one.name) for one in found if "priority-1" not in one.name}
+
+
+def test_what_is_no_longer_declared_is_listed_and_stays() -> None:
+    fake = FakeClients()
+    app = before_and_after(fake)
+    with opened(fake, app) as (broker, _, aws):
+        before = aws.inventory()
+        found = broker.plan()
+        assert found.changes == ()
+        assert names(found.undeclared) == UNDECLARED
+        assert len(found.undeclared) == len(UNDECLARED) + 1
+        assert {one.name: one.messages for one in found.undeclared if one.messages} == {"ns__films-dead": 1}
+        done = apply(broker)
+        assert (done.changes, done.removed) == ((), ())
+        assert aws.inventory() == before
+
+
+def test_prune_removes_what_it_was_told_to_and_nothing_else() -> None:
+    fake = FakeClients()
+    app = before_and_after(fake)
+    with opened(fake, app) as (broker, _, aws):
+        done = apply(broker, prune=lambda found: found)
+        assert names(done.removed) == UNDECLARED
+        assert broker.plan() == Plan()
+        left = aws.inventory()
+        assert sorted(left["queues"]) == ["ns__clips", "ns__theirs", "ns__untagged"]
+        assert sorted(left["topics"]) == ["ns__media", "ns__untagged"]
+        assert list(left["subscriptions"]) == [("ns__media", "ns__clips")]
+        assert "RedrivePolicy" not in left["queues"]["ns__clips"]["attributes"]
+        shown = left["subscriptions"]["ns__media", "ns__clips"]
+        assert "trailer" not in json.dumps(shown["FilterPolicy"])
+
+
+def test_prune_of_some(caplog: pytest.LogCaptureFixture) -> None:
+    fake = FakeClients()
+    app = before_and_after(fake)
+    with opened(fake, app) as (broker, _, aws):
+        apply(broker, prune=lambda found: [one for one in found if one.name == "ns__films"])
+        left = aws.inventory()
+        assert "ns__films" not in left["queues"]
+        assert "ns__films-dead" in left["queues"]
+
+
+def test_topic_that_others_use_is_not_listed() -> None:
+    fake = FakeClients()
+    with opened(fake, hired("before", Queue("clips", VIDEO, routing_key="clip.#"))) as (broker, _, aws):
+        apply(broker)
+        theirs = aws.sqs.create_queue(QueueName="theirs")["QueueUrl"]
+        aws.sns.subscribe(TopicArn=aws.topic("media"), Protocol="sqs", Endpoint=aws.arn(theirs))
+    with opened(fake, hired("after", Queue("other"))) as (broker, _, _):
+        assert names(broker.plan().undeclared) == {("queue", "ns__clips")}
+
+
+def test_temporary_queues_and_those_in_use_otherwise_are_not_listed() -> None:
+    fake = FakeClients()
+    app = hired("now", Queue("clips"), Queue("going", expires=3600), Queue("elsewhere", no_declare=True))
+    with opened(fake, app) as (broker, _, _):
+        with app.connection_for_write() as connection:
+            channel = connection.default_channel
+            for queue in (Queue("elsewhere"), Queue("going", expires=3600), Queue("mine", exclusive=True)):
+                queue(channel).declare()
+        apply(broker)
+        assert broker.plan() == Plan()
+
+
+def test_without_a_namespace_queues_of_namespaces_are_not_listed() -> None:
+    fake = FakeClients()
+    with opened(fake, made_app(URL, "plain")) as (broker, _, _):
+        apply(broker)
+    with opened(fake, made_app(f"hake://localhost:1/?region={REGION}", "groups")) as (broker, _, _):
+        assert broker.plan().undeclared == ()
+        apply(broker)
+        assert broker.plan() == Plan()
+
+
+# --- what is created elsewhere
+
+
+PREDEFINED = f"arn:aws:sqs:{REGION}:{ACCOUNT}:given"
+GIVEN_TOPIC = f"arn:aws:sns:{REGION}:{ACCOUNT}:given"
+
+
+def test_predefined_queue_is_bound_and_otherwise_left_alone() -> None:
+    app = hired(
+        "shop", Queue("given", VIDEO, routing_key="clip.#", queue_arguments=KEPT),
+        predefined_queues={"given": {"url": PREDEFINED}}, queue_attributes={"DelaySeconds": "7"},
+    )  # fmt: skip
+    fake = FakeClients()
+    with opened(fake, app) as (broker, _, aws):
+        found = broker.plan()
+        assert [one.what for one in found.changes] == ["topic"]
+        assert "does not exist: create it" in found.unknown[0]
+        url = aws.sqs.create_queue(QueueName="given")["QueueUrl"]
+        before = aws.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
+        shown = lines(broker.plan())
+        assert [line.partition(":")[0] for line in shown] == [
+            "create topic ns__media", "create subscription ns__media -> given", "change policy given",
+            "change binding given",
+        ]  # fmt: skip
+        apply(broker)
+        assert broker.plan() == Plan()
+        after = aws.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
+        assert {key: value for key, value in after.items() if "Timestamp" not in key and key != "Policy"} == {
+            key: value for key, value in before.items() if "Timestamp" not in key
+        }
+        tags = aws.sqs.list_queue_tags(QueueUrl=url)["Tags"]
+        assert all(key.startswith("hake:b:") for key in tags)
+
+
+def test_nothing_is_made_between_a_predefined_queue_and_a_predefined_topic() -> None:
+    app = hired(
+        "shop", Queue("given", VIDEO, routing_key="clip.#"),
+        predefined_queues={"given": {"url": PREDEFINED}}, predefined_exchanges={"media": {"arn": GIVEN_TOPIC}},
+    )  # fmt: skip
+    with opened(FakeClients(), app) as (broker, fake, aws):
+        aws.sqs.create_queue(QueueName="given")
+        assert [text.partition("(")[0] for text in broker.plan().unknown] == [
+            "The predefined topic of exchange 'media' "
+        ]
+        aws.sns.create_topic(Name="given")
+        fake.calls.clear()
+        assert broker.plan() == Plan()
+        assert apply(broker).changes == ()
+        assert set(fake.counts()) <= READS
+
+
+def test_queue_of_another_account_is_left_to_its_owner() -> None:
+    foreign = f"arn:aws:sqs:{REGION}:999999999999:theirs"
+    app = hired("shop", Queue("theirs", VIDEO, routing_key="#"), predefined_queues={"theirs": {"url": foreign}})
+    with opened(FakeClients(), app) as (broker, fake, _):
+        found = broker.plan()
+        assert found.changes == ()
+        assert set(fake.counts()) <= READS
+
+
+@pytest.mark.parametrize("mode", ["verify", "assume"])
+def test_apply_makes_what_workers_may_not_make(mode: str) -> None:
+    with shop("groups", topology=mode) as (broker, _, _):
+        apply(broker)
+        assert broker.plan() == Plan()
+        with broker.app.connection_for_write() as connection:
+            channel = connection.default_channel
+            for name in ("email", "stock", "log"):
+                broker.app.amqp.queues[name](channel).declare()
+            channel.topology.verify()
+
+
+# --- rights and limits
+
+
+def test_what_may_not_be_read_is_said_and_not_guessed() -> None:
+    with shop("groups") as (broker, fake, _):
+        apply(broker)
+        fake.deny("sqs:ListQueueTags", "sns:ListSubscriptionsByTopic", "sns:ListTagsForResource", "sqs:ListQueues")
+        found = broker.plan()
+        assert found.changes == ()
+        text = "\n".join(found.unknown)
+        assert "Cannot tell the tags of queue ns__email: AWS denies sqs:ListQueueTags" in text
+        assert "Cannot tell the subscriptions of exchange orders: AWS denies sns:ListSubscriptionsByTopic" in text
+        assert "Cannot tell the tags of exchange orders: AWS denies sns:ListTagsForResource" in text
+        assert "Cannot look for queues that are no longer declared: AWS denies sqs:ListQueues" in found.notes[0]
+
+
+@pytest.mark.parametrize(
+    "action", ["sqs:GetQueueUrl", "sqs:GetQueueAttributes", "sns:GetSubscriptionAttributes", "sns:ListTopics"]
+)
+def test_one_missing_right_to_read_changes_nothing(action: str) -> None:
+    with shop("groups") as (broker, fake, _):
+        apply(broker)
+        fake.deny(action)
+        found = broker.plan()
+        assert found.changes == ()
+        assert action in "\n".join(found.unknown + found.notes)
+
+
+@pytest.mark.parametrize(
+    "action", ["sqs:CreateQueue", "sqs:TagQueue", "sqs:SetQueueAttributes", "sns:Subscribe", "sns:CreateTopic"]
+)
+def test_what_may_not_be_made_is_a_failure_and_the_rest_is_made(action: str) -> None:
+    with shop("groups") as (broker, fake, _):
+        fake.deny(action)
+        done = broker.apply(sleep=never)
+        assert done.remaining.changes
+        assert action in "\n".join(done.failures) or action == "sqs:TagQueue"
+        fake.allow(action)
+        apply(broker)
+        assert broker.plan() == Plan()
+
+
+def test_unknown_account_is_an_error_that_names_the_option() -> None:
+    with shop("groups") as (broker, fake, _):
+        fake.deny("sts:GetCallerIdentity")
+        fake.fail("get_caller_identity", *[ConfigurationError("no STS")] * 5)
+        with pytest.raises(ConfigurationError, match="account_id"):
+            broker.plan()
+
+
+def test_unreadable_policy_is_said_and_left_alone() -> None:
+    with shop("groups") as (broker, _, aws):
+        apply(broker)
+        aws.set(aws.url("email"), Policy='{"Statement": 7}')
+        found = broker.plan()
+        assert "ns__email" in str(found.unknown) or "email" in str(found.unknown)
+        assert [one for one in found.changes if one.what == "policy"] == []
+
+
+def test_shorter_retention_is_marked_as_destructive() -> None:
+    with shop("groups") as (broker, _, aws):
+        apply(broker)
+        aws.set(aws.url("email"), VisibilityTimeout="40")
+        assert [one.is_destructive for one in broker.plan().changes] == [False]
+    with shop("attributes and tags") as (broker, _, aws):
+        apply(broker)
+        aws.set(aws.url("email"), MessageRetentionPeriod="99999")
+        assert [one.is_destructive for one in broker.plan().changes] == [True]
+
+
+# --- commands
+
+
+def run(fake: FakeClients, app: Celery, *arguments: str, stdin: str = "") -> Result:
+    class Context:
+        pass
+
+    context = Context()
+    context.app = app  # type: ignore[attr-defined]
+    with connected(fake):
+        return CliRunner().invoke(hake, arguments, obj=context, input=stdin, catch_exceptions=False)
+
+
+def test_commands_and_their_exit_codes() -> None:
+    fake, app = FakeClients(), made_app(URL, "groups")
+    done = run(fake, app, "plan")
+    assert done.exit_code == 2
+    assert "+ queue ns__email: It is declared and does not exist." in done.output.splitlines()
+    assert done.output.splitlines()[-1] == "13 changes to apply."
+    done = run(fake, app, "plan", "--json")
+    assert done.exit_code == 2
+    assert json.loads(done.output)["changes"][0]["action"] == "create"
+    done = run(fake, app, "apply")
+    assert done.exit_code == 0
+    assert "create queue ns__email: It is declared and does not exist." in done.output.splitlines()
+    assert done.output.splitlines()[-1] == "13 changes made, nothing deleted."
+    for command in ("plan", "apply"):
+        done = run(fake, app, command)
+        assert (done.exit_code, done.output) == (0, "Nothing to apply: AWS has all that the app declares.\n")
+    fake.deny("sqs:ListQueueTags")
+    done = run(fake, app, "plan")
+    assert done.exit_code == 1
+    assert "? Cannot tell the tags of queue ns__email: AWS denies sqs:ListQueueTags" in done.output
+
+
+def test_prune_asks_and_names_the_messages() -> None:
+    fake = FakeClients()
+    app = before_and_after(fake)
+    assert run(fake, app, "plan").exit_code == 0
+    done = run(fake, app, "plan", "--prune")
+    assert done.exit_code == 2
+    wanted = "  not declared: queue ns__films-dead: It belongs to queue ns__films. It holds 1 message."
+    assert wanted in done.output.splitlines()
+    assert run(fake, app, "apply", "--prune", "--yes").exit_code == 2  # of click: wrong usage
+    done = run(fake, app, "apply", "--prune", stdin="n\n")
+    assert done.exit_code == 0
+    assert "ns__films" in fake.queues.by_name
+    assert "queue ns__films-dead: It belongs to queue ns__films. It holds 1 message." in done.output
+    done = run(fake, app, "apply", "--prune", "ns__films*", "--yes")
+    assert done.exit_code == 0
+    assert not [name for name in fake.queues.by_name if name.startswith("ns__films")]
+    assert "ns__clips-dead" in fake.queues.by_name
+    assert run(fake, app, "apply", "--prune", stdin="y\n").exit_code == 0
+    assert run(fake, app, "plan", "--prune").exit_code == 0
+
+
+def test_nothing_of_what_aws_shows_reaches_the_terminal_raw() -> None:
+    fake, app = FakeClients(), made_app(URL, "groups")
+    run(fake, app, "apply")
+    fake.queues.queue("ns__email").tags["hake:namespace"] = "\x1b[31mred"
+    output = run(fake, app, "plan").output
+    assert "\x1b" not in output
+    assert "\\x1b[31mred" in output
