@@ -45,7 +45,7 @@ def connect(app: Any, *, must_answer: bool = True) -> Iterator[Admin]:
         if connection.transport_cls != "hake" and connection.transport.driver_type != "hake":
             raise ConfigurationError(f"This app's broker is {connection.as_uri()}; kombu_hake.admin needs hake://.")
         with suppress(*([] if must_answer else [BrokerUnavailable])):
-            connection.connect()
+            _ = connection.connection  # connects
         transport = connection.transport
         admin = Admin(app, transport.topology, transport.clients)
         try:

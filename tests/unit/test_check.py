@@ -12,24 +12,27 @@ import pytest
 from celery import Celery
 from celery.bin.base import CLIContext
 from click.testing import CliRunner, Result
-from fakes import ACCOUNT, REGION, FakeClients, connected
+from fakes import ACCOUNT, REGION, FakeClients, connected, make_settings
 from kombu import Exchange, Queue
 from support.pages import DOCS, blocks
 
 from kombu_hake.admin import CheckReport, Finding, connect
 from kombu_hake.admin.blueprint import blueprint
+from kombu_hake.admin.check.drift import at_queue, of_drift
 from kombu_hake.admin.check.facts import Expected
 from kombu_hake.admin.check.findings import CODES
+from kombu_hake.admin.check.findings import found as found_at
 from kombu_hake.admin.check.reading import Reader
 from kombu_hake.admin.check.rights import ROLES, _principal
 from kombu_hake.admin.check.running import judged
-from kombu_hake.admin.declared import declared
+from kombu_hake.admin.declared import Declared, declared
 from kombu_hake.amqp.ownership import Kind, kind_tag, user_tag
 from kombu_hake.aws.reach import unreachable_at
 from kombu_hake.cli.check import _ROLES
 from kombu_hake.cli.main import hake
 from kombu_hake.exceptions import BrokerUnavailable
 from kombu_hake.groups.topic import Topic
+from kombu_hake.topology import Blueprint, Drift
 
 BROKER = f"hake://localhost:1/ns?region={REGION}"
 OTHER_QUEUE = f"arn:aws:sqs:{REGION}:{ACCOUNT}:ns__gone"
@@ -151,6 +154,11 @@ def untag(aws: Aws, queue: str, start: str) -> None:
     tags = aws.fake.queues.queue(f"ns__{queue}").tags
     for key in [key for key in tags if key.startswith(start)]:
         del tags[key]
+
+
+def damaged_and_widened(aws: Aws) -> None:
+    tag(aws, **{"hake:b:0123456789abcdef": "no binding"})
+    aws.set("email", FilterPolicy="{}")
 
 
 def orphan(aws: Aws) -> None:
@@ -280,6 +288,7 @@ FAULTS = [
     Fault("tags-near-limit", lambda aws: tag(aws, **{f"team{number}": "x" for number in range(42)})),
     Fault("in-flight-near-limit", in_flight),
     Fault("damaged-tags", lambda aws: tag(aws, **{"hake:b:0123456789abcdef": "no binding"})),
+    Fault("damaged-tags", damaged_and_widened, "and a filter that may be of them"),
     Fault("binding-without-handler", bind_more),
     Fault("drift", lambda aws: aws.attributes("celery").update(ReceiveMessageWaitTimeSeconds="0"), "attribute"),
     Fault("drift", lambda aws: untag(aws, "stock", "hake:made-by"), "tag"),
@@ -502,6 +511,22 @@ def test_a_crowded_topic(app: Celery, fake: FakeClients, attributes: dict[str, s
     for name, value in attributes.items():
         fake.sns("set_topic_attributes", TopicArn=aws.topic("orders"), AttributeName=name, AttributeValue=value)
     assert codes(report(app).findings) == sorted([code, "foreign-subscription"])
+
+
+def test_a_foreign_subscription_that_waits_to_be_confirmed_is_nothing_yet(app: Celery, fake: FakeClients) -> None:
+    subscribe(Aws(fake), OTHER_QUEUE)
+    fake.topics.topic(Aws(fake).topic("orders")).subscriptions[OTHER_QUEUE].arn = "PendingConfirmation"
+    assert report(app).findings == ()
+
+
+def test_a_difference_is_drift_unless_all_of_it_is_explained() -> None:
+    expected = Expected(Declared(), Blueprint(), make_settings())
+    drift = Drift("change", "attribute", "ns__q", "Two differ.", attributes={"DelaySeconds": "0", "Other": "1"})
+    arn = f"arn:aws:sqs:{REGION}:{ACCOUNT}:ns__q"
+    half, whole = (found_at("queue-delay", arn, "x", explains=at_queue(arn, *names))
+                   for names in (["DelaySeconds"], ["DelaySeconds", "Other"]))  # fmt: skip
+    assert [finding.code for finding in of_drift(expected, [drift], [half])] == ["drift"]
+    assert list(of_drift(expected, [drift], [whole])) == []
 
 
 def test_a_region_with_a_low_rate() -> None:

@@ -198,6 +198,19 @@ def test_nothing_that_comes_in_the_time_that_aws_needs_is_a_failure(app: Celery,
     assert all("Not even a queue that allows the topic" in one.reason for one in probed)
 
 
+@pytest.mark.parametrize(("wait_s", "outcome"), [(100.0, "late"), (901.0, "undelivered")])
+def test_a_filter_has_fifteen_minutes_to_act(app: Celery, fake: FakeClients, wait_s: float, outcome: str) -> None:
+    real = fake.topics._deliver
+
+    def deliver(topic: Any, subscription: Any, *rest: Any) -> str:
+        return "not yet" if subscription.has_filter else real(topic, subscription, *rest)
+
+    fake.topics._deliver = deliver  # type: ignore[method-assign]
+    probed = {name: one for one in on_slow_aws(app, fake, wait_s) for name in one.subscriptions}
+    assert probed["email <- orders"].outcome == outcome
+    assert probed["everything <- orders"].outcome == "delivered"
+
+
 # --- it cannot be made
 
 
