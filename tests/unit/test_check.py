@@ -30,6 +30,7 @@ from kombu_hake.amqp.ownership import Kind, kind_tag, user_tag
 from kombu_hake.aws.reach import unreachable_at
 from kombu_hake.cli.check import _ROLES
 from kombu_hake.cli.main import hake
+from kombu_hake.cli.tables import check_sheet
 from kombu_hake.exceptions import BrokerUnavailable
 from kombu_hake.groups.topic import Topic
 from kombu_hake.topology import Blueprint, Drift
@@ -586,8 +587,9 @@ def test_abandoned_temporary_queues(app: Celery, fake: FakeClients) -> None:
     assert (finding.code, finding.severity, finding.where) == ("abandoned-queue", "info", name)
 
 
-def test_names_in_the_namespace_that_may_not_be_listed_are_a_remark(app: Celery, fake: FakeClients) -> None:
-    fake.deny("sqs:ListQueues")
+@pytest.mark.parametrize("action", ["sqs:ListQueues", "sns:ListTagsForResource"])
+def test_a_read_that_matters_little_is_a_remark_if_it_is_denied(app: Celery, fake: FakeClients, action: str) -> None:
+    fake.deny(action)
     found = report(app)
     assert [(finding.code, finding.severity) for finding in found.findings] == [("cannot-check", "info")]
 
@@ -759,6 +761,39 @@ def test_the_command_exits_with_1_if_it_cannot_check(app: Celery, fake: FakeClie
 
 def test_the_command_knows_the_roles() -> None:
     assert set(_ROLES) == set(ROLES)
+
+
+NONSENSE = [
+    "", "x", "7", "[]", "null", '{"Statement": 7}', '{"Statement": [7]}', '{"Statement": [{"Condition": 7}]}',
+    '{"Statement": {"Effect": ["Deny"], "Principal": "*", "Action": "*", "Resource": "*"}}',
+    '{"deadLetterTargetArn": 7}', '{"deadLetterTargetArn": "arn:aws:sqs:eu-west-1:111122223333:no/name x"}',
+    '{"deadLetterTargetArn": "arn:aws:lambda:eu-west-1:111122223333:function"}', '{"maxReceiveCount": {}}',
+    '{"redrivePermission": "byQueue", "sourceQueueArns": 7}', '{"redrivePermission": []}', '{"rk": 7}',
+    '{"$or": [{"rk": 7}, 8]}', "[" * 5_000, '{"a":' * 5_000, "1" * 300_000, "-1", "1e9", "\x1b[2J",
+]  # fmt: skip
+DOCUMENTS = [
+    ("queue", "Policy"), ("queue", "RedrivePolicy"), ("dead", "RedriveAllowPolicy"), ("queue", "KmsMasterKeyId"),
+    ("queue", "MessageRetentionPeriod"), ("queue", "VisibilityTimeout"), ("queue", "DelaySeconds"),
+    ("subscription", "FilterPolicy"), ("subscription", "RedrivePolicy"), ("subscription", "FilterPolicyScope"),
+    ("subscription", "RawMessageDelivery"), ("topic", "MaximumMessageSize"), ("tag", "hake:b:0123456789abcdef"),
+    ("tag", "hake:max-priority"),
+]  # fmt: skip
+
+
+def test_nonsense_in_aws_is_judged_and_never_a_crash(app: Celery, fake: FakeClients) -> None:
+    """Each document gets each text once, all of them at the same time."""
+    aws = Aws(fake)
+    places = {
+        "queue": aws.attributes("email"), "dead": aws.attributes("email-dead"),
+        "subscription": aws.subscription("email").attributes,
+        "topic": fake.topics.topic(aws.topic("orders")).attributes, "tag": fake.queues.queue("ns__email").tags,
+    }  # fmt: skip
+    for start in range(len(NONSENSE)):
+        for number, (where, name) in enumerate(DOCUMENTS, start):
+            places[where][name] = NONSENSE[number % len(NONSENSE)]
+        found = report(app, roles=["producer"])
+        assert check_sheet(found)
+        assert json.dumps(found.as_dict())
 
 
 def test_hostile_texts_in_aws_stay_on_their_line(app: Celery, fake: FakeClients) -> None:

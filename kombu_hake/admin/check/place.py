@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from urllib.parse import urlsplit
 
 from kombu_hake.admin.check.facts import Denied, Expected, Facts, Place
-from kombu_hake.admin.check.findings import Finding, found
+from kombu_hake.admin.check.findings import Finding, Severity, found
 from kombu_hake.amqp import SNS_MESSAGES_PER_S, SNS_MESSAGES_PER_S_ELSEWHERE, parse_arn
 from kombu_hake.config import Settings, region_of_url
 from kombu_hake.quoting import quoted
@@ -73,18 +73,23 @@ def _of_address(what: str, address: str, settings: Settings, place: Place) -> It
         yield found("region-mismatch", address, text)
 
 
-def of_reads(facts: Facts) -> Iterator[Finding]:
-    """What could not be read, one finding for each action."""
+def of_reads(facts: Facts, others: Iterable[Denied] = ()) -> Iterator[Finding]:
+    """What could not be read, one finding for each action.
+
+    Args:
+        others: Further reads that were denied, of which it is merely good to know.
+    """
     yield from _grouped(facts.denied)
-    for finding in _grouped(facts.unseen):
-        yield found(finding.code, finding.where, finding.what, finding.remedy, severity="info")
+    known = {one.action for one in facts.denied}
+    yield from _grouped([one for one in (*facts.unseen, *others) if one.action not in known], "info")
 
 
-def _grouped(denied: Iterable[Denied]) -> Iterator[Finding]:
+def _grouped(denied: Iterable[Denied], severity: Severity | None = None) -> Iterator[Finding]:
     resources: dict[tuple[str, str], list[str]] = {}
     for one in denied:
         resources.setdefault((one.action, one.text), []).append(one.resource)
     for (action, text), names in resources.items():
         shown = ", ".join(map(quoted, names[:_SHOWN_MOST])) + (", …" if len(names) > _SHOWN_MOST else "")
         what = f"Cannot check {shown}: {text or f'{action} is denied.'}"
-        yield found("cannot-check", names[0], what, "" if text else f"Allow {action}")
+        remedy = "" if text else f"Allow {action} on {shown}"
+        yield found("cannot-check", names[0], what, remedy, severity=severity)

@@ -66,7 +66,8 @@ _POLL_S = 1
 #: How long the probe's queues are promised to be in use.
 _LIMIT_S = 1_800.0
 _NAME = "hake-probe"
-_COPIED = ("KmsMasterKeyId", "KmsDataKeyReusePeriodSeconds", "SqsManagedSseEnabled")
+#: Of the two ways to encrypt a queue, AWS takes one.
+_COPIED = (("KmsMasterKeyId", "KmsDataKeyReusePeriodSeconds"), ("SqsManagedSseEnabled",))
 
 
 @dataclass(frozen=True)
@@ -317,13 +318,9 @@ def _copies(expected: Expected, facts: Facts) -> dict[_Kind, _Copy]:
             wanted.topic_arn.endswith(FIFO_SUFFIX),
             (topic.attributes or {}).get("KmsMasterKeyId", ""),
             wanted.queue_arn.endswith(FIFO_SUFFIX),
-            tuple((name, queue.attributes[name]) for name in _COPIED if queue.attributes.get(name)),
+            _chosen(queue.attributes, _COPIED[0 if queue.attributes.get("KmsMasterKeyId") else 1]),
             _with_arns(policy, placeholders),
-            tuple(
-                (name, seen.attributes[name])
-                for name in ("FilterPolicy", "FilterPolicyScope", "RawMessageDelivery")
-                if seen.attributes.get(name)
-            ),
+            _chosen(seen.attributes, ("FilterPolicy", "FilterPolicyScope", "RawMessageDelivery")),
         )
         if kind not in copies:
             copies[kind] = _Copy(kind, _message(expected, wanted), [], wanted, policy)
@@ -331,6 +328,10 @@ def _copies(expected: Expected, facts: Facts) -> dict[_Kind, _Copy]:
         name = f"{wanted.owner} (level {level})" if level else wanted.owner
         copies[kind].names.append(f"{name} <- {wanted.exchange}")
     return copies
+
+
+def _chosen(attributes: Mapping[str, str], names: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    return tuple((name, attributes[name]) for name in names if attributes.get(name, "{}") not in ("", "{}"))
 
 
 def _message(expected: Expected, wanted: SnsSubscription) -> dict[str, dict[str, str]]:

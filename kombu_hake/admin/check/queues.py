@@ -227,7 +227,8 @@ def _accepts(text: str | None, source: str) -> bool:
     except ValueError:
         return True  # AWS takes only what it can read
     if policy.get("redrivePermission") == "byQueue":
-        return source in (policy.get("sourceQueueArns") or ())
+        sources = policy.get("sourceQueueArns")
+        return isinstance(sources, list) and source in sources
     return policy.get("redrivePermission") != "denyAll"
 
 

@@ -18,7 +18,15 @@ from kombu_hake.admin.check.place import is_elsewhere
 from kombu_hake.admin.check.subscriptions import target_of
 from kombu_hake.amqp import SQS_LIST_PAGE, is_incarnation, ownership, parse_arn
 from kombu_hake.aws import Clients
-from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, HakeError, InvalidName, QueueNotFound, TopicNotFound
+from kombu_hake.exceptions import (
+    AccessDenied,
+    BrokerUnavailable,
+    HakeError,
+    InvalidName,
+    QueueNotFound,
+    TopicNotFound,
+    TopologyError,
+)
 from kombu_hake.topology import Home, SnsTopic, SqsQueue
 
 __all__ = ["OnceClients", "Reader"]
@@ -50,6 +58,11 @@ class OnceClients:
     def sns(self, operation: str, **params: Any) -> dict[str, Any]:
         """As that of :class:`~kombu_hake.aws.Clients`."""
         return self._once(self._clients.sns, operation, params)
+
+    @property
+    def denied(self) -> list[Denied]:
+        """The reads that AWS denied."""
+        return [Denied(one.action, one.resource) for one in self._answers.values() if isinstance(one, AccessDenied)]
 
     def _once(
         self, call: Callable[..., dict[str, Any]], operation: str, params: Mapping[str, Any]
@@ -182,6 +195,8 @@ class Reader:
                 self._queues[arn] = QueueFacts(url or "", attributes)
             except QueueNotFound:
                 self._queues[arn] = QueueFacts(None)
+            except TopologyError as exc:  # AWS takes no queue name like this
+                self._denied[Denied("sqs:GetQueueUrl", arn, str(exc))] = None
 
     # --- topics
 
@@ -252,6 +267,8 @@ class Reader:
                 self._others[arn] = True
             except QueueNotFound:
                 self._others[arn] = False
+            except TopologyError:  # AWS takes no queue name like this
+                self._others[arn] = None
             except AccessDenied:
                 self._others[arn] = None
                 self._unseen[Denied("sqs:GetQueueUrl", arn)] = None

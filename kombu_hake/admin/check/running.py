@@ -101,11 +101,11 @@ def check(
         frozenset((one.group, one.topic, one.key) for one in registry.all(app)),
         shlex.quote(app.main or "APP"),
     )
-    once = cast(Clients, OnceClients(clients))
-    facts = Reader(once, topology.home).read(expected)
+    once = OnceClients(clients)
+    facts = Reader(cast(Clients, once), topology.home).read(expected)
     rights = RightsReader(clients).read(expected, facts, roles or usual_roles(expected))
-    findings = [*judged(expected, facts), *of_rights(expected, facts, rights)]
-    differences = list(_differences(expected, facts, once, topology))
+    differences = list(_differences(expected, facts, cast(Clients, once), topology))
+    findings = [*of_reads(facts, once.denied), *judged(expected, facts), *of_rights(expected, facts, rights)]
     findings += [one for one in differences if isinstance(one, Finding)]
     findings += of_drift(expected, [one for one in differences if isinstance(one, Drift)], findings)
     probes: list[Probed] = []
@@ -123,9 +123,7 @@ def check(
 
 def judged(expected: Expected, facts: Facts) -> list[Finding]:
     """Everything that can be said of what was read. Pure."""
-    return [
-        *of_place(expected, facts), *of_reads(facts), *of_queues(expected, facts), *of_topics(expected, facts)
-    ]  # fmt: skip
+    return [*of_place(expected, facts), *of_queues(expected, facts), *of_topics(expected, facts)]
 
 
 def _unreachable(clients: Clients, exc: BrokerUnavailable) -> Iterator[Finding]:

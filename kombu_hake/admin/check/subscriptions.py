@@ -49,9 +49,12 @@ def target_of(document: str | None) -> str | None:
     if not target:
         return None
     try:
-        return str(parse_arn(str(target)))
+        arn = parse_arn(str(target))
     except InvalidName as exc:
         raise ValueError("the dead-letter queue is no ARN") from exc
+    if arn.service != "sqs":
+        raise ValueError("the dead-letter queue is no queue")
+    return str(arn)
 
 
 # --- topics
