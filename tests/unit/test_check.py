@@ -1,20 +1,28 @@
-"""`hake check`: every planted fault is found by its code and by no other, and a sound topology has no finding."""
+"""`hake check`: every planted fault is found by its code and by no other, and a sound topology has no finding.
+
+``python tests/unit/test_check.py`` prints what the check says of each planted fault.
+"""
 
 import json
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for those who run this file as a script
 from celery import Celery
 from celery.bin.base import CLIContext
 from click.testing import CliRunner, Result
 from fakes import ACCOUNT, REGION, FakeClients, connected, make_settings
 from kombu import Exchange, Queue
 from support.pages import DOCS, blocks
+from support.shops import SHOPS, declare_all, made_app
 
 from kombu_hake.admin import CheckReport, Finding, connect
 from kombu_hake.admin.blueprint import blueprint
@@ -379,6 +387,17 @@ def test_a_sound_topology_has_no_finding(name: str, fake: FakeClients) -> None:
     assert found.findings == ()
     assert found.is_clean
     assert found.queues
+
+
+@pytest.mark.parametrize("name", SHOPS)
+def test_every_way_of_declaring_is_sound(name: str, fake: FakeClients) -> None:
+    app = made_app(BROKER, name)
+    with connected(fake):
+        declare_all(app)
+        found = report(app, probe=True, wait_s=0)
+    known = {"attributes and tags": {"own-key"}, "documents by option": {"dead-queue-refuses"}}
+    assert {finding.code for finding in found.findings} == known.get(name, set())
+    assert {probed.outcome for probed in found.probes} == {"delivered"}
 
 
 def test_what_infrastructure_code_made_has_no_finding_but_remarks(fake: FakeClients) -> None:
@@ -803,3 +822,13 @@ def test_hostile_texts_in_aws_stay_on_their_line(app: Celery, fake: FakeClients)
     result = run(app)
     assert "\x1b" not in result.output
     assert [line for line in result.output.splitlines() if line.startswith("[2J")] == []
+
+
+if __name__ == "__main__":
+    for each in FAULTS:
+        aws, its_app = FakeClients(), shop()
+        with connected(aws):
+            declare(its_app)
+            each.plant(Aws(aws))
+            for line in report(its_app).findings:
+                print(f"{each.code:26}{each.case:24}{line.severity:8} {line.what}")

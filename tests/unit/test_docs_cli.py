@@ -64,7 +64,7 @@ CHECKED = CheckReport(
             f"Add to the queue's policy: {json.dumps(STATEMENT)}",
         ),
         found(
-            "dead-letters", BILLING, f"About 4 messages of queue 'billing' are in {BILLING}.",
+            "dead-letters", BILLING, f"{BILLING} holds about 4 messages of queue 'billing'.",
             "celery -A shop hake dlq list billing",
         ),
     ),

@@ -262,7 +262,8 @@ def _kept(expected: Expected, facts: Facts) -> Iterator[Finding]:
             if count:
                 option = " --undelivered" if code == "undelivered" else ""
                 remedy = f"celery -A {expected.app} hake dlq list {shlex.quote(owner)}{option}"
-                yield found(code, arn, f"About {count} messages of queue {owner!r} are in {arn}.", remedy)
+                messages = "1 message" if count == 1 else f"{count} messages"
+                yield found(code, arn, f"{arn} holds about {messages} of queue {owner!r}.", remedy)
 
 
 def _target(text: str | None) -> str | None:
