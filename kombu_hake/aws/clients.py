@@ -419,7 +419,7 @@ def _config(settings: Settings, kind: str) -> Any:
     }
     if kind == "check":  # a single try, within the connect timeout
         defaults.update(read_timeout=settings.connect_timeout)
-    if kind == "sts":  # a VPC without an endpoint for STS drops packets: fail soon, there are other ways
+    if kind in ("sts", "iam"):  # a VPC without an endpoint for them drops packets: fail soon, there are other ways
         defaults.update(connect_timeout=min(3.0, settings.connect_timeout))
     try:
         return Config(**{**defaults, **settings.client_config})

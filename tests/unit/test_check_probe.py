@@ -113,6 +113,27 @@ def test_queues_that_are_alike_share_a_copy(fake: FakeClients) -> None:
     assert [(len(one.subscriptions), one.outcome) for one in report.probes] == [(5, "delivered")]
 
 
+def test_many_kinds_are_tried_in_turn(fake: FakeClients) -> None:
+    app = Celery("shop", broker=f"hake://localhost:1/ns?region={REGION}", set_as_current=False)
+    app.conf.task_queues = [Queue(f"q{number}", Exchange("work", "topic"), f"k{number}") for number in range(23)]
+    lines: list[str] = []
+    with connected(fake):
+        declare(app)
+        report = probe(app, on_progress=lines.append)
+    assert [probed.outcome for probed in report.probes] == ["delivered"] * 23
+    assert sum(line.startswith("creating topic") for line in lines) == 2
+
+
+def test_an_app_without_topics_has_nothing_to_probe(fake: FakeClients) -> None:
+    app = Celery("plain", broker=f"hake://localhost:1/ns?region={REGION}", set_as_current=False)
+    lines: list[str] = []
+    with connected(fake):
+        declare(app)
+        report = probe(app, on_progress=lines.append)
+    assert (report.probes, report.findings) == ((), ())
+    assert lines == ["there is no subscription to probe"]
+
+
 def policy_of(fake: FakeClients, queue: str, policy: str) -> None:
     fake.queues.queue(f"ns__{queue}").attributes["Policy"] = policy
 

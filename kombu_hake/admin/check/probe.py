@@ -57,7 +57,7 @@ from kombu_hake.topology import Home, SnsSubscription, covers, own_tags, retenti
 __all__ = ["Probe", "Probed", "of_probes"]
 
 Outcome: TypeAlias = Literal["delivered", "late", "undelivered", "failed"]
-#: Kinds of subscriptions that are tried; each needs a queue.
+#: Kinds of subscriptions that are tried at a time; each needs a queue.
 _KINDS_MOST = 20
 #: Between two publishes of the same message, seconds: the first, and the longest.
 _AGAIN_S = 2.0
@@ -154,17 +154,26 @@ class Probe:
 
     def run(self, expected: Expected, facts: Facts, wait_s: float) -> list[Probed]:
         """Try each kind of subscription of the app; waits for *wait_s* at most, and removes what it made."""
-        results: list[Probed] = []
         by_topic: dict[tuple[bool, str], list[_Copy]] = {}
-        for copy in list(_copies(expected, facts).values())[:_KINDS_MOST]:
+        for copy in _copies(expected, facts).values():
             by_topic.setdefault((copy.kind.is_fifo_topic, copy.kind.topic_key), []).append(copy)
+        if not by_topic:
+            self._report("there is no subscription to probe")
+        results: list[Probed] = []
         for (is_fifo, key), copies in by_topic.items():
-            try:
-                results += self._try(is_fifo, key, copies, wait_s)
-            except HakeError as exc:
-                results += [Probed(tuple(copy.names), "failed", reason=str(exc)) for copy in copies]
-            finally:
-                results += self._remove()
+            for start in range(0, len(copies), _KINDS_MOST):
+                results += self._tried(is_fifo, key, copies[start : start + _KINDS_MOST], wait_s)
+        return results
+
+    def _tried(self, is_fifo: bool, key: str, copies: list[_Copy], wait_s: float) -> list[Probed]:
+        """As :meth:`_try`, with everything removed afterwards."""
+        results: list[Probed] = []
+        try:
+            results += self._try(is_fifo, key, copies, wait_s)
+        except HakeError as exc:
+            results += [Probed(tuple(copy.names), "failed", reason=str(exc)) for copy in copies]
+        finally:
+            results += self._remove()
         return results
 
     # --- one topic
