@@ -117,8 +117,8 @@ def declared(app: Any) -> Declared:
             exchanges[exchange.name] = exchange
     return Declared(
         tuple(queues[name] for name in sorted(queues)),
-        tuple(exchanges[name] for name in sorted(exchanges) if name not in temporary and not is_reply_exchange(name)),
-        tuple(temporary),
+        tuple(exchanges[name] for name in sorted(exchanges) if not is_reply_exchange(name)),
+        tuple(name for name in temporary if name not in exchanges),
         tuple(others),
     )
 

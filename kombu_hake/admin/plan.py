@@ -142,12 +142,12 @@ class Operator:
         found = self._audit()
         patience_s = 0.0
         rounds = 0
-        while found.changes:
+        while found.changes and not run.failures:
             if patience_s > 0:
                 on_progress(f"AWS does not show {len(found.changes)} of the changes yet; looking again.")
                 sleep(_LOOK_AGAIN_S)
                 patience_s -= _LOOK_AGAIN_S
-            elif rounds == _MOST_ROUNDS or (rounds and run.failures):
+            elif rounds == _MOST_ROUNDS:
                 break
             else:
                 rounds += 1
@@ -213,7 +213,7 @@ class _Run:
         for change in topics:
             if change.action == "change" and self._tried(f"topic {change.name}", self._tag_topic, change):
                 self._report([change])
-            elif change.action == "create":
+            elif change.action == "create" and not self.failures:
                 self._report([change])  # made by the first subscription
 
     def _tried(self, what: str, work: Callable[..., None], *args: Any) -> bool:

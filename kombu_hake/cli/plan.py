@@ -13,7 +13,7 @@ from kombu_hake.cli.tools import connected, note, say
 if TYPE_CHECKING:
     from kombu_hake.admin import Applied, Plan, Undeclared
 
-__all__ = ["apply", "plan"]
+__all__ = ["apply", "plan", "plan_lines"]
 
 _DIFFERS, _FAILED = 2, 1
 #: Value of ``--prune`` without one.
@@ -33,7 +33,7 @@ def plan(ctx: click.Context, prune: bool, as_json: bool) -> None:
     """
     with connected(ctx) as broker:
         found = broker.plan()
-    say(json.dumps(found.as_dict(), indent=2) if as_json else _plan_lines(found))
+    say(json.dumps(found.as_dict(), indent=2) if as_json else plan_lines(found))
     if found.changes or (prune and found.undeclared):
         raise click.exceptions.Exit(_DIFFERS)
     if found.unknown or (prune and found.notes):
@@ -80,7 +80,8 @@ def _confirms(found: list[Undeclared]) -> bool:
     return click.confirm("Delete them?", err=True)
 
 
-def _plan_lines(found: Plan) -> str:
+def plan_lines(found: Plan) -> str:
+    """A plan as `plan` prints it."""
     lines = [
         f"{_SIGNS[one.action]} {one.what} {one.name}: {one.reason}{_LOSES if one.is_destructive else ''}"
         for one in found.changes

@@ -1,5 +1,6 @@
 """Apps whose topology tests plan, apply and compare: each way of declaring queues, and every option that matters."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,14 @@ from kombu_hake.admin.declared import declared
 
 __all__ = ["SHOPS", "declare_all", "made_app"]
 
+#: What an option gives every queue.
+OWN_POLICY = {
+    "Version": "2012-10-17",
+    "Statement": [
+        {"Sid": "own", "Effect": "Allow", "Principal": {"Service": "events.amazonaws.com"},
+         "Action": "sqs:SendMessage", "Resource": "*"}
+    ],
+}  # fmt: skip
 KEPT = {"x-dead-letter-queue": True}
 
 
@@ -78,6 +87,7 @@ SHOPS: dict[str, tuple[Callable[[Celery], None], dict[str, Any]]] = {
         },
     ),
     "documents by option": (plain, {"queue_attributes": {"RedriveAllowPolicy": '{"redrivePermission": "denyAll"}'}}),
+    "policy by option": (plain, {"queue_attributes": {"Policy": json.dumps(OWN_POLICY)}}),
     "many bindings": (many_bindings, {}),
 }  # fmt: skip
 

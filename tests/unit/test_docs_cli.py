@@ -10,9 +10,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for those who run this file as a script
 from support.pages import DOCS, blocks
 
-from kombu_hake.admin import Binding, CheckReport, DeadLetter, Group, Right
+from kombu_hake.admin import Binding, Change, CheckReport, DeadLetter, Group, Plan, Right, Undeclared
 from kombu_hake.admin.check.findings import found
 from kombu_hake.cli.graph import mermaid
+from kombu_hake.cli.plan import plan_lines
 from kombu_hake.cli.tables import check_sheet, dead_counts_table, groups_table, letter_sheet, letters_table
 
 COUNTS = {"ready": 0, "in_flight": 0, "delayed": 0}
@@ -35,6 +36,18 @@ GROUPS = [
         **COUNTS,
     ),
 ]  # fmt: skip
+#: The plan of docs/cli.md.
+PLAN = Plan(
+    (
+        Change("create", "queue", "live__email", "It is declared and does not exist."),
+        Change("create", "queue", "live__email-dead", "It keeps the dead letters of queue email."),
+        Change("create", "subscription", "live__orders -> live__email",
+               'The queue is bound and not subscribed. Filter: {"rk":["placed"]}'),
+        Change("change", "attribute", "live__billing", "VisibilityTimeout is 60, declared is 1800."),
+        Change("change", "attribute", "live__billing", "MessageRetentionPeriod is 1209600, declared is 345600.", True),
+    ),
+    (Undeclared("queue", "live__invoices", "This app does not declare it.", 3),),
+)  # fmt: skip
 TRACEBACK = """Traceback (most recent call last):
   …
   File "shop.py", line 31, in charge
@@ -103,6 +116,10 @@ def test_groups() -> None:
 
 def test_check() -> None:
     assert check_sheet(CHECKED) + "\n" in shown("cli.md")
+
+
+def test_plan() -> None:
+    assert plan_lines(PLAN) + "\n" in shown("cli.md")
 
 
 def test_graph() -> None:

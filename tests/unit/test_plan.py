@@ -9,12 +9,15 @@ import pytest
 from celery import Celery
 from click.testing import CliRunner, Result
 from fakes import ACCOUNT, REGION, FakeClients, connected
-from kombu import Exchange, Queue
+from kombu import Exchange, Queue, binding
 from support.faults import FAULTS, FAULTS_WITH_PRIORITIES, FOREIGN, Aws, Fault
 from support.shops import SHOPS, declare_all, made_app
 
 from kombu_hake import admin
 from kombu_hake.admin import Admin, Applied, Plan
+from kombu_hake.admin.blueprint import blueprint
+from kombu_hake.admin.declared import declared
+from kombu_hake.amqp.policy import queue_policy
 from kombu_hake.cli.main import hake
 from kombu_hake.exceptions import ConfigurationError
 
@@ -106,6 +109,16 @@ def test_worker_that_starts_after_apply_writes_nothing(name: str) -> None:
         declare_all(app)
     # Subscribe finds what is there, as the worker's rights are made for.
     assert set(fake.counts()) <= READS | {"subscribe"}
+
+
+def test_blueprint_has_topics_of_bindings_and_of_what_is_published_to() -> None:
+    app = made_app(URL, "plain")
+    app.conf.task_routes = {"news": {"exchange": "news"}}
+    with opened(FakeClients(), app) as (broker, _, _):
+        found = blueprint(declared(app), broker._clients.settings, broker._topology.home)
+    assert {topic.exchange: topic.is_bound for topic in found.topics} == {
+        "media": True, "all": True, "regions": True, "news": False
+    }  # fmt: skip
 
 
 # --- faults
@@ -234,14 +247,62 @@ def test_prune_removes_what_it_was_told_to_and_nothing_else() -> None:
         assert "trailer" not in json.dumps(shown["FilterPolicy"])
 
 
-def test_prune_of_some(caplog: pytest.LogCaptureFixture) -> None:
+def test_prune_of_some() -> None:
     fake = FakeClients()
     app = before_and_after(fake)
     with opened(fake, app) as (broker, _, aws):
-        apply(broker, prune=lambda found: [one for one in found if one.name == "ns__films"])
+        apply(broker, prune=lambda found: [one for one in found if (one.what, one.name) == ("queue", "ns__films")])
         left = aws.inventory()
         assert "ns__films" not in left["queues"]
+        assert ("ns__films", "ns__films") not in left["subscriptions"]
         assert "ns__films-dead" in left["queues"]
+
+
+def test_topic_that_only_an_undeclared_binding_uses_goes_with_it() -> None:
+    fake = FakeClients()
+    bound = [binding(VIDEO, "clip.#"), binding(Exchange("news", "fanout"))]
+    with opened(fake, hired("before", Queue("clips", bindings=bound, max_priority=1))) as (broker, _, _):
+        apply(broker)
+    with opened(fake, hired("after", Queue("clips", VIDEO, routing_key="clip.#"))) as (broker, _, aws):
+        assert names(broker.plan().undeclared) == {("binding", "ns__clips"), ("topic", "ns__news")}
+        apply(broker, prune=lambda found: found)
+        assert broker.plan() == Plan()
+        assert list(aws.inventory()["topics"]) == ["ns__media"]
+
+
+def test_levels_of_a_higher_priority_stay_in_use() -> None:
+    fake = FakeClients()
+    with opened(fake, hired("before", Queue("jobs", VIDEO, routing_key="#", max_priority=3))) as (broker, _, _):
+        apply(broker)
+    with opened(fake, hired("after", Queue("jobs", VIDEO, routing_key="#", max_priority=1))) as (broker, _, aws):
+        assert broker.plan() == Plan()
+        aws.delete(aws.level("jobs", 3))
+        assert [one.what for one in broker.plan().changes] == ["queue"]
+        apply(broker)
+        assert broker.plan() == Plan()
+
+
+def test_version_that_made_a_queue_does_not_matter() -> None:
+    with shop("groups") as (broker, fake, _):
+        apply(broker)
+        fake.queues.queue("ns__email").tags["hake:made-by"] = "kombu_hake 0.1"
+        assert broker.plan() == Plan()
+        fake.queues.queue("ns__email").tags["hake:made-by"] = "me"
+        assert len(broker.plan().changes) == 1
+
+
+def test_statement_by_option_is_declared() -> None:
+    with shop("policy by option") as (broker, _, aws):
+        apply(broker)
+        aws.set(aws.url("both"), Policy="")
+        assert lines(broker.plan()) == [
+            "change policy ns__both: The policy does not allow the topics of all, media.",
+            "change attribute ns__both: Policy is missing.",
+        ]
+        apply(broker)
+        assert broker.plan() == Plan()
+        attributes = aws.inventory()["queues"]["ns__both"]["attributes"]
+        assert [one["Sid"] for one in attributes["Policy"]["Statement"]] == ["own", "HakeTopics"]
 
 
 def test_topic_that_others_use_is_not_listed() -> None:
@@ -316,7 +377,9 @@ def test_nothing_is_made_between_a_predefined_queue_and_a_predefined_topic() -> 
         predefined_queues={"given": {"url": PREDEFINED}}, predefined_exchanges={"media": {"arn": GIVEN_TOPIC}},
     )  # fmt: skip
     with opened(FakeClients(), app) as (broker, fake, aws):
-        aws.sqs.create_queue(QueueName="given")
+        url = aws.sqs.create_queue(QueueName="given")["QueueUrl"]
+        ours = queue_policy(None, aws.arn(url), [GIVEN_TOPIC]) or ""
+        aws.set(url, Policy=ours)
         assert [text.partition("(")[0] for text in broker.plan().unknown] == [
             "The predefined topic of exchange 'media' "
         ]
@@ -325,6 +388,7 @@ def test_nothing_is_made_between_a_predefined_queue_and_a_predefined_topic() -> 
         assert broker.plan() == Plan()
         assert apply(broker).changes == ()
         assert set(fake.counts()) <= READS
+        assert fake.queues.queue("given").attributes["Policy"] == ours
 
 
 def test_queue_of_another_account_is_left_to_its_owner() -> None:
