@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 from uuid import uuid4
 
-from kombu_hake.amqp import QueueUrl, decode, level_names
+from kombu_hake.amqp import QueueUrl, level_names
 from kombu_hake.aws import Clients, forksafe
 from kombu_hake.config import Settings
 from kombu_hake.declaring import DeclaringChannel
@@ -246,7 +246,13 @@ class Channel(DeclaringChannel):
         for raw in answer.get("Messages") or ():
             lease = Lease(url, raw["ReceiptHandle"], self._leases.now(), visibility_s)
             self._leases.hold([lease])
-            return Delivery(self.channel_id, queue, source, raw, lease)
+            delivery = Delivery(self.channel_id, queue, source, raw, lease)
+            try:
+                self._deliveries.fetch(delivery)
+            except BaseException:
+                self._deliveries.finish(delivery, How.RELEASE)
+                raise
+            return delivery
         return None
 
     def _take_in(self, delivery: Delivery, consumer_tag: str, no_ack: bool) -> HakeMessage | None:
@@ -325,7 +331,7 @@ class Channel(DeclaringChannel):
                 self._deliveries.finish(delivery, How.HIDE, wait_s)
             else:
                 try:
-                    self._gate.set_aside(delivery, decode(delivery.message.get("Body", ""), delivery.queue), "rejected")
+                    self._gate.set_aside(delivery, self._gate.outline(delivery), "rejected")
                 except BaseException as exc:
                     if isinstance(exc, Exception) and worker.is_of_worker(self.connection):
                         # Celery rejects in its event loop, which ends with any error except a connection error.
@@ -338,7 +344,7 @@ class Channel(DeclaringChannel):
         """When a rejected task comes again by the ``backoff_policy`` of its predefined queue; None without one."""
         if self._settings.backoff_of(delivery.queue) is None:
             return None
-        task = decode(delivery.message.get("Body", ""), delivery.queue).headers.get("task")
+        task = self._gate.outline(delivery).headers.get("task")
         return self._settings.backoff_s(
             delivery.queue, task if isinstance(task, str) else None, receive_count(delivery.message)
         )

@@ -14,7 +14,7 @@ from kombu_hake.amqp import PRIVATE_EXCHANGE, Argument, Binding, ExchangeType, i
 from kombu_hake.exceptions import DeclarationMismatch, InvalidName, QueueNotFound, TopicNotFound, TopologyError
 from kombu_hake.quoting import guarded, quoted
 from kombu_hake.temporary import Temporaries
-from kombu_hake.topology import QueueSpec, Topology
+from kombu_hake.topology import SIZE_ARGUMENT, STORE_ARGUMENT, QueueSpec, Topology, checked_size
 
 __all__ = ["DeclaringChannel", "QueueDeclareOk"]
 
@@ -50,8 +50,11 @@ class DeclaringChannel(StdChannel):  # type: ignore[misc]
     ) -> None:
         """Record an exchange; its topic is created by the first binding or publish.
 
+        Args:
+            arguments: ``x-max-message-size``: bytes of its largest messages. Its topic is raised to take them.
         Raises:
-            DeclarationMismatch: it was declared with another type, or the type is not one of AMQP's.
+            DeclarationMismatch: it was declared with another type, the type is not one of AMQP's, or
+                ``x-max-message-size`` is not a number of bytes up to 1 MiB.
             InvalidName: its name is not text.
             TopicNotFound: ``passive``, and there is no topic. If reading it is denied, it is assumed to exist.
         """
@@ -67,7 +70,9 @@ class DeclaringChannel(StdChannel):  # type: ignore[misc]
                 raise TopicNotFound(f"There is no exchange {name!r}: it was not declared, and it has no topic.")
             return
         if name != PRIVATE_EXCHANGE and not is_reply_exchange(name):
-            self.topology.declare_exchange(name, cast(ExchangeType, exchange_type))
+            size = checked_size(name, (arguments or {}).get(SIZE_ARGUMENT))
+            self.topology.declare_exchange(name, cast(ExchangeType, exchange_type), size)
+            self.topology.stores.declare(name, (arguments or {}).get(STORE_ARGUMENT))
 
     def exchange_delete(self, exchange: str, if_unused: bool = False, nowait: bool = False) -> None:
         """Delete an exchange: its topic and all our bindings to it.

@@ -26,6 +26,7 @@ __all__ = [
     "LeaseLost",
     "MalformedMessage",
     "MessageTooLarge",
+    "PayloadMissing",
     "PublishError",
     "PublishFailed",
     "PurgeInProgress",
@@ -202,6 +203,7 @@ class MessageTooLarge(PublishError):
         super().__init__(message)
         #: Size of the body and the attributes, UTF-8.
         self.size_bytes = size_bytes
+        #: 0 if AWS refused it without naming a limit.
         self.limit_bytes = limit_bytes
 
 
@@ -243,3 +245,7 @@ class MalformedMessage(DeliveryError):
     def __init__(self, message: str = "", *, message_id: str = "") -> None:
         super().__init__(message)
         self.message_id = message_id
+
+
+class PayloadMissing(DeliveryError):
+    """The payload of a message is not in S3 any more: it was processed before, or the lifecycle rule deleted it."""

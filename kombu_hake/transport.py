@@ -43,9 +43,20 @@ from kombu_hake.exceptions import (
     PublishError,
     TopologyError,
 )
-from kombu_hake.publish import Dispatcher, Publisher, Routes
+from kombu_hake.publish import Dispatcher, Limits, Publisher, Routes
 from kombu_hake.quoting import guarded
-from kombu_hake.receive import DeadLetters, Deferring, Deliveries, Delivery, How, Inbox, Item, Leases, LostLease
+from kombu_hake.receive import (
+    DeadLetters,
+    Deferring,
+    Deliveries,
+    Delivery,
+    How,
+    Inbox,
+    Item,
+    Leases,
+    LostLease,
+    Payloads,
+)
 from kombu_hake.temporary import Janitor, Presence, Temporaries
 from kombu_hake.topology import Topology
 from kombu_hake.worker import install, lost_tasks
@@ -79,7 +90,8 @@ class _Shared:
 def _build_shared(settings: Settings) -> _Shared:
     clients = Clients(settings)
     topology = Topology(clients, settings)
-    dispatcher = Dispatcher(topology, Routes(topology, settings), Publisher(clients), settings)
+    publisher = Publisher(clients, Limits(settings, topology))
+    dispatcher = Dispatcher(topology, Routes(topology, settings), publisher, settings)
     janitor = Janitor(clients, settings, topology.topics, topology.home)
     presence = Presence(topology.signs, janitor)
     dead_letters = DeadLetters(clients, dispatcher.publish_now, topology.dead_queues.make_again)
@@ -153,13 +165,17 @@ class Transport(base.Transport):  # type: ignore[misc]
             self.clients.check()
         self.inbox = Inbox()
         inbox = self.inbox
+        payloads = Payloads(self.clients, self.topology.stores, max_receives=self.dead_letters.max_receives)
+        self.payloads = payloads
         self.leases = Leases(
             self.clients,
             visibility_s=self.settings.visibility_timeout,
             linger_s=self.ack_linger_s,
             on_lost=lambda lease, why: inbox.put([LostLease(lease, why)]),
+            on_deleted=payloads.settled,
+            on_given_back=payloads.stop,
         )
-        self.deliveries = Deliveries(inbox, self.leases)
+        self.deliveries = Deliveries(inbox, self.leases, payloads)
         _leases.add(self.leases)
         # The threads refer to the leases and not to this object, so that a dropped connection can be collected.
         self._disown = weakref.finalize(self, self.leases.disown)
@@ -195,6 +211,7 @@ class Transport(base.Transport):  # type: ignore[misc]
         self._disown.detach()
         _leases.discard(self.leases)
         self.leases.stop(_STOP_TIMEOUT_S)
+        self.payloads.stop(_STOP_TIMEOUT_S)
         ends_at = time.monotonic() + _LAST_POLLS_S
         for channel in channels:
             channel.wait_for_open_polls(self.leases.given_back, ends_at - time.monotonic())
@@ -301,6 +318,7 @@ class Transport(base.Transport):  # type: ignore[misc]
             channel.look_after_pollers()
         if self.connected:
             self.leases.look_after()
+            self.deliveries.look_after()
 
     def _on_readable(self) -> None:
         for _ in range(_PER_TURN):

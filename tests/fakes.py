@@ -22,6 +22,7 @@ from typing import Any
 from unittest import mock
 
 from fake_aws import QUICK, AwsError, Budgets, Clock, FakeClock, Timings
+from fake_s3 import FakeS3
 from fake_sns import FakeSns
 from fake_sqs import FakeSqs
 from kombu import Connection
@@ -29,7 +30,7 @@ from kombu import Connection
 from kombu_hake.amqp import QueueUrl
 from kombu_hake.aws import clients as clients_module
 from kombu_hake.aws.concurrency import SharedParts
-from kombu_hake.aws.error_table import error_for, error_from_answer, foreign_answer
+from kombu_hake.aws.error_table import _iam_action, error_for, error_from_answer, foreign_answer
 from kombu_hake.config.settings import Settings, load, split_url
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, HakeError
 from kombu_hake.publish.advice import _alive
@@ -83,6 +84,7 @@ class FakeClients:
         self.changed = threading.Condition(threading.RLock())
         self.queues = FakeSqs(ACCOUNT, region, self.clock, self.changed, timings=timings, url_base=url_base)
         self.topics = FakeSns(ACCOUNT, region, self.queues)
+        self.objects = FakeS3()
         self.budgets = Budgets(timings, self.clock)
         #: What every call is answered with, if anything: an :class:`AwsError`, or whatever botocore raises.
         self.outage: Callable[[], Exception] | None = None
@@ -112,17 +114,22 @@ class FakeClients:
         """As :meth:`kombu_hake.aws.clients.Clients.sns`."""
         return self._translated("sns", operation, params)
 
+    def s3(self, operation: str, **params: Any) -> dict[str, Any]:
+        """As :meth:`kombu_hake.aws.clients.Clients.s3`."""
+        return self._translated("s3", operation, params)
+
     def call(self, service: str, operation: str, params: dict[str, Any]) -> dict[str, Any]:
         """A call as AWS sees it.
 
         Args:
-            service: ``sqs`` or ``sns``.
+            service: ``sqs``, ``sns`` or ``s3``.
             operation: boto3's name.
         Raises:
             AwsError: AWS refuses it.
             Exception: what a test told :meth:`fail` to raise.
         """
-        return self._call(service, self.queues if service == "sqs" else self.topics, operation, params)
+        backends = {"sqs": self.queues, "sns": self.topics, "s3": self.objects}
+        return self._call(service, backends[service], operation, params)
 
     def cloudwatch(self, operation: str, **params: Any) -> dict[str, Any]:
         """As :meth:`kombu_hake.aws.clients.Clients.cloudwatch`: knows the :attr:`ages` of oldest messages."""
@@ -313,13 +320,13 @@ class FakeClients:
         return {**answer, "Failed": [*answer.get("Failed", []), *({**failed, "Id": name} for name in unlucky)]}
 
     def _check_rights(self, service: str, operation: str, params: dict[str, Any]) -> None:
-        action = f"{service}:{''.join(map(str.capitalize, operation.split('_'))).removesuffix('Batch')}"
+        action = f"{service}:{_iam_action(operation)}"
         wants_tags = bool(params.get("tags") or params.get("Tags")) and operation.startswith("create")
         tagging = {"sqs:TagQueue" if service == "sqs" else "sns:TagResource"} if wants_tags else set()
         for needed in {action} | tagging:
             if needed in self._denied or f"{service}:*" in self._denied:
                 resource = str(next((value for name, value in params.items() if name != "Tags"), "any resource"))
-                code = "AccessDenied" if service == "sqs" else "AuthorizationError"
+                code = "AuthorizationError" if service == "sns" else "AccessDenied"
                 raise AwsError(code, f"User: {USER} is not authorized to perform: {needed} on resource: {resource}")
 
     def _raise_what_is_due(self, operation: str) -> None:

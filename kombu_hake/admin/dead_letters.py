@@ -30,11 +30,17 @@ from kombu_hake.amqp import (
     FIFO_SUFFIX,
     MAX_BATCH_ENTRIES,
     PRIVATE_EXCHANGE,
+    SIZE_ATTRIBUTE,
     SQS_MAX_BATCH_BYTES,
     QueueUrl,
+    changes_in,
+    combined,
     decode,
     encode,
+    has_pointer,
     is_task,
+    pointer_attributes,
+    pointer_in,
 )
 from kombu_hake.exceptions import HakeError
 from kombu_hake.groups import DEATHS_HEADER, Parts, resendable
@@ -181,14 +187,31 @@ def _jsonable(value: Any, depth: int = _MAX_DEPTH) -> Any:
 
 def read(group: str, raw: Mapping[str, Any], now_s: float, *, undelivered: bool = False) -> DeadLetter:
     """A received message as a dead letter of a group."""
+    reason = "undelivered" if undelivered else "received too often"
+    if has_pointer(raw):
+        return _read_pointer(group, raw, now_s, reason)
     envelope = decode(raw.get("Body", ""), group)
     text = envelope.body if isinstance(envelope.body, str) else envelope.body.decode("utf-8", "replace")
     headers = envelope.headers
     arguments = [_text_or_none(headers.get(name), _TEXT_CHARS) or "" for name in ("argsrepr", "kwargsrepr")]
     contents = " ".join(shown for shown in arguments if shown not in ("", "()", "{}"))
     contents = contents if is_task(envelope.headers) else text
-    reason = "undelivered" if undelivered else "received too often"
     return DeadLetter(group, raw, envelope.headers, envelope.properties, contents, now_s, reason)
+
+
+def _read_pointer(group: str, raw: Mapping[str, Any], now_s: float, reason: str) -> DeadLetter:
+    """A dead letter whose payload is in S3, as far as the message itself tells: the payload may be large."""
+    try:
+        pointer, changes = pointer_in(raw), changes_in(raw)
+    except HakeError:
+        pointer, changes = None, {}
+    headers = changes.get("headers", {})
+    shown = [_text_or_none(headers.get(name), _TEXT_CHARS) or "" for name in ("argsrepr", "kwargsrepr")]
+    where = str(raw.get("Body", ""))[:_TEXT_CHARS]
+    if pointer is not None:
+        where = f"({pointer.size_bytes:,} bytes in {pointer.url})"
+    contents = " ".join([*(text for text in shown if text not in ("", "()", "{}")), where])
+    return DeadLetter(group, raw, headers, changes.get("properties", {}), contents, now_s, reason)
 
 
 @dataclass(frozen=True)
@@ -408,7 +431,9 @@ def revived(letter: DeadLetter, *, is_fifo: bool) -> dict[str, Any]:
         if not name.startswith(_DEATH_ATTRIBUTES)
     }
     entry: dict[str, Any] = {"MessageBody": letter.raw["Body"]}
-    first_try = _as_first_try(letter)
+    first_try = None if has_pointer(letter.raw) else _as_first_try(letter)
+    if SIZE_ATTRIBUTE in attributes:
+        attributes |= _pointer_as_first_try(letter)
     if first_try is not None:
         entry["MessageBody"] = first_try
     elif attributes:
@@ -418,6 +443,20 @@ def revived(letter: DeadLetter, *, is_fifo: bool) -> dict[str, Any]:
         entry["MessageGroupId"] = str(system.get("MessageGroupId") or "default")
         entry["MessageDeduplicationId"] = uuid4().hex
     return entry
+
+
+def _pointer_as_first_try(letter: DeadLetter) -> Mapping[str, Any]:
+    """Attributes by which the payload in S3 of a dead letter becomes that of a first try; ``{}`` if it is malformed."""
+    try:
+        pointer, changes = pointer_in(letter.raw), changes_in(letter.raw)
+    except HakeError:
+        return {}
+    if pointer is None:
+        return {}
+    anew = {"retries": 0, "eta": None, "expires": None}
+    return pointer_attributes(
+        pointer, combined(changes, {"headers": anew, "properties": {"expiration": None, "first_sent_ms": None}})
+    )
 
 
 def _as_first_try(letter: DeadLetter) -> str | None:

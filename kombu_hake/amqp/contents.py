@@ -1,4 +1,5 @@
-"""Message bodies: unpacking and decoding. The only module that decompresses or deserializes what a message carries.
+"""Message bodies: packing, unpacking and decoding. The only module that decompresses or deserializes what a message
+carries.
 
 Bodies are untrusted. A body is deserialized only from content types that the caller accepts, and decompressed only up
 to :data:`kombu_hake.amqp.limits.MAX_INFLATED_BYTES`. Pure.
@@ -24,17 +25,30 @@ from kombu_hake.amqp.limits import (
     MAX_INFLATED_VALUES,
     MAX_INFLATING_MEMORY_BYTES,
     MAX_NESTING,
+    MAX_PAYLOAD_BYTES,
     SQS_MAX_MESSAGE_BYTES,
 )
 from kombu_hake.exceptions import MalformedMessage
 
-__all__ = ["COMPRESSION_HEADER", "decoded", "encoded", "inflated", "is_json", "is_nested_too_deep"]
+__all__ = [
+    "COMPRESSION_HEADER",
+    "compressed",
+    "decoded",
+    "encoded",
+    "has_too_many_values",
+    "inflated",
+    "is_codec",
+    "is_json",
+    "is_nested_too_deep",
+    "most_values",
+]
 
 #: kombu names the codec of a compressed body in this header.
 COMPRESSION_HEADER = "compression"
 _UNUSUAL = object()
 _JSON_TYPES = frozenset({"application/json", "application/x-hake-json"})
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_NOT_VALUES = bytes(set(range(256)) - set(b",[{"))
 #: Levels that may be skipped when nesting is measured.
 _SHALLOW = 10
 _CHUNK_BYTES = 65_536
@@ -62,8 +76,8 @@ def decoded(
     """
     if compression:
         body = inflated(body, compression)
-    if len(body) > SQS_MAX_MESSAGE_BYTES and is_json(content_type) and _values(body) > MAX_INFLATED_VALUES:
-        raise MalformedMessage(f"its body decompresses to JSON that holds more than {MAX_INFLATED_VALUES} values")
+    if is_json(content_type) and has_too_many_values(body):
+        raise MalformedMessage(f"its body is JSON that holds more than {most_values(len(body))} values")
     if body and content_type == "application/json" and accept is not None and content_type in accept:
         found = _usual_json(body)
         if found is not _UNUSUAL:
@@ -100,6 +114,32 @@ def encoded(value: Any, content_type: str | None, *, compression: Any = None) ->
     return new_type, encoding, body
 
 
+def compressed(body: bytes | str, content_type: str | None, codec: str) -> tuple[bytes, str] | None:
+    """Compress a body as kombu does.
+
+    Args:
+        codec: A content type or alias that kombu knows, such as ``gzip``.
+    Returns:
+        The compressed body, and its codec for the header ``compression``. None if the body is better left alone: it
+        does not become smaller, or its receivers would refuse to unpack it.
+    """
+    data = body.encode("utf-8", "surrogatepass") if isinstance(body, str) else bytes(body)
+    if len(data) > MAX_INFLATED_BYTES or (is_json(content_type) and has_too_many_values(data)):
+        return None
+    packed, header = kombu_compression.compress(data, codec)
+    in_base64 = -(-len(packed) // 3) * 4  # as the envelope writes what is not text
+    return (packed, header) if in_base64 < len(data) else None
+
+
+def is_codec(name: str) -> bool:
+    """Return True if kombu can compress with this codec here; some need a further package."""
+    try:
+        kombu_compression.get_encoder(name)
+    except KeyError:
+        return False
+    return True
+
+
 def inflated(body: bytes | str, compression: Any) -> bytes:
     """Decompress a body, up to a limit.
 
@@ -126,9 +166,27 @@ def inflated(body: bytes | str, compression: Any) -> bytes:
         raise
     except Exception as exc:
         raise MalformedMessage(f"its body cannot be decompressed: {type(exc).__name__}") from exc
-    if len(found) > MAX_INFLATED_BYTES:
-        raise _too_large()
+    if len(found) > _most_bytes(data):
+        raise _too_large(data)
     return found
+
+
+def has_too_many_values(text: bytes | str) -> bool:
+    """Return True if building the values of JSON could take too much memory. False for all that fits into a message."""
+    if len(text) <= SQS_MAX_MESSAGE_BYTES:
+        return False
+    most = most_values(len(text))
+    return _values(text) > most and len(_outside_of_strings(_as_bytes(text), _NOT_VALUES)) > most
+
+
+def most_values(size: int) -> int:
+    """How many values JSON of so many bytes may have: as dense as in the largest body that may be decompressed."""
+    return MAX_INFLATED_VALUES * max(MAX_INFLATED_BYTES, size) // MAX_INFLATED_BYTES
+
+
+def _most_bytes(data: bytes) -> int:
+    """What a compressed body may be decompressed to. One that fits into a message may have the usual limit."""
+    return max(MAX_INFLATED_BYTES, min(len(data) * MAX_INFLATED_BYTES // SQS_MAX_MESSAGE_BYTES, MAX_PAYLOAD_BYTES))
 
 
 def is_json(content_type: str | None) -> bool:
@@ -146,7 +204,7 @@ def is_nested_too_deep(text: bytes | str) -> bool:
     data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else bytes(text)
     if data.count(b"[") + data.count(b"{") <= MAX_NESTING:
         return False
-    brackets = _outside_of_strings(data)
+    brackets = _outside_of_strings(data, _NOT_BRACKETS)
     for _ in range(_SHALLOW):  # removes the brackets of shallow JSON at the speed of C
         before = len(brackets)
         brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
@@ -164,9 +222,14 @@ def is_nested_too_deep(text: bytes | str) -> bool:
 
 
 def _values(text: bytes | str) -> int:
-    """Estimate the number of values in JSON. Commas and brackets in strings count too; a real body has few of them."""
-    data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
-    return sum(map(data.count, (b",", b"[", b"{")))
+    """Estimate the number of values in JSON. Commas and brackets in strings count too."""
+    if isinstance(text, str):
+        return sum(map(text.count, (",", "[", "{")))
+    return sum(map(text.count, (b",", b"[", b"{")))
+
+
+def _as_bytes(text: bytes | str) -> bytes:
+    return text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
 
 
 def _content_type(compression: str) -> str:
@@ -176,26 +239,26 @@ def _content_type(compression: str) -> str:
         return compression
 
 
-def _outside_of_strings(data: bytes) -> bytes:
-    """The brackets of JSON outside strings."""
+def _outside_of_strings(data: bytes, dropped: bytes) -> bytes:
+    """JSON outside of its strings, without the bytes *dropped*."""
     data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
     kept: list[bytes] = []
     is_string = 0
     for start in range(0, len(data), _CHUNK_BYTES):
         pieces = data[start : start + _CHUNK_BYTES].split(b'"')
-        kept.append(b"".join(pieces[is_string::2]).translate(None, _NOT_BRACKETS))
+        kept.append(b"".join(pieces[is_string::2]).translate(None, dropped))
         is_string ^= (len(pieces) - 1) & 1
     return b"".join(kept)
 
 
-def _too_large() -> MalformedMessage:
-    return MalformedMessage(f"its body decompresses to more than {MAX_INFLATED_BYTES} bytes")
+def _too_large(data: bytes) -> MalformedMessage:
+    return MalformedMessage(f"its body decompresses to more than {_most_bytes(data)} bytes")
 
 
 def _joined(data: bytes, new: Callable[[], Any]) -> bytes:
     """Decompress all streams in *data*; the one-shot functions of bz2 and lzma accept several, one after the other."""
     parts: list[bytes] = []
-    left = MAX_INFLATED_BYTES + 1
+    packed, left = data, _most_bytes(data) + 1
     while data:
         stream = new()
         try:
@@ -206,7 +269,7 @@ def _joined(data: bytes, new: Callable[[], Any]) -> bytes:
             raise
         left -= len(parts[-1])
         if left <= 0:
-            raise _too_large()
+            raise _too_large(packed)
         if not stream.eof:
             raise EOFError("the compressed data ends too early")
         data = stream.unused_data
@@ -248,10 +311,10 @@ def _brotli(data: bytes) -> bytes:
         brotli = import_module("brotlicffi")
     stream = brotli.Decompressor()
     try:
-        found = stream.process(data, output_buffer_limit=MAX_INFLATED_BYTES + 1)
+        found = stream.process(data, output_buffer_limit=_most_bytes(data) + 1)
     except TypeError:
         raise MalformedMessage("its brotli body cannot be decompressed with a limit; that needs Brotli 1.2") from None
-    if len(found) <= MAX_INFLATED_BYTES and not stream.is_finished():
+    if len(found) <= _most_bytes(data) and not stream.is_finished():
         raise EOFError("the compressed data ends too early")
     return bytes(found)
 

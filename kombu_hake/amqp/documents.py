@@ -12,7 +12,7 @@ from typing import Any
 
 from kombu_hake.amqp.limits import SNS_FILTER_MAX_BYTES
 
-__all__ = ["matches_wildcard", "read_object", "same_json"]
+__all__ = ["is_deeper", "matches_wildcard", "read_object", "same_json"]
 
 #: The longest document that AWS stores is a filter policy.
 _MAX_CHARS = SNS_FILTER_MAX_BYTES
@@ -118,3 +118,15 @@ def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
+
+
+def is_deeper(value: Any, levels: int) -> bool:
+    """Return True if an object or a list is nested in more than *levels* levels."""
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        if depth > levels:
+            return True
+        inside = [item for outer in level for item in (outer.values() if isinstance(outer, dict) else outer)]
+        level = [item for item in inside if isinstance(item, dict | list)]
+    return False

@@ -23,7 +23,10 @@ from typing import Any, NamedTuple
 
 from kombu.utils import json as kombu_json
 
+from kombu_hake.amqp.contents import has_too_many_values
+from kombu_hake.amqp.documents import is_deeper
 from kombu_hake.amqp.numeric import whole
+from kombu_hake.amqp.payloads import Changes
 from kombu_hake.amqp.tasks import ORIGIN_HEADER
 
 __all__ = [
@@ -138,7 +141,7 @@ def attributes_bytes(attributes: Mapping[str, str]) -> int:
     return sum(len(name.encode()) + len("String") + len(value.encode()) for name, value in attributes.items())
 
 
-def decode(text: str, queue: str) -> Envelope:
+def decode(text: str, queue: str, changes: Changes | None = None) -> Envelope:
     """Read the envelope in the body of an SQS message.
 
     Reads our own envelopes, those of kombu's SQS transport (plain and base64), and either inside an SNS notification.
@@ -146,11 +149,16 @@ def decode(text: str, queue: str) -> Envelope:
 
     Args:
         queue: Logical name; a foreign message counts as sent to it by the default exchange.
+        changes: What differs from the text, where that is a payload in S3; a foreign message has none.
     """
     searched = _find(text)
     if searched is None:
         return _foreign(text, queue)
     found, found_in = searched
+    may_have_types = '"__type__"' in found_in
+    if changes:
+        found = _changed(found, changes)
+        may_have_types = True
     properties = found["properties"]
     for name in _OF_RECEIVING:
         properties.pop(name, None)
@@ -166,7 +174,7 @@ def decode(text: str, queue: str) -> Envelope:
         body=body,
         content_type=_text_or_none(found.get("content-type")),
         content_encoding=_text_or_none(found.get("content-encoding")),
-        headers=_headers(found.get("headers"), may_have_types='"__type__"' in found_in),
+        headers=_headers(found.get("headers"), may_have_types=may_have_types),
         properties=properties,
         is_kombu=True,
     )
@@ -183,6 +191,19 @@ def _delivery_info(info: Any, queue: str) -> dict[str, Any]:
         **info,
         "exchange": exchange if isinstance(exchange, str) else "",
         "routing_key": routing_key if isinstance(routing_key, str) else queue,
+    }
+
+
+def _changed(found: dict[str, Any], changes: Changes) -> dict[str, Any]:
+    headers = found.get("headers")
+    kept = {**headers, **changes.get("headers", {})} if isinstance(headers, dict) else dict(changes.get("headers", {}))
+    for name in changes.get("without", ()):
+        kept.pop(name, None)
+    properties = {**found["properties"], **changes.get("properties", {})}
+    return {
+        **found,
+        "headers": kept,
+        "properties": {name: value for name, value in properties.items() if value is not None},
     }
 
 
@@ -279,14 +300,7 @@ def _find(text: str) -> tuple[dict[str, Any], str] | None:
 def _is_deep(value: Any, text: str) -> bool:
     if text.count("{") + text.count("[") <= MAX_DEPTH:  # nearly always the case, and fast to count
         return False
-    level, depth = [value], 0
-    while level:
-        depth += 1
-        if depth > MAX_DEPTH:
-            return True
-        inside = [item for outer in level for item in (outer.values() if isinstance(outer, dict) else outer)]
-        level = [item for item in inside if isinstance(item, dict | list)]
-    return False
+    return is_deeper(value, MAX_DEPTH)
 
 
 def _is_kombu(candidate: Any) -> bool:
@@ -307,7 +321,7 @@ def _parse_either(text: str) -> tuple[Any, str]:
 
 
 def _parse(text: str) -> Any:
-    if not text:
+    if not text or has_too_many_values(text):
         return None
     try:
         return json.loads(text)

@@ -26,6 +26,7 @@ RAW_DELIVERY_MAX_ATTRIBUTES: Final = 10
 
 SQS_MAX_QUEUE_NAME_CHARS: Final = 80  # API-SQS CreateQueue
 SQS_MAX_MESSAGE_BYTES: Final = 1_048_576  # API-SQS CreateQueue MaximumMessageSize; body and attributes
+SQS_OLD_MAX_MESSAGE_BYTES: Final = 262_144  # of queues that were created before August 2025, by default
 SQS_MAX_BATCH_BYTES: Final = 1_048_576  # API-SQS SendMessageBatch: all entries together
 SQS_MAX_WAIT_S: Final = 20  # API-SQS ReceiveMessage WaitTimeSeconds
 SQS_MAX_DELAY_S: Final = 900  # API-SQS SendMessage DelaySeconds; standard queues only
@@ -57,6 +58,8 @@ SQS_POLICY_MAX_STATEMENTS: Final = 20  # same
 SNS_MAX_TOPIC_NAME_CHARS: Final = 256  # API-SNS CreateTopic
 SNS_MAX_MESSAGE_BYTES: Final = 262_144  # API-SNS Publish; unless the topic's MaximumMessageSize was raised
 SNS_MAX_BATCH_BYTES: Final = 262_144  # API-SNS PublishBatch: all entries together; the topic's MaximumMessageSize
+SNS_MAX_RAISED_BYTES: Final = 1_048_576  # DG-SNS "large message payloads": the most that MaximumMessageSize may be
+SNS_RAISED_MAX_SUBSCRIPTIONS: Final = 100  # same: of a topic that takes more than 262,144 bytes
 
 # --- SNS: rates ----------------------------------------------------------------------------------------------
 
@@ -92,6 +95,8 @@ MAX_INFLATED_BYTES: Final = 16 * SQS_MAX_MESSAGE_BYTES
 MAX_INFLATED_VALUES: Final = 1_500_000
 # An xz header may ask for a window of 4 GiB; the highest preset of the lzma module needs 65 MiB to decompress.
 MAX_INFLATING_MEMORY_BYTES: Final = 96 * 1024 * 1024
+# The largest payload in S3, written or read. A worker holds it several times over while it decodes it.
+MAX_PAYLOAD_BYTES: Final = 256 * 1024 * 1024
 # Celery's prefork pool pickles the decoded body, and the pickle module fails between 420 and 490 levels, depending on
 # how deep the calling stack is.
 MAX_NESTING: Final = 300

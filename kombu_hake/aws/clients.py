@@ -1,4 +1,4 @@
-"""The interface to AWS: only this module imports boto3, and only here a botocore error becomes one of ours.
+"""The interface to AWS: only this module makes boto3's clients, and only here a botocore error becomes one of ours.
 
 Other packages call ``clients.sqs("send_message", QueueUrl=…)`` and get a dict or a :class:`HakeError`. Tests use an
 object with the same methods instead.
@@ -25,6 +25,7 @@ from kombu_hake.aws.concurrency import SharedParts
 from kombu_hake.aws.credentials import Credentials
 from kombu_hake.aws.error_table import credentials_error, error_for, foreign_answer, unreachable
 from kombu_hake.aws.retry import NewQueues, Tries
+from kombu_hake.aws.s3 import ObjectClient
 from kombu_hake.aws.timely import bound_pool, read_body
 from kombu_hake.aws.wire import OPERATIONS, Wire, read_timeout_s
 from kombu_hake.config import Access, Settings
@@ -41,7 +42,7 @@ _POOL_CONNECTIONS = 64
 #: small region. Each of them must succeed eventually, and starting over would only add to the load.
 _PATIENCE_S = 90.0
 #: Kinds of calls that are tried once: their callers have a back-off of their own, or an alternative.
-_TRIED_ONCE = ("receive", "check", "sts", "iam")
+_TRIED_ONCE = ("receive", "check", "sts", "iam", "s3")
 
 
 class Clients:
@@ -120,6 +121,14 @@ class Clients:
     def iam(self, operation: str, **params: Any) -> dict[str, Any]:
         """Call IAM, for operators; as :meth:`sqs`, but tried once."""
         return self._call("iam", operation, params)
+
+    def s3(self, operation: str, **params: Any) -> dict[str, Any]:
+        """Call S3, by an operation of :class:`kombu_hake.aws.s3.ObjectClient`; as :meth:`sqs`.
+
+        Raises:
+            PayloadMissing: there is no such object.
+        """
+        return self._call("s3", operation, params)
 
     def check(self) -> None:
         """Check that AWS answers and accepts the credentials, with one cheap request unless checked recently.
@@ -417,6 +426,11 @@ def _config(settings: Settings, kind: str) -> Any:
         # botocore computes its default again for each call, which takes a tenth of the call's CPU time.
         "user_agent": f"kombu_hake/{__version__} Botocore/{botocore.__version__}",
     }
+    if kind == "s3":
+        # Parts of an upload are requests of the transfer manager, so only the SDK can try one of them again.
+        defaults["retries"] = {"mode": "standard", "total_max_attempts": settings.max_attempts}
+        if settings.endpoint_url:  # an emulator has no host name for each bucket
+            defaults["s3"] = {"addressing_style": "path"}
     if kind == "check":  # a single try, within the connect timeout
         defaults.update(read_timeout=settings.connect_timeout)
     if kind in ("sts", "iam"):  # a VPC without an endpoint for them drops packets: fail soon, there are other ways
@@ -436,7 +450,7 @@ def _client(session: Any, settings: Settings, kind: str) -> Any:
     except ValueError as exc:
         raise ConfigurationError(f"The endpoint {endpoint!r} of {service} is not usable: {exc}.") from exc
     _guard(client)
-    return client
+    return ObjectClient(client) if kind == "s3" else client
 
 
 def _guard(client: Any) -> None:
@@ -464,8 +478,11 @@ class _GuardedSession:
         import urllib3
         from botocore.exceptions import HTTPClientError
 
+        is_download = self._protocol == "rest-xml" and request.stream_output
         request.stream_output = True  # the body is read below
         response = self._session.send(request)
+        if is_download and 200 <= response.status_code < 300:
+            return response  # an object, of which the caller reads as much as it asked for
         try:
             response._content = read_body(response.raw)
             if 200 <= response.status_code < 300 and not looks_like_success(self._protocol, response._content):

@@ -20,6 +20,8 @@ from kombu_hake.exceptions import (
     DeclarationMismatch,
     HakeError,
     LeaseLost,
+    MessageTooLarge,
+    PayloadMissing,
     PublishError,
     PurgeInProgress,
     QueueDeletedRecently,
@@ -49,6 +51,7 @@ _UNKNOWN_KEYS = (
 _TEXT_CHARS = 1_000
 _QUOTA = "A quota of AWS is used up ({code}): {message}"
 _CLASSES: Mapping[str, type[HakeError]] = {
+    "NoSuchKey": PayloadMissing,
     "QueueDoesNotExist": QueueNotFound,
     "NonExistentQueue": QueueNotFound,
     "NotFound": TopicNotFound,
@@ -66,9 +69,19 @@ _CLASSES: Mapping[str, type[HakeError]] = {
     "FilterPolicyLimitExceeded": QuotaExceeded,
     "TagLimitExceeded": QuotaExceeded,
 }
+#: AWS refuses a message, or a batch of them, for its size. SQS names the limit of the queue.
+_TOO_LARGE = {"BatchRequestTooLong"}
+_INVALID = {
+    "InvalidParameter",
+    "InvalidParameterException",
+    "InvalidParameterValue",
+    "InvalidParameterValueException",
+}
+_TOO_LARGE_TEXT = re.compile(r"message too long|message must be shorter than (?P<limit>\d{1,9}) bytes", re.I)
 _DENIED = {
     "AccessDenied",
     "AccessDeniedException",
+    "AllAccessDisabled",
     "AuthorizationError",
     "AuthorizationErrorException",
     "KmsAccessDenied",
@@ -103,6 +116,8 @@ _PASSING = {
     "KMS.ThrottlingException",
     "KMSThrottling",
     "KmsThrottled",
+    "OperationAborted",
+    "PreconditionFailed",  # of a download in parts: the object was replaced
     "RequestThrottled",
     "RequestTimeout",
     "ServiceUnavailable",
@@ -262,7 +277,7 @@ def _from_codes(
         return BrokerUnavailable(f"{action} on {resource} failed at AWS ({codes[0] or status}): {text}")
     if service == "sns" and "already exists with different" in text:
         return DeclarationMismatch(f"{action} on {resource}: {text}")
-    kind = PublishError if "Publish" in action or "Send" in action else TopologyError
+    kind = PublishError if "Publish" in action or "Send" in action or action == "s3:PutObject" else TopologyError
     return kind(f"AWS refused {action} on {resource} ({codes[0] or status}): {text}")
 
 
@@ -285,6 +300,10 @@ def _by_code(codes: tuple[str, ...], text: str, action: str, resource: str) -> H
         if code in _PASSING:
             throttle = "hrottl" in code or code in ("SlowDown", "TooManyRequestsException")
             return BrokerUnavailable(f"{action} on {resource} failed for now ({code}): {text}", is_throttle=throttle)
+        too_large = _TOO_LARGE_TEXT.search(text)
+        if code in _TOO_LARGE or (code in _INVALID and too_large):
+            limit = int(too_large["limit"] or 0) if too_large else 0
+            return MessageTooLarge(f"AWS refused {action} on {resource} ({code}): {text}", limit_bytes=limit)
         found = _CLASSES.get(code)
         if found is QuotaExceeded:
             return QuotaExceeded(_QUOTA.format(code=code, message=text or action))
@@ -293,13 +312,21 @@ def _by_code(codes: tuple[str, ...], text: str, action: str, resource: str) -> H
     return None
 
 
+#: Calls that stand for several: see :mod:`kombu_hake.aws.s3`.
+_ACTIONS = {"upload": "PutObject", "download": "GetObject"}
+
+
 def _iam_action(operation: str) -> str:
     """boto3's name of a call to its IAM action: ``send_message_batch`` is allowed by ``SendMessage``."""
+    if operation in _ACTIONS:
+        return _ACTIONS[operation]
     name = "".join(part.capitalize() for part in operation.split("_"))
     return name.removesuffix("Batch")
 
 
 def _resource(params: Mapping[str, Any]) -> str:
+    if "Bucket" in params:
+        return quoted(f"s3://{params['Bucket']}/{params['Key']}", _TEXT_CHARS)
     for name in ("QueueUrl", "TopicArn", "QueueName", "Name", "SubscriptionArn", "ResourceArn"):
         if name in params:
             return quoted(params[name], _TEXT_CHARS)

@@ -1,4 +1,5 @@
-"""Decide when to retry a failed request. Only this module does; the SDK is configured to try once.
+"""Decide when to retry a failed request. Only this module does; the SDK is configured to try once, except for S3: only
+it can try a single part of an upload again.
 
 Above this package only three things are tried again, each for a reason of its own: entries that failed inside a batch
 that AWS answered, settling until the lease ends, and polls.

@@ -17,10 +17,14 @@ from typing import Any, NamedTuple
 
 from kombu_hake.amqp import (
     FIFO_SUFFIX,
+    SQS_MAX_MESSAGE_BYTES,
     SQS_MAX_RECEIVE_COUNT,
     SQS_MAX_VISIBILITY_S,
     SQS_MAX_WAIT_S,
+    Store,
+    is_codec,
     parse_arn,
+    parse_store,
     valid_namespace,
 )
 from kombu_hake.exceptions import InvalidName
@@ -306,6 +310,18 @@ def _dead_letter_queue(value: Any) -> str | None:
     return value.strip()
 
 
+def _maybe_store(value: Any) -> Store | None:
+    return None if value in (None, "") else parse_store(value)
+def _codec(value: Any) -> str:
+    if not isinstance(value, str) or not is_codec(value):
+        raise ValueError("a codec that kombu has here, such as gzip, bzip2 or lzma")
+    return value
+
+
+def _maybe_bytes(value: Any) -> int | None:
+    return None if value is None else _whole(1_024, SQS_MAX_MESSAGE_BYTES, "bytes")(value)
+
+
 OPTIONS: Mapping[str, Option] = {
     # --- who and where
     "region": Option(_maybe_text, None, "AWS region.", env=("AWS_REGION", "AWS_DEFAULT_REGION")),
@@ -387,6 +403,14 @@ OPTIONS: Mapping[str, Option] = {
         "Interval between checks of a queue's policy and subscriptions, s; 0: never.",
     ),
     "max_pollers": Option(_whole(1, 64, "threads per queue"), 8, "Maximum concurrent polls of one busy queue."),
+    # --- large messages
+    "compress_above": Option(
+        _maybe_bytes, None, "Compress bodies of more than so many bytes; by default none."
+    ),
+    "compression": Option(_codec, "gzip", "With compress_above: kombu's name of the codec, such as zstd."),
+    "large_messages": Option(
+        _maybe_store, None, "Where messages that are too large are kept: 's3://bucket/prefix'. Workers need it too."
+    ),
     # --- requests
     "connect_timeout": Option(_number(0.1, 300, "seconds"), None, "TCP connect timeout, s; broker_connection_timeout."),
     "read_timeout": Option(_number(1, 300, "seconds"), 15.0, "Time to wait for an answer, except of a long poll, s."),
@@ -444,6 +468,9 @@ STORIES: Mapping[str, str] = {
     "wait_time_seconds": "A proxy closes connections that are idle for less than 20 s.",
     "check_bindings": "A removed subscription should be noticed sooner, or the role may not read subscriptions.",
     "max_pollers": "One worker handles thousands of short tasks a second.",
+    "compress_above": "Large messages should cost less, or fit into SNS and SQS.",
+    "compression": "All workers have a codec that is faster or packs better than gzip.",
+    "large_messages": "Messages hold files, images or tables, of up to 256 MiB.",
     "connect_timeout": "Web requests must fail fast when AWS cannot be reached.",
     "read_timeout": "Web requests must fail fast when AWS does not answer.",
     "max_attempts": "Web requests must fail fast, or batch jobs survive longer outages.",

@@ -18,7 +18,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
-from kombu_hake.amqp import Namer
+from kombu_hake.amqp import Namer, Store
 from kombu_hake.config.options import (
     GRANTED_ANYWAY,
     KOMBU_KEYS,
@@ -120,6 +120,9 @@ class Settings:
     wait_time_seconds: int = 20
     check_bindings: float = 300.0
     max_pollers: int = 8
+    compress_above: int | None = None
+    compression: str = "gzip"
+    large_messages: Store | None = None
     connect_timeout: float = DEFAULT_CONNECT_TIMEOUT_S
     read_timeout: float = 15.0
     max_attempts: int = 3

@@ -19,7 +19,17 @@ from celery.exceptions import Ignore, Reject, Retry, Terminated, TimeLimitExceed
 from celery.utils.serialization import get_pickled_exception
 from celery.worker.request import Request
 
-from kombu_hake.amqp import COMPRESSION_HEADER, PRIVATE_EXCHANGE, Envelope, encode, is_task
+from kombu_hake.amqp import (
+    COMPRESSION_HEADER,
+    PRIVATE_EXCHANGE,
+    SQS_MAX_MESSAGE_BYTES,
+    Changes,
+    Envelope,
+    combined,
+    encode,
+    is_task,
+    pointer_attributes,
+)
 from kombu_hake.exceptions import HakeError
 from kombu_hake.groups.messages import Parts, resendable, with_death
 from kombu_hake.quoting import fields, guarded, quoted
@@ -32,6 +42,8 @@ MAX_MESSAGE_CHARS = 1_000
 MAX_TRACEBACK_CHARS = 6_000
 #: Maximum length of an attribute of the dead letter.
 MAX_ATTRIBUTE_CHARS = 256
+#: A longer dead letter does not fit into a message, with its attributes.
+_MAX_TEXT_CHARS = SQS_MAX_MESSAGE_BYTES - 2_048
 
 
 def group_of(message: Any) -> str | None:
@@ -129,20 +141,8 @@ def set_aside(message: Any, parts: Parts, reason: str, details: Mapping[str, Any
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         **details,
     }
-    sent_ms = parts.properties.get("sent_timestamp_ms")
-    sent = resendable(parts._replace(headers=with_death(parts.headers, death)), sent_ms)
-    text = text_of(parts.body)  # a foreign message, unchanged
-    if is_task(parts.headers):
-        text = encode(sent.as_dict(), PRIVATE_EXCHANGE, queue, uuid4().hex).text
-    properties = {**sent.properties, "delivery_info": {"exchange": PRIVATE_EXCHANGE, "routing_key": queue}}
-    envelope = Envelope(*sent._replace(properties=properties), is_kombu=True)
-    raw = {
-        "Body": text,
-        "MessageId": message.properties.get("message_id"),
-        "Attributes": _fifo_attributes(parts.properties),
-        "MessageAttributes": _attributes(parts, death),
-    }
     try:
+        sent, text, of_payload = _dead_letter(message, parts, transport, queue, death)
         url = transport.topology.queues.url(queue)
     except HakeError as exc:
         logger.error(
@@ -152,11 +152,65 @@ def set_aside(message: Any, parts: Parts, reason: str, details: Mapping[str, Any
             ),
         )  # fmt: skip
         return False
+    properties = {**sent.properties, "delivery_info": {"exchange": PRIVATE_EXCHANGE, "routing_key": queue}}
+    envelope = Envelope(*sent._replace(properties=properties), is_kombu=True)
+    raw = {
+        "Body": text,
+        "MessageId": message.properties.get("message_id"),
+        "Attributes": _fifo_attributes(parts.properties),
+        "MessageAttributes": {**of_payload, **_attributes(parts, death)},
+    }
     arguments = transport.topology.queues.arguments(queue)
     done: bool = transport.dead_letters.set_aside(
-        envelope, raw, queue=queue, url=url, arguments=arguments, reason=reason
+        envelope, raw, queue=queue, url=url, arguments=arguments, reason=reason, lease=getattr(message, "lease", None)
     )
     return done
+
+
+def _dead_letter(
+    message: Any, parts: Parts, transport: Any, queue: str, death: Mapping[str, Any]
+) -> tuple[Parts, str, Mapping[str, Any]]:
+    """The message to send, its text, and attributes. The text of one that is too large points to its payload in S3.
+
+    Raises:
+        HakeError: it has to be written to S3, and cannot be.
+    """
+    stored = getattr(message, "stored", None)
+    is_stored = stored is not None and stored.pointer is not None and parts.body is _received_body(message)
+    if stored is not None and is_stored and len(parts.body) > _MAX_TEXT_CHARS:
+        sent = _with_death(parts, death)
+        changes: Changes = {}
+        if is_task(parts.headers):
+            changes = combined(stored.changes_for(sent.as_dict(), PRIVATE_EXCHANGE, queue), stored.telling())
+        return sent, stored.pointer.text, pointer_attributes(stored.pointer, changes)
+    sent, text = _whole(parts, queue, death)
+    if len(text) > _MAX_TEXT_CHARS:
+        pointer = transport.dispatcher.store(text, "", sent.headers)
+        if pointer is not None:
+            return sent, pointer.text, pointer_attributes(pointer, {})
+        # The message comes before the story of its end.
+        sent, text = _whole(parts, queue, {k: v for k, v in death.items() if k not in ("message", "traceback")})
+    if len(text) > _MAX_TEXT_CHARS:
+        sent, text = _whole(parts, queue, None)
+    return sent, text, {}
+
+
+def _whole(parts: Parts, queue: str, death: Mapping[str, Any] | None) -> tuple[Parts, str]:
+    """The message to send, and its text, which for a foreign message is unchanged."""
+    sent = _with_death(parts, death)
+    if not is_task(parts.headers):
+        return sent, text_of(parts.body)
+    return sent, encode(sent.as_dict(), PRIVATE_EXCHANGE, queue, uuid4().hex).text
+
+
+def _with_death(parts: Parts, death: Mapping[str, Any] | None) -> Parts:
+    headers = parts.headers if death is None else with_death(parts.headers, death)
+    return resendable(parts._replace(headers=headers), parts.properties.get("sent_timestamp_ms"))
+
+
+def _received_body(message: Any) -> Any:
+    packed = getattr(message, "packed", None)
+    return message.body if packed is None else packed[0]
 
 
 def _attributes(parts: Parts, death: Mapping[str, Any]) -> dict[str, Any]:

@@ -42,6 +42,8 @@ class Subscription:
         key: Binding key; words with ``*`` (one word) and ``#`` (any number of words), as in AMQP.
         name_in: The name of the handler's task in an app.
         as_mapping: Whether the handler takes the payload as one mapping instead of keyword arguments.
+        max_size: Bytes of the topic's largest events; None for the default of SNS.
+        large_messages: As of the topic.
     """
 
     topic: str
@@ -50,6 +52,8 @@ class Subscription:
     name_in: Callable[[Any], str]
     as_mapping: bool = False
     dead_letters: bool = True
+    max_size: int | None = None
+    large_messages: str | None = None
 
     def wants(self, topic: str, key: str) -> bool:
         """Return True if an event of this topic and key is for the handler."""

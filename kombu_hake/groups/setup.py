@@ -15,8 +15,9 @@ from kombu import Exchange, Queue, binding
 from kombu_hake.amqp import EVENT_TASK, IF_MADE
 from kombu_hake.aws import SingleFlight
 from kombu_hake.groups.registry import Subscription, registry
+from kombu_hake.topology import SIZE_ARGUMENT, STORE_ARGUMENT
 
-__all__ = ["announce", "finalized_apps", "route"]
+__all__ = ["announce", "exchange_of", "finalized_apps", "route"]
 
 #: Apps are changed by one thread at a time.
 _one_at_a_time = SingleFlight()
@@ -100,7 +101,15 @@ def _add_queue(queues: Any, subscription: Subscription) -> None:
         # kombu drops the exchange of a queue that has bindings (kombu/entity.py, ``Queue.__init__``).
         queue.bindings.add(binding(queue.exchange, queue.routing_key, queue.binding_arguments))
     if not any(_is_of(subscription, known) for known in queue.bindings):
-        queue.bindings.add(binding(Exchange(subscription.topic, type="topic"), subscription.key))
+        exchange = exchange_of(subscription.topic, subscription.max_size, subscription.large_messages)
+        queue.bindings.add(binding(exchange, subscription.key))
+
+
+def exchange_of(topic: str, max_size: int | None, large_messages: str | None) -> Exchange:
+    """The exchange of a topic, for kombu."""
+    given = {SIZE_ARGUMENT: max_size, STORE_ARGUMENT: large_messages}
+    arguments = {name: value for name, value in given.items() if value is not None}
+    return Exchange(topic, type="topic", arguments=arguments or None)
 
 
 def _with_dead_letters(arguments: Mapping[str, Any]) -> dict[str, Any]:

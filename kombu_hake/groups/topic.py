@@ -44,7 +44,9 @@ from kombu_hake.amqp import EVENT_TASK
 from kombu_hake.groups import setup as group_setup
 from kombu_hake.groups.models import Model
 from kombu_hake.groups.registry import Subscription, registry, run_id
+from kombu_hake.groups.setup import exchange_of
 from kombu_hake.groups.signatures import SEND_OPTIONS, BoundDecorator, Decorator, Handler, SendOptions
+from kombu_hake.topology import checked_size
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -98,7 +100,15 @@ class Event:
 class Topic:
     """A topic that events are published to, and groups listen to."""
 
-    def __init__(self, name: str, *, app: Any = None, dead_letters: bool = True) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        app: Any = None,
+        dead_letters: bool = True,
+        max_size: int | None = None,
+        large_messages: str | None = None,
+    ) -> None:
         """Declares nothing before it is needed.
 
         Args:
@@ -106,9 +116,17 @@ class Topic:
             app: The app that handlers and events belong to; None means shared tasks and the current app, as with
                 :func:`celery.shared_task`.
             dead_letters: Whether groups that listen to it get a dead-letter queue.
+            max_size: Bytes of its largest events, envelope included: more than 262,144, and up to 1,048,576. Its SNS
+                topic is raised to take them, and may then have 100 subscriptions.
+            large_messages: Where its events are kept that are too large for SNS, ``s3://bucket/prefix``; None for where
+                the option ``large_messages`` says.
+        Raises:
+            DeclarationMismatch: ``max_size`` is not a number of bytes that a topic can be raised to.
         """
         self.name = name
+        self.max_size = checked_size(name, max_size)
         self.dead_letters = dead_letters
+        self.large_messages = large_messages
         self._app = app
         self._event_types: dict[str, EventType[..., Any]] = {}
 
@@ -123,7 +141,7 @@ class Topic:
     @property
     def exchange(self) -> Exchange:
         """The exchange, for kombu."""
-        return Exchange(self.name, type="topic")
+        return exchange_of(self.name, self.max_size, self.large_messages)
 
     def event_type(self, key: str, model: Callable[P, T]) -> EventType[P, T]:
         """Give the events of a key a model. From then on each publish of this key through this object is checked.
@@ -182,7 +200,9 @@ class Topic:
         def register(handler: Any) -> Any:
             task, name_in = self._task(handler, options, model)
             for key in keys:
-                subscription = Subscription(self.name, key, group, name_in, as_mapping, self.dead_letters)
+                subscription = Subscription(
+                    self.name, key, group, name_in, as_mapping, self.dead_letters, self.max_size, self.large_messages
+                )
                 registry.add(subscription, self._app)
             group_setup.announce(self._app)
             return task

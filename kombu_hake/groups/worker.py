@@ -171,7 +171,7 @@ def event_strategy(task: Any, app: Any, consumer: Any, **_kwargs: Any) -> Callab
             message.become(*parts)
             return consumer.strategies[name](message, None, ack, reject, callbacks)
         try:
-            _send_each(message, group, [parts for _, parts in handlers])
+            _send_each(message, group, event, [parts for _, parts in handlers])
         except HakeError as exc:
             logger.error(
                 "HAKE607 Cannot send event %s of topic %s to its handlers; the event is redelivered: %s",
@@ -183,8 +183,13 @@ def event_strategy(task: Any, app: Any, consumer: Any, **_kwargs: Any) -> Callab
     return on_event
 
 
-def _send_each(message: Any, group: str, parts: list[Parts]) -> None:
+def _send_each(message: Any, group: str, event: Parts, parts: list[Parts]) -> None:
+    stored, lease = getattr(message, "stored", None), getattr(message, "lease", None)
+    # The payload of an event stays in S3, unless its message is the only one of it.
+    is_shared = stored is not None and lease is not None and lease.owned is None
     with batch():
         for item in parts:
-            sent = resendable(item, message.properties.get("sent_timestamp_ms"))
-            message.channel.basic_publish(sent.as_dict(), PRIVATE_EXCHANGE, group)
+            sent = resendable(item, message.properties.get("sent_timestamp_ms")).as_dict()
+            if is_shared and item.body is event.body:
+                sent["stored"] = stored
+            message.channel.basic_publish(sent, PRIVATE_EXCHANGE, group)

@@ -26,7 +26,7 @@ from kombu_hake.amqp import FIFO_SUFFIX, MAX_BATCH_ENTRIES
 from kombu_hake.aws import Reentry, Senders, forksafe
 from kombu_hake.exceptions import HakeError, PublishError, PublishFailed
 from kombu_hake.publish.group_order import GroupOrder
-from kombu_hake.publish.publisher import Outgoing, batch_limit, check_size
+from kombu_hake.publish.publisher import Outgoing
 from kombu_hake.publish.routes import QueueTarget, Target
 from kombu_hake.quoting import guarded
 
@@ -58,6 +58,9 @@ class Published(NamedTuple):
 class SendsMany(Protocol):
     """The part of the dispatcher that a batch uses."""
 
+    def batch_limit(self, target: Target) -> int:
+        """The most bytes of one request."""
+
     def send_batch(self, target: Target, items: list[tuple[Published, Outgoing]]) -> list[HakeError | None]:
         """Send to one target. Returns for each item its error, or None. Does not raise."""
 
@@ -70,6 +73,8 @@ class _Group:
     target: Target
     items: list[tuple[Published, Outgoing]]
     size_bytes: int
+    #: What it holds in memory: also the bodies of messages that point to their payload in S3.
+    held_bytes: int = 0
     #: For a FIFO target, the message groups of the messages.
     lane: _Lane | None = None
 
@@ -80,7 +85,7 @@ class _Lane:
     def __init__(self, sender: SendsMany, target: Target) -> None:
         self.sender = sender
         self.target = target
-        self.order: GroupOrder[tuple[Published, Outgoing]] = GroupOrder(batch_limit(target))
+        self.order: GroupOrder[tuple[Published, Outgoing]] = GroupOrder(sender.batch_limit(target))
         self.is_submitting = False
 
 
@@ -117,14 +122,11 @@ class Batch:
         self._failed: list[tuple[Published, Exception]] = []
 
     def add(self, sender: SendsMany, target: Target, published: Published, outgoing: Outgoing) -> bool:
-        """Collect one message; waits while too many are outstanding.
+        """Collect one message, whose size was checked; waits while too many are outstanding.
 
         Returns:
             False in a signal handler (or finalizer) that interrupts this batch: send the message singly.
-        Raises:
-            MessageTooLarge: this message is too large; the others are not affected.
         """
-        check_size(outgoing, target)
         me, inside = threading.get_ident(), self._entered.threads
         if me in inside:
             return False
@@ -149,15 +151,17 @@ class Batch:
                 return
             group = self._open.get(key)
             if group is not None and (
-                group.size_bytes + size_bytes > batch_limit(target) or len(group.items) == MAX_BATCH_ENTRIES
+                group.size_bytes + size_bytes > sender.batch_limit(target) or len(group.items) == MAX_BATCH_ENTRIES
             ):
                 self._submit(self._open.pop(key))
                 group = None
             if group is None:
                 group = self._open[key] = _Group(sender, target, [], 0)
+            held_bytes = _held_bytes((published, outgoing))
             group.size_bytes += size_bytes
+            group.held_bytes += held_bytes
             self._outstanding += 1
-            self._outstanding_bytes += size_bytes
+            self._outstanding_bytes += held_bytes
             group.items.append((published, outgoing))  # after it is counted: an interrupt may follow this call
             if len(group.items) == MAX_BATCH_ENTRIES:
                 self._submit(self._open.pop(key))
@@ -165,7 +169,7 @@ class Batch:
     def _add_in_order(self, lane: _Lane, published: Published, outgoing: Outgoing) -> None:
         if lane.order.add(_message_group(outgoing), (published, outgoing), outgoing.size_bytes):
             self._outstanding += 1
-            self._outstanding_bytes += outgoing.size_bytes
+            self._outstanding_bytes += _held_bytes((published, outgoing))
             self._submit_in_order(lane)
         else:
             self._failed.append((published, _held_back(outgoing)))
@@ -233,7 +237,7 @@ class Batch:
                 if lane.order.is_in_flight and not is_worth_it:
                     return
                 items = [item for _, item in lane.order.take()]
-                self._submit(_Group(lane.sender, lane.target, items, _total_bytes(items), lane))
+                self._submit(_Group(lane.sender, lane.target, items, 0, _total_bytes(items), lane))
         finally:
             lane.is_submitting = False
 
@@ -254,7 +258,7 @@ class Batch:
             self._failed += [
                 (item[0], error) for item, error in zip(group.items, errors, strict=True) if error is not None
             ]
-            self._settled(len(group.items), group.size_bytes)
+            self._settled(len(group.items), group.held_bytes)
             if group.lane is not None:
                 message_groups = [_message_group(outgoing) for _, outgoing in group.items]
                 held = group.lane.order.answered(message_groups, [error is None for error in errors])
@@ -266,13 +270,19 @@ class Batch:
             if not self._outstanding:
                 self._empty.notify_all()
 
-    def _settled(self, count: int, size_bytes: int) -> None:
+    def _settled(self, count: int, held_bytes: int) -> None:
         self._outstanding -= count
-        self._outstanding_bytes -= size_bytes
+        self._outstanding_bytes -= held_bytes
 
 
 def _total_bytes(items: list[tuple[Published, Outgoing]]) -> int:
-    return sum(outgoing.size_bytes for _, outgoing in items)
+    return sum(map(_held_bytes, items))
+
+
+def _held_bytes(item: tuple[Published, Outgoing]) -> int:
+    published, outgoing = item
+    body = published.message.get("body")
+    return max(outgoing.size_bytes, len(body)) if isinstance(body, str | bytes) else outgoing.size_bytes
 
 
 def _message_group(outgoing: Outgoing) -> str:

@@ -10,6 +10,7 @@ import os
 import random
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 from uuid import uuid4
@@ -17,7 +18,9 @@ from uuid import uuid4
 from kombu_hake.amqp import (
     FIFO_SUFFIX,
     PRIORITY_ATTRIBUTE,
+    SIZE_ATTRIBUTE,
     SQS_MAX_DELAY_S,
+    Pointer,
     Wire,
     delay_s,
     due_ms,
@@ -42,10 +45,12 @@ from kombu_hake.exceptions import (
     TopicNotFound,
 )
 from kombu_hake.publish.batching import Published, batch, current_batch, no_batch
+from kombu_hake.publish.compression import with_compression
 from kombu_hake.publish.delays import Delays
 from kombu_hake.publish.events import Event, EventSender
 from kombu_hake.publish.publisher import Outgoing, Publisher, outgoing
 from kombu_hake.publish.routes import QueueTarget, Routes, Target
+from kombu_hake.publish.uploads import Uploads, check_values, pointing
 from kombu_hake.quoting import fields, guarded
 from kombu_hake.topology import Topology
 
@@ -69,6 +74,20 @@ _random = random.Random()  # noqa: S311
 os.register_at_fork(after_in_child=_random.seed)
 
 
+@dataclass
+class _Large:
+    """A message that may be too large for some of its targets."""
+
+    wire: Wire
+    message: Mapping[str, Any]
+    exchange: str
+    routing_key: str
+    #: Those that need it.
+    targets: list[Target]
+    #: Where its payload is, once that was uploaded.
+    pointer: Pointer | None = None
+
+
 class Dispatcher:
     """Publishes messages. One per process and settings; safe to share between threads."""
 
@@ -77,7 +96,9 @@ class Dispatcher:
         self._routes = routes
         self._publisher = publisher
         self._settings = settings
+        self._limits = publisher.limits
         self._delays = Delays(publisher.clients)
+        self._uploads = Uploads(publisher.clients)
         self._events = EventSender(self._publish_events)
 
     def publish_now(self, message: Mapping[str, Any], exchange: str, routing_key: str, *, mandatory: bool) -> None:
@@ -105,6 +126,8 @@ class Dispatcher:
         if not targets:
             return
         delivery_tag = _new_tag()
+        if self._settings.compress_above is not None and "stored" not in message:
+            message = with_compression(message, self._settings.compress_above, self._settings.compression)
         try:
             wire = encode(message, exchange, routing_key, delivery_tag)
         except (TypeError, ValueError, RecursionError):
@@ -114,11 +137,19 @@ class Dispatcher:
         gathering = current_batch()
         if len(targets) > 1:  # what may turn out not to be needed goes first: if it fails, nothing was sent yet
             targets = sorted(targets, key=_is_needed)
+        large = _Large(wire, message, exchange, routing_key, list(targets)) if self._topology.stores else None
         for target in targets:
             prepared = self._prepare(target, wire, message, routing_key)
+            if large is not None and prepared.size_bytes > self._limits.of(target, prepared.size_bytes):
+                found = self._point(large, target, prepared)
+                if found is None:
+                    continue
+                prepared = found
             if not _is_needed(target):
                 self._send_if_needed(target, prepared, exchange)
-            elif gathering is None or not gathering.add(self, target, published, prepared):
+                continue
+            self._limits.check(target, prepared.size_bytes)
+            if gathering is None or not gathering.add(self, target, published, prepared):
                 self._send(target, prepared, published)
 
     def send_events_aside(self) -> None:
@@ -147,12 +178,48 @@ class Dispatcher:
             for event in events:
                 self._publish(*event, mandatory=False)
 
-    def send_copy(self, target: QueueTarget, text: str, delay_s: int) -> None:
+    def send_copy(
+        self, target: QueueTarget, text: str, delay_s: int, attributes: Mapping[str, Any] | None = None
+    ) -> None:
         """Send the text of a received message to its queue again, to come back after a delay.
+
+        Args:
+            attributes: ``MessageAttributes``, if it has any.
+        Raises: as :meth:`publish`.
+        """
+        extra: dict[str, Any] = {"DelaySeconds": delay_s}
+        if attributes:
+            extra["MessageAttributes"] = attributes
+        self._publisher.send(target, outgoing(text, {}, extra))
+
+    def store(self, text: str, exchange: str, headers: Mapping[str, Any]) -> Pointer | None:
+        """Write the text of a message to one queue to S3; None where no bucket is configured for it.
 
         Raises: as :meth:`publish`.
         """
-        self._publisher.send(target, outgoing(text, {}, {"DelaySeconds": delay_s}))
+        store = self._topology.stores.of(exchange, headers)
+        return None if store is None else self._uploads.put(text, store, is_for_queue=True)
+
+    def _point(self, large: _Large, target: Target, prepared: Outgoing) -> Outgoing | None:
+        """The pointer to a message that is too large for a target; None if the target needs no message.
+
+        Returns *prepared* where there is no place for it.
+        """
+        if not _is_needed(target) and not self._routes.is_topic_needed(large.exchange):
+            large.targets.remove(target)
+            return None
+        stored = large.message.get("stored")
+        if stored is not None:
+            changes = stored.changes_for(large.message, large.exchange, large.routing_key)
+            return pointing(prepared, stored.pointer, changes)
+        if large.pointer is None:
+            store = self._topology.stores.of(large.exchange, large.message.get("headers") or {})
+            if store is None:
+                return prepared
+            check_values(large.message)
+            is_for_queue = len(large.targets) == 1 and isinstance(target, QueueTarget)
+            large.pointer = self._uploads.put(large.wire.text, store, is_for_queue=is_for_queue)
+        return pointing(prepared, large.pointer, {})
 
     def _at_level(self, target: Target, priority: Any) -> Target:
         """The priority level of a queue that has levels; the queue itself otherwise."""
@@ -162,12 +229,18 @@ class Dispatcher:
         name = level_name(target.queue, level_of(priority, queues.arguments(target.queue)))
         return target if name == target.queue else QueueTarget(name, queues.url(name))
 
+    def batch_limit(self, target: Target) -> int:
+        """As :meth:`kombu_hake.publish.limits.Limits.of_batch`."""
+        return self._limits.of_batch(target)
+
     def send_batch(self, target: Target, items: list[tuple[Published, Outgoing]]) -> list[HakeError | None]:
         """Send up to ten messages to one target in one request, for up to ten seconds; for each its error, or None."""
         try:
             with patience(_BATCH_PATIENCE_S):
                 return self._publisher.send_many(target, [prepared for _, prepared in items])
-        except (QueueNotFound, TopicNotFound, AccessDenied):
+        except (QueueNotFound, TopicNotFound, AccessDenied, MessageTooLarge) as exc:
+            if isinstance(exc, MessageTooLarge):
+                self._limits.forget(target)
             return [self._try(target, prepared, published) for published, prepared in items]
         except HakeError as exc:
             return [exc] * len(items)
@@ -191,6 +264,19 @@ class Dispatcher:
             if isinstance(target, QueueTarget) or not self._can_do_without(published.exchange):
                 raise
             self._topology.give_up(published.exchange, exc)
+        except MessageTooLarge:  # the queue takes less than AWS allows, or the topic less than it did
+            smaller = self._point_after_refusal(target, prepared, published)
+            if smaller is None:
+                raise
+            self._publisher.send(target, smaller)
+
+    def _point_after_refusal(self, target: Target, prepared: Outgoing, published: Published) -> Outgoing | None:
+        headers = published.message.get("headers") or {}
+        store = self._topology.stores.of(published.exchange, headers)
+        if store is None or SIZE_ATTRIBUTE in prepared.parameters.get("MessageAttributes", ()):
+            return None
+        is_for_queue = isinstance(target, QueueTarget)
+        return pointing(prepared, self._uploads.put(prepared.text, store, is_for_queue=is_for_queue), {})
 
     def _send_if_needed(self, target: Target, prepared: Outgoing, exchange: str) -> None:
         """Publish to a topic of which it is not known yet whether queues are subscribed, or whether it exists."""

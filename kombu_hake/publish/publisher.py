@@ -21,17 +21,14 @@ from typing import Any, NamedTuple
 from kombu_hake.amqp import (
     MAX_BATCH_ENTRIES,
     PRIORITY_ATTRIBUTE,
-    SNS_MAX_BATCH_BYTES,
-    SNS_MAX_MESSAGE_BYTES,
-    SQS_MAX_BATCH_BYTES,
-    SQS_MAX_MESSAGE_BYTES,
     attributes_bytes,
 )
 from kombu_hake.aws import Clients, Reentry, backoff_s, entry_error, forksafe
 from kombu_hake.exceptions import BrokerUnavailable, HakeError, MessageTooLarge, PublishError
+from kombu_hake.publish.limits import Limits
 from kombu_hake.publish.routes import QueueTarget, Target
 
-__all__ = ["Outgoing", "Publisher", "batch_limit", "check_size", "make_batches"]
+__all__ = ["Outgoing", "Publisher", "make_batches"]
 
 #: With one request in flight the next publishes wait for its whole round trip, with three for a third of it; more would
 #: make the batches small again. Start a further request only for at least this many messages.
@@ -53,26 +50,6 @@ class Outgoing(NamedTuple):
     parameters: Mapping[str, Any]
     #: Size of body and attributes, UTF-8.
     size_bytes: int
-
-
-def check_size(outgoing: Outgoing, target: Target) -> None:
-    """Raise for a message that AWS would refuse, before any call.
-
-    Raises:
-        MessageTooLarge: the text has its size and the limit.
-    Source:
-        SQS accepts 1 MiB, SNS 256 KiB, body and attributes together (SendMessage, Publish).
-    """
-    to_queue = isinstance(target, QueueTarget)
-    limit = SQS_MAX_MESSAGE_BYTES if to_queue else SNS_MAX_MESSAGE_BYTES
-    if outgoing.size_bytes > limit:
-        where = f"queue {target.queue!r}" if isinstance(target, QueueTarget) else f"exchange {target.exchange!r}"
-        raise MessageTooLarge(
-            f"A message of {outgoing.size_bytes:,} bytes for {where} is over the {limit:,} bytes that "
-            f"{'SQS' if to_queue else 'SNS'} takes: send a reference (an id, an S3 key) instead of the data.",
-            size_bytes=outgoing.size_bytes,
-            limit_bytes=limit,
-        )
 
 
 def make_batches(sizes: Sequence[int], max_bytes: int) -> list[range]:
@@ -122,8 +99,10 @@ class _Lane:
 class Publisher:
     """Sends to queues and topics. One per process and settings; safe to share between threads."""
 
-    def __init__(self, clients: Clients) -> None:
+    def __init__(self, clients: Clients, limits: Limits | None = None) -> None:
+        """Without *limits* each topic has the default limit."""
         self.clients = clients
+        self.limits = limits or Limits(clients.settings)
         self._lock = threading.Lock()
         self._lanes: dict[str, _Lane] = {}
         self._entered = Reentry()
@@ -142,7 +121,7 @@ class Publisher:
             MessageTooLarge: nothing was sent.
             HakeError: AWS did not accept it, or its answer was lost (then it may have been accepted).
         """
-        check_size(outgoing, target)
+        self.limits.check(target, outgoing.size_bytes)
         me, inside = threading.get_ident(), self._entered.threads
         if me in inside:
             self._single(target, outgoing)
@@ -233,7 +212,9 @@ class Publisher:
         """Send the messages of several threads; each gets its own error."""
         try:
             errors = self.send_many(target, [waiting.outgoing for waiting in batch])
-        except PublishError:
+        except PublishError as exc:
+            if isinstance(exc, MessageTooLarge):
+                self.limits.forget(target)
             # AWS refuses the whole request for one bad entry, such as a group id with a space: find out which
             errors = [self._try_single(target, waiting.outgoing) for waiting in batch]
         for waiting, error in zip(batch, errors, strict=True):
@@ -263,20 +244,22 @@ class Publisher:
             elif not lane.in_flight:
                 self._lanes.pop(address, None)
 
-    @staticmethod
-    def _take(target: Target, lane: _Lane, batch: list[_Waiting]) -> None:
+    def _take(self, target: Target, lane: _Lane, batch: list[_Waiting]) -> None:
         """Move the waiting publishes that fit into the leader's request to its *batch*."""
         sizes = [w.outgoing.size_bytes for w in (*batch, *lane.waiting)]
-        count = len(make_batches(sizes, batch_limit(target))[0]) - 1
+        count = len(make_batches(sizes, self.limits.of_batch(target))[0]) - 1
         batch += lane.waiting[:count]  # before they are removed: if interrupted in between, they get an error
         del lane.waiting[:count]
 
     def _single(self, target: Target, outgoing: Outgoing) -> None:
-        text, parameters, _ = outgoing
-        if isinstance(target, QueueTarget):
-            self.clients.sqs("send_message", QueueUrl=target.url, MessageBody=text, **parameters)
-        else:
-            self.clients.sns("publish", TopicArn=target.arn, Message=text, **parameters)
+        text, parameters, size_bytes = outgoing
+        try:
+            if isinstance(target, QueueTarget):
+                self.clients.sqs("send_message", QueueUrl=target.url, MessageBody=text, **parameters)
+            else:
+                self.clients.sns("publish", TopicArn=target.arn, Message=text, **parameters)
+        except MessageTooLarge as exc:
+            raise self.limits.refused(target, size_bytes, exc) from exc
 
     def _request(self, target: Target, batch: Sequence[Outgoing]) -> dict[int, HakeError]:
         """Make one batch request. Returns position to error for the failed messages."""
@@ -288,12 +271,15 @@ class Publisher:
             entries = [{"Id": str(i), "Message": o.text, **o.parameters} for i, o in enumerate(batch)]
             answer = self.clients.sns("publish_batch", TopicArn=target.arn, PublishBatchRequestEntries=entries)
             service, where = "sns", target.exchange
-        return {int(f["Id"]): entry_error(f, service, where) for f in answer.get("Failed") or ()}
+        return {int(f["Id"]): self._entry_error(f, service, where, target, batch) for f in answer.get("Failed") or ()}
 
-
-def batch_limit(target: Target) -> int:
-    """Maximum size of one batch request, all its messages together."""
-    return SQS_MAX_BATCH_BYTES if isinstance(target, QueueTarget) else SNS_MAX_BATCH_BYTES
+    def _entry_error(
+        self, failed: Mapping[str, Any], service: str, where: str, target: Target, batch: Sequence[Outgoing]
+    ) -> HakeError:
+        error = entry_error(failed, service, where)
+        if isinstance(error, MessageTooLarge):
+            return self.limits.refused(target, batch[int(failed["Id"])].size_bytes, error)
+        return error
 
 
 def outgoing(text: str, attributes: Mapping[str, str], extra: Mapping[str, Any]) -> Outgoing:

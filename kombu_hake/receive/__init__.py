@@ -13,7 +13,9 @@ from kombu_hake.receive.delivery import About, Delivery, Lease, LostLease, Why
 from kombu_hake.receive.gate import Admitted, Gate, told
 from kombu_hake.receive.leases import Leases
 from kombu_hake.receive.messages import CommandMessage, HakeMessage, about, receive_count, to_message
+from kombu_hake.receive.payloads import Payloads
 from kombu_hake.receive.receiver import Receiver, receive_params
+from kombu_hake.receive.stored import Stored
 
 __all__ = [
     "About",
@@ -31,7 +33,9 @@ __all__ = [
     "Lease",
     "Leases",
     "LostLease",
+    "Payloads",
     "Receiver",
+    "Stored",
     "Why",
     "about",
     "receive_count",

@@ -20,7 +20,9 @@ from typing import Any, NamedTuple
 from kombu_hake.amqp import (
     FIFO_SUFFIX,
     ORIGIN_HEADER,
+    PAYLOAD_ATTRIBUTES,
     RAW_DELIVERY_MAX_ATTRIBUTES,
+    SQS_MAX_MESSAGE_BYTES,
     Envelope,
     QueueArn,
     QueueUrl,
@@ -31,6 +33,7 @@ from kombu_hake.amqp import (
 from kombu_hake.aws import Clients, TtlCache
 from kombu_hake.exceptions import BrokerUnavailable, HakeError, InvalidName, QueueNotFound, TopologyError
 from kombu_hake.quoting import fields, guarded
+from kombu_hake.receive.delivery import Lease
 
 __all__ = ["DeadLetter", "DeadLetters"]
 
@@ -137,9 +140,12 @@ class DeadLetters:
         url: QueueUrl,
         arguments: Mapping[str, Any],
         reason: str,
+        lease: Lease | None = None,
     ) -> bool:
         """Send a message where dead ones go, once; whether it may be deleted now. Arguments: as of :meth:`place`."""
-        place = partial(self.place, envelope, raw, queue=queue, url=url, arguments=arguments, reason=reason)
+        place = partial(
+            self.place, envelope, raw, queue=queue, url=url, arguments=arguments, reason=reason, lease=lease
+        )
         letter = DeadLetter(place, queue, raw.get("MessageId"), reason)
         try:
             letter.send()
@@ -157,6 +163,7 @@ class DeadLetters:
         url: QueueUrl,
         arguments: Mapping[str, Any],
         reason: str,
+        lease: Lease | None = None,
     ) -> str:
         """Send a message where dead ones go.
 
@@ -164,6 +171,7 @@ class DeadLetters:
             raw: The message as it was received.
             arguments: What the queue was declared with.
             reason: ``rejected``, ``expired``, or a fault.
+            lease: Of the message. Its payload in S3 belongs to the dead letter, if that points to it too.
         Returns:
             Where that is; empty when the queue has no such place, and nothing was sent.
         Raises:
@@ -177,13 +185,19 @@ class DeadLetters:
         dead_arn = self._redrive(url).get("deadLetterTargetArn")
         if not dead_arn:
             return ""
-        kept = _with_reason(raw.get("MessageAttributes") or {}, queue, reason)
+        given = raw.get("MessageAttributes") or {}
+        kept = _with_reason(given, queue, reason)
+        if not _has_room(raw["Body"], kept):
+            kept = dict(given)
         try:
-            return self._send_to(QueueArn(dead_arn), raw, kept)
+            where = self._send_to(QueueArn(dead_arn), raw, kept)
         except QueueNotFound:
             if not self._make_again(queue, QueueArn(dead_arn)):
                 raise
-        return self._send_to(QueueArn(dead_arn), raw, kept)
+            where = self._send_to(QueueArn(dead_arn), raw, kept)
+        if lease is not None and lease.owned is not None and lease.owned.key in raw["Body"]:
+            lease.owned = None
+        return where
 
     def _send_to(self, dead_arn: QueueArn, raw: Mapping[str, Any], kept: Mapping[str, Any]) -> QueueUrl:
         target = self._urls.get(dead_arn, lambda: self._look_up(dead_arn))
@@ -230,6 +244,12 @@ class DeadLetters:
         return _Attributes(policy, whole(found.get("MessageRetentionPeriod")) or None)
 
 
+def _has_room(body: str, attributes: Mapping[str, Any]) -> bool:
+    """Return True if attributes fit beside a body."""
+    as_json = json.dumps(attributes, default=str)  # somewhat larger than what SQS counts
+    return len(body.encode("utf-8", "surrogatepass")) + len(as_json) <= SQS_MAX_MESSAGE_BYTES
+
+
 def _with_reason(attributes: Mapping[str, Any], queue: str, reason: str) -> dict[str, Any]:
     """Its own attributes, and ours as far as there is room for them."""
     texts = {
@@ -238,7 +258,8 @@ def _with_reason(attributes: Mapping[str, Any], queue: str, reason: str) -> dict
         "hake-death-time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     ours = {name: {"DataType": "String", "StringValue": value} for name, value in texts.items()}
-    return dict(list({**attributes, **ours}.items())[:RAW_DELIVERY_MAX_ATTRIBUTES])
+    first = {name: attributes[name] for name in PAYLOAD_ATTRIBUTES if name in attributes}
+    return dict(list({**first, **attributes, **ours}.items())[:RAW_DELIVERY_MAX_ATTRIBUTES])
 
 
 def _origin(envelope: Envelope) -> tuple[str, str]:

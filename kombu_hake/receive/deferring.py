@@ -18,9 +18,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kombu_hake.amqp import EARLY_S, FIFO_SUFFIX, QueueUrl, plan, whole, with_first_sent
 from kombu_hake.amqp import How as Wait
@@ -30,7 +30,7 @@ from kombu_hake.publish import Dispatcher, QueueTarget
 from kombu_hake.quoting import fields, guarded
 from kombu_hake.receive.dead_letters import DeadLetters
 from kombu_hake.receive.deliveries import Deliveries, How
-from kombu_hake.receive.delivery import Delivery
+from kombu_hake.receive.delivery import Delivery, Lease
 from kombu_hake.receive.messages import receive_count
 
 __all__ = ["Deferring", "InFlight", "Reading"]
@@ -174,9 +174,10 @@ class Deferring:
             deliveries.finish(delivery, How.HIDE, found.seconds)
             self._in_flight.hid(url)
             return True
-        text = with_first_sent(delivery.message["Body"], sent or now_ms)
+        text, attributes = _copied(delivery, sent or now_ms)
         visible_ms = now_ms + found.seconds * 1000
-        copy = _Copy(self._dispatcher, QueueTarget(delivery.source, url), text, visible_ms, self._clients.now_ms)
+        target = QueueTarget(delivery.source, url)
+        copy = _Copy(self._dispatcher, target, text, attributes, visible_ms, self._clients.now_ms, delivery.lease)
         try:
             copy.send()
         except BrokerUnavailable:
@@ -189,25 +190,50 @@ class Deferring:
         return True
 
 
+def _copied(delivery: Delivery, sent_ms: int) -> tuple[str, Mapping[str, Any]]:
+    """The text and the attributes of a task's copy."""
+    stored = delivery.stored
+    if stored is None or stored.outline is None:
+        return with_first_sent(delivery.message["Body"], sent_ms), {}
+    known = whole(stored.outline.properties.get("first_sent_ms"))
+    first_ms = sent_ms if known is None else min(known, sent_ms)
+    return delivery.message["Body"], stored.attributes({"properties": {"first_sent_ms": first_ms}})
+
+
 class _Copy:
     """The copy that takes the place of a task: what AWS has to accept before the task is deleted."""
 
     def __init__(
-        self, dispatcher: Dispatcher, target: QueueTarget, text: str, visible_ms: int, now_ms: Callable[[], int]
+        self,
+        dispatcher: Dispatcher,
+        target: QueueTarget,
+        text: str,
+        attributes: Mapping[str, Any],
+        visible_ms: int,
+        now_ms: Callable[[], int],
+        lease: Lease,
     ) -> None:
-        """*visible_ms*: when it is to be received again, ms since the epoch by the clock *now_ms*."""
+        """
+        Args:
+            visible_ms: When it is to be received again, ms since the epoch by the clock *now_ms*.
+            lease: Of the task. Its payload in S3, if there is one, belongs to the copy.
+        """
         self._dispatcher = dispatcher
         self._target = target
         self._text = text
+        self._attributes = attributes
         self._visible_ms = visible_ms
         self._now_ms = now_ms
+        self._lease = lease
 
     def send(self) -> None:
         """Send it, once, with the delay that is left.
 
         Raises: as :meth:`kombu_hake.publish.dispatch.Dispatcher.send_copy`.
         """
-        self._dispatcher.send_copy(self._target, self._text, max(0, round((self._visible_ms - self._now_ms()) / 1000)))
+        delay_s = max(0, round((self._visible_ms - self._now_ms()) / 1000))
+        self._dispatcher.send_copy(self._target, self._text, delay_s, self._attributes)
+        self._lease.owned = None
 
     def failed(self, exc: Exception) -> None:
         """Log that it could not be sent."""

@@ -24,9 +24,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
+from kombu_hake.amqp import Envelope, decode
 from kombu_hake.aws import forksafe
 from kombu_hake.receive.delivery import Delivery, LostLease
 from kombu_hake.receive.leases import Leases
+from kombu_hake.receive.payloads import Payloads
 from kombu_hake.receive.settling import First
 
 __all__ = ["Deliveries", "How", "Inbox", "Item"]
@@ -159,9 +161,14 @@ class How(enum.Enum):
 class Deliveries:
     """The messages in flight of one connection. Safe to use from any thread."""
 
-    def __init__(self, inbox: Inbox, leases: Leases) -> None:
+    def __init__(self, inbox: Inbox, leases: Leases, payloads: Payloads | None = None) -> None:
+        """*payloads* downloads what is in S3; without it, no payload is."""
         self._inbox = inbox
         self._leases = leases
+        self._payloads = payloads
+        if payloads is not None:
+            payloads.on_ready = inbox.put
+            payloads.on_hidden = lambda delivery, seconds: self.finish(delivery, How.HIDE, seconds)
         self.reset_after_fork()
         forksafe.register(self)
 
@@ -185,10 +192,10 @@ class Deliveries:
         """
         try:
             self._leases.hold([delivery.lease for delivery in deliveries])
-            self._inbox.put(deliveries)
+            self._inbox.put(deliveries if self._payloads is None else self._payloads.begin(deliveries))
         except BaseException:
             mine = set(map(id, deliveries))
-            self._inbox.take(lambda item: id(item) in mine)
+            self._take(lambda item: id(item) in mine)
             for delivery in deliveries:
                 self.finish(delivery, How.ABANDON)
             raise
@@ -259,9 +266,7 @@ class Deliveries:
 
     def release_buffered(self, channel_id: int, queue: str | None = None) -> None:
         """Release what waits to be handed over on a channel, of one queue or of all."""
-        self.release(
-            self._inbox.take(lambda item: item.channel_id == channel_id and (queue is None or item.queue == queue))
-        )
+        self.release(self._take(lambda item: item.channel_id == channel_id and (queue is None or item.queue == queue)))
 
     # --- what is known
 
@@ -278,9 +283,33 @@ class Deliveries:
         """How many messages are hidden now by :attr:`How.HIDE`."""
         return self._leases.hidden()
 
+    # --- payloads in S3
+
+    def fetch(self, delivery: Delivery) -> None:
+        """As :meth:`kombu_hake.receive.payloads.Payloads.fetch`."""
+        if self._payloads is not None:
+            self._payloads.fetch(delivery)
+
+    def read_again(self, delivery: Delivery) -> Envelope:
+        """As :meth:`kombu_hake.receive.payloads.Payloads.read_again`."""
+        found = None if self._payloads is None else self._payloads.read_again(delivery)
+        return decode(delivery.message.get("Body", ""), delivery.queue) if found is None else found
+
+    def look_after(self) -> None:
+        """Do in this thread what waits for a thread that cannot be started."""
+        if self._payloads is not None:
+            self._payloads.help()
+
     # --- inside
 
+    def _take(self, wanted: Callable[[Delivery], bool]) -> list[Delivery]:
+        """Remove and return what is buffered, or waits for its payload."""
+        waiting = [] if self._payloads is None else self._payloads.take(wanted)
+        return [*waiting, *self._inbox.take(wanted)]
+
     def _drop(self, delivery: Delivery) -> None:
+        if delivery.stored is not None:
+            delivery.stored.drop()
         with self._lock:
             unsettled = self._unsettled.get(delivery.channel_id)
             if unsettled is not None:

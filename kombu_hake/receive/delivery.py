@@ -26,8 +26,9 @@ import enum
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from kombu_hake.amqp import QueueUrl
+from kombu_hake.amqp import Pointer, QueueUrl
 from kombu_hake.quoting import quoted
+from kombu_hake.receive.stored import Stored
 
 __all__ = ["About", "Delivery", "Event", "Lease", "LeaseState", "LostLease", "Why", "after", "lost_text"]
 
@@ -123,6 +124,7 @@ class Lease:
         "hide_s",
         "is_renewed",
         "is_reported",
+        "owned",
         "receipt_handle",
         "received_at",
         "state",
@@ -146,6 +148,8 @@ class Lease:
         self.hide_s = 0
         #: Set when the message is handed over.
         self.about: About | None = None
+        #: The object in S3 that is deleted once the ack is accepted; see :mod:`kombu_hake.receive.payloads`.
+        self.owned: Pointer | None = None
 
     @property
     def label(self) -> str:
@@ -167,7 +171,7 @@ def lost_text(lease: Lease, why: Why, detail: Any = "") -> str:
 class Delivery:
     """One message in flight; the only record of it (:mod:`kombu_hake.receive.deliveries`)."""
 
-    __slots__ = ("channel_id", "credit", "lease", "message", "queue", "source", "tag")
+    __slots__ = ("channel_id", "credit", "lease", "message", "queue", "source", "stored", "tag")
 
     def __init__(
         self,
@@ -192,6 +196,8 @@ class Delivery:
         self.credit = credit
         #: Its delivery tag; 0 until it is handed over.
         self.tag = 0
+        #: Its payload, if that is in S3.
+        self.stored: Stored | None = None
 
     def __repr__(self) -> str:
         return f"<Delivery {self.message.get('MessageId')} of {self.source} tag={self.tag} {self.lease.state.value}>"

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from kombu_hake.amqp import Envelope, Verdict, decode, due_ms, hide_s, needs_binding, opaque, verdict
+from kombu_hake.amqp import Envelope, Verdict, decode, due_ms, has_pointer, hide_s, needs_binding, opaque, verdict
 from kombu_hake.aws import Clients
 from kombu_hake.exceptions import BrokerUnavailable, HakeError
 from kombu_hake.quoting import fields, guarded
@@ -61,9 +61,11 @@ class Gate:
 
     def admit(self, delivery: Delivery) -> Admitted | None:
         """The message, if it is to be handed over; what is not is settled here."""
-        envelope = decode(delivery.message.get("Body", ""), delivery.queue)
+        envelope = self._envelope(delivery)
+        if envelope is None:
+            return None
         now_ms, sent = self._clients.now_ms(), sent_ms(delivery.message)
-        arguments = self._topology.queues.arguments(delivery.queue)
+        arguments = self._arguments(delivery)
         bindings = self._topology.known_bindings(delivery.queue)
         found = verdict(envelope, bindings, queue=delivery.queue, arguments=arguments, sent_ms=sent, now_ms=now_ms)
         read_at, again_s = 0, 0.0
@@ -85,6 +87,20 @@ class Gate:
             # A binding may have been added between the reading and the sending: judge again after the next reading.
             self._deliveries.finish(delivery, How.HIDE, round(again_s))
         return None
+
+    def _envelope(self, delivery: Delivery) -> Envelope | None:
+        """What was received; None if its payload cannot be had, which settles it."""
+        stored = delivery.stored
+        if stored is None:
+            envelope = decode(delivery.message.get("Body", ""), delivery.queue)
+            if envelope.is_kombu or not has_pointer(delivery.message):
+                return envelope
+            self.quarantine(delivery, "its payload is in S3: set the option large_messages")
+            return None
+        if stored.fault:
+            self.quarantine(delivery, stored.fault)
+            return None
+        return stored.take(delivery.queue)
 
     def quarantine(self, delivery: Delivery, fault: str, exc: Exception | None = None) -> None:
         """Keep a message that cannot be handled from coming straight back. Settles it; never raises.
@@ -124,10 +140,16 @@ class Gate:
     def _place(self, delivery: Delivery, reason: str) -> str:
         text = delivery.message.get("Body", "")
         try:
-            envelope = decode(text, delivery.queue)
+            envelope = self.outline(delivery)
         except Exception:
             envelope = opaque(text, delivery.queue)
         return self._placing(delivery, envelope, reason[:MAX_REASON_CHARS])()
+
+    def outline(self, delivery: Delivery) -> Envelope:
+        """A received message; without its body, if that is in S3."""
+        if delivery.stored is not None and delivery.stored.outline is not None:
+            return delivery.stored.outline
+        return decode(delivery.message.get("Body", ""), delivery.queue)
 
     def set_aside(self, delivery: Delivery, envelope: Envelope, reason: str) -> None:
         """Send a message to where its dead letters go, and settle it.
@@ -139,6 +161,9 @@ class Gate:
         """
         placing = self._placing(delivery, envelope, reason)
         letter = DeadLetter(placing, delivery.queue, delivery.message.get("MessageId"), reason)
+        if delivery.stored is not None and "x-dead-letter-exchange" in self._arguments(delivery):
+            self._deliveries.finish(delivery, How.ACK, first=letter)  # not in this thread: it downloads and uploads
+            return
         try:
             letter.send()
         except BrokerUnavailable:
@@ -151,15 +176,24 @@ class Gate:
 
     def _placing(self, delivery: Delivery, envelope: Envelope, reason: str) -> Callable[[], str]:
         """What sends a message to its dead letters; see :meth:`DeadLetters.place`."""
-        return partial(
+        arguments, raw, stored = self._arguments(delivery), delivery.message, delivery.stored
+        place = partial(
             self._dead_letters.place,
-            envelope,
-            delivery.message,
             queue=delivery.queue,
             url=delivery.lease.url,
-            arguments=self._topology.queues.arguments(delivery.queue),
+            arguments=arguments,
             reason=reason,
+            lease=delivery.lease,
         )
+        if stored is None or stored.outline is None:
+            return partial(place, envelope, raw)
+        if "x-dead-letter-exchange" in arguments:
+            return lambda: place(self._deliveries.read_again(delivery), raw)
+        attributes = {**raw["MessageAttributes"], **stored.attributes(stored.telling())}
+        return partial(place, envelope, {**raw, "MessageAttributes": attributes})
+
+    def _arguments(self, delivery: Delivery) -> Mapping[str, Any]:
+        return self._topology.queues.arguments(delivery.queue)
 
 
 def told(exc: Exception) -> str:

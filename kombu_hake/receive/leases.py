@@ -21,7 +21,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
-from kombu_hake.amqp import FIFO_SUFFIX, MAX_BATCH_ENTRIES, SQS_MAX_VISIBILITY_S, QueueUrl
+from kombu_hake.amqp import FIFO_SUFFIX, MAX_BATCH_ENTRIES, SQS_MAX_VISIBILITY_S, Pointer, QueueUrl
 from kombu_hake.aws import Background, Clients, forksafe
 from kombu_hake.exceptions import BrokerUnavailable, HakeError, QueueNotFound
 from kombu_hake.quoting import fields, guarded
@@ -51,10 +51,19 @@ class Leases:
         linger_s: float,
         clock: Callable[[], float] = time.monotonic,
         on_lost: Callable[[Lease, Why], None] = lambda lease, why: None,
+        on_deleted: Callable[[Sequence[Pointer]], None] = lambda pointers: None,
+        on_given_back: Callable[[], None] = lambda: None,
     ) -> None:
-        """*on_lost* is called in a thread of ours, and must neither block nor raise."""
+        """
+        Args:
+            on_lost: Called in a thread of ours, and must neither block nor raise.
+            on_deleted: As of :class:`kombu_hake.receive.settling.Settling`; likewise.
+            on_given_back: Called in a thread of ours after a connection that was dropped has released its messages.
+        """
         self._clients = clients
         self._on_lost = on_lost
+        self._on_deleted = on_deleted
+        self._on_given_back = on_given_back
         self._visibility_s = visibility_s
         self._linger_s = linger_s
         self._clock = clock
@@ -77,6 +86,7 @@ class Leases:
             clock=self._clock,
             on_renewed=self._renewed,
             on_refused=self._lost,
+            on_deleted=self._on_deleted,
         )
         self._is_disowned = False
         #: Queues that :meth:`release` has made messages of visible in.
@@ -214,6 +224,7 @@ class Leases:
                 )
             self.release(list(self._held.values()))
         self.stop(_GIVE_BACK_S)
+        self._on_given_back()
 
     def renewals_due(self, now: float) -> list[tuple[QueueUrl, list[Lease]]]:
         """Leases to renew now, in request-sized groups. Changes nothing, calls nothing.

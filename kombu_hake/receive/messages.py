@@ -20,6 +20,7 @@ from kombu.message import Message as KombuMessage
 from kombu_hake.amqp import (
     COMPRESSION_HEADER,
     ORIGIN_HEADER,
+    PAYLOAD_ATTRIBUTES,
     PRIVATE_EXCHANGE,
     Envelope,
     answers_elsewhere,
@@ -36,6 +37,7 @@ from kombu_hake.amqp import (
 from kombu_hake.exceptions import MalformedMessage
 from kombu_hake.quoting import quoted
 from kombu_hake.receive.delivery import About, Delivery, Lease
+from kombu_hake.receive.stored import Stored
 
 __all__ = [
     "CommandMessage",
@@ -55,6 +57,8 @@ class HakeMessage(KombuMessage):  # type: ignore[misc]
     #: The body as it was sent, and its codec, where it was compressed. ``body`` is decompressed; what is sent again
     #: takes both from here.
     packed: tuple[bytes | str, Any] | None = None
+    #: Its payload, if that is in S3 and the body is still the one there.
+    stored: Stored | None = None
     body: Any
     properties: dict[str, Any]
 
@@ -88,8 +92,11 @@ class HakeMessage(KombuMessage):  # type: ignore[misc]
         if before is not None and before == (body, headers.get(COMPRESSION_HEADER)):
             self.packed = before
             body, headers = unpacked, _without_compression(headers)
-        elif headers.get(COMPRESSION_HEADER):
-            body, headers = self._unpack(body, headers)
+        else:
+            if before is not None or body is not unpacked:
+                self.stored = None
+            if headers.get(COMPRESSION_HEADER):
+                body, headers = self._unpack(body, headers)
         self.body, self.headers = body, headers
         self.content_type, self.content_encoding = content_type, content_encoding
         self.properties = {**self.properties, **properties}
@@ -224,6 +231,8 @@ def to_message(
         delivery_info=info,
         postencode="utf-8",
     )
+    if delivery.stored is not None:
+        message.stored = delivery.stored
     if isinstance(message, CommandMessage):
         message.queue = delivery.queue
     return message
@@ -239,7 +248,11 @@ def _class_for(queue: str) -> type[HakeMessage]:
 def _foreign_attributes(raw: Mapping[str, Any]) -> dict[str, str]:
     """The attributes of type String and Number of a foreign message."""
     given = raw.get("MessageAttributes") or {}
-    return {name: str(item["StringValue"]) for name, item in given.items() if "StringValue" in item}
+    return {
+        name: str(item["StringValue"])
+        for name, item in given.items()
+        if "StringValue" in item and name not in PAYLOAD_ATTRIBUTES
+    }
 
 
 def about(message: KombuMessage, channel_id: int, delivery_tag: int, queue: str) -> About:

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, Protocol
 
-from kombu_hake.amqp import QueueUrl
+from kombu_hake.amqp import Pointer, QueueUrl
 from kombu_hake.aws import Clients, Senders, backoff_s, entry_error
 from kombu_hake.exceptions import BrokerUnavailable, HakeError
 from kombu_hake.quoting import guarded
@@ -113,9 +113,11 @@ class Settling:
         clock: Callable[[], float] = time.monotonic,
         on_renewed: Callable[[Sequence[Lease], float], None],
         on_refused: Callable[[Lease, Kind, HakeError], None],
+        on_deleted: Callable[[Sequence[Pointer]], None] = lambda pointers: None,
     ) -> None:
         """
         Args:
+            on_deleted: Gets the objects in S3 of messages that are settled, and that no other consumer has.
             on_renewed: Gets leases that AWS has renewed, and when it was asked; in one of the sending threads.
             on_refused: Gets a lease whose request AWS refused, or that was tried to no avail, with the reason.
         """
@@ -124,6 +126,7 @@ class Settling:
         self._clock = clock
         self._on_renewed = on_renewed
         self._on_refused = on_refused
+        self._on_deleted = on_deleted
         self._senders: Senders[Request] = Senders(self.do, most=_MAX_SENDERS, name="hake-sender")
         self._elsewhere: Senders[Request] = Senders(self.do, most=_MAX_SENDERS_ELSEWHERE, name="hake-dead-letters")
         self._is_stopping = False
@@ -194,6 +197,8 @@ class Settling:
                 continue
             if request.kind == "renew":
                 self._on_renewed(answer.done, asked_at)
+            if request.kind == "ack":
+                self._forget_payloads(answer.done)
             for lease, refusal in answer.refused:
                 self._on_refused(lease, request.kind, refusal)
             request.leases = [lease for lease, _ in answer.later]
@@ -202,6 +207,13 @@ class Settling:
             error = answer.later[0][1]
         if request.leases:
             raise error or BrokerUnavailable("there was no time left to try it")
+
+    def _forget_payloads(self, leases: Sequence[Lease]) -> None:
+        # SQS accepts the delete of a message that another consumer has received since, and keeps the message.
+        now = self._clock()
+        owned = [lease.owned for lease in leases if lease.owned is not None and lease.held_until > now]
+        if owned:
+            self._on_deleted(owned)
 
     def _may_try(self, request: Request, tries: int) -> bool:
         """Whether to try once more after so many tries."""

@@ -14,7 +14,9 @@ from kombu_hake.topology.drift import Drift
 from kombu_hake.topology.home import Home
 from kombu_hake.topology.queues import AWS_MANAGED_KEY
 from kombu_hake.topology.signs import Signs, whoami
+from kombu_hake.topology.sizes import SIZE_ARGUMENT, TopicLimit, checked_size
 from kombu_hake.topology.spec import LEVEL_TAG, QueueSpec, needs_topic, own_tags, retention_s
+from kombu_hake.topology.stores import STORE_ARGUMENT, Stores
 from kombu_hake.topology.timings import Timings
 from kombu_hake.topology.topics import Topics
 from kombu_hake.topology.topology import Topology
@@ -22,6 +24,8 @@ from kombu_hake.topology.topology import Topology
 __all__ = [
     "AWS_MANAGED_KEY",
     "LEVEL_TAG",
+    "SIZE_ARGUMENT",
+    "STORE_ARGUMENT",
     "Audit",
     "Auditor",
     "Blueprint",
@@ -32,11 +36,14 @@ __all__ = [
     "SnsSubscription",
     "SnsTopic",
     "SqsQueue",
+    "Stores",
     "Timings",
+    "TopicLimit",
     "Topics",
     "Topology",
     "Undeclared",
     "blueprint",
+    "checked_size",
     "covers",
     "filters",
     "needs_topic",

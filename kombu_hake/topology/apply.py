@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from kombu_hake.amqp import QueueUrl
@@ -35,7 +35,17 @@ _EVERYTHING = "{}"
 class Applier:
     """Writes to AWS for the reconciler. Keeps no state; safe to share between threads."""
 
-    def __init__(self, clients: Clients, queues: Queues, topics: Topics, memory: Memory, reader: Reader) -> None:
+    def __init__(
+        self,
+        clients: Clients,
+        queues: Queues,
+        topics: Topics,
+        memory: Memory,
+        reader: Reader,
+        explained: Callable[[str, str, TopologyError], TopologyError],
+    ) -> None:
+        """*explained*: as :meth:`kombu_hake.topology.sizes.TopicSizes.explained`."""
+        self._explained = explained
         self._reader = reader
         self._clients = clients
         self._queues = queues
@@ -113,8 +123,10 @@ class Applier:
         self, change: Subscribe | SetAttribute, text: str, exc: TopologyError, observed: Observed
     ) -> Observed:
         """What is observed when AWS does not take a filter policy; raises what has another reason."""
-        if isinstance(exc, TopicNotFound) or text == _EVERYTHING or "ilter" not in str(exc):
+        if isinstance(exc, TopicNotFound):
             raise exc
+        if text == _EVERYTHING or "ilter" not in str(exc):
+            raise self._explained(change.queue, change.exchange, exc) if isinstance(change, Subscribe) else exc
         if isinstance(exc, QuotaExceeded):
             return replace(observed, full=observed.full | {change.exchange})
         logger.info("Exchange %s takes a wider filter for queue %s: %s", change.exchange, change.queue, exc)

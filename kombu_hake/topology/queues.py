@@ -1,7 +1,7 @@
 """SQS queues by logical name: find, create, size, purge, delete. The only holder of the URL and ARN caches.
 
 Every call here is rare: once a queue and process. Nothing lists. Attributes are written when a queue is created and
-never again, because an operator may have tuned them.
+never again, because an operator may have tuned them; the exception is an old default (:meth:`Queues.raise_size`).
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ from typing import Any
 
 from kombu_hake.amqp import (
     MAX_BATCH_ENTRIES,
+    SQS_MAX_MESSAGE_BYTES,
+    SQS_OLD_MAX_MESSAGE_BYTES,
     SQS_QUEUE_RECREATE_S,
     QueueArn,
     QueueUrl,
     level_names,
     max_priority,
     queue_account,
+    whole,
 )
 from kombu_hake.aws import Clients, SingleFlight, backoff_s
 from kombu_hake.config import Settings
@@ -43,6 +46,7 @@ RECREATE_PATIENCE_S = SQS_QUEUE_RECREATE_S + 15
 _MAX_FOREIGN_URLS = 1_000
 _OF_POLICY = [
     *("QueueArn", "Policy", "RedrivePolicy", "LastModifiedTimestamp", "MessageRetentionPeriod", "KmsMasterKeyId"),
+    "MaximumMessageSize",
 ]
 #: How long a policy that was read for another question stands for the next read of it.
 _JUST_READ_S = 2.0
@@ -69,6 +73,7 @@ class Queues:
         self._physical: dict[str, str] = {}
         self._changed_ms: dict[QueueUrl, int] = {}
         self._retention: dict[QueueUrl, str] = {}
+        self._largest: dict[QueueUrl, int] = {}
         self._keys: dict[QueueUrl, str] = {}
         self._redrive: dict[QueueUrl, str] = {}
         #: Policies that were read a moment ago, and when, until they are asked for.
@@ -234,6 +239,7 @@ class Queues:
         self._keys[url] = attributes.get("KmsMasterKeyId", "")
         self._redrive[url] = attributes.get("RedrivePolicy", "")
         self._retention[url] = attributes.get("MessageRetentionPeriod", "")
+        self._largest[url] = whole(attributes.get("MaximumMessageSize")) or SQS_MAX_MESSAGE_BYTES
         self._changed_ms[url] = int(float(attributes.get("LastModifiedTimestamp", 0)) * 1000)
         return attributes.get("Policy") or None
 
@@ -263,6 +269,38 @@ class Queues:
         except AccessDenied as exc:
             logger.debug("Reading the retention of %s is denied: %s", url, exc)
         return self._retention.get(url) == retention_s(self._settings, is_temporary=True)
+
+    def raise_size(self, name: str, size_bytes: int) -> None:
+        """Let a queue take messages of this size that are sent to it: retries, copies for handlers, requeued ones.
+
+        SNS delivers whatever the limit of a queue is. A queue that AWS made before its default became 1 MiB is raised;
+        any other limit was chosen by an operator, and is only warned of. No call where the limit, which was read with
+        the policy, is high enough.
+        """
+        url = self.url(name)
+        limit = self._largest.get(url, SQS_MAX_MESSAGE_BYTES)
+        if limit >= size_bytes or self.is_predefined(name):
+            return
+        self._largest[url] = SQS_MAX_MESSAGE_BYTES  # tried once
+        why = "it was chosen"
+        if limit == SQS_OLD_MAX_MESSAGE_BYTES and not self._sets_size(name):
+            attributes = {"MaximumMessageSize": str(SQS_MAX_MESSAGE_BYTES)}
+            try:
+                self._clients.sqs("set_queue_attributes", QueueUrl=url, Attributes=attributes)
+            except AccessDenied as exc:
+                why = str(exc)
+            else:
+                logger.info("Raised queue %s to messages of %d bytes.", name, SQS_MAX_MESSAGE_BYTES)
+                return
+        logger.warning(
+            "HAKE322 Queue %s takes messages of %d bytes, but is bound to a topic with messages of %d: larger ones are "
+            "delivered, but cannot be retried or sent to handlers. Set its MaximumMessageSize to %d. Its limit was not "
+            "changed, because %s.",
+            name, limit, size_bytes, SQS_MAX_MESSAGE_BYTES, why, extra=fields(queue=name),
+        )  # fmt: skip
+
+    def _sets_size(self, name: str) -> bool:
+        return "MaximumMessageSize" in created_attributes(self._settings, name, is_temporary=False)
 
     def write_policy(self, url: QueueUrl, policy: str) -> None:
         """Replace the queue's access policy (``""`` removes it). AWS may take a minute to act on it."""
@@ -319,6 +357,7 @@ class Queues:
             self._arns.pop(url, None)
             self._changed_ms.pop(url, None)
             self._retention.pop(url, None)
+            self._largest.pop(url, None)
             self._keys.pop(url, None)
             self._redrive.pop(url, None)
             self._just_read.pop(url, None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, get_args
 
 from kombu_hake.amqp import (
@@ -47,6 +47,8 @@ class Topics:
         self._arns: dict[str, TopicArn] = {}
         self._types: dict[str, str | None] = {}
         self._subscribers: TtlCache[str, int | None] = TtlCache(_SUBSCRIBERS_TTL_S)
+        #: Called with an exchange whose topic was created, or was found by creating it.
+        self.on_created: Callable[[str], None] = lambda exchange: None
 
     def is_predefined(self, exchange: str) -> bool:
         """Whether the user said where the topic is: never made or deleted then."""
@@ -88,6 +90,7 @@ class Topics:
         arn = self._arns[exchange] = TopicArn(answer["TopicArn"])
         self._home.learn_account(parse_arn(arn).account)
         self._subscribers.forget(exchange)
+        self.on_created(exchange)
         return arn
 
     def _create_tagged(self, tags: Mapping[str, str], params: Mapping[str, Any]) -> dict[str, Any]:

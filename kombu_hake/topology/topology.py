@@ -44,7 +44,9 @@ from kombu_hake.topology.reconciler import Reconciler
 from kombu_hake.topology.removal import Remover
 from kombu_hake.topology.repair import Repairer
 from kombu_hake.topology.signs import Signs
+from kombu_hake.topology.sizes import TopicSizes
 from kombu_hake.topology.spec import QueueSpec, needs_topic
+from kombu_hake.topology.stores import Stores
 from kombu_hake.topology.timings import Timings
 from kombu_hake.topology.topics import Topics
 from kombu_hake.topology.upkeep import Upkeep
@@ -81,6 +83,10 @@ class Topology:
         self.queues = Queues(clients, settings, self.home)
         self.signs = Signs(clients, settings, clock, self.queues.looks_temporary, self._heal_later, self.timings)
         self.topics = Topics(clients, settings, self.home)
+        self.sizes = TopicSizes(clients, settings, self.topics, clock)
+        self.topics.on_created = self.sizes.created
+        #: Where payloads are kept that are too large for a message.
+        self.stores = Stores(settings)
         self._clients = clients
         self._settings = settings
         self._clock = clock
@@ -91,7 +97,7 @@ class Topology:
         self._knowledge = Knowledge(
             clients, settings, self.queues, self.topics, self._reader, self.chores, self.timings, clock
         )
-        applier = Applier(clients, self.queues, self.topics, memory, self._reader)
+        applier = Applier(clients, self.queues, self.topics, memory, self._reader, self.sizes.explained)
         converger = Converger(
             clients, self.queues, self.dead_queues, planner, self._reader, applier, self.chores, self.timings,
             self._recheck, clock,
@@ -107,7 +113,7 @@ class Topology:
             clients, settings, self.queues, self.topics, self._reader, planner, self._knowledge, applier,
             self._reconciler,
         )  # fmt: skip
-        self._verification = Verification(clients, self.queues, self.topics, self._reader, planner)
+        self._verification = Verification(clients, self.queues, self.topics, self.sizes, self._reader, planner)
         self._types: dict[str, ExchangeType] = dict(_PREDECLARED)
         self._denied: dict[str, AccessDenied] = {}
         self._has_warned = False
@@ -130,9 +136,13 @@ class Topology:
 
     # --- exchanges
 
-    def declare_exchange(self, exchange: str, exchange_type: ExchangeType) -> None:
+    def declare_exchange(
+        self, exchange: str, exchange_type: ExchangeType, max_size_bytes: int | None = None
+    ) -> None:
         """Record an exchange's type. Its topic is created by the first binding or publish.
 
+        Args:
+            max_size_bytes: Size of its largest messages; see :mod:`kombu_hake.topology.sizes`.
         Raises:
             DeclarationMismatch: this process declared it with another type, or saw that another one did.
         """
@@ -143,6 +153,8 @@ class Topology:
                 "use another name."
             )
         self._types[exchange] = exchange_type
+        if max_size_bytes is not None:
+            self.sizes.declare(exchange, max_size_bytes)
 
     def exchange_type(self, exchange: str) -> ExchangeType | None:
         """The type this process declared, if it did."""
@@ -322,6 +334,7 @@ class Topology:
                 self._bind_foreign(queue, binding)
             else:
                 self._repairer.bind(queue, binding)
+            self._raise_sizes(queue, binding.exchange)
         except AccessDenied as exc:
             is_dispensable = self._settings.is_best_effort(binding.exchange) or binding.exchange_type == "direct"
             if self._seems_bound(queue, binding):
@@ -453,6 +466,14 @@ class Topology:
             self._remover.delete_exchange(exchange)
 
     # --- inside
+
+    def _raise_sizes(self, queue: str, exchange: str) -> None:
+        """Let a topic and a queue take the messages that the exchange was declared with."""
+        declared = self.sizes.declared(exchange)
+        if declared is not None:
+            self.sizes.make(exchange)
+            for name in self.queues.levels(queue):
+                self.queues.raise_size(name, declared)
 
     def _heal_later(self, url: QueueUrl) -> None:
         self._upkeep.heal_later(url)

@@ -32,6 +32,7 @@ from kombu_hake.topology.observed import Observed, Subscription
 from kombu_hake.topology.planning import Planner
 from kombu_hake.topology.queues import Queues
 from kombu_hake.topology.reading import Reader
+from kombu_hake.topology.sizes import TopicSizes
 from kombu_hake.topology.spec import plan
 from kombu_hake.topology.topics import Topics
 
@@ -46,7 +47,10 @@ _Subscriptions = dict[str, dict[str, dict[str, str]]]
 class Verification:
     """What this process declared and has not found right yet. Safe to share between threads."""
 
-    def __init__(self, clients: Clients, queues: Queues, topics: Topics, reader: Reader, planner: Planner) -> None:
+    def __init__(
+        self, clients: Clients, queues: Queues, topics: Topics, sizes: TopicSizes, reader: Reader, planner: Planner
+    ) -> None:
+        self._sizes = sizes
         self._reader = reader
         self._planner = planner
         self._clients = clients
@@ -127,7 +131,18 @@ class Verification:
         wanted, observed = self._look_at_levels(wanted, observed)
         for unequal in unequal_filters(wanted, observed):
             self._warn_of_filter(unequal, wanted)
-        return faults(wanted, observed) + unreadable
+        return faults(wanted, observed) + unreadable + self._faults_of_sizes(wanted, observed)
+
+    def _faults_of_sizes(self, wanted: Desired, observed: Observed) -> list[str]:
+        found: list[str] = []
+        for exchange in wanted.exchanges:
+            if exchange in observed.topicless:
+                continue
+            try:
+                found += self._sizes.faults(exchange)
+            except AccessDenied as exc:
+                self._cannot_see(f"the size of messages to exchange {exchange!r}", exc)
+        return found
 
     def _look_at_dead_letters(self, queue: str, url: QueueUrl, observed: Observed) -> Observed:
         text = self._queues.redrive_policy(url)

@@ -29,6 +29,7 @@ class Can(Enum):
     OWNED_QUEUES = "exclusive and auto-delete queues go with their connection"
     KEEPS_STRANGERS_APART = "processes that share no memory"
     SIZE_LIMIT = "a largest message"
+    RAISED_TOPICS = "topics that take messages of more than 256 KiB"
     BATCHES = "publishing in batches"
     AWS = "topics, subscriptions and policies that can be looked at"
     EXACT_COUNTS = "the number of messages in a queue is right at once"
@@ -78,12 +79,14 @@ MEMORY = Features(
         Can.OWNED_QUEUES: "kombu's memory transport knows no owners of queues",
         Can.KEEPS_STRANGERS_APART: _IN_MEMORY,
         Can.SIZE_LIMIT: _IN_MEMORY,
+        Can.RAISED_TOPICS: _IN_MEMORY,
         Can.BATCHES: "kombu publishes at once where a transport has no batches",
         Can.AWS: _NO_AWS,
     },
 )
-MOTO = Features("moto")
-MINISTACK = Features("ministack")
+_256_KIB = "it takes 256 KiB, whatever MaximumMessageSize says"
+MOTO = Features("moto", {Can.RAISED_TOPICS: _256_KIB})
+MINISTACK = Features("ministack", {Can.RAISED_TOPICS: _256_KIB})
 
 FAKE = Features("fake")
 SLOW_FAKE = Features("slow")

@@ -165,6 +165,67 @@ class TestSize:
         assert caught.value.size_bytes > limit
 
 
+class TestRaisedTopics:
+    """Topics that take more than 256 KiB. Emulators do not have them; the fake takes and refuses what AWS documents."""
+
+    GROUPS = ("email", "billing", "stock")
+    RAISED = Exchange("invoices", "fanout", arguments={"x-max-message-size": SQS_MAX_MESSAGE_BYTES})
+
+    @needs(Can.RAISED_TOPICS)
+    def test_one_mebibyte_reaches_three_queues(self, broker: Broker) -> None:
+        connection = broker.connect()
+        for group in self.GROUPS:
+            declare(connection, Queue(group, self.RAISED))
+        body = "x" * (SQS_MAX_MESSAGE_BYTES - 1_500)
+        publish(connection, body, "invoices")
+        assert broker.bodies(*self.GROUPS) == {group: [body] for group in self.GROUPS}
+        with pytest.raises(MessageTooLarge) as caught:
+            publish(connection, "x" * SQS_MAX_MESSAGE_BYTES, "invoices")
+        assert caught.value.limit_bytes == SQS_MAX_MESSAGE_BYTES
+
+    @needs(Can.RAISED_TOPICS)
+    def test_a_publisher_that_knows_only_the_name_learns_the_limit(self, broker: Broker) -> None:
+        declare(broker.connect(), Queue("email", self.RAISED))
+        publish(broker.stranger(), "x" * 300_000, "invoices")
+        assert broker.bodies("email") == {"email": ["x" * 300_000]}
+
+    @needs(Can.RAISED_TOPICS, Can.BATCHES)
+    def test_batches_are_cut_to_the_limit_of_the_topic(self, broker: Broker) -> None:
+        connection = broker.connect()
+        declare(connection, Queue("email", self.RAISED))
+        with kombu_hake.batch():
+            for i in range(5):
+                publish(connection, [i, "x" * 300_000], "invoices")
+        found = broker.drain("email")["email"]
+        assert sorted(message.payload[0] for message in found) == list(range(5))
+
+    @needs(Can.SIZE_LIMIT)
+    def test_without_it_the_error_names_three_remedies(self, connection: Connection) -> None:
+        with pytest.raises(MessageTooLarge) as caught:
+            publish(connection, "x" * 300_000, "orders")
+        assert all(name in str(caught.value) for name in ("max_size", "compress_above", "large_messages"))
+
+
+class TestCompressionOption:
+    def test_large_bodies_are_read_by_any_consumer(self, broker: Broker) -> None:
+        connection = broker.connect(compress_above=65_536)
+        declare(connection, Queue("email", Exchange("orders", "fanout")))
+        bodies: list[object] = ["small", "x" * 300_000, {"rows": ["été"] * 50_000}]
+        for body in bodies:
+            publish(connection, body, "orders")
+        found = [message.payload for message in broker.drain("email")["email"]]
+        assert sorted(found, key=str) == sorted(bodies, key=str)
+
+    def test_in_batches_too(self, broker: Broker) -> None:
+        connection = broker.connect(compress_above=65_536)
+        declare(connection, Queue("email", Exchange("orders", "fanout")))
+        with kombu_hake.batch():
+            for i in range(12):
+                publish(connection, [i, "x" * 300_000], "orders")
+        found = broker.drain("email")["email"]
+        assert sorted(message.payload[0] for message in found) == list(range(12))
+
+
 of_kombu_5_7 = pytest.mark.skipif(not hasattr(Producer, "batch"), reason="kombu has Producer.batch since 5.7")
 
 

@@ -42,14 +42,15 @@ def as_role(ministack: Emulator, request: pytest.FixtureRequest) -> AsRole:
     """A connection with the rights of some roles and no others, in the namespace that the policies name."""
     iam, account = ministack.client("iam"), ministack.client("sts").get_caller_identity()["Account"]
 
-    def connect(*roles: str) -> Connection:
+    def connect(*roles: str, **options: str) -> Connection:
         user = f"docs-{uuid4().hex[:8]}"
         iam.create_user(UserName=user)
         for role in roles:
             iam.put_user_policy(UserName=user, PolicyName=role, PolicyDocument=json.dumps(policy(role, account)))
         key = iam.create_access_key(UserName=user)["AccessKey"]
         credentials = f"{key['AccessKeyId']}:{key['SecretAccessKey']}"
-        connection = Connection(f"hake://{credentials}@127.0.0.1:{ministack.port}/shop?{CONNECTION_OPTIONS}")
+        url = f"hake://{credentials}@127.0.0.1:{ministack.port}/shop?{CONNECTION_OPTIONS}"
+        connection = Connection(url, transport_options=options)
         request.addfinalizer(connection.release)
         return connection
 
@@ -100,6 +101,29 @@ def test_what_a_role_lacks_is_named(as_role: AsRole) -> None:
     with pytest.raises(AccessDenied) as denied:
         Queue("new")(as_role("consumer").default_channel).declare()
     assert denied.value.action == "sqs:CreateQueue"
+
+
+@pytest.mark.usefixtures("declared")
+def test_large_messages_need_their_role(as_role: AsRole, ministack: Emulator) -> None:
+    ministack.client("s3").create_bucket(Bucket="shop-payloads")
+    large = {"data": "x" * 1_500_000}
+    store = {"large_messages": "s3://shop-payloads/prod"}
+    with pytest.raises(AccessDenied) as denied:
+        Producer(as_role("producer", **store)).publish(large, routing_key="plain")
+    assert denied.value.action == "s3:PutObject"
+    other = {"large_messages": "s3://shop-payloads/other"}
+    with pytest.raises(AccessDenied):
+        Producer(as_role("producer", "large-messages", **other)).publish(large, routing_key="plain")
+    Producer(as_role("producer", "large-messages", **store)).publish(large, routing_key="plain")
+    consumer = as_role("consumer", "large-messages", **store)
+    channel = consumer.default_channel
+    PLAIN(channel).declare()
+    message = PLAIN(channel).get()
+    assert message.payload == large
+    message.ack()
+    consumer.transport.leases.flush(10.0)
+    assert not consumer.transport.payloads._deletes.wait(10.0)
+    assert ministack.client("s3").list_objects_v2(Bucket="shop-payloads")["KeyCount"] == 0
 
 
 def make_dead_queue(connection: Connection) -> str | None:

@@ -598,6 +598,15 @@ def test_deleting_minds_what_the_caller_minds(connection: Connection, channel: C
         channel.queue_delete("q", if_unused=True)
 
 
+def test_the_size_of_an_exchange_is_an_argument(channel: Channel) -> None:
+    channel.exchange_declare("orders", "topic", arguments={"x-max-message-size": 500_000, "x-other": 1})
+    assert channel.topology.sizes.declared("orders") == 500_000
+    channel.exchange_declare("orders", "topic")
+    assert channel.topology.sizes.declared("orders") == 500_000
+    with pytest.raises(DeclarationMismatch, match="x-max-message-size of exchange 'orders' is 2000000"):
+        channel.exchange_declare("orders", "topic", arguments={"x-max-message-size": 2_000_000})
+
+
 def test_exchanges_have_the_types_of_amqp(channel: Channel) -> None:
     for exchange_type in ("direct", "topic", "fanout", "headers"):
         channel.exchange_declare(exchange_type, exchange_type)

@@ -72,7 +72,7 @@ def check_pip(words: list[str]) -> None:
 def check_aws(words: list[str]) -> None:
     """The AWS command line is made from botocore's models; so is this."""
     service, operation, *options = [word for word in words[1:] if not word.startswith("--output")]
-    model = botocore.session.get_session().get_service_model(service)
+    model = botocore.session.get_session().get_service_model({"s3api": "s3"}.get(service, service))
     names = {re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower(): name for name in model.operation_names}
     assert operation in names, f"{service} has no operation {operation}"
     members = model.operation_model(names[operation]).input_shape.members

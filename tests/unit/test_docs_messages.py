@@ -31,13 +31,14 @@ def rows(text: str) -> list[Row]:
     return [Row(*cells) for cells in found]
 
 
-def sections() -> Iterator[tuple[str, int, int, list[Row]]]:
-    """Title, first and last number and rows of each section that has ids."""
+def sections() -> Iterator[tuple[str, list[tuple[int, int]], list[Row]]]:
+    """Title, first and last number of each range, and rows of each section that has ids."""
     for part in re.split(r"^## ", PAGE, flags=re.MULTILINE)[1:]:
         title, _, text = part.partition("\n")
-        numbers = re.search(r"^Ids HAKE(\d{3}) to HAKE(\d{3})\.$", text, re.MULTILINE)
-        if numbers is not None:
-            yield title, int(numbers[1]), int(numbers[2]), rows(text)
+        sentence = re.search(r"^Ids (HAKE\d{3} to HAKE\d{3}(?:, HAKE\d{3} to HAKE\d{3})*)\.$", text, re.MULTILINE)
+        if sentence is not None:
+            ranges = re.findall(r"HAKE(\d{3}) to HAKE(\d{3})", sentence[1])
+            yield title, [(int(first), int(last)) for first, last in ranges], rows(text)
 
 
 ROWS = {row.id: row for row in rows(PAGE)}
@@ -75,12 +76,16 @@ def test_each_row_says_what_it_means_and_what_to_do() -> None:
 def test_numbers_are_of_one_section_and_none_is_missing() -> None:
     """A number that is taken off the page could be given to another line."""
     found = list(sections())
-    assert [number // 100 for _, number, _, _ in found] == list(range(len(found)))
-    for title, first, last, listed in found:
+    assert [ranges[0][0] // 100 for _, ranges, _ in found] == list(range(len(found)))
+    for title, ranges, listed in found:
         ids = [row.id for row in listed]
         assert ids == sorted(ids), title
-        expected = {f"HAKE{number:03}" for number in range(first // 100 * 100 + 1, last + 1)}
-        retired = {one for one in RETIRED if one[:5] == f"HAKE{first // 100}"}
+        hundred = ranges[0][0] // 100
+        first_of_all = (hundred * 100 + 1, ranges[0][1])  # a further range is for one subject, and may begin anywhere
+        expected = {
+            f"HAKE{number:03}" for first, last in [first_of_all, *ranges[1:]] for number in range(first, last + 1)
+        }
+        retired = {one for one in RETIRED if one[:5] == f"HAKE{hundred}"}
         assert {*ids, *retired} == expected, f"{title}: list an id that is no longer logged under Retired ids"
     assert sum(len(listed) for *_, listed in found) == len(ROWS)
 

@@ -123,6 +123,30 @@ def test_a_refused_publish_is_a_publish_error(operation: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("service", "code", "text", "limit_bytes"),
+    [
+        ("sns", "InvalidParameter", "Invalid parameter: Message too long", 0),
+        ("sns", "BatchRequestTooLong", "The length of all the batch messages put together is more than the limit.", 0),
+        (
+            "sqs",
+            "InvalidParameterValue",
+            "One or more parameters are invalid. Reason: Message must be shorter than 262144 bytes.",
+            262_144,
+        ),
+        ("sqs", PREFIX + "BatchRequestTooLong", "Batch requests cannot be longer than 1048576 bytes.", 0),
+    ],
+)
+def test_a_message_that_is_refused_for_its_size(service: str, code: str, text: str, limit_bytes: int) -> None:
+    operation = "publish" if service == "sns" else "send_message"
+    found = translated(client_error(code, "", 400, text), service, operation)
+    assert isinstance(found, ex.MessageTooLarge)
+    assert found.limit_bytes == limit_bytes
+    failed = entry_error({"Id": "0", "Code": code, "Message": text, "SenderFault": True}, service, "orders")
+    assert isinstance(failed, ex.MessageTooLarge)
+    assert failed.limit_bytes == limit_bytes
+
+
+@pytest.mark.parametrize(
     ("service", "operation", "params", "action", "resource"),
     [
         ("sqs", "send_message_batch", {"QueueUrl": URL, "Entries": []}, "sqs:SendMessage", URL),

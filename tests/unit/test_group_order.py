@@ -70,6 +70,9 @@ class FakeSender:
         self._turn = threading.Condition(self._lock)
         self._requests = 0
 
+    def batch_limit(self, target: Target) -> int:
+        return 262_144
+
     def send_batch(self, target: Target, items: list[tuple[Published, Outgoing]]) -> list[HakeError | None]:
         groups = [str(prepared.parameters["MessageGroupId"]) for _, prepared in items]
         with self._turn:

@@ -10,6 +10,7 @@ from fakes import FakeClients, connected
 
 import kombu_hake
 from kombu_hake.amqp.tasks import EVENT_TASK
+from kombu_hake.exceptions import DeclarationMismatch
 from kombu_hake.groups.registry import Registry, Subscription, run_id
 from kombu_hake.groups.topic import Topic
 
@@ -51,6 +52,19 @@ class TestHandlers:
         orders.on("placed", group="email", name="by_option", acks_late=False)(nothing)
         assert not app.tasks["by_base"].acks_late
         assert not app.tasks["by_option"].acks_late
+
+    def test_the_size_of_a_topic_is_an_argument_of_its_exchange(self, app: Celery) -> None:
+        large = Topic("invoices", app=app, max_size=1_048_576)
+        large.on("paid", group="email", name="paid")(nothing)
+        app.finalize()
+        [bound] = [item for item in app.amqp.queues["email"].bindings if item.exchange.name == "invoices"]
+        assert bound.exchange.arguments == {"x-max-message-size": 1_048_576} == large.exchange.arguments
+        assert not Topic("orders", app=app).exchange.arguments
+
+    @pytest.mark.parametrize("size", [1, 2_000_000, "1 MiB"])
+    def test_a_size_that_no_topic_can_have(self, app: Celery, size: Any) -> None:
+        with pytest.raises(DeclarationMismatch, match="x-max-message-size of exchange 'orders'"):
+            Topic("orders", app=app, max_size=size)
 
     def test_a_task_class(self, app: Celery, orders: Topic) -> None:
         @orders.on("placed", group="email", max_retries=9)

@@ -14,7 +14,7 @@ from kombu_hake.amqp.limits import SNS_MAX_MESSAGE_BYTES, SQS_MAX_MESSAGE_BYTES
 from kombu_hake.amqp.naming import QueueUrl, TopicArn
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, MessageTooLarge, PublishError, QueueNotFound
 from kombu_hake.publish import publisher as publisher_module
-from kombu_hake.publish.publisher import Outgoing, Publisher, check_size, make_batches, outgoing
+from kombu_hake.publish.publisher import Outgoing, Publisher, make_batches, outgoing
 from kombu_hake.publish.routes import QueueTarget, TopicTarget
 
 
@@ -188,7 +188,7 @@ def test_a_message_of_exactly_the_limit_is_sent(
     room = SNS_MAX_MESSAGE_BYTES - outgoing("", attributes, {}).size_bytes
     publisher.send(TopicTarget("orders", arn), outgoing("x" * room, attributes, {}))
     with pytest.raises(MessageTooLarge, match="exchange 'orders'"):
-        check_size(outgoing("x" * (room + 1), attributes, {}), TopicTarget("orders", arn))
+        publisher.send(TopicTarget("orders", arn), outgoing("x" * (room + 1), attributes, {}))
 
 
 # --- group commit

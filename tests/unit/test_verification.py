@@ -402,3 +402,28 @@ def test_binding_again_what_is_bound_reads_each_thing_once(fake: FakeClients, to
         "get_queue_url", "list_queue_tags", "get_queue_attributes", "subscribe", "get_subscription_attributes",
     }
     assert max(fake.counts().values()) == 1
+
+
+class TestSizes:
+    LARGE = Queue("email", Exchange("orders", "topic", arguments={"x-max-message-size": 1_048_576}), "order.*")
+
+    def test_a_topic_that_takes_less_than_was_declared_is_a_fault(self, made: FakeClients) -> None:
+        with connected(made, topology="verify") as connection:
+            with pytest.raises(TopologyIncomplete, match=r"takes messages of 262144 bytes.* with 1048576: set"):
+                verify(connection, self.LARGE)
+            made.topics.set_topic_attributes(TOPIC, "MaximumMessageSize", "1048576")
+            verify(connection, self.LARGE)
+        assert made.count("set_topic_attributes") == 0
+
+    def test_one_that_may_not_be_read_is_taken_as_right(
+        self, made: FakeClients, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        made.deny("sns:GetTopicAttributes")
+        with connected(made, topology="verify") as connection:
+            verify(connection, self.LARGE)
+        assert "HAKE318 topology=verify cannot check the size of messages to exchange 'orders'" in caplog.text
+
+    def test_without_a_size_nothing_is_asked(self, made: FakeClients) -> None:
+        with connected(made, topology="verify") as connection:
+            verify(connection, EMAIL)
+        assert made.count("get_topic_attributes") == 0

@@ -18,6 +18,7 @@ from kombu_hake.amqp import (
     SQS_MAX_IN_FLIGHT,
     SQS_MAX_MESSAGE_BYTES,
     SQS_MAX_TAGS,
+    SQS_OLD_MAX_MESSAGE_BYTES,
     SQS_POLICY_MAX_BYTES,
     SQS_POLICY_MAX_STATEMENTS,
     PolicyUnreadable,
@@ -33,7 +34,6 @@ __all__ = ["of_queues"]
 
 #: What kombu's SQS transport gives the queues that it creates, seconds; a task may take as long there.
 _SHARED_VISIBILITY_S = 1_800
-_SMALL_BYTES = 262_144
 _IN_FLIGHT_NEAR = SQS_MAX_IN_FLIGHT * 9 // 10
 _TAGS_NEAR = SQS_MAX_TAGS - 5
 _POLICY_BYTES_NEAR = SQS_POLICY_MAX_BYTES * 9 // 10
@@ -295,7 +295,7 @@ def _of_times(expected: Expected, queue: SqsQueue, seen: QueueFacts) -> Iterator
             explains=at_queue(where, "DelaySeconds"),
         )  # fmt: skip
     size = seen.number("MaximumMessageSize", SQS_MAX_MESSAGE_BYTES)
-    if size < _SMALL_BYTES and "MaximumMessageSize" not in is_chosen:
+    if size < SQS_OLD_MAX_MESSAGE_BYTES and "MaximumMessageSize" not in is_chosen:
         what = f"{name} takes messages of {size} bytes at most."
         remedy = _set(seen.url, {"MaximumMessageSize": str(SQS_MAX_MESSAGE_BYTES)})
         yield found("message-size-small", where, what, remedy, explains=at_queue(where, "MaximumMessageSize"))

@@ -9,7 +9,15 @@ from collections.abc import Iterator, Mapping
 from kombu_hake.admin.check.drift import about_queue, about_subscription, about_topic
 from kombu_hake.admin.check.facts import Expected, Facts, SubscriptionFacts, TopicFacts
 from kombu_hake.admin.check.findings import Finding, found
-from kombu_hake.amqp import FIFO_SUFFIX, SNS_MAX_MESSAGE_BYTES, level_shares, parse_arn, read_object, whole
+from kombu_hake.amqp import (
+    FIFO_SUFFIX,
+    SNS_MAX_MESSAGE_BYTES,
+    SNS_RAISED_MAX_SUBSCRIPTIONS,
+    level_shares,
+    parse_arn,
+    read_object,
+    whole,
+)
 from kombu_hake.exceptions import InvalidName
 from kombu_hake.quoting import quoted
 from kombu_hake.topology import SnsSubscription, SnsTopic, covers, filters
@@ -21,8 +29,7 @@ _EVERYTHING = "{}"
 _SHOWN_CHARS = 300
 _FILTERS_MOST = 200
 _FILTERS_NEAR = 180
-_FEW_SUBSCRIPTIONS_MOST = 100
-_FEW_SUBSCRIPTIONS_NEAR = 90
+_FEW_SUBSCRIPTIONS_NEAR = SNS_RAISED_MAX_SUBSCRIPTIONS - 10
 
 
 def of_topics(expected: Expected, facts: Facts) -> Iterator[Finding]:
@@ -77,7 +84,7 @@ def _of_topic(expected: Expected, topic: SnsTopic, seen: TopicFacts) -> Iterator
     size = whole((seen.attributes or {}).get("MaximumMessageSize")) or 0
     is_small = topic.arn.endswith(FIFO_SUFFIX) or size > SNS_MAX_MESSAGE_BYTES
     if is_small and count >= _FEW_SUBSCRIPTIONS_NEAR:
-        what = f"The topic of exchange {name!r} has {count} of {_FEW_SUBSCRIPTIONS_MOST} subscriptions."
+        what = f"The topic of exchange {name!r} has {count} of {SNS_RAISED_MAX_SUBSCRIPTIONS} subscriptions."
         yield found("subscriptions-near-limit", topic.arn, what)
     if seen.filters is not None and seen.filters >= _FILTERS_NEAR:
         what = f"The topic of exchange {name!r} has {seen.filters} of {_FILTERS_MOST} filter policies."

@@ -1,0 +1,109 @@
+"""Texts as objects in S3: uploads by boto3's transfer manager, downloads in ranges.
+
+Both move parts of some megabytes one after the other, in the thread of the caller: an interrupt ends them, no thread is
+needed while an interpreter shuts down or a process forks, and no more than a part is held beside the text itself. Each
+part is a request with the time-outs of any other, and is tried again by itself.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from kombu_hake.exceptions import BrokerUnavailable, MalformedMessage
+
+__all__ = ["PART_BYTES", "ObjectClient"]
+
+#: Of an upload or a download.
+PART_BYTES = 8 * 1024 * 1024
+_PIECE_BYTES = 1024 * 1024
+
+
+class ObjectClient:
+    """boto3's client of S3, with the operations that we call."""
+
+    def __init__(self, client: Any) -> None:
+        self.meta = client.meta
+        self._client = client
+
+    def upload(self, *, Bucket: str, Key: str, Text: str) -> dict[str, Any]:
+        """Write a text, in UTF-8. Raises what botocore does."""
+        from boto3.s3.transfer import TransferConfig
+
+        config = TransferConfig(use_threads=False, multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES)
+        extra = {"ContentType": "text/plain; charset=utf-8"}
+        self._client.upload_fileobj(_TextFile(Text), Bucket, Key, Config=config, ExtraArgs=extra)
+        return {}
+
+    def download(self, *, Bucket: str, Key: str, MaxBytes: int) -> dict[str, Any]:
+        """Read an object.
+
+        Returns:
+            Its bytes as ``Data``.
+        Raises:
+            MalformedMessage: it has more than *MaxBytes*; nothing of it was read.
+            BrokerUnavailable: it changed while it was read, or less arrived than S3 said.
+            Exception: what botocore raises.
+        """
+        data, total = bytearray(), 0
+        more: dict[str, str] = {}
+        while not data or len(data) < total:
+            last = min(len(data) + PART_BYTES, total or PART_BYTES) - 1
+            answer = self._client.get_object(Bucket=Bucket, Key=Key, Range=f"bytes={len(data)}-{last}", **more)
+            with answer["Body"] as body:
+                if not total:
+                    total = _total(answer)
+                    if total > MaxBytes:
+                        raise MalformedMessage(f"its payload in S3 has {total:,} bytes, not {MaxBytes:,} as it says")
+                    more = {"IfMatch": answer["ETag"]} if answer.get("ETag") else {}
+                end = last + 1
+                while len(data) < end and (piece := body.read(min(_PIECE_BYTES, end - len(data)))):
+                    data += piece
+            if len(data) < min(end, total):
+                raise BrokerUnavailable(f"S3 sent less of s3://{Bucket}/{Key} than it said.")
+        return {"Data": data}
+
+    def delete_object(self, *, Bucket: str, Key: str) -> dict[str, Any]:
+        """Delete an object; one that does not exist is no error. Raises what botocore does."""
+        answer: dict[str, Any] = self._client.delete_object(Bucket=Bucket, Key=Key)
+        return answer
+
+
+def _total(answer: dict[str, Any]) -> int:
+    """The bytes of the whole object, by the answer to a request for its first part."""
+    size = str(answer.get("ContentRange") or "").rpartition("/")[2]
+    return int(size) if size.isdecimal() else int(answer["ContentLength"])
+
+
+class _TextFile(io.RawIOBase):
+    """A text as a file of its UTF-8 bytes, encoded piece by piece where it is ASCII, as our own messages are."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self._text: str | bytes = text if text.isascii() else text.encode()
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: len(self._text)}[whence]
+        self._at = max(0, start + offset)
+        return self._at
+
+    def read(self, size: int | None = -1) -> bytes:
+        end = len(self._text) if size is None or size < 0 else min(self._at + size, len(self._text))
+        piece = self._text[self._at : end]
+        self._at = max(self._at, end)
+        return piece.encode("ascii") if isinstance(piece, str) else piece
+
+    def readinto(self, buffer: Any) -> int:
+        piece = self.read(len(buffer))
+        buffer[: len(piece)] = piece
+        return len(piece)

@@ -1,0 +1,75 @@
+"""Where the payloads of messages are kept that are too large for SNS or SQS: the buckets that are configured.
+
+The option ``large_messages`` names one for all messages; an exchange may have another, by its argument
+``x-large-messages``. Only what is named here is read, whatever a message says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from kombu_hake.amqp import ORIGIN_HEADER, Pointer, Store, parse_store
+from kombu_hake.config import Settings
+from kombu_hake.exceptions import DeclarationMismatch
+
+__all__ = ["STORE_ARGUMENT", "Stores"]
+
+#: Argument of an exchange: its own ``s3://bucket/prefix``.
+STORE_ARGUMENT = "x-large-messages"
+
+
+class Stores:
+    """The configured stores. Safe to share between threads."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._default = settings.large_messages
+        self._by_exchange: dict[str, Store] = {}
+
+    def __bool__(self) -> bool:
+        """False if no store is configured: then no message goes to S3 or comes from there."""
+        return self._default is not None or bool(self._by_exchange)
+
+    def declare(self, exchange: str, url: object) -> None:
+        """Record the store of an exchange; None for none of its own.
+
+        Raises:
+            DeclarationMismatch: it is no URL of a bucket.
+        """
+        if url is None:
+            return
+        try:
+            self._by_exchange[exchange] = parse_store(url)
+        except ValueError as exc:
+            raise DeclarationMismatch(
+                f"The argument {STORE_ARGUMENT} of exchange {exchange!r}, {url!r}, must be {exc}."
+            ) from None
+
+    def of(self, exchange: str, headers: Mapping[str, Any]) -> Store | None:
+        """Where the payload of a message goes; None if it has no place.
+
+        Args:
+            headers: Of the message. A retry, or the message of one handler, is sent to a queue, and goes where the
+                event that it comes from did.
+        """
+        if not self._by_exchange:
+            return self._default
+        origin = headers.get(ORIGIN_HEADER)
+        came_from = origin.get("exchange") if isinstance(origin, Mapping) else None
+        found = self._by_exchange.get(exchange)
+        if found is None and isinstance(came_from, str):
+            found = self._by_exchange.get(came_from)
+        return found or self._default
+
+    def holding(self, pointer: Pointer) -> Store | None:
+        """The store that an object may be read from; None for a foreign bucket or key."""
+        stores = [store for store in (self._default, *self._by_exchange.values()) if store is not None]
+        return next((store for store in stores if store.holds(pointer)), None)
+
+    def owns(self, pointer: Pointer) -> bool:
+        """Whether an object may be deleted once its message is settled."""
+        stores = [store for store in (self._default, *self._by_exchange.values()) if store is not None]
+        return any(store.owns(pointer) for store in stores)
+
+    def __str__(self) -> str:
+        return ", ".join(str(s) for s in dict.fromkeys((self._default, *self._by_exchange.values())) if s is not None)
