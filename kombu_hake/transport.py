@@ -150,6 +150,17 @@ class Transport(base.Transport):  # type: ignore[misc]
 
     # --- connection
 
+    def prepare(self) -> None:
+        """Validate the configuration, without a request.
+
+        Raises:
+            ConfigurationError: lists every fault of URL and options.
+        """
+        self.settings = self._load_settings()
+        self._shared: _Shared = shared_clients(self.settings, _build_shared)
+        self.clients, self.topology = self._shared.clients, self._shared.topology
+        self.dispatcher, self.dead_letters = self._shared.dispatcher, self._shared.dead_letters
+
     def establish_connection(self) -> Transport:
         """Validate the configuration, and check with one request that AWS answers.
 
@@ -157,10 +168,7 @@ class Transport(base.Transport):  # type: ignore[misc]
             ConfigurationError: lists every fault of URL and options; or there is no region or are no credentials.
             BrokerUnavailable: no answer within the connect timeout.
         """
-        self.settings = self._load_settings()
-        self._shared: _Shared = shared_clients(self.settings, _build_shared)
-        self.clients, self.topology = self._shared.clients, self._shared.topology
-        self.dispatcher, self.dead_letters = self._shared.dispatcher, self._shared.dead_letters
+        self.prepare()
         if self.settings.topology != "assume":  # which asks AWS nothing
             self.clients.check()
         self.inbox = Inbox()

@@ -14,8 +14,8 @@ Start with :func:`connect`::
 In: a Celery app. Out: values such as :class:`Group` and :class:`DeadLetter`, and the outcome of a requeue or purge.
 Importing it does not connect; needs Celery. Open ``connection.py`` for :class:`Admin`, ``queues.py`` for counts and
 bindings, ``plan.py`` for what AWS lacks and making it, ``declared.py`` and ``blueprint.py`` for what an app declares
-and what that is in AWS, ``dead_letters.py`` for looking at dead letters and sending them back, ``namespace.py`` for
-deleting an environment.
+and what that is in AWS, ``export/`` for infrastructure code, ``dead_letters.py`` for looking at dead letters and
+sending them back, ``namespace.py`` for deleting an environment.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 from weakref import WeakSet
 
@@ -12,10 +12,12 @@ from kombu_hake.admin import dead_letters
 from kombu_hake.admin import namespace as namespace_module
 from kombu_hake.admin.check import CheckReport, check
 from kombu_hake.admin.dead_letters import DeadLetter, Outcome, Selection
+from kombu_hake.admin.export.exporter import Exporter
+from kombu_hake.admin.export.rights import Role
 from kombu_hake.admin.plan import Applied, Operator, Plan, Undeclared
 from kombu_hake.admin.queues import Group, QueueReader
 from kombu_hake.aws import Clients
-from kombu_hake.exceptions import BrokerUnavailable, ConfigurationError
+from kombu_hake.exceptions import ConfigurationError
 from kombu_hake.groups import registry
 from kombu_hake.temporary import Found, Janitor, Report
 from kombu_hake.topology import Topology
@@ -29,13 +31,14 @@ def group_names(app: Any) -> list[str]:
 
 
 @contextmanager
-def connect(app: Any, *, must_answer: bool = True) -> Iterator[Admin]:
+def connect(app: Any, *, offline: bool = False) -> Iterator[Admin]:
     """Connect to the broker of a Celery app, with the app's own URL, options and credentials.
 
     Use it as a context manager. Imports the app's task modules, so that its handlers are known.
 
     Args:
-        must_answer: False for :meth:`Admin.check`, which finds out why AWS does not answer.
+        offline: Make no request until a method needs one. Exports need none, if the options ``region`` and
+            ``account_id`` are set; :meth:`Admin.check` finds out why AWS does not answer.
     Raises:
         ConfigurationError: The app's broker is not ``hake://``.
         BrokerUnavailable: AWS does not answer.
@@ -44,9 +47,11 @@ def connect(app: Any, *, must_answer: bool = True) -> Iterator[Admin]:
     with app.connection_for_write() as connection:
         if connection.transport_cls != "hake" and connection.transport.driver_type != "hake":
             raise ConfigurationError(f"This app's broker is {connection.as_uri()}; kombu_hake.admin needs hake://.")
-        with suppress(*([] if must_answer else [BrokerUnavailable])):
-            _ = connection.connection  # connects
         transport = connection.transport
+        if offline:
+            transport.prepare()
+        else:
+            connection.connect()
         admin = Admin(app, transport.topology, transport.clients)
         try:
             yield admin
@@ -230,6 +235,49 @@ class Admin:
         return check(
             self.app, self._topology, self._clients, roles=roles, probe=probe, wait_s=wait_s, on_progress=on_progress
         )  # fmt: skip
+
+    def export_terraform(self, *, imports: bool = True) -> dict[str, Any]:
+        """The declared queues, topics and subscriptions as Terraform JSON, for ``json.dump`` to a ``.tf.json`` file.
+
+        Args:
+            imports: Add ``import`` blocks for what AWS has already, with attributes, tags and policies as they are
+                there. Needs read-only rights.
+        Raises:
+            ConfigurationError: The account is unknown: set ``account_id``.
+        """
+        return self._exporter().terraform(imports=imports)
+
+    def export_cloudformation(self) -> dict[str, Any]:
+        """The declared queues, topics and subscriptions as a CloudFormation template.
+
+        Raises:
+            ConfigurationError: The account is unknown, or the template exceeds CloudFormation's limits.
+        """
+        return self._exporter().cloudformation()
+
+    def export_iam(self, role: Role) -> list[dict[str, Any]]:
+        """The IAM policies that a role needs for this app.
+
+        Args:
+            role: ``producer``, ``consumer``, ``declarer`` or ``operator``.
+        Returns:
+            One policy document, or several to be attached together if one would exceed the 6,144 characters of a
+            managed policy.
+        Raises:
+            ConfigurationError: The account is unknown.
+        """
+        return self._exporter().policies(role)
+
+    def export_alarms(self) -> dict[str, Any]:
+        """CloudWatch alarms for the declared queues and topics, as a CloudFormation template.
+
+        Raises:
+            ConfigurationError: The account is unknown, or the template exceeds CloudFormation's limits.
+        """
+        return self._exporter().alarms()
+
+    def _exporter(self) -> Exporter:
+        return Exporter(self.app, self._clients, self._topology.home)
 
     def plan(self) -> Plan:
         """Compare what the app declares with AWS. Reads only; works with ``topology=verify`` and ``assume``, too.

@@ -21,6 +21,7 @@ import secrets
 import string
 from collections.abc import Mapping
 from typing import NamedTuple, NewType
+from uuid import UUID
 
 from kombu_hake.amqp.limits import FIFO_SUFFIX, SNS_MAX_TOPIC_NAME_CHARS, SQS_MAX_QUEUE_NAME_CHARS
 from kombu_hake.exceptions import InvalidName
@@ -121,6 +122,22 @@ class Namer(NamedTuple):
         code = secrets.token_hex(_INCARNATION_CODE_CHARS // 2)
         stem = f"{stem[: SQS_MAX_QUEUE_NAME_CHARS - _INCARNATION_CHARS - len(suffix)]}-{code}"
         return f"{stem}{_proof(stem)}{suffix}"
+
+    def incarnation_pattern(self) -> str:
+        """A pattern with ``*`` and ``?`` that matches every name of :meth:`incarnation` in this namespace."""
+        return f"{self.queue_prefix()}*-{'?' * (_INCARNATION_CHARS - 1)}"
+
+    def uuid_pattern(self, template: str) -> str:
+        """A pattern with ``?`` that matches the physical names of queues whose names differ in a UUID.
+
+        Args:
+            template: The name of such a queue, with ``{uuid}`` in place of the UUID.
+        Raises: as :meth:`queue`.
+        """
+        low, high = (self.queue(template.replace("{uuid}", str(UUID(digit * 32)))) for digit in "0f")
+        shown = "".join(one if one == other else "?" for one, other in zip(low, high, strict=True))
+        is_hashed = self.style == "hake" and _LOOKS_HASHED.match(low) is not None
+        return shown[:-_HASH_CHARS] + "?" * _HASH_CHARS if is_hashed else shown
 
     def owns(self, physical: str) -> bool:
         """Return True if a queue or topic with this name in AWS belongs to this namespace."""

@@ -60,6 +60,8 @@ class Clients:
         #: The wire of each service, or False if it cannot be used.
         self._wires: dict[str, Wire | Literal[False]] = {}
         self._last_success = float("-inf")
+        #: Region and partition, once known.
+        self._found_at: tuple[str, str] | None = None
         self._inherited: list[tuple[Any, ...]] = []
         self._clock = AwsClock()
         self._new_queues = NewQueues()
@@ -160,12 +162,23 @@ class Clients:
         return self._clock.offset_s
 
     def region(self) -> str:
-        """The region in use."""
-        return str(self._client("sqs").meta.region_name)
+        """The region in use. Needs no credentials if it is configured."""
+        return self._where()[0]
 
     def partition(self) -> str:
-        """The partition in use, such as ``aws`` or ``aws-cn``."""
-        return str(self._client("sqs").meta.partition)
+        """The partition in use, such as ``aws`` or ``aws-cn``. Needs no credentials if the region is configured."""
+        return self._where()[1]
+
+    def _where(self) -> tuple[str, str]:
+        if self._found_at is None:
+            try:
+                meta = self._client("sqs").meta
+                self._found_at = str(meta.region_name), str(meta.partition)
+            except ConfigurationError:  # such as no credentials, which exports for another machine do without
+                if self.settings.region is None:
+                    raise
+                self._found_at = self.settings.region, _partition_of(self.settings.region)
+        return self._found_at
 
     def sqs_endpoint(self) -> str:
         """The endpoint of SQS, such as ``https://sqs.eu-west-1.amazonaws.com``."""
@@ -294,6 +307,16 @@ class Clients:
 
 def _service_of(kind: str) -> str:
     return "sqs" if kind in ("receive", "check") else kind
+
+
+def _partition_of(region: str) -> str:
+    import boto3
+    import botocore.exceptions
+
+    try:
+        return str(boto3.Session().get_partition_for_region(region))
+    except botocore.exceptions.UnknownRegionError:
+        return "aws"  # as botocore assumes of a region that is newer than its list
 
 
 def _session(settings: Settings, clock: AwsClock) -> Any:

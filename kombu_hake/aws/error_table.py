@@ -57,6 +57,7 @@ _CLASSES: Mapping[str, type[HakeError]] = {
     "NotFound": TopicNotFound,
     "NotFoundException": TopicNotFound,
     "ResourceNotFound": TopicNotFound,  # of SNS's tag calls
+    "ResourceNotFoundException": TopicNotFound,  # the same, as an emulator writes it
     "QueueDeletedRecently": QueueDeletedRecently,
     "QueueAlreadyExists": DeclarationMismatch,
     "QueueNameExists": DeclarationMismatch,

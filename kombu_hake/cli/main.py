@@ -14,6 +14,7 @@ import click
 from kombu_hake.cli.check import check
 from kombu_hake.cli.cost import cost
 from kombu_hake.cli.dlq import dlq
+from kombu_hake.cli.export import export
 from kombu_hake.cli.janitor import janitor
 from kombu_hake.cli.plan import apply, plan
 from kombu_hake.cli.tools import connected, say
@@ -29,6 +30,7 @@ def hake() -> None:
 hake.add_command(check)
 hake.add_command(dlq)
 hake.add_command(cost)
+hake.add_command(export)
 hake.add_command(janitor)
 hake.add_command(plan)
 hake.add_command(apply)

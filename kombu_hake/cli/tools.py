@@ -30,13 +30,17 @@ def note(text: str) -> None:
 
 
 @contextmanager
-def connected(ctx: click.Context, *, must_answer: bool = True) -> Iterator[Admin]:
-    """Connect to the app's broker; an error ends the command with one line and exit code 1."""
+def connected(ctx: click.Context, *, offline: bool = False) -> Iterator[Admin]:
+    """Connect to the app's broker; an error ends the command with one line and exit code 1.
+
+    Args:
+        offline: Make no request before a method needs one.
+    """
     from kombu_hake.admin import connect
     from kombu_hake.exceptions import HakeError
 
     try:
-        with connect(ctx.obj.app, must_answer=must_answer) as broker:
+        with connect(ctx.obj.app, offline=offline) as broker:
             yield broker
     except HakeError as exc:
         raise click.ClickException(escaped(str(exc), None, keep="\n")) from exc

@@ -81,8 +81,9 @@ class Topics:
         with self._flights(exchange):
             try:
                 answer = self._create_tagged(tags, params)
-            except (DeclarationMismatch, AccessDenied):
+            except (DeclarationMismatch, AccessDenied) as exc:
                 # It exists with other tags, or tagging is denied, which is a right of its own.
+                logger.debug("Topic %s is not tagged: %s", params["Name"], exc)
                 answer = self._clients.sns("create_topic", **params)
                 self._types.pop(exchange, None)
             else:

@@ -2,7 +2,9 @@
 
 import re
 import string
+from fnmatch import fnmatchcase
 from itertools import product
+from uuid import UUID
 
 import pytest
 from hypothesis import example, given
@@ -195,3 +197,20 @@ def test_what_is_no_arn_is_refused(text: str) -> None:
 )
 def test_the_account_is_read_from_a_queue_url_where_it_has_one(url: str, account: str) -> None:
     assert queue_account(url) == account
+
+
+@pytest.mark.parametrize("namer", [Namer(), Namer("shop"), Namer("a" * 32), Namer("shop", "pre-", "kombu")])
+@given(st.uuids(), st.sampled_from(["{uuid}", "{uuid}.reply.celery.pidbox", "celeryev.{uuid}", "bcast.{uuid}"]))
+def test_a_pattern_matches_the_names_that_differ_in_a_uuid(namer: Namer, uuid: UUID, template: str) -> None:
+    pattern = namer.uuid_pattern(template)
+    assert "*" not in pattern
+    assert fnmatchcase(namer.queue(template.replace("{uuid}", str(uuid))), pattern)
+    assert not fnmatchcase(namer.queue("email"), pattern)
+    assert not fnmatchcase(Namer("other").queue(template.replace("{uuid}", str(uuid))), pattern)
+
+
+@pytest.mark.parametrize("namer", [Namer(), Namer("shop"), Namer("a" * 32)])
+@pytest.mark.parametrize("queue", ["w@host.celery.pidbox", "x" * 80, "q"])
+def test_a_pattern_matches_incarnations(namer: Namer, queue: str) -> None:
+    assert fnmatchcase(namer.incarnation(queue), namer.incarnation_pattern())
+    assert not fnmatchcase(namer.queue("email-dead"), namer.incarnation_pattern())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from kombu_hake.admin.check.findings import CODES, Code, Finding
 from kombu_hake.admin.check.probe import Probed
-from kombu_hake.admin.check.rights import ROLES, Right
+from kombu_hake.admin.check.rights import Right
 from kombu_hake.admin.check.running import CheckReport, check
 
-__all__ = ["CODES", "ROLES", "CheckReport", "Code", "Finding", "Probed", "Right", "check"]
+__all__ = ["CODES", "CheckReport", "Code", "Finding", "Probed", "Right", "check"]

@@ -10,8 +10,8 @@ How an action is judged
     allowed, and it is the only way to learn about actions without an empty form.
 
 What this cannot tell
-    Rights on KMS keys; what a service control policy, an endpoint policy of a VPC or a condition on the request denies,
-    unless the empty request met it.
+    Rights on KMS keys, and those for remote control and events; what a service control policy, an endpoint policy of a
+    VPC or a condition on the request denies, unless the empty request met it.
 """
 
 from __future__ import annotations
@@ -19,68 +19,25 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from kombu_hake.admin.check.facts import Expected, Facts
 from kombu_hake.admin.check.findings import Finding, found
+from kombu_hake.admin.export.rights import GRANTS
 from kombu_hake.aws import Clients
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, HakeError, QueueNotFound, TopicNotFound
 from kombu_hake.quoting import quoted
 
-__all__ = ["ROLES", "Right", "RightsReader", "Verdict", "of_rights", "usual_roles"]
+__all__ = ["Right", "RightsReader", "Verdict", "of_rights", "usual_roles"]
 
 Verdict: TypeAlias = Literal["allowed", "not denied", "denied", "unknown"]
 _SHOWN_MOST = 5
 #: Resources of one request: an answer has a result for each action and resource, and AWS gives 1,000 at most.
 _SIMULATED_MOST = 50
-
-
-class _Need(NamedTuple):
-    """Actions of a role."""
-
-    actions: tuple[str, ...]
-    #: ``queues``, ``dead`` (dead-letter and undelivered queues), ``topics``, ``any``: the action has no resource.
-    on: tuple[str, ...]
-
-
-ROLES: Mapping[str, tuple[_Need, ...]] = {
-    "producer": (
-        _Need(("sns:Publish",), ("topics",)),
-        _Need(("sqs:SendMessage", "sqs:GetQueueUrl"), ("queues",)),
-    ),
-    "consumer": (
-        _Need(
-            (
-                "sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility", "sqs:GetQueueUrl",
-                "sqs:GetQueueAttributes", "sqs:ListQueueTags",
-            ),
-            ("queues",),
-        ),
-        _Need(("sqs:SendMessage",), ("queues", "dead")),
-    ),
-    "declarer": (
-        _Need(
-            ("sqs:CreateQueue", "sqs:GetQueueUrl", "sqs:GetQueueAttributes", "sqs:SetQueueAttributes"),
-            ("queues", "dead"),
-        ),
-        _Need(("sqs:TagQueue", "sqs:ListQueueTags"), ("queues",)),
-        _Need(("sns:CreateTopic", "sns:Subscribe"), ("topics",)),
-        _Need(("sns:GetSubscriptionAttributes", "sns:SetSubscriptionAttributes"), ("any",)),
-    ),
-    "operator": (
-        _Need(
-            (
-                "sqs:GetQueueUrl", "sqs:GetQueueAttributes", "sqs:ListQueueTags", "sqs:PurgeQueue", "sqs:DeleteQueue",
-                "sqs:UntagQueue",
-            ),
-            ("queues",),
-        ),
-        _Need(("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility"), ("dead",)),
-        _Need(("sqs:SendMessage",), ("queues",)),
-        _Need(("sns:GetTopicAttributes", "sns:ListSubscriptionsByTopic", "sns:DeleteTopic"), ("topics",)),
-        _Need(("sns:Unsubscribe", "sqs:ListQueues"), ("any",)),
-    ),
-}  # fmt: skip
+#: Kinds of resources that a check looks at, of those that roles need rights on.
+_KINDS = ("queues", "dead_queues", "topics")
+#: Without these, topics have no tags, and ages of messages are unknown.
+_OPTIONAL = {"sns:TagResource", "sns:ListTagsForResource", "cloudwatch:GetMetricData"}
 #: Actions that the check itself does: what it was denied is known.
 _READS = {
     "sqs:GetQueueUrl", "sqs:GetQueueAttributes", "sqs:ListQueueTags", "sns:GetTopicAttributes",
@@ -102,6 +59,11 @@ _EMPTY: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "sqs:UntagQueue": ("untag_queue", {"TagKeys": []}),
     "sns:Publish": ("publish_batch", {"PublishBatchRequestEntries": []}),
 }  # fmt: skip
+#: Reads of what the check has no other use for.
+_LISTS: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
+    "sqs:ListQueues": ("sqs", "list_queues", {"MaxResults": 1}),
+    "sns:ListTopics": ("sns", "list_topics", {}),
+}
 
 
 @dataclass(frozen=True)
@@ -155,14 +117,17 @@ class RightsReader:
 
     def read(self, expected: Expected, facts: Facts, roles: Iterable[str]) -> list[Right]:
         """Judge each action of some roles on the app's queues and topics that exist."""
-        wanted = [
-            (role, action, resource)
-            for role in roles
-            for need in ROLES[role]
-            for on in need.on
-            for action in need.actions
-            for resource in _resources(expected, facts, on, action)
-        ]
+        wanted = list(
+            dict.fromkeys(
+                (role, action, resource)
+                for role in roles
+                for grant in GRANTS
+                for action in grant.actions
+                for kind in grant.kinds
+                if role in grant.roles and kind in _KINDS and action not in _OPTIONAL
+                for resource in (["*"] if grant.is_any else _resources(expected, facts, kind, action))
+            )
+        )
         simulated = self._simulate(sorted({(action, resource) for _, action, resource in wanted}))
         rights = []
         for role, action, resource in wanted:
@@ -182,8 +147,8 @@ class RightsReader:
         tried = next((verdict for (known, _), verdict in self._known.items() if known == action), None)
         if action in _ONCE and tried is not None:
             return tried
-        if action == "sqs:ListQueues":
-            return self._try("sqs", "list_queues", {"MaxResults": 1}, if_done="allowed")
+        if action in _LISTS:
+            return self._try(*_LISTS[action], if_done="allowed")
         if action not in _EMPTY:
             return "unknown"
         operation, params = _EMPTY[action]
@@ -240,13 +205,11 @@ def _evaluated(answer: Mapping[str, Any]) -> dict[tuple[str, str], Verdict]:
     return verdicts
 
 
-def _resources(expected: Expected, facts: Facts, on: str, action: str) -> list[str]:
+def _resources(expected: Expected, facts: Facts, kind: str, action: str) -> list[str]:
     """The resources of an action: those that exist, if the action is tried on them."""
-    if on == "any":
-        return ["*"]
     is_tried = action in _EMPTY or action in _READS
     is_creation = action in ("sqs:CreateQueue", "sns:CreateTopic")
-    if on == "topics":
+    if kind == "topics":
         return [
             topic.arn
             for topic in expected.blueprint.topics
@@ -254,7 +217,7 @@ def _resources(expected: Expected, facts: Facts, on: str, action: str) -> list[s
             and not (is_tried and facts.topics[topic.arn].exists is False)
             and not (is_creation and topic.is_predefined)
         ]
-    roles = {"queues": ("queue", "level"), "dead": ("dead", "undelivered")}[on]
+    roles = ("queue", "level") if kind == "queues" else ("dead", "undelivered")
     return [
         queue.arn
         for queue in expected.blueprint.queues

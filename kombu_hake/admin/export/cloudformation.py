@@ -1,0 +1,124 @@
+"""A blueprint as a CloudFormation template. Pure.
+
+Names are explicit, because processes find queues and topics by them, and ARNs are literals: a stack belongs to one
+account and region. Queues and topics outlive the stack (``DeletionPolicy``), because queues hold messages.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from kombu_hake._version import __version__
+from kombu_hake.admin.export.names import logical_id
+from kombu_hake.amqp import parse_arn, read_object
+from kombu_hake.exceptions import ConfigurationError
+from kombu_hake.topology import Blueprint, SnsSubscription, SnsTopic, SqsQueue
+
+__all__ = ["INLINE_MAX_BYTES", "MAX_BYTES", "MAX_RESOURCES", "cloudformation", "template"]
+
+MAX_RESOURCES = 500
+#: Of a template that is uploaded to S3, and of one that is sent with the request.
+MAX_BYTES, INLINE_MAX_BYTES = 1_000_000, 51_200
+_VERSION = "2010-09-09"
+_KEPT = {"DeletionPolicy": "RetainExceptOnCreate", "UpdateReplacePolicy": "Retain"}
+_NUMBERS = {
+    "DelaySeconds", "KmsDataKeyReusePeriodSeconds", "MaximumMessageSize", "MessageRetentionPeriod",
+    "ReceiveMessageWaitTimeSeconds", "VisibilityTimeout",
+}  # fmt: skip
+_FLAGS = {"ContentBasedDeduplication", "FifoQueue", "FifoTopic", "RawMessageDelivery", "SqsManagedSseEnabled"}
+_DOCUMENTS = {"FilterPolicy", "RedrivePolicy"}
+
+
+def cloudformation(blueprint: Blueprint) -> dict[str, Any]:
+    """The template, ready for ``json.dumps``.
+
+    Raises:
+        ConfigurationError: it exceeds what CloudFormation takes.
+    """
+    queues = [queue for queue in blueprint.queues if not queue.is_predefined]
+    topics = [topic for topic in blueprint.topics if topic.is_bound and not topic.is_predefined]
+    ids: dict[str, str] = {queue.arn: logical_id("Queue", queue.physical) for queue in queues}
+    ids |= {topic.arn: logical_id("Topic", topic.physical) for topic in topics}
+    gates: dict[str, str] = {queue.arn: logical_id("Policy", queue.physical) for queue in queues if queue.policy}
+    resources: dict[str, Any] = {ids[topic.arn]: _topic(topic) for topic in topics}
+    resources |= {ids[queue.arn]: _queue(queue, ids) for queue in queues}
+    resources |= {gates[queue.arn]: _policy(queue, ids) for queue in queues if queue.policy}
+    for one in blueprint.subscriptions:
+        if not one.is_predefined:
+            name = logical_id("Subscription", parse_arn(one.topic_arn).name, parse_arn(one.queue_arn).name)
+            resources[name] = _subscription(one, ids, gates)
+    return template(
+        f"Queues and topics, made by kombu_hake {__version__}: celery hake export cloudformation", resources
+    )
+
+
+def template(description: str, resources: Mapping[str, Any], **sections: Any) -> dict[str, Any]:
+    """A whole template.
+
+    Raises:
+        ConfigurationError: it exceeds what CloudFormation takes.
+    """
+    found = {"AWSTemplateFormatVersion": _VERSION, "Description": description, **sections, "Resources": dict(resources)}
+    size = len(json.dumps(found, separators=(",", ":")).encode())
+    if len(resources) > MAX_RESOURCES or size > MAX_BYTES:
+        raise ConfigurationError(
+            f"The template would have {len(resources)} resources and {size:,} bytes, and CloudFormation takes "
+            f"{MAX_RESOURCES} and {MAX_BYTES:,}. Export Terraform, which has no such limits, or give parts of the app "
+            "(other task modules, other task_queues) an app and a stack of their own."
+        )
+    return found
+
+
+def _queue(queue: SqsQueue, ids: Mapping[str, str]) -> dict[str, Any]:
+    properties = {"QueueName": queue.physical, **_properties(queue.attributes)}
+    needs = []
+    if queue.redrive:
+        properties["RedrivePolicy"] = read_object(queue.redrive)
+        needs = [ids[arn] for arn in [properties["RedrivePolicy"].get("deadLetterTargetArn")] if arn in ids]
+    if queue.redrive_allow:
+        properties["RedriveAllowPolicy"] = read_object(queue.redrive_allow)
+    return _resource("AWS::SQS::Queue", properties | _tags(queue.tags), needs) | _KEPT
+
+
+def _topic(topic: SnsTopic) -> dict[str, Any]:
+    properties = {"TopicName": topic.physical, **_properties(topic.attributes), **_tags(topic.tags)}
+    return _resource("AWS::SNS::Topic", properties, []) | _KEPT
+
+
+def _policy(queue: SqsQueue, ids: Mapping[str, str]) -> dict[str, Any]:
+    properties = {"Queues": [{"Ref": ids[queue.arn]}], "PolicyDocument": read_object(queue.policy)}
+    return _resource("AWS::SQS::QueuePolicy", properties, [])
+
+
+def _subscription(one: SnsSubscription, ids: Mapping[str, str], gates: Mapping[str, str]) -> dict[str, Any]:
+    found = _properties(one.attributes)
+    properties = {"TopicArn": one.topic_arn, "Protocol": "sqs", "Endpoint": one.queue_arn, **found}
+    # What SNS accepts must find the queue's door open: its policy comes first.
+    keeper = found.get("RedrivePolicy", {}).get("deadLetterTargetArn")
+    needs = [ids.get(one.topic_arn), *(gates.get(arn, ids.get(arn)) for arn in (one.queue_arn, keeper))]
+    return _resource("AWS::SNS::Subscription", properties, [name for name in needs if name is not None])
+
+
+def _properties(attributes: Mapping[str, str]) -> dict[str, Any]:
+    return {name: _value(name, text) for name, text in sorted(attributes.items())}
+
+
+def _value(name: str, text: str) -> Any:
+    convert: Callable[[str], Any] = str
+    if name in _NUMBERS:
+        convert = int
+    elif name in _FLAGS:
+        convert = "true".__eq__
+    elif name in _DOCUMENTS:
+        convert = read_object
+    return convert(text)
+
+
+def _tags(tags: Mapping[str, str]) -> dict[str, Any]:
+    return {"Tags": [{"Key": key, "Value": tags[key]} for key in sorted(tags)]} if tags else {}
+
+
+def _resource(kind: str, properties: Mapping[str, Any], needs: list[str]) -> dict[str, Any]:
+    return {"Type": kind, **({"DependsOn": sorted(set(needs))} if needs else {}), "Properties": dict(properties)}
