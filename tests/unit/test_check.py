@@ -713,6 +713,28 @@ def test_steps_to_an_endpoint(url: str, step: str | None) -> None:
     assert found is None if step is None else step in str(found)
 
 
+def test_sns_alone_that_cannot_be_reached_is_found(
+    app: Celery, fake: FakeClients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A VPC with an endpoint for SQS, and none for SNS."""
+    fake.fail("get_topic_attributes", BrokerUnavailable("no answer"))
+    with closed_port() as port, socket.create_server(("127.0.0.1", 0)) as server:
+        endpoints = {"sqs": f"http://127.0.0.1:{server.getsockname()[1]}", "sns": f"http://127.0.0.1:{port}"}
+        monkeypatch.setattr(fake, "endpoints", lambda: endpoints)
+        [finding] = report(app).findings
+    assert (finding.code, finding.where) == ("endpoint-unreachable", endpoints["sns"])
+
+
+@pytest.fixture
+def reachable(fake: FakeClients, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Endpoints that take connections."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.setattr(fake, "endpoints", lambda: {"sqs": url, "sns": url})
+        yield
+
+
+@pytest.mark.usefixtures("reachable")
 def test_aws_that_stops_answering_is_an_error(app: Celery, fake: FakeClients) -> None:
     fake.fail("get_topic_attributes", BrokerUnavailable("gone"))
     with pytest.raises(BrokerUnavailable, match="gone"):
@@ -754,6 +776,7 @@ def test_a_remark_does_not_change_the_exit_code(app: Celery, fake: FakeClients) 
     assert "INFO foreign-subscription" in result.output
 
 
+@pytest.mark.usefixtures("reachable")
 def test_the_command_exits_with_1_if_it_cannot_check(app: Celery, fake: FakeClients) -> None:
     fake.fail("get_topic_attributes", BrokerUnavailable("gone"))
     result = run(app)

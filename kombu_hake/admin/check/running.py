@@ -86,14 +86,28 @@ def check(
     Raises:
         ConfigurationError: the account is unknown.
         TopologyError: the app declares what AMQP does not know.
-        BrokerUnavailable: AWS stopped answering.
+        BrokerUnavailable: AWS does not answer, and its endpoints can be reached.
     """
-    settings = clients.settings
     try:
         clients.check()
-    except BrokerUnavailable as exc:
-        return CheckReport(tuple(_unreachable(clients, exc)))
-    declarations = declared(app)
+        return _checked(app, topology, clients, roles, probe, wait_s, on_progress)
+    except BrokerUnavailable:
+        step = _unreachable(clients)
+        if step is None:
+            raise
+        return CheckReport((step,))
+
+
+def _checked(
+    app: Any,
+    topology: Topology,
+    clients: Clients,
+    roles: Collection[str],
+    probe: bool,
+    wait_s: float | None,
+    on_progress: Callable[[str], None],
+) -> CheckReport:
+    settings, declarations = clients.settings, declared(app)
     expected = Expected(
         declarations,
         blueprint(declarations, settings, topology.home),
@@ -126,15 +140,13 @@ def judged(expected: Expected, facts: Facts) -> list[Finding]:
     return [*of_place(expected, facts), *of_queues(expected, facts), *of_topics(expected, facts)]
 
 
-def _unreachable(clients: Clients, exc: BrokerUnavailable) -> Iterator[Finding]:
-    """At which step the endpoints cannot be reached."""
-    endpoints = clients.endpoints()
-    for service, url in endpoints.items():
+def _unreachable(clients: Clients) -> Finding | None:
+    """The endpoint that cannot be reached, and at which step; None if each can."""
+    for service, url in clients.endpoints().items():
         step = unreachable_at(url, clients.settings.connect_timeout)
         if step is not None:
-            yield found("endpoint-unreachable", url, f"{service} cannot be reached. {step}")
-            return
-    yield found("endpoint-unreachable", endpoints["sqs"], f"A connection is possible, but requests fail: {exc}")
+            return found("endpoint-unreachable", url, f"{service} cannot be reached. {step}")
+    return None
 
 
 def _differences(expected: Expected, facts: Facts, clients: Clients, topology: Topology) -> Iterator[Drift | Finding]:
@@ -152,5 +164,6 @@ def _differences(expected: Expected, facts: Facts, clients: Clients, topology: T
     except BrokerUnavailable:
         raise
     except HakeError as exc:
-        if not any(True for _ in of_place(expected, facts)):  # which tells why: an address of another region
+        # An address of another region is a finding of its own.
+        if not any(finding.severity == "error" for finding in of_place(expected, facts)):
             yield found("cannot-check", expected.app, f"Cannot compare with what apply would make: {exc}")
