@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import itertools
 import logging
+import time
 import weakref
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 from uuid import uuid4
 
-from kombu_hake.amqp import QueueUrl, level_names
-from kombu_hake.aws import Clients, forksafe
+from kombu_hake.amqp import TEMPORARY, QueueUrl, is_task, label, level_names
+from kombu_hake.aws import Clients, Vital, forksafe
 from kombu_hake.config import Settings
 from kombu_hake.declaring import DeclaringChannel
 from kombu_hake.exceptions import AccessDenied, HakeError
@@ -37,9 +38,11 @@ from kombu_hake.receive import (
     about,
     receive_count,
     receive_params,
+    report_poll,
     to_message,
     told,
 )
+from kombu_hake.telemetry import Received, Telemetry
 from kombu_hake.temporary import Temporaries
 from kombu_hake.topology import Topology
 from kombu_hake.worker import state as worker
@@ -242,9 +245,12 @@ class Channel(DeclaringChannel):
     def _get_one(self, queue: str, source: str, url: QueueUrl) -> Delivery | None:
         """Receive one message; None if there is none."""
         visibility_s = self._settings.visibility_timeout
+        started, telemetry = time.perf_counter(), self._clients.telemetry
         answer = self._clients.sqs("receive_message", **receive_params(url, 1, _GET_WAIT_S, visibility_s))
+        if telemetry is not None:
+            report_poll(telemetry, label(queue), started, answer, None, self._clients.now_ms())
         for raw in answer.get("Messages") or ():
-            lease = Lease(url, raw["ReceiptHandle"], self._leases.now(), visibility_s)
+            lease = Lease(url, raw["ReceiptHandle"], self._leases.now(), visibility_s, label(queue))
             self._leases.hold([lease])
             delivery = Delivery(self.channel_id, queue, source, raw, lease)
             try:
@@ -295,7 +301,11 @@ class Channel(DeclaringChannel):
         if message is None:
             return False
         try:
-            consumer.callback(message)
+            telemetry = self._clients.telemetry
+            if telemetry is None or is_task(message.headers) or worker.is_of_worker(transport):  # it runs later
+                consumer.callback(message)
+            else:
+                self._process(telemetry, consumer.callback, message, delivery.queue)
         except Exception as exc:
             if isinstance(exc, (MemoryError, *_connection_errors(transport))):
                 raise
@@ -304,6 +314,29 @@ class Channel(DeclaringChannel):
                 raise
             self._after_failure(delivery, message, exc)
         return True
+
+    @staticmethod
+    def _process(telemetry: Telemetry, callback: Callable[[Any], Any], message: HakeMessage, queue: str) -> None:
+        """Call a consumer that is not Celery's, with a span around it, and measure it."""
+        destination, properties = label(queue), message.properties
+        if destination == TEMPORARY:  # replies, events, commands
+            callback(message)
+            return
+        running = None
+        if telemetry.traces.is_on():
+            received = Received(destination, properties.get("message_id"), properties.get("receive_count"))
+            running = telemetry.traces.processing(received, message.headers)
+        started, error = time.perf_counter(), None
+        try:
+            callback(message)
+        except BaseException as exc:
+            error = exc
+            raise
+        finally:
+            name = "" if error is None else type(error).__name__
+            if running is not None:
+                running.end(name, error)
+            telemetry.metrics.processed(destination, time.perf_counter() - started, name)
 
     def _after_failure(self, delivery: Delivery, message: HakeMessage, exc: Exception) -> None:
         """Dead-letter or hide a message that made a Celery worker's callback fail. The worker continues."""
@@ -415,6 +448,10 @@ class Channel(DeclaringChannel):
     def look_after_pollers(self) -> None:
         """Restart pollers that have ended unexpectedly; the consuming thread calls it regularly."""
         self._receiver.look_after_pollers()
+
+    def vitals(self) -> list[Vital]:
+        """The pollers that a worker cannot do without."""
+        return self._receiver.vitals()
 
     def wait_for_open_polls(self, urls: Collection[QueueUrl], timeout_s: float) -> None:
         """After :meth:`close`; see :meth:`kombu_hake.receive.receiver.Receiver.wait_for_open_polls`."""

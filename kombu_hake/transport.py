@@ -21,7 +21,7 @@ import kombu.exceptions
 from kombu.transport import base
 
 from kombu_hake._version import __version__
-from kombu_hake.aws import Clients, forksafe, shared_clients
+from kombu_hake.aws import Clients, Pulse, Vital, forksafe, shared_clients
 from kombu_hake.channel import Channel, Parts
 from kombu_hake.config import (
     Settings,
@@ -57,9 +57,11 @@ from kombu_hake.receive import (
     LostLease,
     Payloads,
 )
+from kombu_hake.telemetry import Telemetry
+from kombu_hake.telemetry import load as load_telemetry
 from kombu_hake.temporary import Janitor, Presence, Temporaries
 from kombu_hake.topology import Topology
-from kombu_hake.worker import install, lost_tasks
+from kombu_hake.worker import health, install, keep_no_tenant, lost_tasks, observe, watch
 from kombu_hake.worker import state as worker
 
 __all__ = ["Transport"]
@@ -91,7 +93,7 @@ def _build_shared(settings: Settings) -> _Shared:
     clients = Clients(settings)
     topology = Topology(clients, settings)
     publisher = Publisher(clients, Limits(settings, topology))
-    dispatcher = Dispatcher(topology, Routes(topology, settings), publisher, settings)
+    dispatcher = Dispatcher(topology, Routes(topology, settings), publisher, settings, worker.running_properties)
     janitor = Janitor(clients, settings, topology.topics, topology.home)
     presence = Presence(topology.signs, janitor)
     dead_letters = DeadLetters(clients, dispatcher.publish_now, topology.dead_queues.make_again)
@@ -134,14 +136,18 @@ class Transport(base.Transport):  # type: ignore[misc]
         self.client = client
         self.can_parse_url = True  # makes kombu call as_uri()
         _settle_fields(client)
+        keep_no_tenant()
         self.channels: list[Channel] = []
         self.connected = False
         self._channel_ids = itertools.count(1)
         self._loops: list[tuple[Any, int, Any]] = []
         #: When to check the threads next, monotonic.
         self._look_at = 0.0
+        #: Of the thread that consumes: Celery's event loop.
+        self._pulse = Pulse()
         #: The channels closed most recently, and when.
         self._parted: deque[tuple[Channel, float]] = deque(maxlen=4)
+        watch()
         forksafe.register(self)
 
     def reset_after_fork(self) -> None:
@@ -156,7 +162,7 @@ class Transport(base.Transport):  # type: ignore[misc]
         Raises:
             ConfigurationError: lists every fault of URL and options.
         """
-        self.settings = self._load_settings()
+        self.settings = self.load_settings()
         self._shared: _Shared = shared_clients(self.settings, _build_shared)
         self.clients, self.topology = self._shared.clients, self._shared.topology
         self.dispatcher, self.dead_letters = self._shared.dispatcher, self._shared.dead_letters
@@ -169,6 +175,8 @@ class Transport(base.Transport):  # type: ignore[misc]
             BrokerUnavailable: no answer within the connect timeout.
         """
         self.prepare()
+        install()
+        health.connecting(self.settings)
         if self.settings.topology != "assume":  # which asks AWS nothing
             self.clients.check()
         self.inbox = Inbox()
@@ -188,7 +196,7 @@ class Transport(base.Transport):  # type: ignore[misc]
         # The threads refer to the leases and not to this object, so that a dropped connection can be collected.
         self._disown = weakref.finalize(self, self.leases.disown)
         self._disown.atexit = False
-        install()
+        observe(self.clients.telemetry)
         self.temporaries = Temporaries(self.topology, self._shared.presence)
         self.connected = True
         _open.add(self)
@@ -320,7 +328,15 @@ class Transport(base.Transport):  # type: ignore[misc]
         """Wake the event loop, as its next step may have changed. For any thread."""
         self.inbox.wake()
 
+    def vitals(self) -> list[Vital]:
+        """The threads that a worker which consumes with this connection cannot do without; [] when it is closed."""
+        if not self.connected:
+            return []
+        pollers = [vital for channel in list(self.channels) for vital in channel.vitals()]
+        return [Vital("the event loop", self._pulse), *self.leases.vitals(), *pollers]
+
     def _look_after_threads(self) -> None:
+        self._pulse.beat()
         self._look_at = time.monotonic() + _LOOK_AFTER_S
         for channel in list(self.channels):
             channel.look_after_pollers()
@@ -339,6 +355,7 @@ class Transport(base.Transport):  # type: ignore[misc]
 
     def _deliver(self, item: Item) -> bool:
         """Deliver one item; False if no consumer got it."""
+        self._pulse.beat()  # for each, as a solo pool runs the task here
         if isinstance(item, Delivery):
             channel = self._channel(item.channel_id)
             if channel is not None:
@@ -378,11 +395,20 @@ class Transport(base.Transport):  # type: ignore[misc]
         """No defaults: no host means AWS."""
         return {}
 
-    def _load_settings(self) -> Settings:
+    def load_settings(self) -> Settings:
+        """The settings of the connection; does not connect.
+
+        Raises:
+            ConfigurationError: lists every fault of URL and options.
+        """
         client = self.client
         # A copy: kombu writes into transport_options while it retries (kombu/messaging.py, ``Producer.publish``).
         options: Mapping[str, Any] = revealed(dict(client.transport_options or {}))
         return load(self._url_parts(), options, os.environ, client.connect_timeout)
+
+    def telemetry(self) -> Telemetry | None:
+        """What this process reports to OpenTelemetry; None where the option turns it off. Needs no connection."""
+        return load_telemetry() if self._load_settings().telemetry else None
 
     def _url_parts(self) -> UrlParts:
         """The URL that kombu keeps as host name, or one built from kombu's separate fields.
@@ -438,3 +464,5 @@ def _close_all_at_exit() -> None:
 
 
 atexit.register(_close_all_at_exit)
+# Celery imports this module when a worker reads its settings, just before it sends the signal worker_init.
+install()

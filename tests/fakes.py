@@ -77,12 +77,15 @@ class FakeClients:
         timings: Timings = QUICK,
         region: str = REGION,
         url_base: str = "",
+        sqs: type[FakeSqs] = FakeSqs,
     ) -> None:
         #: As of :class:`kombu_hake.aws.clients.Clients`; those of the latest connection.
         self.settings = make_settings()
+        #: As of the real ones: off, unless a test sets it.
+        self.telemetry: Any = None
         self.clock: Any = clock or FakeClock()
         self.changed = threading.Condition(threading.RLock())
-        self.queues = FakeSqs(ACCOUNT, region, self.clock, self.changed, timings=timings, url_base=url_base)
+        self.queues = sqs(ACCOUNT, region, self.clock, self.changed, timings=timings, url_base=url_base)
         self.topics = FakeSns(ACCOUNT, region, self.queues)
         self.objects = FakeS3()
         self.budgets = Budgets(timings, self.clock)

@@ -7,10 +7,12 @@ from typing import Any
 from celery import Celery
 from celery.signals import worker_init, worker_ready
 
+from . import telemetry
 from .peers import Broker
 from .stamps import STAMP, append
 
 broker = Broker.from_environment()
+telemetry.set_up()
 
 app = Celery("bench", broker=broker.url, set_as_current=True)
 app.conf.update(

@@ -24,7 +24,7 @@ def blueprint(found: Declared, settings: Settings, home: Home) -> Blueprint:
     """
     return blueprint_of(
         [(queue.spec, queue.bindings) for queue in found.queues],
-        {exchange.name: exchange.type for exchange in found.exchanges},
+        {exchange.name: exchange.spec for exchange in found.exchanges},
         settings,
         home,
     )

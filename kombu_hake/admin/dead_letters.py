@@ -37,6 +37,7 @@ from kombu_hake.amqp import (
     combined,
     decode,
     encode,
+    group_of,
     has_pointer,
     is_task,
     pointer_attributes,
@@ -438,10 +439,13 @@ def revived(letter: DeadLetter, *, is_fifo: bool) -> dict[str, Any]:
         entry["MessageBody"] = first_try
     elif attributes:
         entry["MessageAttributes"] = attributes
+    system = letter.raw.get("Attributes") or {}
+    group = system.get("MessageGroupId") or group_of(letter.properties, is_fifo=is_fifo)
     if is_fifo:
-        system = letter.raw.get("Attributes") or {}
-        entry["MessageGroupId"] = str(system.get("MessageGroupId") or "default")
+        entry["MessageGroupId"] = str(group or "default")
         entry["MessageDeduplicationId"] = uuid4().hex
+    elif group:
+        entry["MessageGroupId"] = str(group)
     return entry
 
 

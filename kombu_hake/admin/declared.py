@@ -17,7 +17,7 @@ from kombu.transport.base import to_rabbitmq_queue_arguments
 from kombu_hake.amqp import PRIVATE_EXCHANGE, Argument, Binding, ExchangeType, is_reply_exchange
 from kombu_hake.exceptions import TopologyError
 from kombu_hake.groups import registry
-from kombu_hake.topology import QueueSpec
+from kombu_hake.topology import SIZE_ARGUMENT, ExchangeSpec, QueueSpec, checked_size
 
 __all__ = ["Declared", "DeclaredExchange", "DeclaredQueue", "declared"]
 
@@ -54,6 +54,15 @@ class DeclaredExchange:
     name: str
     type: ExchangeType | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def spec(self) -> ExchangeSpec:
+        """For topology.
+
+        Raises:
+            DeclarationMismatch: its size is not a number of bytes that a topic can take.
+        """
+        return ExchangeSpec(self.type, checked_size(self.name, self.arguments.get(SIZE_ARGUMENT)))
 
 
 @dataclass(frozen=True)
@@ -111,10 +120,10 @@ def declared(app: Any) -> Declared:
         )
         for exchange, _ in bound:
             if exchange.name and exchange.name != PRIVATE_EXCHANGE:
-                exchanges[exchange.name] = _exchange(exchange)
+                exchanges[exchange.name] = _merged(_exchange(exchange), exchanges.get(exchange.name))
     for exchange in _published_to(app):
-        if exchange.name and exchange.name not in exchanges:
-            exchanges[exchange.name] = exchange
+        if exchange.name:
+            exchanges[exchange.name] = _merged(exchanges.get(exchange.name, exchange), exchange)
     return Declared(
         tuple(queues[name] for name in sorted(queues)),
         tuple(exchanges[name] for name in sorted(exchanges) if not is_reply_exchange(name)),
@@ -164,6 +173,17 @@ def _exchange(exchange: Exchange) -> DeclaredExchange:
     return DeclaredExchange(exchange.name, _type(exchange), exchange.arguments or {})
 
 
+def _merged(one: DeclaredExchange, other: DeclaredExchange | None) -> DeclaredExchange:
+    """An exchange that is declared twice: of two sizes the larger one holds, as for workers."""
+    if other is None:
+        return one
+    arguments = {**other.arguments, **one.arguments}
+    sizes = [checked_size(one.name, each.arguments.get(SIZE_ARGUMENT)) or 0 for each in (one, other)]
+    return DeclaredExchange(
+        one.name, one.type or other.type, arguments | ({SIZE_ARGUMENT: max(sizes)} if max(sizes) else {})
+    )  # fmt: skip
+
+
 def _type(exchange: Exchange) -> ExchangeType:
     found = exchange.type or "direct"
     if found not in get_args(ExchangeType):
@@ -209,7 +229,8 @@ def _published_to(app: Any) -> Iterator[DeclaredExchange]:
             found = options.get("exchange_type")
             yield DeclaredExchange(exchange, cast(ExchangeType, found) if found in get_args(ExchangeType) else None)
     for subscription in registry.all(app):
-        yield DeclaredExchange(subscription.topic, "topic")
+        given = {SIZE_ARGUMENT: subscription.max_size} if subscription.max_size is not None else {}
+        yield DeclaredExchange(subscription.topic, "topic", given)
 
 
 def _destinations(app: Any) -> Iterator[Mapping[str, Any]]:

@@ -7,6 +7,7 @@ reconciler of workers make what is missing, and compares again until AWS shows n
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -15,17 +16,21 @@ from kombu_hake.admin.declared import Declared, declared
 from kombu_hake.amqp import main_queue
 from kombu_hake.aws import Clients
 from kombu_hake.exceptions import (
+    AccessDenied,
     BrokerUnavailable,
     HakeError,
     QueueDeletedRecently,
     QueueNotFound,
     TopicNotFound,
+    TopologyError,
 )
+from kombu_hake.quoting import guarded
 from kombu_hake.topology import Audit, Auditor, Drift, QueueSpec, Topology
 from kombu_hake.topology import Undeclared as Found
 
 __all__ = ["Applied", "Change", "Operator", "Plan", "Undeclared"]
 
+logger = guarded(logging.getLogger(__name__))
 #: Between two looks at an AWS that does not show everything yet, seconds.
 _LOOK_AGAIN_S = 5.0
 #: How often differences that stay are made again.
@@ -139,12 +144,28 @@ class Operator:
     ) -> Applied:
         """See :meth:`kombu_hake.admin.connection.Admin.apply`."""
         run = _Run(self._topology, self._clients, self._declared, on_progress)
+        found = self._converge(run, sleep)
+        asked = set(prune([_undeclared(one) for one in found.undeclared])) if found.undeclared else set()
+        removed = run.remove([one for one in found.undeclared if _undeclared(one) in asked])
+        if removed:  # a filter may be wider until AWS shows that its binding is gone
+            found = self._converge(run, sleep)
+            gone = {(one.what, one.name, one.binding) for one in removed}
+            patience_s = self._settle_s
+            while patience_s > 0 and gone & {(one.what, one.name, one.binding) for one in found.undeclared}:
+                run.wait(len(removed))
+                sleep(_LOOK_AGAIN_S)
+                patience_s -= _LOOK_AGAIN_S
+                found = self._audit()
+        return Applied(tuple(run.made), tuple(map(_undeclared, removed)), tuple(run.failures), _plan(found))
+
+    def _converge(self, run: _Run, sleep: Callable[[float], None]) -> Audit:
+        """Make what differs until AWS shows no difference, or until something fails; the last comparison."""
         found = self._audit()
         patience_s = 0.0
         rounds = 0
         while found.changes and not run.failures:
             if patience_s > 0:
-                on_progress(f"AWS does not show {len(found.changes)} of the changes yet; looking again.")
+                run.wait(len(found.changes))
                 sleep(_LOOK_AGAIN_S)
                 patience_s -= _LOOK_AGAIN_S
             elif rounds == _MOST_ROUNDS:
@@ -154,11 +175,7 @@ class Operator:
                 patience_s = self._settle_s
                 run.make(found)
             found = self._audit(with_undeclared=False)
-        found = self._audit() if rounds else found
-        asked = set(prune([_undeclared(one) for one in found.undeclared])) if found.undeclared else set()
-        removed = run.remove([one for one in found.undeclared if _undeclared(one) in asked])
-        found.undeclared = [one for one in found.undeclared if one not in removed]
-        return Applied(tuple(run.made), tuple(map(_undeclared, removed)), tuple(run.failures), _plan(found))
+        return self._audit() if rounds else found
 
     @property
     def _settle_s(self) -> float:
@@ -173,7 +190,7 @@ class Operator:
             self._clients.settings,
             self._topology.home,
             [(queue.spec, queue.bindings) for queue in found.queues],
-            {exchange.name: exchange.type for exchange in found.exchanges},
+            {exchange.name: exchange.spec for exchange in found.exchanges},
             [*found.temporary, *found.other_queues],
         )
         return auditor.audit(with_undeclared=with_undeclared)
@@ -188,7 +205,7 @@ class _Run:
         self._topology = topology
         self._clients = clients
         self._queues = {queue.name: queue for queue in found.queues}
-        self._types = {exchange.name: exchange.type for exchange in found.exchanges}
+        self._exchanges = {exchange.name: exchange.spec for exchange in found.exchanges}
         self._on_progress = on_progress
         self._reported: set[Change] = set()
         self.made: list[Change] = []
@@ -203,18 +220,24 @@ class _Run:
         owners: dict[str, list[Drift]] = {}
         for change in found.changes:
             owners.setdefault(change.owner if change.queue else "", []).append(change)
-        for exchange, kind in self._types.items():
-            if kind is not None:
-                self._tried(f"exchange {exchange}", self._topology.declare_exchange, exchange, kind)
+        for exchange, spec in self._exchanges.items():
+            if spec.type is not None:
+                what = f"exchange {exchange}"
+                self._tried(what, self._topology.declare_exchange, exchange, spec.type, spec.max_size_bytes)
         topics = owners.pop("", [])
         for name in sorted(owners):
             if self._tried(f"queue {name}", self._make_queue, name, owners[name]):
                 self._report(owners[name])
         for change in topics:
-            if change.action == "change" and self._tried(f"topic {change.name}", self._tag_topic, change):
+            if change.action == "change" and self._tried(f"topic {change.name}", self._write_topic, change):
                 self._report([change])
             elif change.action == "create" and not self.failures:
                 self._report([change])  # made by the first subscription
+
+    def wait(self, number: int) -> None:
+        """Report that AWS does not show changes yet."""
+        what = "a change" if number == 1 else f"{number} changes"
+        self._on_progress(f"AWS does not show {what} yet; looking again.")
 
     def _tried(self, what: str, work: Callable[..., None], *args: Any) -> bool:
         try:
@@ -268,9 +291,14 @@ class _Run:
         if queues.look_for(spec):
             queues.create(spec, tags=change.tags, attributes=change.attributes, is_unbound=True)
 
-    def _tag_topic(self, change: Drift) -> None:
-        tags = [{"Key": key, "Value": value} for key, value in change.tags.items()]
-        self._clients.sns("tag_resource", ResourceArn=self._topology.topics.arn(change.owner), Tags=tags)
+    def _write_topic(self, change: Drift) -> None:
+        arn = self._topology.topics.arn(change.owner)
+        for name, value in change.attributes.items():
+            self._clients.sns("set_topic_attributes", TopicArn=arn, AttributeName=name, AttributeValue=value)
+            self._topology.sizes.forget(change.owner)
+        if change.tags:
+            tags = [{"Key": key, "Value": value} for key, value in change.tags.items()]
+            self._clients.sns("tag_resource", ResourceArn=arn, Tags=tags)
 
     # --- removal
 
@@ -310,7 +338,8 @@ class _Run:
         while True:
             try:
                 answer = self._clients.sns("list_subscriptions_by_topic", TopicArn=topic, **token)
-            except TopicNotFound:
+            except (TopologyError, AccessDenied) as exc:  # the policy of the queue may name any topic
+                logger.info("The subscriptions of topic %s are left alone: %s", topic, exc)
                 return
             for item in answer.get("Subscriptions") or ():
                 if item["Endpoint"] == (queue or item["Endpoint"]) and item["SubscriptionArn"].startswith("arn:"):

@@ -11,6 +11,7 @@ what is sent for a message       ``envelope.py`` (kombu's message to JSON and ba
 which messages are delivered     ``admission.py`` (bound? expired?), ``tasks.py`` (sound?), ``deferral.py`` (due?)
 which commands are obeyed        ``commands.py`` (sound?), ``naming.py`` (answered in its mailbox?)
 a priority level                 ``priorities.py``
+a tenant, its group id           ``tenants.py``
 a queue policy                   ``policy.py``; ``documents.py`` reads documents of external tools
 a tag of a temporary queue       ``ownership.py``
 a quota of AWS                   ``limits.py``
@@ -59,6 +60,7 @@ from kombu_hake.amqp.envelope import (
     unwritable_properties,
     with_first_sent,
 )
+from kombu_hake.amqp.labels import TEMPORARY, label
 from kombu_hake.amqp.limits import (
     FIFO_SUFFIX,
     MATCHED_KEY_MAX_CHARS,
@@ -170,6 +172,7 @@ from kombu_hake.amqp.routing import (
     without_priorities,
 )
 from kombu_hake.amqp.tasks import EVENT_HEADER, EVENT_TASK, ORIGIN_HEADER, PRIVATE_EXCHANGE, fault_of, is_plain, is_task
+from kombu_hake.amqp.tenants import group_id, group_of, is_group_id, is_tenant, tenant_of_group, tenant_text
 
 __all__ = [
     "CHANGES_ATTRIBUTE",
@@ -221,6 +224,7 @@ __all__ = [
     "SQS_QUEUE_READY_S",
     "SQS_QUEUE_RECREATE_S",
     "TAG_PREFIX",
+    "TEMPORARY",
     "Argument",
     "Arn",
     "Binding",
@@ -264,6 +268,8 @@ __all__ = [
     "fault_of",
     "filter_json",
     "from_tags",
+    "group_id",
+    "group_of",
     "has_foreign",
     "has_pointer",
     "has_same_own",
@@ -277,6 +283,7 @@ __all__ = [
     "is_command_queue",
     "is_dead_name",
     "is_event_queue",
+    "is_group_id",
     "is_incarnation",
     "is_json",
     "is_mailbox",
@@ -285,7 +292,9 @@ __all__ = [
     "is_reply_exchange",
     "is_reply_queue",
     "is_task",
+    "is_tenant",
     "judged_policy",
+    "label",
     "level_name",
     "level_names",
     "level_of",
@@ -315,6 +324,8 @@ __all__ = [
     "read_object",
     "reply_queue",
     "same_json",
+    "tenant_of_group",
+    "tenant_text",
     "to_tags",
     "undelivered_name",
     "unwritable_properties",

@@ -6,8 +6,8 @@ due, SQS would deliver it to another worker after twelve hours at most, and thou
 * Sent straight to a queue, a task is delayed by SQS: ``DelaySeconds``, up to fifteen minutes.
 * A task that arrives too early (a longer wait, or a fan-out: SNS has no delay) is *deferred*: hidden until it is due,
   or for as long as AWS can hide a message. Each redelivery counts as a receive. If a dead-letter queue counts receives,
-  the message is old for the queue's retention, or many messages of the queue are in flight, a copy with DelaySeconds
-  replaces it instead.
+  the message is old for the queue's retention, many messages of the queue are in flight, or the message has a tenant, a
+  copy with DelaySeconds replaces it instead.
 * It is delivered a little early, so that Celery's own timer starts it on time.
 
 A message in a FIFO queue is never deferred: it would hold up its group, and FIFO queues have no delay per message.
@@ -90,6 +90,7 @@ def plan(
     hidden: int,
     in_flight: int | None = None,
     retention_s: int | None = None,
+    has_tenant: bool = False,
 ) -> Deferral | None:
     """How a message that was received at *now* waits; None if it is delivered.
 
@@ -101,6 +102,8 @@ def plan(
         in_flight: Messages of the queue that are received or hidden, over all consumers, by AWS's latest count; None if
             unknown.
         retention_s: For how long the queue keeps a message, seconds; None if unknown.
+        has_tenant: Whether it has a MessageGroupId. SQS counts what is hidden as work in progress of that tenant, and
+            serves others first; a delayed copy does not count.
     """
     if due is None:
         return None
@@ -113,7 +116,7 @@ def plan(
     max_age_s = _MAX_AGE_S if retention_s is None else min(_MAX_AGE_S, retention_s / 2)
     keeps = age_s + hide_s < max_age_s
     has_room = hidden < MAX_HIDDEN and (in_flight or 0) + hidden < _MAX_IN_FLIGHT
-    if has_receives and keeps and has_room:
+    if has_receives and keeps and has_room and not has_tenant:
         return Deferral(How.HIDE, hide_s)
     return Deferral(How.COPY, max(1, int(min(left_s, SQS_MAX_DELAY_S, max_age_s))))
 

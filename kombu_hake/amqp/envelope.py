@@ -28,6 +28,7 @@ from kombu_hake.amqp.documents import is_deeper
 from kombu_hake.amqp.numeric import whole
 from kombu_hake.amqp.payloads import Changes
 from kombu_hake.amqp.tasks import ORIGIN_HEADER
+from kombu_hake.amqp.tenants import is_group_id, is_tenant
 
 __all__ = [
     "FOREIGN_ATTRIBUTES",
@@ -47,6 +48,10 @@ FOREIGN_ATTRIBUTES = ("rk", "exchange", "event_id")
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 #: Properties that the receiver sets on a received message.
 _OF_RECEIVING = ("attributes", "receive_count", "sent_timestamp_ms")
+#: Headers of W3C Trace Context, and the longest that must be kept. Programs parse them as soon as they trace tasks, and
+#: older versions of OpenTelemetry take time that grows with the square of the length.
+_TRACE_HEADERS = ("traceparent", "tracestate")
+_MAX_TRACE_CHARS = 512
 #: Properties that must be text, as in AMQP; other types are dropped. Celery publishes a result to ``reply_to``.
 _TEXTS = ("correlation_id", "message_id", "reply_to")
 #: Deeper JSON is not taken as an envelope: code that handles it later (ours, Celery's, the pool's) overflows the stack.
@@ -62,7 +67,7 @@ _KNOWN_PROPERTIES = frozenset(
         *("content_type", "content_encoding", "headers", "delivery_mode", "priority", "correlation_id", "reply_to"),
         *("expiration", "message_id", "timestamp", "type", "user_id", "app_id", "cluster_id"),
         *("delivery_info", "body_encoding", "delivery_tag", "first_sent_ms"),
-        *("MessageGroupId", "MessageDeduplicationId", "DelaySeconds", "delay_seconds"),
+        *("MessageGroupId", "MessageDeduplicationId", "DelaySeconds", "delay_seconds", "tenant"),
     }
 )
 _KOMBU_PROPERTIES = frozenset({"body_encoding", "delivery_info", "delivery_tag"})
@@ -165,6 +170,10 @@ def decode(text: str, queue: str, changes: Changes | None = None) -> Envelope:
     for name in _TEXTS:
         if not isinstance(properties.get(name, ""), str):
             del properties[name]
+    if "tenant" in properties and not is_tenant(properties["tenant"]):
+        del properties["tenant"]
+    if "MessageGroupId" in properties and not is_group_id(properties["MessageGroupId"]):
+        del properties["MessageGroupId"]  # AWS would refuse the message if it were sent again
     properties["delivery_info"] = _delivery_info(properties.get("delivery_info"), queue)
     try:
         body = _body_from_text(found.get("body"), properties.get("body_encoding"))
@@ -226,6 +235,10 @@ def _headers(given: Any, *, may_have_types: bool) -> dict[str, Any]:
     headers = given if isinstance(given, dict) else {}
     if may_have_types:
         headers = {name: _with_types(value) for name, value in headers.items()}
+    for name in _TRACE_HEADERS:
+        value = headers.get(name)
+        if value is not None and not (isinstance(value, str) and len(value) <= _MAX_TRACE_CHARS):
+            headers = {key: kept for key, kept in headers.items() if key != name}
     origin = headers.get(ORIGIN_HEADER)
     if ORIGIN_HEADER in headers and not (
         isinstance(origin, dict) and all(isinstance(origin.get(key), str) for key in ("exchange", "routing_key"))

@@ -17,19 +17,21 @@ from functools import partial
 from typing import Any, Literal
 
 from kombu_hake._version import __version__
-from kombu_hake.amqp import SQS_MAX_WAIT_S
+from kombu_hake.amqp import MAX_PAYLOAD_BYTES, SQS_MAX_WAIT_S
 from kombu_hake.aws import forksafe
 from kombu_hake.aws.answers import checked, looks_like_success
 from kombu_hake.aws.clock import AwsClock
 from kombu_hake.aws.concurrency import SharedParts
 from kombu_hake.aws.credentials import Credentials
 from kombu_hake.aws.error_table import credentials_error, error_for, foreign_answer, unreachable
+from kombu_hake.aws.pulse import Wait
 from kombu_hake.aws.retry import NewQueues, Tries
-from kombu_hake.aws.s3 import ObjectClient
+from kombu_hake.aws.s3 import PART_BYTES, ObjectClient
 from kombu_hake.aws.timely import bound_pool, read_body
-from kombu_hake.aws.wire import OPERATIONS, Wire, read_timeout_s
+from kombu_hake.aws.wire import OPERATIONS, Wire, answer_limit_s, read_timeout_s
 from kombu_hake.config import Access, Settings
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, ConfigurationError, HakeError, QueueNotFound
+from kombu_hake.telemetry import load as load_telemetry
 
 __all__ = ["Clients", "boto_client", "shared_clients"]
 
@@ -43,6 +45,8 @@ _POOL_CONNECTIONS = 64
 _PATIENCE_S = 90.0
 #: Kinds of calls that are tried once: their callers have a back-off of their own, or an alternative.
 _TRIED_ONCE = ("receive", "check", "sts", "iam", "s3")
+#: An upload or download is one call, and a request for each part.
+_MOST_PARTS = 2 + MAX_PAYLOAD_BYTES // PART_BYTES
 
 
 class Clients:
@@ -55,6 +59,8 @@ class Clients:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        #: What is to be reported to OpenTelemetry goes here; None where that is off.
+        self.telemetry = load_telemetry() if settings.telemetry else None
         self._lock = threading.RLock()  # re-entrant: a signal handler may publish while this thread holds it
         self._made: dict[str, Any] = {}
         #: The wire of each service, or False if it cannot be used.
@@ -217,9 +223,11 @@ class Clients:
             throttled_s=_PATIENCE_S if is_control else 0.0,
             is_patient=not is_once,
         )
+        limit_s = answer_limit_s(self.settings) * (_MOST_PARTS if kind == "s3" else 1)
         while True:
             try:
-                return self._try(kind, operation, params)
+                with Wait(limit_s):
+                    return self._try(kind, operation, params)
             except BrokerUnavailable as exc:
                 pause_s = tries.pause_s(exc)
                 if pause_s is None:
@@ -239,11 +247,15 @@ class Clients:
                 # botocore has validated the arguments already. A KeyError, ValueError or AttributeError of its parsers
                 # is caused by an answer: of the service, or of the source of the credentials.
                 error = foreign_answer(repr(exc), f"{service}:{operation}", "AWS")
+            if self.telemetry is not None:
+                self.telemetry.metrics.requested(service, operation, error)
             is_refusal = isinstance(error, BrokerUnavailable) and error.is_clock_error
             if is_refusal or not unreachable(error):
                 self._learn_clock(getattr(exc, "response", None), is_refusal=is_refusal)
             raise (self._known_keys_refused(error) if isinstance(error, ConfigurationError) else error) from exc
         answer = checked(service, operation, params, answer)
+        if self.telemetry is not None:
+            self.telemetry.metrics.requested(service, operation, None)
         self._last_success = time.monotonic()
         self._learn_clock(answer)
         return answer
@@ -286,7 +298,7 @@ class Clients:
             if service not in self._wires:
                 try:
                     self._wires[service] = Wire.can_serve(client, self.settings) and Wire(
-                        service, self._made["session"], client, self.settings, self._clock
+                        service, self._made["session"], client, self.settings, self._clock, self.telemetry
                     )
                 except (OSError, ImportError) as exc:  # the certificate bundle is a file
                     raise BrokerUnavailable(f"The client of {service} cannot be created: {exc}") from exc

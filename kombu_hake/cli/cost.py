@@ -10,6 +10,8 @@ The model, which ``docs/cost.md`` explains and the tests compare with what the b
 * Every ``check_bindings`` seconds a worker compares each bound queue: one request for its policy, one for its
   subscription. A process spends six such requests an interval at most; these queues need no more than four.
 * AWS bills each 64 KiB of a request.
+* With tenants, AWS charges extra for fair queues. Its price list does not say for which requests; the model takes all
+  that send, receive, renew or delete messages, so the estimate is an upper bound.
 """
 
 from __future__ import annotations
@@ -25,13 +27,15 @@ from kombu_hake.amqp import MAX_BATCH_ENTRIES, SNS_MAX_BATCH_BYTES, SQS_MAX_BATC
 from kombu_hake.cli.tables import table
 from kombu_hake.cli.tools import note, say
 
-__all__ = ["MONTH_S", "PRICES_FROM", "SNS_USD", "SQS_USD", "Load", "cost", "price_usd", "requests_a_month"]
+__all__ = ["FAIR_USD", "MONTH_S", "PRICES_FROM", "SNS_USD", "SQS_USD", "Load", "cost", "price_usd", "requests_a_month"]
 
 #: Thirty days.
 MONTH_S = 30 * 24 * 3600
 #: US dollars for a million requests: standard queues and topics, first price step, delivery from SNS to SQS is free.
 SQS_USD = 0.40
 SNS_USD = 0.50
+#: Added to the price of SQS for messages with a MessageGroupId in standard queues.
+FAIR_USD = 0.10
 PRICES_FROM = "us-east-1, 2026"
 
 _BILLED_BYTES = 64 * 1024
@@ -41,6 +45,16 @@ _GAP_S = 0.02
 _ACK_LINGER_S = 0.1
 #: Heartbeats of a temporary queue per second: five in ``temporary_queue_limit``, which is ten minutes.
 _SIGNS_OF_LIFE = 5 / 600
+#: Requests that are about messages of work.
+_OF_MESSAGES = frozenset(
+    {
+        "sqs:SendMessage",
+        "sqs:SendMessage to handlers",
+        "sqs:ReceiveMessage",
+        "sqs:DeleteMessage",
+        "sqs:ChangeMessageVisibility",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -106,13 +120,20 @@ def requests_a_month(load: Load) -> Mapping[str, float]:
     return {name: a_second * MONTH_S for name, a_second in found.items()}
 
 
-def price_usd(requests: Mapping[str, float], *, sqs_usd: float = SQS_USD, sns_usd: float = SNS_USD) -> float:
+def price_usd(
+    requests: Mapping[str, float], *, sqs_usd: float = SQS_USD, sns_usd: float = SNS_USD, fair_usd: float = 0.0
+) -> float:
     """US dollars for these requests.
 
     Args:
         sqs_usd, sns_usd: Price of a million requests.
+        fair_usd: What a million requests to SQS cost more if messages have a tenant.
     """
-    return sum(count * (sns_usd if name.startswith("sns:") else sqs_usd) for name, count in requests.items()) / 1e6
+
+    def price(name: str) -> float:
+        return sns_usd if name.startswith("sns:") else sqs_usd + (fair_usd if name in _OF_MESSAGES else 0.0)
+
+    return sum(count * price(name) for name, count in requests.items()) / 1e6
 
 
 def _received_at_once(load: Load, per_worker: float) -> float:
@@ -150,6 +171,8 @@ def _empty_polls(per_second: float) -> float:
 @click.option("--backlog", is_flag=True, help="The queues always hold more than the workers have taken.")
 @click.option("--held", type=click.FloatRange(min=0), default=0.0, show_default=True,
               help="Seconds from receiving a message to acknowledging it.")
+@click.option("--tenants", is_flag=True,
+              help=f"Messages have a tenant (fair queues): {FAIR_USD:.2f} USD more for a million requests.")
 @click.option("--no-remote-control", is_flag=True, help="Workers without Celery's remote control.")
 @click.option("--check-bindings", type=click.FloatRange(min=0), default=300.0, show_default=True,
               help="Seconds between two checks of a bound queue; 0: never.")
@@ -160,7 +183,8 @@ def _empty_polls(per_second: float) -> float:
 @click.option("--json", "as_json", is_flag=True, help="One JSON document instead of a table.")  # fmt: skip
 def cost(
     per_second: float, groups: int, workers: int, handlers: int, prefetch: int, size: int, batch: bool, backlog: bool,
-    held: float, no_remote_control: bool, check_bindings: float, sqs_price: float, sns_price: float, as_json: bool,
+    held: float, tenants: bool, no_remote_control: bool, check_bindings: float, sqs_price: float, sns_price: float,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Estimate requests and their price for a month of thirty days.
 
@@ -174,7 +198,8 @@ def cost(
     requests = requests_a_month(load)
 
     def usd(*names: str) -> float:
-        return price_usd({name: requests[name] for name in names}, sqs_usd=sqs_price, sns_usd=sns_price)
+        chosen, fair_usd = {name: requests[name] for name in names}, FAIR_USD if tenants else 0.0
+        return price_usd(chosen, sqs_usd=sqs_price, sns_usd=sns_price, fair_usd=fair_usd)
 
     if as_json:
         say(json.dumps({"requests": {n: round(c) for n, c in requests.items()}, "usd": round(usd(*requests), 2)}))

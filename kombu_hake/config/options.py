@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -48,6 +49,9 @@ _ENDPOINT_URL = re.compile(
     r"https?://(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?\])(?::[0-9]{1,5})?(?:/[A-Za-z0-9._~/-]*)?\Z",
     re.ASCII,
 )
+
+
+_IMPORT_PATH = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*(?:\.[^\W\d]\w*)*")
 
 
 class Option(NamedTuple):
@@ -297,6 +301,17 @@ def _account(value: Any) -> str | None:
     return text
 
 
+def _health_file(value: Any) -> str | None:
+    """Celery replaces ``%h`` (host) and ``%n`` (name of the node), as in ``--pidfile``."""
+    if value is None:
+        return None
+    if not isinstance(value, str) or not os.path.isabs(value) or not value.isprintable():
+        raise ValueError("the absolute path of a file, such as /run/celery/%n.health")
+    if os.path.basename(value) in ("", ".", "..") or set(re.findall("%(.?)", value.replace("%%", ""))) - set("hndpiI"):
+        raise ValueError("the path of a file in which %h is the host and %n the node, such as /run/celery/%n.health")
+    return value
+
+
 def _dead_letter_queue(value: Any) -> str | None:
     """``{queue}`` stands for the queue's name."""
     if value in (None, False, "") or (isinstance(value, str) and value.lower() in ("false", "0", "no", "off")):
@@ -310,8 +325,17 @@ def _dead_letter_queue(value: Any) -> str | None:
     return value.strip()
 
 
+def _tenant_from(value: Any) -> str | None:
+    text = _maybe_text(value)
+    if text is not None and ":" in text and not _IMPORT_PATH.fullmatch(text):
+        raise ValueError("the name of a header without a colon, or a function as 'package.module:function'")
+    return text
+
+
 def _maybe_store(value: Any) -> Store | None:
     return None if value in (None, "") else parse_store(value)
+
+
 def _codec(value: Any) -> str:
     if not isinstance(value, str) or not is_codec(value):
         raise ValueError("a codec that kombu has here, such as gzip, bzip2 or lzma")
@@ -360,6 +384,11 @@ OPTIONS: Mapping[str, Option] = {
     "queue_policy": Option(
         _choice("topics", "namespace"), "topics", "namespace: one statement for all topics of the namespace."
     ),
+    "tenant_from": Option(
+        _tenant_from,
+        None,
+        "Where the tenant of a message without one comes from: the name of a header, or 'package.module:function'.",
+    ),
     "fanout_priorities": Option(
         _flag, False, "Priorities also hold for queues that receive everything from an exchange (fanout, '#')."
     ),
@@ -403,6 +432,12 @@ OPTIONS: Mapping[str, Option] = {
         "Interval between checks of a queue's policy and subscriptions, s; 0: never.",
     ),
     "max_pollers": Option(_whole(1, 64, "threads per queue"), 8, "Maximum concurrent polls of one busy queue."),
+    # --- operating
+    "health_file": Option(
+        _health_file,
+        None,
+        "File that a worker keeps fresh while it is healthy: an absolute path, with %h and %n as in Celery's options.",
+    ),
     # --- large messages
     "compress_above": Option(
         _maybe_bytes, None, "Compress bodies of more than so many bytes; by default none."
@@ -416,6 +451,8 @@ OPTIONS: Mapping[str, Option] = {
     "read_timeout": Option(_number(1, 300, "seconds"), 15.0, "Time to wait for an answer, except of a long poll, s."),
     "max_attempts": Option(_whole(1, 20, "attempts"), 3, "Attempts of one request, including the first."),
     "client_config": Option(_mapping, {}, "Further arguments of botocore.config.Config.", aliases=("client-config",)),
+    # --- operating
+    "telemetry": Option(_flag, True, "Metrics and traces through OpenTelemetry, where its API is installed."),
 }
 
 #: The options that most projects set; the others are for special cases.
@@ -455,6 +492,7 @@ STORIES: Mapping[str, str] = {
     "best_effort_exchanges": "Further exchanges may be denied, or workers must fail without remote control.",
     "unroutable": "An error is better than a lost message: in tests, and where each message counts.",
     "queue_policy": "Bindings come and go often, or a queue is bound to many exchanges.",
+    "tenant_from": "A noisy customer must not delay the others, and each message already names its customer.",
     "fanout_priorities": "Tasks sent through a fanout exchange have priorities.",
     "dead_letter_queue": "Plain task queues should keep what cannot be processed.",
     "max_receive_count": "A message that kills its worker should be moved sooner, or later.",
@@ -468,6 +506,7 @@ STORIES: Mapping[str, str] = {
     "wait_time_seconds": "A proxy closes connections that are idle for less than 20 s.",
     "check_bindings": "A removed subscription should be noticed sooner, or the role may not read subscriptions.",
     "max_pollers": "One worker handles thousands of short tasks a second.",
+    "health_file": "Kubernetes, ECS or systemd restarts workers that hang.",
     "compress_above": "Large messages should cost less, or fit into SNS and SQS.",
     "compression": "All workers have a codec that is faster or packs better than gzip.",
     "large_messages": "Messages hold files, images or tables, of up to 256 MiB.",
@@ -475,6 +514,7 @@ STORIES: Mapping[str, str] = {
     "read_timeout": "Web requests must fail fast when AWS does not answer.",
     "max_attempts": "Web requests must fail fast, or batch jobs survive longer outages.",
     "client_config": "Calls go through an HTTP proxy, or need another botocore option.",
+    "telemetry": "OpenTelemetry observes the application, but is not to observe the broker.",
 }
 
 #: What kombu writes into ``transport_options`` by itself (``Producer.publish`` with ``retry=True``,

@@ -107,6 +107,7 @@ class Settings:
     best_effort_exchanges: tuple[str, ...] = ("*.pidbox", "celeryev")
     unroutable: str = "warn"
     queue_policy: str = "topics"
+    tenant_from: str | None = None
     fanout_priorities: bool = False
     dead_letter_queue: str | None = None
     max_receive_count: int = 20
@@ -120,6 +121,7 @@ class Settings:
     wait_time_seconds: int = 20
     check_bindings: float = 300.0
     max_pollers: int = 8
+    health_file: str | None = None
     compress_above: int | None = None
     compression: str = "gzip"
     large_messages: Store | None = None
@@ -127,6 +129,7 @@ class Settings:
     read_timeout: float = 15.0
     max_attempts: int = 3
     client_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    telemetry: bool = True
 
     def key(self) -> str:
         """Equal for settings that may share clients and caches. Contains secrets: compare it, but never print it."""

@@ -21,6 +21,7 @@ from celery.worker.request import Request
 
 from kombu_hake.amqp import (
     COMPRESSION_HEADER,
+    FIFO_SUFFIX,
     PRIVATE_EXCHANGE,
     SQS_MAX_MESSAGE_BYTES,
     Changes,
@@ -30,6 +31,7 @@ from kombu_hake.amqp import (
     is_task,
     pointer_attributes,
 )
+from kombu_hake.amqp import group_of as group_of_properties
 from kombu_hake.exceptions import HakeError
 from kombu_hake.groups.messages import Parts, resendable, with_death
 from kombu_hake.quoting import fields, guarded, quoted
@@ -157,7 +159,7 @@ def set_aside(message: Any, parts: Parts, reason: str, details: Mapping[str, Any
     raw = {
         "Body": text,
         "MessageId": message.properties.get("message_id"),
-        "Attributes": _fifo_attributes(parts.properties),
+        "Attributes": _group_attribute(parts.properties, queue),
         "MessageAttributes": {**of_payload, **_attributes(parts, death)},
     }
     arguments = transport.topology.queues.arguments(queue)
@@ -223,7 +225,6 @@ def _attributes(parts: Parts, death: Mapping[str, Any]) -> dict[str, Any]:
     return {name: {"DataType": "String", "StringValue": value} for name, value in texts.items()}
 
 
-
-def _fifo_attributes(properties: Mapping[str, Any]) -> dict[str, str]:
-    group = properties.get("MessageGroupId")
-    return {"MessageGroupId": str(group)} if group else {}
+def _group_attribute(properties: Mapping[str, Any], queue: str) -> dict[str, str]:
+    group = group_of_properties(properties, is_fifo=queue.endswith(FIFO_SUFFIX))
+    return {"MessageGroupId": group} if group else {}

@@ -17,12 +17,25 @@ from kombu_hake.aws import SingleFlight
 from kombu_hake.groups.registry import Subscription, registry
 from kombu_hake.topology import SIZE_ARGUMENT, STORE_ARGUMENT
 
-__all__ = ["announce", "exchange_of", "finalized_apps", "route"]
+__all__ = ["announce", "exchange_of", "finalized_apps", "have_event_task", "route"]
 
 #: Apps are changed by one thread at a time.
 _one_at_a_time = SingleFlight()
 _connected: list[Any] = []
 _ROUTER = "kombu_hake.groups.setup:route"
+
+
+class _TopicExchange(Exchange):  # type: ignore[misc]
+    """The exchange of a topic.
+
+    ``opentelemetry-instrumentation-celery`` takes what is declared with a publish for a queue, and asks it for its
+    exchange.
+    """
+
+    @property
+    def exchange(self) -> Exchange:
+        """Itself."""
+        return self
 
 
 class EventTask(Task):  # type: ignore[misc]
@@ -57,13 +70,22 @@ def _on_finalize(app: Any) -> None:
         _install(app)
 
 
+def have_event_task(app: Any) -> None:
+    """Register the placeholder task of events in an app that may have no handlers."""
+    with _one_at_a_time("setup"):
+        if EVENT_TASK not in app._tasks:
+            app.register_task(EventTask())
+
+
 def _install(app: Any) -> None:
     """Idempotent: called again for every subscription that comes late."""
     with _one_at_a_time("setup"):
         if EVENT_TASK not in app._tasks:
             app.register_task(EventTask())
+        routes = _as_list(app.conf.task_routes)
+        if _ROUTER not in routes:
             # By update(), which also replaces a router that Celery has made already, for an earlier publish.
-            app.conf.update(task_routes=[_ROUTER, *_as_list(app.conf.task_routes)])
+            app.conf.update(task_routes=[_ROUTER, *routes])
         app.steps["consumer"].add("kombu_hake.groups.worker:GroupStep")
         for subscription in registry.all(app):
             _add_queue(app.amqp.queues, subscription)
@@ -109,7 +131,7 @@ def exchange_of(topic: str, max_size: int | None, large_messages: str | None) ->
     """The exchange of a topic, for kombu."""
     given = {SIZE_ARGUMENT: max_size, STORE_ARGUMENT: large_messages}
     arguments = {name: value for name, value in given.items() if value is not None}
-    return Exchange(topic, type="topic", arguments=arguments or None)
+    return _TopicExchange(topic, type="topic", arguments=arguments or None)
 
 
 def _with_dead_letters(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Concatenate, ParamSpec, Protocol, TypedDict, TypeVar, overload
+from uuid import UUID
 
 from celery.result import AsyncResult
 
@@ -32,6 +33,7 @@ class SendOptions(TypedDict, total=False):
     retry_policy: Mapping[str, Any]
     producer: Any
     connection: Any
+    tenant: str | int | UUID | None
     MessageGroupId: str
     MessageDeduplicationId: str
 

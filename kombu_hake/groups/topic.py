@@ -46,6 +46,7 @@ from kombu_hake.groups.models import Model
 from kombu_hake.groups.registry import Subscription, registry, run_id
 from kombu_hake.groups.setup import exchange_of
 from kombu_hake.groups.signatures import SEND_OPTIONS, BoundDecorator, Decorator, Handler, SendOptions
+from kombu_hake.telemetry import is_celery_instrumented
 from kombu_hake.topology import checked_size
 
 if TYPE_CHECKING:
@@ -243,8 +244,8 @@ class Topic:
             event_id: Text that identifies the event; publishing it again with the same id gives its runs the same ids.
             on_commit: Wait for Django's transaction to commit; the alias of a database, or True for the default one.
             options: Of ``apply_async``: ``countdown``, ``eta``, ``expires``, ``priority``, ``headers``, ``serializer``,
-                ``compression``, ``retry``, ``retry_policy``, ``producer``, ``connection``; and for FIFO topics
-                ``MessageGroupId`` and ``MessageDeduplicationId``.
+                ``compression``, ``retry``, ``retry_policy``, ``producer``, ``connection``, ``tenant``; and for FIFO
+                topics ``MessageGroupId`` and ``MessageDeduplicationId``.
         Raises:
             InvalidEvent: the key has a model (:meth:`event_type`), which the payload does not match.
             TypeError: an unknown option.
@@ -278,6 +279,8 @@ class Topic:
         if app.conf.task_always_eager:
             self._run_here(event, payload)
             return
+        if is_celery_instrumented():  # which loses the span of a task that is not registered
+            group_setup.have_event_task(app)
         app.send_task(
             EVENT_TASK,
             kwargs=payload,

@@ -36,7 +36,7 @@ from kombu_hake.exceptions import HakeError, MalformedMessage
 from kombu_hake.groups.failures import GroupRequest, group_of, parts_of, set_aside, text_of
 from kombu_hake.groups.messages import Parts, event_of, for_handler, foreign_event, resendable
 from kombu_hake.groups.registry import registry
-from kombu_hake.publish import batch
+from kombu_hake.publish import NO_TENANT, batch
 from kombu_hake.quoting import fields, guarded, quoted
 from kombu_hake.receive import HakeMessage
 from kombu_hake.worker import check_tasks, say_unknown_once
@@ -190,6 +190,7 @@ def _send_each(message: Any, group: str, event: Parts, parts: list[Parts]) -> No
     with batch():
         for item in parts:
             sent = resendable(item, message.properties.get("sent_timestamp_ms")).as_dict()
+            sent["properties"].setdefault("tenant", NO_TENANT)  # a run has its event's tenant, or none
             if is_shared and item.body is event.body:
                 sent["stored"] = stored
             message.channel.basic_publish(sent, PRIVATE_EXCHANGE, group)

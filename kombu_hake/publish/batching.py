@@ -18,7 +18,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -94,6 +94,8 @@ class Batch:
 
     def __init__(self, in_flight: int = IN_FLIGHT) -> None:
         self._in_flight = max(1, in_flight)
+        #: The sending threads work in the context of the block: their spans belong to what opened it.
+        self._context = copy_context()
         self._entered = Reentry()
         #: Whether the parent process opened it.
         self.is_inherited = False
@@ -250,7 +252,7 @@ class Batch:
     def _send(self, group: _Group) -> None:
         errors: list[HakeError | None]
         try:
-            errors = group.sender.send_batch(group.target, group.items)
+            errors = self._context.copy().run(group.sender.send_batch, group.target, group.items)
         except Exception as exc:  # a bug of ours or an invalid answer: waiting threads must not hang
             logger.exception("HAKE209 Unexpected error while sending a batch.")
             errors = [PublishError(f"The batch failed: {exc!r}")] * len(group.items)

@@ -9,7 +9,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -18,6 +18,7 @@ from uuid import uuid4
 from kombu_hake.amqp import (
     FIFO_SUFFIX,
     PRIORITY_ATTRIBUTE,
+    PRIVATE_EXCHANGE,
     SIZE_ATTRIBUTE,
     SQS_MAX_DELAY_S,
     Pointer,
@@ -25,8 +26,10 @@ from kombu_hake.amqp import (
     delay_s,
     due_ms,
     encode,
+    group_of,
     is_mailbox,
     is_reply_exchange,
+    label,
     level_name,
     level_of,
     message_attributes,
@@ -48,10 +51,12 @@ from kombu_hake.publish.batching import Published, batch, current_batch, no_batc
 from kombu_hake.publish.compression import with_compression
 from kombu_hake.publish.delays import Delays
 from kombu_hake.publish.events import Event, EventSender
-from kombu_hake.publish.publisher import Outgoing, Publisher, outgoing
+from kombu_hake.publish.publisher import Outgoing, Publisher, outgoing, shown
 from kombu_hake.publish.routes import QueueTarget, Routes, Target
+from kombu_hake.publish.tenants import Tenants
 from kombu_hake.publish.uploads import Uploads, check_values, pointing
 from kombu_hake.quoting import fields, guarded
+from kombu_hake.telemetry import Telemetry
 from kombu_hake.topology import Topology
 
 __all__ = ["Dispatcher", "send_parameters"]
@@ -91,13 +96,23 @@ class _Large:
 class Dispatcher:
     """Publishes messages. One per process and settings; safe to share between threads."""
 
-    def __init__(self, topology: Topology, routes: Routes, publisher: Publisher, settings: Settings) -> None:
+    def __init__(
+        self,
+        topology: Topology,
+        routes: Routes,
+        publisher: Publisher,
+        settings: Settings,
+        running: Callable[[], Mapping[str, Any] | None] = lambda: None,
+    ) -> None:
+        """*running* returns the properties of the message of the task that this thread runs in a worker, or None."""
         self._topology = topology
         self._routes = routes
         self._publisher = publisher
         self._settings = settings
+        self._telemetry: Telemetry | None = publisher.clients.telemetry
         self._limits = publisher.limits
         self._delays = Delays(publisher.clients)
+        self._tenants = Tenants(settings.tenant_from, running)
         self._uploads = Uploads(publisher.clients)
         self._events = EventSender(self._publish_events)
 
@@ -115,8 +130,15 @@ class Dispatcher:
         """
         if self._events.is_on and self._is_event(message, exchange):
             self._events.put(Event(message, exchange, routing_key))
-        else:
+        elif self._telemetry is None or not self._telemetry.traces.is_on() or self._is_internal(exchange):
             self._publish(message, exchange, routing_key, mandatory)
+        else:
+            to_queue = self._is_to_queue(exchange, routing_key)
+            destination, is_collected = label(routing_key) if to_queue else exchange, current_batch() is not None
+            with self._telemetry.traces.sending(
+                message, destination, to_queue=to_queue, is_collected=is_collected
+            ) as operation:
+                self._publish(operation.message, exchange, routing_key, mandatory)
 
     def _publish(self, message: Mapping[str, Any], exchange: str, routing_key: str, mandatory: bool) -> None:
         targets = self._routes.resolve(exchange, routing_key, mandatory=mandatory)
@@ -125,6 +147,7 @@ class Dispatcher:
             targets = [self._at_level(target, priority) for target in targets]
         if not targets:
             return
+        message = self._tenants.named(message, exchange, routing_key)
         delivery_tag = _new_tag()
         if self._settings.compress_above is not None and "stored" not in message:
             message = with_compression(message, self._settings.compress_above, self._settings.compression)
@@ -151,6 +174,17 @@ class Dispatcher:
             self._limits.check(target, prepared.size_bytes)
             if gathering is None or not gathering.add(self, target, published, prepared):
                 self._send(target, prepared, published)
+
+    def _is_internal(self, exchange: str) -> bool:
+        """Whether Celery alone uses an exchange: for remote control or for events. These have no spans."""
+        return is_mailbox(exchange) or self._routes.is_event_exchange(exchange)
+
+    def _is_to_queue(self, exchange: str, routing_key: str) -> bool:
+        """Whether a publish goes to a queue, as far as that is known without asking AWS; for its span."""
+        if not exchange or exchange == PRIVATE_EXCHANGE:
+            return True
+        is_own = exchange == routing_key and self._settings.direct_exchanges == "auto"
+        return is_own and self._topology.exchange_type(exchange) in (None, "direct")
 
     def send_events_aside(self) -> None:
         """From now on, send this process's events from a thread of their own."""
@@ -179,17 +213,20 @@ class Dispatcher:
                 self._publish(*event, mandatory=False)
 
     def send_copy(
-        self, target: QueueTarget, text: str, delay_s: int, attributes: Mapping[str, Any] | None = None
+        self, target: QueueTarget, text: str, delay_s: int, attributes: Mapping[str, Any] | None, group: str | None
     ) -> None:
         """Send the text of a received message to its queue again, to come back after a delay.
 
         Args:
             attributes: ``MessageAttributes``, if it has any.
+            group: ``MessageGroupId``, if it has one.
         Raises: as :meth:`publish`.
         """
         extra: dict[str, Any] = {"DelaySeconds": delay_s}
         if attributes:
             extra["MessageAttributes"] = attributes
+        if group is not None:
+            extra["MessageGroupId"] = group
         self._publisher.send(target, outgoing(text, {}, extra))
 
     def store(self, text: str, exchange: str, headers: Mapping[str, Any]) -> Pointer | None:
@@ -235,6 +272,16 @@ class Dispatcher:
 
     def send_batch(self, target: Target, items: list[tuple[Published, Outgoing]]) -> list[HakeError | None]:
         """Send up to ten messages to one target in one request, for up to ten seconds; for each its error, or None."""
+        if self._telemetry is None or not self._telemetry.traces.is_on() or self._is_internal(items[0][0].exchange):
+            return self._send_batch(target, items)
+        messages, to_queue = [published.message for published, _ in items], isinstance(target, QueueTarget)
+        with self._telemetry.traces.sending_together(shown(target), messages, to_queue=to_queue) as operation:
+            errors = self._send_batch(target, items)
+            for error in filter(None, errors):
+                operation.failed(error)
+        return errors
+
+    def _send_batch(self, target: Target, items: list[tuple[Published, Outgoing]]) -> list[HakeError | None]:
         try:
             with patience(_BATCH_PATIENCE_S):
                 return self._publisher.send_many(target, [prepared for _, prepared in items])
@@ -369,7 +416,7 @@ def _rest_of_key(routing_key: str, priority: str | None) -> Outgoing:
 
 def send_parameters(message: Mapping[str, Any], name: str, *, to_queue: bool) -> dict[str, Any]:
     """What SQS or SNS takes beside the body: from the message's properties, as kombu's SQS transport reads them, and
-    from a task's ETA.
+    from a task's ETA and tenant.
 
     Args:
         name: Of the queue or exchange; FIFO ones end in ``.fifo``.
@@ -378,10 +425,11 @@ def send_parameters(message: Mapping[str, Any], name: str, *, to_queue: bool) ->
     """
     properties = message["properties"]
     extra: dict[str, Any] = {}
-    group = _id_text(properties.get("MessageGroupId"))
+    is_fifo = name.endswith(FIFO_SUFFIX)
+    group = group_of(properties, is_fifo=is_fifo)
     if group is not None:
         extra["MessageGroupId"] = group
-    if name.endswith(FIFO_SUFFIX):
+    if is_fifo:
         extra.setdefault("MessageGroupId", DEFAULT_GROUP_ID)
         extra["MessageDeduplicationId"] = (
             _id_text(properties.get("MessageDeduplicationId"))

@@ -15,18 +15,20 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from kombu_hake.amqp import (
     MAX_BATCH_ENTRIES,
     PRIORITY_ATTRIBUTE,
     attributes_bytes,
+    label,
 )
-from kombu_hake.aws import Clients, Reentry, backoff_s, entry_error, forksafe
+from kombu_hake.aws import Clients, Reentry, Wait, backoff_s, entry_error, forksafe
 from kombu_hake.exceptions import BrokerUnavailable, HakeError, MessageTooLarge, PublishError
 from kombu_hake.publish.limits import Limits
 from kombu_hake.publish.routes import QueueTarget, Target
+from kombu_hake.telemetry import Telemetry
 
 __all__ = ["Outgoing", "Publisher", "make_batches"]
 
@@ -35,6 +37,10 @@ __all__ = ["Outgoing", "Publisher", "make_batches"]
 _IN_FLIGHT = 3
 _WORTH_IT = 4
 _ENTRY_TRIES = 4
+#: How long a request that another thread makes, with its retries, takes at the most.
+_OTHERS_S = 300.0
+#: Position of a message in its request to its error.
+_Failed = dict[int, HakeError]
 #: Attributes that are not of type String. "Number" has the same length, so the size of a message does not change.
 _TYPES = {PRIORITY_ATTRIBUTE: "Number"}
 _INTERRUPTED = "The thread that sent this message together with its own was interrupted (%r): it may not be sent."
@@ -179,7 +185,8 @@ class Publisher:
                     me.done = threading.Event()
                     lane.waiting.append(me)
             if not me.leads:
-                me.done.wait()
+                with Wait(_OTHERS_S):
+                    me.done.wait()
             if me.leads:
                 self._lead(target, lane, me)
         finally:  # Celery's time limits interrupt a thread anywhere; leadership must not be lost with it
@@ -252,6 +259,37 @@ class Publisher:
         del lane.waiting[:count]
 
     def _single(self, target: Target, outgoing: Outgoing) -> None:
+        telemetry = self.clients.telemetry
+        if telemetry is None:
+            self._request_one(target, outgoing)
+        else:
+            self._observed(telemetry, target, 1, lambda: self._request_one(target, outgoing))
+
+    def _request(self, target: Target, batch: Sequence[Outgoing]) -> _Failed:
+        """Make one batch request. Returns position to error for the failed messages."""
+        telemetry = self.clients.telemetry
+        if telemetry is None:
+            return self._request_many(target, batch)
+        return self._observed(telemetry, target, len(batch), lambda: self._request_many(target, batch)) or {}
+
+    @staticmethod
+    def _observed(
+        telemetry: Telemetry, target: Target, count: int, request: Callable[[], _Failed | None]
+    ) -> _Failed | None:
+        """Make a request, and report how long it took and how many messages were accepted."""
+        started, failed, errors = time.perf_counter(), None, []
+        try:
+            failed = request()
+            errors = list((failed or {}).values())
+        except HakeError as exc:
+            errors = [exc] * count
+            raise
+        finally:
+            seconds, to_queue = time.perf_counter() - started, isinstance(target, QueueTarget)
+            telemetry.metrics.sent(shown(target), count, seconds, errors, to_queue=to_queue)
+        return failed
+
+    def _request_one(self, target: Target, outgoing: Outgoing) -> None:
         text, parameters, size_bytes = outgoing
         try:
             if isinstance(target, QueueTarget):
@@ -261,8 +299,7 @@ class Publisher:
         except MessageTooLarge as exc:
             raise self.limits.refused(target, size_bytes, exc) from exc
 
-    def _request(self, target: Target, batch: Sequence[Outgoing]) -> dict[int, HakeError]:
-        """Make one batch request. Returns position to error for the failed messages."""
+    def _request_many(self, target: Target, batch: Sequence[Outgoing]) -> _Failed:
         if isinstance(target, QueueTarget):
             entries = [{"Id": str(i), "MessageBody": o.text, **o.parameters} for i, o in enumerate(batch)]
             answer = self.clients.sqs("send_message_batch", QueueUrl=target.url, Entries=entries)
@@ -280,6 +317,11 @@ class Publisher:
         if isinstance(error, MessageTooLarge):
             return self.limits.refused(target, batch[int(failed["Id"])].size_bytes, error)
         return error
+
+
+def shown(target: Target) -> str:
+    """What a target is called in metrics and spans."""
+    return label(target.queue) if isinstance(target, QueueTarget) else target.exchange
 
 
 def outgoing(text: str, attributes: Mapping[str, str], extra: Mapping[str, Any]) -> Outgoing:

@@ -9,12 +9,12 @@ from __future__ import annotations
 from kombu_hake.receive.dead_letters import DeadLetters
 from kombu_hake.receive.deferring import Deferring
 from kombu_hake.receive.deliveries import Deliveries, How, Inbox, Item
-from kombu_hake.receive.delivery import About, Delivery, Lease, LostLease, Why
+from kombu_hake.receive.delivery import About, Delivery, Lease, LostLease, Outcome, Why
 from kombu_hake.receive.gate import Admitted, Gate, told
 from kombu_hake.receive.leases import Leases
 from kombu_hake.receive.messages import CommandMessage, HakeMessage, about, receive_count, to_message
 from kombu_hake.receive.payloads import Payloads
-from kombu_hake.receive.receiver import Receiver, receive_params
+from kombu_hake.receive.receiver import Receiver, receive_params, report_poll
 from kombu_hake.receive.stored import Stored
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "Lease",
     "Leases",
     "LostLease",
+    "Outcome",
     "Payloads",
     "Receiver",
     "Stored",
@@ -40,6 +41,7 @@ __all__ = [
     "about",
     "receive_count",
     "receive_params",
+    "report_poll",
     "to_message",
     "told",
 ]

@@ -26,14 +26,18 @@ from kombu_hake.amqp import (
     Envelope,
     QueueArn,
     QueueUrl,
+    label,
     parse_arn,
     read_object,
+    tenant_of_group,
     whole,
 )
 from kombu_hake.aws import Clients, TtlCache
 from kombu_hake.exceptions import BrokerUnavailable, HakeError, InvalidName, QueueNotFound, TopologyError
+from kombu_hake.publish import NO_TENANT
 from kombu_hake.quoting import fields, guarded
-from kombu_hake.receive.delivery import Lease
+from kombu_hake.receive.delivery import Lease, Outcome
+from kombu_hake.receive.messages import group_id_of
 
 __all__ = ["DeadLetter", "DeadLetters"]
 
@@ -177,10 +181,27 @@ class DeadLetters:
         Raises:
             HakeError: it could not be sent, or it cannot be told whether there is such a place.
         """
+        where = self._place(envelope, raw, queue, url, arguments, reason, lease)
+        if lease is not None:
+            lease.outcome = Outcome.DEAD_LETTER if where else Outcome.DROPPED
+        if where and self._clients.telemetry is not None:
+            self._clients.telemetry.metrics.dead_lettered(label(queue), reason)
+        return where
+
+    def _place(
+        self,
+        envelope: Envelope,
+        raw: Mapping[str, Any],
+        queue: str,
+        url: QueueUrl,
+        arguments: Mapping[str, Any],
+        reason: str,
+        lease: Lease | None,
+    ) -> str:
         exchange = arguments.get("x-dead-letter-exchange")
         if exchange is not None:
             key = arguments.get("x-dead-letter-routing-key") or _origin(envelope)[1] or queue
-            self._publish(_message(envelope, queue, reason), exchange, key, mandatory=False)
+            self._publish(_message(envelope, raw, queue, reason), exchange, key, mandatory=False)
             return f"exchange {exchange!r} with key {key!r}"
         dead_arn = self._redrive(url).get("deadLetterTargetArn")
         if not dead_arn:
@@ -203,7 +224,7 @@ class DeadLetters:
         target = self._urls.get(dead_arn, lambda: self._look_up(dead_arn))
         try:
             self._clients.sqs(
-                "send_message", QueueUrl=target, MessageBody=raw["Body"], MessageAttributes=kept, **_fifo(target, raw)
+                "send_message", QueueUrl=target, MessageBody=raw["Body"], MessageAttributes=kept, **_ids(target, raw)
             )
         except QueueNotFound:
             self._urls.forget(dead_arn)
@@ -270,7 +291,7 @@ def _origin(envelope: Envelope) -> tuple[str, str]:
     return info.get("exchange") or "", info.get("routing_key") or ""
 
 
-def _message(envelope: Envelope, queue: str, reason: str) -> dict[str, Any]:
+def _message(envelope: Envelope, raw: Mapping[str, Any], queue: str, reason: str) -> dict[str, Any]:
     """The message to publish, with the headers that RabbitMQ adds to a dead-lettered one."""
     exchange, routing_key = _origin(envelope)
     death = {
@@ -288,6 +309,8 @@ def _message(envelope: Envelope, queue: str, reason: str) -> dict[str, Any]:
     headers.setdefault("x-first-death-queue", queue)
     headers.setdefault("x-first-death-exchange", death["exchange"])
     properties = {k: v for k, v in envelope.properties.items() if k not in ("expiration", "first_sent_ms")}
+    tenant = None if queue.endswith(FIFO_SUFFIX) else tenant_of_group(group_id_of(raw))
+    properties.setdefault("tenant", tenant or NO_TENANT)
     return {
         "body": envelope.body,
         "content-type": envelope.content_type,
@@ -297,8 +320,9 @@ def _message(envelope: Envelope, queue: str, reason: str) -> dict[str, Any]:
     }
 
 
-def _fifo(target: QueueUrl, raw: Mapping[str, Any]) -> dict[str, str]:
-    if not target.endswith(FIFO_SUFFIX):
-        return {}
-    group = (raw.get("Attributes") or {}).get("MessageGroupId") or "default"
-    return {"MessageGroupId": group, "MessageDeduplicationId": str(raw.get("MessageId"))}
+def _ids(target: QueueUrl, raw: Mapping[str, Any]) -> dict[str, str]:
+    """MessageGroupId and MessageDeduplicationId of a dead letter: the group, or the tenant, of the message stays."""
+    group = group_id_of(raw)
+    if target.endswith(FIFO_SUFFIX):
+        return {"MessageGroupId": group or "default", "MessageDeduplicationId": str(raw.get("MessageId"))}
+    return {} if group is None else {"MessageGroupId": group}

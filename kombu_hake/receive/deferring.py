@@ -30,8 +30,8 @@ from kombu_hake.publish import Dispatcher, QueueTarget
 from kombu_hake.quoting import fields, guarded
 from kombu_hake.receive.dead_letters import DeadLetters
 from kombu_hake.receive.deliveries import Deliveries, How
-from kombu_hake.receive.delivery import Delivery, Lease
-from kombu_hake.receive.messages import receive_count
+from kombu_hake.receive.delivery import Delivery, Lease, Outcome
+from kombu_hake.receive.messages import group_id_of, receive_count
 
 __all__ = ["Deferring", "InFlight", "Reading"]
 
@@ -150,6 +150,7 @@ class Deferring:
         url = delivery.lease.url
         if due - now_ms < (EARLY_S + 1) * 1000 or url.endswith(FIFO_SUFFIX):
             return False
+        group = group_id_of(delivery.message)
         reading, max_receives = self._in_flight.reading(url), self._dead_letters.max_receives(url)
         retention_s = self._dead_letters.retention_s(url)
         if retention_s is not None and (due - now_ms) / 1000 > retention_s and self._is_new_retention(url):
@@ -167,6 +168,7 @@ class Deferring:
             hidden=deliveries.hidden() if reading.in_flight is None else reading.hidden_since,
             in_flight=reading.in_flight,
             retention_s=retention_s,
+            has_tenant=group is not None,
         )
         if found is None:
             return False
@@ -176,8 +178,10 @@ class Deferring:
             return True
         text, attributes = _copied(delivery, sent or now_ms)
         visible_ms = now_ms + found.seconds * 1000
+        delivery.lease.outcome = Outcome.DEFERRED
         target = QueueTarget(delivery.source, url)
-        copy = _Copy(self._dispatcher, target, text, attributes, visible_ms, self._clients.now_ms, delivery.lease)
+        now, lease = self._clients.now_ms, delivery.lease
+        copy = _Copy(self._dispatcher, target, text, attributes, group, visible_ms, now, lease)
         try:
             copy.send()
         except BrokerUnavailable:
@@ -209,12 +213,14 @@ class _Copy:
         target: QueueTarget,
         text: str,
         attributes: Mapping[str, Any],
+        group: str | None,
         visible_ms: int,
         now_ms: Callable[[], int],
         lease: Lease,
     ) -> None:
         """
         Args:
+            group: The MessageGroupId of the task.
             visible_ms: When it is to be received again, ms since the epoch by the clock *now_ms*.
             lease: Of the task. Its payload in S3, if there is one, belongs to the copy.
         """
@@ -222,6 +228,7 @@ class _Copy:
         self._target = target
         self._text = text
         self._attributes = attributes
+        self._group = group
         self._visible_ms = visible_ms
         self._now_ms = now_ms
         self._lease = lease
@@ -232,7 +239,7 @@ class _Copy:
         Raises: as :meth:`kombu_hake.publish.dispatch.Dispatcher.send_copy`.
         """
         delay_s = max(0, round((self._visible_ms - self._now_ms()) / 1000))
-        self._dispatcher.send_copy(self._target, self._text, delay_s, self._attributes)
+        self._dispatcher.send_copy(self._target, self._text, delay_s, self._attributes, self._group)
         self._lease.owned = None
 
     def failed(self, exc: Exception) -> None:

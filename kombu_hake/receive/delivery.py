@@ -72,6 +72,22 @@ class Why(enum.Enum):
     ACK_FAILED = "its ack failed"
 
 
+class Outcome(enum.Enum):
+    """What becomes of a received message."""
+
+    #: It was processed.
+    ACK = "ack"
+    DEAD_LETTER = "dead_letter"
+    #: It was deleted and not processed: expired, not bound, or rejected where there is no dead-letter queue.
+    DROPPED = "dropped"
+    #: It is received again at a later time: its ETA, or the end of a back-off.
+    DEFERRED = "deferred"
+    #: It was made visible at once.
+    RELEASED = "released"
+    #: It is received again after its visibility timeout.
+    ABANDONED = "abandoned"
+
+
 _H, _P, _S, _R, _L = LeaseState
 _NEXT: Mapping[tuple[LeaseState, Event], LeaseState] = {
     (_H, Event.ACK): _S,
@@ -124,15 +140,23 @@ class Lease:
         "hide_s",
         "is_renewed",
         "is_reported",
+        "outcome",
         "owned",
+        "queue",
         "receipt_handle",
         "received_at",
         "state",
         "url",
     )
 
-    def __init__(self, url: QueueUrl, receipt_handle: str, received_at: float, visibility_s: float) -> None:
+    def __init__(
+        self, url: QueueUrl, receipt_handle: str, received_at: float, visibility_s: float, queue: str = ""
+    ) -> None:
         self.url = url
+        #: What its queue is called in metrics.
+        self.queue = queue
+        #: What a delete of the message means: for metrics.
+        self.outcome = Outcome.ACK
         self.receipt_handle = receipt_handle
         #: Monotonic seconds, as all times here.
         self.received_at = received_at

@@ -19,7 +19,7 @@ from kombu_hake.quoting import fields, guarded
 from kombu_hake.receive.dead_letters import DeadLetter, DeadLetters
 from kombu_hake.receive.deferring import Deferring
 from kombu_hake.receive.deliveries import Deliveries, How
-from kombu_hake.receive.delivery import Delivery
+from kombu_hake.receive.delivery import Delivery, Outcome
 from kombu_hake.receive.messages import receive_count, sent_ms
 from kombu_hake.topology import Topology
 
@@ -82,6 +82,7 @@ class Gate:
             self.set_aside(delivery, envelope, "expired")
         elif sent is not None and read_at > sent + max(_CLOCK_MS, self._topology.timings.tags_s * 1000):
             logger.debug("Queue %s has no binding for a message that its filter passed.", delivery.queue)
+            delivery.lease.outcome = Outcome.DROPPED
             self._deliveries.finish(delivery, How.ACK)
         else:
             # A binding may have been added between the reading and the sending: judge again after the next reading.

@@ -22,10 +22,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 from kombu_hake.amqp import FIFO_SUFFIX, MAX_BATCH_ENTRIES, SQS_MAX_VISIBILITY_S, Pointer, QueueUrl
-from kombu_hake.aws import Background, Clients, forksafe
+from kombu_hake.aws import Background, Clients, Vital, forksafe
 from kombu_hake.exceptions import BrokerUnavailable, HakeError, QueueNotFound
 from kombu_hake.quoting import fields, guarded
-from kombu_hake.receive.delivery import Event, Lease, LeaseState, Why, after, lost_text
+from kombu_hake.receive.delivery import Event, Lease, LeaseState, Outcome, Why, after, lost_text
 from kombu_hake.receive.settling import First, Kind, Request, Settling
 
 __all__ = ["Leases"]
@@ -156,7 +156,9 @@ class Leases:
     def abandon(self, lease: Lease) -> None:
         """Let the lease expire: the message is redelivered after its visibility timeout."""
         with self._lock:
-            self._let_go(lease)
+            is_ours = self._let_go(lease)
+        if is_ours and self._clients.telemetry is not None:
+            self._clients.telemetry.metrics.ended(lease.queue, Outcome.ABANDONED.value)
 
     def stop_renewing(self, lease: Lease) -> None:
         """Hold it until its visibility timeout ends and no longer. Until then it can be settled as before."""
@@ -210,6 +212,13 @@ class Leases:
         if not self._keeper.is_alive:
             self._keep_once()
         self._settling.help()
+
+    def vitals(self) -> list[Vital]:
+        """The keeper, where it runs or has something to do. Takes no lock: whoever asks must not be stuck like it."""
+        is_alive = self._keeper.is_alive
+        if self._stopping or not (is_alive or self._held or self._acks):
+            return []
+        return [Vital("the lease keeper", self._keeper.pulse, is_alive)]
 
     def disown(self) -> None:
         """The connection was dropped: nothing can settle. Takes no lock: a garbage collection may run anywhere."""
@@ -385,6 +394,8 @@ class Leases:
         if lease.is_reported:
             return
         lease.is_reported = True
+        if self._clients.telemetry is not None:
+            self._clients.telemetry.metrics.lost(lease.queue, why.name.lower())
         if lease.about is not None:
             names = fields(queue=lease.about.queue, task_id=lease.about.task_id, message_id=lease.about.message_id)
             logger.error("HAKE101 %s", lost_text(lease, why, detail), extra=names)

@@ -19,6 +19,7 @@ from kombu.message import Message as KombuMessage
 
 from kombu_hake.amqp import (
     COMPRESSION_HEADER,
+    FIFO_SUFFIX,
     ORIGIN_HEADER,
     PAYLOAD_ATTRIBUTES,
     PRIVATE_EXCHANGE,
@@ -32,6 +33,7 @@ from kombu_hake.amqp import (
     is_command_queue,
     is_event_queue,
     is_task,
+    tenant_of_group,
     whole,
 )
 from kombu_hake.exceptions import MalformedMessage
@@ -43,6 +45,7 @@ __all__ = [
     "CommandMessage",
     "HakeMessage",
     "about",
+    "group_id_of",
     "receive_count",
     "sent_ms",
     "to_message",
@@ -194,6 +197,12 @@ def receive_count(raw: Mapping[str, Any]) -> int:
     return max(1, whole((raw.get("Attributes") or {}).get("ApproximateReceiveCount")) or 1)
 
 
+def group_id_of(raw: Mapping[str, Any]) -> str | None:
+    """The MessageGroupId of a received message: in a FIFO queue its order's key, in any other its tenant's id."""
+    group = (raw.get("Attributes") or {}).get("MessageGroupId")
+    return group if isinstance(group, str) and group else None
+
+
 def to_message(
     envelope: Envelope, delivery: Delivery, channel: Any, delivery_tag: int, consumer_tag: str, *, is_bound: bool
 ) -> HakeMessage:
@@ -213,6 +222,11 @@ def to_message(
         "receive_count": receives,
         "message_id": envelope.properties.get("message_id") or delivery.message.get("MessageId"),
     }
+    if "tenant" not in properties and (group := group_id_of(delivery.message)) is not None:
+        # Of a publisher that does not know this property, or that gave the group id by hand.
+        tenant = None if delivery.queue.endswith(FIFO_SUFFIX) else tenant_of_group(group)
+        if tenant is not None:
+            properties["tenant"] = tenant
     sent = sent_ms(delivery.message)
     if sent is not None:
         properties["sent_timestamp_ms"] = sent

@@ -25,21 +25,23 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from kombu_hake.amqp import REPLY_POLL_S, SQS_MAX_WAIT_S, QueueUrl, is_reply_queue
-from kombu_hake.aws import Clients, backoff_s, forksafe, start_thread
+from kombu_hake.amqp import REPLY_POLL_S, SQS_MAX_WAIT_S, TEMPORARY, QueueUrl, is_reply_queue, label
+from kombu_hake.aws import Clients, Pulse, Vital, Wait, answer_limit_s, backoff_s, forksafe, start_thread
 from kombu_hake.config import Settings
 from kombu_hake.exceptions import BrokerUnavailable, HakeError, QueueNotFound, QuotaExceeded
 from kombu_hake.quoting import fields, guarded
 from kombu_hake.receive.credit import UNLIMITED_BUFFER, Credit
 from kombu_hake.receive.deliveries import Deliveries, Inbox
 from kombu_hake.receive.delivery import Delivery, Lease
+from kombu_hake.receive.messages import receive_count, sent_ms
 from kombu_hake.receive.trouble import Hedge, Trouble
+from kombu_hake.telemetry import PollClock, Telemetry
 
-__all__ = ["Receiver", "receive_params"]
+__all__ = ["Receiver", "receive_params", "report_poll"]
 
 logger = guarded(logging.getLogger(__name__))
 _HELPER_WAIT_S = 1
@@ -47,6 +49,8 @@ _HELPER_WAIT_S = 1
 _LOOK_AGAIN_S = 5.0
 #: How long to wait for more credit before asking for the little there is.
 _PATIENCE_S = 0.1
+#: How long a queue that is gone takes to be declared again at the most.
+_RECREATE_S = 300.0
 
 
 def receive_params(url: QueueUrl, count: int, wait_s: int, visibility_s: int) -> dict[str, Any]:
@@ -61,11 +65,32 @@ def receive_params(url: QueueUrl, count: int, wait_s: int, visibility_s: int) ->
     }
 
 
+def report_poll(
+    telemetry: Telemetry, queue: str, started: float, answer: Mapping[str, Any], error: Exception | None, now_ms: int
+) -> None:
+    """Report a poll that has ended.
+
+    Args:
+        queue: As :func:`kombu_hake.amqp.label` calls it.
+        started: When it was made, of ``time.perf_counter``.
+        now_ms: By AWS's clock.
+    """
+    seconds, messages = time.perf_counter() - started, answer.get("Messages") or []
+    sent = [sent_ms(raw) for raw in messages if receive_count(raw) == 1]
+    first = min((at for at in sent if at is not None), default=None)
+    # One value a poll: recording each message would cost more than all other metrics of it.
+    dwell_s = None if first is None else (now_ms - first) / 1000
+    telemetry.metrics.received(queue, len(messages), seconds, dwell_s=dwell_s, error=error)
+    if messages and queue != TEMPORARY and telemetry.traces.is_on():
+        telemetry.traces.received(queue, [raw.get("Body", "") for raw in messages], seconds)
+
+
 class _Source:
     """One consumed SQS queue: a queue, or a priority level of one."""
 
     __slots__ = (
         "check_at",
+        "clock",
         "closed",
         "ended",
         "for_helper",
@@ -76,6 +101,7 @@ class _Source:
         "main",
         "name",
         "pollers",
+        "pulse",
         "queue",
         "rank",
         "url",
@@ -93,6 +119,8 @@ class _Source:
         self.pollers = 0
         #: The poller that stays.
         self.main: threading.Thread | None = None
+        #: Of that poller.
+        self.pulse = Pulse()
         #: Whether it ended with an error that waiting does not mend: a denied action.
         self.has_failed = False
         #: When to look after its bindings, monotonic; they were just made.
@@ -106,6 +134,13 @@ class _Source:
         self.is_hopeless = False
         #: A poller that pauses after a fault waits here.
         self.ended = threading.Condition(lock)
+        #: For the age of its polls, where that is reported.
+        self.clock: PollClock | None = None
+
+    @property
+    def has_poller(self) -> bool:
+        """Whether the poller that stays is alive."""
+        return self.main is not None and self.main.is_alive()
 
     def close(self) -> None:
         """Have its pollers end. The lock is held."""
@@ -158,6 +193,7 @@ class Receiver:
         self._channel_id = channel_id
         self._clients = clients
         self._settings = settings
+        self._telemetry = clients.telemetry
         self._inbox = inbox
         self._deliveries = deliveries
         self._on_gone = on_gone
@@ -194,6 +230,8 @@ class Receiver:
             for rank, (name, url) in enumerate(levels):
                 check_at = time.monotonic() + self._settings.check_bindings
                 source = _Source(name, queue, url, rank, self._lock, check_at)
+                if self._telemetry is not None:
+                    source.clock = self._telemetry.metrics.poll_clock(label(queue))
                 self._sources[name] = source
                 self._credit.add(name, queue if len(levels) > 1 else "", rank)
                 self._start_poller(source, is_helper=False)
@@ -257,8 +295,7 @@ class Receiver:
         """
         with self._lock:
             for source in list(self._sources.values()):
-                is_alive = source.main is not None and source.main.is_alive()
-                if is_alive or source.has_failed or source.closed:
+                if source.has_poller or source.has_failed or source.closed:
                     continue
                 logger.error(
                     "HAKE004 The poller of queue %s has ended unexpectedly; starting another one.", source.queue,
@@ -268,6 +305,14 @@ class Receiver:
                     self._start_poller(source, is_helper=False)
                 except RuntimeError as exc:  # tried again at the next call
                     logger.error("HAKE005 Cannot start a poller; retrying: %s", exc, extra=fields(queue=source.queue))
+
+    def vitals(self) -> list[Vital]:
+        """The pollers that a worker cannot do without. Takes no lock: whoever asks must not be stuck like them."""
+        return [
+            Vital(f"the poller of queue {source.name}", source.pulse, source.has_poller)
+            for source in list(self._sources.values())
+            if not source.closed and not source.has_failed
+        ]
 
     def _poll_until_closed(self, source: _Source, is_helper: bool) -> None:
         trouble = Trouble(source.name)
@@ -292,6 +337,8 @@ class Receiver:
 
     def _take_turn(self, source: _Source, is_helper: bool, trouble: Trouble, hedge: Hedge[_Answer]) -> bool:
         """Wait for credit, and poll; whether to go on. Credit that was reserved is free again, whatever happens."""
+        if not is_helper:
+            source.pulse.beat()
         reserved = _Reserved(self._await_credit(source, is_helper))
         if not reserved.count:
             return False
@@ -334,6 +381,8 @@ class Receiver:
         with self._lock:
             asked = 0 if source.closed else self._credit.ask(source.name)
             while not asked and not source.closed:
+                if not is_helper:
+                    source.pulse.beat()
                 condition = source.for_helper if is_helper else source.for_main
                 wait_s: float = _HELPER_WAIT_S
                 if not is_helper:
@@ -386,8 +435,23 @@ class Receiver:
         if source.rank and self._credit.is_busy(source.name):
             wait = 0  # the lower levels wait to hear that this one is empty
         params = receive_params(source.url, asked, wait, self._settings.visibility_timeout)
-        answer = self._clients.sqs("receive_message", **params)
+        if self._telemetry is None:
+            answer = self._clients.sqs("receive_message", **params)
+        else:
+            answer = self._observed_poll(self._telemetry, source, params)
         return _Answer(answer.get("Messages") or [], self._deliveries.now())
+
+    def _observed_poll(self, telemetry: Telemetry, source: _Source, params: Mapping[str, Any]) -> dict[str, Any]:
+        started, queue = time.perf_counter(), label(source.queue)
+        try:
+            answer = self._clients.sqs("receive_message", **params)
+        except HakeError as exc:
+            report_poll(telemetry, queue, started, {}, exc, 0)
+            raise
+        if source.clock is not None:
+            source.clock.polled()
+        report_poll(telemetry, queue, started, answer, None, self._clients.now_ms())
+        return answer
 
     def _check(self, source: _Source) -> None:
         """Look after what feeds the queue, when that is due; in a thread: AWS may be slow to tell."""
@@ -413,11 +477,12 @@ class Receiver:
 
     def _probe(self, source: _Source, asked: int, hedge: Hedge[_Answer]) -> _Answer | None:
         """A poll in an outage: one that waits for nothing, and more beside it while it is silent."""
-        return hedge.first(
-            lambda: self._poll(source, asked, 0),
-            late=lambda more: self._keep(source, _Reserved(0), more),
-            is_over=lambda: source.closed,
-        )
+        with Wait(answer_limit_s(self._settings, 0)):
+            return hedge.first(
+                lambda: self._poll(source, asked, 0),
+                late=lambda more: self._keep(source, _Reserved(0), more),
+                is_over=lambda: source.closed,
+            )
 
     def _keep(self, source: _Source, reserved: _Reserved, answer: _Answer | None) -> None:
         """Pass on what there is credit for; make visible what is too much, or came after the end."""
@@ -426,7 +491,7 @@ class Receiver:
         deliveries = [
             Delivery(
                 self._channel_id, source.queue, source.name, message,
-                Lease(source.url, message["ReceiptHandle"], arrived_at, visibility_s), settled,
+                Lease(source.url, message["ReceiptHandle"], arrived_at, visibility_s, label(source.queue)), settled,
             )
             for message in messages
         ]  # fmt: skip
@@ -472,7 +537,8 @@ class Receiver:
             return False
         self._pause(trouble.pause_s(exc), source)
         try:
-            url = None if source.closed else self._on_gone(source.name)
+            with Wait(_RECREATE_S):
+                url = None if source.closed else self._on_gone(source.name)
         except HakeError as again:
             logger.warning(
                 "HAKE006 Queue %s does not exist and could not be recreated yet; retrying: %s", source.queue, again,

@@ -25,7 +25,8 @@ from kombu_hake.amqp import Pointer, QueueUrl
 from kombu_hake.aws import Clients, Senders, backoff_s, entry_error
 from kombu_hake.exceptions import BrokerUnavailable, HakeError
 from kombu_hake.quoting import guarded
-from kombu_hake.receive.delivery import Lease
+from kombu_hake.receive.delivery import Lease, Outcome
+from kombu_hake.telemetry import Telemetry
 
 __all__ = ["First", "Kind", "Request", "Settling"]
 
@@ -191,10 +192,13 @@ class Settling:
                 if request.first is not None:
                     request.first.send()
                     request.first = None
+                started = time.perf_counter()
                 answer = request.send(self._clients, self._visibility_s)
             except BrokerUnavailable as exc:
                 error = exc
                 continue
+            if self._clients.telemetry is not None and answer.done:
+                _report(self._clients.telemetry, request.kind, answer.done, time.perf_counter() - started)
             if request.kind == "renew":
                 self._on_renewed(answer.done, asked_at)
             if request.kind == "ack":
@@ -237,3 +241,15 @@ class Settling:
             return
         for lease in request.leases:
             self._on_refused(lease, request.kind, exc)
+
+
+def _report(telemetry: Telemetry, kind: Kind, done: Sequence[Lease], seconds: float) -> None:
+    """Report what AWS has done with leases of one queue."""
+    queue = done[0].queue
+    if kind == "renew":
+        telemetry.metrics.renewed(queue, len(done))
+    elif kind == "ack":
+        telemetry.metrics.settled(queue, kind, [lease.outcome.value for lease in done], seconds)
+    else:
+        outcomes = [Outcome.DEFERRED if lease.hide_s else Outcome.RELEASED for lease in done]
+        telemetry.metrics.settled(queue, kind, [outcome.value for outcome in outcomes], seconds)

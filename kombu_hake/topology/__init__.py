@@ -1,7 +1,8 @@
 """Exchanges, queues and bindings as they exist in AWS.
 
 In: what kombu declared. Out: topics, queues, subscriptions, policies and tags that match it, created, checked, repaired
-or removed. :class:`Topology` is the front; one per process and settings.
+or removed. :class:`Topology` is the front; one per process and settings. :func:`blueprint` says what declarations come
+to, and :class:`Auditor` compares that with what AWS has; both only read.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from kombu_hake.topology.home import Home
 from kombu_hake.topology.queues import AWS_MANAGED_KEY
 from kombu_hake.topology.signs import Signs, whoami
 from kombu_hake.topology.sizes import SIZE_ARGUMENT, TopicLimit, checked_size
-from kombu_hake.topology.spec import LEVEL_TAG, QueueSpec, needs_topic, own_tags, retention_s
+from kombu_hake.topology.spec import LEVEL_TAG, ExchangeSpec, QueueSpec, needs_topic, own_tags, retention_s
 from kombu_hake.topology.stores import STORE_ARGUMENT, Stores
 from kombu_hake.topology.timings import Timings
 from kombu_hake.topology.topics import Topics
@@ -30,6 +31,7 @@ __all__ = [
     "Auditor",
     "Blueprint",
     "Drift",
+    "ExchangeSpec",
     "Home",
     "QueueSpec",
     "Signs",

@@ -1,7 +1,8 @@
 """Compares what is declared with what AWS shows. Reads only; works whatever ``topology`` says.
 
 Needs ``sqs:GetQueueUrl``, ``sqs:GetQueueAttributes`` and ``sqs:ListQueueTags``, ``sns:ListSubscriptionsByTopic``,
-``sns:GetSubscriptionAttributes`` and ``sns:ListTagsForResource``: a request for each queue, topic or subscription. What
+``sns:GetSubscriptionAttributes`` and ``sns:ListTagsForResource`` (``sns:GetTopicAttributes`` for exchanges that are
+declared with a size): a request for each queue, topic or subscription. What
 may not be read is reported, and not guessed. To find what is no longer declared it lists the queues and topics of the
 namespace, too (``sqs:ListQueues``, ``sns:ListTopics``).
 
@@ -21,7 +22,6 @@ from kombu_hake.amqp import (
     SQS_LIST_PAGE,
     TAG_PREFIX,
     Binding,
-    ExchangeType,
     QueueArn,
     QueueUrl,
     SubscriptionArn,
@@ -38,12 +38,14 @@ from kombu_hake.quoting import guarded
 from kombu_hake.topology.blueprint import Blueprint, Draft, SnsTopic, SqsQueue, blueprint, desired_of, draft, topic_arn
 from kombu_hake.topology.desired import Desired
 from kombu_hake.topology.diff import Change, SetAttribute, Subscribe, Unsubscribe, WritePolicy, diff
-from kombu_hake.topology.drift import Drift, ShownQueue, ShownTopic, queue_drift, topic_drift
+from kombu_hake.topology.drift import Drift, ShownQueue, ShownTopic, queue_drift, size_drift, topic_drift
 from kombu_hake.topology.home import Home
 from kombu_hake.topology.observed import Observed, Subscription
+from kombu_hake.topology.sizes import size_of
 from kombu_hake.topology.spec import (
     LEVEL_TAG,
     OWNER_TAG,
+    ExchangeSpec,
     QueueSpec,
     binding_priority,
     binding_tags,
@@ -115,7 +117,7 @@ class Auditor:
         settings: Settings,
         home: Home,
         queues: Iterable[tuple[QueueSpec, Collection[Binding]]],
-        exchanges: Mapping[str, ExchangeType | None],
+        exchanges: Mapping[str, ExchangeSpec],
         others: Collection[str] = (),
     ) -> None:
         """*queues* and *exchanges*: as of :func:`kombu_hake.topology.blueprint.blueprint`. *others*: names of queues
@@ -150,7 +152,10 @@ class Auditor:
             self._look(queue)
             self._compare_queue(queue)
         for spec, bindings in self._declared:
-            self._compare_bindings(spec, draft(spec, bindings, self._settings, self._home), plan)
+            try:
+                self._compare_bindings(spec, draft(spec, bindings, self._settings, self._home), plan)
+            except TopologyError as exc:  # such as a policy that is not understood, or a tag with an impossible name
+                self._found.unknown.append(f"Cannot tell what differs for queue {spec.name}: {exc}")
         for topic in plan.topics:
             if topic.is_bound:
                 self._compare_topic(topic)
@@ -251,6 +256,7 @@ class Auditor:
         for binding in sorted(drafted.given):
             self._look_at_topic(binding.exchange)
         queue = plan.queue(spec.name)
+        self._compare_sizes(spec.name, drafted, plan)
         if spec.name not in self._queues or (queue.is_predefined and not drafted.bound):
             return
         shown = self._queues[spec.name]
@@ -282,6 +288,14 @@ class Auditor:
         self._note_undeclared(spec, drafted, wanted)
         self._compare_desired(replace(wanted, resets=True))
 
+    def _compare_sizes(self, name: str, drafted: Draft, plan: Blueprint) -> None:
+        bound = {binding.exchange for binding in drafted.bound}
+        sizes = [topic.max_size_bytes for topic in plan.topics if topic.exchange in bound and topic.max_size_bytes]
+        for queue in plan.queues if sizes else ():
+            shown = self._queues.get(queue.name)
+            if shown is not None and queue.owner == name and queue.role in ("queue", "level"):
+                self._found.changes += size_drift(queue, shown, max(sizes))
+
     def _note_undeclared(self, spec: QueueSpec, drafted: Draft, wanted: Desired) -> None:
         declared = drafted.bound | drafted.given
         kept = {binding.exchange for binding in declared} | wanted.bindings.unfiltered
@@ -303,12 +317,7 @@ class Auditor:
                 observed = observed.with_policy(name, shown.attributes.get("Policy"))
         for exchange in wanted.exchanges:
             observed = self._observe(wanted, exchange, observed)
-        try:
-            changes = diff(wanted, observed)
-        except TopologyError as exc:
-            self._found.unknown.append(f"Queue {wanted.queue}: {exc}")
-            return
-        for change in changes:
+        for change in diff(wanted, observed):
             drift = self._described(change, wanted, observed)
             if drift is not None:
                 self._found.changes.append(drift)
@@ -389,7 +398,18 @@ class Auditor:
                 Drift("create", "topic", topic.physical, reason, topic.exchange, tags=topic.tags)
             )  # fmt: skip
         else:
-            self._found.changes += topic_drift(topic, shown)
+            self._found.changes += topic_drift(topic, replace(shown, max_size_bytes=self._size_of(topic)))
+
+    def _size_of(self, topic: SnsTopic) -> int | None:
+        if topic.max_size_bytes is None:
+            return None
+        try:
+            return size_of(self._clients.sns("get_topic_attributes", TopicArn=topic.arn).get("Attributes") or {})
+        except AccessDenied as exc:
+            self._cannot_tell(f"the size of exchange {topic.exchange}", exc)
+        except TopicNotFound as exc:
+            logger.debug("The topic of exchange %s was deleted meanwhile: %s", topic.exchange, exc)
+        return None
 
     def _look_at_topic(self, exchange: str) -> None:
         if exchange in self._topics:
@@ -454,6 +474,9 @@ class Auditor:
                 one = self._undeclared_queue(name, QueueUrl(url))
             except QueueNotFound:
                 continue  # AWS lists deleted queues for a while
+            except TopologyError as exc:
+                self._found.unsearched.append(f"Cannot tell whether queue {name} is declared: {exc}")
+                continue
             if one is not None:
                 found.append(one)
         return found
@@ -488,8 +511,8 @@ class Auditor:
             try:
                 main = self._clients.sqs("get_queue_url", QueueName=tags[LEVEL_TAG])["QueueUrl"]
                 bindings = from_tags(self._clients.sqs("list_queue_tags", QueueUrl=main).get("Tags") or {})
-            except QueueNotFound as exc:
-                logger.debug("The queue of a priority level is gone: %s", exc)
+            except TopologyError as exc:
+                logger.debug("The queue of a priority level is not found: %s", exc)
         found = {str(topic_arn(exchange, self._settings, self._home)) for exchange in bindings.exchanges() if exchange}
         return tuple(sorted(found | set(named_topics(policy))))
 

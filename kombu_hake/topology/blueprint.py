@@ -16,7 +16,6 @@ from kombu_hake.amqp import (
     MAX_PRIORITY_TAG,
     Binding,
     BindingSet,
-    ExchangeType,
     QueueArn,
     TopicArn,
     from_tags,
@@ -35,6 +34,7 @@ from kombu_hake.topology.spec import (
     LEVEL_TAG,
     OWNER_TAG,
     TYPE_TAG,
+    ExchangeSpec,
     Plan,
     QueueSpec,
     binding_priority,
@@ -99,6 +99,7 @@ class SnsTopic:
         is_bound: A declared queue is bound to it. Binding creates topics; one that is only published to is created by
             the app that binds a queue to it.
         is_predefined: It is created elsewhere.
+        max_size_bytes: It is declared with messages of that size; None for the default of SNS.
     """
 
     exchange: str
@@ -108,6 +109,7 @@ class SnsTopic:
     tags: Mapping[str, str] = field(default_factory=dict)
     is_bound: bool = True
     is_predefined: bool = False
+    max_size_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,7 @@ class Blueprint:
 
 def blueprint(
     queues: Iterable[tuple[QueueSpec, Collection[Binding]]],
-    exchanges: Mapping[str, ExchangeType | None],
+    exchanges: Mapping[str, ExchangeSpec],
     settings: Settings,
     home: Home,
 ) -> Blueprint:
@@ -154,7 +156,7 @@ def blueprint(
 
     Args:
         queues: Queues that stay, each with its bindings.
-        exchanges: Every exchange, also those that are only published to, with its type if that is known.
+        exchanges: Every exchange, also those that are only published to.
     Raises:
         ConfigurationError: the account is unknown.
         TopologyError: the arguments of a queue are wrong.
@@ -242,7 +244,7 @@ def topic_arn(exchange: str, settings: Settings, home: Home) -> TopicArn:
 class _Maker:
     """Collects what declared queues come to. Several of them may share a dead-letter queue."""
 
-    def __init__(self, settings: Settings, home: Home, exchanges: Mapping[str, ExchangeType | None]) -> None:
+    def __init__(self, settings: Settings, home: Home, exchanges: Mapping[str, ExchangeSpec]) -> None:
         self._settings = settings
         self._home = home
         self._exchanges = dict(exchanges)
@@ -260,7 +262,8 @@ class _Maker:
         wanted, asked = drafted.desired, drafted.dead_letters
         for binding in bindings:
             if needs_topic(self._settings, spec.name, binding):
-                self._exchanges[binding.exchange] = binding.exchange_type
+                known = self._exchanges.get(binding.exchange, ExchangeSpec())
+                self._exchanges[binding.exchange] = known._replace(type=binding.exchange_type)
                 if binding in drafted.bound or binding.exchange in self._settings.predefined_exchanges:
                     self._bound.add(binding.exchange)
             else:
@@ -296,7 +299,7 @@ class _Maker:
             if not dead.is_predefined and dead.redrive_allow is None:
                 self._queues[name] = replace(dead, redrive_allow=redrive_allow_policy(sources))
         left_out = self._direct - self._bound
-        topics = [self._topic(exchange, kind) for exchange, kind in self._exchanges.items() if exchange not in left_out]
+        topics = [self._topic(exchange, spec) for exchange, spec in self._exchanges.items() if exchange not in left_out]
         return Blueprint(
             tuple(sorted(self._queues.values(), key=lambda one: one.physical)),
             tuple(sorted(topics, key=lambda one: one.physical)),
@@ -334,14 +337,14 @@ class _Maker:
             {key: value for key, value in given.items() if key in DOCUMENTS},
         )
 
-    def _topic(self, exchange: str, kind: ExchangeType | None) -> SnsTopic:
+    def _topic(self, exchange: str, spec: ExchangeSpec) -> SnsTopic:
         arn = topic_arn(exchange, self._settings, self._home)
         is_bound, name = exchange in self._bound, parse_arn(arn).name
         if exchange in self._settings.predefined_exchanges:
             return SnsTopic(exchange, name, arn, is_bound=is_bound, is_predefined=True)
         attributes = {"FifoTopic": "true"} if exchange.endswith(FIFO_SUFFIX) else {}
-        tags = own_tags(self._settings) | ({TYPE_TAG: kind} if kind else {})
-        return SnsTopic(exchange, name, arn, attributes, tags, is_bound)
+        tags = own_tags(self._settings) | ({TYPE_TAG: spec.type} if spec.type else {})
+        return SnsTopic(exchange, name, arn, attributes, tags, is_bound, max_size_bytes=spec.max_size_bytes)
 
     def _subscribe(self, wanted: Desired, changes: Iterable[Change], *, is_predefined: bool) -> None:
         for change in changes:

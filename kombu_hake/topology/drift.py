@@ -12,12 +12,23 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from kombu_hake.amqp import QueueUrl, merged_policy, read_object, same_json, whole
+from kombu_hake.amqp import SQS_MAX_MESSAGE_BYTES, QueueUrl, merged_policy, read_object, same_json, whole
 from kombu_hake.quoting import quoted
 from kombu_hake.topology.blueprint import SnsTopic, SqsQueue
+from kombu_hake.topology.sizes import SIZE_ATTRIBUTE, raised
 from kombu_hake.topology.spec import DOCUMENTS, MADE_BY_TAG, is_made_by_us, redrive_allow_policy
 
-__all__ = ["Action", "Drift", "ShownQueue", "ShownTopic", "What", "queue_drift", "tag_drift", "topic_drift"]
+__all__ = [
+    "Action",
+    "Drift",
+    "ShownQueue",
+    "ShownTopic",
+    "What",
+    "queue_drift",
+    "size_drift",
+    "tag_drift",
+    "topic_drift",
+]
 
 Action: TypeAlias = Literal["create", "change", "delete"]
 What: TypeAlias = Literal["queue", "topic", "subscription", "policy", "attribute", "tag", "binding"]
@@ -66,6 +77,8 @@ class ShownTopic:
     tags: Mapping[str, str] | None
     #: Endpoint to subscription ARN, or what SNS shows instead while it waits to be confirmed.
     subscriptions: Mapping[str, str] | None
+    #: Bytes of its largest messages; None also where no size is declared.
+    max_size_bytes: int | None = None
 
 
 def queue_drift(wanted: SqsQueue, shown: ShownQueue) -> Iterator[Drift]:
@@ -88,11 +101,30 @@ def queue_drift(wanted: SqsQueue, shown: ShownQueue) -> Iterator[Drift]:
 
 
 def topic_drift(wanted: SnsTopic, shown: ShownTopic) -> Iterator[Drift]:
-    """Where the tags of a topic differ."""
-    if wanted.is_predefined or shown.tags is None:
+    """Where the size and the tags of a topic differ. A topic that takes larger messages than declared is left alone."""
+    if wanted.is_predefined:
+        return
+    size = raised(wanted.max_size_bytes, shown.max_size_bytes) if shown.max_size_bytes is not None else None
+    if size is not None:
+        reason = f"{SIZE_ATTRIBUTE} is {shown.max_size_bytes}, declared is {size}."
+        attributes = {SIZE_ATTRIBUTE: str(size)}
+        yield Drift("change", "attribute", wanted.physical, reason, wanted.exchange, attributes=attributes)
+    if shown.tags is None:
         return
     for key, reason in tag_drift(wanted.tags, shown.tags):
         yield Drift("change", "tag", wanted.physical, reason, wanted.exchange, tags={key: wanted.tags[key]})
+
+
+def size_drift(wanted: SqsQueue, shown: ShownQueue, size_bytes: int) -> Iterator[Drift]:
+    """Where a queue takes smaller messages than the exchanges that it is bound to."""
+    found = (shown.attributes or {}).get(SIZE_ATTRIBUTE, "")
+    if wanted.is_predefined or SIZE_ATTRIBUTE in wanted.attributes or not found.isdecimal() or int(found) >= size_bytes:
+        return
+    reason = f"{SIZE_ATTRIBUTE} is {found}, and it is bound to an exchange with messages of {size_bytes} bytes."
+    attributes = {SIZE_ATTRIBUTE: str(SQS_MAX_MESSAGE_BYTES)}
+    yield Drift(
+        "change", "attribute", wanted.physical, reason, wanted.owner, queue=wanted.name, attributes=attributes
+    )  # fmt: skip
 
 
 def tag_drift(wanted: Mapping[str, str], shown: Mapping[str, str]) -> Iterator[tuple[str, str]]:

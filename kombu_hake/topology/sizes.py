@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from kombu_hake.amqp import (
@@ -28,12 +28,22 @@ from kombu_hake.exceptions import AccessDenied, DeclarationMismatch, HakeError, 
 from kombu_hake.quoting import fields, guarded, quoted
 from kombu_hake.topology.topics import Topics
 
-__all__ = ["SIZE_ARGUMENT", "TopicLimit", "TopicSizes", "checked_size", "raised", "size_attributes"]
+__all__ = [
+    "SIZE_ARGUMENT",
+    "SIZE_ATTRIBUTE",
+    "TopicLimit",
+    "TopicSizes",
+    "checked_size",
+    "raised",
+    "size_attributes",
+    "size_of",
+]
 
 logger = guarded(logging.getLogger(__name__))
 #: Argument of an exchange: bytes of its largest message.
 SIZE_ARGUMENT = "x-max-message-size"
-_ATTRIBUTE = "MaximumMessageSize"
+#: Of a topic, and of a queue.
+SIZE_ATTRIBUTE = "MaximumMessageSize"
 #: How long a limit that is too small for a message is believed; an operator may raise it.
 _SMALL_S = 60.0
 
@@ -71,7 +81,13 @@ def checked_size(exchange: str, value: object) -> int | None:
 def size_attributes(declared_bytes: int | None) -> dict[str, str]:
     """The attributes of a topic that follow from the declared size. Pure."""
     is_raised = declared_bytes is not None and declared_bytes > SNS_MAX_MESSAGE_BYTES
-    return {_ATTRIBUTE: str(declared_bytes)} if is_raised else {}
+    return {SIZE_ATTRIBUTE: str(declared_bytes)} if is_raised else {}
+
+
+def size_of(attributes: Mapping[str, str]) -> int:
+    """How large a message a topic takes, by its attributes. Pure."""
+    size = whole(attributes.get(SIZE_ATTRIBUTE))
+    return size if size is not None and 0 < size <= SNS_MAX_RAISED_BYTES else SNS_MAX_MESSAGE_BYTES
 
 
 def raised(declared_bytes: int | None, shown_bytes: int) -> int | None:
@@ -159,7 +175,7 @@ class TopicSizes:
             return []
         return [
             f"The topic of exchange {exchange!r} ({self._topics.arn(exchange)}) takes messages of {shown} bytes, and "
-            f"the exchange was declared with {declared}: set its attribute {_ATTRIBUTE}."
+            f"the exchange was declared with {declared}: set its attribute {SIZE_ATTRIBUTE}."
         ]
 
     def explained(self, queue: str, exchange: str, exc: TopologyError) -> TopologyError:
@@ -174,7 +190,7 @@ class TopicSizes:
             f"Queue {queue!r} cannot be subscribed to the topic of exchange {exchange!r}: AWS allows a topic with "
             f"messages of more than {SNS_MAX_MESSAGE_BYTES} bytes {SNS_RAISED_MAX_SUBSCRIPTIONS} subscriptions, and "
             f"this one, with {limit_bytes} bytes, has {subscriptions}. Unsubscribe queues that are not used, or bind "
-            f"the queue to a second exchange. Or set {_ATTRIBUTE} of {self._topics.arn(exchange)} back to "
+            f"the queue to a second exchange. Or set {SIZE_ATTRIBUTE} of {self._topics.arn(exchange)} back to "
             f"{SNS_MAX_MESSAGE_BYTES}, declare the exchange without a size, and use compress_above or large_messages. "
             f"{exc}"
         )
@@ -217,16 +233,13 @@ class TopicSizes:
         """The topic's limit, and how many subscriptions it has."""
         arn = self._topics.arn(exchange)
         attributes = self._clients.sns("get_topic_attributes", TopicArn=arn).get("Attributes") or {}
-        size = whole(attributes.get(_ATTRIBUTE))
-        count = whole(attributes.get("SubscriptionsConfirmed")) or 0
-        is_valid = size is not None and 0 < size <= SNS_MAX_RAISED_BYTES
-        return (size if size is not None and is_valid else SNS_MAX_MESSAGE_BYTES), count
+        return size_of(attributes), whole(attributes.get("SubscriptionsConfirmed")) or 0
 
     def _raise(self, exchange: str, wanted: int, shown: int, subscriptions: int) -> TopicLimit:
         arn = self._topics.arn(exchange)
         try:
             self._clients.sns(
-                "set_topic_attributes", TopicArn=arn, AttributeName=_ATTRIBUTE, AttributeValue=str(wanted)
+                "set_topic_attributes", TopicArn=arn, AttributeName=SIZE_ATTRIBUTE, AttributeValue=str(wanted)
             )
         except TopicNotFound:
             raise

@@ -24,6 +24,7 @@ from kombu_hake.amqp import (
     SQS_MIN_RETENTION_S,
     TAG_PREFIX,
     Binding,
+    ExchangeType,
     Kind,
     QueueArn,
     in_pattern,
@@ -45,6 +46,7 @@ __all__ = [
     "NAMESPACE_TAG",
     "OWNER_TAG",
     "TYPE_TAG",
+    "ExchangeSpec",
     "Plan",
     "QueueSpec",
     "binding_priority",
@@ -108,6 +110,15 @@ class QueueSpec:
     def kind(self) -> Kind:
         """What it goes with; false for a queue that stays."""
         return Kind(self.exclusive, self.auto_delete and not self.exclusive, self.expires_s)
+
+
+class ExchangeSpec(NamedTuple):
+    """What an exchange was declared with."""
+
+    #: None if it is not known: then only its name was given.
+    type: ExchangeType | None = None
+    #: Bytes of its largest messages, where SNS's default is not enough.
+    max_size_bytes: int | None = None
 
 
 def own_tags(settings: Settings) -> dict[str, str]:

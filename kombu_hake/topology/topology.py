@@ -361,6 +361,8 @@ class Topology:
             return
         self._asked.setdefault(spec.name, set()).update(binding.exchange for binding in own)
         self._reconciler.enforce(spec.name, own)
+        for exchange in {binding.exchange for binding in own}:
+            self._raise_sizes(spec.name, exchange)
 
     def unbind(self, queue: str, binding: Binding) -> None:
         """Undo :meth:`bind`; a binding that is not there is fine."""

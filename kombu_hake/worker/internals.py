@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from typing import Any, NamedTuple
 
-from kombu_hake.worker import safeguard, state, stopping
+from kombu_hake.worker import errbacks, health, safeguard, state, stopping
 from kombu_hake.worker.undecodable import reject_undecodable
 from kombu_hake.worker.unknown_tasks import say_unknown_once
 
@@ -66,6 +66,11 @@ INTERNALS: tuple[Internal, ...] = (
     Internal("celery.worker.worker:WorkController.wait_for_soft_shutdown", ("worker.stopping",), ("self",),
              since="5.5"),
     Internal("celery.worker.components:Hub.create", ("worker.safeguard",), None, ("w.hub",)),
+    Internal("celery.worker.worker:WorkController.setup_instance", ("worker.health",), None,
+             ("self.app.connection_for_read()", "signals.worker_init.send(sender=self)")),
+    Internal("celery.worker.consumer.connection:Connection.start", ("worker.health",), ("self", "c"),
+             ("c.connection = c.connect()",)),
+    Internal("celery.concurrency.solo:TaskPool.__init__", ("worker.health",), None, ("self.on_apply = apply_target",)),
     # Requests, and the sets that they are in
     Internal(f"{_REQUEST}.execute_using_pool", ("worker.state",), ("self", "pool"),
              ("self._apply_result = maybe(ref",)),
@@ -74,11 +79,22 @@ INTERNALS: tuple[Internal, ...] = (
     Internal(f"{_REQUEST}.message", ("worker.state", "worker.lost_tasks")),
     Internal(f"{_STATE}:requests", ("worker.state", "worker.lost_tasks")),
     Internal(f"{_STATE}:reserved_requests", ("worker.state",)),
-    Internal(f"{_STATE}:active_requests", ("worker.state",)),
+    Internal(f"{_STATE}:active_requests", ("worker.state", "worker.health")),
     Internal(f"{_STATE}:scheduled_requests", ("worker.state",), since="5.7"),
     Internal(f"{_STATE}:should_stop", ("worker.state",)),
     Internal(f"{_STATE}:should_terminate", ("worker.state",)),
     Internal(f"{_STATE}:task_ready", ("worker.state", "worker.safeguard"), ("request",)),
+    # The running task
+    Internal("celery._state:_task_stack", ("worker.state",)),
+    Internal("celery.app.task:Context.properties", ("worker.state", "publish.tenants")),
+    Internal("celery.app.task:Context.called_directly", ("worker.state",)),
+    Internal("celery.app.task:Context.is_eager", ("worker.state",)),
+    Internal("celery.app.trace:build_tracer", ("worker.state",), None,
+             ("push_task(task)", "push_request(task_request)")),
+    Internal("celery.app.routes:Router.route", ("worker.no_tenant",), ("self", "options"),
+             ("lpmerge(", "return options")),
+    Internal("celery.backends.base:Backend.fallback_chord_unlock", ("publish.tenants",),
+             ("self", "header_result", "body"), ("(header_result.id, body,)",)),
     # Pools
     Internal("celery.concurrency.thread:TaskPool.on_apply", ("worker.stopping",), ("self", "target"),
              ("return ApplyResult(f)",)),
@@ -95,14 +111,19 @@ INTERNALS: tuple[Internal, ...] = (
     Internal("celery.app.amqp:Queues.__init__", ("groups.setup",), None),
     Internal("celery.app.task:Task.start_strategy", ("groups.worker",), ("self", "app", "consumer"),
              ("self.Strategy",)),
-    Internal(f"{_REQUEST}.on_failure", ("groups.failures",), ("self", "exc_info")),
+    Internal(f"{_REQUEST}.on_failure", ("groups.failures", "worker.errbacks"), ("self", "exc_info")),
+    Internal(f"{_REQUEST}.on_timeout", ("worker.errbacks",), ("self", "soft"), ("mark_as_failure(",)),
+    Internal(f"{_REQUEST}._announce_revoked", ("worker.errbacks",), ("self", "reason"), ("mark_as_revoked(",)),
 )  # fmt: skip
 
 
 def install() -> None:
     """Have the worker that this process is, if it is one, get its hooks when it is ready. May be repeated."""
     signals = sys.modules.get("celery.signals")
-    if signals is None or _STATE not in sys.modules:
+    if signals is None:
+        return
+    signals.worker_init.connect(health.on_init, weak=False, dispatch_uid="kombu_hake.worker.internals")
+    if _STATE not in sys.modules:
         return
     import kombu_hake.signals  # noqa: F401 - now: a lease that is lost may find no descriptor left for an import
 
@@ -119,3 +140,5 @@ def _on_ready(sender: Any = None, **_kwargs: Any) -> None:
     say_unknown_once(sender)
     safeguard.on_ready(sender)
     reject_undecodable(sender)
+    health.on_ready(sender, transport)
+    errbacks.on_ready()

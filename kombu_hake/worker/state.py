@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import sys
 import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 __all__ = [
@@ -14,10 +17,13 @@ __all__ = [
     "is_unstarted",
     "refuse_to_start",
     "remember",
+    "running_properties",
+    "settles",
     "unstarted_tags",
 ]
 
 _consumers: list[weakref.ref[Any]] = []
+_settled: ContextVar[Any] = ContextVar("kombu_hake_settled", default=None)
 
 
 def remember(consumer: Any) -> None:
@@ -45,6 +51,32 @@ def is_stopping() -> bool:
     stop, terminate = getattr(state, "should_stop", None), getattr(state, "should_terminate", None)
     # An exit status, 0 included, means that it was told so.
     return (stop is not None and stop is not False) or (terminate is not None and terminate is not False)
+
+
+def running_properties() -> Mapping[str, Any] | None:
+    """The properties of the message of the task that this thread (or greenlet) runs, or settles; None outside of tasks.
+
+    A task that the running task calls like a function, or runs with ``apply()``, has no message.
+    """
+    state = sys.modules.get("celery._state")
+    if state is None:
+        return None
+    for task in reversed(state._task_stack.stack):
+        request = task.request
+        if not request.called_directly and not request.is_eager:
+            return request.properties or {}
+    settled = _settled.get()
+    return None if settled is None else settled.message.properties or {}
+
+
+@contextmanager
+def settles(request: Any) -> Iterator[None]:
+    """The worker's main process deals with the end of a task: it may publish for it."""
+    token = _settled.set(request)
+    try:
+        yield
+    finally:
+        _settled.reset(token)
 
 
 def unstarted_tags(channel: Any) -> list[int]:

@@ -80,3 +80,39 @@ class TestFifo:
                 seen += [message.payload] if message is not None else []
             assert [n for n in seen if n % 2 == 0] == [0, 2, 4]
             assert [n for n in seen if n % 2 == 1] == [1, 3, 5]
+
+
+@needs(Can.AWS)
+class TestTenants:
+    """On a standard queue the group id is the tenant, also through a topic."""
+
+    def test_tenant_is_the_group_id_and_the_readers_property(self, broker: Broker) -> None:
+        declare(broker.stranger(), Queue("work", Exchange("orders", "topic"), "#"))
+        producer = broker.stranger()
+        publish(producer, 1, "", "work", tenant="Acme Corp")
+        publish(producer, 2, "orders", "placed", tenant="Acme Corp")
+        publish(producer, 3, "orders", "placed", MessageGroupId="by-hand")
+        publish(producer, 4, "orders", "placed")
+        sqs = broker.aws.client("sqs")
+        url = sqs.get_queue_url(QueueName=f"{broker.aws.namespace}__work")["QueueUrl"]
+        sqs.send_message(QueueUrl=url, MessageBody="5", MessageGroupId="theirs")
+        groups: dict[str, str | None] = {}
+        handles: list[str] = []
+        while len(groups) < 5:
+            answer = sqs.receive_message(
+                QueueUrl=url, VisibilityTimeout=60, WaitTimeSeconds=1, MessageSystemAttributeNames=["MessageGroupId"]
+            )
+            for raw in answer.get("Messages", []):
+                groups[raw["MessageId"]] = raw.get("Attributes", {}).get("MessageGroupId")
+                handles.append(raw["ReceiptHandle"])
+        for handle in handles:
+            sqs.change_message_visibility(QueueUrl=url, ReceiptHandle=handle, VisibilityTimeout=0)
+        messages = broker.drain("work")["work"]
+        seen = {m.payload: (groups[m.properties["message_id"]], m.properties.get("tenant")) for m in messages}
+        assert seen == {
+            1: ("hake:Acme%20Corp", "Acme Corp"),
+            2: ("hake:Acme%20Corp", "Acme Corp"),
+            3: ("by-hand", "by-hand"),
+            4: (None, None),
+            5: ("theirs", "theirs"),
+        }

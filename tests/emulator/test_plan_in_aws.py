@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import pytest
 from fake_aws import SLOW
+from kombu import Connection, Exchange, Queue
 from support.emulators import Emulator
 from support.faults import FAULTS, Aws
 from support.shops import made_app
@@ -93,6 +94,13 @@ def test_on_an_aws_that_shows_changes_late(slow: StandIn) -> None:
     waited.clear()
     apply()
     assert any("AWS does not show" in line for line in waited)
+    slow.pass_time(130)
+    with Connection(slow.url()) as connection:
+        Queue("email", Exchange("orders", "topic"), "gone")(connection.default_channel).declare()
+    slow.pass_time(130)
+    apply(prune=lambda found: found)
+    slow.pass_time(130)
+    assert "gone" not in str(aws.inventory()["subscriptions"]["standin__orders", "standin__email"]["FilterPolicy"])
     written = slow.fake.counts()
     slow.pass_time(130)
     apply()

@@ -212,7 +212,7 @@ _HEADERS = (
 _PROPERTIES = (
     "correlation_id", "reply_to", "delivery_mode", "priority", "expiration", "first_sent_ms", "delivery_info",
     "body_encoding", "delivery_tag", "message_id", "MessageGroupId", "MessageDeduplicationId", "DelaySeconds",
-    "receive_count", "attributes", "application_headers",
+    "receive_count", "attributes", "application_headers", "tenant",
 )  # fmt: skip
 #: A value of each shape suits some header; these are then in order, so no message is made.
 _IN_ORDER = {

@@ -27,6 +27,7 @@ _KEYS = (
     "hake_event", "hake_deaths", "x-death", "compression", "body", "headers", "properties", "content-type",
     "content-encoding", "body_encoding", "timelimit", "stamps", "root_id", "reply_to", "MessageGroupId",
     "DelaySeconds", "message_id", "attributes", "exchange", "routing_key", "", "\ud800", "__class__",
+    "tenant",
 )  # fmt: skip
 
 

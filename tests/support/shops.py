@@ -30,6 +30,12 @@ def groups(app: Celery) -> None:
     Topic("audit", app=app, dead_letters=False).on("#", group="log", name="log")(print)
 
 
+def large(app: Celery) -> None:
+    """One process declares the topic with a size, and one without."""
+    Topic("orders", app=app, max_size=1_048_576).on("placed", group="email", name="receipt")(print)
+    Topic("orders", app=app).on("placed", group="stock", name="reserve")(print)
+
+
 def plain(app: Celery) -> None:
     app.conf.task_queues = [
         Queue("video", Exchange("media", "topic"), routing_key="video.#", queue_arguments=KEPT),
@@ -88,6 +94,7 @@ SHOPS: dict[str, tuple[Callable[[Celery], None], dict[str, Any]]] = {
     ),
     "documents by option": (plain, {"queue_attributes": {"RedriveAllowPolicy": '{"redrivePermission": "denyAll"}'}}),
     "policy by option": (plain, {"queue_attributes": {"Policy": json.dumps(OWN_POLICY)}}),
+    "large messages": (large, {}),
     "many bindings": (many_bindings, {}),
 }  # fmt: skip
 

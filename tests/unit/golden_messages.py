@@ -133,7 +133,7 @@ def write(recipe: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
             dispatcher.publish(message, recipe["exchange"], recipe["routing_key"], mandatory=True)
         elif recipe["action"] == "defer":
             text = with_first_sent(message["Body"], recipe["first_sent_ms"])
-            dispatcher.send_copy(QueueTarget(queue, url), text, recipe["delay_s"])
+            dispatcher.send_copy(QueueTarget(queue, url), text, recipe["delay_s"], None, None)
         else:
             where = recipe.get("dead_queue", _DEAD_QUEUE)
             topology.declare_queue(QueueSpec(where))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.pages import DOCS
 
-from kombu_hake.cli.cost import MONTH_S, Load, price_usd, requests_a_month
+from kombu_hake.cli.cost import FAIR_USD, MONTH_S, Load, price_usd, requests_a_month
 from kombu_hake.cli.main import hake
 
 #: Rates of docs/performance.md, a second: what the benchmark's workers handled while requests were counted.
@@ -139,6 +139,14 @@ def test_the_command_needs_no_app_and_prints_a_table() -> None:
     assert re.search(r"^together ", done.output, re.MULTILINE)
 
 
+def test_tenants_cost_extra_where_messages_move() -> None:
+    requests = requests_a_month(Load(per_second=10, groups=2))
+    moved = sum(requests[name] for name in ("sqs:ReceiveMessage", "sqs:DeleteMessage"))
+    assert price_usd(requests, fair_usd=FAIR_USD) - price_usd(requests) == pytest.approx(moved * FAIR_USD / 1e6)
+    done = CliRunner().invoke(hake, ["cost", "10", "--groups", "2", "--tenants", "--json"])
+    assert json.loads(done.output)["usd"] == pytest.approx(price_usd(requests, fair_usd=FAIR_USD), abs=0.01)
+
+
 def test_the_command_takes_other_prices() -> None:
     def price(*options: str) -> float:
         done = CliRunner().invoke(hake, ["cost", "50", "--groups", "3", "--json", *options])
@@ -149,7 +157,7 @@ def test_the_command_takes_other_prices() -> None:
 
 @pytest.mark.parametrize("wrong", [["-1"], ["1", "--groups", "-1"], ["1", "--workers", "0"], ["1", "--size", "2000"]])
 def test_the_command_refuses_what_makes_no_sense(wrong: list[str]) -> None:
-    assert CliRunner().invoke(hake, ["cost", *wrong]).exit_code == 2
+    assert CliRunner().invoke(hake, ["cost", *wrong]).exit_code == 1
 
 
 PAGE = DOCS / "cost.md"

@@ -76,12 +76,37 @@ def _sentence(text: str) -> str:
     return _cell(text[0].upper() + text[1:])
 
 
+def metrics_table() -> str:
+    from kombu_hake.telemetry import metrics, names  # imports OpenTelemetry
+
+    usual = {names.SYSTEM, names.DESTINATION, names.OPERATION, names.OPERATION_TYPE, names.ERROR}
+    rows = [(name, "counter", *item) for name, item in metrics.COUNTERS.items()]
+    for name, item in metrics.HISTOGRAMS.items():
+        rows.append((name, "histogram", item.unit, item.description, tuple(usual)))
+    rows += [(names.POLL_AGE, "gauge", "s", metrics.POLL_AGE, (names.SYSTEM, names.DESTINATION))]
+    head = ["| metric | kind | unit | attributes | what it is |", "|---|---|---|---|---|"]
+    return "\n".join(
+        head
+        + [
+            f"| `{name}` | {kind} | `{unit}` | {_attributes(attributes, usual)} | {description} |"
+            for name, kind, unit, description, attributes in rows
+        ]
+    )
+
+
+def _attributes(attributes: tuple[str, ...], usual: set[str]) -> str:
+    if usual <= set(attributes):
+        return "those above"
+    return ", ".join(f"`{name}`" for name in attributes)
+
+
 TABLES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
     DOCS / "options.md": {"options": options_table},
     DOCS / "cli.md": {"check": check_table},
     DOCS / "design.md": {"modules": modules_table},
     DOCS / "api.md": {"api": api_page},
     DOCS / "messages.md": {"error-texts": error_texts_table},
+    DOCS / "monitoring.md": {"metrics": metrics_table},
 }
 
 
@@ -124,6 +149,11 @@ def test_the_table_of_modules_names_each_module() -> None:
     table = (DOCS / "design.md").read_text().partition("<!-- modules -->")[2]
     listed = re.findall(r"^\| `([\w/.]+)` \|", table, re.MULTILINE)
     assert listed == [name for name, _ in modules()], "run: python tests/unit/test_docs.py"
+
+
+def test_the_table_of_metrics_is_that_of_the_code() -> None:
+    text = (DOCS / "monitoring.md").read_text()
+    assert with_table(text, "metrics", metrics_table()) == text, "run: python tests/unit/test_docs.py"
 
 
 def test_the_page_of_python_names_is_that_of_the_code() -> None:

@@ -51,8 +51,11 @@ def test_a_message_is_read_as_ever(path: Path) -> None:
     expected = case["read"]
     # Version 0.1 kept the header of a body that it had decompressed: the next reader of a copy could not read it.
     headers = {name: value for name, value in expected["headers"].items() if name != "compression"}
+    properties = dict(expected["properties"])
+    if not case["queue"].endswith(".fifo") and "MessageGroupId" in properties:
+        properties["tenant"] = properties["MessageGroupId"]  # since 1.0
     found = read(case["received"], case["queue"], is_bound=case["is_bound"])
-    assert found == {**expected, "headers": headers}, case["about"]
+    assert found == {**expected, "headers": headers, "properties": properties}, case["about"]
 
 
 @each_of_ours

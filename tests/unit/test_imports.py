@@ -17,7 +17,8 @@ PACKAGE = Path(kombu_hake.__file__).parent
 #: A package, or a module of the root, imports from the lines above its own. Those of one line do not know each other.
 ORDER = (
     "_version quoting signals",
-    "exceptions",
+    "exceptions health",
+    "telemetry",
     "amqp",
     "config",
     "aws",
@@ -207,9 +208,14 @@ def loaded_by(statement: str) -> set[str]:
 def test_importing_the_package_loads_no_library_for_aws() -> None:
     loaded = loaded_by("import kombu_hake, kombu.serialization")
     assert "kombu_hake" in loaded
-    assert not loaded & (AWS_LIBRARIES | {"celery", "moto"})
+    assert not loaded & (AWS_LIBRARIES | {"celery", "moto", "opentelemetry"})
 
 
 def test_making_a_connection_loads_no_library_for_aws() -> None:
     loaded = loaded_by("import kombu, kombu_hake\nkombu.Connection('hake://').transport")
-    assert not loaded & (AWS_LIBRARIES | {"celery", "moto"})
+    assert not loaded & (AWS_LIBRARIES | {"celery", "moto", "opentelemetry"})
+
+
+def test_telemetry_alone_imports_opentelemetry() -> None:
+    found = {item.source for item in imports() if item.module.split(".")[0] == "opentelemetry"}
+    assert found == {"telemetry.metrics", "telemetry.names", "telemetry.traces"}

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -17,14 +18,14 @@ from kombu_hake import admin
 from kombu_hake.admin import Admin, Applied, Plan
 from kombu_hake.admin.blueprint import blueprint
 from kombu_hake.admin.declared import declared
-from kombu_hake.amqp.policy import queue_policy
+from kombu_hake.amqp import Binding, queue_policy, to_tags
 from kombu_hake.cli.main import hake
 from kombu_hake.exceptions import ConfigurationError
 
 URL = f"hake://localhost:1/ns?region={REGION}"
 READS = {
     "get_queue_url", "get_queue_attributes", "list_queue_tags", "list_queues", "list_topics", "get_caller_identity",
-    "list_subscriptions_by_topic", "get_subscription_attributes", "list_tags_for_resource",
+    "list_subscriptions_by_topic", "get_topic_attributes", "get_subscription_attributes", "list_tags_for_resource",
 }  # fmt: skip
 
 
@@ -121,6 +122,24 @@ def test_blueprint_has_topics_of_bindings_and_of_what_is_published_to() -> None:
     }  # fmt: skip
 
 
+def test_several_that_apply_and_workers_that_start_at_once() -> None:
+    fake = FakeClients()
+    with connected(fake):
+
+        def work(number: int) -> None:
+            app = made_app(URL, "groups")
+            if number % 2:
+                declare_all(app)
+                return
+            with admin.connect(app) as broker:
+                broker.apply(sleep=lambda seconds: None)
+
+        with ThreadPoolExecutor(6) as pool:
+            list(pool.map(work, range(6)))
+    with opened(fake, made_app(URL, "groups")) as (broker, _, _):
+        assert broker.plan() == Plan()
+
+
 # --- faults
 
 
@@ -162,6 +181,31 @@ def test_fault_is_one_line_and_mended(name: str) -> None:
 def test_fault_of_priorities_is_one_line_and_mended(name: str) -> None:
     with shop("priorities") as found:
         check(found, FAULTS_WITH_PRIORITIES[name])
+
+
+def test_sizes_are_raised_and_never_lowered() -> None:
+    with shop("large messages") as (broker, fake, aws):
+        apply(broker)
+        topic = aws.topic("orders")
+        size = "MaximumMessageSize"
+        assert fake.topics.by_name["ns__orders"].attributes[size] == "1048576"
+        aws.sns.set_topic_attributes(TopicArn=topic, AttributeName=size, AttributeValue="300000")
+        aws.set(aws.url("email"), MaximumMessageSize="262144")
+        assert lines(broker.plan()) == [
+            "change attribute ns__email: MaximumMessageSize is 262144, and it is bound to an exchange with messages "
+            "of 1048576 bytes.",
+            "change attribute ns__orders: MaximumMessageSize is 300000, declared is 1048576.",
+        ]
+        apply(broker)
+        assert broker.plan() == Plan()
+        assert fake.topics.by_name["ns__orders"].attributes[size] == "1048576"
+        fake.deny("sns:GetTopicAttributes")
+        assert "Cannot tell the size of exchange orders" in broker.plan().unknown[0]
+    with shop("groups") as (broker, fake, aws):
+        apply(broker)
+        aws.sns.set_topic_attributes(TopicArn=aws.topic("orders"), AttributeName=size, AttributeValue="300000")
+        aws.set(aws.url("email"), MaximumMessageSize="262144")
+        assert broker.plan() == Plan()
 
 
 # --- what is no longer declared
@@ -471,6 +515,29 @@ def test_unreadable_policy_is_said_and_left_alone() -> None:
         assert [one for one in found.changes if one.what == "policy"] == []
 
 
+def test_tags_and_policies_that_others_wrote_stop_nothing() -> None:
+    fake = FakeClients()
+    app = hired("shop", Queue("clips", VIDEO, routing_key="#"), name_style="kombu")
+    with opened(fake, app) as (broker, _, aws):
+        apply(broker)
+        url = aws.url("clips")
+        tags = {"hake:b:x": "?", "hake:max-priority": "99999999999", "hake:level-of": "\x00", "hake:user:x": "1 1"}
+        impossible = to_tags(Binding("\N{SNOWMAN}" * 200, "topic", "#"))
+        aws.sqs.tag_queue(QueueUrl=url, Tags=tags | impossible)
+        theirs = aws.sqs.create_queue(QueueName="ns__theirs")["QueueUrl"]
+        ours = {"hake:made-by": "kombu_hake 1", "hake:namespace": "ns"}
+        aws.sqs.tag_queue(QueueUrl=theirs, Tags=tags | impossible | ours)
+        aws.set(theirs, Policy=queue_policy(None, aws.arn(theirs), ["arn:aws:sns:eu-west-3:1:other"]) or "")
+        found = broker.plan()
+        assert "Cannot tell what differs for queue clips" in found.unknown[0]
+        assert "Cannot tell whether queue ns__theirs is declared" in found.notes[0]
+        aws.sqs.untag_queue(QueueUrl=url, TagKeys=list(impossible))
+        aws.sqs.untag_queue(QueueUrl=theirs, TagKeys=list(impossible))
+        found = broker.plan()
+        assert found.unknown == found.notes == ()
+        assert names(apply(broker, prune=lambda found: found).removed) == {("queue", "ns__theirs")}
+
+
 def test_shorter_retention_is_marked_as_destructive() -> None:
     with shop("groups") as (broker, _, aws):
         apply(broker)
@@ -525,7 +592,7 @@ def test_prune_asks_and_names_the_messages() -> None:
     assert done.exit_code == 2
     wanted = "  not declared: queue ns__films-dead: It belongs to queue ns__films. It holds 1 message."
     assert wanted in done.output.splitlines()
-    assert run(fake, app, "apply", "--prune", "--yes").exit_code == 2  # of click: wrong usage
+    assert run(fake, app, "apply", "--prune", "--yes").exit_code == 1  # wrong arguments
     done = run(fake, app, "apply", "--prune", stdin="n\n")
     assert done.exit_code == 0
     assert "ns__films" in fake.queues.by_name

@@ -101,6 +101,26 @@ def test_a_dead_letter_of_a_fifo_queue_stays_in_its_group(fake: FakeClients, con
     assert dead.group == "customer-7"
 
 
+@pytest.mark.parametrize("arguments", [ASKED, {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "q-dead"}])
+@pytest.mark.parametrize(("tenant", "group"), [("Acme Corp", "hake:Acme%20Corp"), (None, "theirs"), (None, None)])
+def test_a_dead_letter_keeps_its_tenant(
+    fake: FakeClients, connection: Connection, arguments: Any, tenant: str | None, group: str | None
+) -> None:
+    channel = declare(connection, **arguments)
+    if "x-dead-letter-exchange" in arguments:
+        channel.queue_declare("q-dead")
+    more = {} if group is None else {"MessageGroupId": group}
+    if tenant is None:  # of a program that knows no tenants
+        send(fake, "x", **more)
+    else:
+        message = channel.prepare_message("x", properties={"tenant": tenant})
+        channel.basic_publish(message, "", "q")
+    get(channel).reject()
+    gone(fake)
+    [dead] = fake.queues.queue("q-dead").messages
+    assert dead.group == group
+
+
 def test_where_there_is_no_dead_letter_queue_a_warning_says_what_was_deleted(
     fake: FakeClients, connection: Connection, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -44,7 +44,8 @@ class Time:
 def time(monkeypatch: pytest.MonkeyPatch, aws: Aws) -> Time:
     found = Time()
     for module in (retry_module, wire_module, clients_module, publisher_module):
-        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=found.monotonic, sleep=found.sleep))
+        clock = SimpleNamespace(monotonic=found.monotonic, perf_counter=found.monotonic, sleep=found.sleep)
+        monkeypatch.setattr(module, "time", clock)
     monkeypatch.setattr(
         retry_module, "backoff_s", lambda attempt, first_s, most_s: min(most_s, first_s * 2.0**attempt) * 0.5
     )

@@ -157,7 +157,7 @@ def _differences(expected: Expected, facts: Facts, clients: Clients, topology: T
         expected.settings,
         topology.home,
         [(queue.spec, queue.bindings) for queue in made.queues],
-        {exchange.name: exchange.type for exchange in made.exchanges},
+        {exchange.name: exchange.spec for exchange in made.exchanges},
     )
     try:
         yield from auditor.audit(with_undeclared=False).changes
