@@ -313,6 +313,8 @@ class Channel(DeclaringChannel):
                 self._leases.stop_renewing(delivery.lease)  # the caller that gets the error may still settle it
                 raise
             self._after_failure(delivery, message, exc)
+        if delivery.stored is not None:
+            message.forget_decoded()
         return True
 
     @staticmethod

@@ -47,6 +47,7 @@ __all__ = [
     "combined",
     "difference",
     "has_pointer",
+    "lifecycle_rules",
     "parse_store",
     "pointer_attributes",
     "pointer_in",
@@ -71,6 +72,8 @@ _RESERVED = re.compile(r"(?:xn--|sthree-|amzn-s3-demo-).*|.*(?:--x-s3|--table-s3
 #: S3's safe characters, in parts between slashes. HTTP clients may remove "." and "..", and "%" may be decoded twice.
 _KEY = re.compile(r"(?!\.{1,2}(?:/|\Z))[A-Za-z0-9!_.*'()-]+(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9!_.*'()-]+)*", re.ASCII)
 _MAX_KEY_CHARS = 1_024
+_EXPIRE_DAYS = 30
+_ABORT_DAYS = 2
 _ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 #: What differs from the object that a message points to; see the head of the module. ``{}`` for nothing.
@@ -133,6 +136,23 @@ class Store:
             and pointer.key.startswith(base)
             and _ID.fullmatch(pointer.key[len(base) :]) is not None
         )
+
+
+def lifecycle_rules(store: Store) -> list[dict[str, Any]]:
+    """The rules of its bucket by which S3 deletes what no consumer does, as S3's API has them.
+
+    They are about our own objects alone; longer than two retentions, of a queue and of its dead-letter queue.
+    """
+    return [
+        {
+            "ID": f"kombu_hake {store.base}{part}",
+            "Status": "Enabled",
+            "Filter": {"Prefix": f"{store.base}{part}/"},
+            "Expiration": {"Days": _EXPIRE_DAYS},
+            "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": _ABORT_DAYS},
+        }
+        for part in ("q", "t")
+    ]
 
 
 def parse_store(value: object) -> Store:

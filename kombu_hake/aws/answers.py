@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 from kombu_hake.exceptions import BrokerUnavailable
 
-__all__ = ["checked", "is_aws_code", "looks_like_success"]
+__all__ = ["checked", "has_request_id", "is_aws_code", "looks_like_success"]
 
 #: An error code of AWS. If there is none, botocore gives the HTTP status, "Unknown" or nothing.
 _CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]{2,127}\Z", re.ASCII)
@@ -79,6 +79,11 @@ def looks_like_success(protocol: str, body: bytes) -> bool:
         return isinstance(json.loads(body), dict)
     except (ValueError, RecursionError):
         return False
+
+
+def has_request_id(headers: Mapping[str, str]) -> bool:
+    """Return True if an answer has the id that AWS gives each request."""
+    return any(headers.get(name) for name in ("x-amz-request-id", "x-amzn-requestid"))
 
 
 # --- types

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from kombu_hake._version import __version__
 from kombu_hake.amqp import MAX_PAYLOAD_BYTES, SQS_MAX_WAIT_S
 from kombu_hake.aws import forksafe
-from kombu_hake.aws.answers import checked, looks_like_success
+from kombu_hake.aws.answers import checked, has_request_id, looks_like_success
 from kombu_hake.aws.clock import AwsClock
 from kombu_hake.aws.concurrency import SharedParts
 from kombu_hake.aws.credentials import Credentials
@@ -516,11 +516,14 @@ class _GuardedSession:
         is_download = self._protocol == "rest-xml" and request.stream_output
         request.stream_output = True  # the body is read below
         response = self._session.send(request)
-        if is_download and 200 <= response.status_code < 300:
+        is_success = 200 <= response.status_code < 300
+        if is_success and is_download and has_request_id(response.headers):
             return response  # an object, of which the caller reads as much as it asked for
         try:
             response._content = read_body(response.raw)
-            if 200 <= response.status_code < 300 and not looks_like_success(self._protocol, response._content):
+            # An object may hold anything, and S3 answers an upload with nothing: only the headers tell that it is S3.
+            is_aws = self._protocol != "rest-xml" or has_request_id(response.headers)
+            if is_success and not (is_aws and looks_like_success(self._protocol, response._content)):
                 size = len(response._content)
                 raise BrokerUnavailable(
                     f"{request.url} answered with {size:,} bytes that are not AWS's (status {response.status_code}). "

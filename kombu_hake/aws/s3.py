@@ -45,21 +45,24 @@ class ObjectClient:
             BrokerUnavailable: it changed while it was read, or less arrived than S3 said.
             Exception: what botocore raises.
         """
-        data, total = bytearray(), 0
+        data = bytearray()
+        at, end = 0, PART_BYTES
         more: dict[str, str] = {}
-        while not data or len(data) < total:
-            last = min(len(data) + PART_BYTES, total or PART_BYTES) - 1
-            answer = self._client.get_object(Bucket=Bucket, Key=Key, Range=f"bytes={len(data)}-{last}", **more)
+        while at < end:
+            last = min(at + PART_BYTES, end) - 1
+            answer = self._client.get_object(Bucket=Bucket, Key=Key, Range=f"bytes={at}-{last}", **more)
             with answer["Body"] as body:
-                if not total:
-                    total = _total(answer)
-                    if total > MaxBytes:
-                        raise MalformedMessage(f"its payload in S3 has {total:,} bytes, not {MaxBytes:,} as it says")
+                if not at:
+                    end = _total(answer)
+                    if end > MaxBytes:
+                        raise MalformedMessage(f"its payload in S3 has {end:,} bytes, not {MaxBytes:,} as it says")
+                    data = bytearray(end)
                     more = {"IfMatch": answer["ETag"]} if answer.get("ETag") else {}
-                end = last + 1
-                while len(data) < end and (piece := body.read(min(_PIECE_BYTES, end - len(data)))):
-                    data += piece
-            if len(data) < min(end, total):
+                part_ends = min(last + 1, end)
+                while at < part_ends and (piece := body.read(min(_PIECE_BYTES, part_ends - at))):
+                    data[at : at + len(piece)] = piece
+                    at += len(piece)
+            if at < part_ends:
                 raise BrokerUnavailable(f"S3 sent less of s3://{Bucket}/{Key} than it said.")
         return {"Data": data}
 

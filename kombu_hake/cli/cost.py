@@ -12,6 +12,7 @@ The model, which ``docs/cost.md`` explains and the tests compare with what the b
 * AWS bills each 64 KiB of a request.
 * With tenants, AWS charges extra for fair queues. Its price list does not say for which requests; the model takes all
   that send, receive, renew or delete messages, so the estimate is an upper bound.
+* A message in S3 is a PUT for its publish and a GET for each receive, each for 8 MiB; a larger one takes two PUTs more.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import click
 
@@ -36,9 +37,14 @@ SQS_USD = 0.40
 SNS_USD = 0.50
 #: Added to the price of SQS for messages with a MessageGroupId in standard queues.
 FAIR_USD = 0.10
+S3_PUT_USD = 5.00
+S3_GET_USD = 0.40
 PRICES_FROM = "us-east-1, 2026"
 
 _BILLED_BYTES = 64 * 1024
+#: Of an upload to S3, and of the message that points to it.
+_PART_BYTES = 8 * 1024 * 1024
+_POINTER_BYTES = 1024
 #: From the answer of a poll until the next poll reaches AWS. Messages that arrive meanwhile are received together.
 _GAP_S = 0.02
 #: How long acks are collected (``Transport.ack_linger_s``).
@@ -74,6 +80,7 @@ class Load:
         visibility_timeout: The option, seconds.
         remote_control: Whether workers have Celery's remote control, which is one more queue for each.
         check_bindings_s: The option ``check_bindings``; 0 for never.
+        is_in_s3: Whether the messages go through S3 (``large_messages``). Handlers of a group share an object.
     """
 
     per_second: float = 0.0
@@ -88,10 +95,18 @@ class Load:
     visibility_timeout: int = 120
     remote_control: bool = True
     check_bindings_s: float = 300.0
+    is_in_s3: bool = False
 
 
 def requests_a_month(load: Load) -> Mapping[str, float]:
-    """Requests per month as AWS bills them, by purpose; those of SNS start with ``sns:``."""
+    """Requests per month as AWS bills them, by purpose, which starts with the service."""
+    if load.is_in_s3:
+        parts = math.ceil(load.size_bytes / _PART_BYTES)
+        pointers = requests_a_month(replace(load, is_in_s3=False, size_bytes=_POINTER_BYTES))
+        each = 1 + load.handlers if load.groups and load.handlers > 1 else 1
+        gets = max(1, load.groups) * each * parts
+        of_objects = {"s3:PutObject": parts if parts == 1 else parts + 2, "s3:GetObject": gets}
+        return {**pointers, **{name: count * load.per_second * MONTH_S for name, count in of_objects.items()}}
     queues = max(1, load.groups)
     is_shared_out = load.groups > 0 and load.handlers > 1  # an event is received, and sent on to each handler
     received = load.per_second * (1 + load.handlers if is_shared_out else 1)  # from each queue
@@ -129,8 +144,11 @@ def price_usd(
         sqs_usd, sns_usd: Price of a million requests.
         fair_usd: What a million requests to SQS cost more if messages have a tenant.
     """
+    of_s3 = {"s3:PutObject": S3_PUT_USD, "s3:GetObject": S3_GET_USD}
 
     def price(name: str) -> float:
+        if name in of_s3:
+            return of_s3[name]
         return sns_usd if name.startswith("sns:") else sqs_usd + (fair_usd if name in _OF_MESSAGES else 0.0)
 
     return sum(count * price(name) for name, count in requests.items()) / 1e6
@@ -166,7 +184,9 @@ def _empty_polls(per_second: float) -> float:
               help="Handlers of each message in a group.")
 @click.option("--prefetch", type=click.IntRange(min=1), default=8, show_default=True,
               help="Prefetch count of a worker: concurrency times worker_prefetch_multiplier.")
-@click.option("--size", type=click.IntRange(min=1, max=1024), default=1, show_default=True, help="KiB of a message.")
+@click.option("--size", type=click.IntRange(min=1, max=262_144), default=1, show_default=True,
+              help="KiB of a message; more than 1024 with --s3 only.")
+@click.option("--s3", is_flag=True, help="The messages go through S3 (large_messages).")
 @click.option("--batch", is_flag=True, help="Published in batches of ten.")
 @click.option("--backlog", is_flag=True, help="The queues always hold more than the workers have taken.")
 @click.option("--held", type=click.FloatRange(min=0), default=0.0, show_default=True,
@@ -182,18 +202,20 @@ def _empty_polls(per_second: float) -> float:
               help=f"USD for a million requests ({PRICES_FROM}).")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document instead of a table.")  # fmt: skip
 def cost(
-    per_second: float, groups: int, workers: int, handlers: int, prefetch: int, size: int, batch: bool, backlog: bool,
-    held: float, tenants: bool, no_remote_control: bool, check_bindings: float, sqs_price: float, sns_price: float,
-    as_json: bool,
+    per_second: float, groups: int, workers: int, handlers: int, prefetch: int, size: int, s3: bool, batch: bool,
+    backlog: bool, held: float, tenants: bool, no_remote_control: bool, check_bindings: float, sqs_price: float,
+    sns_price: float, as_json: bool,
 ) -> None:  # fmt: skip
     """Estimate requests and their price for a month of thirty days.
 
     For one exchange, or one queue, at a steady rate. Does not connect, and needs no app.
     """
+    if size > 1024 and not s3:
+        raise click.BadParameter("SQS takes up to 1024 KiB; larger messages go through S3: --s3", param_hint="--size")
     load = Load(
         per_second=per_second, groups=groups, workers=workers, handlers=handlers, prefetch=prefetch,
         size_bytes=size * 1024, is_batched=batch, has_backlog=backlog, held_s=held,
-        remote_control=not no_remote_control, check_bindings_s=check_bindings,
+        remote_control=not no_remote_control, check_bindings_s=check_bindings, is_in_s3=s3,
     )  # fmt: skip
     requests = requests_a_month(load)
 

@@ -183,7 +183,7 @@ def _dead_letter(
         sent = _with_death(parts, death)
         changes: Changes = {}
         if is_task(parts.headers):
-            changes = combined(stored.changes_for(sent.as_dict(), PRIVATE_EXCHANGE, queue), stored.telling())
+            changes = combined(stored.telling(), stored.changes_for(sent.as_dict(), PRIVATE_EXCHANGE, queue))
         return sent, stored.pointer.text, pointer_attributes(stored.pointer, changes)
     sent, text = _whole(parts, queue, death)
     if len(text) > _MAX_TEXT_CHARS:

@@ -47,7 +47,7 @@ from kombu_hake.groups.registry import Subscription, registry, run_id
 from kombu_hake.groups.setup import exchange_of
 from kombu_hake.groups.signatures import SEND_OPTIONS, BoundDecorator, Decorator, Handler, SendOptions
 from kombu_hake.telemetry import is_celery_instrumented
-from kombu_hake.topology import checked_size
+from kombu_hake.topology import checked_size, checked_store
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -122,11 +122,13 @@ class Topic:
             large_messages: Where its events are kept that are too large for SNS, ``s3://bucket/prefix``; None for where
                 the option ``large_messages`` says.
         Raises:
-            DeclarationMismatch: ``max_size`` is not a number of bytes that a topic can be raised to.
+            DeclarationMismatch: ``max_size`` is not a number of bytes that a topic can be raised to, or
+                ``large_messages`` is no URL of a bucket.
         """
         self.name = name
         self.max_size = checked_size(name, max_size)
         self.dead_letters = dead_letters
+        checked_store(name, large_messages)
         self.large_messages = large_messages
         self._app = app
         self._event_types: dict[str, EventType[..., Any]] = {}

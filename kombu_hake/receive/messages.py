@@ -116,6 +116,10 @@ class HakeMessage(KombuMessage):  # type: ignore[misc]
         """Whether another consumer may have the message. A long callback can check it, and stop. For any thread."""
         return self.lease is not None and self.lease.is_lost
 
+    def forget_decoded(self) -> None:
+        """Decode the body again when that is asked for. Celery's workers look at it once, and pass the body on."""
+        self._decoded_cache = None
+
     def come_later(self) -> None:
         """Let it be redelivered after its visibility timeout, where :meth:`requeue` would cause a loop."""
         self.channel.forget(self.delivery_tag)

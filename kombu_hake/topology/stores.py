@@ -12,11 +12,28 @@ from typing import Any
 from kombu_hake.amqp import ORIGIN_HEADER, Pointer, Store, parse_store
 from kombu_hake.config import Settings
 from kombu_hake.exceptions import DeclarationMismatch
+from kombu_hake.quoting import quoted
 
-__all__ = ["STORE_ARGUMENT", "Stores"]
+__all__ = ["STORE_ARGUMENT", "Stores", "checked_store"]
 
 #: Argument of an exchange: its own ``s3://bucket/prefix``.
 STORE_ARGUMENT = "x-large-messages"
+
+
+def checked_store(exchange: str, url: object) -> Store | None:
+    """The value of :data:`STORE_ARGUMENT`, None for none. Pure.
+
+    Raises:
+        DeclarationMismatch: it is no URL of a bucket.
+    """
+    if url is None:
+        return None
+    try:
+        return parse_store(url)
+    except ValueError as exc:
+        raise DeclarationMismatch(
+            f"{STORE_ARGUMENT} of exchange {exchange!r} is {quoted(url)}; it must be {exc}."
+        ) from None
 
 
 class Stores:
@@ -36,14 +53,9 @@ class Stores:
         Raises:
             DeclarationMismatch: it is no URL of a bucket.
         """
-        if url is None:
-            return
-        try:
-            self._by_exchange[exchange] = parse_store(url)
-        except ValueError as exc:
-            raise DeclarationMismatch(
-                f"The argument {STORE_ARGUMENT} of exchange {exchange!r}, {url!r}, must be {exc}."
-            ) from None
+        store = checked_store(exchange, url)
+        if store is not None:
+            self._by_exchange[exchange] = store
 
     def of(self, exchange: str, headers: Mapping[str, Any]) -> Store | None:
         """Where the payload of a message goes; None if it has no place.

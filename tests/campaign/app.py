@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from celery import Celery, Task
+from celery.result import AsyncResult
 from kombu import Exchange, Queue
 
 BROKER = "CAMPAIGN_BROKER"
@@ -16,6 +17,8 @@ FOLDER = "CAMPAIGN_FOLDER"
 NO_DNS = "no-dns"
 HOST_NAME = "aws.campaign.invalid"
 GROUPS = ("email", "inventory", "analytics")
+#: Bytes of an event; 0 for a small one.
+LARGE = int(os.environ.get("CAMPAIGN_LARGE", "0"))
 EVENTS = Exchange("events", "fanout")
 PLAIN = "plain"
 
@@ -60,11 +63,16 @@ def record_plain(self: Task, number: int, kind: str = "plain") -> None:
 
 
 @app.task(bind=True, name="retrying", max_retries=5)
-def retrying(self: Task, number: int, kind: str = "retry") -> None:
+def retrying(self: Task, number: int, kind: str = "retry", padding: str = "") -> None:
     """Fails twice in each group."""
     if self.request.retries < 2:
         raise self.retry(countdown=1)
     _note(self, number, kind)
+
+
+def send(number: int) -> AsyncResult:
+    """Publish an event."""
+    return retrying.delay(number, padding="x" * LARGE) if LARGE else record.delay(number)
 
 
 def _resolve_our_name() -> None:

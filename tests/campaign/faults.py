@@ -19,6 +19,7 @@ class Kind:
         loses_answers: Whether a request may take effect without an answer.
         phases: Instead of *rules* all the time: (seconds, rules) in turn, again and again.
         renews_keys: Whether workers and publishers have temporary keys, of the proxy.
+        large: Bytes of an event, which then goes through S3, and is retried in each group with an object for each try.
     """
 
     says: str
@@ -27,6 +28,7 @@ class Kind:
     loses_answers: bool = False
     phases: tuple[tuple[float, tuple[Rule, ...]], ...] = ()
     renews_keys: bool = False
+    large: int = 0
 
     def rules_at(self, seconds: float) -> tuple[Rule, ...]:
         """The rules so many seconds after the begin."""
@@ -74,6 +76,9 @@ KINDS = {
         renews_keys=True),
     "clock": Kind("AWS's clock jumps by twenty minutes, there and back", _skewed(0.0), phases=(
         (5.0, _skewed(0.0)), (5.0, _skewed(1_200.0)), (5.0, _skewed(0.0)), (5.0, _skewed(-1_200.0)))),
+    "s3": Kind("messages of 1.1 MiB, and a tenth of S3's requests fail", (
+        *(Rule(kind, "*Object", probability=SHARE / 4) for kind in ("status", "reset", "cut", "lost_response")),),
+        large=1_153_434),
 }  # fmt: skip
 
 #: Of several kinds a little, for a run that is short.

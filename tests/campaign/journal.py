@@ -15,6 +15,7 @@ from support.proxy_http import ClientSide, Message
 
 _SETTLING = {"DeleteMessageBatch": "ack", "ChangeMessageVisibilityBatch": "visibility"}
 _PUBLISHING = ("Publish", "PublishBatch", "SendMessage", "SendMessageBatch")
+_KEY = re.compile(r'"s3Key": "([^"]+)"')
 _ID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
 #: How a request ended: it took effect and was answered; it took effect, or may have, without an answer; it did not.
 DONE, UNANSWERED, REFUSED = "done", "unanswered", "refused"
@@ -48,6 +49,11 @@ class JournalProxy(Proxy):
         self.spoiled = 0
         #: Ids of tasks whose publisher did not wait for the answer: a busy machine takes longer than its patience.
         self.unheard: set[str] = set()
+        #: Key of an object in S3 to the SQS ids of the messages that point to it.
+        self._pointing: dict[str, set[str]] = {}
+        self.deleted = 0
+        #: Keys of objects that were deleted while no message that pointed to them had been acknowledged.
+        self.deleted_early: list[str] = []
 
     def of(self, message: str) -> list[Receipt]:
         """The deliveries of a message, in order."""
@@ -56,6 +62,8 @@ class JournalProxy(Proxy):
     async def _serve_faulty(self, client: ClientSide, plan: Plan) -> Message | None:
         request, answer, failed = plan.original or plan.request, None, True
         is_spoiled = bool(plan.acted)
+        if request.action == "DeleteObject":
+            self._deleting(request.target)
         try:
             answer = await super()._serve_faulty(client, plan)
             failed = False
@@ -74,11 +82,27 @@ class JournalProxy(Proxy):
         if request.action in _SETTLING:
             self._settled(request, Plan(request), REFUSED)
 
+    def _deleting(self, path: str) -> None:
+        key = path.removeprefix("/").partition("/")[2]
+        messages = self._pointing.get(key, set())
+        acks = {
+            outcome
+            for receipt in list(self.receipts.values())
+            if receipt.message in messages
+            for kind, outcome, _ in receipt.settles
+            if kind == "ack"
+        }
+        self.deleted += 1
+        if not acks & {DONE, UNANSWERED}:
+            self.deleted_early.append(key)
+
     def _received(self, answer: Message) -> None:
         for message in wire.messages_of(answer):
             handle = message["ReceiptHandle"]
             receives = int(message.get("Attributes", {}).get("ApproximateReceiveCount", 1))
             is_copy = handle.startswith(DUPLICATE_HANDLE)
+            for key in _KEY.findall(message["Body"]):
+                self._pointing.setdefault(key, set()).add(message["MessageId"])
             self.receipts[handle] = Receipt(message["MessageId"], receives, time.time(), is_copy, [])
 
     def _settled(self, request: wire.Request, plan: Plan, outcome: str) -> None:

@@ -46,14 +46,27 @@ class Row:
     spoiled: int
     kills: int
     seconds: float
+    #: Objects in S3 that were deleted; those of messages that were not acknowledged before; and those that are left.
+    deleted: int = 0
+    deleted_early: tuple[str, ...] = ()
+    left: int = 0
+
+    @property
+    def is_good(self) -> bool:
+        """Nothing lost, a reason for each duplicate, and no object deleted before its message was settled."""
+        return self.verdict.is_good and not self.deleted_early
 
     def text(self) -> str:
         """As a line of the table."""
         lost = " ".join(f"{group} {len(numbers)}" for group, numbers in self.verdict.lost.items())
         duplicates = ", ".join(f"{count} {reason}" for reason, count in self.verdict.duplicates.most_common() if count)
+        objects = ""
+        if self.deleted or self.left:
+            objects = f" objects: {self.deleted} deleted, {len(self.deleted_early)} too early, {self.left} left"
+        why = f"({duplicates})" if duplicates else ""
         return (
             f"{self.kind:15}{self.events:7}  {lost:37} {self.spoiled:7} {self.refused:8} {self.kills:5} "
-            f"{self.seconds:7.0f}  {self.verdict.duplicates.total():4} {'(' + duplicates + ')' if duplicates else ''}"
+            f"{self.seconds:7.0f}  {self.verdict.duplicates.total():4} {why}{objects}"
         )
 
 
@@ -78,11 +91,16 @@ def run_kind(
     with ExitStack() as stack:
         proxy = stack.enter_context(JournalProxy(emulator.endpoint_url, rules=kind.rules))
         seen = replace(emulator, port=int(proxy.endpoint_url.rpartition(":")[2]))
-        options = {**OPTIONS, "visibility_timeout": visibility_s}
+        options: dict[str, object] = {**OPTIONS, "visibility_timeout": visibility_s}
         broker, environment = seen.url(f"c{uuid4().hex[:8]}"), {}
         if kind.renews_keys:
             broker = broker.replace(f"{seen.key}:{seen.secret}@", "", 1)
             environment = {"AWS_CONTAINER_CREDENTIALS_FULL_URI": f"{proxy.endpoint_url}{KEYS_PATH}"}
+        bucket = f"campaign-{uuid4().hex[:8]}"
+        if kind.large:
+            emulator.client("s3").create_bucket(Bucket=bucket)
+            options["large_messages"] = f"s3://{bucket}/campaign"
+            environment["CAMPAIGN_LARGE"] = str(kind.large)
         crew = stack.enter_context(fleet(broker, options, folder, environment))
         crew.start(workers, "-P", "prefork", "-c", "2")
         time.sleep(kind.lasting)
@@ -98,7 +116,17 @@ def run_kind(
             logs=crew.logs(), loses_answers=kind.loses_answers, unheard=proxy.unheard,
         )  # fmt: skip
         refused = sum(bool(entry["error"]) for entry in crew.published())
-        return Row(name, events, verdict, refused, proxy.spoiled, len(crew.kills), time.monotonic() - started)
+        left = objects_left(emulator, bucket) if kind.large else 0
+        return Row(
+            name, events, verdict, refused, proxy.spoiled, len(crew.kills), time.monotonic() - started,
+            proxy.deleted, tuple(proxy.deleted_early), left,
+        )  # fmt: skip
+
+
+def objects_left(emulator: Emulator, bucket: str) -> int:
+    """Objects of messages to one queue that nobody deleted: of processes that were killed in between."""
+    pages = emulator.client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix="campaign/q/")
+    return sum(page["KeyCount"] for page in pages)
 
 
 def _share(events: int) -> int:
@@ -184,7 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for example in row.verdict.examples[:5]:
                 print("   ", example, flush=True)
             totals.update(row.verdict.duplicates)
-            is_good &= row.verdict.is_good
+            is_good &= row.is_good
     print("all duplicates:", ", ".join(f"{count} {reason}" for reason, count in totals.most_common()) or "none")
     return 0 if is_good else 1
 

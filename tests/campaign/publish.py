@@ -13,7 +13,7 @@ from pathlib import Path
 from kombu.exceptions import OperationalError
 
 import kombu_hake
-from campaign.app import FOLDER, append, record
+from campaign.app import FOLDER, append, send
 from kombu_hake.exceptions import PublishFailed
 
 _CHUNK = 20
@@ -23,7 +23,7 @@ def publish(number: int) -> None:
     """Until it is accepted."""
     while True:
         try:
-            found = record.delay(number)
+            found = send(number)
         except OperationalError as exc:
             append("published", number=number, id=None, error=repr(exc))
         else:
@@ -39,7 +39,7 @@ def publish_together(numbers: range) -> None:
         with kombu_hake.batch():
             for number in numbers:
                 try:
-                    ids[number] = record.delay(number).id
+                    ids[number] = send(number).id
                 except OperationalError as exc:
                     append("published", number=number, id=None, error=repr(exc))
                     refused.add(number)

@@ -81,7 +81,7 @@ def test_each_role_does_its_work(as_role: AsRole) -> None:
     received[1].reject()
     received[2].ack()
 
-    operator = as_role("declarer", "clean-up").default_channel
+    operator = as_role("declarer", "operator").default_channel
     PLAIN(operator).purge()
     EMAIL(operator).declare()
     EMAIL(operator).unbind_from(ORDERS, routing_key="order.*")

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -9,6 +10,8 @@ import pytest
 from kombu import Connection, Consumer, Exchange, Message, Producer, Queue
 from support import extended_client
 from support.emulators import Emulator
+from support.proxy import Proxy
+from support.proxy_rules import Rule
 
 from kombu_hake.aws.s3 import PART_BYTES
 from kombu_hake.exceptions import BrokerUnavailable, MalformedMessage, PayloadMissing, PublishError
@@ -130,6 +133,25 @@ def test_an_object_that_is_replaced_while_it_is_read_is_read_again(
         clients.s3("download", Bucket=shop.bucket, Key="prod/x", MaxBytes=len(new))
     monkeypatch.undo()
     assert clients.s3("download", Bucket=shop.bucket, Key="prod/x", MaxBytes=len(new))["Data"] == new
+
+
+@pytest.mark.parametrize("odd", ["html_200", "text_200", "html_404", "html_403", "html_302", "empty_302"])
+def test_an_answer_that_is_not_from_s3_is_an_outage(aws: Emulator, bucket: str, odd: str) -> None:
+    """A portal answers in its place: nothing was written, its page is no payload, and nothing is missing or denied."""
+    aws.client("s3").put_object(Bucket=bucket, Key="prod/x", Body=b"payload")
+    with Proxy(aws.endpoint_url, rules=[Rule("odd", "*Object", odd=odd)]) as proxy:
+        seen = replace(aws, port=int(proxy.endpoint_url.rpartition(":")[2]))
+        url = seen.url(wait_time_seconds=1, large_messages=f"s3://{bucket}/prod", max_attempts=1)
+        with Connection(url) as connection:
+            shop = Shop(aws, bucket, connection)
+            shop.declare("mails")
+            with pytest.raises(BrokerUnavailable):
+                shop.publish("x" * 2 * MIB, "mails")
+            clients = connection.transport.clients
+            with pytest.raises(BrokerUnavailable):
+                clients.s3("download", Bucket=bucket, Key="prod/x", MaxBytes=7)
+            proxy.rules = ()
+            assert clients.s3("download", Bucket=bucket, Key="prod/x", MaxBytes=7)["Data"] == b"payload"
 
 
 class TestExtendedClient:

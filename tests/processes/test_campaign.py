@@ -23,12 +23,21 @@ def test_nothing_is_lost_under_faults_and_kills_and_each_duplicate_has_a_reason(
     assert row.verdict.duplicates.total() > 0, "the faults had no effect"
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_no_large_message_is_lost_and_no_object_is_deleted_too_early(moto: Emulator, tmp_path: Path) -> None:
+    row = kinds.run_kind("s3", moto, tmp_path, events=60, workers=1, kill_every_s=8.0, rate=20.0, visibility_s=4)
+    assert row.is_good, f"{row.text()}\n{row.verdict.lost}\n{row.verdict.examples}\n{row.deleted_early}"
+    assert row.spoiled > 20
+    assert row.deleted > 100
+
+
 @pytest.mark.release
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_is_lost_under_any_kind_of_fault(moto: Emulator, tmp_path: Path, kind: str) -> None:
     row = kinds.run_kind(kind, moto, tmp_path, events=500)
-    assert row.verdict.is_good, f"{row.text()}\n{row.verdict.lost}\n{row.verdict.examples}"
+    assert row.is_good, f"{row.text()}\n{row.verdict.lost}\n{row.verdict.examples}"
 
 
 @pytest.mark.slow

@@ -33,8 +33,11 @@ _ACTION_FIELD = re.compile(rb"(?:^|&)Action=([^&]+)")
 _ENTRY_FIELD = re.compile(r"PublishBatchRequestEntries\.member\.(\d+)\.(.+)")
 
 
+_OF_OBJECTS = {b"PUT": "PutObject", b"GET": "GetObject", b"DELETE": "DeleteObject"}
+
+
 class Request(NamedTuple):
-    """One AWS call: ``service`` is ``sqs`` or ``sns`` (anything that speaks the query protocol)."""
+    """One AWS call: ``service`` is ``sqs``, ``s3`` or ``sns`` (anything that speaks the query protocol)."""
 
     service: str
     action: str
@@ -46,7 +49,9 @@ class Request(NamedTuple):
 
     @property
     def target(self) -> str:
-        """Name of the queue, or ARN of the topic or subscription, that the call is about; ``""`` when it names none."""
+        """Name of the queue, ARN of the topic or subscription, or path of the object; ``""`` when it names none."""
+        if self.service == "s3":
+            return self.message.head.split(b" ", 2)[1].partition(b"?")[0].decode()
         if self.service == "sqs":
             found = _QUEUE_URL.search(self.body)
             return found[1].decode().rsplit("/", 1)[-1] if found else ""
@@ -59,6 +64,9 @@ def parse_request(message: Message) -> Request:
     target = header(message.head, b"x-amz-target")
     if target:
         return Request("sqs", target.rsplit(b".", 1)[-1].decode(), message)
+    method, _, path = message.head.partition(b"\r\n")[0].partition(b" ")
+    if method in _OF_OBJECTS and path.count(b"/") > 2:  # the bucket, the key, and the version of HTTP
+        return Request("s3", _OF_OBJECTS[method], message)
     found = _ACTION_FIELD.search(message.body)
     return Request("sns", found[1].decode() if found else "", message)
 
@@ -86,7 +94,7 @@ def error(service: str, status: int, code: str, text: str, *, shape: str = "") -
     """An error response as the service words it.
 
     Args:
-        service: ``sqs`` or ``sns``.
+        service: ``sqs``, ``s3`` or ``sns``.
         status: HTTP status; 500 and above blame the receiver.
         code: What boto3 shows as ``Error.Code``: for SQS the legacy code.
         text: Message.
@@ -97,6 +105,9 @@ def error(service: str, status: int, code: str, text: str, *, shape: str = "") -
         body = json.dumps({"__type": f"com.amazonaws.sqs#{shape or code}", "message": text}).encode()
         headers = {"x_amzn_query_error": f"{code};{fault}", "x_amzn_RequestId": REQUEST_ID}
         return response(status, JSON_TYPE, body, **headers)
+    if service == "s3":
+        body = f"<Error><Code>{code}</Code><Message>{text}</Message><RequestId>{REQUEST_ID}</RequestId></Error>"
+        return response(status, "application/xml", body.encode())
     body = (
         '<ErrorResponse xmlns="http://sns.amazonaws.com/doc/2010-03-31/"><Error>'
         f"<Type>{fault}</Type><Code>{code}</Code><Message>{text}</Message></Error>"
@@ -117,6 +128,7 @@ def throttled(request: Request, *, in_older_words: bool = False) -> Message:
     words = {
         "sqs": ((400, "ThrottlingException"), (403, "RequestThrottled")),
         "sns": ((429, "Throttled"), (400, "Throttling")),
+        "s3": ((503, "SlowDown"), (503, "SlowDown")),
     }
     status, code = words[request.service][in_older_words]
     return error(request.service, status, code, "Rate exceeded")

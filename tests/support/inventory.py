@@ -17,7 +17,8 @@ def inventory(sqs: Any, sns: Any, prefix: str) -> dict[str, Any]:
         tags = sqs.list_queue_tags(QueueUrl=url).get("Tags", {})
         queues[url.rpartition("/")[2]] = {"attributes": meaning(attributes), "tags": tags}
     topics, subscriptions = {}, {}
-    for item in sns.list_topics()["Topics"]:
+    listed = [item for page in sns.get_paginator("list_topics").paginate() for item in page["Topics"]]
+    for item in listed:
         arn = item["TopicArn"]
         name = arn.rpartition(":")[2]
         if not name.startswith(prefix):

@@ -38,16 +38,19 @@ _TOPIC = {
     "kms_master_key_id": ("KmsMasterKeyId", ""),
     "signature_version": ("SignatureVersion", None),
     "tracing_config": ("TracingConfig", None),
+    "delivery_policy": ("DeliveryPolicy", ""),
+    "sqs_failure_feedback_role_arn": ("SQSFailureFeedbackRoleArn", ""),
 }
 _SUBSCRIPTION = {
     "raw_message_delivery": ("RawMessageDelivery", False),
     "filter_policy": ("FilterPolicy", ""),
     "filter_policy_scope": ("FilterPolicyScope", None),
     "redrive_policy": ("RedrivePolicy", ""),
+    "replay_policy": ("ReplayPolicy", ""),
 }
 _REST = {
     "aws_sqs_queue": {"name", "tags", "depends_on"},
-    "aws_sns_topic": {"name", "tags", "depends_on"},
+    "aws_sns_topic": {"//", "name", "tags", "depends_on"},
     "aws_sqs_queue_policy": {"queue_url", "policy"},
     "aws_sns_topic_subscription": {"topic_arn", "protocol", "endpoint", "depends_on"},
 }

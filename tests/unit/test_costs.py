@@ -175,3 +175,19 @@ def test_the_page_has_examples() -> None:
 @pytest.mark.parametrize(("command", "output"), EXAMPLES)
 def test_examples_of_the_page_print_what_it_says(command: str, output: str) -> None:
     assert CliRunner().invoke(hake, command.split()).stdout == output
+
+
+def test_a_message_in_s3_is_a_small_one_and_requests_to_s3() -> None:
+    small = requests_a_month(Load(2, groups=3, handlers=2))
+    large = requests_a_month(Load(2, groups=3, handlers=2, size_bytes=20 * 1024 * 1024, is_in_s3=True))
+    assert {name: count for name, count in large.items() if not name.startswith("s3:")} == small
+    assert large["s3:PutObject"] == 2 * MONTH_S * 5  # three parts, their begin and their end
+    assert large["s3:GetObject"] == 2 * MONTH_S * 3 * 3 * 3
+    assert price_usd({"s3:PutObject": 1e6, "s3:GetObject": 1e6}) == pytest.approx(5.4)
+
+
+def test_what_sqs_does_not_take_needs_s3() -> None:
+    refused = CliRunner().invoke(hake, ["cost", "2", "--size", "5120"])
+    assert refused.exit_code == 1
+    assert "--s3" in refused.output
+    assert "s3:PutObject" in CliRunner().invoke(hake, ["cost", "2", "--size", "5120", "--s3"]).output

@@ -9,6 +9,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from support.texts import error_texts
 import kombu_hake
 from kombu_hake import admin, exceptions, testing
 from kombu_hake.admin.check.findings import CODES
+from kombu_hake.admin.export.rights import ROLES, Resources, Role, policies
 from kombu_hake.aws.error_table import _iam_action as iam_action
 from kombu_hake.config.options import COMMON, OPTIONS, STORIES, WITHOUT_MEANING
 
@@ -100,11 +102,39 @@ def _attributes(attributes: tuple[str, ...], usual: set[str]) -> str:
     return ", ".join(f"`{name}`" for name in attributes)
 
 
+#: What the policies of docs/iam.md are about: everything of one namespace.
+EXAMPLE = Resources(
+    queues=("arn:aws:sqs:eu-west-1:123456789012:shop__*",),
+    dead_queues=("arn:aws:sqs:eu-west-1:123456789012:shop__*",),
+    topics=("arn:aws:sns:eu-west-1:123456789012:shop__*",),
+    raised_topics=("arn:aws:sns:eu-west-1:123456789012:shop__*",),
+)
+EXAMPLE_CONTROL = Resources(
+    temporary_queues=EXAMPLE.queues, namespace=EXAMPLE.queues, control_topics=EXAMPLE.topics
+)  # fmt: skip
+
+
+def policy(role: Role, resources: Resources = EXAMPLE) -> str:
+    [document] = policies(role, resources)
+    text = json.dumps(document, indent=2)
+    # Short lists on one line, as people write them.
+    text = re.sub(
+        r"\[\s+([^\[\]{}]*?)\s+\]",
+        lambda match: f"[{' '.join(match[1].split())}]" if len(" ".join(match[1].split())) < 90 else match[0],
+        text,
+    )
+    return f"```json\n{text}\n```"
+
+
 TABLES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
     DOCS / "options.md": {"options": options_table},
     DOCS / "cli.md": {"check": check_table},
     DOCS / "design.md": {"modules": modules_table},
     DOCS / "api.md": {"api": api_page},
+    DOCS / "iam.md": {
+        **{f"role: {role}": partial(policy, role) for role in ROLES},
+        "role: remote-control": partial(policy, "consumer", EXAMPLE_CONTROL),
+    },
     DOCS / "messages.md": {"error-texts": error_texts_table},
     DOCS / "monitoring.md": {"metrics": metrics_table},
 }
@@ -143,6 +173,13 @@ def test_the_table_of_options_is_that_of_the_code() -> None:
 def test_the_table_of_findings_is_that_of_the_code() -> None:
     text = (DOCS / "cli.md").read_text()
     assert with_table(text, "check", check_table()) == text, "run: python tests/unit/test_docs.py"
+
+
+def test_the_policies_of_roles_are_those_of_the_code() -> None:
+    text = (DOCS / "iam.md").read_text()
+    for name, made in TABLES[DOCS / "iam.md"].items():
+        assert f"<!-- {name} -->" in text
+        assert with_table(text, name, made()) == text, "run: python tests/unit/test_docs.py"
 
 
 def test_the_table_of_modules_names_each_module() -> None:
@@ -215,7 +252,7 @@ def test_every_action_that_the_code_calls_is_in_the_permissions() -> None:
     called = {
         f"{service}:{iam_action(operation)}"
         for path in PACKAGE.rglob("*.py")
-        for service, operation in re.findall(r"\.(sqs|sns|s3)\(\s*\"(\w+)\"", path.read_text())
+        for service, operation in re.findall(r"\.(sqs|sns|s3|cloudwatch)\(\s*\"(\w+)\"", path.read_text())
     }
     assert len(called) > 20
     assert called - granted == set()

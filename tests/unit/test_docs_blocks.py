@@ -30,15 +30,15 @@ CHECKED = {"python", "json", "sh", "mermaid", "yaml", "ini"}
 #: Blocks of these languages are what a program prints, or what is no program at all.
 PRINTED = {"", "text"}
 #: Where no test can run a program, its name is all there is to check.
-NAMES_ONLY = {"cd", "test", "git", "python3", "source", "django-admin", "redis-cli", "rabbitmqctl"}
+NAMES_ONLY = {"cd", "test", "git", "python3", "source", "django-admin", "redis-cli", "rabbitmqctl", "terraform"}
 
 
 def commands(block: Block) -> Iterator[list[str]]:
     """The commands of a shell block as words, without variables set for them, redirections and what follows a pipe."""
     for line in block.code.replace("\\\n", " ").splitlines():
         for command in re.split(r"\s(?:&&|\|\||\||;)\s", line):
-            words = [word for word in shlex.split(command, comments=True) if word not in ("&", "export")]
-            while words and re.match(r"[A-Z_]+=", words[0]):
+            words = [word for word in shlex.split(command, comments=True) if word != "&"]
+            while words and (words[0] == "export" or re.match(r"[A-Z_]+=", words[0])):
                 words.pop(0)
             if words:
                 yield words

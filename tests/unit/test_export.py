@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from kombu import Exchange, Queue
 from support.everything import define
 
-from kombu_hake import admin
+from kombu_hake import Topic, admin
 from kombu_hake.admin.blueprint import blueprint
 from kombu_hake.admin.declared import declared
 from kombu_hake.admin.export.alarms import alarms
@@ -26,6 +26,7 @@ from kombu_hake.admin.export.existing import Existing, Found, completed
 from kombu_hake.admin.export.names import logical_id, terraform_name, terraform_pair
 from kombu_hake.admin.export.rights import GRANTS, POLICY_MAX_CHARS, ROLES, Resources, key_statement, policies
 from kombu_hake.admin.export.terraform import terraform
+from kombu_hake.amqp import lifecycle_rules, parse_store
 from kombu_hake.amqp.naming import parse_arn
 from kombu_hake.cli.main import hake
 from kombu_hake.exceptions import ConfigurationError
@@ -121,6 +122,18 @@ def test_a_key_of_ones_own_and_the_one_of_sqs_are_not_both_asked_for() -> None:
         assert "sqs_managed_sse_enabled" not in queue
 
 
+def test_a_raised_topic_is_raised_by_a_stack_and_needs_apply_after_terraform() -> None:
+    found = planned(make_app())
+    large = tuple(
+        replace(topic, attributes={**topic.attributes, "MaximumMessageSize": "1048576"}) for topic in found.topics
+    )
+    raised = replace(found, topics=large)
+    topic = terraform(raised, Existing())["resource"]["aws_sns_topic"]["shop__orders"]
+    assert topic["//"] == "The AWS provider cannot set MaximumMessageSize to 1048576; hake apply can."
+    assert findings(cloudformation(raised)) == []
+    assert "//" not in terraform(found, Existing())["resource"]["aws_sns_topic"]["shop__orders"]
+
+
 # --- CloudFormation
 
 
@@ -147,6 +160,21 @@ def test_a_template_that_is_too_large_is_an_error_that_names_the_remedy() -> Non
     heavy = replace(queue, tags={"big": "x" * 1_000_000})
     with pytest.raises(ConfigurationError, match="Export Terraform"):
         cloudformation(replace(found, queues=(heavy,), topics=(), subscriptions=()))
+
+
+def test_a_document_that_is_none_is_named() -> None:
+    found = planned(make_app())
+    odd = replace(found.queue("email"), redrive="[1]")
+    with pytest.raises(ConfigurationError, match="RedrivePolicy of queue 'shop__email' is not a JSON object"):
+        cloudformation(replace(found, queues=(odd,), topics=(), subscriptions=()))
+
+
+def test_numbers_that_are_none_are_left_to_the_tools() -> None:
+    found = planned(make_app(broker_transport_options={"queue_attributes": {"VisibilityTimeout": "soon"}}))
+    assert (
+        terraform(found, Existing())["resource"]["aws_sqs_queue"]["shop__email"]["visibility_timeout_seconds"] == "soon"
+    )
+    assert '"VisibilityTimeout": "soon"' in json.dumps(cloudformation(found))
 
 
 def test_each_queue_and_topic_has_its_alarms() -> None:
@@ -226,6 +254,16 @@ def test_the_keys_of_queues_are_allowed_to_those_who_send_and_receive() -> None:
             assert len(found) == expected
 
 
+def test_only_topics_for_large_messages_may_be_raised() -> None:
+    app = Celery("shop", broker=URL, set_as_current=False)
+    Topic("large", app=app, max_size=1_048_576).on("a", group="g", name="a")(print)
+    Topic("small", app=app).on("b", group="g", name="b")(print)
+    with admin.connect(app, offline=True) as broker:
+        [document] = broker.export_iam("declarer")
+    [allowed] = [one["Resource"] for one in document["Statement"] if "sns:SetTopicAttributes" in one["Action"]]
+    assert allowed == f"{SNS}shop__large"
+
+
 def test_temporary_queues_are_allowed_by_patterns_only_where_they_are_used() -> None:
     def resources(**conf: Any) -> str:
         with admin.connect(make_app(**conf), offline=True) as broker:
@@ -284,3 +322,46 @@ def test_without_an_account_it_says_what_to_set() -> None:
     )
     assert done.exit_code == 1
     assert "account_id" in done.stderr
+
+
+# --- large messages
+
+
+def large_app() -> Celery:
+    app = Celery("shop", broker=URL, set_as_current=False)
+    app.conf.broker_transport_options = {"large_messages": "s3://shop.payloads/live"}
+
+    @Topic("films", app=app, large_messages="s3://shop-films").on("#", group="archive")
+    def keep(**film: Any) -> None:
+        """A handler."""
+
+    return app
+
+
+def test_terraform_has_the_lifecycle_rules_of_the_buckets_of_large_messages() -> None:
+    with admin.connect(large_app(), offline=True) as broker:
+        document = broker.export_terraform(imports=False)
+    found = document["resource"]["aws_s3_bucket_lifecycle_configuration"]
+    assert {resource["bucket"] for resource in found.values()} == {"shop.payloads", "shop-films"}
+    prefixes = [rule["filter"]["prefix"] for resource in found.values() for rule in resource["rule"]]
+    assert prefixes == ["live/q/", "live/t/", "q/", "t/"]
+    assert all(re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", name) for name in found)
+    with admin.connect(make_app(), offline=True) as broker:
+        assert "aws_s3_bucket_lifecycle_configuration" not in broker.export_terraform(imports=False)["resource"]
+
+
+def test_the_rules_are_those_of_the_page() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "large-messages.md").read_text()
+    [written] = [block for block in re.findall(r"```json\n(.*?)```", page, re.DOTALL) if '"Rules"' in block]
+    assert json.loads(written) == {"Rules": lifecycle_rules(parse_store("s3://shop-payloads/prod"))}
+
+
+def test_policies_cover_the_objects_of_large_messages() -> None:
+    with admin.connect(large_app(), offline=True) as broker:
+        consumer, producer = (broker.export_iam(role) for role in ("consumer", "producer"))
+    objects = ["arn:aws:s3:::shop.payloads/live/*", "arn:aws:s3:::shop-films/*"]
+    of_consumer = {tuple(s["Action"]): s["Resource"] for p in consumer for s in p["Statement"] if "s3:" in str(s)}
+    put = ("s3:PutObject", "s3:AbortMultipartUpload")
+    assert of_consumer[(*put, "s3:GetObject", "s3:DeleteObject")] == objects
+    of_producer = {tuple(s["Action"]): s["Resource"] for p in producer for s in p["Statement"] if "s3:" in str(s)}
+    assert of_producer == {put: objects}

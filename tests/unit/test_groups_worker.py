@@ -557,3 +557,64 @@ def test_what_a_publisher_put_into_an_envelope_does_not_keep_it_from_the_dead_le
     [dead] = bench.fake.queues.queue("email-dead").messages
     for item in dead.attributes.values():
         assert item["StringValue"].isprintable()
+
+
+# --- events whose payload is in S3
+
+
+@pytest.fixture
+def large() -> Iterator[Bench]:
+    fake = FakeClients()
+    fake.objects.buckets.add("shop-payloads")
+    with connected(fake, ack_linger_s=0.0, large_messages="s3://shop-payloads/prod") as connection:
+        yield Bench(connection, fake)
+
+
+def publish_large(bench: Bench) -> None:
+    with bench.connection.Producer() as producer:
+        bench.orders.send("placed", {"data": "x" * 1_500_000}, event_id="e-1", producer=producer)
+
+
+def test_several_handlers_share_the_object_of_their_event(large: Bench) -> None:
+    large.handler("mail")
+    large.handler("thank")
+    large.handler("map", as_mapping=True)
+    large.open()
+    publish_large(large)
+    large.handle(large.receive())
+    sent = large.fake.queues.queue("email").bodies()
+    written = large.fake.objects.written
+    assert [key.split("/")[1] for key in written] == ["t", "q"]  # the body of the third is another one
+    assert sum(written[0] in body for body in sent) == 3  # with the event, until its ack
+    messages = [large.receive() for _ in range(3)]
+    found = {message.headers["task"]: message for message in messages}
+    assert {name: message.headers["id"] for name, message in found.items()} == {
+        name: run_id("e-1", "email", name) for name in ("mail", "thank", "map")
+    }
+    assert found["thank"].payload[1] == {"data": "x" * 1_500_000}
+    assert found["map"].payload[0] == [{"data": "x" * 1_500_000}]
+    assert found["thank"].properties["correlation_id"] == run_id("e-1", "email", "thank")
+    assert found["mail"].headers["hake_event"]["key"] == "placed"
+    for message in found.values():
+        message.ack()
+    large.connection.transport.leases.flush(10.0)
+    large.connection.transport.payloads._deletes.wait(10.0)
+    assert large.fake.objects.keys("shop-payloads") == written[:1]
+
+
+def test_a_failure_points_to_the_same_object_and_has_its_history(large: Bench) -> None:
+    large.handler("mail")
+    large.open()
+    publish_large(large)
+    large.handle(large.receive())
+    [(_, message)] = large.handed_over
+    parts = group_failures.parts_of(message)
+    assert group_failures.set_aside(message, parts, "failed", {"exception": "ValueError", "message": "no"})
+    message.ack()
+    [body] = large.fake.queues.queue("email-dead").bodies()
+    [key] = large.fake.objects.written
+    assert key in body
+    dead = large.channel.basic_get("email-dead")
+    assert dead.headers[DEATHS_HEADER][0]["message"] == "no"
+    assert dead.headers["task"] == "mail"
+    assert dead.payload[1] == {"data": "x" * 1_500_000}

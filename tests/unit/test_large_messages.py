@@ -1,6 +1,7 @@
 """Messages that are too large for SNS and SQS, on a fake AWS with S3: what is uploaded, deleted and refused."""
 
 import json
+import random
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone
@@ -149,6 +150,14 @@ def test_a_task_of_celery_to_its_own_queue_leaves_nothing_behind(bench: Bench) -
     assert bench.objects() == []
 
 
+def test_nor_does_it_while_it_is_not_known_whether_there_is_a_topic(bench: Bench) -> None:
+    bench.declare("celery", exchange=Exchange("celery", "direct"))
+    with mock.patch.object(bench.connection.transport.dispatcher._routes, "_ask"):
+        bench.publish(key="celery", exchange="celery")
+    assert [key.split("/")[1] for key in bench.objects()] == ["q"]
+    assert bench.fake.count("publish") == 0
+
+
 def test_where_a_queue_and_a_topic_get_it_nobody_deletes_it(bench: Bench) -> None:
     own = Exchange("celery", "direct")
     bench.declare("celery", exchange=own)
@@ -258,6 +267,8 @@ def test_an_exchange_may_have_a_bucket_of_its_own(fake: FakeClients) -> None:
             bench.publish()
         with pytest.raises(DeclarationMismatch, match="x-large-messages"):
             Exchange("bad", "topic", arguments={"x-large-messages": "other"})(connection.default_channel).declare()
+        with pytest.raises(DeclarationMismatch, match="s3://bucket/prefix"):
+            kombu_hake.Topic("bad", large_messages="other")
 
 
 # --- what is refused, missing or denied
@@ -311,6 +322,18 @@ def test_an_object_of_another_client_is_read_and_not_deleted(bench: Bench) -> No
     assert message.properties["attributes"] == {}
     bench.settle()
     assert bench.objects() == ["prod/theirs"]
+
+
+def test_an_object_of_another_client_comes_through_a_topic(bench: Bench) -> None:
+    bench.fake.objects.objects[BUCKET, "prod/theirs"] = b'{"order": 7}'
+    bench.declare("mails", exchange=ORDERS)
+    pointer = Pointer(BUCKET, "prod/theirs", 12)
+    arn = bench.connection.transport.topology.topics.arn("orders")
+    attributes = {**pointer_attributes(pointer, {}), "rk": {"DataType": "String", "StringValue": "placed"}}
+    bench.fake.sns("publish", TopicArn=arn, Message=pointer.text, MessageAttributes=attributes)
+    [message] = bench.receive("mails")
+    assert message.payload == {"order": 7}
+    assert message.properties["attributes"] == {"rk": "placed"}
 
 
 def test_a_missing_object_makes_a_dead_letter(bench: Bench) -> None:
@@ -401,6 +424,61 @@ def test_basic_get_downloads_too(bench: Bench) -> None:
     message.ack()
     bench.settle()
     assert bench.objects() == []
+
+
+def test_a_tenth_of_the_calls_of_s3_fail_and_nothing_is_lost_or_deleted_too_early(fake: FakeClients) -> None:
+    """In half of them S3 has done what it was asked to, and the answer is lost."""
+    options = {"large_messages": f"s3://{BUCKET}/prod", "visibility_timeout": 40_000}  # the clock is advanced a lot
+    with connected(fake, ack_linger_s=0.0, **options) as connection:
+        bench = Bench(fake, connection)
+        bench.declare("mails", **{"x-dead-letter-queue": True})
+        chance, call, too_early = random.Random(7), bench.fake.s3, []
+
+        def failing(operation: str, **params: Any) -> dict[str, Any]:
+            if operation == "delete_object" and any(params["Key"] in body for body in bodies()):
+                too_early.append(params["Key"])
+            fate = chance.random()
+            answer = call(operation, **params) if fate > 0.05 else {}
+            if fate < 0.1:
+                raise BrokerUnavailable("S3 is away")
+            return answer
+
+        def bodies() -> list[str]:
+            return [*bench.fake.queues.queue("mails").bodies()]
+
+        def publish(number: int) -> None:
+            for _ in range(10):
+                with suppress(BrokerUnavailable):
+                    return bench.publish(f"{number} {LARGE}")
+            raise AssertionError("it was never accepted")
+
+        ran: set[str] = set()
+
+        def on_message(message: Any) -> None:
+            number = message.payload["data"].split()[0]
+            if chance.random() < 0.2:
+                message.requeue()
+            else:
+                ran.add(number)
+                message.ack()
+
+        def deliver() -> bool:
+            with suppress(TimeoutError):
+                bench.connection.drain_events(timeout=0.01)
+            bench.fake.clock.advance(20)  # for what is hidden
+            return len(ran) == 40
+
+        with mock.patch.object(bench.fake, "s3", failing):
+            for number in range(40):
+                publish(number)
+            with Consumer(bench.channel, [Queue("mails", no_declare=True)], on_message=on_message):
+                eventually(deliver, 60.0)
+            bench.settle()
+        assert ran == set(map(str, range(40)))
+        assert bodies() == []
+        assert bench.raw("mails-dead") == []
+        assert too_early == []
+        assert len(bench.objects()) < 20  # of publishes that failed after the upload
 
 
 # --- who owns the object

@@ -1,5 +1,6 @@
 """Pointers to payloads in S3: their format, which keys are ours, and what a message changes in its payload."""
 
+import base64
 import json
 from typing import Any
 
@@ -260,3 +261,14 @@ HEADERS = st.dictionaries(st.sampled_from("abcd"), st.one_of(st.none(), st.integ
 def test_changes_of_changes_lead_to_the_last_state(first: Any, second: Any, third: Any) -> None:
     changes = combined(difference(first, second), difference(second, third))
     assert decode(envelope(**first), "email", changes).headers == third
+
+
+def test_a_text_that_would_become_too_many_values_is_not_parsed() -> None:
+    """2 million empty lists: 130 MiB. The same, as a string in a message, is one value."""
+    dense = "[" + "[]," * 2_000_000 + "0]"
+    found = decode(dense, "email")
+    assert (found.is_kombu, found.content_type, found.body) == (False, "text/plain", dense)
+    hidden = base64.b64encode(dense.encode()).decode()
+    assert decode(hidden, "email").content_type == "text/plain"
+    message = {"body": dense, "content-type": "text/plain", "headers": {}, "properties": {}}
+    assert decode(encode(message, "", "email", "tag").text, "email").body == dense.encode()

@@ -9,6 +9,7 @@ from fakes import FakeClients, FakeClock, eventually
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kombu_hake.amqp import Pointer
 from kombu_hake.amqp.naming import QueueUrl
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, HakeError
 from kombu_hake.receive import settling as settling_module
@@ -47,7 +48,11 @@ class Bench:
         self.fake = FakeClients(self.clock)
         self.fake.sqs("create_queue", QueueName="q")
         self.queue: FakeQueue = self.fake.queues.queue("q")
-        self.leases = Leases(self.fake, visibility_s=VISIBILITY_S, linger_s=0.0, clock=self.clock)
+        #: Objects in S3 whose messages are done.
+        self.deleted: list[Pointer] = []
+        self.leases = Leases(
+            self.fake, visibility_s=VISIBILITY_S, linger_s=0.0, clock=self.clock, on_deleted=self.deleted.extend
+        )
 
     def hold(self) -> Lease:
         self.fake.sqs("send_message", QueueUrl=self.queue.url, MessageBody="m")
@@ -167,3 +172,43 @@ def test_the_policy(kind: Kind, has_first: bool, tries: int, left_s: float, is_s
         assert may_try
     else:
         assert may_try == (kind == "ack" and left_s > 0 and not is_stopping)
+
+
+PAYLOAD = Pointer("shop", "q/x", 1)
+
+
+def test_the_payload_of_a_message_is_done_with_once_its_ack_is_accepted(bench: Bench) -> None:
+    lease = bench.hold()
+    lease.owned = PAYLOAD
+    bench.fake.fail(DELETE, AWAY)
+    bench.fake.before(DELETE, lambda: None, bench.deleted.clear)
+    bench.leases.ack(lease)
+    assert bench.leases.flush(5.0)
+    assert bench.deleted == [PAYLOAD]
+
+
+def test_a_payload_stays_where_another_consumer_may_have_received_the_message(bench: Bench) -> None:
+    """SQS accepts a delete by an old handle, and keeps the message."""
+    lease = bench.hold()
+    lease.owned = PAYLOAD
+    bench.fake.before(DELETE, lambda: bench.clock.advance(VISIBILITY_S + 1))
+    bench.leases.ack(lease)
+    assert bench.leases.flush(5.0)
+    assert bench.deleted == []
+
+
+@pytest.mark.parametrize("how", ["release", "hide", "abandon", "refused"])
+def test_a_payload_stays_where_the_message_does(bench: Bench, how: str) -> None:
+    lease = bench.hold()
+    lease.owned = PAYLOAD
+    if how == "refused":
+        bench.fake.fail(DELETE, AccessDenied("no"))
+        bench.leases.ack(lease)
+    elif how == "release":
+        bench.leases.release([lease])
+    elif how == "hide":
+        bench.leases.hide(lease, 5)
+    else:
+        bench.leases.abandon(lease)
+    assert bench.leases.flush(5.0)
+    assert bench.deleted == []

@@ -7,7 +7,7 @@ account and region. Queues and topics outlive the stack (``DeletionPolicy``), be
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from kombu_hake._version import __version__
@@ -75,10 +75,10 @@ def _queue(queue: SqsQueue, ids: Mapping[str, str]) -> dict[str, Any]:
     properties = {"QueueName": queue.physical, **_properties(queue.attributes)}
     needs = []
     if queue.redrive:
-        properties["RedrivePolicy"] = read_object(queue.redrive)
+        properties["RedrivePolicy"] = _document(queue.physical, "RedrivePolicy", queue.redrive)
         needs = [ids[arn] for arn in [properties["RedrivePolicy"].get("deadLetterTargetArn")] if arn in ids]
     if queue.redrive_allow:
-        properties["RedriveAllowPolicy"] = read_object(queue.redrive_allow)
+        properties["RedriveAllowPolicy"] = _document(queue.physical, "RedriveAllowPolicy", queue.redrive_allow)
     return _resource("AWS::SQS::Queue", properties | _tags(queue.tags), needs) | _KEPT
 
 
@@ -88,7 +88,10 @@ def _topic(topic: SnsTopic) -> dict[str, Any]:
 
 
 def _policy(queue: SqsQueue, ids: Mapping[str, str]) -> dict[str, Any]:
-    properties = {"Queues": [{"Ref": ids[queue.arn]}], "PolicyDocument": read_object(queue.policy)}
+    properties = {
+        "Queues": [{"Ref": ids[queue.arn]}],
+        "PolicyDocument": _document(queue.physical, "Policy", queue.policy),
+    }
     return _resource("AWS::SQS::QueuePolicy", properties, [])
 
 
@@ -106,14 +109,20 @@ def _properties(attributes: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _value(name: str, text: str) -> Any:
-    convert: Callable[[str], Any] = str
-    if name in _NUMBERS:
-        convert = int
-    elif name in _FLAGS:
-        convert = "true".__eq__
-    elif name in _DOCUMENTS:
-        convert = read_object
-    return convert(text)
+    if name in _NUMBERS and text.isdecimal():
+        return int(text)
+    if name in _FLAGS:
+        return text.lower() == "true"
+    return read_object(text) if name in _DOCUMENTS else text
+
+
+def _document(queue: str, name: str, text: str | None) -> dict[str, Any]:
+    try:
+        return read_object(text)
+    except ValueError as exc:
+        raise ConfigurationError(
+            f"The {name} of queue {queue!r} is not a JSON object: {exc}. Correct queue_attributes."
+        ) from exc
 
 
 def _tags(tags: Mapping[str, str]) -> dict[str, Any]:

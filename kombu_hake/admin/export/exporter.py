@@ -13,10 +13,10 @@ from kombu_hake.admin.export.cloudformation import cloudformation
 from kombu_hake.admin.export.existing import Existing, completed, read, with_recorded
 from kombu_hake.admin.export.rights import Resources, Role, key_statement, policies
 from kombu_hake.admin.export.terraform import terraform
-from kombu_hake.amqp import is_reply_exchange, parse_arn
+from kombu_hake.amqp import Store, is_reply_exchange, parse_arn, parse_store
 from kombu_hake.aws import Clients
 from kombu_hake.exceptions import ConfigurationError
-from kombu_hake.topology import Blueprint, Home
+from kombu_hake.topology import SIZE_ARGUMENT, STORE_ARGUMENT, Blueprint, Home
 
 __all__ = ["Exporter"]
 
@@ -37,10 +37,10 @@ class Exporter:
         found = declared(self._app)
         planned = self._blueprint(found)
         if not imports:
-            return terraform(planned, Existing())
+            return terraform(planned, Existing(), self._stores(found))
         planned = self._blueprint(with_recorded(found, planned, read(self._clients, planned)))
         existing = read(self._clients, planned)
-        return terraform(completed(planned, existing), existing)
+        return terraform(completed(planned, existing), existing, self._stores(found))
 
     def cloudformation(self) -> dict[str, Any]:
         """See :meth:`kombu_hake.admin.connection.Admin.export_cloudformation`."""
@@ -58,18 +58,29 @@ class Exporter:
         """What the policies of this app are about."""
         found = declared(self._app)
         planned = self._blueprint(found)
+        raised = {exchange.name for exchange in found.exchanges if exchange.arguments.get(SIZE_ARGUMENT)}
         has_control = self._settings.topology == "auto" and bool(self._app.conf.worker_enable_remote_control)
         has_results = self._settings.topology == "auto" and str(self._app.conf.result_backend).startswith("rpc")
+        stores, partition = self._stores(found), self._clients.partition()
         return Resources(
             queues=tuple(queue.arn for queue in planned.queues if queue.role in ("queue", "level")),
             dead_queues=tuple(queue.arn for queue in planned.queues if queue.role in ("dead", "undelivered")),
             topics=tuple(topic.arn for topic in planned.topics),
+            raised_topics=tuple(topic.arn for topic in planned.topics if topic.exchange in raised),
             temporary_queues=tuple(self._temporary_queues(found)) if has_control else (),
             control_topics=tuple(self._control_topics(found)) if has_control else (),
             namespace=(self._arn("sqs", f"{self._settings.namer.queue_prefix()}*"),) if has_control else (),
             result_queues=(self._arn("sqs", self._settings.namer.uuid_pattern("{uuid}")),) if has_results else (),
+            payloads=tuple(f"arn:{partition}:s3:::{store.bucket}/{store.base}*" for store in stores),
+            buckets=tuple(dict.fromkeys(f"arn:{partition}:s3:::{store.bucket}" for store in stores)),
             keys=tuple(self._keys(planned)),
         )
+
+    def _stores(self, found: Declared) -> list[Store]:
+        """Where large messages are kept, as the option and the exchanges say."""
+        default = self._settings.large_messages
+        given = (one.arguments.get(STORE_ARGUMENT) for one in found.exchanges)
+        return list(dict.fromkeys([*([default] if default else []), *(parse_store(url) for url in given if url)]))
 
     def _blueprint(self, found: Declared) -> Blueprint:
         return blueprint(found, self._settings, self._home)

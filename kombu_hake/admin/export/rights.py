@@ -1,8 +1,8 @@
 """IAM policies: which actions each role needs, and on what. Pure.
 
 :data:`GRANTS` is the only list of these actions: ``hake export iam`` prints it with the ARNs of an app, and the
-policies in docs/iam.md are generated from it with the pattern of a namespace. To cover another service (such as S3),
-add a kind of resource to :class:`Resources` and its grants to the list.
+policies in docs/iam.md are generated from it with the pattern of a namespace. To cover another service, add a kind of
+resource to :class:`Resources` and its grants to the list.
 
 What is not in the list
     Actions that only make a warning more precise, which docs/iam.md names with their use. ``sts:GetCallerIdentity``,
@@ -38,20 +38,26 @@ class Resources:
         queues: Queues and their priority levels.
         dead_queues: Dead-letter and undelivered queues.
         topics: Topics of exchanges.
+        raised_topics: Those of them that are declared for messages of more than 256 KiB.
         temporary_queues: Queues that Celery creates for remote control and monitors; empty without.
         control_topics: Topics of remote control and events; empty without.
         namespace: Pattern of all queues of the namespace, in which a janitor looks for abandoned temporary ones.
         result_queues: Queues of ``rpc://`` results; empty without.
+        payloads: Objects in S3 of large messages.
+        buckets: Their buckets.
         keys: Statements' resources and conditions of KMS keys: see :func:`key_statement`.
     """
 
     queues: tuple[str, ...] = ()
     dead_queues: tuple[str, ...] = ()
     topics: tuple[str, ...] = ()
+    raised_topics: tuple[str, ...] = ()
     temporary_queues: tuple[str, ...] = ()
     control_topics: tuple[str, ...] = ()
     namespace: tuple[str, ...] = ()
     result_queues: tuple[str, ...] = ()
+    payloads: tuple[str, ...] = ()
+    buckets: tuple[str, ...] = ()
     keys: tuple[Mapping[str, Any], ...] = ()
 
 
@@ -104,6 +110,7 @@ GRANTS: tuple[Grant, ...] = (
             "sns:ListSubscriptionsByTopic",
         ),
     ),
+    Grant(("declarer",), ("raised_topics",), ("sns:GetTopicAttributes", "sns:SetTopicAttributes")),
     Grant(("declarer",), ("topics",), ("sns:GetSubscriptionAttributes", "sns:SetSubscriptionAttributes"), is_any=True),
     # To look, to work with dead letters, and to clean up.
     Grant(
@@ -149,6 +156,10 @@ GRANTS: tuple[Grant, ...] = (
         ("sqs:ListQueues", "sns:GetSubscriptionAttributes", "sns:SetSubscriptionAttributes", "sns:Unsubscribe"),
         is_any=True,
     ),
+    # Large messages. Retries are messages of their own. Listing tells a missing object from a denied one.
+    Grant(("producer", "consumer"), ("payloads",), ("s3:PutObject", "s3:AbortMultipartUpload")),
+    Grant(("consumer",), ("payloads",), ("s3:GetObject", "s3:DeleteObject")),
+    Grant(("consumer",), ("buckets",), ("s3:ListBucket",)),
     # To send to and receive from encrypted queues.
     Grant(("producer", "consumer", "operator"), ("keys",), ("kms:GenerateDataKey", "kms:Decrypt")),
 )  # fmt: skip

@@ -7,14 +7,13 @@ Terraform evaluates ``${…}`` in any text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from kombu_hake._version import __version__
 from kombu_hake.admin.export.existing import Existing
 from kombu_hake.admin.export.names import terraform_name, terraform_pair
-from kombu_hake.amqp import SQS_MAX_MESSAGE_BYTES, parse_arn, read_object
-from kombu_hake.exceptions import InvalidName
+from kombu_hake.amqp import SNS_MAX_MESSAGE_BYTES, SQS_MAX_MESSAGE_BYTES, Store, lifecycle_rules, parse_arn, read_object
 from kombu_hake.topology import Blueprint, SnsSubscription, SnsTopic, SqsQueue
 
 __all__ = ["terraform"]
@@ -40,7 +39,7 @@ _QUEUE: Mapping[str, tuple[str, Converter]] = {
     "KmsDataKeyReusePeriodSeconds": ("kms_data_key_reuse_period_seconds", int),
     "SqsManagedSseEnabled": ("sqs_managed_sse_enabled", _flag),
 }
-#: Those that Terraform leaves alone if they are not in the file are left out: the access policy, and what is of HTTP.
+#: The access policy is left out: Terraform leaves it alone if it is not in the file.
 _TOPIC: Mapping[str, tuple[str, Converter]] = {
     "FifoTopic": ("fifo_topic", _flag),
     "ContentBasedDeduplication": ("content_based_deduplication", _flag),
@@ -50,21 +49,36 @@ _TOPIC: Mapping[str, tuple[str, Converter]] = {
     "KmsMasterKeyId": ("kms_master_key_id", str),
     "SignatureVersion": ("signature_version", int),
     "TracingConfig": ("tracing_config", str),
-}
+    "DeliveryPolicy": ("delivery_policy", str),
+    **{
+        f"{name}{attribute}": (f"{protocol}_{argument}", convert)
+        for protocol, name in (
+            ("application", "Application"), ("firehose", "Firehose"), ("http", "HTTP"), ("lambda", "Lambda"),
+            ("sqs", "SQS"),
+        )
+        for attribute, argument, convert in (
+            ("SuccessFeedbackRoleArn", "success_feedback_role_arn", str),
+            ("SuccessFeedbackSampleRate", "success_feedback_sample_rate", int),
+            ("FailureFeedbackRoleArn", "failure_feedback_role_arn", str),
+        )
+    },
+}  # fmt: skip
 _SUBSCRIPTION: Mapping[str, tuple[str, Converter]] = {
     "RawMessageDelivery": ("raw_message_delivery", _flag),
     "FilterPolicy": ("filter_policy", str),
     "FilterPolicyScope": ("filter_policy_scope", str),
     "RedrivePolicy": ("redrive_policy", str),
+    "ReplayPolicy": ("replay_policy", str),
 }
 
 
-def terraform(blueprint: Blueprint, existing: Existing) -> dict[str, Any]:
+def terraform(blueprint: Blueprint, existing: Existing, stores: Iterable[Store] = ()) -> dict[str, Any]:
     """The document, ready for ``json.dumps``.
 
     Args:
         blueprint: What is to be; of what exists, as it is (:func:`kombu_hake.admin.export.existing.completed`).
         existing: What gets an ``import`` block.
+        stores: Where large messages are kept. The buckets are not ours; their lifecycle rules are.
     """
     queues = [queue for queue in blueprint.queues if not queue.is_predefined]
     topics = [topic for topic in blueprint.topics if topic.is_bound and not topic.is_predefined]
@@ -78,6 +92,7 @@ def terraform(blueprint: Blueprint, existing: Existing) -> dict[str, Any]:
     resources["aws_sns_topic_subscription"] = {
         _pair(one): _subscription(one, resources, names) for one in subscriptions
     }
+    resources["aws_s3_bucket_lifecycle_configuration"] = dict(_lifecycles(stores))
     document: dict[str, Any] = {
         "//": f"Made by kombu_hake {__version__}: celery hake export terraform. Needs Terraform 1.5 or later with "
         "version 6.8 or later of the AWS provider.",
@@ -107,7 +122,11 @@ def _queue(queue: SqsQueue, names: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _topic(topic: SnsTopic) -> dict[str, Any]:
-    return _with_rest({"name": topic.physical, **_arguments(_TOPIC, topic.attributes)}, topic.tags, [])
+    found = {"name": topic.physical, **_arguments(_TOPIC, topic.attributes)}
+    size = topic.attributes.get("MaximumMessageSize", "")
+    if size.isdecimal() and int(size) > SNS_MAX_MESSAGE_BYTES:
+        found["//"] = f"The AWS provider cannot set MaximumMessageSize to {size}; hake apply can."
+    return _with_rest(found, topic.tags, [])
 
 
 def _policy(queue: SqsQueue, names: Mapping[str, str]) -> dict[str, Any]:
@@ -130,6 +149,29 @@ def _subscription(
     return _with_rest(found, {}, [f"{kind}.{name}" for kind, name in needs if name in resources[kind]])
 
 
+def _lifecycles(stores: Iterable[Store]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """By bucket, the name and the body of its resource."""
+    buckets: dict[str, list[dict[str, Any]]] = {}
+    for store in stores:
+        buckets.setdefault(store.bucket, []).extend(lifecycle_rules(store))
+    for bucket, rules in buckets.items():
+        yield terraform_name(bucket.replace(".", "_")), {
+            "bucket": bucket,
+            "rule": [
+                {
+                    "id": rule["ID"],
+                    "status": rule["Status"],
+                    "filter": {"prefix": rule["Filter"]["Prefix"]},
+                    "expiration": {"days": rule["Expiration"]["Days"]},
+                    "abort_incomplete_multipart_upload": {
+                        "days_after_initiation": rule["AbortIncompleteMultipartUpload"]["DaysAfterInitiation"]
+                    },
+                }
+                for rule in rules
+            ],
+        }
+
+
 def _dead_letters(redrive: str | None) -> str:
     """The ARN of the dead-letter queue that a redrive policy names; ``""`` for none."""
     try:
@@ -144,8 +186,8 @@ def _arguments(known: Mapping[str, tuple[str, Converter]], attributes: Mapping[s
         if attributes.get(attribute):
             try:
                 value = convert(attributes[attribute])
-            except ValueError:
-                raise InvalidName(f"AWS shows {attribute}={attributes[attribute]!r}, which is no number.") from None
+            except ValueError:  # of an option: Terraform names the fault
+                value = attributes[attribute]
             found[argument] = _text(value) if isinstance(value, str) else value
     return found
 
