@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 from uuid import uuid4
 
 from kombu_hake.amqp import QueueUrl, level_names
-from kombu_hake.aws import Clients, forksafe
+from kombu_hake.aws import Clients, Vital, forksafe
 from kombu_hake.config import Settings
 from kombu_hake.declaring import DeclaringChannel
 from kombu_hake.exceptions import AccessDenied, HakeError
@@ -415,6 +415,10 @@ class Channel(DeclaringChannel):
     def look_after_pollers(self) -> None:
         """Restart pollers that have ended unexpectedly; the consuming thread calls it regularly."""
         self._receiver.look_after_pollers()
+
+    def vitals(self) -> list[Vital]:
+        """The pollers that a worker cannot do without."""
+        return self._receiver.vitals()
 
     def wait_for_open_polls(self, urls: Collection[QueueUrl], timeout_s: float) -> None:
         """After :meth:`close`; see :meth:`kombu_hake.receive.receiver.Receiver.wait_for_open_polls`."""

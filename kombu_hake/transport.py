@@ -21,7 +21,7 @@ import kombu.exceptions
 from kombu.transport import base
 
 from kombu_hake._version import __version__
-from kombu_hake.aws import Clients, forksafe, shared_clients
+from kombu_hake.aws import Clients, Pulse, Vital, forksafe, shared_clients
 from kombu_hake.channel import Channel, Parts
 from kombu_hake.config import (
     Settings,
@@ -59,7 +59,7 @@ from kombu_hake.receive import (
 )
 from kombu_hake.temporary import Janitor, Presence, Temporaries
 from kombu_hake.topology import Topology
-from kombu_hake.worker import install, lost_tasks
+from kombu_hake.worker import health, install, lost_tasks
 from kombu_hake.worker import state as worker
 
 __all__ = ["Transport"]
@@ -140,6 +140,8 @@ class Transport(base.Transport):  # type: ignore[misc]
         self._loops: list[tuple[Any, int, Any]] = []
         #: When to check the threads next, monotonic.
         self._look_at = 0.0
+        #: Of the thread that consumes: Celery's event loop.
+        self._pulse = Pulse()
         #: The channels closed most recently, and when.
         self._parted: deque[tuple[Channel, float]] = deque(maxlen=4)
         forksafe.register(self)
@@ -156,7 +158,7 @@ class Transport(base.Transport):  # type: ignore[misc]
         Raises:
             ConfigurationError: lists every fault of URL and options.
         """
-        self.settings = self._load_settings()
+        self.settings = self.load_settings()
         self._shared: _Shared = shared_clients(self.settings, _build_shared)
         self.clients, self.topology = self._shared.clients, self._shared.topology
         self.dispatcher, self.dead_letters = self._shared.dispatcher, self._shared.dead_letters
@@ -169,6 +171,8 @@ class Transport(base.Transport):  # type: ignore[misc]
             BrokerUnavailable: no answer within the connect timeout.
         """
         self.prepare()
+        install()
+        health.connecting(self.settings)
         if self.settings.topology != "assume":  # which asks AWS nothing
             self.clients.check()
         self.inbox = Inbox()
@@ -188,7 +192,6 @@ class Transport(base.Transport):  # type: ignore[misc]
         # The threads refer to the leases and not to this object, so that a dropped connection can be collected.
         self._disown = weakref.finalize(self, self.leases.disown)
         self._disown.atexit = False
-        install()
         self.temporaries = Temporaries(self.topology, self._shared.presence)
         self.connected = True
         _open.add(self)
@@ -320,7 +323,15 @@ class Transport(base.Transport):  # type: ignore[misc]
         """Wake the event loop, as its next step may have changed. For any thread."""
         self.inbox.wake()
 
+    def vitals(self) -> list[Vital]:
+        """The threads that a worker which consumes with this connection cannot do without; [] when it is closed."""
+        if not self.connected:
+            return []
+        pollers = [vital for channel in list(self.channels) for vital in channel.vitals()]
+        return [Vital("the event loop", self._pulse), *self.leases.vitals(), *pollers]
+
     def _look_after_threads(self) -> None:
+        self._pulse.beat()
         self._look_at = time.monotonic() + _LOOK_AFTER_S
         for channel in list(self.channels):
             channel.look_after_pollers()
@@ -339,6 +350,7 @@ class Transport(base.Transport):  # type: ignore[misc]
 
     def _deliver(self, item: Item) -> bool:
         """Deliver one item; False if no consumer got it."""
+        self._pulse.beat()  # for each, as a solo pool runs the task here
         if isinstance(item, Delivery):
             channel = self._channel(item.channel_id)
             if channel is not None:
@@ -378,7 +390,12 @@ class Transport(base.Transport):  # type: ignore[misc]
         """No defaults: no host means AWS."""
         return {}
 
-    def _load_settings(self) -> Settings:
+    def load_settings(self) -> Settings:
+        """The settings of the connection; does not connect.
+
+        Raises:
+            ConfigurationError: lists every fault of URL and options.
+        """
         client = self.client
         # A copy: kombu writes into transport_options while it retries (kombu/messaging.py, ``Producer.publish``).
         options: Mapping[str, Any] = revealed(dict(client.transport_options or {}))
@@ -438,3 +455,5 @@ def _close_all_at_exit() -> None:
 
 
 atexit.register(_close_all_at_exit)
+# Celery imports this module when a worker reads its settings, just before it sends the signal worker_init.
+install()

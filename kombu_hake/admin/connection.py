@@ -14,7 +14,7 @@ from kombu_hake.admin.dead_letters import DeadLetter, Outcome, Selection
 from kombu_hake.admin.export.exporter import Exporter
 from kombu_hake.admin.export.rights import Role
 from kombu_hake.admin.plan import Applied, Operator, Plan, Undeclared
-from kombu_hake.admin.queues import Group, QueueReader
+from kombu_hake.admin.queues import Group, QueueInfo, QueueReader
 from kombu_hake.aws import Clients
 from kombu_hake.exceptions import ConfigurationError
 from kombu_hake.groups import registry
@@ -80,8 +80,21 @@ class Admin:
         self._queues = QueueReader(app, topology, clients)
         self._scans: WeakSet[Generator[Any, None, None]] = WeakSet()
 
+    def queues(self, names: Iterable[str] = (), *, with_ages: bool = True) -> list[QueueInfo]:
+        """Read the counts of queues. Needs read-only rights.
+
+        Args:
+            names: Names of queues, whether the app declares them or not. Default: every queue that the app consumes or
+                routes tasks to, groups included, except temporary ones.
+            with_ages: Ask CloudWatch for the age of the oldest message of each queue, which AWS charges for.
+        Returns:
+            One :class:`QueueInfo` for each, the default ones sorted by name. A missing right leaves fields unknown, and
+            is not an error.
+        """
+        return self._queues.queues(names, with_ages=with_ages)
+
     def groups(self, names: Iterable[str] = (), *, with_ages: bool = True) -> list[Group]:
-        """Read queues with their counts and bindings. Needs read-only rights.
+        """Read groups with their counts, bindings and handlers. Needs read-only rights.
 
         Args:
             names: Names of queues, whether they are groups or not. Default: the app's groups, and other queues that

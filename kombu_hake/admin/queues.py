@@ -7,19 +7,20 @@ an error.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from kombu_hake.amqp import QueueUrl, dead_name, parse_arn, read_object, undelivered_name
+from kombu_hake.admin.declared import declared
+from kombu_hake.amqp import QueueUrl, dead_name, level_names, parse_arn, read_object, undelivered_name
 from kombu_hake.aws import Clients
 from kombu_hake.exceptions import HakeError, QueueNotFound, TopologyError
 from kombu_hake.groups import registry
 from kombu_hake.quoting import escaped, guarded
 from kombu_hake.topology import Topology
 
-__all__ = ["Binding", "Group", "QueueReader"]
+__all__ = ["Binding", "Group", "QueueInfo", "QueueReader", "breaches"]
 
 logger = guarded(logging.getLogger(__name__))
 _COUNTS = {
@@ -48,11 +49,10 @@ class Binding:
 
 
 @dataclass
-class Group:
-    """A queue with its counts and bindings. Counts are AWS's approximations; None is unknown.
+class QueueInfo:
+    """A queue with its counts, its priority levels summed. Counts are AWS's approximations; None is none or unknown.
 
     Attributes:
-        is_ours: True if this app has handlers for it; False for another queue that is subscribed to the same topics.
         state: ``ok``, ``missing`` (no worker has declared it yet), or why it cannot be read.
         ready: Messages that can be received now.
         in_flight: Messages that have been received and not yet deleted.
@@ -61,11 +61,10 @@ class Group:
         dead_queue: Name of the dead-letter queue.
         dead: Messages in the dead-letter queue.
         undelivered: Messages that SNS could not deliver to the queue; None if no queue keeps them.
+        unreadable: Names of the attributes that could not be read, such as ``oldest_s``, sorted.
     """
 
     name: str
-    bindings: list[Binding] = field(default_factory=list)
-    is_ours: bool = True
     state: str = "ok"
     ready: int | None = None
     in_flight: int | None = None
@@ -74,10 +73,64 @@ class Group:
     dead_queue: str | None = None
     dead: int | None = None
     undelivered: int | None = None
+    unreadable: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)
+
+
+@dataclass
+class Group(QueueInfo):
+    """A queue with its bindings, and the counts of :class:`QueueInfo`.
+
+    Attributes:
+        is_ours: True if this app has handlers for it; False for another queue that is subscribed to the same topics.
+    """
+
+    bindings: list[Binding] = field(default_factory=list)
+    is_ours: bool = True
+
+
+def breaches(
+    queues: Iterable[QueueInfo],
+    *,
+    max_ready: int | None = None,
+    max_age_s: float | None = None,
+    max_dead: int | None = None,
+) -> list[str]:
+    """Compare counts with limits. Makes no call.
+
+    A queue that is missing, and a count that cannot be read, is a breach too: a check that sees nothing must not pass.
+    A queue without dead-letter queue has no dead letters. An age that CloudWatch does not know yet is none.
+
+    Args:
+        max_ready: Most messages that may be ready in a queue.
+        max_age_s: Highest age of the oldest message, seconds.
+        max_dead: Most dead letters, and most undelivered messages, of a queue.
+    Returns:
+        One sentence for each breach.
+    """
+    limits = [
+        ("ready", max_ready, "messages ready"),
+        ("oldest_s", max_age_s, "seconds is the age of the oldest message"),
+        ("dead", max_dead, "dead letters"),
+        ("undelivered", max_dead, "messages undelivered"),
+    ]
+    found = []
+    for queue in queues:
+        if queue.state != "ok":
+            found += [f"{queue.name}: {queue.state}"] if any(most is not None for _, most, _ in limits) else []
+            continue
+        for name, most, what in limits:
+            if most is None:
+                continue
+            value = getattr(queue, name)
+            if name in queue.unreadable:
+                found.append(f"{queue.name}: {name} cannot be read")
+            elif value is not None and value > most:
+                found.append(f"{queue.name}: {value:g} {what}, more than {most:g}")
+    return found
 
 
 class QueueReader:
@@ -87,6 +140,18 @@ class QueueReader:
         self.app = app
         self.topology = topology
         self.clients = clients
+        #: Logical names of the SQS queues behind each queue that was counted.
+        self._levels: dict[str, list[str]] = {}
+
+    def queues(self, names: Iterable[str] = (), *, with_ages: bool = True) -> list[QueueInfo]:
+        """See :meth:`kombu_hake.admin.connection.Admin.queues`."""
+        arguments = self._declared()
+        found = [QueueInfo(name) for name in list(names) or sorted(arguments)]
+        for queue in found:
+            self._count(queue, arguments.get(queue.name, {}))
+        if with_ages:
+            self._add_ages(found)
+        return found
 
     def groups(self, names: Iterable[str] = (), *, with_ages: bool = True) -> list[Group]:
         """See :meth:`kombu_hake.admin.connection.Admin.groups`."""
@@ -130,38 +195,61 @@ class QueueReader:
         policy: str | None = answer.get("Attributes", {}).get("RedrivePolicy")
         return policy
 
+    def _declared(self) -> dict[str, Mapping[str, Any]]:
+        """Name to arguments of each queue that the app consumes or routes to, and that stays."""
+        found = declared(self.app)
+        known = self.app.amqp.queues
+        queues = {queue.name: queue.spec.arguments for queue in found.queues}
+        foreign = [name for name in found.other_queues if name in known and known[name].no_declare]
+        return {**queues, **{name: {} for name in foreign}}
+
     def _group(self, name: str, *, is_ours: bool) -> Group:
-        group = Group(name, self._bindings(name), is_ours)
-        try:
-            url = self.topology.queues.url(name)
-            answer = self.clients.sqs(
-                "get_queue_attributes", QueueUrl=url, AttributeNames=[*_COUNTS.values(), "RedrivePolicy"]
-            )
-        except QueueNotFound:
-            group.state = "missing"
-            return group
-        except HakeError as exc:
-            group.state = f"unreadable: {exc}"
-            return group
-        attributes = answer.get("Attributes", {})
-        for attribute, source in _COUNTS.items():
-            setattr(group, attribute, int(attributes.get(source, 0)))
-        if attributes.get("RedrivePolicy"):
-            try:
-                group.dead_queue, dead_url = self._dead_by_policy(attributes["RedrivePolicy"])
-                group.dead = self._ready(dead_url)
-            except HakeError as exc:
-                logger.info("Cannot count the dead letters of %s: %s", name, exc)
-        group.undelivered = self._undelivered(name)
+        group = Group(name, bindings=self._bindings(name), is_ours=is_ours)  # their tags say how many levels there are
+        self._count(group, {})
         return group
 
-    def _undelivered(self, name: str) -> int | None:
+    def _count(self, queue: QueueInfo, arguments: Mapping[str, Any]) -> None:
+        """Read the counts of a queue. *arguments* are those that it is declared with."""
         try:
-            url = self.topology.queues.find(undelivered_name(name))
-            return None if url is None else self._ready(url)
+            attributes, *others = self._attributes(queue.name, arguments)
+        except QueueNotFound:
+            queue.state = "missing"
+            return
         except HakeError as exc:
-            logger.info("Cannot count the undelivered messages of %s: %s", name, exc)
-            return None
+            queue.state = f"unreadable: {exc}"
+            return
+        for name, source in _COUNTS.items():
+            setattr(queue, name, sum(int(level.get(source, 0)) for level in (attributes, *others)))
+        if attributes.get("RedrivePolicy"):
+            try:
+                queue.dead_queue, dead_url = self._dead_by_policy(attributes["RedrivePolicy"])
+                queue.dead = self._ready(dead_url)
+            except HakeError as exc:
+                logger.info("Cannot count the dead letters of %s: %s", queue.name, exc)
+                queue.unreadable.append("dead")
+        try:
+            url = self.topology.queues.find(undelivered_name(queue.name))
+            queue.undelivered = None if url is None else self._ready(url)
+        except HakeError as exc:
+            logger.info("Cannot count the undelivered messages of %s: %s", queue.name, exc)
+            queue.unreadable.append("undelivered")
+
+    def _attributes(self, name: str, arguments: Mapping[str, Any]) -> list[Mapping[str, str]]:
+        """Counts and redrive policy of a queue, then of its higher priority levels that exist."""
+        wanted = [*_COUNTS.values(), "RedrivePolicy"]
+        found: list[Mapping[str, str]] = []
+        levels = max(level_names(name, arguments), self.topology.queues.levels(name), key=len)
+        self._levels[name] = levels
+        for level in levels:
+            try:
+                url = self.topology.queues.url(level)
+                answer = self.clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=wanted)
+            except QueueNotFound:
+                if not found:
+                    raise
+                continue
+            found.append(answer.get("Attributes", {}))
+        return found
 
     def _bindings(self, name: str) -> list[Binding]:
         """The bindings in AWS, and those of the app that AWS does not have yet."""
@@ -214,17 +302,22 @@ class QueueReader:
         answer = self.clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=[name])
         return int(answer.get("Attributes", {}).get(name, 0))
 
-    def _add_ages(self, groups: list[Group]) -> None:
-        busy = [group for group in groups if group.ready][:_AGE_QUERIES_MOST]
+    def _add_ages(self, queues: Sequence[QueueInfo]) -> None:
+        busy = [queue for queue in queues if queue.ready]
         if not busy:
             return
+        physical = self.topology.queues.physical
+        levels = {queue.name: [physical(level) for level in self._levels[queue.name]] for queue in busy}
         try:
-            ages = self._ages([self.topology.queues.physical(group.name) for group in busy])
+            ages = self._ages([one for names in levels.values() for one in names][:_AGE_QUERIES_MOST])
         except HakeError as exc:
             logger.info("Cannot read the age of the oldest messages from CloudWatch: %s", exc)
+            for queue in busy:
+                queue.unreadable.append("oldest_s")
+                queue.unreadable.sort()
             return
-        for group in busy:
-            group.oldest_s = ages.get(self.topology.queues.physical(group.name))
+        for queue in busy:
+            queue.oldest_s = max((ages[one] for one in levels[queue.name] if one in ages), default=None)
 
     def _ages(self, names: list[str]) -> Mapping[str, float]:
         now = datetime.now(timezone.utc)

@@ -3,7 +3,8 @@
 In: a call by its name with boto3's parameters, on a :class:`Clients` of one :class:`~kombu_hake.config.Settings`. Out:
 boto3's answer, checked, or an error of :mod:`kombu_hake.exceptions`. Open ``clients.py`` for how a call is made,
 ``wire.py`` and ``sigv4.py`` for the fast path of five SQS calls, ``error_table.py`` and ``answers.py`` for AWS's
-answers, ``concurrency.py``, ``senders.py`` and ``forksafe.py`` for caches, threads and forks.
+answers, ``concurrency.py``, ``senders.py`` and ``forksafe.py`` for caches, threads and forks, ``pulse.py`` for their
+health.
 """
 
 from __future__ import annotations
@@ -13,17 +14,23 @@ from kombu_hake.aws.background import Background
 from kombu_hake.aws.clients import Clients, shared_clients
 from kombu_hake.aws.concurrency import Once, Reentry, SingleFlight, TtlCache, backoff_s
 from kombu_hake.aws.error_table import entry_error
+from kombu_hake.aws.pulse import Pulse, Vital, Wait, waits_until
 from kombu_hake.aws.retry import patience
 from kombu_hake.aws.senders import Senders, start_thread
+from kombu_hake.aws.wire import answer_limit_s
 
 __all__ = [
     "Background",
     "Clients",
     "Once",
+    "Pulse",
     "Reentry",
     "Senders",
     "SingleFlight",
     "TtlCache",
+    "Vital",
+    "Wait",
+    "answer_limit_s",
     "backoff_s",
     "clients",
     "entry_error",
@@ -31,4 +38,5 @@ __all__ = [
     "patience",
     "shared_clients",
     "start_thread",
+    "waits_until",
 ]

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 
 from kombu_hake.aws import forksafe
+from kombu_hake.aws.pulse import Pulse
 from kombu_hake.aws.senders import start_thread
 from kombu_hake.quoting import guarded
 
@@ -39,6 +40,8 @@ class Background:
         self._name = name
         self._what = what
         self._after_error_s = after_error_s
+        #: Beats before each run of the work.
+        self.pulse = Pulse()
         self._fresh()
         forksafe.register(self)
 
@@ -112,6 +115,7 @@ class Background:
             if self._is_stopping:
                 return False
             self._is_woken = False
+        self.pulse.beat()
         wait_s: float | None
         try:
             wait_s = self._work()

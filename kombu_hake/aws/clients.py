@@ -17,17 +17,18 @@ from functools import partial
 from typing import Any, Literal
 
 from kombu_hake._version import __version__
-from kombu_hake.amqp import SQS_MAX_WAIT_S
+from kombu_hake.amqp import MAX_PAYLOAD_BYTES, SQS_MAX_WAIT_S
 from kombu_hake.aws import forksafe
 from kombu_hake.aws.answers import checked, looks_like_success
 from kombu_hake.aws.clock import AwsClock
 from kombu_hake.aws.concurrency import SharedParts
 from kombu_hake.aws.credentials import Credentials
 from kombu_hake.aws.error_table import credentials_error, error_for, foreign_answer, unreachable
+from kombu_hake.aws.pulse import Wait
 from kombu_hake.aws.retry import NewQueues, Tries
-from kombu_hake.aws.s3 import ObjectClient
+from kombu_hake.aws.s3 import PART_BYTES, ObjectClient
 from kombu_hake.aws.timely import bound_pool, read_body
-from kombu_hake.aws.wire import OPERATIONS, Wire, read_timeout_s
+from kombu_hake.aws.wire import OPERATIONS, Wire, answer_limit_s, read_timeout_s
 from kombu_hake.config import Access, Settings
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, ConfigurationError, HakeError, QueueNotFound
 
@@ -43,6 +44,8 @@ _POOL_CONNECTIONS = 64
 _PATIENCE_S = 90.0
 #: Kinds of calls that are tried once: their callers have a back-off of their own, or an alternative.
 _TRIED_ONCE = ("receive", "check", "sts", "s3")
+#: An upload or download is one call, and a request for each part.
+_MOST_PARTS = 2 + MAX_PAYLOAD_BYTES // PART_BYTES
 
 
 class Clients:
@@ -200,9 +203,11 @@ class Clients:
             throttled_s=_PATIENCE_S if is_control else 0.0,
             is_patient=not is_once,
         )
+        limit_s = answer_limit_s(self.settings) * (_MOST_PARTS if kind == "s3" else 1)
         while True:
             try:
-                return self._try(kind, operation, params)
+                with Wait(limit_s):
+                    return self._try(kind, operation, params)
             except BrokerUnavailable as exc:
                 pause_s = tries.pause_s(exc)
                 if pause_s is None:

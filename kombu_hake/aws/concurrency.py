@@ -12,9 +12,12 @@ from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 from kombu_hake.aws import forksafe
+from kombu_hake.aws.pulse import Wait
 
 __all__ = ["Once", "Reentry", "SharedParts", "SingleFlight", "TtlCache", "backoff_s"]
 
+#: How long a flight, some calls of AWS, and those before it take at the most.
+_FLIGHT_S = 300.0
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
@@ -38,7 +41,7 @@ class SingleFlight:
             flight, aboard = self._flights.setdefault(key, (threading.RLock(), []))
             aboard.append(None)
         try:
-            with flight:
+            with Wait(_FLIGHT_S), flight:
                 yield
         finally:
             with self._lock:

@@ -22,17 +22,19 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from kombu_hake._version import __version__
+from kombu_hake.amqp import SQS_MAX_WAIT_S
 from kombu_hake.aws import query
 from kombu_hake.aws.answers import checked
 from kombu_hake.aws.clock import AwsClock
 from kombu_hake.aws.error_table import error_from_answer, error_from_transport, foreign_answer
 from kombu_hake.aws.http import Answer, HttpPool
+from kombu_hake.aws.pulse import Wait
 from kombu_hake.aws.retry import Tries
 from kombu_hake.aws.sigv4 import Keys, Signer
 from kombu_hake.config import Settings
 from kombu_hake.exceptions import BrokerUnavailable, ConfigurationError, PublishError
 
-__all__ = ["OPERATIONS", "Wire", "read_timeout_s"]
+__all__ = ["OPERATIONS", "Wire", "answer_limit_s", "read_timeout_s"]
 
 #: For each service, boto3's name of a call to AWS's name.
 OPERATIONS: Mapping[str, Mapping[str, str]] = {
@@ -47,6 +49,9 @@ OPERATIONS: Mapping[str, Mapping[str, str]] = {
 }
 #: How much later than its wait time a long poll may be answered.
 _POLL_GRACE_S = 5.0
+#: What one try may take besides its time limits: looking up names, several addresses, renewing credentials, and an
+#: answer that arrives in small pieces (:mod:`kombu_hake.aws.timely`).
+_SLACK_S = 60.0
 _JSON = "application/x-amz-json-1.0"
 _FORM = "application/x-www-form-urlencoded; charset=utf-8"
 #: A proxy on the way must not compress answers: they are not decompressed.
@@ -108,16 +113,20 @@ class Wire:
         else:
             body, content_type, target = _form(action, params), _FORM, None
         is_poll = operation == "receive_message"
-        timeout_s = read_timeout_s(self._settings, params.get("WaitTimeSeconds", 0))
+        wait_s = params.get("WaitTimeSeconds", 0)
+        timeout_s = read_timeout_s(self._settings, wait_s)
+        limit_s = answer_limit_s(self._settings, wait_s)
         tries = Tries(1 if is_poll else self._settings.max_attempts, self._clock, is_patient=not is_poll)
         while True:
             try:
-                headers = self._signer.headers(self._keys(), target, content_type, body, self._clock.now_s())
-                lines = "\r\n".join([f"{name}: {value}" for name, value in headers.items()])
-                try:
-                    answer = self._pool.post(f"POST / HTTP/1.1\r\n{lines}{_FIXED}".encode("ascii"), body, timeout_s)
-                except OSError as exc:
-                    raise error_from_transport(exc, self._service, operation, self._settings) from exc
+                with Wait(limit_s):
+                    headers = self._signer.headers(self._keys(), target, content_type, body, self._clock.now_s())
+                    lines = "\r\n".join([f"{name}: {value}" for name, value in headers.items()])
+                    head = f"POST / HTTP/1.1\r\n{lines}{_FIXED}".encode("ascii")
+                    try:
+                        answer = self._pool.post(head, body, timeout_s)
+                    except OSError as exc:
+                        raise error_from_transport(exc, self._service, operation, self._settings) from exc
                 return self._result(operation, params, answer)
             except BrokerUnavailable as exc:
                 pause_s = tries.pause_s(exc)
@@ -168,6 +177,15 @@ def read_timeout_s(settings: Settings, wait_s: float) -> float:
     only delay receiving.
     """
     return max(settings.read_timeout, wait_s + min(_POLL_GRACE_S, settings.read_timeout) if wait_s else 0.0)
+
+
+def answer_limit_s(settings: Settings, wait_s: float = SQS_MAX_WAIT_S) -> float:
+    """How long one try of a call takes at the most, seconds; a thread that takes longer is stuck."""
+    limit_s = settings.connect_timeout + read_timeout_s(settings, wait_s) + _SLACK_S
+    if settings.client_config:  # may have time limits of its own
+        own = [settings.client_config.get(name) for name in ("connect_timeout", "read_timeout")]
+        limit_s += sum(value for value in own if isinstance(value, int | float))
+    return limit_s
 
 
 def _tls(session: Any) -> Any:

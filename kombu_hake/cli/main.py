@@ -6,7 +6,6 @@ Celery imports this module at the start of each of its commands, so it imports o
 from __future__ import annotations
 
 import json
-import time
 from typing import Any
 
 import click
@@ -14,14 +13,32 @@ import click
 from kombu_hake.cli.cost import cost
 from kombu_hake.cli.dlq import dlq
 from kombu_hake.cli.export import export
+from kombu_hake.cli.health import health
 from kombu_hake.cli.janitor import janitor
 from kombu_hake.cli.plan import apply, plan
-from kombu_hake.cli.tools import connected, say
+from kombu_hake.cli.queues import queues
+from kombu_hake.cli.tools import again, connected, say, watch_option
 
 __all__ = ["hake"]
 
 
-@click.group()
+class _WrongArguments(click.UsageError):
+    """Ends with exit code 1; click's own is 2, which here means that a check has failed."""
+
+    exit_code = 1
+
+
+class _Group(click.Group):
+    """Commands that exit with 1 after wrong arguments."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as exc:
+            raise _WrongArguments(exc.format_message(), exc.ctx) from exc
+
+
+@click.group(cls=_Group)
 def hake() -> None:
     """Topics, consumer groups and dead letters on SNS and SQS."""
 
@@ -30,6 +47,8 @@ hake.add_command(dlq)
 hake.add_command(cost)
 hake.add_command(export)
 hake.add_command(janitor)
+hake.add_command(queues)
+hake.add_command(health)
 hake.add_command(plan)
 hake.add_command(apply)
 
@@ -37,26 +56,19 @@ hake.add_command(apply)
 @hake.command()
 @click.argument("names", nargs=-1, metavar="[GROUP]...")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document instead of a table.")
-@click.option("--watch", is_flag=False, flag_value=2.0, type=click.FloatRange(min=0.1), metavar="[SECONDS]",
-              help="Again and again, every two seconds or so many, until Ctrl-C.")  # fmt: skip
+@watch_option
 @click.pass_context
 def groups(ctx: click.Context, names: tuple[str, ...], as_json: bool, watch: float | None) -> None:
-    """Show groups: their keys, waiting messages and dead letters.
+    """Show groups: their waiting messages, dead letters, keys and handlers.
 
     Shows the groups of this app and all other queues that listen to its topics, or only the named groups (queues).
     """
     from kombu_hake.cli.tables import groups_table
 
     with connected(ctx) as broker:
-        while True:
+        for _ in again(watch, clear=not as_json):
             found = broker.groups(names)
-            text = json.dumps([group.as_dict() for group in found], indent=2) if as_json else groups_table(found)
-            if watch and not as_json:
-                click.clear()
-            say(text)
-            if not watch:
-                return
-            _sleep(watch)
+            say(json.dumps([group.as_dict() for group in found], indent=2) if as_json else groups_table(found))
 
 
 @hake.command()
@@ -70,10 +82,3 @@ def graph(ctx: click.Context, form: str, output: Any) -> None:
     draw = {"mermaid": cli_graph.mermaid, "dot": cli_graph.dot}[form]
     with connected(ctx) as broker:
         output.write(draw(broker.groups()))
-
-
-def _sleep(seconds: float) -> None:
-    try:
-        time.sleep(seconds)
-    except KeyboardInterrupt:
-        raise click.exceptions.Exit(0) from None

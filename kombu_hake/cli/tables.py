@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kombu_hake.quoting import MARK, escaped, quoted
 
 if TYPE_CHECKING:
-    from kombu_hake.admin import Binding, DeadLetter, Group, Report
+    from kombu_hake.admin import Binding, DeadLetter, Group, QueueInfo, Report
 
-__all__ = ["dead_counts_table", "groups_table", "letter_sheet", "letters_table", "span", "temporaries_table"]
+__all__ = [
+    "dead_counts_table",
+    "groups_table",
+    "letter_sheet",
+    "letters_table",
+    "queues_table",
+    "span",
+    "temporaries_table",
+]
 
 _UNKNOWN = "?"
 _NONE = "-"
@@ -55,35 +63,48 @@ def span(seconds: float | None) -> str:
 def groups_table(groups: Sequence[Group]) -> str:
     """One line per group with its counts, then one per binding."""
     if not groups:
-        return "This app has no groups. Topic(...).on(...) makes one, and its module must be imported by the app."
-    counts = [
-        [
-            group.name + ("" if group.is_ours else " (others')"),
-            *(_number(group, value) for value in (group.ready, group.in_flight, group.delayed)),
-            span(group.oldest_s),
-            _number(group, group.dead) if group.dead_queue or group.state != "ok" else _NONE,
-            group.dead_queue or _NONE,
-            _NONE if group.undelivered is None else str(group.undelivered),
-            group.state,
-        ]
-        for group in groups
-    ]
-    head = ("GROUP", "READY", "IN FLIGHT", "DELAYED", "OLDEST", "DEAD", "DEAD LETTERS IN", "UNDELIVERED", "STATE")
+        return (
+            "This app has no groups. Topic(...).on(...) makes one, and its module must be imported by the app. "
+            "'hake queues' shows the other queues."
+        )
     bindings = [
         [item.topic, item.key or '""', group.name, ", ".join(item.handlers) or _NONE, _state(group, item)]
         for group in groups
         for item in group.bindings
     ]
-    text = table(head, counts, right=(1, 2, 3, 4, 5, 7))
+    text = _counts_table("GROUP", groups, {group.name for group in groups if not group.is_ours})
     if bindings:
         text += "\n\n" + table(("TOPIC", "KEY", "GROUP", "HANDLERS HERE", "BOUND"), sorted(bindings))
     return text
 
 
-def _number(group: Group, value: int | None) -> str:
+def queues_table(queues: Sequence[QueueInfo]) -> str:
+    """One line per queue with its counts."""
+    return _counts_table("QUEUE", queues) if queues else "This app has no queues."
+
+
+def _counts_table(what: str, queues: Sequence[QueueInfo], foreign: Collection[str] = ()) -> str:
+    rows = [
+        [
+            queue.name + (" (others')" if queue.name in foreign else ""),
+            *(_number(queue, name) for name in ("ready", "in_flight", "delayed")),
+            _UNKNOWN if "oldest_s" in queue.unreadable else span(queue.oldest_s),
+            _number(queue, "dead"),
+            queue.dead_queue or _NONE,
+            _number(queue, "undelivered"),
+            queue.state,
+        ]
+        for queue in queues
+    ]
+    head = (what, "READY", "IN FLIGHT", "DELAYED", "OLDEST", "DEAD", "DEAD LETTERS IN", "UNDELIVERED", "STATE")
+    return table(head, rows, right=(1, 2, 3, 4, 5, 7))
+
+
+def _number(queue: QueueInfo, name: str) -> str:
+    value = getattr(queue, name)
     if value is not None:
         return str(value)
-    return _NONE if group.state == "missing" else _UNKNOWN
+    return _UNKNOWN if name in queue.unreadable or queue.state not in ("ok", "missing") else _NONE
 
 
 def _state(group: Group, item: Binding) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from kombu_hake.quoting import escaped
 if TYPE_CHECKING:
     from kombu_hake.admin import Admin
 
-__all__ = ["SPAN", "connected", "note", "say", "which_letters"]
+__all__ = ["SPAN", "again", "connected", "note", "say", "watch_option", "which_letters"]
 
 _NOTE_CHARS = 2_000
 
@@ -60,6 +61,26 @@ class _Span(click.ParamType):  # type: ignore[type-arg]  # generic in the newest
 
 
 SPAN = _Span()
+
+
+watch_option = click.option(
+    "--watch", is_flag=False, flag_value=2.0, type=click.FloatRange(min=0.1), metavar="[SECONDS]",
+    help="Again and again, every two seconds or so many, until Ctrl-C.",
+)  # fmt: skip
+
+
+def again(watch: float | None, *, clear: bool) -> Iterator[None]:
+    """Run the body of a loop once; with ``--watch``, again and again on a cleared screen until Ctrl-C."""
+    while True:
+        if watch and clear:
+            click.clear()
+        yield
+        if not watch:
+            return
+        try:
+            time.sleep(watch)
+        except KeyboardInterrupt:
+            raise click.exceptions.Exit(0) from None
 
 
 def which_letters(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -297,6 +298,17 @@ def _account(value: Any) -> str | None:
     return text
 
 
+def _health_file(value: Any) -> str | None:
+    """Celery replaces ``%h`` (host) and ``%n`` (name of the node), as in ``--pidfile``."""
+    if value is None:
+        return None
+    if not isinstance(value, str) or not os.path.isabs(value) or not value.isprintable():
+        raise ValueError("the absolute path of a file, such as /run/celery/%n.health")
+    if os.path.basename(value) in ("", ".", "..") or set(re.findall("%(.?)", value.replace("%%", ""))) - set("hndpiI"):
+        raise ValueError("the path of a file in which %h is the host and %n the node, such as /run/celery/%n.health")
+    return value
+
+
 def _dead_letter_queue(value: Any) -> str | None:
     """``{queue}`` stands for the queue's name."""
     if value in (None, False, "") or (isinstance(value, str) and value.lower() in ("false", "0", "no", "off")):
@@ -403,6 +415,12 @@ OPTIONS: Mapping[str, Option] = {
         "Interval between checks of a queue's policy and subscriptions, s; 0: never.",
     ),
     "max_pollers": Option(_whole(1, 64, "threads per queue"), 8, "Maximum concurrent polls of one busy queue."),
+    # --- operating
+    "health_file": Option(
+        _health_file,
+        None,
+        "File that a worker keeps fresh while it is healthy: an absolute path, with %h and %n as in Celery's options.",
+    ),
     # --- large messages
     "compress_above": Option(
         _maybe_bytes, None, "Compress bodies of more than so many bytes; by default none."
@@ -468,6 +486,7 @@ STORIES: Mapping[str, str] = {
     "wait_time_seconds": "A proxy closes connections that are idle for less than 20 s.",
     "check_bindings": "A removed subscription should be noticed sooner, or the role may not read subscriptions.",
     "max_pollers": "One worker handles thousands of short tasks a second.",
+    "health_file": "Kubernetes, ECS or systemd restarts workers that hang.",
     "compress_above": "Large messages should cost less, or fit into SNS and SQS.",
     "compression": "All workers have a codec that is faster or packs better than gzip.",
     "large_messages": "Messages hold files, images or tables, of up to 256 MiB.",

@@ -120,6 +120,7 @@ class Settings:
     wait_time_seconds: int = 20
     check_bindings: float = 300.0
     max_pollers: int = 8
+    health_file: str | None = None
     compress_above: int | None = None
     compression: str = "gzip"
     large_messages: Store | None = None

@@ -23,7 +23,7 @@ from kombu_hake.amqp import (
     PRIORITY_ATTRIBUTE,
     attributes_bytes,
 )
-from kombu_hake.aws import Clients, Reentry, backoff_s, entry_error, forksafe
+from kombu_hake.aws import Clients, Reentry, Wait, backoff_s, entry_error, forksafe
 from kombu_hake.exceptions import BrokerUnavailable, HakeError, MessageTooLarge, PublishError
 from kombu_hake.publish.limits import Limits
 from kombu_hake.publish.routes import QueueTarget, Target
@@ -35,6 +35,8 @@ __all__ = ["Outgoing", "Publisher", "make_batches"]
 _IN_FLIGHT = 3
 _WORTH_IT = 4
 _ENTRY_TRIES = 4
+#: How long a request that another thread makes, with its retries, takes at the most.
+_OTHERS_S = 300.0
 #: Attributes that are not of type String. "Number" has the same length, so the size of a message does not change.
 _TYPES = {PRIORITY_ATTRIBUTE: "Number"}
 _INTERRUPTED = "The thread that sent this message together with its own was interrupted (%r): it may not be sent."
@@ -179,7 +181,8 @@ class Publisher:
                     me.done = threading.Event()
                     lane.waiting.append(me)
             if not me.leads:
-                me.done.wait()
+                with Wait(_OTHERS_S):
+                    me.done.wait()
             if me.leads:
                 self._lead(target, lane, me)
         finally:  # Celery's time limits interrupt a thread anywhere; leadership must not be lost with it

@@ -22,7 +22,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 from kombu_hake.amqp import FIFO_SUFFIX, MAX_BATCH_ENTRIES, SQS_MAX_VISIBILITY_S, Pointer, QueueUrl
-from kombu_hake.aws import Background, Clients, forksafe
+from kombu_hake.aws import Background, Clients, Vital, forksafe
 from kombu_hake.exceptions import BrokerUnavailable, HakeError, QueueNotFound
 from kombu_hake.quoting import fields, guarded
 from kombu_hake.receive.delivery import Event, Lease, LeaseState, Why, after, lost_text
@@ -210,6 +210,13 @@ class Leases:
         if not self._keeper.is_alive:
             self._keep_once()
         self._settling.help()
+
+    def vitals(self) -> list[Vital]:
+        """The keeper, where it runs or has something to do. Takes no lock: whoever asks must not be stuck like it."""
+        is_alive = self._keeper.is_alive
+        if self._stopping or not (is_alive or self._held or self._acks):
+            return []
+        return [Vital("the lease keeper", self._keeper.pulse, is_alive)]
 
     def disown(self) -> None:
         """The connection was dropped: nothing can settle. Takes no lock: a garbage collection may run anywhere."""

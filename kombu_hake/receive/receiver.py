@@ -30,7 +30,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from kombu_hake.amqp import REPLY_POLL_S, SQS_MAX_WAIT_S, QueueUrl, is_reply_queue
-from kombu_hake.aws import Clients, backoff_s, forksafe, start_thread
+from kombu_hake.aws import Clients, Pulse, Vital, Wait, answer_limit_s, backoff_s, forksafe, start_thread
 from kombu_hake.config import Settings
 from kombu_hake.exceptions import BrokerUnavailable, HakeError, QueueNotFound, QuotaExceeded
 from kombu_hake.quoting import fields, guarded
@@ -47,6 +47,8 @@ _HELPER_WAIT_S = 1
 _LOOK_AGAIN_S = 5.0
 #: How long to wait for more credit before asking for the little there is.
 _PATIENCE_S = 0.1
+#: How long a queue that is gone takes to be declared again at the most.
+_RECREATE_S = 300.0
 
 
 def receive_params(url: QueueUrl, count: int, wait_s: int, visibility_s: int) -> dict[str, Any]:
@@ -76,6 +78,7 @@ class _Source:
         "main",
         "name",
         "pollers",
+        "pulse",
         "queue",
         "rank",
         "url",
@@ -93,6 +96,8 @@ class _Source:
         self.pollers = 0
         #: The poller that stays.
         self.main: threading.Thread | None = None
+        #: Of that poller.
+        self.pulse = Pulse()
         #: Whether it ended with an error that waiting does not mend: a denied action.
         self.has_failed = False
         #: When to look after its bindings, monotonic; they were just made.
@@ -106,6 +111,11 @@ class _Source:
         self.is_hopeless = False
         #: A poller that pauses after a fault waits here.
         self.ended = threading.Condition(lock)
+
+    @property
+    def has_poller(self) -> bool:
+        """Whether the poller that stays is alive."""
+        return self.main is not None and self.main.is_alive()
 
     def close(self) -> None:
         """Have its pollers end. The lock is held."""
@@ -257,8 +267,7 @@ class Receiver:
         """
         with self._lock:
             for source in list(self._sources.values()):
-                is_alive = source.main is not None and source.main.is_alive()
-                if is_alive or source.has_failed or source.closed:
+                if source.has_poller or source.has_failed or source.closed:
                     continue
                 logger.error(
                     "HAKE004 The poller of queue %s has ended unexpectedly; starting another one.", source.queue,
@@ -268,6 +277,14 @@ class Receiver:
                     self._start_poller(source, is_helper=False)
                 except RuntimeError as exc:  # tried again at the next call
                     logger.error("HAKE005 Cannot start a poller; retrying: %s", exc, extra=fields(queue=source.queue))
+
+    def vitals(self) -> list[Vital]:
+        """The pollers that a worker cannot do without. Takes no lock: whoever asks must not be stuck like them."""
+        return [
+            Vital(f"the poller of queue {source.name}", source.pulse, source.has_poller)
+            for source in list(self._sources.values())
+            if not source.closed and not source.has_failed
+        ]
 
     def _poll_until_closed(self, source: _Source, is_helper: bool) -> None:
         trouble = Trouble(source.name)
@@ -292,6 +309,8 @@ class Receiver:
 
     def _take_turn(self, source: _Source, is_helper: bool, trouble: Trouble, hedge: Hedge[_Answer]) -> bool:
         """Wait for credit, and poll; whether to go on. Credit that was reserved is free again, whatever happens."""
+        if not is_helper:
+            source.pulse.beat()
         reserved = _Reserved(self._await_credit(source, is_helper))
         if not reserved.count:
             return False
@@ -334,6 +353,8 @@ class Receiver:
         with self._lock:
             asked = 0 if source.closed else self._credit.ask(source.name)
             while not asked and not source.closed:
+                if not is_helper:
+                    source.pulse.beat()
                 condition = source.for_helper if is_helper else source.for_main
                 wait_s: float = _HELPER_WAIT_S
                 if not is_helper:
@@ -413,11 +434,12 @@ class Receiver:
 
     def _probe(self, source: _Source, asked: int, hedge: Hedge[_Answer]) -> _Answer | None:
         """A poll in an outage: one that waits for nothing, and more beside it while it is silent."""
-        return hedge.first(
-            lambda: self._poll(source, asked, 0),
-            late=lambda more: self._keep(source, _Reserved(0), more),
-            is_over=lambda: source.closed,
-        )
+        with Wait(answer_limit_s(self._settings, 0)):
+            return hedge.first(
+                lambda: self._poll(source, asked, 0),
+                late=lambda more: self._keep(source, _Reserved(0), more),
+                is_over=lambda: source.closed,
+            )
 
     def _keep(self, source: _Source, reserved: _Reserved, answer: _Answer | None) -> None:
         """Pass on what there is credit for; make visible what is too much, or came after the end."""
@@ -472,7 +494,8 @@ class Receiver:
             return False
         self._pause(trouble.pause_s(exc), source)
         try:
-            url = None if source.closed else self._on_gone(source.name)
+            with Wait(_RECREATE_S):
+                url = None if source.closed else self._on_gone(source.name)
         except HakeError as again:
             logger.warning(
                 "HAKE006 Queue %s does not exist and could not be recreated yet; retrying: %s", source.queue, again,

@@ -23,7 +23,7 @@ from kombu_hake.amqp import (
     queue_account,
     whole,
 )
-from kombu_hake.aws import Clients, SingleFlight, backoff_s
+from kombu_hake.aws import Clients, SingleFlight, Wait, backoff_s
 from kombu_hake.config import Settings
 from kombu_hake.exceptions import (
     AccessDenied,
@@ -486,7 +486,8 @@ class Queues:
                 "HAKE301 Cannot create queue %s yet; retrying for up to a minute: %s",
                 name, exc, extra=fields(queue=name),
             )  # fmt: skip
-        time.sleep(wait)
+        with Wait(2 * wait):
+            time.sleep(wait)
         return attempt + 1
 
     def _drain(self, url: QueueUrl) -> int:

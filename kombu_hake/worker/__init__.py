@@ -1,18 +1,19 @@
 """All that reaches into a Celery worker.
 
 In: Celery's signals and its consumer. Out: prefetched tasks given back at shutdown, lost leases reported to tasks, and
-unknown tasks rejected. Nothing here imports Celery unless it is loaded.
+unknown tasks rejected, and the health file. Nothing here imports Celery unless it is loaded.
 """
 
 from __future__ import annotations
 
-from kombu_hake.worker import lost_tasks, state
+from kombu_hake.worker import health, lost_tasks, state
 from kombu_hake.worker.internals import install
 from kombu_hake.worker.safeguard import check_tasks
 from kombu_hake.worker.unknown_tasks import say_unknown_once
 
 __all__ = [
     "check_tasks",
+    "health",
     "install",
     "lost_tasks",
     "say_unknown_once",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from typing import Any, NamedTuple
 
-from kombu_hake.worker import safeguard, state, stopping
+from kombu_hake.worker import health, safeguard, state, stopping
 from kombu_hake.worker.undecodable import reject_undecodable
 from kombu_hake.worker.unknown_tasks import say_unknown_once
 
@@ -66,6 +66,11 @@ INTERNALS: tuple[Internal, ...] = (
     Internal("celery.worker.worker:WorkController.wait_for_soft_shutdown", ("worker.stopping",), ("self",),
              since="5.5"),
     Internal("celery.worker.components:Hub.create", ("worker.safeguard",), None, ("w.hub",)),
+    Internal("celery.worker.worker:WorkController.setup_instance", ("worker.health",), None,
+             ("self.app.connection_for_read()", "signals.worker_init.send(sender=self)")),
+    Internal("celery.worker.consumer.connection:Connection.start", ("worker.health",), ("self", "c"),
+             ("c.connection = c.connect()",)),
+    Internal("celery.concurrency.solo:TaskPool.__init__", ("worker.health",), None, ("self.on_apply = apply_target",)),
     # Requests, and the sets that they are in
     Internal(f"{_REQUEST}.execute_using_pool", ("worker.state",), ("self", "pool"),
              ("self._apply_result = maybe(ref",)),
@@ -74,7 +79,7 @@ INTERNALS: tuple[Internal, ...] = (
     Internal(f"{_REQUEST}.message", ("worker.state", "worker.lost_tasks")),
     Internal(f"{_STATE}:requests", ("worker.state", "worker.lost_tasks")),
     Internal(f"{_STATE}:reserved_requests", ("worker.state",)),
-    Internal(f"{_STATE}:active_requests", ("worker.state",)),
+    Internal(f"{_STATE}:active_requests", ("worker.state", "worker.health")),
     Internal(f"{_STATE}:scheduled_requests", ("worker.state",), since="5.7"),
     Internal(f"{_STATE}:should_stop", ("worker.state",)),
     Internal(f"{_STATE}:should_terminate", ("worker.state",)),
@@ -102,7 +107,10 @@ INTERNALS: tuple[Internal, ...] = (
 def install() -> None:
     """Have the worker that this process is, if it is one, get its hooks when it is ready. May be repeated."""
     signals = sys.modules.get("celery.signals")
-    if signals is None or _STATE not in sys.modules:
+    if signals is None:
+        return
+    signals.worker_init.connect(health.on_init, weak=False, dispatch_uid="kombu_hake.worker.internals")
+    if _STATE not in sys.modules:
         return
     import kombu_hake.signals  # noqa: F401 - now: a lease that is lost may find no descriptor left for an import
 
@@ -119,3 +127,4 @@ def _on_ready(sender: Any = None, **_kwargs: Any) -> None:
     say_unknown_once(sender)
     safeguard.on_ready(sender)
     reject_undecodable(sender)
+    health.on_ready(sender, transport)

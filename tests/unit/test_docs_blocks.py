@@ -4,6 +4,7 @@ Python runs in ``tests/processes/test_docs_code.py``. Of a shell block each comm
 that we know, and what it is asked to do exists: Celery's commands and options, make's targets, AWS's operations.
 """
 
+import configparser
 import json
 import re
 import shlex
@@ -11,20 +12,25 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import botocore.session
 import click
 import pytest
+import yaml
+from botocore.validate import ParamValidator
 from celery.bin.celery import celery
-from support.pages import PAGES, ROOT, Block, blocks, page_id
+from support.pages import DOCS, PAGES, ROOT, Block, blocks, page_id
 
+from kombu_hake import health
 from kombu_hake.cli.main import hake
+from kombu_hake.config import load, split_url
 
-CHECKED = {"python", "json", "sh", "mermaid"}
+CHECKED = {"python", "json", "sh", "mermaid", "yaml", "ini"}
 #: Blocks of these languages are what a program prints, or what is no program at all.
 PRINTED = {"", "text"}
 #: Where no test can run a program, its name is all there is to check.
-NAMES_ONLY = {"cd", "git", "python3", "source", "django-admin", "redis-cli", "rabbitmqctl"}
+NAMES_ONLY = {"cd", "test", "git", "python3", "source", "django-admin", "redis-cli", "rabbitmqctl"}
 
 
 def commands(block: Block) -> Iterator[list[str]]:
@@ -112,6 +118,79 @@ def test_python_that_cannot_run_is_tested_elsewhere() -> None:
 @pytest.mark.parametrize("block", blocks(PAGES, "json"), ids=str)
 def test_blocks_of_json_are_json(block: Block) -> None:
     json.loads(block.code)
+
+
+def documents(page: str, language: str) -> list[Any]:
+    parse = {"json": json.loads, "yaml": lambda text: list(yaml.safe_load_all(text))}[language]
+    return [parse(block.code) for block in blocks(DOCS / page, language)]
+
+
+def check_worker(command: list[str], url: str, probes: list[list[str]]) -> None:
+    """A worker is started as Celery can, and what probes read is what it writes."""
+    check_celery(command)
+    path = split_url(url).query["health_file"]
+    assert load(split_url(url), {}, {}).health_file == path
+    for probe in probes:
+        assert probe == ["python", "-m", health.__name__, path]
+
+
+def test_the_manifests_of_kubernetes_probe_the_file_that_the_worker_writes() -> None:
+    [[deployment]] = documents("production.md", "yaml")
+    spec = deployment["spec"]["template"]["spec"]
+    [container] = spec["containers"]
+    [variable] = container["env"]
+    probes = [container[name]["exec"]["command"] for name in ("startupProbe", "livenessProbe")]
+    check_worker(container["command"], variable["value"], probes)
+    assert probes[0][-1].startswith(container["volumeMounts"][0]["mountPath"])
+    assert container["volumeMounts"][0]["name"] == spec["volumes"][0]["name"]
+    [[authentication, scaled]] = documents("monitoring.md", "yaml")
+    assert scaled["spec"]["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
+    [trigger] = scaled["spec"]["triggers"]
+    assert trigger["authenticationRef"]["name"] == authentication["metadata"]["name"]
+    assert all(isinstance(value, str) for value in trigger["metadata"].values())  # as KEDA wants them
+
+
+def test_what_is_sent_to_ecs_is_what_aws_takes() -> None:
+    [definition] = documents("production.md", "json")
+    [policy] = documents("monitoring.md", "json")
+    for service, operation, member, document in (
+        ("ecs", "RegisterTaskDefinition", None, definition),
+        ("application-autoscaling", "PutScalingPolicy", "TargetTrackingScalingPolicyConfiguration", policy),
+    ):
+        shape = botocore.session.get_session().get_service_model(service).operation_model(operation).input_shape
+        report = ParamValidator().validate(document, shape if member is None else shape.members[member])
+        assert not report.has_errors(), report.generate_report()
+    [container] = definition["containerDefinitions"]
+    kind, *probe = container["healthCheck"]["command"]
+    assert kind == "CMD"
+    check_worker(container["command"], container["environment"][0]["value"], [probe])
+
+
+def test_the_units_of_systemd_probe_the_file_that_the_worker_writes() -> None:
+    units = {}
+    for block in blocks(DOCS / "production.md", "ini"):
+        parser = configparser.ConfigParser(interpolation=None, delimiters=("=",))
+        parser.optionxform = str  # type: ignore[assignment,method-assign]
+        parser.read_string(block.code)
+        units[block.code.split()[1].rpartition("/")[2]] = parser
+    worker, probe = units["email-worker.service"]["Service"], units["email-worker-health.service"]["Service"]
+    folder, command = "/srv/shop/.venv/bin/", worker["ExecStart"].split()
+    shell, _, script = probe["ExecStart"].partition(" -c ")
+    words = shlex.split(shlex.split(script)[0])
+    assert shell == "/bin/sh"
+    assert worker["Environment"].partition("health_file=")[2].startswith(f"/run/{worker['RuntimeDirectory']}/")
+    check_worker(
+        [command[0].removeprefix(folder), *command[1:]],
+        worker["Environment"].partition("=")[2],
+        [[words[0].removeprefix(folder), *words[1:4]]],
+    )
+    assert words[-1] == "email-worker"
+    assert "email-worker-health.timer" in units
+
+
+@pytest.mark.parametrize("block", blocks(PAGES, "yaml"), ids=str)
+def test_blocks_of_yaml_are_yaml(block: Block) -> None:
+    assert all(document["kind"] for document in yaml.safe_load_all(block.code))
 
 
 @pytest.mark.parametrize("block", blocks(PAGES, "mermaid"), ids=str)

@@ -9,27 +9,27 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for those who run this file as a script
 from support.pages import DOCS, blocks
 
-from kombu_hake.admin import Binding, Change, DeadLetter, Group, Plan, Undeclared
+from kombu_hake.admin import Binding, Change, DeadLetter, Group, Plan, QueueInfo, Undeclared
 from kombu_hake.cli.graph import mermaid
 from kombu_hake.cli.plan import plan_lines
-from kombu_hake.cli.tables import dead_counts_table, groups_table, letter_sheet, letters_table
+from kombu_hake.cli.tables import dead_counts_table, groups_table, letter_sheet, letters_table, queues_table
 
 COUNTS = {"ready": 0, "in_flight": 0, "delayed": 0}
 RECEIPT, WELCOME, STOCK, CHARGE = "shop.send_receipt", "shop.welcome", "shop.reserve_stock", "shop.charge"
 #: The groups of docs/cli.md.
 GROUPS = [
     Group(
-        "email", [Binding("orders", "placed", [RECEIPT, WELCOME], True)],
+        "email", bindings=[Binding("orders", "placed", [RECEIPT, WELCOME], True)],
         dead_queue="email-dead", dead=0, undelivered=0,
         **{**COUNTS, "in_flight": 1},
     ),
     Group(
         "inventory",
-        [Binding("orders", "paid", [STOCK], False), Binding("orders", "placed", [STOCK], False)],
+        bindings=[Binding("orders", "paid", [STOCK], False), Binding("orders", "placed", [STOCK], False)],
         state="missing",
     ),
     Group(
-        "billing", [Binding("orders", "placed", [CHARGE], True)],
+        "billing", bindings=[Binding("orders", "placed", [CHARGE], True)],
         dead_queue="billing-dead", dead=4, undelivered=0,
         **COUNTS,
     ),
@@ -83,6 +83,11 @@ def shown(page: str) -> list[str]:
 
 def test_groups() -> None:
     assert groups_table(GROUPS) + "\n" in shown("cli.md")
+
+
+def test_queues() -> None:
+    celery = QueueInfo("celery", ready=120, in_flight=4, delayed=0, oldest_s=130)
+    assert queues_table(sorted([*GROUPS, celery], key=lambda queue: queue.name)) + "\n" in shown("cli.md")
 
 
 def test_plan() -> None:

@@ -330,6 +330,15 @@ class TestCommands:
         assert ["orders", "placed", "email", "receipt", "yes"] in [line.split() for line in lines]
         assert json.loads(self.run(broker, "groups", "email", "--json"))[0]["ready"] == 0
 
+    def test_groups_of_an_app_without_groups(self, fake: FakeClients) -> None:
+        app = Celery("plain", broker="hake://localhost:1/ns?region=eu-west-1", set_as_current=False)
+        with connected(fake), connect(app) as broker:
+            assert "'hake queues' shows the other queues" in self.run(broker, "groups")
+
+    def test_wrong_arguments_are_no_failed_check(self, broker: Admin) -> None:
+        self.run(broker, "queues", "--max-ready", "many", code=1)
+        self.run(broker, "nothing", code=1)
+
     def test_list_and_peek(self, broker: Admin, fake: FakeClients) -> None:
         bury(fake, 1)
         assert ["email", "1", "email-dead"] in [line.split() for line in self.run(broker, "dlq", "list").splitlines()]
@@ -355,7 +364,7 @@ class TestCommands:
 
     def test_purging_wants_to_be_told_which_and_asks(self, broker: Admin, fake: FakeClients) -> None:
         bury(fake, 1)
-        self.run(broker, "dlq", "purge", "email", code=2)
+        self.run(broker, "dlq", "purge", "email", code=1)
         self.run(broker, "dlq", "purge", "email", "--all", input="n\n", code=1)
         assert found(broker) == ["task-1"]
         assert "1 dead letter of group email removed." in self.run(broker, "dlq", "purge", "email", "--all", "-f")
@@ -376,7 +385,7 @@ class TestCommands:
             assert name in drawn
 
     def test_a_graph_of_odd_names_is_still_one(self) -> None:
-        groups = [Group('a"<b>&', [Binding("x#y", '"', ["h<"], True)], dead_queue="d")]
+        groups = [Group('a"<b>&', bindings=[Binding("x#y", '"', ["h<"], True)], dead_queue="d")]
         assert '"x#35;y"' in cli_graph.mermaid(groups)
         assert '\\"' in cli_graph.dot(groups)
 
@@ -392,8 +401,8 @@ class TestCommands:
         ],
     )
     def test_a_name_cannot_change_a_graph(self, name: str) -> None:
-        groups = [Group(name, [Binding(name, name, [name], True)], dead_queue=name)]
-        plain = [Group("x", [Binding("x", "x", ["x"], True)], dead_queue="x")]
+        groups = [Group(name, bindings=[Binding(name, name, [name], True)], dead_queue=name)]
+        plain = [Group("x", bindings=[Binding("x", "x", ["x"], True)], dead_queue="x")]
         for draw in (cli_graph.mermaid, cli_graph.dot):
             lines = draw(groups).split("\n")
             assert all(line.isprintable() for line in lines)
@@ -406,7 +415,7 @@ class TestCommands:
     def test_names_cannot_forge_lines_of_a_table(self) -> None:
         from kombu_hake.cli.tables import groups_table
 
-        shown = groups_table([Group("a\nb\x1b[2J", [Binding("t\r", "k\u202e", ["h" * 5_000], True)], state="no\n")])
+        shown = groups_table([Group("a\nb\x1b[2J", "no\n", bindings=[Binding("t\r", "k\u202e", ["h" * 5_000], True)])])
         assert shown.count("\n") == 4
         assert all(line.isprintable() for line in shown.split("\n"))
         assert len(shown) < 3_000

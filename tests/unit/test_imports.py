@@ -17,7 +17,7 @@ PACKAGE = Path(kombu_hake.__file__).parent
 #: A package, or a module of the root, imports from the lines above its own. Those of one line do not know each other.
 ORDER = (
     "_version quoting signals",
-    "exceptions",
+    "exceptions health",
     "amqp",
     "config",
     "aws",

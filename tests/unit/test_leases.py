@@ -10,6 +10,7 @@ from fake_sqs import FakeQueue
 from fakes import FakeClients, FakeClock, eventually
 
 from kombu_hake.amqp.naming import QueueUrl
+from kombu_hake.aws import background as background_module
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable
 from kombu_hake.receive import delivery as lease_module
 from kombu_hake.receive import leases as leases_module
@@ -745,3 +746,26 @@ def test_acks_and_renewals_are_sent_though_no_thread_can_be_started(
     clock.advance(LINGER_S + 0.1)
     leases.look_after()
     eventually(lambda: not queue.messages)
+
+
+# --- health
+
+
+def test_the_keeper_is_watched_while_it_is_needed(fake: FakeClients, leases: Leases, queue: FakeQueue) -> None:
+    assert leases.vitals() == []
+    held(fake, leases, queue)
+    [vital] = leases.vitals()
+    assert (vital.name, vital.is_alive) == ("the lease keeper", True)
+    at, _ = vital.pulse.last
+    leases.wake()
+    eventually(lambda: vital.pulse.last[0] > at)
+    leases.stop(5.0)
+    assert leases.vitals() == []
+
+
+def test_a_keeper_that_cannot_start_and_has_something_to_do_is_not_alive(
+    fake: FakeClients, leases: Leases, queue: FakeQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(background_module, "start_thread", lambda target, name: None)
+    held(fake, leases, queue)
+    assert [vital.is_alive for vital in leases.vitals()] == [False]

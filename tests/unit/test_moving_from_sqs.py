@@ -69,7 +69,7 @@ LONG_FORM: dict[str, Any] = {
 
 
 def settings_of(options: dict[str, Any], url: str = "hake://") -> Settings:
-    found: Settings = Connection(url, transport_options=options).transport._load_settings()
+    found: Settings = Connection(url, transport_options=options).transport.load_settings()
     return found
 
 
@@ -109,7 +109,7 @@ def test_celery_takes_the_documented_settings() -> None:
         broker_transport_options={"region": "eu-west-1", "visibility_timeout": 3600, "predefined_queues": {}},
     )
     with app.connection_for_write() as connection:
-        found = connection.transport._load_settings()
+        found = connection.transport.load_settings()
     assert found.secret_access_key == "ZYXK7NiynG/TogH8Nj+P9nlE73sq3"
     assert (found.region, found.visibility_timeout) == ("eu-west-1", 3600)
 
@@ -147,7 +147,7 @@ def test_kombus_own_connection_for_its_tests_is_understood() -> None:
         },
     )
     connection.transport_options["hub"] = Hub()
-    found = connection.transport._load_settings()
+    found = connection.transport.load_settings()
     assert (found.access_key_id, found.secret_access_key) == ("TestUsername", "TestPassword")
     assert (found.endpoint_url, found.region) == ("http://localhost:4100", "us-east-1")
 
@@ -464,7 +464,7 @@ def test_a_wrong_url_shows_no_secret(url: str, caplog: pytest.LogCaptureFixture)
     connection = Connection(url)
     assert_hidden(shown_by(connection))
     with pytest.raises(ConfigurationError) as caught:
-        connection.transport._load_settings()
+        connection.transport.load_settings()
     assert_hidden(str(caught.value) + repr(caught.value.faults) + caplog.text)
 
 
@@ -475,7 +475,7 @@ def test_no_option_shows_a_url_with_credentials(name: str, wrap: Any, caplog: py
     connection = Connection("hake://", transport_options=options)
     assert_hidden(shown_by(connection))
     try:
-        assert_hidden(repr(connection.transport._load_settings()) if name not in _NAMES_AND_PLAIN_TEXT else "")
+        assert_hidden(repr(connection.transport.load_settings()) if name not in _NAMES_AND_PLAIN_TEXT else "")
     except ConfigurationError as exc:
         assert_hidden(str(exc) + repr(exc) + caplog.text)
 
@@ -494,7 +494,7 @@ def test_a_right_configuration_shows_no_secret(url: str, caplog: pytest.LogCaptu
     assert_hidden(shown_by(connection))
     assert_hidden(shown_by(connection.clone()))
     try:
-        found = connection.transport._load_settings()
+        found = connection.transport.load_settings()
     except ConfigurationError as exc:
         assert_hidden(str(exc))
     else:

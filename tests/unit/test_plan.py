@@ -616,7 +616,7 @@ def test_prune_asks_and_names_the_messages() -> None:
     assert done.exit_code == 2
     wanted = "  not declared: queue ns__films-dead: It belongs to queue ns__films. It holds 1 message."
     assert wanted in done.output.splitlines()
-    assert run(fake, app, "apply", "--prune", "--yes").exit_code == 2  # of click: wrong usage
+    assert run(fake, app, "apply", "--prune", "--yes").exit_code == 1  # wrong arguments
     done = run(fake, app, "apply", "--prune", stdin="n\n")
     assert done.exit_code == 0
     assert "ns__films" in fake.queues.by_name

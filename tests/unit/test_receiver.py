@@ -12,6 +12,7 @@ from fake_sqs import FakeQueue
 from fakes import FakeClients, eventually, make_settings
 
 from kombu_hake.amqp.naming import QueueUrl
+from kombu_hake.aws import waits_until
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, HakeError, QueueNotFound, QuotaExceeded
 from kombu_hake.receive import receiver as receiver_module
 from kombu_hake.receive import settling as settling_module
@@ -786,3 +787,84 @@ def test_a_poller_that_got_credit_just_before_the_end_does_not_poll(
     assert bench.receiver.wait_for_open_polls([QueueUrl(queue.url)], 0.0)
     assert bench.fake.count("receive_message") == 0
     assert visible(bench, queue) == ["stays"]
+
+
+# --- health
+
+
+def test_a_poller_beats_before_each_poll(bench: Bench) -> None:
+    queue = bench.queue("q")
+    bench.consume(queue)
+    eventually(lambda: bench.is_polling("q"))
+    [vital] = bench.receiver.vitals()
+    assert (vital.name, vital.is_alive) == ("the poller of queue q", True)
+    at, thread = vital.pulse.last
+    assert thread == bench.receiver._sources["q"].main.ident  # type: ignore[union-attr]
+    bench.send(queue, "one")
+    bench.next()
+    eventually(lambda: vital.pulse.last[0] > at)
+
+
+def test_a_poller_without_credit_beats_when_it_looks_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receiver_module, "_LOOK_AGAIN_S", 0.002)
+    bench.consume(bench.queue("q", messages=2), prefetch=1)
+    bench.next()
+    [vital] = bench.receiver.vitals()
+    at, _ = vital.pulse.last
+    eventually(lambda: vital.pulse.last[0] > at)
+
+
+def test_a_helper_does_not_beat_for_the_poller_that_stays(bench: Bench) -> None:
+    bench.consume(bench.queue("q", messages=40))
+    for _ in range(40):
+        bench.next()
+    [vital] = bench.receiver.vitals()
+    assert vital.pulse.last[1] == bench.receiver._sources["q"].main.ident  # type: ignore[union-attr]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_poller_that_has_ended_is_not_alive_unless_it_was_denied(bench: Bench) -> None:
+    bench.fake.fail("receive_message", Fatal())
+    bench.consume(bench.queue("q"))
+    eventually(lambda: not bench.receiver.vitals()[0].is_alive)
+    bench.fake.fail("receive_message", AccessDenied("no", action="sqs:ReceiveMessage"))
+    bench.receiver.look_after_pollers()
+    eventually(lambda: bench.receiver.vitals() == [])
+
+
+def test_a_poller_in_an_outage_waits_while_its_tries_are_silent(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trouble_module.Hedge.__init__, "__kwdefaults__", {"silence_s": 0.005, "most": 2})
+    lost, tries = threading.Event(), []
+
+    def swallow() -> None:
+        tries.append(None)
+        assert lost.wait(10.0)
+
+    bench.fake.fail("receive_message", BrokerUnavailable("silence"))
+    bench.fake.before("receive_message", lambda: None, swallow, swallow)
+    bench.consume(bench.queue("q"))
+    eventually(lambda: len(tries) == 2)
+    [vital] = bench.receiver.vitals()
+    assert waits_until(vital.pulse.last[1]) is not None
+    lost.set()
+    eventually(lambda: waits_until(vital.pulse.last[1]) is None)
+
+
+def test_a_poller_that_has_a_queue_recreated_waits(bench: Bench) -> None:
+    found = []
+    bench.on_gone = lambda queue: found.append(waits_until(threading.get_ident()))  # type: ignore[func-returns-value]
+    bench.fake.fail("receive_message", QueueNotFound("gone"))
+    bench.consume(bench.queue("q"))
+    eventually(lambda: found and found[0] is not None)
+
+
+def test_queues_that_are_no_longer_consumed_have_no_health(bench: Bench) -> None:
+    bench.consume(bench.queue("q"), bench.queue("r"))
+    bench.receiver.remove("q")
+    assert [vital.name for vital in bench.receiver.vitals()] == ["the poller of queue r"]
+    bench.receiver.stop()
+    assert bench.receiver.vitals() == []

@@ -138,7 +138,7 @@ def test_port_and_alternates_are_those_of_the_urls() -> None:
     assert connection.port == 4566
     assert connection.alt == [*TWO_URLS]
     for port, region, namespace in ((4566, "r", "a"), (4567, "q", "b"), (4566, "r", "a")):
-        settings = connection.transport._load_settings()
+        settings = connection.transport.load_settings()
         assert (settings.region, settings.namer.namespace) == (region, namespace)
         assert settings.endpoint_url == f"http://localhost:{port}"
         assert connection.port == port
@@ -149,11 +149,11 @@ def test_port_and_alternates_are_those_of_the_urls() -> None:
 def test_a_switch_by_hand_takes_a_url_with_options() -> None:
     connection = Connection("hake://localhost:1?region=r")
     connection.switch(f"hake://key:{SECRET}@localhost:4567/ns?region=q")
-    settings = connection.transport._load_settings()
+    settings = connection.transport.load_settings()
     assert (settings.region, settings.endpoint_url) == ("q", "http://localhost:4567")
     assert (settings.access_key_id, settings.secret_access_key) == ("key", SECRET)
     connection.switch("hake://?region=r")
-    settings = connection.transport._load_settings()
+    settings = connection.transport.load_settings()
     assert (settings.region, settings.endpoint_url, settings.access_key_id) == ("r", None, None)
     assert connection.port is None
 
@@ -163,7 +163,7 @@ def test_a_secret_with_a_slash_survives_a_fail_over(switch: Callable[[Connection
     connection = Connection("hake://localhost:1?region=r;hake://key:a/b+c=@localhost:2?region=r")
     assert connection.transport
     switch(connection)
-    assert connection.transport._load_settings().secret_access_key == "a/b+c="
+    assert connection.transport.load_settings().secret_access_key == "a/b+c="
     assert "a/b" not in repr(connection) + json.dumps(connection.info())
 
 
@@ -177,23 +177,23 @@ def test_alternates_equal_the_urls_that_were_given_and_show_no_secret() -> None:
 def test_the_keys_of_one_url_are_not_used_for_the_next() -> None:
     connection = Connection(f"hake://key:{SECRET}@localhost:1?region=r;hake://localhost:2?region=r")
     for one in (connection, connection.clone(), pickle.loads(pickle.dumps(connection))):
-        assert one.transport._load_settings().access_key_id == "key"
+        assert one.transport.load_settings().access_key_id == "key"
         one.maybe_switch_next()
-        assert one.transport._load_settings().access_key_id is None
+        assert one.transport.load_settings().access_key_id is None
 
 
 def test_keys_given_beside_the_urls_are_used_for_each() -> None:
     connection = Connection("hake://localhost:1?region=r;hake://localhost:2?region=r", userid="key", password=SECRET)
     for one in (connection, connection.clone()):
         for _ in range(2):
-            assert one.transport._load_settings().secret_access_key == SECRET
+            assert one.transport.load_settings().secret_access_key == SECRET
             one.maybe_switch_next()
 
 
 def test_a_connection_of_another_broker_can_fail_over_to_this_one() -> None:
     connection = Connection("memory://;hake://localhost:2/ns?region=r")
     connection.maybe_switch_next()
-    assert connection.transport._load_settings().region == "r"
+    assert connection.transport.load_settings().region == "r"
     connection.maybe_switch_next()
     assert connection.transport.driver_type == "memory"
 
@@ -219,6 +219,46 @@ def test_draining_after_a_fail_over_waits_on_the_new_connection(fake: FakeClient
         assert hub.readers
         connection.close()
         assert not hub.readers
+
+
+# --- health
+
+
+def test_the_event_loop_beats_by_its_timer_and_with_each_message(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport_module, "_LOOK_AFTER_S", 0.005)
+    hub = Hub()
+    try:
+        received = consume(connection)
+        transport = connection.connection
+        transport.register_with_event_loop(transport, hub)
+        loop, *others = transport.vitals()
+        assert loop.name == "the event loop"
+        assert [vital.name for vital in others] == ["the poller of queue q"]
+        at = loop.pulse.last[0]
+        eventually(lambda: turn(hub) or loop.pulse.last[0] > at)  # type: ignore[func-returns-value]
+        hub.timer.clear()
+        at = loop.pulse.last[0]
+        Producer(connection).publish("a", routing_key="q")
+        eventually(lambda: turn(hub) or received)  # type: ignore[func-returns-value]
+        assert loop.pulse.last[0] > at
+        connection.close()
+        assert transport.vitals() == []
+    finally:
+        connection.close()
+        hub.close()
+
+
+def test_draining_beats(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Greenlets have no event loop: Celery drains the connection."""
+    monkeypatch.setattr(transport_module, "_LOOK_AFTER_S", 0.001)
+    consume(connection)
+    loop = connection.connection.vitals()[0]
+    at = loop.pulse.last[0]
+    with pytest.raises(TimeoutError):
+        connection.drain_events(timeout=0.01)
+    assert loop.pulse.last[0] > at
 
 
 # --- description
@@ -277,7 +317,7 @@ def test_a_worker_tells_no_secret_of_fail_over_urls_and_proxies(url: str, option
         settings = None
         if url == FAILOVER or options is not PROXIES:
             continue
-        settings = shown.transport._load_settings()
+        settings = shown.transport.load_settings()
         assert settings.client_config == PROXIES["client_config"]
     assert given == options
 
@@ -285,7 +325,7 @@ def test_a_worker_tells_no_secret_of_fail_over_urls_and_proxies(url: str, option
 def test_fail_over_still_knows_the_secrets_that_it_hides() -> None:
     connection = Connection(FAILOVER, transport_options={"session_token": "token"})
     for host in ("localhost:1", "localhost:2", "localhost:1"):
-        settings = connection.transport._load_settings()
+        settings = connection.transport.load_settings()
         assert settings.endpoint_url == f"http://{host}"
         assert settings.secret_access_key == SECRET
         assert settings.session_token == "token"
@@ -307,7 +347,7 @@ def test_a_session_token_among_the_options_is_used_and_left_in_the_users_own(fak
     options = {"session_token": "to ken"}
     with Connection(f"hake://key:{SECRET}@localhost:1/ns?region=r", transport_options=options) as connection:
         for one in (connection, connection.clone()):
-            settings = one.transport._load_settings()
+            settings = one.transport.load_settings()
             assert (settings.secret_access_key, settings.session_token) == (SECRET, "to ken")
     assert options == {"session_token": "to ken"}
 

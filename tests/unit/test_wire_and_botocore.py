@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import io
 import json
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -24,6 +26,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from kombu_hake.aws import clients as clients_module
+from kombu_hake.aws import waits_until
 from kombu_hake.aws.clients import Clients
 from kombu_hake.aws.http import Answer
 from kombu_hake.aws.wire import OPERATIONS
@@ -657,3 +660,28 @@ def test_each_service_may_have_an_endpoint_of_its_own(own: str, environment: pyt
         wire = make_clients("http://localhost:8", **options)._find_wire(service)
         assert wire
         assert wire._pool._port == port
+
+
+# --- waiting for an answer
+
+
+@pytest.mark.parametrize("way", [Ours, Theirs])
+@pytest.mark.parametrize(("wait_s", "least_s"), [(0, 20.0), (20, 30.0)])
+def test_a_thread_that_waits_for_aws_says_until_when_at_the_latest(
+    way: type[Ours] | type[Theirs], wait_s: int, least_s: float
+) -> None:
+    """Not before every time limit of the request is over, and not much later."""
+    made, found = way(), []
+    name = "post" if isinstance(made, Ours) else "send"
+    send = getattr(made, name)
+
+    def sent(*args: Any) -> Any:
+        until = waits_until(threading.get_ident())
+        assert until is not None
+        found.append(until - time.monotonic())
+        return send(*args)
+
+    with mock.patch.object(made, name, sent):
+        made.call("sqs", "receive_message", {"QueueUrl": QUEUE_URL, "WaitTimeSeconds": wait_s})
+    assert least_s < found[0] < 180.0
+    assert waits_until(threading.get_ident()) is None
