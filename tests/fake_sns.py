@@ -237,15 +237,18 @@ class FakeSns:
             raise _invalid(f"Attributes Reason: Unknown attribute {name}")
         is_size = re.fullmatch(r"[0-9]{1,9}", value) is not None and 1_024 <= int(value) <= MOST_BYTES
         if name == "MaximumMessageSize" and not is_size:
-            raise _invalid(f"Attributes Reason: MaximumMessageSize must be from 1024 to {MOST_BYTES}")
+            raise _invalid(f"MaximumMessageSize: {value} is not an integer between 1024 and {MOST_BYTES} bytes")
 
     @staticmethod
     def _check_large(topic: Topic, endpoints: list[str]) -> None:
         """What a topic with messages above 256 KiB may have as subscriptions."""
         if len(endpoints) > MOST_OF_LARGE:
-            raise _invalid(f"MaximumMessageSize Reason: such a topic has at most {MOST_OF_LARGE} subscriptions")
+            raise _invalid(
+                f"A topic with MaximumMessageSize greater than {MAX_BYTES} bytes supports a maximum of "
+                f"{MOST_OF_LARGE} subscriptions"
+            )
         if any(endpoint.split(":")[2:3] not in (["sqs"], ["firehose"], ["lambda"]) for endpoint in endpoints):
-            raise _invalid("MaximumMessageSize Reason: only SQS, Firehose and Lambda can subscribe to such a topic")
+            raise _invalid(f"MaximumMessageSize greater than {MAX_BYTES} bytes is not supported for this protocol")
 
     def list_tags_for_resource(self, ResourceArn: str) -> dict[str, Any]:
         topic = self._tagged(ResourceArn)
@@ -507,7 +510,7 @@ class FakeSns:
             )
         if sum(size_of(entry["Message"], entry.get("MessageAttributes")) for entry in entries) > topic.most_bytes:
             raise AwsError(
-                "BatchRequestTooLong", "The length of all the batch messages put together is more than the limit."
+                "BatchRequestTooLong", "The length of all the messages put together is more than the limit."
             )
         for entry in entries if topic.is_fifo else ():
             self._check_fifo(topic, entry.get("MessageGroupId"), entry.get("MessageDeduplicationId"))

@@ -32,7 +32,7 @@ from kombu_hake.aws import clients as clients_module
 from kombu_hake.aws.concurrency import SharedParts
 from kombu_hake.aws.error_table import _iam_action, error_for, error_from_answer, foreign_answer
 from kombu_hake.config.settings import Settings, load, split_url
-from kombu_hake.exceptions import BrokerUnavailable, HakeError
+from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, HakeError
 from kombu_hake.publish.advice import _alive
 from kombu_hake.temporary.presence import Presence
 from kombu_hake.topology.chores import Chores
@@ -95,6 +95,10 @@ class FakeClients:
         self._waited_for: frozenset[str] = frozenset()
         #: Physical name of a queue to the age of its oldest message, as CloudWatch tells it, seconds.
         self.ages: dict[str, float] = {}
+        #: As of :class:`kombu_hake.aws.clients.Clients`.
+        self.clock_offset_s = 0.0
+        #: Actions that a simulation of the user's policies denies; None: the user may not simulate.
+        self.simulated: set[str] | None = None
         #: (operation, parameters) of every call, in the order they came.
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self._denied: dict[str, str] = {}
@@ -153,6 +157,10 @@ class FakeClients:
         """Where SQS is called."""
         return f"https://sqs.{self._region}.amazonaws.com"
 
+    def endpoints(self) -> dict[str, str]:
+        """Where SQS and SNS are called."""
+        return {name: f"https://{name}.{self._region}.amazonaws.com" for name in ("sqs", "sns")}
+
     def partition(self) -> str:
         """The partition."""
         return "aws"
@@ -166,6 +174,24 @@ class FakeClients:
         self.calls.append(("get_caller_identity", {}))
         self._raise_what_is_due("get_caller_identity")
         return ACCOUNT
+
+    def caller_arn(self) -> str:
+        """The user, as STS tells it."""
+        self._raise_what_is_due("get_caller_identity")
+        return USER
+
+    def iam(self, operation: str, **params: Any) -> dict[str, Any]:
+        """As :meth:`kombu_hake.aws.clients.Clients.iam`: evaluates policies by :attr:`simulated`."""
+        self.calls.append((operation, params))
+        if self.simulated is None:
+            raise AccessDenied("AWS denies iam:SimulatePrincipalPolicy", action="iam:SimulatePrincipalPolicy")
+        denied = self.simulated
+        results = [
+            {"EvalActionName": action, "EvalResourceName": arn,
+             "EvalDecision": "implicitDeny" if action in denied else "allowed"}
+            for action in params["ActionNames"] for arn in params["ResourceArns"]
+        ]  # fmt: skip
+        return {"EvaluationResults": results, "IsTruncated": False}
 
     # --- what tests say
 

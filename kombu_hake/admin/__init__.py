@@ -20,6 +20,7 @@ sending them back, ``namespace.py`` for deleting an environment.
 
 from __future__ import annotations
 
+from kombu_hake.admin.check import CheckReport, Finding, Probed, Right
 from kombu_hake.admin.connection import Admin, connect, group_names
 from kombu_hake.admin.dead_letters import DeadLetter, Outcome, Selection
 from kombu_hake.admin.plan import Applied, Change, Plan, Undeclared
@@ -32,13 +33,17 @@ __all__ = [
     "Applied",
     "Binding",
     "Change",
+    "CheckReport",
     "DeadLetter",
+    "Finding",
     "Found",
     "Group",
     "Outcome",
     "Plan",
+    "Probed",
     "QueueInfo",
     "Report",
+    "Right",
     "Selection",
     "Undeclared",
     "breaches",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakSet
 
 from kombu_hake.admin import dead_letters
 from kombu_hake.admin import namespace as namespace_module
+from kombu_hake.admin.check import CheckReport, check
 from kombu_hake.admin.dead_letters import DeadLetter, Outcome, Selection
 from kombu_hake.admin.export.exporter import Exporter
 from kombu_hake.admin.export.rights import Role
@@ -37,7 +38,7 @@ def connect(app: Any, *, offline: bool = False) -> Iterator[Admin]:
 
     Args:
         offline: Make no request until a method needs one. Exports need none, if the options ``region`` and
-            ``account_id`` are set.
+            ``account_id`` are set; :meth:`Admin.check` finds out why AWS does not answer.
     Raises:
         ConfigurationError: The app's broker is not ``hake://``.
         BrokerUnavailable: AWS does not answer.
@@ -220,6 +221,33 @@ class Admin:
             ConfigurationError: The app's namespace is another one or none, or ``topology`` is not ``auto``.
         """
         return namespace_module.delete_namespace(self._clients, namespace)
+
+    def check(
+        self,
+        *,
+        roles: Collection[str] = (),
+        probe: bool = False,
+        wait_s: float | None = None,
+        on_progress: Callable[[str], None] = lambda text: None,
+    ) -> CheckReport:
+        """Find out why messages do not arrive, or soon may not, as ``celery hake check`` does.
+
+        Changes nothing. A probe creates a topic and queues of its own, and removes them.
+
+        Args:
+            roles: Whose rights to look at: ``producer``, ``consumer``, ``declarer``, ``operator``. Default: those of
+                the app's own processes.
+            probe: Also prove that SNS delivers to queues with the policies and filters of the app's queues.
+            wait_s: How long to wait for the probe; default: two minutes.
+            on_progress: Called with what the probe does.
+        Returns:
+            What was found. A read that is denied is a finding, and not an error.
+        Raises:
+            ConfigurationError: The account is unknown: set the option ``account_id``.
+        """
+        return check(
+            self.app, self._topology, self._clients, roles=roles, probe=probe, wait_s=wait_s, on_progress=on_progress
+        )  # fmt: skip
 
     def export_terraform(self, *, imports: bool = True) -> dict[str, Any]:
         """The declared queues, topics and subscriptions as Terraform JSON, for ``json.dump`` to a ``.tf.json`` file.

@@ -61,8 +61,20 @@ SNS_MAX_BATCH_BYTES: Final = 262_144  # API-SNS PublishBatch: all entries togeth
 SNS_MAX_RAISED_BYTES: Final = 1_048_576  # DG-SNS "large message payloads": the most that MaximumMessageSize may be
 SNS_RAISED_MAX_SUBSCRIPTIONS: Final = 100  # same: of a topic that takes more than 262,144 bytes
 
+# --- SNS: rates ----------------------------------------------------------------------------------------------
+
+# GR: messages a second of standard topics, per account and region; soft. Batches do not raise it.
+SNS_MESSAGES_PER_S: Final = {
+    "us-east-1": 30_000,
+    **dict.fromkeys(("us-west-2", "eu-west-1"), 9_000),
+    **dict.fromkeys(("us-east-2", "us-west-1", "ap-south-1", "ap-northeast-1", "ap-northeast-2"), 1_500),
+    **dict.fromkeys(("ap-southeast-1", "ap-southeast-2", "eu-central-1"), 1_500),
+}
+SNS_MESSAGES_PER_S_ELSEWHERE: Final = 300  # GR
+
 # --- SNS: filter policies --------------------------------------------------------------------------------------
 
+SNS_FILTER_SETTLE_S: Final = 900  # DG-SNS "subscription filter policies": a change may take fifteen minutes
 SNS_FILTER_MAX_KEYS: Final = 5  # DG-SNS "filter policy constraints"; distinct attribute names
 SNS_FILTER_MAX_COMBINATIONS: Final = 150  # same: product over the keys of the number of values
 SNS_FILTER_MAX_BYTES: Final = 262_144  # same: 256 KB

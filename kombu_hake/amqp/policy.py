@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from kombu_hake.amqp import limits
 from kombu_hake.amqp.documents import matches_wildcard, read_object
 from kombu_hake.exceptions import TopologyError
 
 __all__ = [
+    "PolicyJudgement",
     "PolicyTooLarge",
     "PolicyUnreadable",
     "allows",
     "has_foreign",
     "has_same_own",
+    "judged_policy",
     "merged_policy",
     "named_topics",
     "namespace_policy",
@@ -36,6 +38,9 @@ _SERVICE = "sns.amazonaws.com"
 
 #: AWS does not count white space, so a text that it returns may exceed the limit of a policy, but not by this much.
 _MAX_CHARS = 8 * limits.SQS_POLICY_MAX_BYTES
+
+#: Condition operators that are judged here.
+_OPERATORS = {"arnequals", "arnlike", "bool", "stringequals", "stringequalsignorecase", "stringlike"}
 
 Statement = dict[str, Any]
 
@@ -118,6 +123,44 @@ def allows(policy_text: str, queue_arn: str, topic_arn: str) -> bool:
         str(one.get("Effect")) for one in statements if _is_about(one, queue_arn, topic_arn) and _holds(one, topic_arn)
     }
     return "Allow" in effects and "Deny" not in effects
+
+
+class PolicyJudgement(NamedTuple):
+    """What a queue policy says of one topic that sends to the queue. Statements are named by their Sid, or number."""
+
+    #: Statements that allow it.
+    allowed_by: tuple[str, ...]
+    #: Statements that deny it.
+    denied_by: tuple[str, ...]
+    #: Statements that would allow it, if the topic were of another account (``aws:SourceAccount``).
+    of_other_account: tuple[str, ...]
+    #: Deny statements with a condition that is not understood here: AWS may apply them.
+    in_doubt: tuple[str, ...]
+    #: The number of all statements.
+    statements: int
+
+
+def judged_policy(policy_text: str | None, queue_arn: str, topic_arn: str) -> PolicyJudgement:
+    """Explain :func:`allows`.
+
+    Raises:
+        PolicyUnreadable: the policy cannot be understood.
+    """
+    statements = _statements(_read(policy_text))
+    found: dict[str, list[str]] = {"Allow": [], "Deny": [], "account": [], "doubt": []}
+    for number, one in enumerate(statements, 1):
+        if not _is_about(one, queue_arn, topic_arn):
+            continue
+        effect, name = str(one.get("Effect")), str(one.get("Sid") or f"number {number}")
+        if _holds(one, topic_arn):
+            found.setdefault(effect, []).append(name)
+        elif effect == "Allow" and _holds(one, topic_arn, ignored="aws:sourceaccount"):
+            found["account"].append(name)
+        elif effect == "Deny" and not _is_understood(one, topic_arn):
+            found["doubt"].append(name)
+    return PolicyJudgement(
+        tuple(found["Allow"]), tuple(found["Deny"]), tuple(found["account"]), tuple(found["doubt"]), len(statements)
+    )
 
 
 def named_topics(policy_text: str | None) -> list[str]:
@@ -308,19 +351,42 @@ def _is_sns(principal: Any, topic_arn: str) -> bool:
     return "*" in _listed(principal.get("AWS")) or bool(services & set(map(str, _listed(principal.get("Service")))))
 
 
-def _holds(statement: Statement, topic_arn: str) -> bool:
-    """Return True if the conditions are known to hold for a delivery from the topic."""
-    facts = {
+def _holds(statement: Statement, topic_arn: str, *, ignored: str = "") -> bool:
+    """Return True if the conditions are known to hold for a delivery from the topic.
+
+    Args:
+        ignored: A condition key, in lower case, to leave out.
+    """
+    facts = _facts(topic_arn)
+    conditions = statement.get("Condition") or {}
+    return isinstance(conditions, dict) and all(
+        isinstance(tests, dict)
+        and all(
+            str(key).lower() == ignored or _test(operator, facts.get(str(key).lower()), values)
+            for key, values in tests.items()
+        )
+        for operator, tests in conditions.items()
+    )
+
+
+def _facts(topic_arn: str) -> dict[str, str]:
+    """Condition keys, in lower case, whose values are known of a delivery from the topic."""
+    return {
         "aws:sourcearn": topic_arn,
         "aws:sourceaccount": topic_arn.split(":")[4],
         "aws:securetransport": "true",
         "aws:principalisawsservice": "true",
         "aws:principalservicename": _SERVICE,
     }
-    conditions = statement.get("Condition") or {}
+
+
+def _is_understood(statement: Statement, topic_arn: str) -> bool:
+    """Return True if :func:`_holds` knows every operator and key of the conditions."""
+    facts, conditions = _facts(topic_arn), statement.get("Condition") or {}
     return isinstance(conditions, dict) and all(
         isinstance(tests, dict)
-        and all(_test(operator, facts.get(str(key).lower()), values) for key, values in tests.items())
+        and _operator(str(operator))[0] in _OPERATORS
+        and all(str(key).lower() in facts for key in tests)
         for operator, tests in conditions.items()
     )
 
@@ -328,9 +394,8 @@ def _holds(statement: Statement, topic_arn: str) -> bool:
 def _test(operator: str, fact: str | None, values: Any) -> bool:
     if fact is None:
         return False
-    name = operator.lower().removesuffix("ifexists")
-    is_negated = "not" in name
-    match name.replace("not", "", 1):
+    name, is_negated = _operator(operator)
+    match name:
         case "arnequals" | "arnlike":
             found = any(_is_arn_like(str(value), fact) for value in _listed(values))
         case "stringlike":
@@ -342,6 +407,12 @@ def _test(operator: str, fact: str | None, values: Any) -> bool:
         case _:
             return False
     return found != is_negated
+
+
+def _operator(text: str) -> tuple[str, bool]:
+    """The name of a condition operator, one of :data:`_OPERATORS` if it is known, and whether it is negated."""
+    name = text.lower().removesuffix("ifexists")
+    return name.replace("not", "", 1), "not" in name
 
 
 def _is_arn_like(pattern: str, arn: str) -> bool:

@@ -15,6 +15,7 @@ from kombu_hake.aws.clients import Clients, shared_clients
 from kombu_hake.aws.concurrency import Once, Reentry, SingleFlight, TtlCache, backoff_s
 from kombu_hake.aws.error_table import entry_error
 from kombu_hake.aws.pulse import Pulse, Vital, Wait, waits_until
+from kombu_hake.aws.reach import unreachable_at
 from kombu_hake.aws.retry import patience
 from kombu_hake.aws.senders import Senders, start_thread
 from kombu_hake.aws.wire import answer_limit_s
@@ -38,5 +39,6 @@ __all__ = [
     "patience",
     "shared_clients",
     "start_thread",
+    "unreachable_at",
     "waits_until",
 ]

@@ -44,7 +44,7 @@ _POOL_CONNECTIONS = 64
 #: small region. Each of them must succeed eventually, and starting over would only add to the load.
 _PATIENCE_S = 90.0
 #: Kinds of calls that are tried once: their callers have a back-off of their own, or an alternative.
-_TRIED_ONCE = ("receive", "check", "sts", "s3")
+_TRIED_ONCE = ("receive", "check", "sts", "iam", "s3")
 #: An upload or download is one call, and a request for each part.
 _MOST_PARTS = 2 + MAX_PAYLOAD_BYTES // PART_BYTES
 
@@ -126,6 +126,10 @@ class Clients:
         """Call CloudWatch, for operators; as :meth:`sqs`."""
         return self._call("cloudwatch", operation, params)
 
+    def iam(self, operation: str, **params: Any) -> dict[str, Any]:
+        """Call IAM, for operators; as :meth:`sqs`, but tried once."""
+        return self._call("iam", operation, params)
+
     def s3(self, operation: str, **params: Any) -> dict[str, Any]:
         """Call S3, by an operation of :class:`kombu_hake.aws.s3.ObjectClient`; as :meth:`sqs`.
 
@@ -158,6 +162,11 @@ class Clients:
         """Ms since the epoch by AWS's clock, if known from its answers; otherwise by ours."""
         return int(self._clock.now_s() * 1000)
 
+    @property
+    def clock_offset_s(self) -> float:
+        """Seconds to add to this machine's clock to get AWS's; 0 until an answer told."""
+        return self._clock.offset_s
+
     def region(self) -> str:
         """The region in use. Needs no credentials if it is configured."""
         return self._where()[0]
@@ -181,9 +190,17 @@ class Clients:
         """The endpoint of SQS, such as ``https://sqs.eu-west-1.amazonaws.com``."""
         return str(self._client("sqs").meta.endpoint_url).rstrip("/")
 
+    def endpoints(self) -> dict[str, str]:
+        """Service to the URL of its endpoint, for ``sqs`` and ``sns``."""
+        return {name: str(self._client(name).meta.endpoint_url).rstrip("/") for name in ("sqs", "sns")}
+
     def caller_account(self) -> str:
         """The account of the credentials, from STS, which needs no permission. Raises as :meth:`sqs`."""
         return str(self._call("sts", "get_caller_identity", {})["Account"])
+
+    def caller_arn(self) -> str:
+        """The user or the assumed role of the credentials, from STS; as :meth:`caller_account`."""
+        return str(self._call("sts", "get_caller_identity", {}).get("Arn", ""))
 
     def _call(self, kind: str, operation: str, params: dict[str, Any]) -> dict[str, Any]:
         service = _service_of(kind)
@@ -451,7 +468,7 @@ def _config(settings: Settings, kind: str) -> Any:
             defaults["s3"] = {"addressing_style": "path"}
     if kind == "check":  # a single try, within the connect timeout
         defaults.update(read_timeout=settings.connect_timeout)
-    if kind == "sts":  # a VPC without an endpoint for STS drops packets: fail soon, there are other ways
+    if kind in ("sts", "iam"):  # a VPC without an endpoint for them drops packets: fail soon, there are other ways
         defaults.update(connect_timeout=min(3.0, settings.connect_timeout))
     try:
         return Config(**{**defaults, **settings.client_config})

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from kombu_hake.cli.check import check
 from kombu_hake.cli.cost import cost
 from kombu_hake.cli.dlq import dlq
 from kombu_hake.cli.export import export
@@ -43,6 +44,7 @@ def hake() -> None:
     """Topics, consumer groups and dead letters on SNS and SQS."""
 
 
+hake.add_command(check)
 hake.add_command(dlq)
 hake.add_command(cost)
 hake.add_command(export)

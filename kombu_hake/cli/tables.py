@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kombu_hake.quoting import MARK, escaped, quoted
 
 if TYPE_CHECKING:
-    from kombu_hake.admin import Binding, DeadLetter, Group, QueueInfo, Report
+    from kombu_hake.admin import Binding, CheckReport, DeadLetter, Group, QueueInfo, Report
 
 __all__ = [
+    "check_sheet",
     "dead_counts_table",
     "groups_table",
     "letter_sheet",
@@ -26,11 +28,15 @@ _MAX_TEXT = 60
 _MAX_NAME = 100
 #: Maximum width of a cell: one long name must not widen the whole table.
 _MAX_CELL = 500
+#: A remedy may hold a policy statement.
+_MAX_REMEDY = 10_000
 #: Maximum length of a body, and of a traceback, in the sheet of one dead letter.
 _MAX_SHOWN = 100_000
 #: Deaths that a sheet shows. We write fewer, but a header may contain anything.
 _MAX_DEATHS = 20
 _INDENT = " " * 11
+#: In the order in which they are counted.
+_SEVERITIES = {"error": "error", "warning": "warning", "info": "remark"}
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
@@ -136,6 +142,48 @@ def _due(seconds: float | None) -> str:
     if seconds is None:
         return "never"
     return f"in {span(seconds)}" if seconds > 0 else f"since {span(-seconds)}"
+
+
+def check_sheet(report: CheckReport) -> str:
+    """One paragraph per finding, what the credentials may do, and a line that counts."""
+    lines: list[str] = []
+    for finding in report.findings:
+        lines += [
+            f"{finding.severity.upper()} {finding.code}: {quoted(finding.what, _MAX_CELL)}",
+            f"  at   {quoted(finding.where, _MAX_CELL)}",
+            f"  why  {finding.why}",
+            f"  mend {quoted(finding.remedy, _MAX_REMEDY)}",
+            "",
+        ]
+    lines += [_rights_line(role, report) for role in dict.fromkeys(right.role for right in report.rights)]
+    lines += [
+        f"Probe: {quoted(', '.join(probed.subscriptions), _MAX_CELL)}: {probed.outcome} after {probed.seconds:.1f} s."
+        for probed in report.probes
+        if probed.outcome == "delivered"
+    ]
+    counts: Counter[str] = Counter(finding.severity for finding in report.findings)
+    said = [_counted(counts[severity], word) for severity, word in _SEVERITIES.items() if counts[severity]]
+    things = {"queue": report.queues, "topic": report.topics, "subscription": report.subscriptions}
+    looked_at = ", ".join(_counted(number, word) for word, number in things.items())
+    lines.append(f"{looked_at}: {', '.join(said) or 'no findings'}.")
+    return "\n".join(lines)
+
+
+def _counted(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
+def _rights_line(role: str, report: CheckReport) -> str:
+    by_verdict: dict[str, dict[str, None]] = {}
+    for right in report.rights:
+        if right.role == role:
+            by_verdict.setdefault(right.verdict, {})[right.action] = None
+    parts = [
+        f"{verdict}: {', '.join(by_verdict[verdict])}"
+        for verdict in ("denied", "unknown", "not denied", "allowed")
+        if verdict in by_verdict
+    ]
+    return f"As {role}: {'; '.join(parts)}."
 
 
 def dead_counts_table(counts: Sequence[Mapping[str, Any]]) -> str:

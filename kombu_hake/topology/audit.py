@@ -198,7 +198,8 @@ class Auditor:
         except QueueNotFound:
             tags = {}
         except AccessDenied as exc:
-            self._cannot_tell(f"the tags of queue {queue.physical}", exc)
+            also = ", and so its bindings, policy and filters" if queue.role == "queue" else ""
+            self._cannot_tell(f"the tags of queue {queue.physical}{also}", exc)
         self._queues[queue.name] = ShownQueue(url, attributes, tags)
 
     def _url(self, queue: SqsQueue) -> QueueUrl:
@@ -334,13 +335,12 @@ class Auditor:
             arn = topic.subscriptions.get(level.arn)
             if arn is None:
                 continue
+            name = self._arrow(exchange, level.arn)
             if not arn.startswith("arn:"):
-                self._found.unknown.append(
-                    f"The subscription of queue {level.name} to exchange {exchange} waits to be confirmed."
-                )
+                self._found.unknown.append(f"The subscription {name} waits to be confirmed.")
                 found = Subscription(SubscriptionArn(arn), None)
             else:
-                found = self._subscription(SubscriptionArn(arn), f"the subscription of {level.name} to {exchange}")
+                found = self._subscription(SubscriptionArn(arn), f"the subscription {name}")
             observed = observed.with_subscription(level.name, exchange, found)
         return observed
 
@@ -365,7 +365,8 @@ class Auditor:
                 return of("create", "subscription", name, f"The queue is bound and not subscribed.{shown}")
             case SetAttribute():
                 name = self._arrow(change.exchange, self._arn_of(wanted, change.queue))
-                return of("change", "subscription", name, f"{change.name} is to be {change.value}. {change.reason}")
+                found = of("change", "subscription", name, f"{change.name} is to be {change.value}. {change.reason}")
+                return replace(found, attributes={change.name: change.value})
             case Unsubscribe():
                 return of("delete", "subscription", self._arrow(change.exchange, change.arn), change.reason)
         return None  # tags of levels are compared as all tags

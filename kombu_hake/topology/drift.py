@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from kombu_hake.amqp import SQS_MAX_MESSAGE_BYTES, QueueUrl, merged_policy, read_object, same_json
+from kombu_hake.amqp import SQS_MAX_MESSAGE_BYTES, QueueUrl, merged_policy, read_object, same_json, whole
 from kombu_hake.quoting import quoted
 from kombu_hake.topology.blueprint import SnsTopic, SqsQueue
 from kombu_hake.topology.sizes import SIZE_ATTRIBUTE, raised
@@ -193,8 +193,9 @@ def _attribute(wanted: SqsQueue, name: str, value: str, found: str | None, *, is
 
 
 def _is_less(value: str, found: str | None) -> bool:
-    return found is None or not (value.isdecimal() and found.isdecimal()) or int(value) < int(found)
+    wanted, shown = whole(value), whole(found)
+    return wanted is None or shown is None or wanted < shown
 
 
 def _shown(value: str) -> str:
-    return quoted(value, _SHOWN_CHARS) if not value.isdecimal() else value
+    return quoted(value, _SHOWN_CHARS)

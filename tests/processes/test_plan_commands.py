@@ -4,10 +4,19 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from uuid import uuid4
 
+import pytest
+from support.celery_workers import stage
 from support.demo import DEMO_PROJECT
 from support.emulators import Emulator
+from support.standin import StandIn
+
+WRITES = (
+    "create_queue", "delete_queue", "set_queue_attributes", "tag_queue", "untag_queue", "create_topic", "tag_resource",
+    "set_subscription_attributes", "set_topic_attributes", "unsubscribe",
+)  # fmt: skip
 
 
 def hake(url: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -31,3 +40,17 @@ def test_from_nothing_to_all_that_the_demo_declares(moto: Emulator) -> None:
     assert lines[-1] == f"{len(changes)} changes made, nothing deleted."
     again = hake(url, "plan")
     assert (again.returncode, again.stdout) == (0, "Nothing to apply: AWS has all that the app declares.\n")
+
+
+@pytest.mark.slow
+def test_worker_that_starts_after_apply_writes_nothing_about_what_was_applied(tmp_path: Path) -> None:
+    with StandIn() as aws, stage(aws.url(), tmp_path) as found:
+        command = ["-m", "celery", "-A", "apps.groups", "hake", "apply"]
+        assert found.python(*command).splitlines()[-1].endswith("changes made, nothing deleted.")
+        aws.fake.calls.clear()
+        worker = found.start("apps.groups", "-P", "solo")
+        assert aws.fake.count("receive_message")
+        worker.stop()
+        written = [call for call in aws.fake.calls if call[0] in WRITES]
+        assert [call for call in written if "pidbox" not in str(call) and "celeryev" not in str(call)] == []
+        assert found.python(*command).splitlines() == ["Nothing to apply: AWS has all that the app declares."]

@@ -22,6 +22,7 @@ from support.texts import error_texts
 
 import kombu_hake
 from kombu_hake import admin, exceptions, testing
+from kombu_hake.admin.check.findings import CODES
 from kombu_hake.admin.export.rights import ROLES, Resources, Role, policies
 from kombu_hake.aws.error_table import _iam_action as iam_action
 from kombu_hake.config.options import COMMON, OPTIONS, STORIES, WITHOUT_MEANING
@@ -63,6 +64,18 @@ def modules() -> Iterator[tuple[str, str]]:
 def error_texts_table() -> str:
     rows = [f"| `{_cell(text.head)}` | [{text.error}](errors.md#{text.error.lower()}) |" for text in error_texts()]
     return "\n".join(["| text | class |", "|---|---|", *dict.fromkeys(rows)])
+
+
+def check_table() -> str:
+    rows = [
+        f"| `{code}` | {known.severity} | {_cell(known.meaning)} {_cell(known.why)} | {_sentence(known.remedy)} |"
+        for code, known in CODES.items()
+    ]
+    return "\n".join(["| code | severity | what it means | what mends it |", "|---|---|---|---|", *rows])
+
+
+def _sentence(text: str) -> str:
+    return _cell(text[0].upper() + text[1:])
 
 
 def metrics_table() -> str:
@@ -115,6 +128,7 @@ def policy(role: Role, resources: Resources = EXAMPLE) -> str:
 
 TABLES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
     DOCS / "options.md": {"options": options_table},
+    DOCS / "cli.md": {"check": check_table},
     DOCS / "design.md": {"modules": modules_table},
     DOCS / "api.md": {"api": api_page},
     DOCS / "iam.md": {
@@ -154,6 +168,11 @@ def _origin(aliases: tuple[str, ...], env: tuple[str, ...]) -> str:
 def test_the_table_of_options_is_that_of_the_code() -> None:
     text = (DOCS / "options.md").read_text()
     assert with_table(text, "options", options_table()) == text, "run: python tests/unit/test_docs.py"
+
+
+def test_the_table_of_findings_is_that_of_the_code() -> None:
+    text = (DOCS / "cli.md").read_text()
+    assert with_table(text, "check", check_table()) == text, "run: python tests/unit/test_docs.py"
 
 
 def test_the_policies_of_roles_are_those_of_the_code() -> None:

@@ -3,16 +3,25 @@
 ``python tests/unit/test_docs_cli.py`` draws the picture of docs/cli.md anew.
 """
 
+import json
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for those who run this file as a script
 from support.pages import DOCS, blocks
 
-from kombu_hake.admin import Binding, Change, DeadLetter, Group, Plan, QueueInfo, Undeclared
+from kombu_hake.admin import Binding, Change, CheckReport, DeadLetter, Group, Plan, QueueInfo, Right, Undeclared
+from kombu_hake.admin.check.findings import found
 from kombu_hake.cli.graph import mermaid
 from kombu_hake.cli.plan import plan_lines
-from kombu_hake.cli.tables import dead_counts_table, groups_table, letter_sheet, letters_table, queues_table
+from kombu_hake.cli.tables import (
+    check_sheet,
+    dead_counts_table,
+    groups_table,
+    letter_sheet,
+    letters_table,
+    queues_table,
+)
 
 COUNTS = {"ready": 0, "in_flight": 0, "delayed": 0}
 RECEIPT, WELCOME, STOCK, CHARGE = "shop.send_receipt", "shop.welcome", "shop.reserve_stock", "shop.charge"
@@ -61,6 +70,33 @@ LETTERS = (
 )
 
 
+ARN = "arn:aws:{}:eu-west-1:123456789012:shop__{}"
+EMAIL, BILLING, ORDERS = ARN.format("sqs", "email"), ARN.format("sqs", "billing-dead"), ARN.format("sns", "orders")
+STATEMENT = {
+    "Effect": "Allow", "Principal": {"Service": "sns.amazonaws.com"}, "Action": "sqs:SendMessage", "Resource": EMAIL,
+    "Condition": {"ArnEquals": {"aws:SourceArn": [ORDERS]}},
+}  # fmt: skip
+#: The check of docs/cli.md.
+CHECKED = CheckReport(
+    (
+        found(
+            "policy-lacks-topic", EMAIL, f"The policy of queue 'email' does not allow {ORDERS}.",
+            f"Add to the queue's policy: {json.dumps(STATEMENT)}",
+        ),
+        found(
+            "dead-letters", BILLING, f"{BILLING} holds about 4 messages of queue 'billing'.",
+            "celery -A shop hake dlq list billing",
+        ),
+    ),
+    (
+        Right("producer", "sns:Publish", ORDERS, "not denied"),
+        Right("producer", "sqs:SendMessage", EMAIL, "not denied"),
+        Right("producer", "sqs:GetQueueUrl", EMAIL, "allowed"),
+    ),
+    queues=10, topics=1, subscriptions=3,
+)  # fmt: skip
+
+
 def letter(task_id: str, order: int, age_s: float) -> DeadLetter:
     death = {
         "reason": "failed", "queue": "billing", "task": CHARGE, "time": "2026-11-23T01:53:55Z",
@@ -83,6 +119,10 @@ def shown(page: str) -> list[str]:
 
 def test_groups() -> None:
     assert groups_table(GROUPS) + "\n" in shown("cli.md")
+
+
+def test_check() -> None:
+    assert check_sheet(CHECKED) + "\n" in shown("cli.md")
 
 
 def test_queues() -> None:

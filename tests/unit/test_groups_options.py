@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from celery import Celery, Task
 
+from kombu_hake.groups.registry import registry
 from kombu_hake.groups.topic import Topic
 
 OPTIONS: dict[str, Any] = {
@@ -100,7 +101,8 @@ def test_base_class_is_kept() -> None:
     assert app.tasks["t"].greeting == "hello"
 
 
-def test_shared_handler_is_in_every_app() -> None:
+def test_shared_handler_is_in_every_app(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_shared", [])  # the apps of other tests do not get its queue
     orders = Topic("shared-orders")
 
     @orders.on("placed", group="shared-group", name="shared.handler", rate_limit="1/h")

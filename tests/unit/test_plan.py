@@ -142,12 +142,30 @@ def test_several_that_apply_and_workers_that_start_at_once() -> None:
 
 # --- faults
 
+FIFO_FAULTS = {
+    "queue deleted": Fault(
+        lambda aws: aws.delete(aws.url("jobs.fifo")), ["create queue __jobs.fifo:"], recreates="ns__jobs.fifo"
+    ),
+    "dead-letter queue deleted": Fault(
+        lambda aws: aws.delete(aws.url("jobs-dead.fifo")), ["create queue __jobs-dead.fifo:"],
+        recreates="ns__jobs-dead.fifo",
+    ),
+    "deduplication altered": Fault(
+        lambda aws: aws.set(aws.url("jobs.fifo"), ContentBasedDeduplication="false"),
+        ["change attribute __jobs.fifo: ContentBasedDeduplication is false, declared is true."],
+    ),
+    "subscription deleted": Fault(
+        lambda aws: aws.sns.unsubscribe(SubscriptionArn=aws.subscription("work.fifo", "jobs.fifo")),
+        ["create subscription __work.fifo -> __jobs.fifo:"],
+    ),
+}  # fmt: skip
+
 
 def check(found: Shop, fault: Fault) -> None:
     broker, _, aws = found
     apply(broker)
     theirs = aws.sqs.create_queue(QueueName="ns__theirs")["QueueUrl"]
-    for item in aws.sns.list_topics()["Topics"][:1]:
+    for item in [one for one in aws.sns.list_topics()["Topics"] if not one["TopicArn"].endswith(".fifo")][:1]:
         aws.sns.subscribe(TopicArn=item["TopicArn"], Protocol="sqs", Endpoint=aws.arn(theirs))
     for url in aws.all_urls():
         aws.sqs.tag_queue(QueueUrl=url, Tags={"theirs": "x"})
@@ -175,6 +193,12 @@ def check(found: Shop, fault: Fault) -> None:
 def test_fault_is_one_line_and_mended(name: str) -> None:
     with shop("attributes and tags") as found:
         check(found, FAULTS[name])
+
+
+@pytest.mark.parametrize("name", FIFO_FAULTS)
+def test_fault_of_fifo_is_one_line_and_mended(name: str) -> None:
+    with shop("fifo") as found:
+        check(found, FIFO_FAULTS[name])
 
 
 @pytest.mark.parametrize("name", FAULTS_WITH_PRIORITIES)
@@ -466,7 +490,7 @@ def test_what_may_not_be_read_is_said_and_not_guessed() -> None:
         found = broker.plan()
         assert found.changes == ()
         text = "\n".join(found.unknown)
-        assert "Cannot tell the tags of queue ns__email: AWS denies sqs:ListQueueTags" in text
+        assert "Cannot tell the tags of queue ns__email, and so its bindings, policy and filters: AWS denies" in text
         assert "Cannot tell the subscriptions of exchange orders: AWS denies sns:ListSubscriptionsByTopic" in text
         assert "Cannot tell the tags of exchange orders: AWS denies sns:ListTagsForResource" in text
         assert "Cannot look for queues that are no longer declared: AWS denies sqs:ListQueues" in found.notes[0]
@@ -581,7 +605,7 @@ def test_commands_and_their_exit_codes() -> None:
     fake.deny("sqs:ListQueueTags")
     done = run(fake, app, "plan")
     assert done.exit_code == 1
-    assert "? Cannot tell the tags of queue ns__email: AWS denies sqs:ListQueueTags" in done.output
+    assert "? Cannot tell the tags of queue ns__email, and so its bindings" in done.output
 
 
 def test_prune_asks_and_names_the_messages() -> None:

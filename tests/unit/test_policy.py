@@ -9,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kombu_hake.amqp import limits
-from kombu_hake.amqp.policy import PolicyTooLarge, PolicyUnreadable, allows, namespace_policy, queue_policy
+from kombu_hake.amqp.policy import (
+    PolicyTooLarge,
+    PolicyUnreadable,
+    allows,
+    judged_policy,
+    namespace_policy,
+    queue_policy,
+)
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.json"))
 QUEUE = "arn:aws:sqs:eu-west-1:111122223333:orders-email"
@@ -228,3 +235,41 @@ def test_a_denial_outweighs_what_allows_unless_it_is_about_something_else() -> N
 
 def test_no_policy_allows_nothing() -> None:
     assert not allows("", QUEUE, TOPIC)
+
+
+@pytest.mark.parametrize(
+    ("changes", "allowed", "denied", "other_account", "in_doubt"),
+    [
+        ({"Sid": "A"}, ("A",), (), (), ()),
+        ({}, ("number 2",), (), (), ()),
+        ({"Sid": "A", "Effect": "Deny"}, (), ("A",), (), ()),
+        ({"Sid": "A", "Condition": {"StringEquals": {"aws:SourceAccount": "999999999999"}}}, (), (), ("A",), ()),
+        ({"Sid": "A", "Condition": {"ArnLike": {"aws:SourceArn": OTHER}}}, (), (), (), ()),
+        (
+            {"Sid": "A", "Effect": "Deny", "Condition": {"Bool": {"aws:SecureTransport": "false"}}},
+            (), (), (), (),
+        ),
+        (
+            {"Sid": "A", "Effect": "Deny", "Condition": {"StringNotEquals": {"aws:PrincipalOrgID": "o-1"}}},
+            (), (), (), ("A",),
+        ),
+        (
+            {"Sid": "A", "Effect": "Deny", "Condition": {"IpAddress": {"aws:SourceIp": "10.0.0.0/8"}}},
+            (), (), (), ("A",),
+        ),
+        ({"Sid": "A", "Effect": "Deny", "Condition": 7}, (), (), (), ("A",)),
+        ({"Sid": "A", "Effect": "Deny", "Action": "sqs:Purge*", "Condition": 7}, (), (), (), ()),
+    ],
+)  # fmt: skip
+def test_a_judgement_names_the_statements_that_count(
+    changes: dict[str, Any], allowed: Any, denied: Any, other_account: Any, in_doubt: Any
+) -> None:
+    text = policy(statement(Resource="arn:aws:sqs:eu-west-1:111122223333:another"), statement(**changes))
+    judged = judged_policy(text, QUEUE, TOPIC)
+    assert judged == (allowed, denied, other_account, in_doubt, 2)
+    assert allows(text, QUEUE, TOPIC) == (bool(allowed) and not denied)
+
+
+def test_a_policy_that_cannot_be_read_is_not_judged() -> None:
+    with pytest.raises(PolicyUnreadable):
+        judged_policy('{"Statement": 7}', QUEUE, TOPIC)

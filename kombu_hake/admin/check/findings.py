@@ -1,0 +1,421 @@
+"""What ``hake check`` can find: its codes, and a finding as a value. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+__all__ = ["CODES", "Code", "Finding", "Severity", "found", "in_order"]
+
+Severity: TypeAlias = Literal["error", "warning", "info"]
+_RANK: Mapping[Severity, int] = {"error": 0, "warning": 1, "info": 2}
+
+
+class Code(NamedTuple):
+    """What a code stands for, in Markdown: docs/cli.md shows this table."""
+
+    severity: Severity
+    meaning: str
+    #: Why it matters, in a sentence.
+    why: str
+    remedy: str
+
+
+CODES: Mapping[str, Code] = {
+    # --- what is missing
+    "queue-missing": Code(
+        "error",
+        "A queue that the app declares, or one of its priority levels, does not exist.",
+        "What is sent to it fails, and what is published to its exchanges is lost.",
+        "`hake apply`, start a worker that declares it, or create it with your infrastructure code",
+    ),
+    "topic-missing": Code(
+        "error",
+        "An exchange that queues are bound to has no topic.",
+        "Nothing that is published to it reaches a queue.",
+        "`hake apply`, or create the topic",
+    ),
+    "subscription-missing": Code(
+        "error",
+        "A queue is not subscribed to the topic of an exchange that it is bound to.",
+        "SNS delivers nothing of the exchange to it.",
+        "`hake apply`, or subscribe the queue with raw message delivery",
+    ),
+    "subscription-pending": Code(
+        "error",
+        "A subscription waits to be confirmed.",
+        "SNS delivers nothing to it. The token is valid for two days.",
+        "let the account that owns the queue subscribe it",
+    ),
+    "drift": Code(
+        "warning",
+        "A queue, topic or subscription differs from what `apply` would make, in something that has no code of its "
+        "own here.",
+        "The next worker that declares it may change it.",
+        "`hake plan` shows the difference, `hake apply` removes it",
+    ),
+    # --- queue policies
+    "policy-lacks-topic": Code(
+        "error",
+        "No statement of a queue's policy allows a topic that the queue is subscribed to.",
+        "SNS discards every message to the queue, and the publisher gets no error.",
+        "the statement to add to the policy",
+    ),
+    "policy-denies": Code(
+        "error",
+        "A Deny statement of a queue's policy applies to a topic that the queue is subscribed to.",
+        "A Deny wins over every Allow: SNS discards every message to the queue.",
+        "remove the statement, or exempt `sns.amazonaws.com`",
+    ),
+    "policy-other-account": Code(
+        "error",
+        "The policy allows the topic only in another account (`aws:SourceAccount`).",
+        "The condition is false for the topic's account: SNS discards every message to the queue.",
+        "name the topic's account in the condition",
+    ),
+    "policy-in-doubt": Code(
+        "warning",
+        "A Deny statement has a condition that cannot be judged from here.",
+        "If it applies to SNS, every message to the queue is discarded.",
+        "exempt services (`aws:PrincipalIsAWSService`), and prove it with `--probe`",
+    ),
+    "policy-unreadable": Code(
+        "error",
+        "A queue's policy is not a valid SQS policy.",
+        "Nothing shows that topics may send to the queue, and it is never overwritten.",
+        "correct the policy",
+    ),
+    "policy-near-limit": Code(
+        "warning",
+        "A queue's policy is close to 8,192 bytes or 20 statements.",
+        "The next binding may not fit.",
+        "merge or remove foreign statements, or set `queue_policy=namespace`",
+    ),
+    # --- subscriptions
+    "raw-delivery-off": Code(
+        "error",
+        "A subscription wraps messages in a notification of SNS.",
+        "Message attributes are lost, and other consumers cannot read the messages.",
+        "set `RawMessageDelivery` to `true`",
+    ),
+    "filter-too-narrow": Code(
+        "error",
+        "A filter policy is not proved to pass everything that the queue is bound to.",
+        "What it does not pass is lost.",
+        "the filter policy to set",
+    ),
+    "filter-too-wide": Code(
+        "warning",
+        "A filter policy passes more than the queue is bound to.",
+        "Workers receive, and drop, what no binding matches: each costs a delivery.",
+        "the filter policy to set",
+    ),
+    "filter-on-body": Code(
+        "error",
+        "A filter policy is about the message body (`FilterPolicyScope=MessageBody`).",
+        "The routing key is a message attribute, so nothing passes the filter.",
+        "set `FilterPolicyScope` to `MessageAttributes`",
+    ),
+    "undelivered-not-kept": Code(
+        "warning",
+        "A subscription has no redrive policy.",
+        "What SNS cannot deliver is lost without a trace.",
+        "`hake apply`, or set a `RedrivePolicy` of the subscription",
+    ),
+    "undelivered-queue-missing": Code(
+        "error",
+        "The redrive policy of a subscription names a queue that does not exist.",
+        "What SNS cannot deliver is lost without a trace.",
+        "create the queue, with a policy that allows the topic",
+    ),
+    "orphan-subscription": Code(
+        "warning",
+        "A topic has a subscription whose queue does not exist.",
+        "It counts against quotas, and is live again when a queue of that name is created.",
+        "unsubscribe it",
+    ),
+    "foreign-subscription": Code(
+        "info",
+        "A queue or another endpoint that this app does not declare is subscribed to one of its topics.",
+        "It receives the app's messages too.",
+        "nothing, if it is meant so",
+    ),
+    # --- dead letters
+    "dead-letters-off": Code(
+        "warning",
+        "A queue should have a dead-letter queue, and has no redrive policy.",
+        "A message that cannot be handled comes back until it expires.",
+        "`hake apply`, or set a `RedrivePolicy`",
+    ),
+    "dead-queue-missing": Code(
+        "error",
+        "The redrive policy of a queue names a dead-letter queue that does not exist.",
+        "A message that is received too often stays in the queue, and comes back until it expires.",
+        "create the dead-letter queue",
+    ),
+    "dead-queue-refuses": Code(
+        "error",
+        "The dead-letter queue does not accept the queue as a source (`RedriveAllowPolicy`).",
+        "A message that is received too often stays in the queue.",
+        "add the queue to `sourceQueueArns`",
+    ),
+    "max-receives-low": Code(
+        "warning",
+        "A message is dead-lettered after fewer receives than the queue was declared with, or after one or two.",
+        "A worker that is restarted returns what it has prefetched, which counts as a receive: sound messages are "
+        "dead-lettered.",
+        "raise `maxReceiveCount`",
+    ),
+    "dead-retention-short": Code(
+        "warning",
+        "A dead-letter queue keeps messages for less time than its queue.",
+        "SQS counts from the first sending, so a dead letter may be deleted as soon as it arrives.",
+        "raise `MessageRetentionPeriod` of the dead-letter queue",
+    ),
+    "dead-letters": Code(
+        "warning",
+        "There are messages in a dead-letter queue.",
+        "They were not handled.",
+        "`hake dlq list`",
+    ),
+    "undelivered": Code(
+        "warning",
+        "There are messages that SNS could not deliver.",
+        "The queue was missing, or did not allow the topic, when they were published.",
+        "`hake dlq list --undelivered`, after the cause is mended",
+    ),
+    # --- queues
+    "retention-short": Code(
+        "warning",
+        "A queue keeps messages for less than fifteen minutes, the longest delay of SQS.",
+        "Delayed tasks and backlogs are deleted before they run.",
+        "raise `MessageRetentionPeriod`",
+    ),
+    "visibility-short": Code(
+        "warning",
+        "A queue that `sqs://` workers may share hides messages for less than thirty minutes.",
+        "`sqs://` does not renew a lease: its workers run longer tasks twice. Workers of `hake://` are not affected.",
+        "raise `VisibilityTimeout` above the longest task of the `sqs://` workers",
+    ),
+    "queue-delay": Code(
+        "warning",
+        "A queue has `DelaySeconds`.",
+        "Every message and every retry arrives later by that.",
+        "set `DelaySeconds` to 0",
+    ),
+    "message-size-small": Code(
+        "warning",
+        "A queue's `MaximumMessageSize` is below 256 KiB.",
+        "Larger messages are refused when they are sent straight to the queue, as retries are.",
+        "raise `MaximumMessageSize`",
+    ),
+    "fifo-attributes": Code(
+        "warning",
+        "A FIFO queue has a `FifoThroughputLimit` that its `DeduplicationScope` does not support.",
+        "High throughput needs both `perMessageGroupId` and `messageGroup`.",
+        "set `DeduplicationScope` to `messageGroup`",
+    ),
+    "fifo-on-standard-topic": Code(
+        "error",
+        "A FIFO queue is bound to an exchange whose topic is not FIFO.",
+        "SNS cannot deliver to it.",
+        "give the exchange a name that ends in `.fifo`, or use a standard queue",
+    ),
+    "standard-on-fifo-topic": Code(
+        "warning",
+        "A standard queue is subscribed to a FIFO topic.",
+        "The queue keeps neither the order nor the deduplication of the topic.",
+        "use a queue whose name ends in `.fifo`",
+    ),
+    "key-closed-to-sns": Code(
+        "error",
+        "A queue that is bound to a topic is encrypted with `alias/aws/sqs`.",
+        "The policy of that key does not allow SNS and cannot be changed: SNS discards every message.",
+        "encrypt it with SSE-SQS, or with a key of your own that allows `sns.amazonaws.com`",
+    ),
+    "own-key": Code(
+        "info",
+        "A queue that is bound to a topic is encrypted with a key of your own.",
+        "If the key policy does not allow SNS, every message is discarded. Key policies are not read.",
+        "allow `sns.amazonaws.com` `kms:GenerateDataKey*` and `kms:Decrypt`; prove it with `--probe`",
+    ),
+    # --- quotas
+    "tags-near-limit": Code(
+        "warning",
+        "A queue has 45 of the 50 tags that AWS allows, or more.",
+        "Bindings are tags: the next one may not fit.",
+        "remove tags, or bind with fewer keys",
+    ),
+    "in-flight-near-limit": Code(
+        "warning",
+        "90 % of the 120,000 messages that may be in flight are.",
+        "At the limit a queue returns no messages, and no error.",
+        "more workers, or fewer delayed tasks in the queue",
+    ),
+    "filters-near-limit": Code(
+        "warning",
+        "A topic has 180 of 200 filter policies, or more.",
+        "Further queues get everything from the exchange.",
+        "ask AWS for a higher quota, or bind fewer queues",
+    ),
+    "subscriptions-near-limit": Code(
+        "warning",
+        "A topic that may have 100 subscriptions (FIFO, or with a raised `MaximumMessageSize`) has 90 or more.",
+        "The next queue cannot be bound.",
+        "bind fewer queues, or lower `MaximumMessageSize`",
+    ),
+    # --- the app
+    "group-without-bindings": Code(
+        "warning",
+        "A group has no binding to a topic, in the app or in AWS.",
+        "No event reaches it.",
+        "import the module of its handlers, or delete the queue",
+    ),
+    "exchange-reaches-nobody": Code(
+        "warning",
+        "An exchange that the app publishes to has no subscription.",
+        "Everything that is published to it is lost.",
+        "start the workers that bind a queue to it, or remove the exchange",
+    ),
+    "binding-without-handler": Code(
+        "warning",
+        "A group is bound with a key that this app has no handler for.",
+        "Such events become dead letters (`unhandled`).",
+        "deploy the handler, or `hake apply --prune`",
+    ),
+    "damaged-tags": Code(
+        "warning",
+        "Tags of a queue that should hold bindings cannot be read.",
+        "The bindings in them are unknown, so the queue's filter is not narrowed.",
+        "remove the tags",
+    ),
+    "abandoned-queue": Code(
+        "info",
+        "A temporary queue is past its time.",
+        "It costs nothing, but its subscription counts against quotas.",
+        "`hake janitor`",
+    ),
+    # --- account and network
+    "endpoint-unreachable": Code(
+        "error",
+        "The endpoint of SQS or SNS cannot be reached: its name does not resolve, nothing answers, or TLS fails.",
+        "Nothing can be sent or received.",
+        "what the failed step points at: DNS or VPC endpoint, security group or route, certificate or proxy",
+    ),
+    "clock-skew": Code(
+        "warning",
+        "This machine's clock differs from AWS's by more than thirty seconds.",
+        "ETA tasks run early or late. Other programs fail to sign requests above five minutes.",
+        "synchronize the clock",
+    ),
+    "region-mismatch": Code(
+        "error",
+        "A predefined queue or exchange, or an endpoint, is in another region than the broker URL.",
+        "A connection reaches one region: the queue is not found, or SNS refuses the topic.",
+        "correct the address, or use a broker URL with its region",
+    ),
+    "partition-mismatch": Code(
+        "error",
+        "A predefined queue or exchange is in another partition (`aws`, `aws-cn`, `aws-us-gov`) than the credentials.",
+        "Partitions share nothing: it cannot be reached.",
+        "correct the ARN, or the region of the broker URL",
+    ),
+    "account-mismatch": Code(
+        "error",
+        "The option `account_id` is another account than that of the credentials.",
+        "Topics are looked for in one account, and queues are made in the other.",
+        "correct `account_id`, or assume a role of that account with `role_arn`",
+    ),
+    "sns-rate": Code(
+        "info",
+        "The region allows few messages a second from SNS by default.",
+        "Publishes above it are throttled, for all topics of the account together.",
+        "ask for a higher quota before the load needs it",
+    ),
+    # --- rights
+    "right-missing": Code(
+        "warning",
+        "These credentials lack a right of a role that the app's processes have.",
+        "If workers and producers use the same credentials, what needs the right fails.",
+        "the IAM statement to add; `--role` if these are the credentials of one role only",
+    ),
+    "cannot-check": Code(
+        "warning",
+        "A read that a check needs is denied.",
+        "What it would show is unknown.",
+        "the action to allow",
+    ),
+    # --- the probe
+    "probe-undelivered": Code(
+        "error",
+        "A probe with the policy and filter of a subscription was not delivered, and should have been by now.",
+        "Messages to the real queue have the same fate.",
+        "see the other findings of the queue; if there is none, the key policy or a Deny statement",
+    ),
+    "probe-late": Code(
+        "warning",
+        "A probe was not delivered in the time that it had, but AWS may still act on a new filter or policy.",
+        "It is not known whether messages arrive.",
+        "repeat with `--wait 15m`",
+    ),
+    "probe-failed": Code(
+        "warning",
+        "The probe could not be made.",
+        "It is not known whether messages arrive.",
+        "what the error names; see the rights of the probe",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that a check found.
+
+    Attributes:
+        code: Its stable name; the documentation lists all.
+        severity: ``error``: messages are lost or refused; ``warning``: they may be, or a mechanism is off; ``info``.
+        what: What was found, in a sentence.
+        where: ARN or name in AWS of what it was found at.
+        why: Why it matters.
+        remedy: The line that mends it: a command, a setting or a policy statement.
+    """
+
+    code: str
+    severity: Severity
+    what: str
+    where: str
+    why: str
+    remedy: str
+    #: Patterns of differences to the blueprint that the finding explains (``drift.py``): they are no drift.
+    explains: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        fields = asdict(self)
+        del fields["explains"]
+        return fields
+
+
+def found(
+    code: str,
+    where: str,
+    what: str,
+    remedy: str = "",
+    *,
+    severity: Severity | None = None,
+    explains: Iterable[str] = (),
+) -> Finding:
+    """A finding with the severity, reason and remedy of its code, unless they are given.
+
+    Args:
+        explains: Patterns of differences to the blueprint, of ``drift.py``.
+    """
+    known = CODES[code]
+    why, usual = known.why.replace("`", ""), known.remedy.replace("`", "")
+    return Finding(code, severity or known.severity, what, where, why, remedy or usual, frozenset(explains))
+
+
+def in_order(findings: Iterable[Finding]) -> list[Finding]:
+    """Errors first, each finding once, in the order in which they were found."""
+    return sorted(dict.fromkeys(findings), key=lambda one: _RANK[one.severity])

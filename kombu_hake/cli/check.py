@@ -1,0 +1,39 @@
+"""``celery -A shop hake check``: find out why messages do not arrive."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from kombu_hake.cli.tools import SPAN, connected, note, say
+
+__all__ = ["check"]
+
+#: As :data:`kombu_hake.admin.check.ROLES`, which would be a late import for ``--help``.
+_ROLES = ("producer", "consumer", "declarer", "operator")
+_FOUND = 2
+
+
+@click.command()
+@click.option("--role", "roles", multiple=True, type=click.Choice(_ROLES), help="Whose rights to look at; may be "
+              "repeated. Default: those of the app's own processes.")  # fmt: skip
+@click.option("--probe", is_flag=True, help="Also prove that SNS delivers, with a topic and queues of its own.")
+@click.option("--wait", "wait_s", type=SPAN, help="How long to wait for the probe: 90s, 15m. Default: two minutes.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document instead of text.")
+@click.pass_context
+def check(ctx: click.Context, roles: tuple[str, ...], probe: bool, wait_s: float | None, as_json: bool) -> None:
+    """Find out why messages do not arrive, or soon may not.
+
+    Compares what the app declares with what AWS shows, and changes nothing. Each finding names the line that mends it.
+    A probe publishes to no topic, and receives from no queue, that others use.
+
+    Exits with 0 if there is no error and no warning, with 2 if there is, and with 1 if the check failed.
+    """
+    from kombu_hake.cli.tables import check_sheet
+
+    with connected(ctx, offline=True) as broker:
+        report = broker.check(roles=roles, probe=probe, wait_s=wait_s, on_progress=note)
+    say(json.dumps(report.as_dict(), indent=2) if as_json else check_sheet(report))
+    if not report.is_clean:
+        raise click.exceptions.Exit(_FOUND)
