@@ -224,6 +224,14 @@ class TopicSizes:
             # As declared: a process that may only publish relies on others to raise the topic.
             found = TopicLimit(declared or SNS_MAX_MESSAGE_BYTES, f"{exc.action} is denied")
         else:
+            if shown > SNS_MAX_MESSAGE_BYTES and subscriptions > SNS_RAISED_MAX_SUBSCRIPTIONS and self._first(
+                ("full", exchange)
+            ):  # fmt: skip
+                logger.warning(
+                    "HAKE323 The topic of exchange %s takes messages of %d bytes and has %d subscriptions, and AWS "
+                    "supports %d for such a topic: its size cannot be set again. Remove subscriptions.",
+                    exchange, shown, subscriptions, SNS_RAISED_MAX_SUBSCRIPTIONS, extra=fields(exchange=exchange),
+                )  # fmt: skip
             wanted = raised(declared, shown) if self._may_raise(exchange) else None
             found = TopicLimit(shown) if wanted is None else self._raise(exchange, wanted, shown, subscriptions)
         self._shown[exchange] = _Shown(found, self._clock())
@@ -251,7 +259,7 @@ class TopicSizes:
                 )
             else:
                 why = str(exc)
-            if self._first(exchange):
+            if self._first(("size", exchange)):
                 logger.warning(
                     "HAKE321 The topic of exchange %s was declared with messages of up to %d bytes, but still takes "
                     "%d: %s",

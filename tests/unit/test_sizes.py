@@ -5,6 +5,7 @@ import logging
 import pickle
 import random
 from typing import Any
+from unittest import mock
 
 import pytest
 from fakes import ACCOUNT, REGION, AdviceAtOnce, FakeClients, make_settings
@@ -241,6 +242,19 @@ def test_a_topic_with_more_than_100_subscriptions_is_not_raised(
     assert "HAKE321" in caplog.text
     with pytest.raises(MessageTooLarge, match="it has 101 subscriptions, and AWS allows a raised topic 100"):
         here.publish()
+
+
+def test_a_raised_topic_with_more_than_100_subscriptions_is_warned_of(
+    fake: FakeClients, here: Process, caplog: pytest.LogCaptureFixture
+) -> None:
+    """AWS documents that it refuses the 101st, and has been seen to accept it."""
+    here.declare(MIB)
+    subscribe(fake, 99)
+    caplog.clear()
+    with mock.patch("fake_sns.MOST_OF_LARGE", 1_000):
+        subscribe(fake, 101)
+    Process(fake).declare(MIB)
+    assert "HAKE323" in caplog.text
 
 
 def test_the_101st_subscription_is_refused_with_the_reason(fake: FakeClients, here: Process) -> None:
