@@ -274,8 +274,8 @@ CODES: Mapping[str, Code] = {
     ),
     "exchange-reaches-nobody": Code(
         "warning",
-        "An exchange that the app publishes to has no subscription.",
-        "Everything that is published to it is lost.",
+        "An exchange that the app publishes to, by a route or a `Topic`, has no subscription.",
+        "AWS accepts what is published to it, and discards it.",
         "start the workers that bind a queue to it, or remove the exchange",
     ),
     "binding-without-handler": Code(

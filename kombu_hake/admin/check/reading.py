@@ -203,13 +203,15 @@ class Reader:
     def _topic(self, topic: SnsTopic, expected: Expected, place: Place) -> TopicFacts:
         exists: bool | None = None
         attributes = None
+        # What is only published to may be of others, who allow no more than that.
+        denied = self._denied if topic.is_bound else self._unseen
         try:
             try:
                 attributes = dict(self._clients.sns("get_topic_attributes", TopicArn=topic.arn)["Attributes"])
                 exists = True
             except AccessDenied:
-                self._note("sns:GetTopicAttributes", topic.arn)
-            subscriptions = self._subscriptions(topic.arn)
+                denied[Denied("sns:GetTopicAttributes", topic.arn)] = None
+            subscriptions = self._subscriptions(topic.arn, denied)
         except TopicNotFound:
             return TopicFacts(False)
         if subscriptions is None:
@@ -224,7 +226,7 @@ class Reader:
         self._look_for([one.endpoint for one in found if one.protocol == "sqs"], expected, place)
         return TopicFacts(True, attributes, tuple(found), filters if is_counted else None)
 
-    def _subscriptions(self, topic_arn: str) -> list[SubscriptionFacts] | None:
+    def _subscriptions(self, topic_arn: str, denied: dict[Denied, None]) -> list[SubscriptionFacts] | None:
         found: list[SubscriptionFacts] = []
         params = {"TopicArn": topic_arn}
         try:
@@ -238,7 +240,7 @@ class Reader:
                     return found
                 params["NextToken"] = answer["NextToken"]
         except AccessDenied:
-            self._note("sns:ListSubscriptionsByTopic", topic_arn)
+            denied[Denied("sns:ListSubscriptionsByTopic", topic_arn)] = None
             return None
 
     def _with_attributes(self, one: SubscriptionFacts) -> SubscriptionFacts:
