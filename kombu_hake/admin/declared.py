@@ -16,12 +16,21 @@ from typing import Any, cast, get_args
 from kombu import Exchange, Queue
 from kombu.transport.base import to_rabbitmq_queue_arguments
 
-from kombu_hake.amqp import PRIVATE_EXCHANGE, Argument, Binding, ExchangeType, is_reply_exchange
+from kombu_hake.amqp import (
+    PRIVATE_EXCHANGE,
+    Argument,
+    Binding,
+    ExchangeType,
+    Store,
+    is_reply_exchange,
+    parse_store,
+)
+from kombu_hake.config import Settings
 from kombu_hake.exceptions import TopologyError
 from kombu_hake.groups import registry
-from kombu_hake.topology import SIZE_ARGUMENT, ExchangeSpec, QueueSpec, checked_size
+from kombu_hake.topology import SIZE_ARGUMENT, STORE_ARGUMENT, ExchangeSpec, QueueSpec, checked_size
 
-__all__ = ["Declared", "DeclaredExchange", "DeclaredQueue", "declared"]
+__all__ = ["Declared", "DeclaredExchange", "DeclaredQueue", "declared", "stores"]
 
 
 @dataclass(frozen=True)
@@ -91,6 +100,13 @@ class Declared:
             if queue.name == name:
                 return queue
         raise KeyError(name)
+
+
+def stores(found: Declared, settings: Settings) -> tuple[Store, ...]:
+    """Where large messages are kept, as the option ``large_messages`` and the exchanges say."""
+    given = (one.arguments.get(STORE_ARGUMENT) for one in found.exchanges)
+    named = [parse_store(url) for url in given if url]
+    return tuple(dict.fromkeys([settings.large_messages, *named] if settings.large_messages else named))
 
 
 def declared(app: Any) -> Declared:

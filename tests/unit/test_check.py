@@ -319,8 +319,9 @@ FAULTS = [
 ]
 #: Found in another app or region, or by the probe: see the tests below.
 ELSEWHERE = {
-    "abandoned-queue", "account-mismatch", "endpoint-unreachable", "exchange-reaches-nobody",
-    "fifo-on-standard-topic", "filters-near-limit", "group-without-bindings", "partition-mismatch", "probe-failed",
+    "abandoned-queue", "account-mismatch", "bucket-elsewhere", "bucket-missing", "bucket-unreachable",
+    "endpoint-unreachable", "exchange-reaches-nobody", "fifo-on-standard-topic", "filters-near-limit",
+    "group-without-bindings", "lifecycle-missing", "lifecycle-short", "partition-mismatch", "probe-failed",
     "probe-late", "probe-undelivered", "region-mismatch", "sns-rate", "standard-on-fifo-topic",
     "subscriptions-near-limit", "visibility-short",
 }  # fmt: skip
