@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from kombu_hake.amqp import (
@@ -262,31 +262,27 @@ class Publisher:
         telemetry = self.clients.telemetry
         if telemetry is None:
             self._request_one(target, outgoing)
-        else:
-            self._observed(telemetry, target, 1, lambda: self._request_one(target, outgoing))
+            return
+        started = time.perf_counter()
+        try:
+            self._request_one(target, outgoing)
+        except HakeError as exc:
+            _report(telemetry, target, started, 1, [exc])
+            raise
+        _report(telemetry, target, started, 1, ())
 
     def _request(self, target: Target, batch: Sequence[Outgoing]) -> _Failed:
         """Make one batch request. Returns position to error for the failed messages."""
         telemetry = self.clients.telemetry
         if telemetry is None:
             return self._request_many(target, batch)
-        return self._observed(telemetry, target, len(batch), lambda: self._request_many(target, batch)) or {}
-
-    @staticmethod
-    def _observed(
-        telemetry: Telemetry, target: Target, count: int, request: Callable[[], _Failed | None]
-    ) -> _Failed | None:
-        """Make a request, and report how long it took and how many messages were accepted."""
-        started, failed, errors = time.perf_counter(), None, []
+        started = time.perf_counter()
         try:
-            failed = request()
-            errors = list((failed or {}).values())
+            failed = self._request_many(target, batch)
         except HakeError as exc:
-            errors = [exc] * count
+            _report(telemetry, target, started, len(batch), [exc] * len(batch))
             raise
-        finally:
-            seconds, to_queue = time.perf_counter() - started, isinstance(target, QueueTarget)
-            telemetry.metrics.sent(shown(target), count, seconds, errors, to_queue=to_queue)
+        _report(telemetry, target, started, len(batch), failed.values())
         return failed
 
     def _request_one(self, target: Target, outgoing: Outgoing) -> None:
@@ -317,6 +313,14 @@ class Publisher:
         if isinstance(error, MessageTooLarge):
             return self.limits.refused(target, batch[int(failed["Id"])].size_bytes, error)
         return error
+
+
+def _report(
+    telemetry: Telemetry, target: Target, started: float, count: int, errors: Iterable[HakeError]
+) -> None:
+    """Report a request that has ended, and which of its messages were not accepted."""
+    seconds, to_queue = time.perf_counter() - started, isinstance(target, QueueTarget)
+    telemetry.metrics.sent(shown(target), count, seconds, errors, to_queue=to_queue)
 
 
 def shown(target: Target) -> str:

@@ -4,6 +4,10 @@ Counters
     are observable: they are counted in memory (:mod:`kombu_hake.telemetry.tally`), and read when metrics are collected.
     An export costs the same for any number of messages.
 
+Histograms
+    cost some ten times as much. Of each destination and operation, :data:`MOST_A_SECOND` values are recorded: at low
+    rates all of them, at high rates a sample that is large enough. Counters never leave out anything.
+
 Attributes
     A destination is the name of a queue or exchange as the app has it. At most :data:`MOST_DESTINATIONS` of them get
     attributes of their own; callers give all temporary queues one name. Nothing else is taken from a message.
@@ -15,7 +19,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 from opentelemetry.metrics import CallbackOptions, Observation, get_meter
@@ -26,9 +30,10 @@ from kombu_hake.telemetry import names
 from kombu_hake.telemetry.safety import never_raises, report
 from kombu_hake.telemetry.tally import OTHER, Few, Tally
 
-__all__ = ["COUNTERS", "HISTOGRAMS", "MOST_DESTINATIONS", "Metrics", "PollClock"]
+__all__ = ["COUNTERS", "HISTOGRAMS", "MOST_A_SECOND", "MOST_DESTINATIONS", "Metrics", "PollClock"]
 
 MOST_DESTINATIONS = 200
+MOST_A_SECOND = 50
 _MOST_ERRORS = 100
 #: As the semantic conventions ask for, seconds.
 _SHORT_S = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
@@ -88,6 +93,26 @@ HISTOGRAMS: Mapping[str, Histogram] = {
 POLL_AGE = "Time since a poll of the queue was last answered."
 
 
+class _Series:
+    """One destination, operation and error: the key of its counts, and the attributes of its values."""
+
+    __slots__ = ("_ends_at", "_left", "attributes", "key")
+
+    def __init__(self, key: tuple[str, ...], attributes: dict[str, str]) -> None:
+        self.key = key
+        self.attributes = attributes
+        self._ends_at = 0.0
+        self._left = 0
+
+    def is_recorded(self) -> bool:
+        """Take one of the values of this second; False if there is none left. Threads may take a few too many."""
+        now = time.monotonic()
+        if now >= self._ends_at:
+            self._ends_at, self._left = now + 1.0, MOST_A_SECOND
+        self._left -= 1
+        return self._left >= 0
+
+
 class PollClock:
     """When a poll of one queue was last answered. The poller keeps it; when the poller ends, it is gone."""
 
@@ -114,7 +139,9 @@ class Metrics:
         self._tally = Tally()
         self._destination = Few(MOST_DESTINATIONS)
         self._error = Few(_MOST_ERRORS)
-        self._attributes: dict[tuple[tuple[str, ...], tuple[str, ...]], dict[str, str]] = {}
+        self._series: dict[tuple[str, ...], _Series] = {}
+        #: Service and boto3's name of a call to the key of its successes.
+        self._successes: dict[tuple[str, str], tuple[str, ...]] = {}
         self.reset_after_fork()
         meter = get_meter("kombu_hake", __version__, provider)
         for name, counter in COUNTERS.items():
@@ -142,7 +169,10 @@ class Metrics:
     @never_raises
     def requested(self, service: str, operation: str, error: Exception | None) -> None:
         """One attempt of a request ended. *operation* is boto3's name."""
-        self._tally.add(names.REQUESTS, (_action(service, operation), "ok" if error is None else _status(error)))
+        key = self._successes.get((service, operation))
+        if key is None:
+            key = self._successes[service, operation] = (_action(service, operation), "ok")
+        self._tally.add(names.REQUESTS, key if error is None else (key[0], _status(error)))
 
     @never_raises
     def sent(
@@ -150,17 +180,20 @@ class Metrics:
     ) -> None:
         """A request to send *count* messages ended; *errors* of those that were not accepted."""
         system = names.SQS if to_queue else names.SNS
-        where, failed, error = self._destination(destination), 0, ""
+        series = self._of(system, destination, names.SEND, names.SEND, "")
+        failed = 0
         for exc in errors:
-            failed, error = failed + 1, type(exc).__name__
-            self._tally.add(names.SENT, (system, where, names.SEND, names.SEND, error))
+            failed += 1
+            of_error = self._of(system, destination, names.SEND, names.SEND, type(exc).__name__)
+            self._tally.add(names.SENT, of_error.key)
+            if failed == count:  # a request that AWS answered has not failed
+                series = of_error
         if count > failed:
-            self._tally.add(names.SENT, (system, where, names.SEND, names.SEND, ""), count - failed)
-        whole = error if failed == count else ""  # a request that AWS answered has not failed
-        attributes = self._named(_OF_OPERATION, (system, where, names.SEND, names.SEND, whole))
-        self._duration.record(seconds, attributes)
-        if count > 1:
-            self._batch.record(count, attributes)
+            self._tally.add(names.SENT, series.key, count - failed)
+        if series.is_recorded():
+            self._duration.record(seconds, series.attributes)
+            if count > 1:
+                self._batch.record(count, series.attributes)
 
     @never_raises
     def received(
@@ -177,25 +210,26 @@ class Metrics:
         Args:
             dwell_s: The longest that one of them waited; None where all had been received before.
         """
-        where = self._destination(destination)
-        key = (names.SQS, where, names.RECEIVE, names.RECEIVE, "" if error is None else type(error).__name__)
-        attributes = self._named(_OF_OPERATION, key)
-        self._duration.record(seconds, attributes)
+        name = "" if error is None else type(error).__name__
+        series = self._of(names.SQS, destination, names.RECEIVE, names.RECEIVE, name)
         if count:
-            self._tally.add(names.CONSUMED, key, count)
-            self._batch.record(count, attributes)
-        if dwell_s is not None:
-            self._dwell.record(max(0.0, dwell_s), attributes)
+            self._tally.add(names.CONSUMED, series.key, count)
+        if series.is_recorded():
+            self._duration.record(seconds, series.attributes)
+            if count:
+                self._batch.record(count, series.attributes)
+            if dwell_s is not None:
+                self._dwell.record(max(0.0, dwell_s), series.attributes)
 
     @never_raises
     def settled(self, destination: str, operation: str, outcomes: Sequence[str], seconds: float) -> None:
         """A request to delete (``ack``) or to make visible (``release``) ended; the outcome of each message."""
-        where = self._destination(destination)
+        series = self._of(names.SQS, destination, operation, names.SETTLE, "")
         for outcome in set(outcomes):
-            self._tally.add(names.SETTLED, (where, outcome), outcomes.count(outcome))
-        attributes = self._named(_OF_OPERATION, (names.SQS, where, operation, names.SETTLE, ""))
-        self._duration.record(seconds, attributes)
-        self._batch.record(len(outcomes), attributes)
+            self._tally.add(names.SETTLED, (series.key[1], outcome), outcomes.count(outcome))
+        if series.is_recorded():
+            self._duration.record(seconds, series.attributes)
+            self._batch.record(len(outcomes), series.attributes)
 
     @never_raises
     def ended(self, destination: str, outcome: str) -> None:
@@ -223,8 +257,9 @@ class Metrics:
     @never_raises
     def processed(self, destination: str, seconds: float, error: str = "") -> None:
         """A task, or a consumer's callback, ended; *error* is the class of its exception."""
-        key = (names.SQS, self._destination(destination), names.PROCESS, names.PROCESS, error and self._error(error))
-        self._process.record(seconds, self._named(_OF_OPERATION, key))
+        series = self._of(names.SQS, destination, names.PROCESS, names.PROCESS, error and self._error(error))
+        if series.is_recorded():
+            self._process.record(seconds, series.attributes)
 
     def poll_clock(self, destination: str) -> PollClock:
         """The clock of a queue that is polled from now on; its age is reported as long as the caller keeps it."""
@@ -237,7 +272,7 @@ class Metrics:
 
     def _observe(self, name: str) -> list[Observation]:
         attributes = COUNTERS[name].attributes
-        return [Observation(count, self._named(attributes, key)) for key, count in self._tally.counts(name).items()]
+        return [Observation(count, _named(attributes, key)) for key, count in self._tally.counts(name).items()]
 
     def _observe_polls(self) -> list[Observation]:
         ages: dict[str, float] = {}
@@ -246,17 +281,25 @@ class Metrics:
         for clock in clocks:
             ages[clock.destination] = max(clock.age_s(), ages.get(clock.destination, 0.0))
         return [
-            Observation(age, self._named((names.SYSTEM, names.DESTINATION), (names.SQS, destination)))
+            Observation(age, {names.SYSTEM: names.SQS, names.DESTINATION: destination})
             for destination, age in ages.items()
         ]
 
-    def _named(self, attributes: tuple[str, ...], key: tuple[str, ...]) -> dict[str, str]:
-        """The attributes of a key; made once, because hot calls share them. Empty values are left out."""
-        found = self._attributes.get((attributes, key))
+    def _of(self, *key: str) -> _Series:
+        """The series of a system, destination, operation, its type, and an error; made once."""
+        found = self._series.get(key)
         if found is None:
-            found = {name: value for name, value in zip(attributes, key, strict=True) if value}
-            self._attributes[attributes, key] = found
+            system, destination, *rest = key
+            key = (system, self._destination(destination), *rest)
+            found = self._series.get(key)
+            if found is None:
+                found = self._series[key] = _Series(key, _named(_OF_OPERATION, key))
         return found
+
+
+def _named(attributes: tuple[str, ...], key: tuple[str, ...]) -> dict[str, str]:
+    """The attributes of a key; empty values are left out."""
+    return {name: value for name, value in zip(attributes, key, strict=True) if value}
 
 
 def _callback(observe: Callable[[], list[Observation]]) -> Callable[[CallbackOptions], Iterable[Observation]]:
@@ -270,7 +313,6 @@ def _callback(observe: Callable[[], list[Observation]]) -> Callable[[CallbackOpt
     return call
 
 
-@lru_cache(maxsize=200)
 def _action(service: str, operation: str) -> str:
     """IAM's name of a call: ``sqs:SendMessage``."""
     return f"{service}:{''.join(map(str.capitalize, operation.split('_')))}"

@@ -130,6 +130,15 @@ class Traces:
         self._is_on = provider is not None
         self._destination = Few(_MOST_DESTINATIONS)
         self._cached: dict[tuple[str, str, str], dict[str, str]] = {}
+        self._propagator: Any = None
+        self._fields: tuple[str, ...] = ()
+
+    def _has_context(self, headers: Mapping[str, Any]) -> bool:
+        """Whether a header has the name of one that the application's propagator reads."""
+        propagator = propagate.get_global_textmap()
+        if propagator is not self._propagator:
+            self._propagator, self._fields = propagator, tuple(propagator.fields)
+        return any(field in headers for field in self._fields)
 
     def is_on(self) -> bool:
         """Whether the application has set a provider; without one, messages keep the headers that they have."""
@@ -159,11 +168,12 @@ class Traces:
 
     def _sending(self, message: Mapping[str, Any], system: str, destination: str, operation: str) -> Operation:
         headers = message.get("headers") or {}
-        current, own = trace.get_current_span().get_span_context(), _context_of(headers)
-        processed: Any = get_value(_PROCESSED)
+        own = _context_of(headers) if self._has_context(headers) else trace.INVALID_SPAN_CONTEXT
+        processed: Any = get_value(_PROCESSED) if own.is_valid else None
         if own.is_valid and not (isinstance(processed, SpanContext) and _same(own, processed)):
             if operation == names.CREATE:  # it was created elsewhere; the batch's span links to it
                 return Operation(None, message)
+            current = trace.get_current_span().get_span_context()
             parent = None if current.is_valid else _below(own)
             links = [] if not current.is_valid or _same(own, current) else [Link(own)]
             span = self._start(system, destination, operation, SpanKind.CLIENT, message, context=parent, links=links)

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from support.inventory import inventory
+from support.inventory import inventory, topic_arns
 
 __all__ = ["FAULTS", "FAULTS_WITH_PRIORITIES", "FOREIGN", "Aws", "Fault"]
 
@@ -52,10 +52,7 @@ class Aws:
         self.sqs.set_queue_attributes(QueueUrl=url, Attributes=kept | attributes)
 
     def topic(self, name: str) -> str:
-        return next(
-            item["TopicArn"] for item in self.sns.list_topics()["Topics"]
-            if item["TopicArn"].endswith(f":{self.prefix}{name}")
-        )  # fmt: skip
+        return next(arn for arn in topic_arns(self.sns) if arn.endswith(f":{self.prefix}{name}"))
 
     def subscription(self, topic: str, queue: str) -> str:
         listed = self.sns.list_subscriptions_by_topic(TopicArn=self.topic(topic))["Subscriptions"]

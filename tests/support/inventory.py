@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-__all__ = ["inventory", "meaning"]
+__all__ = ["inventory", "meaning", "topic_arns"]
 
 #: Attributes that are documents.
 DOCUMENTS = ("Policy", "RedrivePolicy", "RedriveAllowPolicy", "FilterPolicy")
@@ -17,9 +17,7 @@ def inventory(sqs: Any, sns: Any, prefix: str) -> dict[str, Any]:
         tags = sqs.list_queue_tags(QueueUrl=url).get("Tags", {})
         queues[url.rpartition("/")[2]] = {"attributes": meaning(attributes), "tags": tags}
     topics, subscriptions = {}, {}
-    listed = [item for page in sns.get_paginator("list_topics").paginate() for item in page["Topics"]]
-    for item in listed:
-        arn = item["TopicArn"]
+    for arn in topic_arns(sns):
         name = arn.rpartition(":")[2]
         if not name.startswith(prefix):
             continue
@@ -29,6 +27,18 @@ def inventory(sqs: Any, sns: Any, prefix: str) -> dict[str, Any]:
             shown = sns.get_subscription_attributes(SubscriptionArn=one["SubscriptionArn"])["Attributes"]
             subscriptions[name, one["Endpoint"].rpartition(":")[2]] = meaning(shown)
     return {"queues": queues, "topics": topics, "subscriptions": subscriptions}
+
+
+def topic_arns(sns: Any) -> list[str]:
+    """ARNs of all topics of the account, which are many on an emulator that all tests share."""
+    found: list[str] = []
+    token: dict[str, str] = {}
+    while True:
+        answer = sns.list_topics(**token)
+        found += [item["TopicArn"] for item in answer["Topics"]]
+        if not answer.get("NextToken"):
+            return found
+        token = {"NextToken": answer["NextToken"]}
 
 
 def meaning(attributes: dict[str, str]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from celery import Celery
@@ -262,6 +263,15 @@ def test_only_topics_for_large_messages_may_be_raised() -> None:
         [document] = broker.export_iam("declarer")
     [allowed] = [one["Resource"] for one in document["Statement"] if "sns:SetTopicAttributes" in one["Action"]]
     assert allowed == f"{SNS}shop__large"
+
+
+def test_queues_that_others_create_are_consumed_too() -> None:
+    app = Celery("shop", broker=URL, set_as_current=False)
+    app.conf.task_queues = [Queue("theirs", no_declare=True), Queue(f"bcast.{UUID(int=1)}", auto_delete=True)]
+    app.conf.worker_enable_remote_control = False
+    with admin.connect(app, offline=True) as broker:
+        [document] = broker.export_iam("consumer")
+    assert [one["Resource"] for one in document["Statement"]] == [f"{SQS}shop__theirs"]
 
 
 def test_temporary_queues_are_allowed_by_patterns_only_where_they_are_used() -> None:

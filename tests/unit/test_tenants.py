@@ -14,6 +14,7 @@ from fakes import FakeClients
 from hypothesis import example, given
 from hypothesis import strategies as st
 from test_dispatch import Process
+from test_envelope import SqsSide
 
 from kombu_hake.amqp import decode, group_id, group_of, is_group_id, is_tenant, tenant_of_group, tenant_text
 from kombu_hake.config import load, split_url
@@ -204,6 +205,16 @@ def test_the_order_of_a_fifo_queue_is_not_the_tenants(fake: FakeClients, name: s
     here.publish(exchange, key, tenant="acme")
     here.publish(exchange, key, tenant="acme", MessageGroupId="order-7")
     assert sent(fake) == [("default", "acme"), ("order-7", "acme")]
+
+
+def test_kombus_sqs_transport_reads_a_message_of_a_tenant(fake: FakeClients) -> None:
+    here = Process(fake)
+    here.declare("q")
+    here.publish("", "q", headers={**TASK, "retries": 0}, tenant="Acme Corp")
+    [(_, params)] = [call for call in fake.calls if call[0] == "send_message"]
+    message = SqsSide().read(params["MessageBody"])
+    assert message.body == b"hello"
+    assert message.headers == {**TASK, "retries": 0}
 
 
 def named(tenants: Tenants, headers: Any = None, body: str = "", **properties: Any) -> Any:

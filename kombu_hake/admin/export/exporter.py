@@ -63,7 +63,10 @@ class Exporter:
         has_results = self._settings.topology == "auto" and str(self._app.conf.result_backend).startswith("rpc")
         stores, partition = self._stores(found), self._clients.partition()
         return Resources(
-            queues=tuple(queue.arn for queue in planned.queues if queue.role in ("queue", "level")),
+            queues=(
+                *(queue.arn for queue in planned.queues if queue.role in ("queue", "level")),
+                *self._other_queues(found),
+            ),
             dead_queues=tuple(queue.arn for queue in planned.queues if queue.role in ("dead", "undelivered")),
             topics=tuple(topic.arn for topic in planned.topics),
             raised_topics=tuple(topic.arn for topic in planned.topics if topic.exchange in raised),
@@ -84,6 +87,16 @@ class Exporter:
 
     def _blueprint(self, found: Declared) -> Blueprint:
         return blueprint(found, self._settings, self._home)
+
+    def _other_queues(self, found: Declared) -> Iterator[str]:
+        """Queues that the app uses under one name and does not create (``no_declare``), or that go away."""
+        for name in found.other_queues:
+            address = self._settings.predefined_queue(name)
+            given = self._home.address_arn(address) if address is not None else None
+            if given is not None:
+                yield given
+            elif not _UUID.search(name):
+                yield self._arn("sqs", self._settings.namer.queue(name))
 
     def _temporary_queues(self, found: Declared) -> Iterator[str]:
         namer = self._settings.namer
