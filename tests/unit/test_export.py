@@ -396,3 +396,8 @@ def test_policies_cover_the_objects_of_large_messages() -> None:
     assert of_consumer[(*put, "s3:GetObject", "s3:DeleteObject")] == objects
     of_producer = {tuple(s["Action"]): s["Resource"] for p in producer for s in p["Statement"] if "s3:" in str(s)}
     assert of_producer == {put: objects}
+    with admin.connect(large_app(), offline=True) as broker:
+        [operator] = broker.export_iam("operator")
+    of_operator = {tuple(s["Action"]): s["Resource"] for s in operator["Statement"] if "s3:" in str(s)}
+    buckets = ["arn:aws:s3:::shop.payloads", "arn:aws:s3:::shop-films"]
+    assert of_operator == {("s3:ListBucket", "s3:GetLifecycleConfiguration"): buckets}

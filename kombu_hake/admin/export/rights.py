@@ -171,6 +171,7 @@ GRANTS: tuple[Grant, ...] = (
     Grant(("producer", "consumer"), ("payloads",), ("s3:PutObject", "s3:AbortMultipartUpload")),
     Grant(("consumer",), ("payloads",), ("s3:GetObject", "s3:DeleteObject")),
     Grant(("consumer",), ("buckets",), ("s3:ListBucket",)),
+    Grant(("operator",), ("buckets",), ("s3:ListBucket", "s3:GetLifecycleConfiguration")),
     # To send to and receive from encrypted queues.
     Grant(("producer", "consumer", "operator"), ("keys",), ("kms:GenerateDataKey", "kms:Decrypt")),
 )  # fmt: skip
