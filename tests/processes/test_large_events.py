@@ -39,7 +39,7 @@ def on_stage(aws: StandIn, tmp_path: Path, options: dict[str, object]) -> Iterat
 @pytest.mark.parametrize("options", [{"visibility_timeout": 60, "compress_above": 65_536}])
 def test_a_compressed_event_is_retried_copied_and_set_aside(aws: StandIn, on_stage: Stage) -> None:
     """Larger than AWS takes, without compression."""
-    worker = on_stage.start("apps.large", "-P", "solo", "-Q", "email,stock,billing")
+    worker = on_stage.start("apps.raised", "-P", "solo", "-Q", "email,stock,billing")
     events = Topic("orders", app=client(on_stage))
     for fails in (False, True):
         events.send("placed", {"text": "x" * 2 * SIZE, "fails": fails})
@@ -61,7 +61,7 @@ def dead(aws: StandIn) -> list[str]:
 
 
 def test_an_event_of_a_mebibyte_reaches_all_handlers(aws: StandIn, on_stage: Stage) -> None:
-    worker = on_stage.start("apps.large", "-P", "solo", "-Q", "email,stock,billing")
+    worker = on_stage.start("apps.raised", "-P", "solo", "-Q", "email,stock,billing")
     assert aws.fake.topics.by_name["shop__orders"].attributes["MaximumMessageSize"] == "1048576"
     events = Topic("orders", app=client(on_stage))  # knows no size, and learns it
     events.send("placed", {"text": "x" * SIZE, "fails": False})
