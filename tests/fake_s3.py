@@ -18,6 +18,9 @@ class FakeS3:
         self.objects: dict[tuple[str, str], bytes] = {}
         #: Every object that was ever written.
         self.written: list[str] = []
+        #: Bucket to its lifecycle rules, as S3 has them.
+        self.rules: dict[str, list[dict[str, Any]]] = {}
+        self.region = ""
 
     def keys(self, bucket: str) -> list[str]:
         """The keys of a bucket, sorted."""
@@ -41,6 +44,21 @@ class FakeS3:
         self._check(Bucket)
         self.objects.pop((Bucket, Key), None)
         return {}
+
+    def find_bucket(self, *, Bucket: str, Prefix: str) -> dict[str, Any]:
+        if Bucket not in self.buckets:
+            return {"Exists": False}
+        return {
+            "Exists": True, "Region": self.region or None,
+            "Key": next((key for key in self.keys(Bucket) if key.startswith(Prefix)), None),
+        }  # fmt: skip
+
+    def read_byte(self, *, Bucket: str, Key: str) -> dict[str, Any]:
+        return {"Data": bytes(self.download(Bucket=Bucket, Key=Key, MaxBytes=1 << 40)["Data"][:1])}
+
+    def lifecycle_rules(self, *, Bucket: str) -> dict[str, Any]:
+        self._check(Bucket)
+        return {"Rules": self.rules.get(Bucket, [])}
 
     def _check(self, bucket: str) -> None:
         if bucket not in self.buckets:

@@ -3,6 +3,8 @@
 Queues are those of the app (``task_queues``, the default queue, the groups of its topics), and those that tasks are
 routed to: by ``task_routes``, by a task's own ``queue`` option, and by the schedule of ``celery beat``. A router that
 is a function can't be asked for all its answers; declare the queues that it names in ``task_queues``.
+
+Exchanges are those of bindings and routes, and every ``Topic`` of the app, if it only publishes to it, too.
 """
 
 from __future__ import annotations
@@ -14,12 +16,21 @@ from typing import Any, cast, get_args
 from kombu import Exchange, Queue
 from kombu.transport.base import to_rabbitmq_queue_arguments
 
-from kombu_hake.amqp import PRIVATE_EXCHANGE, Argument, Binding, ExchangeType, is_reply_exchange
+from kombu_hake.amqp import (
+    PRIVATE_EXCHANGE,
+    Argument,
+    Binding,
+    ExchangeType,
+    Store,
+    is_reply_exchange,
+    parse_store,
+)
+from kombu_hake.config import Settings
 from kombu_hake.exceptions import TopologyError
 from kombu_hake.groups import registry
-from kombu_hake.topology import SIZE_ARGUMENT, ExchangeSpec, QueueSpec, checked_size
+from kombu_hake.topology import SIZE_ARGUMENT, STORE_ARGUMENT, ExchangeSpec, QueueSpec, checked_size
 
-__all__ = ["Declared", "DeclaredExchange", "DeclaredQueue", "declared"]
+__all__ = ["Declared", "DeclaredExchange", "DeclaredQueue", "declared", "stores"]
 
 
 @dataclass(frozen=True)
@@ -71,7 +82,7 @@ class Declared:
 
     Attributes:
         queues: Those that stay, sorted by name.
-        exchanges: Those that *queues* are bound to and that tasks are routed to, sorted by name.
+        exchanges: Those that *queues* are bound to, that tasks are routed to, and topics, sorted by name.
         temporary: Names of exchanges whose queues are temporary, with ``*`` for any text: remote control, its replies,
             events, broadcasts.
         other_queues: Names of queues that the app uses, too: those that go away (exclusive, auto-delete, expiring), and
@@ -89,6 +100,13 @@ class Declared:
             if queue.name == name:
                 return queue
         raise KeyError(name)
+
+
+def stores(found: Declared, settings: Settings) -> tuple[Store, ...]:
+    """Where large messages are kept, as the option ``large_messages`` and the exchanges say."""
+    given = (one.arguments.get(STORE_ARGUMENT) for one in found.exchanges)
+    named = [parse_store(url) for url in given if url]
+    return tuple(dict.fromkeys([settings.large_messages, *named] if settings.large_messages else named))
 
 
 def declared(app: Any) -> Declared:
@@ -220,7 +238,7 @@ def _missing(known: Any, name: str) -> Queue:
 
 
 def _published_to(app: Any) -> Iterator[DeclaredExchange]:
-    """The exchanges that tasks are routed to by name, and the topics that the app has handlers for."""
+    """The exchanges that tasks are routed to by name, and the app's topics, with handlers or without."""
     for options in _destinations(app):
         exchange = options.get("exchange")
         if isinstance(exchange, Exchange):
@@ -231,6 +249,8 @@ def _published_to(app: Any) -> Iterator[DeclaredExchange]:
     for subscription in registry.all(app):
         given = {SIZE_ARGUMENT: subscription.max_size} if subscription.max_size is not None else {}
         yield DeclaredExchange(subscription.topic, "topic", given)
+    for topic in registry.topics(app):
+        yield _exchange(topic.exchange)
 
 
 def _destinations(app: Any) -> Iterator[Mapping[str, Any]]:

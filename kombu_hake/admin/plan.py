@@ -206,6 +206,7 @@ class _Run:
         self._clients = clients
         self._queues = {queue.name: queue for queue in found.queues}
         self._exchanges = {exchange.name: exchange.spec for exchange in found.exchanges}
+        self._bound = {binding.exchange for queue in found.queues for binding in queue.bindings}
         self._on_progress = on_progress
         self._reported: set[Change] = set()
         self.made: list[Change] = []
@@ -231,6 +232,9 @@ class _Run:
         for change in topics:
             if change.action == "change" and self._tried(f"topic {change.name}", self._write_topic, change):
                 self._report([change])
+            elif change.action == "create" and change.owner not in self._bound:
+                if self._tried(f"topic {change.name}", self._make_topic, change.owner):
+                    self._report([change])
             elif change.action == "create" and not self.failures:
                 self._report([change])  # made by the first subscription
 
@@ -290,6 +294,9 @@ class _Run:
         spec = QueueSpec(change.queue)
         if queues.look_for(spec):
             queues.create(spec, tags=change.tags, attributes=change.attributes, is_unbound=True)
+
+    def _make_topic(self, exchange: str) -> None:
+        self._topology.topics.create(exchange, self._exchanges[exchange].type)
 
     def _write_topic(self, change: Drift) -> None:
         arn = self._topology.topics.arn(change.owner)

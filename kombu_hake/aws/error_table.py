@@ -314,7 +314,13 @@ def _by_code(codes: tuple[str, ...], text: str, action: str, resource: str) -> H
 
 
 #: Calls that stand for several: see :mod:`kombu_hake.aws.s3`.
-_ACTIONS = {"upload": "PutObject", "download": "GetObject"}
+_ACTIONS = {
+    "upload": "PutObject",
+    "download": "GetObject",
+    "read_byte": "GetObject",
+    "find_bucket": "ListBucket",
+    "lifecycle_rules": "GetLifecycleConfiguration",
+}
 
 
 def _iam_action(operation: str) -> str:
@@ -327,7 +333,7 @@ def _iam_action(operation: str) -> str:
 
 def _resource(params: Mapping[str, Any]) -> str:
     if "Bucket" in params:
-        return quoted(f"s3://{params['Bucket']}/{params['Key']}", _TEXT_CHARS)
+        return quoted(f"s3://{params['Bucket']}/{params.get('Key', '')}", _TEXT_CHARS)
     for name in ("QueueUrl", "TopicArn", "QueueName", "Name", "SubscriptionArn", "ResourceArn"):
         if name in params:
             return quoted(params[name], _TEXT_CHARS)

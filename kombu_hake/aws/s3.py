@@ -71,6 +71,38 @@ class ObjectClient:
         answer: dict[str, Any] = self._client.delete_object(Bucket=Bucket, Key=Key)
         return answer
 
+    def find_bucket(self, *, Bucket: str, Prefix: str) -> dict[str, Any]:
+        """Look for a bucket, and for an object in it.
+
+        Returns:
+            ``Exists``; and of a bucket that exists its ``Region``, if S3 tells, and the ``Key`` of some object below
+            the prefix, None for none.
+        Raises:
+            Exception: what botocore raises.
+        """
+        try:
+            answer = self._client.list_objects_v2(Bucket=Bucket, Prefix=Prefix, MaxKeys=1)
+        except self._client.exceptions.NoSuchBucket:
+            return {"Exists": False}
+        headers = answer["ResponseMetadata"]["HTTPHeaders"]
+        key = next((one["Key"] for one in answer.get("Contents") or ()), None)
+        return {"Exists": True, "Region": headers.get("x-amz-bucket-region"), "Key": key}
+
+    def read_byte(self, *, Bucket: str, Key: str) -> dict[str, Any]:
+        """Read the first byte of an object, which shows that it may be read. Raises what botocore does."""
+        with self._client.get_object(Bucket=Bucket, Key=Key, Range="bytes=0-0")["Body"] as body:
+            return {"Data": body.read(1)}
+
+    def lifecycle_rules(self, *, Bucket: str) -> dict[str, Any]:
+        """The lifecycle ``Rules`` of a bucket, as S3 has them. Raises what botocore does."""
+        try:
+            answer = self._client.get_bucket_lifecycle_configuration(Bucket=Bucket)
+        except self._client.exceptions.ClientError as exc:
+            if exc.response.get("Error", {}).get("Code") == "NoSuchLifecycleConfiguration":
+                return {"Rules": []}
+            raise
+        return {"Rules": answer.get("Rules") or []}
+
 
 def _total(answer: dict[str, Any]) -> int:
     """The bytes of the whole object, by the answer to a request for its first part."""

@@ -1,5 +1,5 @@
-"""The handlers of a process, registered by :meth:`kombu_hake.groups.topic.Topic.on`. Pure, except for the list that it
-keeps.
+"""The handlers of a process, registered by :meth:`kombu_hake.groups.topic.Topic.on`, and its topics. Pure, except for
+the lists that it keeps.
 
 A *subscription* is one handler of one group for one binding key of one topic. A group is a queue; its bindings are the
 keys of its subscriptions. The id of a run is derived here too, so that every process that knows an event's id can
@@ -11,9 +11,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID, uuid5
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
+
+from kombu import Exchange
 
 from kombu_hake.amqp import MATCHED_KEY_MAX_CHARS, Binding, matches
 from kombu_hake.aws import forksafe
@@ -62,13 +64,25 @@ class Subscription:
         return matches(Binding(topic, "topic", self.key), key)
 
 
+class _Topic(Protocol):
+    """What is used of a :class:`kombu_hake.groups.topic.Topic`."""
+
+    _app: Any
+
+    @property
+    def exchange(self) -> Exchange:
+        """The exchange, for kombu."""
+
+
 class Registry:
-    """All subscriptions of a process: those of shared tasks, and those of one app. Safe to share between threads."""
+    """All subscriptions and topics of a process: shared ones, and those of one app. Safe to share between threads."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()  # re-entrant: a signal handler may publish in the middle of this
         self._shared: list[Subscription] = []
         self._of_app: WeakKeyDictionary[Any, list[Subscription]] = WeakKeyDictionary()
+        #: By identity. Weak: a function may make a topic at each call.
+        self._topics: WeakValueDictionary[int, _Topic] = WeakValueDictionary()
         forksafe.register(self)
 
     def reset_after_fork(self) -> None:
@@ -81,6 +95,16 @@ class Registry:
             known = self._shared if app is None else self._of_app.setdefault(app, [])
             if subscription not in known:
                 known.append(subscription)
+
+    def add_topic(self, topic: _Topic) -> None:
+        """Register a topic, for as long as it is referenced elsewhere."""
+        with self._lock:
+            self._topics[id(topic)] = topic
+
+    def topics(self, app: Any) -> list[_Topic]:
+        """The topics of an app and the shared ones, with handlers or without, in the order of definition."""
+        with self._lock:
+            return [topic for topic in self._topics.values() if topic._app is None or topic._app == app]
 
     def all(self, app: Any) -> list[Subscription]:
         """The subscriptions of an app's workers, in the order of definition."""

@@ -132,6 +132,7 @@ class Topic:
         self.large_messages = large_messages
         self._app = app
         self._event_types: dict[str, EventType[..., Any]] = {}
+        registry.add_topic(self)
 
     def __repr__(self) -> str:
         return f"<Topic {self.name}>"

@@ -157,7 +157,7 @@ class Auditor:
             except TopologyError as exc:  # such as a policy that is not understood, or a tag with an impossible name
                 self._found.unknown.append(f"Cannot tell what differs for queue {spec.name}: {exc}")
         for topic in plan.topics:
-            if topic.is_bound:
+            if topic.is_bound or self._is_made_to_publish(topic):
                 self._compare_topic(topic)
         if with_undeclared:
             self._search(plan)
@@ -382,6 +382,15 @@ class Auditor:
 
     # --- topics
 
+    def _is_made_to_publish(self, topic: SnsTopic) -> bool:
+        """Whether the exchange is only published to, and needs a topic of ours, as its first publish creates it.
+
+        A direct exchange may be that of a queue, which needs none; so may one of which only the name is known.
+        """
+        if topic.is_predefined or self._exchanges.get(topic.exchange, ExchangeSpec()).type in (None, "direct"):
+            return False
+        return not any(binding.exchange == topic.exchange for _, bindings in self._declared for binding in bindings)
+
     def _compare_topic(self, topic: SnsTopic) -> None:
         if topic.exchange not in self._topics:
             self._look_at_topic(topic.exchange)
@@ -393,12 +402,14 @@ class Auditor:
                 f"The predefined topic of exchange {topic.exchange!r} ({topic.arn}) does not exist: create it."
             )
         elif shown is None:
-            reason = f"Queues are bound to exchange {topic.exchange}, and it has no topic."
+            used = "Queues are bound" if topic.is_bound else "The app publishes"
+            reason = f"{used} to exchange {topic.exchange}, and it has no topic."
             self._found.changes.append(
                 Drift("create", "topic", topic.physical, reason, topic.exchange, tags=topic.tags)
             )  # fmt: skip
         else:
-            self._found.changes += topic_drift(topic, replace(shown, max_size_bytes=self._size_of(topic)))
+            tags = shown.tags if topic.is_bound else None
+            self._found.changes += topic_drift(topic, replace(shown, tags=tags, max_size_bytes=self._size_of(topic)))
 
     def _size_of(self, topic: SnsTopic) -> int | None:
         if topic.max_size_bytes is None:

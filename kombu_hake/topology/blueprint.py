@@ -96,8 +96,8 @@ class SnsTopic:
     Attributes:
         exchange: The exchange that it is.
         physical: Name in AWS.
-        is_bound: A declared queue is bound to it. Binding creates topics; one that is only published to is created by
-            the app that binds a queue to it.
+        is_bound: A declared queue is bound to it. Another one is only published to: its subscriptions and its tags are
+            left to the apps that bind queues to it.
         is_predefined: It is created elsewhere.
         max_size_bytes: It is declared with messages of that size; None for the default of SNS.
     """

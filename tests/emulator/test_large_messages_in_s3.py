@@ -7,12 +7,15 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from celery import Celery
 from kombu import Connection, Consumer, Exchange, Message, Producer, Queue
 from support import extended_client
 from support.emulators import Emulator
 from support.proxy import Proxy
 from support.proxy_rules import Rule
 
+from kombu_hake import admin
+from kombu_hake.amqp import lifecycle_rules, parse_store
 from kombu_hake.aws.s3 import PART_BYTES
 from kombu_hake.exceptions import BrokerUnavailable, MalformedMessage, PayloadMissing, PublishError
 
@@ -179,3 +182,38 @@ class TestExtendedClient:
             assert message.payload == "\u00e4" * 200_000
             assert "ExtendedPayloadSize" not in message.properties["attributes"]
             assert len(shop.keys()) == 1
+
+
+# --- what a check asks
+
+
+def test_what_a_check_sees_of_a_bucket(shop: Shop) -> None:
+    s3 = shop.connection.transport.clients.s3
+    assert s3("find_bucket", Bucket="large-there-is-none", Prefix="") == {"Exists": False}
+    found = s3("find_bucket", Bucket=shop.bucket, Prefix="prod/")
+    assert (found["Exists"], found["Key"]) == (True, None)
+    with pytest.raises(PayloadMissing):
+        s3("read_byte", Bucket=shop.bucket, Key="prod/hake-check")
+    shop.s3.put_object(Bucket=shop.bucket, Key="prod/q/x", Body=b"payload")
+    assert s3("find_bucket", Bucket=shop.bucket, Prefix="prod/")["Key"] == "prod/q/x"
+    assert s3("read_byte", Bucket=shop.bucket, Key="prod/q/x") == {"Data": b"p"}
+    assert s3("lifecycle_rules", Bucket=shop.bucket) == {"Rules": []}
+    rules = lifecycle_rules(parse_store(f"s3://{shop.bucket}/prod"))
+    shop.s3.put_bucket_lifecycle_configuration(Bucket=shop.bucket, LifecycleConfiguration={"Rules": rules})
+    assert [rule["Filter"] for rule in s3("lifecycle_rules", Bucket=shop.bucket)["Rules"]] == [
+        {"Prefix": "prod/q/"}, {"Prefix": "prod/t/"}
+    ]  # fmt: skip
+
+
+def test_a_check_of_a_bucket(aws: Emulator, bucket: str) -> None:
+    app = Celery("shop", broker=aws.url(large_messages=f"s3://{bucket}/prod"), set_as_current=False)
+    app.conf.task_queues = [Queue("celery")]
+    with admin.connect(app) as broker:
+        broker.apply()
+        [finding] = [one for one in broker.check().findings if one.where == f"s3://{bucket}"]
+        assert finding.code == "lifecycle-missing"
+        rules = json.loads(finding.remedy[finding.remedy.index("[") :])
+        aws.client("s3").put_bucket_lifecycle_configuration(
+            Bucket=bucket, LifecycleConfiguration={"Rules": rules}
+        )  # fmt: skip
+        assert [one for one in broker.check().findings if one.where == f"s3://{bucket}"] == []

@@ -319,8 +319,9 @@ FAULTS = [
 ]
 #: Found in another app or region, or by the probe: see the tests below.
 ELSEWHERE = {
-    "abandoned-queue", "account-mismatch", "endpoint-unreachable", "exchange-reaches-nobody",
-    "fifo-on-standard-topic", "filters-near-limit", "group-without-bindings", "partition-mismatch", "probe-failed",
+    "abandoned-queue", "account-mismatch", "bucket-elsewhere", "bucket-missing", "bucket-unreachable",
+    "endpoint-unreachable", "exchange-reaches-nobody", "fifo-on-standard-topic", "filters-near-limit",
+    "group-without-bindings", "lifecycle-missing", "lifecycle-short", "partition-mismatch", "probe-failed",
     "probe-late", "probe-undelivered", "region-mismatch", "sns-rate", "standard-on-fifo-topic",
     "subscriptions-near-limit", "visibility-short",
 }  # fmt: skip
@@ -509,6 +510,52 @@ def test_an_exchange_that_reaches_nobody(fake: FakeClients, is_made: bool) -> No
     if is_made:
         fake.sns("create_topic", Name="ns__reports")
     assert codes(found_in(app, fake)) == ["exchange-reaches-nobody"]
+
+
+def publisher(broker: str = BROKER, **options: Any) -> Celery:
+    """Publishes to a topic, and has no handler."""
+    app = plain(broker, **options)
+    app.conf.topics = [Topic("orders", app=app)]  # as the name in a module keeps it
+    return app
+
+
+@pytest.mark.parametrize("is_made", [True, False])
+def test_a_topic_without_handlers_that_reaches_nobody(fake: FakeClients, is_made: bool) -> None:
+    app = publisher()
+    if is_made:
+        fake.sns("create_topic", Name="ns__orders")
+    [finding] = found_in(app, fake)
+    assert (finding.code, finding.severity) == ("exchange-reaches-nobody", "warning")
+    assert finding.where.endswith(":ns__orders")
+    assert "fails" not in finding.what
+
+
+@pytest.mark.parametrize(
+    "options", [{"topology": "assume"}, {"predefined_exchanges": {"orders": f"arn:aws:sns:{REGION}:{ACCOUNT}:far"}}]
+)
+def test_publishing_to_a_topic_that_workers_do_not_create_fails(fake: FakeClients, options: dict[str, Any]) -> None:
+    with connected(fake):
+        declare(plain())
+        [finding] = [one for one in report(publisher(**options)).findings if one.severity != "info"]
+    assert finding.code == "exchange-reaches-nobody"
+    assert "Publishing to it fails." in finding.what
+
+
+def test_a_topic_without_handlers_that_others_are_subscribed_to(app: Celery, fake: FakeClients) -> None:
+    assert app.main == "shop"
+    assert found_in(publisher(), fake) == ()
+
+
+def test_what_may_only_be_published_to_is_a_remark(app: Celery, fake: FakeClients) -> None:
+    fake.deny("sns:GetTopicAttributes", "sns:ListSubscriptionsByTopic", "sns:ListTagsForResource")
+    found = found_in(publisher(topology="assume"), fake, is_declared=False)
+    assert codes(found) == ["cannot-check"]
+    assert {finding.severity for finding in found if "orders" in finding.where} == {"info"}
+
+
+def test_a_topic_without_handlers_needs_the_right_to_publish(app: Celery, fake: FakeClients) -> None:
+    fake.deny("sns:Publish")
+    assert codes(found_in(publisher(), fake)) == ["right-missing"]
 
 
 def test_a_queue_shared_with_sqs_workers_that_hides_messages_for_two_minutes(fake: FakeClients) -> None:

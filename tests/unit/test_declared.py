@@ -1,7 +1,12 @@
 """What a Celery app declares, as values."""
 
+import gc
+from weakref import ref
+
 import pytest
 from celery import Celery
+from celery._state import _deregister_app
+from celery.local import Proxy
 from kombu import Exchange, Queue, binding
 from kombu.common import Broadcast
 
@@ -9,6 +14,7 @@ from kombu_hake import Topic
 from kombu_hake.admin.declared import Declared, DeclaredExchange, declared
 from kombu_hake.amqp import Binding
 from kombu_hake.exceptions import TopologyError
+from kombu_hake.groups import registry
 
 
 def made(**conf: object) -> Celery:
@@ -104,3 +110,61 @@ def test_what_goes_away_is_left_out() -> None:
 def test_what_amqp_does_not_know_is_an_error(queue: Queue) -> None:
     with pytest.raises(TopologyError, match="xchange 'x'"):
         found(made(task_queues=[queue]))
+
+
+# --- topics that are only published to
+
+
+def topics(app: Celery) -> dict[str, DeclaredExchange]:
+    return {exchange.name: exchange for exchange in found(app).exchanges if exchange.name != "celery"}
+
+
+def test_topics_without_handlers() -> None:
+    app, other = made(), made()
+    kept = [Topic("orders", app=app), Topic("films", app=app, max_size=1_048_576, large_messages="s3://films-bucket")]
+    shared = Topic("news-of-all")
+    theirs = Topic("theirs", app=other)
+    assert topics(app) == {
+        "orders": DeclaredExchange("orders", "topic"),
+        "films": DeclaredExchange(
+            "films", "topic", {"x-max-message-size": 1_048_576, "x-large-messages": "s3://films-bucket"}
+        ),
+        "news-of-all": DeclaredExchange("news-of-all", "topic"),
+    }
+    assert set(topics(other)) == {"theirs", "news-of-all"}
+    assert [topic.name for topic in (*kept, shared, theirs)] == ["orders", "films", "news-of-all", "theirs"]
+
+
+def test_topic_of_the_current_app_by_its_proxy() -> None:
+    app = made()
+    orders = Topic("orders", app=Proxy(lambda: app))
+    assert list(topics(app)) == [orders.name]
+
+
+@pytest.mark.parametrize("sizes", [(300_000, 1_000_000, None), (None, 1_000_000, 300_000)])
+def test_of_two_sizes_of_a_topic_the_larger_one_holds(sizes: tuple[int | None, ...]) -> None:
+    app = made()
+    orders = [Topic("orders", app=app, max_size=size) for size in sizes]
+    Topic("orders", app=app, max_size=400_000).on("placed", group="email", name="receipt")(print)
+    assert topics(app)["orders"].spec.max_size_bytes == 1_000_000
+    assert len(orders) == 3
+
+
+def test_topics_of_functions_are_not_kept() -> None:
+    app = made()
+    for number in range(1_000):
+        Topic(f"orders{number}", app=app)
+        Topic(f"shared{number}")
+    gc.collect()
+    assert topics(app) == {}
+    assert [topic for topic in registry._topics.values() if topic.exchange.name.startswith(("orders", "shared"))] == []
+
+
+def test_apps_of_topics_are_not_kept() -> None:
+    app = made()
+    app.topics = [Topic("orders", app=app)]
+    seen = ref(app)
+    _deregister_app(app)
+    del app
+    gc.collect()
+    assert seen() is None

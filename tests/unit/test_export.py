@@ -265,6 +265,27 @@ def test_only_topics_for_large_messages_may_be_raised() -> None:
     assert allowed == f"{SNS}shop__large"
 
 
+def test_a_producer_may_publish_to_topics_without_handlers() -> None:
+    app = Celery("shop", broker=URL, set_as_current=False)
+    topics = [Topic("large", app=app, max_size=1_048_576, large_messages="s3://shop-films"), Topic("small", app=app)]
+    with admin.connect(app, offline=True) as broker:
+        [producer], [declarer] = broker.export_iam("producer"), broker.export_iam("declarer")
+        exported = broker.export_cloudformation()["Resources"]
+    arns = [f"{SNS}shop__{topic.name}" for topic in topics]
+    allowed = {action: one["Resource"] for one in producer["Statement"] for action in _list(one["Action"])}
+    assert allowed["sns:Publish"] == arns
+    assert allowed["s3:PutObject"] == "arn:aws:s3:::shop-films/*"
+    raised = {action: one["Resource"] for one in declarer["Statement"] for action in _list(one["Action"])}
+    assert raised["sns:CreateTopic"] == arns
+    assert raised["sns:SetTopicAttributes"] == arns[0]
+    # The app whose queues are bound to them exports the topics.
+    assert "AWS::SNS::Topic" not in {resource["Type"] for resource in exported.values()}
+
+
+def _list(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value
+
+
 def test_queues_that_others_create_are_consumed_too() -> None:
     app = Celery("shop", broker=URL, set_as_current=False)
     app.conf.task_queues = [Queue("theirs", no_declare=True), Queue(f"bcast.{UUID(int=1)}", auto_delete=True)]

@@ -14,7 +14,7 @@ from kombu import Exchange, Queue, binding
 from support.faults import FAULTS, FAULTS_WITH_PRIORITIES, FOREIGN, Aws, Fault
 from support.shops import SHOPS, declare_all, made_app
 
-from kombu_hake import admin
+from kombu_hake import Topic, admin
 from kombu_hake.admin import Admin, Applied, Plan
 from kombu_hake.admin.blueprint import blueprint
 from kombu_hake.admin.declared import declared
@@ -120,6 +120,67 @@ def test_blueprint_has_topics_of_bindings_and_of_what_is_published_to() -> None:
     assert {topic.exchange: topic.is_bound for topic in found.topics} == {
         "media": True, "all": True, "regions": True, "news": False
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", ["auto", "verify", "assume"])
+def test_topic_without_handlers_is_made(mode: str) -> None:
+    with opened(FakeClients(), publisher(topology=mode)) as (broker, fake, _):
+        expected = ["create topic ns__orders: The app publishes to exchange orders, and it has no topic."]
+        assert [line for line in lines(broker.plan()) if "topic" in line] == expected
+        done = apply(broker)
+        assert [change.name for change in done.changes if change.what == "topic"] == ["ns__orders"]
+        topic = fake.topics.by_name["ns__orders"]
+        assert topic.attributes["MaximumMessageSize"] == "1048576"
+        assert topic.tags["hake:exchange-type"] == "topic"
+        assert broker.plan() == Plan()
+
+
+def test_topic_without_handlers_is_raised_and_otherwise_left_to_its_subscribers() -> None:
+    fake = FakeClients()
+    consumer = made_app(URL, "groups", queue_tags={"team": "consumers"})
+    with opened(fake, consumer) as (broker, _, _):
+        apply(broker)
+    with opened(fake, publisher(queue_tags={"team": "producers"})) as (broker, _, _):
+        assert [line for line in lines(broker.plan()) if "orders" in line] == [
+            "change attribute ns__orders: MaximumMessageSize is 262144, declared is 1048576."
+        ]
+        apply(broker)
+        assert fake.topics.by_name["ns__orders"].tags["team"] == "consumers"
+        assert "ns__orders" not in {one.name for one in broker.plan().undeclared}
+
+
+def test_topic_without_handlers_that_may_not_be_made_is_a_failure() -> None:
+    with opened(FakeClients(), publisher()) as (broker, fake, _):
+        fake.deny("sns:CreateTopic")
+        done = broker.apply(sleep=never)
+        assert any("topic ns__orders" in failure for failure in done.failures)
+        assert [change.name for change in done.remaining.changes] == ["ns__orders"]
+
+
+def test_topic_of_others_without_handlers_is_left_to_them() -> None:
+    options = {"predefined_exchanges": {"orders": f"arn:aws:sns:{REGION}:999999999999:theirs"}}
+    with opened(FakeClients(), publisher(**options)) as (broker, fake, _):
+        apply(broker)
+        assert broker.plan() == Plan()
+        assert not fake.topics.by_name
+
+
+def test_exchange_of_a_route_is_made_if_it_needs_a_topic() -> None:
+    app = Celery("shop", broker=URL, set_as_current=False)
+    app.conf.task_routes = {
+        name: {"exchange": name, "exchange_type": name, "routing_key": "x"} for name in ("direct", "fanout", "topic")
+    } | {"unknown": {"exchange": "unknown"}}
+    with opened(FakeClients(), app) as (broker, fake, _):
+        apply(broker)
+        assert set(fake.topics.by_name) == {"ns__fanout", "ns__topic"}
+
+
+def publisher(**options: Any) -> Celery:
+    """Publishes to a topic, and has no handler."""
+    app = Celery("publisher", broker=URL, set_as_current=False)
+    app.conf.broker_transport_options = options
+    app.conf.topics = [Topic("orders", app=app, max_size=1_048_576)]  # as the name in a module keeps it
+    return app
 
 
 def test_several_that_apply_and_workers_that_start_at_once() -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
-from kombu_hake.admin.declared import Declared
-from kombu_hake.amqp import BindingSet, from_tags, level_names
+from kombu_hake.admin.declared import Declared, stores
+from kombu_hake.amqp import BindingSet, Store, from_tags, level_names
 from kombu_hake.config import Settings
 from kombu_hake.topology import Blueprint, SnsSubscription, SqsQueue
 
-__all__ = ["Denied", "Expected", "Facts", "Place", "QueueFacts", "SubscriptionFacts", "TopicFacts"]
+__all__ = ["Denied", "Expected", "Facts", "Place", "QueueFacts", "StoreFacts", "SubscriptionFacts", "TopicFacts"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,21 @@ class TopicFacts:
 
 
 @dataclass(frozen=True)
+class StoreFacts:
+    """What S3 shows of a bucket of large messages, and of the objects below its prefix."""
+
+    #: None: that may not be seen.
+    exists: bool | None = None
+    region: str | None = None
+    #: Whether its objects may be read; None where that cannot be told.
+    is_readable: bool | None = None
+    #: Lifecycle rules, as S3 has them; None: they may not be read.
+    rules: tuple[Mapping[str, Any], ...] | None = None
+    #: AWS's words, if S3 could not be reached.
+    fault: str = ""
+
+
+@dataclass(frozen=True)
 class Place:
     """Where the connection leads."""
 
@@ -104,6 +120,8 @@ class Facts:
     unseen: tuple[Denied, ...] = ()
     #: Names in AWS of temporary queues that are past their time.
     abandoned: tuple[str, ...] = ()
+    #: Buckets of large messages.
+    stores: Mapping[Store, StoreFacts] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -122,6 +140,11 @@ class Expected:
     def apply(self) -> str:
         """The command that makes what is missing."""
         return f"celery -A {self.app} hake apply"
+
+    @property
+    def stores(self) -> tuple[Store, ...]:
+        """Where large messages are kept."""
+        return stores(self.declared, self.settings)
 
     @property
     def is_ours_to_make(self) -> bool:

@@ -240,6 +240,37 @@ CODES: Mapping[str, Code] = {
         "If the key policy does not allow SNS, every message is discarded. Key policies are not read.",
         "allow `sns.amazonaws.com` `kms:GenerateDataKey*` and `kms:Decrypt`; prove it with `--probe`",
     ),
+    # --- large messages
+    "bucket-missing": Code(
+        "error",
+        "A bucket that `large_messages` names does not exist.",
+        "Publishing a large message fails, and what was published before is lost.",
+        "create the bucket with its lifecycle rules, or correct the option",
+    ),
+    "bucket-unreachable": Code(
+        "error",
+        "S3 cannot be reached, or fails.",
+        "Publishing a large message fails, and large messages that are received wait.",
+        "a VPC endpoint for S3, a route, a proxy, or `AWS_ENDPOINT_URL_S3`",
+    ),
+    "bucket-elsewhere": Code(
+        "info",
+        "A bucket of large messages is in another region than the queues.",
+        "Each large message takes longer, and AWS charges for the transfer.",
+        "nothing, if it is meant so",
+    ),
+    "lifecycle-missing": Code(
+        "warning",
+        "No lifecycle rule of the bucket deletes the objects of large messages.",
+        "Payloads of events, and those that no worker deletes, are kept and charged for ever.",
+        "the rules to add",
+    ),
+    "lifecycle-short": Code(
+        "warning",
+        "A lifecycle rule deletes objects of large messages while queues may still hold their messages.",
+        "A message without its object is dead-lettered, and what it said is lost.",
+        "raise the `Expiration` of the rule to 30 days",
+    ),
     # --- quotas
     "tags-near-limit": Code(
         "warning",
@@ -274,8 +305,8 @@ CODES: Mapping[str, Code] = {
     ),
     "exchange-reaches-nobody": Code(
         "warning",
-        "An exchange that the app publishes to has no subscription.",
-        "Everything that is published to it is lost.",
+        "An exchange that the app publishes to, by a route or a `Topic`, has no subscription.",
+        "AWS accepts what is published to it, and discards it.",
         "start the workers that bind a queue to it, or remove the exchange",
     ),
     "binding-without-handler": Code(

@@ -3,7 +3,9 @@
 Of each declared queue: GetQueueUrl, GetQueueAttributes, and ListQueueTags where it may be bound. Of each topic:
 GetTopicAttributes, and ListSubscriptionsByTopic, a request for 100 subscriptions. Of each subscription of a declared
 queue: GetSubscriptionAttributes; of all, where the topic's quota of filters may be near. Of each other queue that is
-subscribed, and of those that redrive policies name: GetQueueUrl. A read that is denied is noted, and the others go on.
+subscribed, and of those that redrive policies name: GetQueueUrl. Of each bucket of large messages: ListObjectsV2 of one
+object, GetObject of its first byte (or of an object that does not exist), and GetBucketLifecycleConfiguration. A read
+that is denied is noted, and the others go on.
 """
 
 from __future__ import annotations
@@ -13,16 +15,27 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from kombu_hake.admin.check.facts import Denied, Expected, Facts, Place, QueueFacts, SubscriptionFacts, TopicFacts
+from kombu_hake.admin.check.facts import (
+    Denied,
+    Expected,
+    Facts,
+    Place,
+    QueueFacts,
+    StoreFacts,
+    SubscriptionFacts,
+    TopicFacts,
+)
 from kombu_hake.admin.check.place import is_elsewhere
 from kombu_hake.admin.check.subscriptions import target_of
-from kombu_hake.amqp import SQS_LIST_PAGE, is_incarnation, ownership, parse_arn
+from kombu_hake.admin.export.rights import bucket_arn
+from kombu_hake.amqp import SQS_LIST_PAGE, Store, is_incarnation, ownership, parse_arn
 from kombu_hake.aws import Clients
 from kombu_hake.exceptions import (
     AccessDenied,
     BrokerUnavailable,
     HakeError,
     InvalidName,
+    PayloadMissing,
     QueueNotFound,
     TopicNotFound,
     TopologyError,
@@ -120,8 +133,9 @@ class Reader:
         ]
         self._read_targets(redrives, place)
         abandoned = self._abandoned(expected)
+        kept = {store: self._store(store, place) for store in expected.stores}
         return Facts(
-            place, self._queues, topics, self._others, tuple(self._denied), tuple(self._unseen), abandoned
+            place, self._queues, topics, self._others, tuple(self._denied), tuple(self._unseen), abandoned, kept
         )  # fmt: skip
 
     # --- where
@@ -203,13 +217,15 @@ class Reader:
     def _topic(self, topic: SnsTopic, expected: Expected, place: Place) -> TopicFacts:
         exists: bool | None = None
         attributes = None
+        # What is only published to may be of others, who allow no more than that.
+        denied = self._denied if topic.is_bound else self._unseen
         try:
             try:
                 attributes = dict(self._clients.sns("get_topic_attributes", TopicArn=topic.arn)["Attributes"])
                 exists = True
             except AccessDenied:
-                self._note("sns:GetTopicAttributes", topic.arn)
-            subscriptions = self._subscriptions(topic.arn)
+                denied[Denied("sns:GetTopicAttributes", topic.arn)] = None
+            subscriptions = self._subscriptions(topic.arn, denied)
         except TopicNotFound:
             return TopicFacts(False)
         if subscriptions is None:
@@ -224,7 +240,7 @@ class Reader:
         self._look_for([one.endpoint for one in found if one.protocol == "sqs"], expected, place)
         return TopicFacts(True, attributes, tuple(found), filters if is_counted else None)
 
-    def _subscriptions(self, topic_arn: str) -> list[SubscriptionFacts] | None:
+    def _subscriptions(self, topic_arn: str, denied: dict[Denied, None]) -> list[SubscriptionFacts] | None:
         found: list[SubscriptionFacts] = []
         params = {"TopicArn": topic_arn}
         try:
@@ -238,7 +254,7 @@ class Reader:
                     return found
                 params["NextToken"] = answer["NextToken"]
         except AccessDenied:
-            self._note("sns:ListSubscriptionsByTopic", topic_arn)
+            denied[Denied("sns:ListSubscriptionsByTopic", topic_arn)] = None
             return None
 
     def _with_attributes(self, one: SubscriptionFacts) -> SubscriptionFacts:
@@ -272,6 +288,44 @@ class Reader:
             except AccessDenied:
                 self._others[arn] = None
                 self._unseen[Denied("sqs:GetQueueUrl", arn)] = None
+
+    # --- large messages
+
+    def _store(self, store: Store, place: Place) -> StoreFacts:
+        bucket, exists, region, key = bucket_arn(store, place.partition), None, None, None
+        try:
+            try:
+                answer = self._clients.s3("find_bucket", Bucket=store.bucket, Prefix=store.base)
+                exists, region, key = bool(answer["Exists"]), answer.get("Region"), answer.get("Key")
+            except AccessDenied:
+                self._unseen[Denied("s3:ListBucket", bucket)] = None
+            if exists is False:
+                return StoreFacts(False)
+            return StoreFacts(exists, region, self._is_readable(store, key), self._rules(store, bucket))
+        except HakeError as exc:
+            return StoreFacts(fault=str(exc))
+
+    def _is_readable(self, store: Store, key: str | None) -> bool | None:
+        """None where it cannot be told: without the right to list, S3 denies an object that does not exist, too."""
+        try:
+            self._clients.s3("read_byte", Bucket=store.bucket, Key=key or f"{store.base}hake-check")
+        except PayloadMissing:
+            return True
+        except AccessDenied:
+            return False if key else None
+        except HakeError:
+            return None
+        return True
+
+    def _rules(self, store: Store, bucket: str) -> tuple[dict[str, Any], ...] | None:
+        try:
+            found = self._clients.s3("lifecycle_rules", Bucket=store.bucket)["Rules"]
+            return tuple(rule for rule in found if isinstance(rule, dict))
+        except AccessDenied:
+            self._unseen[Denied("s3:GetLifecycleConfiguration", bucket)] = None
+        except HakeError as exc:  # such as a bucket that does not exist and may not be listed
+            self._unseen[Denied("s3:GetLifecycleConfiguration", bucket, str(exc))] = None
+        return None
 
     # --- temporary queues
 

@@ -4,7 +4,8 @@ How an action is judged
     A read is judged by the reads of the check itself. Other actions are tried *empty*: a batch without entries, a
     change of no attribute, a receive of no message. AWS can do nothing for such a request. It answers that the right
     is missing, or that the request is empty. It may notice the latter first, so an action that was not denied counts
-    as ``not denied``, and never as proved. Some actions have no empty form: those that create, subscribe and delete.
+    as ``not denied``, and never as proved. Some actions have no empty form: those that create, subscribe and delete,
+    and writing to S3.
 
     Where the credentials may call ``iam:SimulatePrincipalPolicy``, AWS evaluates their policies: this proves what is
     allowed, and it is the only way to learn about actions without an empty form.
@@ -23,7 +24,7 @@ from typing import Any, Literal, TypeAlias
 
 from kombu_hake.admin.check.facts import Expected, Facts
 from kombu_hake.admin.check.findings import Finding, found
-from kombu_hake.admin.export.rights import GRANTS
+from kombu_hake.admin.export.rights import GRANTS, payloads_arn
 from kombu_hake.aws import Clients
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, HakeError, QueueNotFound, TopicNotFound
 from kombu_hake.quoting import quoted
@@ -35,7 +36,7 @@ _SHOWN_MOST = 5
 #: Resources of one request: an answer has a result for each action and resource, and AWS gives 1,000 at most.
 _SIMULATED_MOST = 50
 #: Kinds of resources that a check looks at, of those that roles need rights on.
-_KINDS = ("queues", "dead_queues", "topics")
+_KINDS = ("queues", "dead_queues", "topics", "payloads")
 #: Without these, topics have no tags, and ages of messages are unknown.
 _OPTIONAL = {"sns:TagResource", "sns:ListTagsForResource", "cloudwatch:GetMetricData"}
 #: Actions that the check itself does: what it was denied is known.
@@ -141,8 +142,11 @@ class RightsReader:
         return rights
 
     def _judge(self, action: str, resource: str, facts: Facts) -> Verdict:
+        if action.startswith("s3:"):
+            return _of_objects(action, resource, facts)
         if action in _READS:
-            denied = {one.resource for one in facts.denied if one.action == action}
+            reads = (*facts.denied, *facts.unseen)
+            denied = {one.resource for one in reads if one.action == action}
             return "denied" if resource in denied or (resource == "*" and denied) else "allowed"
         tried = next((verdict for (known, _), verdict in self._known.items() if known == action), None)
         if action in _ONCE and tried is not None:
@@ -209,6 +213,8 @@ def _resources(expected: Expected, facts: Facts, kind: str, action: str) -> list
     """The resources of an action: those that exist, if the action is tried on them."""
     is_tried = action in _EMPTY or action in _READS
     is_creation = action in ("sqs:CreateQueue", "sns:CreateTopic")
+    if kind == "payloads":
+        return [payloads_arn(store, facts.place.partition) for store in expected.stores]
     if kind == "topics":
         return [
             topic.arn
@@ -226,6 +232,15 @@ def _resources(expected: Expected, facts: Facts, kind: str, action: str) -> list
         and not (is_tried and facts.queues[queue.arn].url is None)
         and not (is_creation and queue.is_predefined)
     ]
+
+
+def _of_objects(action: str, resource: str, facts: Facts) -> Verdict:
+    """Of objects in S3, reading alone can be tried without changing anything."""
+    if action != "s3:GetObject":
+        return "unknown"
+    of = {payloads_arn(store, facts.place.partition): seen.is_readable for store, seen in facts.stores.items()}
+    is_readable = of.get(resource)
+    return "unknown" if is_readable is None else "allowed" if is_readable else "denied"
 
 
 def _principal(caller: str) -> str | None:

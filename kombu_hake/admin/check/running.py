@@ -16,6 +16,7 @@ from kombu_hake.admin.check.probe import Probe, Probed, of_probes
 from kombu_hake.admin.check.queues import of_queues
 from kombu_hake.admin.check.reading import OnceClients, Reader
 from kombu_hake.admin.check.rights import Right, RightsReader, of_rights, usual_roles
+from kombu_hake.admin.check.stores import of_stores
 from kombu_hake.admin.check.subscriptions import of_topics
 from kombu_hake.admin.declared import declared
 from kombu_hake.amqp import SQS_ATTRIBUTES_SETTLE_S
@@ -137,7 +138,8 @@ def _checked(
 
 def judged(expected: Expected, facts: Facts) -> list[Finding]:
     """Everything that can be said of what was read. Pure."""
-    return [*of_place(expected, facts), *of_queues(expected, facts), *of_topics(expected, facts)]
+    parts = (of_place, of_queues, of_topics, of_stores)
+    return [finding for part in parts for finding in part(expected, facts)]
 
 
 def _unreachable(clients: Clients) -> Finding | None:

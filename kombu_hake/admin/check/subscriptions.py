@@ -70,7 +70,11 @@ def target_of(document: str | None) -> str | None:
 def _of_topic(expected: Expected, topic: SnsTopic, seen: TopicFacts) -> Iterator[Finding]:
     name = topic.exchange
     if not topic.is_bound:
-        if seen.exists is False or seen.subscriptions == ():
+        if seen.exists is False:
+            fails = "" if expected.is_ours_to_make and not topic.is_predefined else " Publishing to it fails."
+            what = f"Exchange {name!r} is published to, and it has no topic.{fails}"
+            yield found("exchange-reaches-nobody", topic.arn, what, explains=about_topic(topic.arn))
+        elif seen.subscriptions == ():
             what = f"Exchange {name!r} is published to, and no queue is bound to it."
             yield found("exchange-reaches-nobody", topic.arn, what)
         return
@@ -101,7 +105,7 @@ def _foreign(expected: Expected, facts: Facts, topic: SnsTopic, seen: TopicFacts
             remedy = f"aws sns unsubscribe --subscription-arn {shlex.quote(one.arn)}"
             what = f"Exchange {topic.exchange!r} has a subscription of {shown}, which does not exist."
             yield found("orphan-subscription", one.arn, what, remedy)
-        else:
+        elif topic.is_bound:  # what is only published to is for others
             what = f"{shown} ({quoted(one.protocol)}) is subscribed to exchange {topic.exchange!r}."
             yield found("foreign-subscription", one.arn, what)
 

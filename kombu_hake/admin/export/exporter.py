@@ -7,16 +7,16 @@ from collections.abc import Iterator
 from typing import Any
 
 from kombu_hake.admin.blueprint import blueprint
-from kombu_hake.admin.declared import Declared, declared
+from kombu_hake.admin.declared import Declared, declared, stores
 from kombu_hake.admin.export.alarms import alarms
 from kombu_hake.admin.export.cloudformation import cloudformation
 from kombu_hake.admin.export.existing import Existing, completed, read, with_recorded
-from kombu_hake.admin.export.rights import Resources, Role, key_statement, policies
+from kombu_hake.admin.export.rights import Resources, Role, bucket_arn, key_statement, payloads_arn, policies
 from kombu_hake.admin.export.terraform import terraform
-from kombu_hake.amqp import Store, is_reply_exchange, parse_arn, parse_store
+from kombu_hake.amqp import is_reply_exchange, parse_arn
 from kombu_hake.aws import Clients
 from kombu_hake.exceptions import ConfigurationError
-from kombu_hake.topology import SIZE_ARGUMENT, STORE_ARGUMENT, Blueprint, Home
+from kombu_hake.topology import SIZE_ARGUMENT, Blueprint, Home
 
 __all__ = ["Exporter"]
 
@@ -37,10 +37,10 @@ class Exporter:
         found = declared(self._app)
         planned = self._blueprint(found)
         if not imports:
-            return terraform(planned, Existing(), self._stores(found))
+            return terraform(planned, Existing(), stores(found, self._settings))
         planned = self._blueprint(with_recorded(found, planned, read(self._clients, planned)))
         existing = read(self._clients, planned)
-        return terraform(completed(planned, existing), existing, self._stores(found))
+        return terraform(completed(planned, existing), existing, stores(found, self._settings))
 
     def cloudformation(self) -> dict[str, Any]:
         """See :meth:`kombu_hake.admin.connection.Admin.export_cloudformation`."""
@@ -61,7 +61,7 @@ class Exporter:
         raised = {exchange.name for exchange in found.exchanges if exchange.arguments.get(SIZE_ARGUMENT)}
         has_control = self._settings.topology == "auto" and bool(self._app.conf.worker_enable_remote_control)
         has_results = self._settings.topology == "auto" and str(self._app.conf.result_backend).startswith("rpc")
-        stores, partition = self._stores(found), self._clients.partition()
+        kept, partition = stores(found, self._settings), self._clients.partition()
         return Resources(
             queues=(
                 *(queue.arn for queue in planned.queues if queue.role in ("queue", "level")),
@@ -74,16 +74,10 @@ class Exporter:
             control_topics=tuple(self._control_topics(found)) if has_control else (),
             namespace=(self._arn("sqs", f"{self._settings.namer.queue_prefix()}*"),) if has_control else (),
             result_queues=(self._arn("sqs", self._settings.namer.uuid_pattern("{uuid}")),) if has_results else (),
-            payloads=tuple(f"arn:{partition}:s3:::{store.bucket}/{store.base}*" for store in stores),
-            buckets=tuple(dict.fromkeys(f"arn:{partition}:s3:::{store.bucket}" for store in stores)),
+            payloads=tuple(payloads_arn(store, partition) for store in kept),
+            buckets=tuple(dict.fromkeys(bucket_arn(store, partition) for store in kept)),
             keys=tuple(self._keys(planned)),
         )
-
-    def _stores(self, found: Declared) -> list[Store]:
-        """Where large messages are kept, as the option and the exchanges say."""
-        default = self._settings.large_messages
-        given = (one.arguments.get(STORE_ARGUMENT) for one in found.exchanges)
-        return list(dict.fromkeys([*([default] if default else []), *(parse_store(url) for url in given if url)]))
 
     def _blueprint(self, found: Declared) -> Blueprint:
         return blueprint(found, self._settings, self._home)

@@ -17,9 +17,20 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
-from kombu_hake.amqp import Arn
+from kombu_hake.amqp import Arn, Store
 
-__all__ = ["GRANTS", "POLICY_MAX_CHARS", "ROLES", "Grant", "Resources", "Role", "key_statement", "policies"]
+__all__ = [
+    "GRANTS",
+    "POLICY_MAX_CHARS",
+    "ROLES",
+    "Grant",
+    "Resources",
+    "Role",
+    "bucket_arn",
+    "key_statement",
+    "payloads_arn",
+    "policies",
+]
 
 Role = Literal["producer", "consumer", "declarer", "operator"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -171,6 +182,16 @@ def policies(role: Role, resources: Resources) -> list[dict[str, Any]]:
     Actions on the same resources are in one statement. Empty if there is nothing to allow.
     """
     return list(_split(_statements(role, resources)))
+
+
+def bucket_arn(store: Store, partition: str) -> str:
+    """The bucket of large messages, as a policy names it."""
+    return f"arn:{partition}:s3:::{store.bucket}"
+
+
+def payloads_arn(store: Store, partition: str) -> str:
+    """The objects of large messages, as a policy names them."""
+    return f"{bucket_arn(store, partition)}/{store.base}*"
 
 
 def key_statement(key: str, home: Arn) -> dict[str, Any] | None:
