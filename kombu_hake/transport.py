@@ -408,7 +408,7 @@ class Transport(base.Transport):  # type: ignore[misc]
 
     def telemetry(self) -> Telemetry | None:
         """What this process reports to OpenTelemetry; None where the option turns it off. Needs no connection."""
-        return load_telemetry() if self._load_settings().telemetry else None
+        return load_telemetry() if self.load_settings().telemetry else None
 
     def _url_parts(self) -> UrlParts:
         """The URL that kombu keeps as host name, or one built from kombu's separate fields.

@@ -215,11 +215,12 @@ class FakeClients:
         *,
         times: int = 1,
         code: str = "InternalError",
+        message: str = "as the test wants it",
         sender_fault: bool = False,
         of: Callable[[dict[str, Any]], bool] = lambda entry: True,
     ) -> None:
         """Have the next *times* calls of a batch operation take all entries but those that *of* picks."""
-        failed = {"Code": code, "Message": "as the test wants it", "SenderFault": sender_fault}
+        failed = {"Code": code, "Message": message, "SenderFault": sender_fault}
         self._entry_failures.setdefault(operation, []).extend([(of, failed)] * times)
 
     def before(self, operation: str, *hooks: Callable[[], None]) -> None:

@@ -36,6 +36,7 @@ from kombu_hake.amqp import (
     changes_in,
     combined,
     decode,
+    drop_unsound,
     encode,
     group_of,
     has_pointer,
@@ -206,13 +207,14 @@ def _read_pointer(group: str, raw: Mapping[str, Any], now_s: float, reason: str)
         pointer, changes = pointer_in(raw), changes_in(raw)
     except HakeError:
         pointer, changes = None, {}
-    headers = changes.get("headers", {})
+    headers, properties = changes.get("headers", {}), dict(changes.get("properties", {}))
+    drop_unsound(properties)
     shown = [_text_or_none(headers.get(name), _TEXT_CHARS) or "" for name in ("argsrepr", "kwargsrepr")]
     where = str(raw.get("Body", ""))[:_TEXT_CHARS]
     if pointer is not None:
         where = f"({pointer.size_bytes:,} bytes in {pointer.url})"
     contents = " ".join([*(text for text in shown if text not in ("", "()", "{}")), where])
-    return DeadLetter(group, raw, headers, changes.get("properties", {}), contents, now_s, reason)
+    return DeadLetter(group, raw, headers, properties, contents, now_s, reason)
 
 
 @dataclass(frozen=True)

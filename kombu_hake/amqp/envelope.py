@@ -36,6 +36,7 @@ __all__ = [
     "Wire",
     "attributes_bytes",
     "decode",
+    "drop_unsound",
     "encode",
     "opaque",
     "unwritable_properties",
@@ -167,13 +168,7 @@ def decode(text: str, queue: str, changes: Changes | None = None) -> Envelope:
     properties = found["properties"]
     for name in _OF_RECEIVING:
         properties.pop(name, None)
-    for name in _TEXTS:
-        if not isinstance(properties.get(name, ""), str):
-            del properties[name]
-    if "tenant" in properties and not is_tenant(properties["tenant"]):
-        del properties["tenant"]
-    if "MessageGroupId" in properties and not is_group_id(properties["MessageGroupId"]):
-        del properties["MessageGroupId"]  # AWS would refuse the message if it were sent again
+    drop_unsound(properties)
     properties["delivery_info"] = _delivery_info(properties.get("delivery_info"), queue)
     try:
         body = _body_from_text(found.get("body"), properties.get("body_encoding"))
@@ -187,6 +182,17 @@ def decode(text: str, queue: str, changes: Changes | None = None) -> Envelope:
         properties=properties,
         is_kombu=True,
     )
+
+
+def drop_unsound(properties: dict[str, Any]) -> None:
+    """Remove properties of a received message that this package relies on, and whose values are not valid."""
+    for name in _TEXTS:
+        if not isinstance(properties.get(name, ""), str):
+            del properties[name]
+    if "tenant" in properties and not is_tenant(properties["tenant"]):
+        del properties["tenant"]
+    if "MessageGroupId" in properties and not is_group_id(properties["MessageGroupId"]):
+        del properties["MessageGroupId"]  # AWS would refuse the message if it were sent again
 
 
 def _delivery_info(info: Any, queue: str) -> dict[str, Any]:

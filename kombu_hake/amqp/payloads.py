@@ -31,7 +31,7 @@ from uuid import uuid4
 from kombu.utils import json as kombu_json
 
 from kombu_hake.amqp.documents import is_deeper
-from kombu_hake.amqp.limits import MAX_PAYLOAD_BYTES
+from kombu_hake.amqp.limits import MAX_PAYLOAD_BYTES, SQS_MAX_MESSAGE_BYTES
 from kombu_hake.amqp.numeric import whole
 from kombu_hake.exceptions import MalformedMessage
 
@@ -62,7 +62,7 @@ _CLASS = "software.amazon.payloadoffloading.PayloadS3Pointer"
 _CLASSES = (_CLASS, "com.amazon.sqs.javamessaging.MessageS3Pointer")
 #: A bucket's name and a key of at most 1,024 bytes, and room for escapes.
 _MAX_POINTER_CHARS = 16_384
-_MAX_CHANGES_CHARS = 262_144
+_MAX_CHANGES_CHARS = SQS_MAX_MESSAGE_BYTES  # ten histories of failures may be in it
 _MAX_CHANGES_DEPTH = 100
 _MAX_PREFIX_CHARS = 512
 #: S3's rules for the names of general purpose buckets (S3 User Guide, "bucket naming rules").

@@ -96,6 +96,7 @@ _BAD_KEYS = {
     "InvalidSecurity",
     "InvalidSignature",
     "InvalidSignatureException",
+    "InvalidToken",  # of S3
     "MissingAuthenticationToken",
     "OptInRequired",
     "SignatureDoesNotMatch",

@@ -177,8 +177,9 @@ def _dead_letter(
     Raises:
         HakeError: it has to be written to S3, and cannot be.
     """
-    stored = getattr(message, "stored", None)
-    is_stored = stored is not None and stored.pointer is not None and parts.body is _received_body(message)
+    stored, lease = getattr(message, "stored", None), getattr(message, "lease", None)
+    is_kept = stored is not None and stored.pointer is not None and (lease is None or lease.keeps_payload)
+    is_stored = is_kept and parts.body is _received_body(message)
     if stored is not None and is_stored and len(parts.body) > _MAX_TEXT_CHARS:
         sent = _with_death(parts, death)
         changes: Changes = {}

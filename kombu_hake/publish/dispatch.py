@@ -284,7 +284,11 @@ class Dispatcher:
     def _send_batch(self, target: Target, items: list[tuple[Published, Outgoing]]) -> list[HakeError | None]:
         try:
             with patience(_BATCH_PATIENCE_S):
-                return self._publisher.send_many(target, [prepared for _, prepared in items])
+                errors = self._publisher.send_many(target, [prepared for _, prepared in items])
+            return [
+                self._try(target, item[1], item[0]) if isinstance(error, MessageTooLarge) else error
+                for item, error in zip(items, errors, strict=True)
+            ]
         except (QueueNotFound, TopicNotFound, AccessDenied, MessageTooLarge) as exc:
             if isinstance(exc, MessageTooLarge):
                 self._limits.forget(target)

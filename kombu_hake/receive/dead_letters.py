@@ -28,6 +28,7 @@ from kombu_hake.amqp import (
     QueueUrl,
     label,
     parse_arn,
+    pointer_in,
     read_object,
     tenant_of_group,
     whole,
@@ -216,7 +217,7 @@ class DeadLetters:
             if not self._make_again(queue, QueueArn(dead_arn)):
                 raise
             where = self._send_to(QueueArn(dead_arn), raw, kept)
-        if lease is not None and lease.owned is not None and lease.owned.key in raw["Body"]:
+        if lease is not None and lease.owned is not None and lease.owned == pointer_in({**raw, "MessageAttributes": kept}):
             lease.owned = None
         return where
 

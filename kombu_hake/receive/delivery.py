@@ -181,6 +181,11 @@ class Lease:
         return "" if self.about is None else f"{self.about} from queue {self.about.queue}"
 
     @property
+    def keeps_payload(self) -> bool:
+        """Whether its payload in S3, if it has one, may still be pointed to: not after an ack that deletes it."""
+        return self.owned is None or self.state is not LeaseState.SETTLED
+
+    @property
     def is_lost(self) -> bool:
         """Whether another consumer may have the message."""
         return self.state in _LOST

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from kombu_hake.amqp import Envelope, Verdict, decode, due_ms, has_pointer, hide_s, needs_binding, opaque, verdict
 from kombu_hake.aws import Clients
 from kombu_hake.exceptions import BrokerUnavailable, HakeError
-from kombu_hake.quoting import fields, guarded
+from kombu_hake.quoting import fields, guarded, quoted
 from kombu_hake.receive.dead_letters import DeadLetter, DeadLetters
 from kombu_hake.receive.deferring import Deferring
 from kombu_hake.receive.deliveries import Deliveries, How
@@ -144,7 +144,7 @@ class Gate:
             envelope = self.outline(delivery)
         except Exception:
             envelope = opaque(text, delivery.queue)
-        return self._placing(delivery, envelope, reason[:MAX_REASON_CHARS])()
+        return self._placing(delivery, envelope, quoted(reason, MAX_REASON_CHARS))()
 
     def outline(self, delivery: Delivery) -> Envelope:
         """A received message; without its body, if that is in S3."""
@@ -187,6 +187,7 @@ class Gate:
             lease=delivery.lease,
         )
         if stored is None or stored.outline is None:
+            delivery.lease.owned = None  # not read: what is set aside has the pointer, wherever it goes
             return partial(place, envelope, raw)
         if "x-dead-letter-exchange" in arguments:
             return lambda: place(self._deliveries.read_again(delivery), raw)

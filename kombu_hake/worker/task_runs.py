@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from kombu_hake.amqp import EVENT_HEADER, ORIGIN_HEADER, label
+from kombu_hake.exceptions import HakeError
 from kombu_hake.quoting import guarded
 from kombu_hake.telemetry import Processing, Received, Telemetry, is_celery_instrumented
 
@@ -89,8 +90,9 @@ def _on_end(task: Any = None, state: Any = None, retval: Any = None, **_kwargs: 
 def _telemetry_of(app: Any) -> Telemetry | None:
     if not _known:
         try:
-            _known.append(app.connection_for_read().transport.telemetry())
-        except Exception as exc:  # it is the worker's main process that reports what is wrong with the settings
+            find = getattr(app.connection_for_read().transport, "telemetry", None)
+            _known.append(None if find is None else find())
+        except HakeError as exc:  # it is the worker's main process that reports what is wrong with the settings
             logger.debug("No metrics and spans of tasks: %r", exc)
             _known.append(None)
     return _known[0]

@@ -43,6 +43,7 @@ SQS_CODES = [
     ("AccessDenied", "AccessDeniedException", 403, ex.AccessDenied),
     ("AccessDeniedException", "", 400, ex.AccessDenied),
     ("InvalidClientTokenId", "", 403, ex.ConfigurationError),
+    ("InvalidToken", "", 400, ex.ConfigurationError),
     ("SignatureDoesNotMatch", "", 403, ex.ConfigurationError),
     ("UnrecognizedClientException", "", 400, ex.ConfigurationError),
     ("ExpiredToken", "", 403, ex.BrokerUnavailable),

@@ -618,3 +618,22 @@ def test_a_failure_points_to_the_same_object_and_has_its_history(large: Bench) -
     assert dead.headers[DEATHS_HEADER][0]["message"] == "no"
     assert dead.headers["task"] == "mail"
     assert dead.payload[1] == {"data": "x" * 1_500_000}
+
+
+def test_a_failure_after_an_early_ack_has_a_payload_of_its_own(large: Bench) -> None:
+    """Without ``acks_late`` the ack comes first, and with it the end of the object."""
+    large.handler("mail")
+    large.handler("map", as_mapping=True, acks_late=False)
+    large.open()
+    publish_large(large)
+    large.handle(large.receive())
+    messages = {message.headers["task"]: message for message in (large.receive(), large.receive())}
+    message = messages["map"]
+    message.ack()
+    large.connection.transport.leases.flush(10.0)
+    large.connection.transport.payloads._deletes.wait(10.0)
+    parts = group_failures.parts_of(message)
+    assert group_failures.set_aside(message, parts, "failed", {"exception": "ValueError", "message": "no"})
+    dead = large.channel.basic_get("email-dead")
+    assert dead.payload[0] == [{"data": "x" * 1_500_000}]
+    assert dead.headers[DEATHS_HEADER][0]["message"] == "no"

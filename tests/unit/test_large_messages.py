@@ -285,7 +285,7 @@ def receive_nothing(bench: Bench, until: Callable[[], bool]) -> None:
             bench.connection.drain_events(timeout=0.01)
         return until()
 
-    with Consumer(bench.channel, [Queue("mails")], on_message=bench.got.append):
+    with Consumer(bench.channel, [Queue("mails", no_declare=True)], on_message=bench.got.append):
         eventually(deliver_until)
     assert bench.got == []
 

@@ -221,7 +221,7 @@ def envelope(**headers: Any) -> str:
         '{"without":"task"}',
         '{"without":[7]}',
         '{"headers":' + '{"a":' * 200 + "1" + "}" * 201,
-        '{"headers":{"a":"' + "x" * 300_000 + '"}}',
+        '{"headers":{"a":"' + "x" * 1_100_000 + '"}}',
     ],
 )
 def test_changes_that_are_none_are_malformed(text: str) -> None:

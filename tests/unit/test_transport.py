@@ -650,3 +650,10 @@ def test_a_connection_that_is_forgotten_gives_its_messages_back(
     eventually(lambda: not stored.is_in_flight(fake.clock()))
     fake.end()
     eventually(lambda: not [t for t in threading.enumerate() if t.name.startswith("hake")])
+
+
+def test_a_transport_knows_before_it_connects_whether_there_is_telemetry() -> None:
+    pytest.importorskip("opentelemetry")
+    on, off = (Connection(URL, transport_options={"telemetry": value}) for value in ("on", "off"))
+    assert on.transport.telemetry() is not None
+    assert off.transport.telemetry() is None
