@@ -12,6 +12,7 @@ from uuid import uuid4
 import pytest
 from celery import Celery
 from celery.contrib.testing.worker import start_worker
+from celery.signals import setup_logging
 from opentelemetry.instrumentation.celery import CeleryInstrumentor
 from opentelemetry.sdk.trace import ReadableSpan
 from support.celery_workers import stage, wait_until
@@ -85,11 +86,19 @@ def instrumented(seen: Observed) -> Iterator[None]:
 @pytest.fixture
 def shop(moto: Emulator, seen: Observed) -> Iterator[Shop]:
     found = Shop(moto, seen)
-    with start_worker(
-        found.app, pool="solo", perform_ping_check=False, queues=list(GROUPS), shutdown_timeout=30, loglevel="ERROR"
-    ):
-        yield found
-    found.app.close()
+    setup_logging.connect(leave_logging)  # else Celery sets the level of the root logger for all tests that follow
+    try:
+        with start_worker(
+            found.app, pool="solo", perform_ping_check=False, queues=list(GROUPS), shutdown_timeout=30, loglevel="ERROR"
+        ):
+            yield found
+    finally:
+        setup_logging.disconnect(leave_logging)
+        found.app.close()
+
+
+def leave_logging(**_kwargs: Any) -> None:
+    """Have Celery leave logging as it is."""
 
 
 def of_trace(seen: Observed, root: ReadableSpan) -> dict[str, int]:
