@@ -30,7 +30,12 @@ class ObjectClient:
         """Write a text, in UTF-8. Raises what botocore does."""
         from boto3.s3.transfer import TransferConfig
 
-        config = TransferConfig(use_threads=False, multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES)
+        config = TransferConfig(
+            use_threads=False,
+            multipart_threshold=PART_BYTES,
+            multipart_chunksize=PART_BYTES,
+            preferred_transfer_client="classic",  # the other one has threads and time-outs of its own
+        )
         extra = {"ContentType": "text/plain; charset=utf-8"}
         self._client.upload_fileobj(_TextFile(Text), Bucket, Key, Config=config, ExtraArgs=extra)
         return {}

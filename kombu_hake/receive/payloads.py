@@ -54,8 +54,9 @@ _MAX_DELETES = 2
 _ROOM_BYTES = 64 * 1024 * 1024
 #: Tries of a download, and of a deletion, beyond those of each request.
 _TRIES = 4
-#: How long a message is hidden at first whose payload cannot be downloaded now, seconds.
+#: How long a message is hidden at first whose payload cannot be downloaded now, and at the most, seconds.
 _HIDE_S = 15
+_MAX_HIDE_S = 900
 #: Pause while it is held instead.
 _HOLD_PAUSE_S = 15.0
 #: Receives that may be spent of a message whose receives a dead-letter queue counts.
@@ -301,7 +302,7 @@ class Payloads:
         with self._lock:
             mine = [delivery for delivery in deliveries if self._waiting.pop(id(delivery), None) is not None]
         if mine:
-            seconds = hide_s(receive_count(mine[0].message), _HIDE_S, 0.0)
+            seconds = min(_MAX_HIDE_S, hide_s(receive_count(mine[0].message), _HIDE_S, 0.0))
             for delivery in mine:
                 self.on_hidden(delivery, seconds)
 
