@@ -131,13 +131,14 @@ class Payloads:
 
     # --- downloads
 
-    def begin(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
-        """Start the downloads of messages of one queue that point to their payload; returns the others.
+    def begin(self, deliveries: Sequence[Delivery]) -> None:
+        """Start the downloads of messages of one queue that point to their payload; the others are ready.
 
         A message behind such a one in a FIFO queue waits with it.
         """
         if not self.stores or not any(has_pointer(delivery.message) for delivery in deliveries):
-            return deliveries
+            self.on_ready(deliveries)
+            return
         ready: list[Delivery] = []
         jobs: list[list[Delivery]] = []
         for delivery in deliveries:
@@ -150,9 +151,9 @@ class Payloads:
                 jobs.append([delivery])
         with self._lock:
             self._waiting.update({id(delivery): delivery for job in jobs for delivery in job})
+        self.on_ready(ready)  # before a download may end
         for job in jobs:
             self._downloads.submit(job)
-        return ready
 
     def fetch(self, delivery: Delivery) -> None:
         """Download the payload of a message in this thread, if it has one.

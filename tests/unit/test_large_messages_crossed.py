@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator
+from unittest import mock
 
 import pytest
 from fakes import FakeClients, connected
@@ -91,3 +92,15 @@ def test_topology_assume(fake: FakeClients) -> None:
         bench.receive("mails")
         bench.settle()
         assert [key.split("/")[1] for key in bench.objects()] == ["t"]
+
+
+def test_a_download_that_ends_at_once_does_not_overtake_what_came_before_it(bench: Bench) -> None:
+    bench.declare("mails.fifo")
+    bodies = ["a", LARGE, "b"]
+    with kombu_hake.batch():
+        for number, body in enumerate(bodies):
+            bench.publish(body, key="mails.fifo", MessageGroupId="g", MessageDeduplicationId=str(number))
+    payloads = bench.connection.transport.payloads
+    with mock.patch.object(payloads._downloads, "submit", payloads._do):
+        found = bench.receive("mails.fifo", count=len(bodies))
+    assert [message.payload["data"] for message in found] == bodies
