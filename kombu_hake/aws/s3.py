@@ -63,6 +63,8 @@ class ObjectClient:
                         raise MalformedMessage(f"its payload in S3 has {end:,} bytes, not {MaxBytes:,} as it says")
                     data = bytearray(end)
                     more = {"IfMatch": answer["ETag"]} if answer.get("ETag") else {}
+                elif not str(answer.get("ContentRange")).startswith(f"bytes {at}-"):
+                    raise BrokerUnavailable(f"S3 sent another part of s3://{Bucket}/{Key} than the one from byte {at}.")
                 part_ends = min(last + 1, end)
                 while at < part_ends and (piece := body.read(min(_PIECE_BYTES, part_ends - at))):
                     data[at : at + len(piece)] = piece
