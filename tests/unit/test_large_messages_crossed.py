@@ -1,16 +1,18 @@
 """Large messages together with the other features: priorities, tenants, FIFO, requeue, topology=assume."""
 
 import random
+import threading
 from collections.abc import Iterator
 from unittest import mock
 
 import pytest
-from fakes import FakeClients, connected
-from kombu import Exchange, Queue
+from fakes import FakeClients, connected, eventually
+from kombu import Consumer, Exchange, Queue
 from test_large_messages import BUCKET, LARGE, Bench, receive_nothing
 
 import kombu_hake
 from kombu_hake.admin.dead_letters import read, revived
+from kombu_hake.receive.delivery import Event
 
 OPTIONS = {"ack_linger_s": 0.0, "large_messages": f"s3://{BUCKET}/prod", "wait_time_seconds": 1}
 TASK = {"task": "shop.mail", "id": "7"}
@@ -104,3 +106,46 @@ def test_a_download_that_ends_at_once_does_not_overtake_what_came_before_it(benc
     with mock.patch.object(payloads._downloads, "submit", payloads._do):
         found = bench.receive("mails.fifo", count=len(bodies))
     assert [message.payload["data"] for message in found] == bodies
+
+
+def test_a_message_that_is_lost_while_it_is_downloaded_is_not_handed_over(fake: FakeClients) -> None:
+    with connected(fake, **OPTIONS) as connection:
+        bench = Bench(fake, connection)
+        bench.declare("mails")
+        bench.publish()
+        transport = connection.transport
+
+        def lose() -> None:
+            for delivery in transport.payloads._waiting.values():
+                transport.leases._transition(delivery.lease, Event.REFUSED)
+
+        def is_over() -> bool:
+            is_downloaded = fake.count("download") == 1 and not transport.payloads._downloads.unanswered
+            return is_downloaded and not len(transport.inbox)
+
+        fake.before("download", lose)
+        receive_nothing(bench, is_over)
+        assert transport.payloads._room._taken == 0
+        fake.clock.advance(1_000)
+        assert bench.receive("mails")[0].payload == {"data": LARGE}
+        bench.settle()
+        assert bench.objects() == []
+
+
+def test_a_connection_that_closes_while_it_downloads_releases_the_message(fake: FakeClients) -> None:
+    began, go_on = threading.Event(), threading.Event()
+    with connected(fake, **OPTIONS) as connection:
+        bench = Bench(fake, connection)
+        bench.declare("mails")
+        bench.publish()
+        transport = connection.transport
+        fake.before("download", lambda: (began.set(), go_on.wait(10))[0])
+        Consumer(bench.channel, [Queue("mails", no_declare=True)], on_message=bench.got.append).consume()
+        assert began.wait(10)
+        transport.close_connection(transport)
+        assert len(bench.raw("mails")) == 1
+        go_on.set()
+        eventually(lambda: not transport.payloads._downloads.unanswered)
+        assert transport.payloads._room._taken == 0
+        assert bench.got == []
+        assert len(bench.objects()) == 1
