@@ -30,7 +30,12 @@ class ObjectClient:
         """Write a text, in UTF-8. Raises what botocore does."""
         from boto3.s3.transfer import TransferConfig
 
-        config = TransferConfig(use_threads=False, multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES)
+        config = TransferConfig(
+            use_threads=False,
+            multipart_threshold=PART_BYTES,
+            multipart_chunksize=PART_BYTES,
+            preferred_transfer_client="classic",  # the other one has threads and time-outs of its own
+        )
         extra = {"ContentType": "text/plain; charset=utf-8"}
         self._client.upload_fileobj(_TextFile(Text), Bucket, Key, Config=config, ExtraArgs=extra)
         return {}
@@ -58,6 +63,8 @@ class ObjectClient:
                         raise MalformedMessage(f"its payload in S3 has {end:,} bytes, not {MaxBytes:,} as it says")
                     data = bytearray(end)
                     more = {"IfMatch": answer["ETag"]} if answer.get("ETag") else {}
+                elif not str(answer.get("ContentRange")).startswith(f"bytes {at}-"):
+                    raise BrokerUnavailable(f"S3 sent another part of s3://{Bucket}/{Key} than the one from byte {at}.")
                 part_ends = min(last + 1, end)
                 while at < part_ends and (piece := body.read(min(_PIECE_BYTES, part_ends - at))):
                     data[at : at + len(piece)] = piece

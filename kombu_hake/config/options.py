@@ -118,7 +118,8 @@ def _maybe_flag(value: Any) -> bool | None:
 
 def _number(low: float, high: float, what: str) -> Callable[[Any], float]:
     def parse(value: Any) -> float:
-        expected = f"a number from {low:g} to {high:g} ({what})" if high < math.inf else f"a number >= {low:g} ({what})"
+        bounds = f"from {low:.9g} to {high:.9g}" if high < math.inf else f">= {low:g}"
+        expected = f"a number {bounds} ({what})"
         if isinstance(value, bool):
             raise ValueError(expected)
         try:

@@ -43,6 +43,7 @@ from kombu_hake.exceptions import (
     AccessDenied,
     HakeError,
     MessageTooLarge,
+    PublishError,
     QueueNotFound,
     ReplyQueueNotFound,
     TopicNotFound,
@@ -289,7 +290,7 @@ class Dispatcher:
                 self._try(target, item[1], item[0]) if isinstance(error, MessageTooLarge) else error
                 for item, error in zip(items, errors, strict=True)
             ]
-        except (QueueNotFound, TopicNotFound, AccessDenied, MessageTooLarge) as exc:
+        except (QueueNotFound, TopicNotFound, AccessDenied, PublishError) as exc:  # one message may be the reason
             if isinstance(exc, MessageTooLarge):
                 self._limits.forget(target)
             return [self._try(target, prepared, published) for published, prepared in items]

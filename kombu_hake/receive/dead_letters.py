@@ -217,8 +217,9 @@ class DeadLetters:
             if not self._make_again(queue, QueueArn(dead_arn)):
                 raise
             where = self._send_to(QueueArn(dead_arn), raw, kept)
-        if lease is not None and lease.owned is not None and lease.owned == pointer_in({**raw, "MessageAttributes": kept}):
-            lease.owned = None
+        if lease is not None and lease.owned is not None:
+            points_to = pointer_in({**raw, "MessageAttributes": kept})
+            lease.owned = None if points_to == lease.owned else lease.owned
         return where
 
     def _send_to(self, dead_arn: QueueArn, raw: Mapping[str, Any], kept: Mapping[str, Any]) -> QueueUrl:

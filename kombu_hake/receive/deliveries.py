@@ -192,7 +192,10 @@ class Deliveries:
         """
         try:
             self._leases.hold([delivery.lease for delivery in deliveries])
-            self._inbox.put(deliveries if self._payloads is None else self._payloads.begin(deliveries))
+            if self._payloads is None:
+                self._inbox.put(deliveries)
+            else:
+                self._payloads.begin(deliveries)
         except BaseException:
             mine = set(map(id, deliveries))
             self._take(lambda item: id(item) in mine)

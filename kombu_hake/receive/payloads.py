@@ -54,8 +54,9 @@ _MAX_DELETES = 2
 _ROOM_BYTES = 64 * 1024 * 1024
 #: Tries of a download, and of a deletion, beyond those of each request.
 _TRIES = 4
-#: How long a message is hidden at first whose payload cannot be downloaded now, seconds.
+#: How long a message is hidden at first whose payload cannot be downloaded now, and at the most, seconds.
 _HIDE_S = 15
+_MAX_HIDE_S = 900
 #: Pause while it is held instead.
 _HOLD_PAUSE_S = 15.0
 #: Receives that may be spent of a message whose receives a dead-letter queue counts.
@@ -130,13 +131,14 @@ class Payloads:
 
     # --- downloads
 
-    def begin(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
-        """Start the downloads of messages of one queue that point to their payload; returns the others.
+    def begin(self, deliveries: Sequence[Delivery]) -> None:
+        """Start the downloads of messages of one queue that point to their payload; the others are ready.
 
         A message behind such a one in a FIFO queue waits with it.
         """
         if not self.stores or not any(has_pointer(delivery.message) for delivery in deliveries):
-            return deliveries
+            self.on_ready(deliveries)
+            return
         ready: list[Delivery] = []
         jobs: list[list[Delivery]] = []
         for delivery in deliveries:
@@ -149,9 +151,9 @@ class Payloads:
                 jobs.append([delivery])
         with self._lock:
             self._waiting.update({id(delivery): delivery for job in jobs for delivery in job})
+        self.on_ready(ready)  # before a download may end
         for job in jobs:
             self._downloads.submit(job)
-        return ready
 
     def fetch(self, delivery: Delivery) -> None:
         """Download the payload of a message in this thread, if it has one.
@@ -301,7 +303,7 @@ class Payloads:
         with self._lock:
             mine = [delivery for delivery in deliveries if self._waiting.pop(id(delivery), None) is not None]
         if mine:
-            seconds = hide_s(receive_count(mine[0].message), _HIDE_S, 0.0)
+            seconds = min(_MAX_HIDE_S, hide_s(receive_count(mine[0].message), _HIDE_S, 0.0))
             for delivery in mine:
                 self.on_hidden(delivery, seconds)
 

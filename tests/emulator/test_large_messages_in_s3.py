@@ -217,3 +217,15 @@ def test_a_check_of_a_bucket(aws: Emulator, bucket: str) -> None:
             Bucket=bucket, LifecycleConfiguration={"Rules": rules}
         )  # fmt: skip
         assert [one for one in broker.check().findings if one.where == f"s3://{bucket}"] == []
+
+
+def test_an_answer_that_ignores_the_range_is_no_part(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a cache in between: its first bytes are not those of the second part."""
+    clients = shop.connection.transport.clients
+    text = b"a" * PART_BYTES + b"b"
+    shop.s3.put_object(Bucket=shop.bucket, Key="prod/x", Body=text)
+    client = clients._client("s3")._client
+    get = client.get_object
+    monkeypatch.setattr(client, "get_object", lambda **params: get(Bucket=params["Bucket"], Key=params["Key"]))
+    with pytest.raises(BrokerUnavailable, match="another part"):
+        clients.s3("download", Bucket=shop.bucket, Key="prod/x", MaxBytes=len(text))

@@ -18,11 +18,12 @@ from fakes import FakeClients, connected
 from kombu import Connection, Queue
 from kombu.exceptions import ContentDisallowed
 
+from kombu_hake.amqp import PRIVATE_EXCHANGE
 from kombu_hake.exceptions import BrokerUnavailable, MalformedMessage
 from kombu_hake.groups import failures as group_failures
 from kombu_hake.groups import worker as group_worker
 from kombu_hake.groups.failures import GroupRequest
-from kombu_hake.groups.messages import DEATHS_HEADER, foreign_event, with_death
+from kombu_hake.groups.messages import DEATHS_HEADER, foreign_event, resendable, with_death
 from kombu_hake.groups.registry import run_id
 from kombu_hake.groups.topic import Topic
 from kombu_hake.worker import unknown_tasks
@@ -637,3 +638,40 @@ def test_a_failure_after_an_early_ack_has_a_payload_of_its_own(large: Bench) -> 
     dead = large.channel.basic_get("email-dead")
     assert dead.payload[0] == [{"data": "x" * 1_500_000}]
     assert dead.headers[DEATHS_HEADER][0]["message"] == "no"
+
+
+def test_handlers_do_not_delete_the_payload_that_an_event_of_its_own_object_had(large: Bench) -> None:
+    """As after a requeue: the object is the message's own, and goes with its ack. The handlers get others."""
+    large.handler("mail")
+    large.handler("thank")
+    large.open()
+    publish_large(large)
+    event = large.receive()
+    again = resendable(group_failures.parts_of(event)).as_dict()
+    large.channel.basic_publish(again, PRIVATE_EXCHANGE, "email")
+    event.ack()
+    large.handle(large.receive())
+    large.connection.transport.leases.flush(10.0)
+    large.connection.transport.payloads._deletes.wait(10.0)
+    for message in (large.receive(), large.receive()):
+        assert message.payload[1] == {"data": "x" * 1_500_000}
+        message.ack()
+    large.connection.transport.leases.flush(10.0)
+    large.connection.transport.payloads._deletes.wait(10.0)
+    assert [key.split("/")[1] for key in large.fake.objects.keys("shop-payloads")] == ["t"]
+
+
+def test_handlers_have_the_tenant_of_their_event_and_no_other() -> None:
+    fake = FakeClients()
+    with connected(fake, tenant_from="lang") as connection, connected(fake) as publisher:
+        bench = Bench(connection, fake)
+        bench.handler("mail")
+        bench.handler("thank")
+        bench.open()
+        for tenant in (None, "acme"):
+            bench.orders.send("placed", {"n": 1}, connection=publisher, tenant=tenant)
+            bench.handle(bench.receive())
+            runs = [bench.receive(), bench.receive()]
+            assert [message.properties.get("tenant") for message in runs] == [tenant, tenant]
+            for message in runs:
+                message.ack()

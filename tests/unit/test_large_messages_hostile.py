@@ -6,11 +6,12 @@ from unittest import mock
 import pytest
 from fakes import FakeClients, connected
 from kombu import Exchange
-from test_large_messages import BUCKET, Bench, faults, receive_nothing
+from test_large_messages import BUCKET, LARGE, Bench, faults, receive_nothing
 
 import kombu_hake
 from kombu_hake.admin.dead_letters import read, revived
 from kombu_hake.amqp import Pointer, changes_in, pointer_attributes
+from kombu_hake.exceptions import BrokerUnavailable, PublishError, PublishFailed
 from kombu_hake.receive import payloads as payloads_module
 
 
@@ -126,3 +127,25 @@ def test_without_the_option_a_pointer_goes_to_the_dead_letters_and_can_be_sent_b
         bench = Bench(fake, connection)
         bench.send("mails", entry["MessageBody"], **entry["MessageAttributes"])
         assert bench.receive("mails")[0].body == b"hello"
+
+
+def test_what_was_received_often_is_not_hidden_for_hours_while_s3_is_away(bench: Bench) -> None:
+    """A task that was deferred for days has been received as often."""
+    bench.declare("mails")
+    bench.publish()
+    for _ in range(12):
+        bench.raw("mails")
+    bench.fake.fail("download", *[BrokerUnavailable("S3 is away")] * payloads_module._TRIES)
+    receive_nothing(bench, lambda: bench.fake.count("change_message_visibility_batch") > 0)
+    bench.fake.clock.advance(901)
+    assert bench.receive("mails")[0].payload == {"data": LARGE}
+
+
+def test_a_message_that_aws_refuses_does_not_take_its_batch_with_it(bench: Bench) -> None:
+    bench.declare("mails")
+    with pytest.raises(PublishFailed) as failed, kombu_hake.batch():  # noqa: PT012
+        bench.publish("one")
+        bench.publish("two", MessageGroupId="a b")
+        bench.fake.fail("send_message_batch", PublishError("InvalidParameterValue: MessageGroupId"))
+    assert len(failed.value.failed) == 1
+    assert len(bench.raw("mails")) == 1
