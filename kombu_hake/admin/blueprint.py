@@ -1,4 +1,6 @@
-"""What an app's declarations come to in AWS: :func:`blueprint`. Makes no call but for the account, if that is unknown.
+"""What an app's declarations come to in AWS: :func:`blueprint`; and the comparison with AWS: :func:`auditor`.
+
+Makes no call but for the account, if that is unknown.
 
 What AWS is to have is decided in :mod:`kombu_hake.topology`; this only hands over what the app declares.
 """
@@ -6,11 +8,12 @@ What AWS is to have is decided in :mod:`kombu_hake.topology`; this only hands ov
 from __future__ import annotations
 
 from kombu_hake.admin.declared import Declared
+from kombu_hake.aws import Clients
 from kombu_hake.config import Settings
-from kombu_hake.topology import Blueprint, Home, SnsSubscription, SnsTopic, SqsQueue
+from kombu_hake.topology import Auditor, Blueprint, Home, SnsSubscription, SnsTopic, SqsQueue
 from kombu_hake.topology import blueprint as blueprint_of
 
-__all__ = ["Blueprint", "SnsSubscription", "SnsTopic", "SqsQueue", "blueprint"]
+__all__ = ["Blueprint", "SnsSubscription", "SnsTopic", "SqsQueue", "auditor", "blueprint"]
 
 
 def blueprint(found: Declared, settings: Settings, home: Home) -> Blueprint:
@@ -27,4 +30,16 @@ def blueprint(found: Declared, settings: Settings, home: Home) -> Blueprint:
         {exchange.name: exchange.spec for exchange in found.exchanges},
         settings,
         home,
+    )
+
+
+def auditor(found: Declared, clients: Clients, home: Home) -> Auditor:
+    """What compares AWS with what an app declares, once."""
+    return Auditor(
+        clients,
+        clients.settings,
+        home,
+        [(queue.spec, queue.bindings) for queue in found.queues],
+        {exchange.name: exchange.spec for exchange in found.exchanges},
+        [*found.temporary, *found.other_queues],
     )

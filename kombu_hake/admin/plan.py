@@ -8,10 +8,11 @@ reconciler of workers make what is missing, and compares again until AWS shows n
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from kombu_hake.admin.blueprint import auditor
 from kombu_hake.admin.declared import Declared, declared
 from kombu_hake.amqp import main_queue
 from kombu_hake.aws import Clients
@@ -25,7 +26,7 @@ from kombu_hake.exceptions import (
     TopologyError,
 )
 from kombu_hake.quoting import guarded
-from kombu_hake.topology import Audit, Auditor, Drift, QueueSpec, Topology
+from kombu_hake.topology import Audit, Drift, QueueSpec, Topology
 from kombu_hake.topology import Undeclared as Found
 
 __all__ = ["Applied", "Change", "Operator", "Plan", "Undeclared"]
@@ -146,7 +147,7 @@ class Operator:
         run = _Run(self._topology, self._clients, self._declared, on_progress)
         found = self._converge(run, sleep)
         asked = set(prune([_undeclared(one) for one in found.undeclared])) if found.undeclared else set()
-        removed = run.remove([one for one in found.undeclared if _undeclared(one) in asked])
+        removed = run.remove(self._still(asked, run)) if asked else []
         if removed:  # a filter may be wider until AWS shows that its binding is gone
             found = self._converge(run, sleep)
             gone = {(one.what, one.name, one.binding) for one in removed}
@@ -158,9 +159,25 @@ class Operator:
                 found = self._audit()
         return Applied(tuple(run.made), tuple(map(_undeclared, removed)), tuple(run.failures), _plan(found))
 
+    def _still(self, asked: Collection[Undeclared], run: _Run) -> list[Found]:
+        """What was asked to be removed, looked at again: it may have come into use while the question was open."""
+        shown = {(one.what, one.name, one.reason): one.messages or 0 for one in asked}
+        found = []
+        for one in self._audit().undeclared:
+            messages = shown.get((one.what, one.name, one.reason))
+            if messages is not None and (one.messages or 0) > messages:
+                run.failures.append(
+                    f"{one.what} {one.name} is kept: it got messages since it was listed ({messages} then, "
+                    f"{one.messages} now)."
+                )
+            elif messages is not None:
+                found.append(one)
+        return found
+
     def _converge(self, run: _Run, sleep: Callable[[float], None]) -> Audit:
         """Make what differs until AWS shows no difference, or until something fails; the last comparison."""
         found = self._audit()
+        asked = found.changes
         patience_s = 0.0
         rounds = 0
         while found.changes and not run.failures:
@@ -175,7 +192,12 @@ class Operator:
                 patience_s = self._settle_s
                 run.make(found)
             found = self._audit(with_undeclared=False)
-        return self._audit() if rounds else found
+        if not rounds:
+            return found
+        found = self._audit()
+        left = set(map(_change, found.changes))
+        run.report(one for one in asked if _change(one) not in left)  # made before something else failed
+        return found
 
     @property
     def _settle_s(self) -> float:
@@ -184,16 +206,7 @@ class Operator:
         return 2 * timings.attributes_s + timings.tags_s + 10 if timings.attributes_s else 0.0
 
     def _audit(self, *, with_undeclared: bool = True) -> Audit:
-        found = self._declared
-        auditor = Auditor(
-            self._clients,
-            self._clients.settings,
-            self._topology.home,
-            [(queue.spec, queue.bindings) for queue in found.queues],
-            {exchange.name: exchange.spec for exchange in found.exchanges},
-            [*found.temporary, *found.other_queues],
-        )
-        return auditor.audit(with_undeclared=with_undeclared)
+        return auditor(self._declared, self._clients, self._topology.home).audit(with_undeclared=with_undeclared)
 
 
 class _Run:
@@ -209,6 +222,7 @@ class _Run:
         self._bound = {binding.exchange for queue in found.queues for binding in queue.bindings}
         self._on_progress = on_progress
         self._reported: set[Change] = set()
+        self._waits_for = 0
         self.made: list[Change] = []
         self.failures: list[str] = []
 
@@ -227,36 +241,46 @@ class _Run:
                 self._tried(what, self._topology.declare_exchange, exchange, spec.type, spec.max_size_bytes)
         topics = owners.pop("", [])
         for name in sorted(owners):
-            if self._tried(f"queue {name}", self._make_queue, name, owners[name]):
-                self._report(owners[name])
+            if self._tried(f"queue {name}", self._make_queue, name, owners[name], is_ours=self._is_ours(name)):
+                self.report(owners[name])
         for change in topics:
             if change.action == "change" and self._tried(f"topic {change.name}", self._write_topic, change):
-                self._report([change])
+                self.report([change])
             elif change.action == "create" and change.owner not in self._bound:
                 if self._tried(f"topic {change.name}", self._make_topic, change.owner):
-                    self._report([change])
+                    self.report([change])
             elif change.action == "create" and not self.failures:
-                self._report([change])  # made by the first subscription
+                self.report([change])  # made by the first subscription
 
     def wait(self, number: int) -> None:
-        """Report that AWS does not show changes yet."""
+        """Report that AWS does not show changes yet, once for each number."""
+        if number == self._waits_for:
+            return
+        self._waits_for = number
         what = "a change" if number == 1 else f"{number} changes"
-        self._on_progress(f"AWS does not show {what} yet; looking again.")
+        self._on_progress(f"AWS does not show {what} yet; waiting.")
 
-    def _tried(self, what: str, work: Callable[..., None], *args: Any) -> bool:
+    def _is_ours(self, name: str) -> bool:
+        """False if the queue, or something that it is bound to, is not ours to create."""
+        settings = self._clients.settings
+        exchanges = {binding.exchange for binding in self._queues[name].bindings}
+        return settings.predefined_queue(name) is None and not exchanges & settings.predefined_exchanges.keys()
+
+    def _tried(self, what: str, work: Callable[..., None], *args: Any, is_ours: bool = True) -> bool:
         try:
             work(*args)
         except BrokerUnavailable:
             raise
-        except (QueueDeletedRecently, QueueNotFound, TopicNotFound) as exc:
-            self._on_progress(f"{what}: {exc}")  # deleted meanwhile, or AWS does not show it yet: the next round
-            return False
         except HakeError as exc:
+            if isinstance(exc, QueueDeletedRecently | QueueNotFound | TopicNotFound) and is_ours:
+                self._on_progress(f"{what}: {exc}")  # deleted meanwhile, or AWS does not show it yet: the next round
+                return False
             self.failures.append(f"{what}: {exc}")
             return False
         return True
 
-    def _report(self, changes: Iterable[Drift]) -> None:
+    def report(self, changes: Iterable[Drift]) -> None:
+        """Note changes as made, each once."""
         for one in changes:
             change = _change(one)
             if change not in self._reported:

@@ -30,7 +30,8 @@ _COUNTS = {
 }
 #: CloudWatch has the age of the oldest message, a few minutes late; SQS itself does not report it.
 _AGE_WINDOW = timedelta(minutes=15)
-_AGE_QUERIES_MOST = 100
+#: Metrics of one request, as many as AWS takes.
+_AGE_QUERIES_MOST = 500
 
 
 @dataclass(frozen=True)
@@ -309,7 +310,10 @@ class QueueReader:
         physical = self.topology.queues.physical
         levels = {queue.name: [physical(level) for level in self._levels[queue.name]] for queue in busy}
         try:
-            ages = self._ages([one for names in levels.values() for one in names][:_AGE_QUERIES_MOST])
+            names = [one for of_queue in levels.values() for one in of_queue]
+            ages: dict[str, float] = {}
+            for start in range(0, len(names), _AGE_QUERIES_MOST):
+                ages |= self._ages(names[start : start + _AGE_QUERIES_MOST])
         except HakeError as exc:
             logger.info("Cannot read the age of the oldest messages from CloudWatch: %s", exc)
             for queue in busy:

@@ -23,12 +23,6 @@ from kombu_hake.cli.tools import again, connected, say, watch_option
 __all__ = ["hake"]
 
 
-class _WrongArguments(click.UsageError):
-    """Ends with exit code 1; click's own is 2, which here means that a check has failed."""
-
-    exit_code = 1
-
-
 class _Group(click.Group):
     """Commands that exit with 1 after wrong arguments."""
 
@@ -36,7 +30,8 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except click.UsageError as exc:
-            raise _WrongArguments(exc.format_message(), exc.ctx) from exc
+            vars(exc)["exit_code"] = 1  # click's own is 2, which here means that a check has failed
+            raise
 
 
 @click.group(cls=_Group)

@@ -89,6 +89,9 @@ def plan_lines(found: Plan) -> str:
     lines += [f"? {text}" for text in found.unknown]
     lines += [f"  not declared: {_undeclared(one)}" for one in found.undeclared]
     lines += [f"  {text}" for text in found.notes]
+    if found.undeclared:
+        is_one = len(found.undeclared) == 1
+        lines.append(f"{_count(len(found.undeclared), 'thing')} {'is' if is_one else 'are'} not declared: see --prune.")
     if found.changes:
         lines.append(f"{_count(len(found.changes), 'change')} to apply.")
     elif not found.unknown:
@@ -109,7 +112,7 @@ def _summary(done: Applied) -> str:
     if done.changes or done.removed:
         deleted = _count(len(done.removed), "thing") if done.removed else "nothing"
         lines.append(f"{_count(len(done.changes), 'change')} made, {deleted} deleted.")
-    elif not done.failures:
+    elif not done.failures and not done.remaining.changes and not done.remaining.unknown:
         lines.append("Nothing to apply: AWS has all that the app declares.")
     return "\n".join(lines)
 

@@ -30,6 +30,7 @@ from kombu_hake.amqp import (
     named_topics,
     ownership,
     parse_arn,
+    read_object,
 )
 from kombu_hake.aws import Clients
 from kombu_hake.config import Settings
@@ -327,9 +328,10 @@ class Auditor:
         if exchange not in self._topics:
             self._look_at_topic(exchange)
         topic = self._topics.get(exchange)
-        if topic is None:  # missing: everything is to be subscribed; if reading is denied, nothing can be told
-            return observed if exchange in self._topics else replace(observed, skipped=observed.skipped | {exchange})
-        if topic.subscriptions is None:
+        is_ours = exchange not in self._settings.predefined_exchanges
+        if topic is None and exchange in self._topics and is_ours:
+            return observed  # missing: everything is to be subscribed
+        if topic is None or topic.subscriptions is None:  # nothing can be told, or the topic is its owner's to create
             return replace(observed, skipped=observed.skipped | {exchange})
         for level in wanted.levels:
             arn = topic.subscriptions.get(level.arn)
@@ -510,7 +512,7 @@ class Auditor:
         sources = [
             shown.url
             for shown in self._queues.values()
-            if shown is not None and arn and arn in (shown.attributes or {}).get("RedrivePolicy", "")
+            if shown is not None and arn and _dead_letter_arn(shown) == arn
         ]
         topics = self._topics_of(tags, attributes.get("Policy"))
         return Undeclared("queue", name, reason, messages, arn=arn, url=url, topics=topics, sources=tuple(sources))
@@ -543,7 +545,7 @@ class Auditor:
                     continue
                 listed = self._pages("sns", "list_subscriptions_by_topic", "Subscriptions", TopicArn=arn)
                 if all(one["Endpoint"] in pruned or (arn, one["Endpoint"]) in self._unbound for one in listed):
-                    reason = "This app neither binds a queue to it nor publishes to it, and no other queue uses it."
+                    reason = "This app neither binds a queue nor routes tasks to it, and no other queue uses it."
                     found.append(Undeclared("topic", name, reason, arn=arn))
             except TopicNotFound:
                 continue
@@ -564,6 +566,14 @@ class Auditor:
 
     def _cannot_tell(self, what: str, exc: AccessDenied) -> None:
         self._found.unknown.append(f"Cannot tell {what}: {exc}")
+
+
+def _dead_letter_arn(shown: ShownQueue) -> str | None:
+    try:
+        found = read_object((shown.attributes or {}).get("RedrivePolicy")).get("deadLetterTargetArn")
+    except ValueError:
+        return None
+    return found if isinstance(found, str) else None
 
 
 def _described(binding: Binding) -> str:

@@ -74,6 +74,14 @@ def set_subscription(aws: Emulator, queue: str, name: str, value: str) -> None:
     )
 
 
+def policies(aws: Emulator) -> dict[str, str | None]:
+    sqs = aws.client("sqs")
+    return {
+        queue: sqs.get_queue_attributes(QueueUrl=url_of(aws, queue), AttributeNames=["All"])["Attributes"].get("Policy")
+        for queue in ("audit", "celery", "email", "stock")
+    }
+
+
 def names(aws: Emulator) -> set[str]:
     urls = aws.client("sqs").list_queues(QueueNamePrefix=f"{aws.namespace}__").get("QueueUrls", [])
     topics = [topic["TopicArn"] for topic in aws.client("sns").list_topics()["Topics"]]
@@ -83,12 +91,14 @@ def names(aws: Emulator) -> set[str]:
 def test_a_sound_topology_is_clean_and_its_deliveries_are_proved(aws: Emulator) -> None:
     app = shop(aws)
     declare(app)
-    before = names(aws)
+    before, shown = names(aws), policies(aws)
     found = report(app, roles=["producer", "consumer", "declarer", "operator"], probe=True)
     assert found.findings == ()
     assert {probed.outcome for probed in found.probes} == {"delivered"}
     assert sum(len(probed.subscriptions) for probed in found.probes) == found.subscriptions == 3
     assert names(aws) == before
+    assert policies(aws) == shown
+    assert shown["audit"]
 
 
 def test_what_apply_made_is_clean(aws: Emulator) -> None:

@@ -119,6 +119,21 @@ def test_what_the_role_may_not_read_is_named(broker: Admin, fake: FakeClients) -
     assert queues_table([main]).splitlines()[1].split() == ["main", "1", "0", "0", "-", "?", "-", "-", "ok"]
 
 
+def test_ages_of_many_queues_take_a_request_for_500(fake: FakeClients) -> None:
+    app = Celery("shop", broker="hake://localhost:1/ns?region=eu-west-1", set_as_current=False)
+    names = [f"q{number:03}" for number in range(501)]
+    app.conf.task_queues = [Queue(name) for name in names]
+    with connected(fake), connect(app) as broker:
+        for name in names:
+            fake.sqs("create_queue", QueueName=f"ns__{name}")
+            put(fake, f"ns__{name}", 1)
+        fake.ages["ns__q500"] = 700.0
+        fake.calls.clear()
+        found = broker.queues()
+        assert fake.counts()["get_metric_data"] == 2
+    assert breaches(found, max_age_s=600) == ["q500: 700 seconds is the age of the oldest message, more than 600"]
+
+
 def test_reading_writes_nothing(broker: Admin, fake: FakeClients) -> None:
     fake.calls.clear()
     broker.queues()

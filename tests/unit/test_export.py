@@ -156,7 +156,7 @@ def test_a_template_that_is_too_large_is_an_error_that_names_the_remedy() -> Non
     found = planned(make_app())
     queue = found.queue("bare")
     many = tuple(replace(queue, arn=f"{SQS}q{n}", physical=f"q{n}") for n in range(MAX_RESOURCES + 1))
-    with pytest.raises(ConfigurationError, match=r"501 resources.*Export Terraform"):
+    with pytest.raises(ConfigurationError, match=r"501 resources.*export terraform"):
         cloudformation(replace(found, queues=many, topics=(), subscriptions=()))
     heavy = replace(queue, tags={"big": "x" * 1_000_000})
     with pytest.raises(ConfigurationError, match="Export Terraform"):

@@ -387,6 +387,36 @@ def test_prune_of_some() -> None:
         assert "ns__films-dead" in left["queues"]
 
 
+def test_what_came_into_use_while_the_question_was_open_is_kept() -> None:
+    fake = FakeClients()
+    app = before_and_after(fake)
+    with opened(fake, app) as (broker, _, aws):
+
+        def approved(found: list[Any]) -> list[Any]:
+            aws.sqs.send_message(QueueUrl=aws.url("films"), MessageBody="x")
+            aws.sqs.tag_queue(QueueUrl=aws.url("clips-dead"), Tags={"hake:namespace": "theirs"})
+            aws.sns.subscribe(TopicArn=aws.topic("films"), Protocol="sqs", Endpoint=aws.arn(aws.url("clips")))
+            return found
+
+        done = broker.apply(prune=approved, sleep=never)
+        assert done.failures == ("queue ns__films is kept: it got messages since it was listed (0 then, 1 now).",)
+        kept = {("queue", "ns__films"), ("queue", "ns__clips-dead"), ("topic", "ns__films")}
+        assert names(done.removed) == UNDECLARED - kept
+        assert {"ns__films", "ns__clips-dead"} <= set(aws.inventory()["queues"])
+
+
+def test_prune_keeps_a_redrive_policy_to_a_queue_with_a_longer_name() -> None:
+    fake = FakeClients()
+    app = hired("after", Queue("mails", queue_arguments={"x-dead-letter-queue": "old-dead"}))
+    with opened(fake, hired("before", Queue("old"))) as (broker, _, _):
+        apply(broker)
+    with opened(fake, app) as (broker, _, _):
+        apply(broker)
+        fake.calls.clear()
+        assert names(apply(broker, prune=lambda found: found).removed) == {("queue", "ns__old")}
+        assert "set_queue_attributes" not in fake.counts()
+
+
 def test_topic_that_only_an_undeclared_binding_uses_goes_with_it() -> None:
     fake = FakeClients()
     bound = [binding(VIDEO, "clip.#"), binding(Exchange("news", "fanout"))]
@@ -518,6 +548,21 @@ def test_nothing_is_made_between_a_predefined_queue_and_a_predefined_topic() -> 
         assert apply(broker).changes == ()
         assert set(fake.counts()) <= READS
         assert fake.queues.queue("given").attributes["Policy"] == ours
+
+
+def test_predefined_topic_that_is_missing_is_a_failure_at_once() -> None:
+    queue = Queue("clips", VIDEO, routing_key="clip.#")
+    app = hired("shop", queue, predefined_exchanges={"media": {"arn": GIVEN_TOPIC}})
+    with opened(FakeClients(), app) as (broker, _, aws):
+        assert [one.what for one in broker.plan().changes] == ["queue"]
+        done = broker.apply(sleep=never)
+        assert "does not exist" in done.failures[0]
+        assert [(one.what, one.name) for one in done.changes] == [("queue", "ns__clips")]
+        assert done.remaining.changes == ()
+        assert len(done.remaining.unknown) == 1
+        aws.sns.create_topic(Name="given")
+        apply(broker)
+        assert broker.plan() == Plan()
 
 
 def test_queue_of_another_account_is_left_to_its_owner() -> None:
@@ -663,6 +708,11 @@ def test_commands_and_their_exit_codes() -> None:
     for command in ("plan", "apply"):
         done = run(fake, app, command)
         assert (done.exit_code, done.output) == (0, "Nothing to apply: AWS has all that the app declares.\n")
+    for arguments in (("export",), ("export", "nothing"), ("plan", "x"), ("queues", "--max-dead", "x")):
+        done = run(fake, app, *arguments)
+        assert done.exit_code == 1
+        assert done.output.startswith("Usage: hake")
+        assert done.output.count("Usage:") == 1
     fake.deny("sqs:ListQueueTags")
     done = run(fake, app, "plan")
     assert done.exit_code == 1

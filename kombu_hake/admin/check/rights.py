@@ -44,7 +44,7 @@ _READS = {
     "sqs:GetQueueUrl", "sqs:GetQueueAttributes", "sqs:ListQueueTags", "sns:GetTopicAttributes",
     "sns:ListSubscriptionsByTopic", "sns:GetSubscriptionAttributes",
 }  # fmt: skip
-#: Rationed by AWS, or one resource tells: tried on one queue or topic.
+#: Rationed by AWS, or one resource tells: tried on one queue.
 _ONCE = {"sqs:SetQueueAttributes", "sqs:TagQueue", "sqs:UntagQueue"}
 #: boto3's call and the parameters that make it do nothing. Beside these it gets a queue URL or topic ARN.
 _EMPTY: Mapping[str, tuple[str, Mapping[str, Any]]] = {
@@ -115,6 +115,8 @@ class RightsReader:
     def __init__(self, clients: Clients) -> None:
         self._clients = clients
         self._known: dict[tuple[str, str], Verdict] = {}
+        #: The verdict on each action of _ONCE.
+        self._once: dict[str, Verdict] = {}
 
     def read(self, expected: Expected, facts: Facts, roles: Iterable[str]) -> list[Right]:
         """Judge each action of some roles on the app's queues and topics that exist."""
@@ -129,6 +131,9 @@ class RightsReader:
                 for resource in (["*"] if grant.is_any else _resources(expected, facts, kind, action))
             )
         )
+        for action in _ONCE:
+            queue = _queue_to_try(action, [resource for _, of, resource in wanted if of == action], facts)
+            self._once[action] = self._try_empty(action, queue, facts) if queue is not None else "unknown"
         simulated = self._simulate(sorted({(action, resource) for _, action, resource in wanted}))
         rights = []
         for role, action, resource in wanted:
@@ -148,13 +153,13 @@ class RightsReader:
             reads = (*facts.denied, *facts.unseen)
             denied = {one.resource for one in reads if one.action == action}
             return "denied" if resource in denied or (resource == "*" and denied) else "allowed"
-        tried = next((verdict for (known, _), verdict in self._known.items() if known == action), None)
-        if action in _ONCE and tried is not None:
-            return tried
+        if action in _ONCE:
+            return self._once[action]
         if action in _LISTS:
             return self._try(*_LISTS[action], if_done="allowed")
-        if action not in _EMPTY:
-            return "unknown"
+        return self._try_empty(action, resource, facts) if action in _EMPTY else "unknown"
+
+    def _try_empty(self, action: str, resource: str, facts: Facts) -> Verdict:
         operation, params = _EMPTY[action]
         service = action.partition(":")[0]
         address = {"TopicArn": resource} if service == "sns" else {"QueueUrl": facts.queues[resource].url}
@@ -193,6 +198,16 @@ class RightsReader:
         except HakeError:
             return {}
         return verdicts
+
+
+def _queue_to_try(action: str, arns: Iterable[str], facts: Facts) -> str | None:
+    """The queue on which an action is tried for all of them.
+
+    Setting no attribute removes the policy of a queue in moto, so it is tried only on a queue without a policy.
+    """
+    has_policy = {arn: "Policy" in (facts.queues[arn].attributes or {"Policy": ""}) for arn in arns}
+    found = next((arn for arn, has in has_policy.items() if not has), None)
+    return found if found is not None or action == "sqs:SetQueueAttributes" else next(iter(has_policy), None)
 
 
 def _evaluated(answer: Mapping[str, Any]) -> dict[tuple[str, str], Verdict]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
-from kombu_hake.admin.blueprint import blueprint
+from kombu_hake.admin.blueprint import auditor, blueprint
 from kombu_hake.admin.check.drift import of_drift
 from kombu_hake.admin.check.facts import Expected, Facts
 from kombu_hake.admin.check.findings import Finding, found, in_order
@@ -23,7 +23,7 @@ from kombu_hake.amqp import SQS_ATTRIBUTES_SETTLE_S
 from kombu_hake.aws import Clients, unreachable_at
 from kombu_hake.exceptions import BrokerUnavailable, HakeError
 from kombu_hake.groups import registry
-from kombu_hake.topology import Auditor, Drift, Topology
+from kombu_hake.topology import Drift, Topology
 
 __all__ = ["CheckReport", "check"]
 
@@ -153,16 +153,8 @@ def _unreachable(clients: Clients) -> Finding | None:
 
 def _differences(expected: Expected, facts: Facts, clients: Clients, topology: Topology) -> Iterator[Drift | Finding]:
     """What ``apply`` would change; a finding if that cannot be told."""
-    made = expected.declared
-    auditor = Auditor(
-        clients,
-        expected.settings,
-        topology.home,
-        [(queue.spec, queue.bindings) for queue in made.queues],
-        {exchange.name: exchange.spec for exchange in made.exchanges},
-    )
     try:
-        yield from auditor.audit(with_undeclared=False).changes
+        yield from auditor(expected.declared, clients, topology.home).audit(with_undeclared=False).changes
     except BrokerUnavailable:
         raise
     except HakeError as exc:

@@ -65,8 +65,8 @@ def template(description: str, resources: Mapping[str, Any], **sections: Any) ->
     if len(resources) > MAX_RESOURCES or size > MAX_BYTES:
         raise ConfigurationError(
             f"The template would have {len(resources)} resources and {size:,} bytes, and CloudFormation takes "
-            f"{MAX_RESOURCES} and {MAX_BYTES:,}. Export Terraform, which has no such limits, or give parts of the app "
-            "(other task modules, other task_queues) an app and a stack of their own."
+            f"{MAX_RESOURCES} and {MAX_BYTES:,}. Give parts of the app (other task modules, other task_queues) an "
+            "app and a stack of their own. 'export terraform' has no such limits."
         )
     return found
 
