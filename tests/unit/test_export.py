@@ -13,6 +13,7 @@ from celery import Celery
 from celery.bin.base import CLIContext
 from cfnlint.api import ManualArgs, lint
 from click.testing import CliRunner, Result
+from fakes import FakeClients, connected
 from hypothesis import given
 from hypothesis import strategies as st
 from kombu import Exchange, Queue
@@ -159,7 +160,7 @@ def test_a_template_that_is_too_large_is_an_error_that_names_the_remedy() -> Non
     with pytest.raises(ConfigurationError, match=r"501 resources.*export terraform"):
         cloudformation(replace(found, queues=many, topics=(), subscriptions=()))
     heavy = replace(queue, tags={"big": "x" * 1_000_000})
-    with pytest.raises(ConfigurationError, match="Export Terraform"):
+    with pytest.raises(ConfigurationError, match="export terraform"):
         cloudformation(replace(found, queues=(heavy,), topics=(), subscriptions=()))
 
 
@@ -401,3 +402,15 @@ def test_policies_cover_the_objects_of_large_messages() -> None:
     of_operator = {tuple(s["Action"]): s["Resource"] for s in operator["Statement"] if "s3:" in str(s)}
     buckets = ["arn:aws:s3:::shop.payloads", "arn:aws:s3:::shop-films"]
     assert of_operator == {("s3:ListBucket", "s3:GetLifecycleConfiguration"): buckets}
+
+
+def test_an_import_reads_each_thing_once() -> None:
+    fake = FakeClients()
+    app = Celery("shop", broker="hake://localhost:1/ns?region=eu-west-1", set_as_current=False)
+    app.conf.task_queues = [Queue(name, Exchange("news", "fanout")) for name in ("one", "two")]
+    with connected(fake), admin.connect(app) as broker:
+        broker.apply()
+        fake.calls.clear()
+        assert len(broker.export_terraform()["import"]) == 7
+    reads = [json.dumps(call) for call in fake.calls]
+    assert len(reads) == len(set(reads))

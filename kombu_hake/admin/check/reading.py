@@ -10,9 +10,8 @@ that is denied is noted, and the others go on.
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from kombu_hake.admin.check.facts import (
@@ -32,7 +31,6 @@ from kombu_hake.amqp import SQS_LIST_PAGE, Store, is_incarnation, ownership, par
 from kombu_hake.aws import Clients
 from kombu_hake.exceptions import (
     AccessDenied,
-    BrokerUnavailable,
     HakeError,
     InvalidName,
     PayloadMissing,
@@ -42,7 +40,7 @@ from kombu_hake.exceptions import (
 )
 from kombu_hake.topology import Home, SnsTopic, SqsQueue
 
-__all__ = ["OnceClients", "Reader"]
+__all__ = ["Reader"]
 
 #: Other queues that are looked for, of one topic.
 _OTHERS_MOST = 100
@@ -52,51 +50,6 @@ _COUNTED_MOST = 400
 _TEMPORARY_MOST = 50
 #: Names that kombu and Celery give to temporary queues hold a UUID.
 _LOOKS_TEMPORARY = re.compile(r"[0-9a-f]{32}|[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
-
-
-class OnceClients:
-    """Answers equal reads once: what a check reads is compared more than once. Other calls go through.
-
-    Use it where a :class:`~kombu_hake.aws.Clients` is expected. Not safe for concurrent use by threads.
-    """
-
-    def __init__(self, clients: Clients) -> None:
-        self._clients = clients
-        self._answers: dict[str, dict[str, Any] | HakeError] = {}
-
-    def sqs(self, operation: str, **params: Any) -> dict[str, Any]:
-        """As that of :class:`~kombu_hake.aws.Clients`."""
-        return self._once(self._clients.sqs, operation, params)
-
-    def sns(self, operation: str, **params: Any) -> dict[str, Any]:
-        """As that of :class:`~kombu_hake.aws.Clients`."""
-        return self._once(self._clients.sns, operation, params)
-
-    @property
-    def denied(self) -> list[Denied]:
-        """The reads that AWS denied."""
-        return [Denied(one.action, one.resource) for one in self._answers.values() if isinstance(one, AccessDenied)]
-
-    def _once(
-        self, call: Callable[..., dict[str, Any]], operation: str, params: Mapping[str, Any]
-    ) -> dict[str, Any]:  # fmt: skip
-        if not operation.startswith(("get_", "list_")):
-            return call(operation, **params)
-        key = f"{operation} {json.dumps(params, sort_keys=True)}"
-        if key not in self._answers:
-            try:
-                self._answers[key] = call(operation, **params)
-            except BrokerUnavailable:
-                raise
-            except HakeError as exc:
-                self._answers[key] = exc
-        answer = self._answers[key]
-        if isinstance(answer, HakeError):
-            raise answer
-        return answer
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._clients, name)
 
 
 class Reader:

@@ -9,16 +9,17 @@ from typing import Any, cast
 
 from kombu_hake.admin.blueprint import auditor, blueprint
 from kombu_hake.admin.check.drift import of_drift
-from kombu_hake.admin.check.facts import Expected, Facts
+from kombu_hake.admin.check.facts import Denied, Expected, Facts
 from kombu_hake.admin.check.findings import Finding, found, in_order
 from kombu_hake.admin.check.place import of_place, of_reads
 from kombu_hake.admin.check.probe import Probe, Probed, of_probes
 from kombu_hake.admin.check.queues import of_queues
-from kombu_hake.admin.check.reading import OnceClients, Reader
+from kombu_hake.admin.check.reading import Reader
 from kombu_hake.admin.check.rights import Right, RightsReader, of_rights, usual_roles
 from kombu_hake.admin.check.stores import of_stores
 from kombu_hake.admin.check.subscriptions import of_topics
 from kombu_hake.admin.declared import declared
+from kombu_hake.admin.once import OnceClients
 from kombu_hake.amqp import SQS_ATTRIBUTES_SETTLE_S
 from kombu_hake.aws import Clients, unreachable_at
 from kombu_hake.exceptions import BrokerUnavailable, HakeError
@@ -120,7 +121,8 @@ def _checked(
     facts = Reader(cast(Clients, once), topology.home).read(expected)
     rights = RightsReader(clients).read(expected, facts, roles or usual_roles(expected))
     differences = list(_differences(expected, facts, cast(Clients, once), topology))
-    findings = [*of_reads(facts, once.denied), *judged(expected, facts), *of_rights(expected, facts, rights)]
+    denied = [Denied(one.action, one.resource) for one in once.denied]
+    findings = [*of_reads(facts, denied), *judged(expected, facts), *of_rights(expected, facts, rights)]
     findings += [one for one in differences if isinstance(one, Finding)]
     findings += of_drift(expected, [one for one in differences if isinstance(one, Drift)], findings)
     probes: list[Probed] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 from kombu_hake.admin.blueprint import blueprint
 from kombu_hake.admin.declared import Declared, declared, stores
@@ -13,6 +13,7 @@ from kombu_hake.admin.export.cloudformation import cloudformation
 from kombu_hake.admin.export.existing import Existing, completed, read, with_recorded
 from kombu_hake.admin.export.rights import Resources, Role, bucket_arn, key_statement, payloads_arn, policies
 from kombu_hake.admin.export.terraform import terraform
+from kombu_hake.admin.once import OnceClients
 from kombu_hake.amqp import is_reply_exchange, parse_arn
 from kombu_hake.aws import Clients
 from kombu_hake.exceptions import ConfigurationError
@@ -38,8 +39,9 @@ class Exporter:
         planned = self._blueprint(found)
         if not imports:
             return terraform(planned, Existing(), stores(found, self._settings))
-        planned = self._blueprint(with_recorded(found, planned, read(self._clients, planned)))
-        existing = read(self._clients, planned)
+        once = cast(Clients, OnceClients(self._clients))
+        planned = self._blueprint(with_recorded(found, planned, read(once, planned)))
+        existing = read(once, planned)
         return terraform(completed(planned, existing), existing, stores(found, self._settings))
 
     def cloudformation(self) -> dict[str, Any]:
