@@ -65,8 +65,8 @@ def of_queues(expected: Expected, facts: Facts) -> Iterator[Finding]:
 
 def _missing(expected: Expected, queue: SqsQueue) -> Finding:
     kind = f"Queue {queue.owner!r}" if queue.role == "queue" else f"A priority level of queue {queue.owner!r}"
-    remedy = expected.apply
-    if queue.is_predefined or not expected.is_ours_to_make:
+    remedy = expected.apply if expected.is_ours_to_make else f"{expected.apply}, or your infrastructure code"
+    if queue.is_predefined:
         remedy = f"aws sqs create-queue --queue-name {shlex.quote(queue.physical)}"
     return found("queue-missing", queue.arn, f"{kind} does not exist.", remedy, explains=about_queue(queue.arn))
 
