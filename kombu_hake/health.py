@@ -117,11 +117,13 @@ def read(path: str, now_s: float | None = None) -> Health:
     """
     # A pipe in its place must not block, and a device must not be read.
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
-    with open(handle, "rb") as file:
+    try:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
             raise ValueError(f"{path} is not a file.")
-        content = file.read(_MAX_BYTES + 1)
+        content = os.read(handle, _MAX_BYTES + 1)
+    finally:
+        os.close(handle)
     age_s = (time.time() if now_s is None else now_s) - status.st_mtime
     try:
         if len(content) > _MAX_BYTES:

@@ -32,6 +32,8 @@ def check(ctx: click.Context, roles: tuple[str, ...], probe: bool, wait_s: float
     """
     from kombu_hake.cli.tables import check_sheet
 
+    if wait_s is not None and not probe:
+        raise click.UsageError("--wait is how long a probe waits: add --probe.")
     with connected(ctx, offline=True) as broker:
         report = broker.check(roles=roles, probe=probe, wait_s=wait_s, on_progress=note)
     say(json.dumps(report.as_dict(), indent=2) if as_json else check_sheet(report))

@@ -36,7 +36,7 @@ class _Group(click.Group):
 
 @click.group(cls=_Group)
 def hake() -> None:
-    """Topics, consumer groups and dead letters on SNS and SQS."""
+    """Queues, topics, consumer groups and dead letters on SNS and SQS."""
 
 
 hake.add_command(check)

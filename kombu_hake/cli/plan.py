@@ -52,6 +52,8 @@ def apply(ctx: click.Context, prune: str | None, yes: bool, as_json: bool) -> No
     Safe while workers run, and does nothing where nothing differs. Attributes and tags that are declared and were
     changed elsewhere are reset; what is not declared stays.
     """
+    if yes and prune is None:
+        raise click.UsageError("--yes is for --prune 'GLOB'; apply asks nothing without --prune.")
     if yes and prune == _ASK:
         raise click.UsageError(
             "Other apps may use this namespace, so --yes needs the names to delete: --prune 'shop-*' --yes."

@@ -287,6 +287,11 @@ def test_a_pipe_or_a_folder_is_not_waited_for(path: Path, capsys: pytest.Capture
     assert "is not a file" in capsys.readouterr().err
 
 
+def test_a_folder_in_its_place_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"{tmp_path} is not a file"):
+        read(str(tmp_path))
+
+
 GOOD: dict[str, Any] = json.loads(Health("w1@host", 17, "stuck", 3, (Stuck("a", 1.0),)).dumps())
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),

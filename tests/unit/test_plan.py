@@ -708,7 +708,10 @@ def test_commands_and_their_exit_codes() -> None:
     for command in ("plan", "apply"):
         done = run(fake, app, command)
         assert (done.exit_code, done.output) == (0, "Nothing to apply: AWS has all that the app declares.\n")
-    for arguments in (("export",), ("export", "nothing"), ("plan", "x"), ("queues", "--max-dead", "x")):
+    for arguments in (
+        ("export",), ("export", "nothing"), ("plan", "x"), ("queues", "--max-dead", "x"), ("check", "--wait", "9s"),
+        ("apply", "--yes"), ("apply", "--yes", "--prune"),
+    ):  # fmt: skip
         done = run(fake, app, *arguments)
         assert done.exit_code == 1
         assert done.output.startswith("Usage: hake")
