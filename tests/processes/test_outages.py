@@ -88,6 +88,7 @@ def test_what_somebody_removes_under_a_running_worker_is_made_again_loudly(
     worker = on_stage.start("apps.groups", "-Q", "email", "-P", "threads", "-c", "1")
     on_stage.python("-m", "apps.publish", "handle", "--exchange", "orders", "--keys", "before")
     on_stage.runs.wait_for(1, number="before")
+    wait_until(lambda: unfinished(aws, "email") == (0, 0), lambda: worker.log[-2000:])  # else an ack has no queue
     remove(aws)  # type: ignore[operator]
     wait_until(lambda: "recreated" in worker.log, lambda: worker.log[-2000:])
     on_stage.python("-m", "apps.publish", "handle", "--exchange", "orders", "--keys", "after")

@@ -522,6 +522,7 @@ def test_the_consuming_thread_replaces_a_poller_that_has_died(
 
 
 def test_closing_flushes_acks_gives_back_the_rest_and_ends_the_threads(fake: FakeClients) -> None:
+    before = set(threading.enumerate())  # of connections of other tests, which await the garbage collector
     with connected(fake, ack_linger_s=5) as connection:
         received = consume(connection)
         for number in range(6):
@@ -534,7 +535,7 @@ def test_closing_flushes_acks_gives_back_the_rest_and_ends_the_threads(fake: Fak
         assert len(fake.queues.queue("q").messages) == 5
         assert not any(message.is_in_flight(fake.clock()) for message in fake.queues.queue("q").messages)
         fake.end()
-        eventually(lambda: not [t for t in threading.enumerate() if t.name.startswith("hake")])
+        eventually(lambda: not [t for t in {*threading.enumerate()} - before if t.name.startswith("hake")])
 
 
 def test_closing_twice_is_fine(fake: FakeClients, connection: Connection) -> None:
