@@ -339,8 +339,11 @@ class FakeClients:
             raise due.pop(0)
 
 
-def eventually(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
-    """Wait for what another thread does; fails when it does not come true in time (real seconds)."""
+def eventually(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
+    """Wait for what another thread does; fails when it does not come true in time (real seconds).
+
+    The time is longer than a poll: of a connection to an emulator that was closed before, it may still be open.
+    """
     pause, deadline = threading.Event(), time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "it did not come true in time"
