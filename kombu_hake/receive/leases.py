@@ -214,7 +214,7 @@ class Leases:
         self._settling.help()
 
     def vitals(self) -> list[Vital]:
-        """The keeper, where it runs or has something to do. Takes no lock: whoever asks must not be stuck like it."""
+        """The keeper, where it runs or has something to do. Takes no lock: a caller must not be stuck like it."""
         is_alive = self._keeper.is_alive
         if self._stopping or not (is_alive or self._held or self._acks):
             return []

@@ -307,7 +307,7 @@ class Receiver:
                     logger.error("HAKE005 Cannot start a poller; retrying: %s", exc, extra=fields(queue=source.queue))
 
     def vitals(self) -> list[Vital]:
-        """The pollers that a worker cannot do without. Takes no lock: whoever asks must not be stuck like them."""
+        """The pollers that a worker cannot do without. Takes no lock: a caller must not be stuck like them."""
         return [
             Vital(f"the poller of queue {source.name}", source.pulse, source.has_poller)
             for source in list(self._sources.values())

@@ -13,7 +13,7 @@ What is watched
 
 Who writes
     A thread of its own, every few seconds. The time stamp of the file is set to when the part that is stuck turned
-    last; it is the present while none is. If the process is frozen, nobody writes, and the file becomes old.
+    last; it is the present while none is. If the process is frozen, nothing is written, and the file becomes old.
     The thread takes no lock of those that it watches.
 
 Only a worker's main process writes: the signal ``worker_init`` tells which process is one. The thread starts when the

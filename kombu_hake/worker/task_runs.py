@@ -61,7 +61,7 @@ def watch() -> None:
 
 
 def _unwatch() -> None:
-    """Celery sends no signal that nobody receives: two of them cost a task some ten microseconds."""
+    """Celery sends no signal without a receiver: two of them cost a task some ten microseconds."""
     signals = sys.modules.get("celery.signals")
     if signals is not None:
         signals.task_prerun.disconnect(dispatch_uid=_UID)
