@@ -48,7 +48,7 @@ from kombu_hake.amqp.contents import (
     most_values,
 )
 from kombu_hake.amqp.deferral import EARLY_S, How, delay_s, due_ms, hide_s, plan
-from kombu_hake.amqp.documents import matches_wildcard, read_object, same_json
+from kombu_hake.amqp.documents import dead_queue_arn, matches_wildcard, read_object, same_json
 from kombu_hake.amqp.envelope import (
     FOREIGN_ATTRIBUTES,
     Envelope,
@@ -260,6 +260,7 @@ __all__ = [
     "compile_filter",
     "compressed",
     "dead_name",
+    "dead_queue_arn",
     "decode",
     "decoded",
     "delay_s",

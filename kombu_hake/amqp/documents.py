@@ -11,8 +11,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from kombu_hake.amqp.limits import SNS_FILTER_MAX_BYTES
+from kombu_hake.amqp.naming import Arn, parse_arn
+from kombu_hake.exceptions import InvalidName
 
-__all__ = ["is_deeper", "matches_wildcard", "read_object", "same_json"]
+__all__ = ["dead_queue_arn", "is_deeper", "matches_wildcard", "read_object", "same_json"]
 
 #: The longest document that AWS stores is a filter policy.
 _MAX_CHARS = SNS_FILTER_MAX_BYTES
@@ -130,3 +132,18 @@ def is_deeper(value: Any, levels: int) -> bool:
         inside = [item for outer in level for item in (outer.values() if isinstance(outer, dict) else outer)]
         level = [item for item in inside if isinstance(item, dict | list)]
     return False
+
+
+def dead_queue_arn(redrive_policy: str | None) -> Arn | None:
+    """The ARN of the dead-letter queue that a redrive policy names; None where it names none.
+
+    Raises:
+        ValueError: it can't be read.
+    """
+    target = read_object(redrive_policy).get("deadLetterTargetArn")
+    if not target:
+        return None
+    try:
+        return parse_arn(str(target))
+    except InvalidName as exc:
+        raise ValueError("the dead-letter queue is no ARN") from exc

@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from kombu_hake.amqp import FIFO_SUFFIX, SubscriptionArn, parse_arn, read_object, without_priorities
-from kombu_hake.exceptions import InvalidName
+from kombu_hake.amqp import FIFO_SUFFIX, SubscriptionArn, dead_queue_arn, read_object, without_priorities
 from kombu_hake.quoting import quoted
 from kombu_hake.topology.desired import Desired, Level, filters
 from kombu_hake.topology.diff import Change, SetAttribute, Subscribe, WritePolicy, diff, is_body_scope, shared_exchanges
@@ -59,14 +58,8 @@ def dead_queue_of(redrive_policy: str | None) -> tuple[str, str] | None:
     Raises:
         ValueError: it can't be read.
     """
-    target = read_object(redrive_policy).get("deadLetterTargetArn")
-    if not target:
-        return None
-    try:
-        arn = parse_arn(str(target))
-    except InvalidName as exc:
-        raise ValueError("the dead-letter queue is no ARN") from exc
-    return arn.name, arn.account
+    arn = dead_queue_arn(redrive_policy)
+    return None if arn is None else (arn.name, arn.account)
 
 
 def _faults(desired: Desired, observed: Observed) -> Iterator[str]:

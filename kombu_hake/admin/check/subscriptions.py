@@ -13,12 +13,10 @@ from kombu_hake.amqp import (
     FIFO_SUFFIX,
     SNS_MAX_MESSAGE_BYTES,
     SNS_RAISED_MAX_SUBSCRIPTIONS,
+    dead_queue_arn,
     level_shares,
-    parse_arn,
-    read_object,
     whole,
 )
-from kombu_hake.exceptions import InvalidName
 from kombu_hake.quoting import quoted
 from kombu_hake.topology import SnsSubscription, SnsTopic, covers, filters
 
@@ -52,13 +50,9 @@ def target_of(document: str | None) -> str | None:
     Raises:
         ValueError: it cannot be read.
     """
-    target = read_object(document).get("deadLetterTargetArn")
-    if not target:
+    arn = dead_queue_arn(document)
+    if arn is None:
         return None
-    try:
-        arn = parse_arn(str(target))
-    except InvalidName as exc:
-        raise ValueError("the dead-letter queue is no ARN") from exc
     if arn.service != "sqs":
         raise ValueError("the dead-letter queue is no queue")
     return str(arn)
