@@ -10,6 +10,7 @@ from celery import Celery
 from kombu import Exchange, Queue
 from support.emulators import Emulator
 from support.rights import CONSUMER, DECLARER, PRODUCER, as_user
+from support.shops import declare_own
 
 from kombu_hake.admin import CheckReport, connect
 from kombu_hake.groups.topic import Topic
@@ -32,13 +33,6 @@ def shop(aws: Emulator, **options: Any) -> Celery:
     orders.on("placed", group="stock", name="reserve")(nothing)
     app.conf.task_queues = [Queue("celery"), Queue("audit", Exchange("news", "fanout"))]
     return app
-
-
-def declare(app: Celery) -> None:
-    app.finalize()
-    with app.connection_for_write() as connection:
-        for queue in app.amqp.queues.values():
-            queue(connection.default_channel).declare()
 
 
 def report(app: Celery, **options: Any) -> CheckReport:
@@ -90,7 +84,7 @@ def names(aws: Emulator) -> set[str]:
 
 def test_a_sound_topology_is_clean_and_its_deliveries_are_proved(aws: Emulator) -> None:
     app = shop(aws)
-    declare(app)
+    declare_own(app)
     before, shown = names(aws), policies(aws)
     found = report(app, roles=["producer", "consumer", "declarer", "operator"], probe=True)
     assert found.findings == ()
@@ -129,7 +123,7 @@ def test_what_apply_made_is_clean(aws: Emulator) -> None:
 )
 def test_a_fault_planted_with_boto3_is_found(aws: Emulator, code: str, plant: Callable[[Emulator], object]) -> None:
     app = shop(aws)
-    declare(app)
+    declare_own(app)
     plant(aws)
     assert codes(report(app)) == [code]
 
@@ -138,7 +132,7 @@ def test_a_probe_fails_like_the_messages_it_stands_for(ministack: Emulator) -> N
     """The only emulator that enforces queue policies."""
     aws = ministack.in_namespace("probed")
     app = shop(aws)
-    declare(app)
+    declare_own(app)
     set_queue(aws, "email", Policy="")
     found = report(app, probe=True, wait_s=1)
     outcomes = {name: probed.outcome for probed in found.probes for name in probed.subscriptions}
@@ -160,7 +154,7 @@ def test_a_probe_fails_like_the_messages_it_stands_for(ministack: Emulator) -> N
 )
 def test_a_right_that_iam_denies_is_named(ministack: Emulator, action: str, role: str) -> None:
     aws = ministack.in_namespace("rights")
-    declare(shop(aws))
+    declare_own(shop(aws))
     allowed = {*PRODUCER, *CONSUMER, *DECLARER, *READER} - {action}
     user = as_user(aws, sorted(allowed))
     found = report(shop(replace(user, namespace="rights")), roles=[role])
@@ -171,7 +165,7 @@ def test_a_right_that_iam_denies_is_named(ministack: Emulator, action: str, role
 
 def test_a_role_with_what_it_needs_and_the_reads_is_clean(ministack: Emulator) -> None:
     aws = ministack.in_namespace("enough")
-    declare(shop(aws))
+    declare_own(shop(aws))
     user = as_user(aws, sorted({*PRODUCER, *CONSUMER, *READER}))
     found = report(shop(replace(user, namespace="enough")), roles=["producer", "consumer"])
     assert found.findings == ()
@@ -180,7 +174,7 @@ def test_a_role_with_what_it_needs_and_the_reads_is_clean(ministack: Emulator) -
 
 def test_a_consumer_may_not_see_all_and_is_told_what_is_unknown(ministack: Emulator) -> None:
     aws = ministack.in_namespace("blind")
-    declare(shop(aws))
+    declare_own(shop(aws))
     found = report(shop(replace(as_user(aws, CONSUMER), namespace="blind")), roles=["consumer"])
     assert codes(found) == ["cannot-check"]
     told = " ".join(finding.remedy for finding in found.findings)

@@ -10,7 +10,7 @@ from kombu import Exchange, Queue, binding
 from kombu_hake import Topic
 from kombu_hake.admin.declared import declared
 
-__all__ = ["SHOPS", "declare_all", "made_app"]
+__all__ = ["SHOPS", "declare_all", "declare_own", "made_app"]
 
 #: What an option gives every queue.
 OWN_POLICY = {
@@ -116,3 +116,11 @@ def declare_all(app: Celery) -> None:
         known = app.amqp.queues
         for queue in declared(app).queues:
             (known[queue.name] if queue.name in known else known.new_missing(queue.name))(channel).declare()
+
+
+def declare_own(app: Celery) -> None:
+    """Declare the queues that the app itself names, temporary ones too, by a connection of its own."""
+    app.finalize()
+    with app.connection_for_write() as connection:
+        for queue in app.amqp.queues.values():
+            queue(connection.default_channel).declare()

@@ -21,7 +21,7 @@ from celery.bin.base import CLIContext
 from click.testing import CliRunner, Result
 from fakes import ACCOUNT, REGION, FakeClients, connected, make_settings
 from kombu import Exchange, Queue
-from support.shops import SHOPS, declare_all, made_app
+from support.shops import SHOPS, declare_all, declare_own, made_app
 
 from kombu_hake.admin import CheckReport, Finding, connect
 from kombu_hake.admin.blueprint import blueprint
@@ -64,13 +64,6 @@ def shop(broker: str = BROKER, **options: Any) -> Celery:
         Queue("jobs.fifo", Exchange("jobs.fifo", "topic"), "job"),
     ]
     return app
-
-
-def declare(app: Celery) -> None:
-    app.finalize()
-    with app.connection_for_write() as connection:
-        for queue in app.amqp.queues.values():
-            queue(connection.default_channel).declare()
 
 
 class Aws:
@@ -122,7 +115,7 @@ def fake() -> FakeClients:
 def app(fake: FakeClients) -> Iterator[Celery]:
     app = shop()
     with connected(fake):
-        declare(app)
+        declare_own(app)
         yield app
 
 
@@ -181,7 +174,7 @@ def bind_more(aws: Aws) -> None:
     app = shop()
     orders = Topic("orders", app=app)
     orders.on("refunded", group="email", name="older")(nothing)
-    declare(app)
+    declare_own(app)
 
 
 def in_flight(aws: Aws) -> None:
@@ -383,7 +376,7 @@ SOUND: dict[str, Callable[[], Celery]] = {
 def test_a_sound_topology_has_no_finding(name: str, fake: FakeClients) -> None:
     app = SOUND[name]()
     with connected(fake):
-        declare(app)
+        declare_own(app)
         found = report(app, roles=("producer", "consumer", "declarer", "operator"))
     assert found.findings == ()
     assert found.is_clean
@@ -431,7 +424,7 @@ def test_groups_of_another_app_on_the_same_queue_are_no_fault(app: Celery, fake:
     other = plain()
     other.conf.task_queues = [Queue("ranked", Exchange("work", "topic"), "extra.#", max_priority=9)]
     with connected(fake):
-        declare(other)
+        declare_own(other)
         assert report(app).findings == ()
         assert codes(report(other).findings) == []
 
@@ -471,7 +464,7 @@ def test_requests_grow_with_the_topology_only(app: Celery, fake: FakeClients) ->
 def found_in(app: Celery, fake: FakeClients, *, is_declared: bool = True) -> tuple[Finding, ...]:
     with connected(fake):
         if is_declared:
-            declare(app)
+            declare_own(app)
         return report(app).findings
 
 
@@ -481,8 +474,8 @@ def test_a_fifo_queue_on_a_standard_topic(fake: FakeClients) -> None:
     bound.conf.task_queues = [Queue("celery"), Queue("jobs.fifo", Exchange("orders", "topic"), "job")]
     other.conf.task_queues = [Queue("audit", Exchange("orders", "topic"), "#")]
     with connected(fake):
-        declare(unbound)
-        declare(other)
+        declare_own(unbound)
+        declare_own(other)
     assert codes(found_in(bound, fake, is_declared=False)) == ["fifo-on-standard-topic", "foreign-subscription"]
 
 
@@ -490,7 +483,7 @@ def test_a_group_that_is_bound_to_no_topic(fake: FakeClients) -> None:
     """Of a group that the app has handlers for, Celery may have a queue of that name without its bindings."""
     app = plain()
     with connected(fake), app.connection_for_write() as connection:
-        declare(app)
+        declare_own(app)
         topology, clients = connection.connection.topology, connection.connection.clients
         made = declared(app)
         group = replace(made, queues=tuple(replace(queue, is_group=True) for queue in made.queues))
@@ -537,7 +530,7 @@ def test_a_topic_without_handlers_that_reaches_nobody(fake: FakeClients, is_made
 )
 def test_publishing_to_a_topic_that_workers_do_not_create_fails(fake: FakeClients, options: dict[str, Any]) -> None:
     with connected(fake):
-        declare(plain())
+        declare_own(plain())
         [finding] = [one for one in report(publisher(**options)).findings if one.severity != "info"]
     assert finding.code == "exchange-reaches-nobody"
     assert "Publishing to it fails." in finding.what
@@ -563,7 +556,7 @@ def test_a_topic_without_handlers_needs_the_right_to_publish(app: Celery, fake: 
 def test_a_queue_shared_with_sqs_workers_that_hides_messages_for_two_minutes(fake: FakeClients) -> None:
     app = plain(name_style="kombu")
     with connected(fake):
-        declare(app)
+        declare_own(app)
         Aws(fake).attributes("celery")["VisibilityTimeout"] = "120"
         [finding] = report(app).findings
     assert (finding.code, finding.severity) == ("visibility-short", "warning")
@@ -619,7 +612,7 @@ def test_addresses_of_another_place(fake: FakeClients, options: dict[str, Any], 
     for one in (before, app):
         one.conf.task_queues = [Queue("celery"), Queue("mails", Exchange("news", "topic"), "#")]
     with connected(fake):
-        declare(before)
+        declare_own(before)
         assert code in codes(report(app).findings)
         assert set(codes(report(app).findings)) <= {code, "drift"}
 
@@ -642,7 +635,7 @@ def test_an_endpoint_of_another_region(
 
 def test_an_account_that_is_not_that_of_the_credentials(fake: FakeClients) -> None:
     with connected(fake):
-        declare(plain())
+        declare_own(plain())
         app = plain(account_id="999999999999")
         assert "account-mismatch" in codes(report(app).findings)
 
@@ -883,7 +876,7 @@ if __name__ == "__main__":
     for each in FAULTS:
         aws, its_app = FakeClients(), shop()
         with connected(aws):
-            declare(its_app)
+            declare_own(its_app)
             each.plant(Aws(aws))
             for line in report(its_app).findings:
                 print(f"{each.code:26}{each.case:24}{line.severity:8} {line.what}")

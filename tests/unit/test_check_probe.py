@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from fake_aws import SLOW
 from fakes import ACCOUNT, REGION, FakeClients, connected
 from kombu import Exchange, Queue
+from support.shops import declare_own
 
 from kombu_hake.admin import CheckReport, connect
 from kombu_hake.admin.blueprint import blueprint
@@ -43,13 +44,6 @@ def shop() -> Celery:
     return app
 
 
-def declare(app: Celery) -> None:
-    app.finalize()
-    with app.connection_for_write() as connection:
-        for queue in app.amqp.queues.values():
-            queue(connection.default_channel).declare()
-
-
 @pytest.fixture
 def fake() -> FakeClients:
     return FakeClients()
@@ -59,7 +53,7 @@ def fake() -> FakeClients:
 def app(fake: FakeClients) -> Iterator[Celery]:
     app = shop()
     with connected(fake):
-        declare(app)
+        declare_own(app)
         yield app
 
 
@@ -108,7 +102,7 @@ def test_queues_that_are_alike_share_a_copy(fake: FakeClients) -> None:
     app = Celery("shop", broker=f"hake://localhost:1/ns?region={REGION}", set_as_current=False)
     app.conf.task_queues = [Queue(f"audit{number}", Exchange("news", "fanout")) for number in range(5)]
     with connected(fake):
-        declare(app)
+        declare_own(app)
         report = probe(app)
     assert [(len(one.subscriptions), one.outcome) for one in report.probes] == [(5, "delivered")]
 
@@ -118,7 +112,7 @@ def test_many_kinds_are_tried_in_turn(fake: FakeClients) -> None:
     app.conf.task_queues = [Queue(f"q{number}", Exchange("work", "topic"), f"k{number}") for number in range(23)]
     lines: list[str] = []
     with connected(fake):
-        declare(app)
+        declare_own(app)
         report = probe(app, on_progress=lines.append)
     assert [probed.outcome for probed in report.probes] == ["delivered"] * 23
     assert sum(line.startswith("creating topic") for line in lines) == 2
@@ -128,7 +122,7 @@ def test_an_app_without_topics_has_nothing_to_probe(fake: FakeClients) -> None:
     app = Celery("plain", broker=f"hake://localhost:1/ns?region={REGION}", set_as_current=False)
     lines: list[str] = []
     with connected(fake):
-        declare(app)
+        declare_own(app)
         report = probe(app, on_progress=lines.append)
     assert (report.probes, report.findings) == ((), ())
     assert lines == ["there is no subscription to probe"]
