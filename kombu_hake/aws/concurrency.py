@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 import weakref
@@ -177,4 +176,4 @@ class Reentry:
 def backoff_s(attempt: int, first_s: float = 0.2, most_s: float = 5.0) -> float:
     """Seconds to wait before try *attempt* + 1: doubling, with full jitter in the upper half."""
     ceiling = min(most_s, first_s * 2.0 ** min(attempt, 30))
-    return ceiling * (0.5 + random.random() / 2)  # noqa: S311 - spreading load needs no secrecy
+    return ceiling * (0.5 + forksafe.rng.random() / 2)

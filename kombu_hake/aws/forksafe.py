@@ -12,10 +12,17 @@ single operations are atomic in the interpreter.
 from __future__ import annotations
 
 import os
+import random
 import weakref
 from typing import Protocol
 
-__all__ = ["ForkAware", "register"]
+__all__ = ["ForkAware", "register", "rng"]
+
+#: For jitter and delivery tags, never for secrets. The threads of a library must not advance the application's own
+#: ``random``: a seeded simulation, or a test with Hypothesis, would differ from run to run. Random bytes of the
+#: operating system would cost a system call each, and release the interpreter lock.
+rng = random.Random()  # noqa: S311
+os.register_at_fork(after_in_child=rng.seed)
 
 
 class ForkAware(Protocol):

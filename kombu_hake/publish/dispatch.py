@@ -6,8 +6,6 @@ Between the channel, which speaks AMQP, and the publisher, which speaks AWS.
 from __future__ import annotations
 
 import logging
-import os
-import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,7 +35,7 @@ from kombu_hake.amqp import (
     unwritable_properties,
     whole,
 )
-from kombu_hake.aws import patience
+from kombu_hake.aws import forksafe, patience
 from kombu_hake.config import Settings
 from kombu_hake.exceptions import (
     AccessDenied,
@@ -74,10 +72,6 @@ _MOST_KEYS = 1_000
 _MOST_KEY_CHARS = 256
 _MAX_WARNED = 1_000
 _warned: set[str] = set()
-#: Makes delivery tags, on which nothing depends. Random bytes of the operating system would cost a system call per
-#: message, and release the interpreter lock.
-_random = random.Random()  # noqa: S311
-os.register_at_fork(after_in_child=_random.seed)
 
 
 @dataclass
@@ -391,7 +385,7 @@ def _without_foreign_properties(message: Mapping[str, Any]) -> Mapping[str, Any]
 
 def _new_tag() -> str:
     """A unique id of a publish."""
-    return f"{_random.getrandbits(128):032x}"
+    return f"{forksafe.rng.getrandbits(128):032x}"
 
 
 def _is_needed(target: Target) -> bool:

@@ -21,7 +21,6 @@ Stop
 from __future__ import annotations
 
 import logging
-import random
 import threading
 import time
 from collections import Counter
@@ -459,7 +458,7 @@ class Receiver:
         if not every_s or source.rank or time.monotonic() < source.check_at:  # the lowest level looks after all
             return
         # With jitter: a fleet that started at once does not ask at once.
-        source.check_at = time.monotonic() + every_s * random.uniform(0.75, 1.25)  # noqa: S311 - needs no secrecy
+        source.check_at = time.monotonic() + every_s * forksafe.rng.uniform(0.75, 1.25)
         start_thread(partial(self._look_after, source), f"hake-check-{source.name}")
 
     def _look_after(self, source: _Source) -> None:

@@ -48,7 +48,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from kombu_hake.amqp import SQS_LIST_PAGE, Ownership, QueueUrl, from_tags, is_incarnation, ownership, parse_arn
-from kombu_hake.aws import Clients
+from kombu_hake.aws import Clients, forksafe
 from kombu_hake.config import Settings
 from kombu_hake.exceptions import AccessDenied, HakeError, InvalidName, QueueNotFound, TopologyError
 from kombu_hake.quoting import guarded
@@ -130,7 +130,7 @@ class Janitor:
         self._topics = topics
         self._home = home
         self._clock = clock
-        self._chance = chance or random.Random()  # noqa: S311 - spreading load needs no secrecy
+        self._chance = chance or forksafe.rng
         self._not_ours: dict[QueueUrl, float] = {}
         self._running: Iterator[float] | None = None
         self._is_own: Callable[[QueueUrl], bool] | None = None

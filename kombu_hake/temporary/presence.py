@@ -17,7 +17,6 @@ A late owner
 from __future__ import annotations
 
 import logging
-import random
 import threading
 import time
 import weakref
@@ -302,7 +301,7 @@ class Presence:
             is_first = not self._stays
             if stay is None:
                 # Phases differ, so that processes that start together do not beat together.
-                phase = self.interval_s * random.uniform(0.5, 1.0) if until_s else 0.0  # noqa: S311
+                phase = self.interval_s * forksafe.rng.uniform(0.5, 1.0) if until_s else 0.0
                 stay = self._stays[url] = _Stay(url, name, until_s, self._clock() + phase)
             stay.retire_at = None
             stay.holders.add(holder)

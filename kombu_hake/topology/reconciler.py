@@ -24,7 +24,6 @@ Cost
 from __future__ import annotations
 
 import logging
-import random
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -40,7 +39,7 @@ from kombu_hake.amqp import (
     overflow_tags,
     to_tags,
 )
-from kombu_hake.aws import Clients, SingleFlight
+from kombu_hake.aws import Clients, SingleFlight, forksafe
 from kombu_hake.exceptions import AccessDenied, HakeError
 from kombu_hake.quoting import fields, guarded
 from kombu_hake.topology.apply import Applier
@@ -265,7 +264,7 @@ class Reconciler:
         if not self._timings.attributes_s:
             return
         for number, factor in enumerate(_CHECKS):
-            jitter = random.uniform(0.97, 1.0)  # noqa: S311 - spreading load needs no secrecy
+            jitter = forksafe.rng.uniform(0.97, 1.0)
             delay_s = self._timings.attributes_s * factor * jitter
             self._chores.after(delay_s, ("check", queue, str(number)), lambda: self._recheck(queue))
 

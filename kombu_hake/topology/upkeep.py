@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from kombu_hake.amqp import Kind, QueueUrl
+from kombu_hake.aws import forksafe
 from kombu_hake.exceptions import QueueNotFound, TopicNotFound
 from kombu_hake.quoting import fields, guarded
 from kombu_hake.topology.convergence import Converger
@@ -86,7 +86,7 @@ class Upkeep:
         Each queue is offered once an interval. Workers of a fleet have the same queues, so together they check all.
         """
         requests = sum(1 + len(known.exchanges()) for _, known in self._knowledge.all_known())
-        return random.random() * requests < _CHECK_REQUESTS  # noqa: S311 - spreading load needs no secrecy
+        return forksafe.rng.random() * requests < _CHECK_REQUESTS
 
     def _changes(self, queue: str, wanted: Desired, observed: Observed) -> list[Change]:
         """The difference, as far as it can be told from the bindings that are known."""

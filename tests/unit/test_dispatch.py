@@ -10,6 +10,7 @@ from test_forksafe import in_child
 
 from kombu_hake.amqp.bindings import Binding
 from kombu_hake.amqp.routing import message_attributes
+from kombu_hake.aws import forksafe
 from kombu_hake.exceptions import (
     AccessDenied,
     BrokerUnavailable,
@@ -173,10 +174,10 @@ def test_each_publish_has_a_delivery_tag_of_its_own_in_a_forked_child_too(fake: 
     here.publish("", "q")
     tags = [json.loads(text)["properties"]["delivery_tag"] for text in fake.queues.queue("q").bodies()]
     assert len(set(tags)) == 2
-    state = dispatch_module._random.getstate()
+    state = forksafe.rng.getstate()
 
     def differ() -> None:
-        assert dispatch_module._random.getstate() != state
+        assert forksafe.rng.getstate() != state
 
     in_child(differ)
 

@@ -405,7 +405,8 @@ def test_a_signal_handler_that_raises_never_shifts_the_answers(piece_bytes: int)
     is_over = threading.Event()
 
     def send_signals() -> None:
-        while not is_over.wait(random.random() / 1_000):
+        chance = random.Random()
+        while not is_over.wait(chance.random() / 1_000):
             signal.pthread_kill(main, signal.SIGUSR1)
 
     previous = signal.signal(signal.SIGUSR1, interrupt)

@@ -601,7 +601,8 @@ def test_what_feeds_a_queue_is_looked_after_and_that_ends_no_poller(
             raise error
 
     bench.on_check = look
-    monkeypatch.setattr(receiver_module, "random", SimpleNamespace(uniform=lambda low, high: 0.0))
+    at_once = SimpleNamespace(uniform=lambda low, high: 0.0, random=lambda: 0.0)
+    monkeypatch.setattr(receiver_module.forksafe, "rng", at_once)
     bench.receiver._settings = make_settings(check_bindings=1e-9)
     queue = bench.queue("q")
     bench.consume(queue, prefetch=1)
