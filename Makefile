@@ -44,6 +44,7 @@ slow: .venv/dev.stamp .venv-ministack
 
 lint: .venv/dev.stamp ## ruff and mypy
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 unit: .venv/dev.stamp ## Fast tests

@@ -509,9 +509,7 @@ class FakeSns:
                 "InvalidBatchEntryId", "The Id of a batch entry in a batch request doesn't abide by the rule."
             )
         if sum(size_of(entry["Message"], entry.get("MessageAttributes")) for entry in entries) > topic.most_bytes:
-            raise AwsError(
-                "BatchRequestTooLong", "The length of all the messages put together is more than the limit."
-            )
+            raise AwsError("BatchRequestTooLong", "The length of all the messages put together is more than the limit.")
         for entry in entries if topic.is_fifo else ():
             self._check_fifo(topic, entry.get("MessageGroupId"), entry.get("MessageDeduplicationId"))
         answer: dict[str, Any] = {"Successful": [], "Failed": []}

@@ -394,10 +394,7 @@ def _delete(queues: QueueReader, url: QueueUrl, letters: list[DeadLetter], outco
         return 0
     entries = [{"Id": str(number), "ReceiptHandle": _handle(letter)} for number, letter in enumerate(letters)]
     failed = queues.clients.sqs("delete_message_batch", QueueUrl=url, Entries=entries).get("Failed") or []
-    outcome.failures += [
-        f"{letters[int(item['Id'])].message_id}: not deleted, {_reason(item)}"
-        for item in failed
-    ]
+    outcome.failures += [f"{letters[int(item['Id'])].message_id}: not deleted, {_reason(item)}" for item in failed]
     return len(letters) - len(failed)
 
 

@@ -51,9 +51,7 @@ def _last(address: str) -> str:
 
 def _subscriptions(clients: Clients, topic_arn: str) -> list[str]:
     """ARNs of the confirmed subscriptions of a topic; pending ones are deleted with the topic."""
-    found = _all(
-        "Subscriptions", lambda token: clients.sns("list_subscriptions_by_topic", TopicArn=topic_arn, **token)
-    )
+    found = _all("Subscriptions", lambda token: clients.sns("list_subscriptions_by_topic", TopicArn=topic_arn, **token))
     return [item["SubscriptionArn"] for item in found if item["SubscriptionArn"].startswith("arn:")]
 
 

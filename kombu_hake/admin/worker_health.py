@@ -34,7 +34,9 @@ def _configured(app: Any, node: str | None) -> str:
     with app.connection_for_read() as connection:
         transport = connection.transport
         if transport.driver_type != "hake":
-            raise ConfigurationError(f"This app's broker is {connection.as_uri()}; health_file is an option of hake://.")
+            raise ConfigurationError(
+                f"This app's broker is {connection.as_uri()}; health_file is an option of hake://."
+            )
         path = transport.load_settings().health_file
     if path is None:
         raise ConfigurationError("The app has no option health_file. Set it, or give the path of a file.")

@@ -25,9 +25,7 @@ logger = guarded(logging.getLogger(__name__))
 class Background:
     """Calls ``work()`` again and again. Safe to use from any thread, and from a signal handler."""
 
-    def __init__(
-        self, work: Callable[[], float | None], name: str, what: str, *, after_error_s: float = 2.0
-    ) -> None:
+    def __init__(self, work: Callable[[], float | None], name: str, what: str, *, after_error_s: float = 2.0) -> None:
         """Store; nothing starts before :meth:`start`.
 
         Args:

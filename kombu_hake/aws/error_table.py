@@ -264,9 +264,7 @@ def _from_response(error: Any, service: str, action: str, resource: str) -> Hake
     return _from_codes(codes, quoted(details.get("Message", ""), _TEXT_CHARS), status, service, action, resource)
 
 
-def _from_codes(
-    codes: tuple[str, str], text: str, status: int, service: str, action: str, resource: str
-) -> HakeError:
+def _from_codes(codes: tuple[str, str], text: str, status: int, service: str, action: str, resource: str) -> HakeError:
     codes, text = (quoted(codes[0]), quoted(codes[1])), quoted(text, _TEXT_CHARS)
     if not any(map(is_aws_code, codes)):
         if status >= 500 or status == 429:

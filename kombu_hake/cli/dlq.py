@@ -75,9 +75,7 @@ def requeue(
         if dry_run:
             _show(broker, group, _selection(**which), limit, "would be sent back")
             return
-        outcome = broker.requeue(
-            group, _selection(**which), limit=limit, rate=rate, on_progress=_progress("sent back")
-        )
+        outcome = broker.requeue(group, _selection(**which), limit=limit, rate=rate, on_progress=_progress("sent back"))
     _finish(outcome, "sent back", group)
 
 

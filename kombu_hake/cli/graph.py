@@ -72,7 +72,7 @@ def mermaid(groups: Sequence[Group]) -> str:
 
 
 #: Mermaid's own escapes.
-_MERMAID = {char: f"#{ord(char)};" for char in '#&%`\\'} | {'"': "#quot;", "<": "#lt;", ">": "#gt;"}
+_MERMAID = {char: f"#{ord(char)};" for char in "#&%`\\"} | {'"': "#quot;", "<": "#lt;", ">": "#gt;"}
 
 
 def _mermaid_text(text: str) -> str:

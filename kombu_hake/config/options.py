@@ -440,9 +440,7 @@ OPTIONS: Mapping[str, Option] = {
         "File that a worker keeps fresh while it is healthy: an absolute path, with %h and %n as in Celery's options.",
     ),
     # --- large messages
-    "compress_above": Option(
-        _maybe_bytes, None, "Compress bodies of more than so many bytes; by default none."
-    ),
+    "compress_above": Option(_maybe_bytes, None, "Compress bodies of more than so many bytes; by default none."),
     "compression": Option(_codec, "gzip", "With compress_above: kombu's name of the codec, such as zstd."),
     "large_messages": Option(
         _maybe_store, None, "Where messages that are too large are kept: 's3://bucket/prefix'. Workers need it too."

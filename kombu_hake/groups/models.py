@@ -173,9 +173,7 @@ def _fields(cls: Any) -> dict[str, _Field]:
     if _is_typed_dict(cls):
         return {name: _Field(_bare(hint), _is_required(cls, name, hint)) for name, hint in hints.items()}
     return {
-        field.name: _Field(
-            _bare(hints[field.name]), field.default is MISSING and field.default_factory is MISSING
-        )
+        field.name: _Field(_bare(hints[field.name]), field.default is MISSING and field.default_factory is MISSING)
         for field in dataclass_fields(cls)
         if field.init
     }

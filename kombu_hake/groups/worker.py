@@ -62,9 +62,7 @@ class GroupStep(bootsteps.StartStopStep):  # type: ignore[misc]
         """Log an error if the broker does not support events."""
         transport = c.connection.transport
         if transport.driver_type != "hake":
-            logger.error(
-                "HAKE601 Topics and groups need a hake:// broker; this worker's is %s.", transport.driver_type
-            )
+            logger.error("HAKE601 Topics and groups need a hake:// broker; this worker's is %s.", transport.driver_type)
 
 
 def _prepare_handlers(app: Any) -> None:

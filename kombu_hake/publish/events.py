@@ -114,7 +114,5 @@ class EventSender:
             return
         self._said_at = now
         bug = not isinstance(exc, HakeError)
-        logger.warning(
-            "HAKE203 Could not send %d events; tasks are not affected: %s", self._dropped, exc, exc_info=bug
-        )
+        logger.warning("HAKE203 Could not send %d events; tasks are not affected: %s", self._dropped, exc, exc_info=bug)
         self._dropped = 0

@@ -315,9 +315,7 @@ class Publisher:
         return error
 
 
-def _report(
-    telemetry: Telemetry, target: Target, started: float, count: int, errors: Iterable[HakeError]
-) -> None:
+def _report(telemetry: Telemetry, target: Target, started: float, count: int, errors: Iterable[HakeError]) -> None:
     """Report a request that has ended, and which of its messages were not accepted."""
     seconds, to_queue = time.perf_counter() - started, isinstance(target, QueueTarget)
     telemetry.metrics.sent(shown(target), count, seconds, errors, to_queue=to_queue)

@@ -107,9 +107,7 @@ class _Source:
         "waiting",
     )
 
-    def __init__(
-        self, name: str, queue: str, url: QueueUrl, rank: int, lock: threading.RLock, check_at: float
-    ) -> None:
+    def __init__(self, name: str, queue: str, url: QueueUrl, rank: int, lock: threading.RLock, check_at: float) -> None:
         self.name = name
         self.queue = queue
         self.url = url

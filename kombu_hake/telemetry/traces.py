@@ -149,9 +149,7 @@ class Traces:
 
     # --- publish
 
-    def sending(
-        self, message: Mapping[str, Any], destination: str, *, to_queue: bool, is_collected: bool
-    ) -> Operation:
+    def sending(self, message: Mapping[str, Any], destination: str, *, to_queue: bool, is_collected: bool) -> Operation:
         """The span of a publish; its ``message`` is the one to send: a copy with a context, or the same one.
 
         Args:
@@ -183,9 +181,7 @@ class Traces:
         propagate.inject(carrier, trace.set_span_in_context(span))
         return Operation(span, {**message, "headers": {**headers, **carrier}})
 
-    def sending_together(
-        self, destination: str, messages: Sequence[Mapping[str, Any]], *, to_queue: bool
-    ) -> Operation:
+    def sending_together(self, destination: str, messages: Sequence[Mapping[str, Any]], *, to_queue: bool) -> Operation:
         """The span of a request that several messages share."""
         try:
             system = names.SQS if to_queue else names.SNS

@@ -119,9 +119,7 @@ class Applier:
         attributes = {**(found.attributes or {}), change.name: change.value}
         return observed.with_subscription(change.queue, change.exchange, replace(found, attributes=attributes))
 
-    def _refused(
-        self, change: Subscribe | SetAttribute, text: str, exc: TopologyError, observed: Observed
-    ) -> Observed:
+    def _refused(self, change: Subscribe | SetAttribute, text: str, exc: TopologyError, observed: Observed) -> Observed:
         """What is observed when AWS does not take a filter policy; raises what has another reason."""
         if isinstance(exc, TopicNotFound):
             raise exc
@@ -131,4 +129,3 @@ class Applier:
             return replace(observed, full=observed.full | {change.exchange})
         logger.info("Exchange %s takes a wider filter for queue %s: %s", change.exchange, change.queue, exc)
         return replace(observed, refused=observed.refused | {(change.queue, change.exchange, text)})
-

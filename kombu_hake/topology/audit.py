@@ -510,9 +510,7 @@ class Auditor:
         reason = f"It belongs to queue {owner}." if owner else "This app does not declare it."
         arn = str(attributes.get("QueueArn", ""))
         sources = [
-            shown.url
-            for shown in self._queues.values()
-            if shown is not None and arn and _dead_letter_arn(shown) == arn
+            shown.url for shown in self._queues.values() if shown is not None and arn and _dead_letter_arn(shown) == arn
         ]
         topics = self._topics_of(tags, attributes.get("Policy"))
         return Undeclared("queue", name, reason, messages, arn=arn, url=url, topics=topics, sources=tuple(sources))

@@ -42,10 +42,7 @@ def has_all(wide: str | None, narrow: str | None) -> bool:
         first, second = _branches(wide), _branches(narrow)
     except (ValueError, TypeError, AttributeError):
         return False
-    return all(
-        any(_has_values(other, one) for other in first)
-        for one in second
-    )
+    return all(any(_has_values(other, one) for other in first) for one in second)
 
 
 def _has_values(wide: _Branch, narrow: _Branch) -> bool:
@@ -103,4 +100,3 @@ def _glob(value: Any) -> str | None:
     if not isinstance(operand, str) or ("*" in operand and operator != "wildcard"):
         return None
     return {"prefix": f"{operand}*", "suffix": f"*{operand}", "wildcard": operand}.get(operator)
-

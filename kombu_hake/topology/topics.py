@@ -154,9 +154,7 @@ class Topics:
 
     def set_attribute(self, arn: SubscriptionArn, name: str, value: str) -> None:
         """Set an attribute of a subscription; TopicNotFound where there is none."""
-        self._clients.sns(
-            "set_subscription_attributes", SubscriptionArn=arn, AttributeName=name, AttributeValue=value
-        )
+        self._clients.sns("set_subscription_attributes", SubscriptionArn=arn, AttributeName=name, AttributeValue=value)
 
     def unsubscribe_arn(self, exchange: str, arn: SubscriptionArn) -> None:
         """Remove a subscription; one that is gone is fine."""

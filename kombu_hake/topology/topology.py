@@ -136,9 +136,7 @@ class Topology:
 
     # --- exchanges
 
-    def declare_exchange(
-        self, exchange: str, exchange_type: ExchangeType, max_size_bytes: int | None = None
-    ) -> None:
+    def declare_exchange(self, exchange: str, exchange_type: ExchangeType, max_size_bytes: int | None = None) -> None:
         """Record an exchange's type. Its topic is created by the first binding or publish.
 
         Args:

@@ -183,9 +183,7 @@ class Verification:
                 break  # everything is on the lowest level
         return observed
 
-    def _read_subscription(
-        self, name: str, exchange: str, arn: SubscriptionArn, unreadable: list[str]
-    ) -> Subscription:
+    def _read_subscription(self, name: str, exchange: str, arn: SubscriptionArn, unreadable: list[str]) -> Subscription:
         what = f"subscription of queue {name!r} to exchange {exchange!r}"
         try:
             return self._reader.subscription(arn, must_read=True)

@@ -66,9 +66,7 @@ class Judge:
         self._seen: dict[Pulse, float] = {}
         self._dead: dict[Pulse, float] = {}
 
-    def stuck(
-        self, vitals: Sequence[Vital], limit_s: float, busy: Vital | None = None
-    ) -> list[tuple[Vital, float]]:
+    def stuck(self, vitals: Sequence[Vital], limit_s: float, busy: Vital | None = None) -> list[tuple[Vital, float]]:
         """Parts that are stuck, each with the number of seconds since it was in order; the longest first.
 
         Args:
@@ -130,9 +128,7 @@ class HealthFile:
                 raise
         except OSError as exc:
             if not self._has_failed:
-                logger.warning(
-                    "HAKE720 Cannot write the health file %s; continuing without it: %s", self.path, exc
-                )
+                logger.warning("HAKE720 Cannot write the health file %s; continuing without it: %s", self.path, exc)
             self._has_failed = True
             return False
         self._own = (status.st_dev, status.st_ino)

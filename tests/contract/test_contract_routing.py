@@ -382,9 +382,7 @@ class TestProducerThatDeclaredNothing:
 
 @needs(Can.REPORTS_UNROUTABLE)
 class TestUnroutable:
-    def test_exchange_without_a_queue_warns_by_default(
-        self, broker: Broker, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_exchange_without_a_queue_warns_by_default(self, broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
         with caplog.at_level(logging.WARNING, "kombu_hake"):
             publish(broker.stranger(), 1, "nobody-listens", "key")
             wait_for_advice()

@@ -151,9 +151,7 @@ def kombu_sqs(request: pytest.FixtureRequest, moto: Emulator) -> Iterator[Connec
         "sqs_base64_encoding": request.param,
         "predefined_queues": {},
     }
-    connection = Connection(
-        f"sqs://{moto.key}:{moto.secret}@{HOST}:{moto.port}//", transport_options=options
-    )
+    connection = Connection(f"sqs://{moto.key}:{moto.secret}@{HOST}:{moto.port}//", transport_options=options)
     yield connection
     connection.release()
 

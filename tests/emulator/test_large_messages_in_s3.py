@@ -116,9 +116,7 @@ def test_errors_of_s3_are_ours(shop: Shop) -> None:
     clients.s3("delete_object", Bucket=shop.bucket, Key="prod/none")
 
 
-def test_an_object_that_is_replaced_while_it_is_read_is_read_again(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_object_that_is_replaced_while_it_is_read_is_read_again(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     clients = shop.connection.transport.clients
     old, new = b"a" * (PART_BYTES + 5), b"b" * (PART_BYTES + 6)
     shop.s3.put_object(Bucket=shop.bucket, Key="prod/x", Body=old)

@@ -288,6 +288,7 @@ def _typed_everywhere() -> Iterator[Hostile]:
 
 def _code() -> Iterator[Hostile]:
     """Bodies that run a command when they are decoded with what they claim to be."""
+
     def pickled(name: str, protocol: int) -> str:
         return base64.b64encode(pickle.dumps([[], {"a": _Code(_command(name))}, {}], protocol)).decode()
 
@@ -421,7 +422,17 @@ def _bodies() -> Iterator[Hostile]:
         "unknown-keys": {"__class__": 1, "os": "system"},
     }.items():  # fmt: skip
         yield Hostile(f"embed/{label}", _dump(envelope([[], {}, {**_EMBED, **embed}])))
-    for name in ("map", "starmap", "chunks", "group", "chain", "chord", "chord_unlock", "accumulate", "backend_cleanup"):
+    for name in (
+        "map",
+        "starmap",
+        "chunks",
+        "group",
+        "chain",
+        "chord",
+        "chord_unlock",
+        "accumulate",
+        "backend_cleanup",
+    ):
         made = envelope([["x", 5, {"a": None}], {}, _EMBED], headers={"task": f"celery.{name}"})
         yield Hostile(f"builtin/{name}", _dump(made))
     big = "x" * (200 * 1024)
@@ -542,7 +553,12 @@ def _foreign() -> Iterator[Hostile]:
     }.items():  # fmt: skip
         attributes = {"rk": "paid", "exchange": exchange, "event_id": MARK}
         yield Hostile(f"foreign-exchange/{label}", payload, TOPIC, attributes)
-    for label, event_id in {"long": "x" * 5_000, "newline": "a\nforged", "unicode": "\U0001f600" * 50, "dots": "../.."}.items():
+    for label, event_id in {
+        "long": "x" * 5_000,
+        "newline": "a\nforged",
+        "unicode": "\U0001f600" * 50,
+        "dots": "../..",
+    }.items():
         yield Hostile(f"foreign-id/{label}", payload, TOPIC, {"rk": "paid", "event_id": event_id})
         yield Hostile(f"foreign-id/{label}-two", payload, TOPIC, {"rk": "placed", "event_id": event_id})
     for label, text in {
@@ -591,7 +607,8 @@ def _redirection() -> Iterator[Hostile]:
     for label, made in {
         "tasks": envelope(headers={"task": f"unknown.{MARK}"}),
         "through-topic": envelope(
-            headers={"task": f"unknown.{MARK}"}, properties={"delivery_info": {"exchange": TOPIC, "routing_key": "paid"}}
+            headers={"task": f"unknown.{MARK}"},
+            properties={"delivery_info": {"exchange": TOPIC, "routing_key": "paid"}},
         ),
     }.items():
         yield Hostile(f"unknown-task/{label}", _dump(made))
@@ -645,7 +662,14 @@ def _control() -> Iterator[Hostile]:
     for label, change in changes.items():
         made = envelope({**usual, **change}, headers={"clock": 1, "expires": None})
         yield Hostile(f"control/{label}", _dump(_control_envelope(made)), CONTROL, {"x": "y"}, may_vanish=True)
-    for label, text in {"null": "null", "list": "[1]", "text": '"x"', "number": "5", "empty": "", "deep": "[" * 50_000}.items():
+    for label, text in {
+        "null": "null",
+        "list": "[1]",
+        "text": '"x"',
+        "number": "5",
+        "empty": "",
+        "deep": "[" * 50_000,
+    }.items():
         made = _control_envelope(envelope(text))
         yield Hostile(f"control/body-{label}", _dump(made), CONTROL, {"x": "y"}, may_vanish=True)
     for shape in ("null", "text", "list", "dict", "number"):
@@ -688,7 +712,14 @@ def _events() -> Iterator[Hostile]:
         yield _of_event(label, json.dumps({**beat, **change}))
     missing = {name: value for name, value in beat.items() if name != "hostname"}
     yield _of_event("no-hostname", json.dumps(missing))
-    for label, text in {"null": "null", "number": "5", "list": "[5, null]", "many": json.dumps([beat] * 200), "text": '"x"', "empty": ""}.items():
+    for label, text in {
+        "null": "null",
+        "number": "5",
+        "list": "[5, null]",
+        "many": json.dumps([beat] * 200),
+        "text": '"x"',
+        "empty": "",
+    }.items():
         yield _of_event(f"body-{label}", text)
     yield Hostile("event/foreign", "no json", EVENTS, {"rk": "worker.heartbeat"}, may_vanish=True)
     yield Hostile("event/foreign-json", '{"type": []}', EVENTS, {"rk": "worker.heartbeat"}, may_vanish=True)

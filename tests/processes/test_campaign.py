@@ -14,9 +14,7 @@ SHORT = {"visibility_timeout": 5, "wait_time_seconds": 3, "read_timeout": 3, "co
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_nothing_is_lost_under_faults_and_kills_and_each_duplicate_has_a_reason(moto: Emulator, tmp_path: Path) -> None:
-    row = kinds.run_kind(
-        "mixed", moto, tmp_path, events=200, workers=1, kill_every_s=3.0, rate=40.0, visibility_s=3
-    )
+    row = kinds.run_kind("mixed", moto, tmp_path, events=200, workers=1, kill_every_s=3.0, rate=40.0, visibility_s=3)
     assert row.verdict.is_good, f"{row.text()}\n{row.verdict.lost}\n{row.verdict.examples}"
     assert row.spoiled > 20
     assert row.kills > 1

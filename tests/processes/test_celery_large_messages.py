@@ -38,9 +38,7 @@ def client(on_stage: Stage, options: dict[str, Any]) -> Celery:
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("pool", ["prefork", pytest.param("threads", marks=pytest.mark.slow)])
-def test_tasks_and_events_of_5_mib(
-    aws: Emulator, bucket: str, tmp_path: Path, pool: str
-) -> None:
+def test_tasks_and_events_of_5_mib(aws: Emulator, bucket: str, tmp_path: Path, pool: str) -> None:
     options = {"large_messages": f"s3://{bucket}/prod", "visibility_timeout": 10}
     fixed = tmp_path / "fixed"
     environment = {"LARGE_OPTIONS": json.dumps(options), "LARGE_FIXED": str(fixed)}

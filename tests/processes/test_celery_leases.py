@@ -43,9 +43,7 @@ def test_a_running_task_is_ended_and_a_waiting_one_not_started_when_their_leases
             (first, "sleep", "celery", "REFUSED"),
             (second, "sleep", "celery", "REFUSED"),
         }
-        assert {(run["thread"], run["known"], run["pid"]) for run in lost} == {
-            ("MainThread", True, worker.process.pid)
-        }
+        assert {(run["thread"], run["known"], run["pid"]) for run in lost} == {("MainThread", True, worker.process.pid)}
         assert on_stage.runs.of(number=2) == []
         assert on_stage.runs.of(number=1, event="end") == []
         assert len(errors_of_leases(worker)) == 2

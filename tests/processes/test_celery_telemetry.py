@@ -280,9 +280,7 @@ def test_a_prefork_worker(moto: Emulator, tmp_path: Path) -> None:
         on.python("-c", f"import apps.traced as app; {send}")
 
         def lines() -> list[dict[str, Any]]:
-            return [
-                json.loads(line) for path in tmp_path.glob("reports.*") for line in path.read_text().splitlines()
-            ]
+            return [json.loads(line) for path in tmp_path.glob("reports.*") for line in path.read_text().splitlines()]
 
         def spans() -> Counter[str]:
             return Counter(line["name"] for line in lines() if line["kind"] == "span")

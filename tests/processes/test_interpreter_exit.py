@@ -80,9 +80,7 @@ def run(aws: Emulator, script: str) -> float:
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize(
-    "end", [end if end in USUAL else pytest.param(end, marks=pytest.mark.slow) for end in ENDS]
-)
+@pytest.mark.parametrize("end", [end if end in USUAL else pytest.param(end, marks=pytest.mark.slow) for end in ENDS])
 def test_a_process_that_ends_sends_its_acks_and_holds_nothing(aws: Emulator, end: str) -> None:
     took_s = run(aws, ENDS[end])
     assert unfinished(aws, "q") == (1, 0)

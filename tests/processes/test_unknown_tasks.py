@@ -1,6 +1,5 @@
 """Tasks that the workers of a group have not registered."""
 
-
 import pytest
 from support.celery_workers import Stage
 

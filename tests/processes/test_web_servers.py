@@ -73,9 +73,7 @@ def published(aws: Emulator) -> int:
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("kind", [pytest.param("sync", marks=pytest.mark.slow), "gthread", "gevent"])
-def test_a_server_that_loads_the_site_and_then_forks(
-    on_stage: Stage, aws: Emulator, tmp_path: Path, kind: str
-) -> None:
+def test_a_server_that_loads_the_site_and_then_forks(on_stage: Stage, aws: Emulator, tmp_path: Path, kind: str) -> None:
     port = free_port()
     preload = [] if kind == "gevent" else ["--preload"]  # gevent has to patch before anything is loaded
     options = ["-w", "2", "-k", kind, "--threads", "4", *preload, "-b", f"127.0.0.1:{port}", "--graceful-timeout", "5"]

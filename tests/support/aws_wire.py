@@ -160,9 +160,7 @@ def signed_at(request: Request) -> float | None:
 def with_date(answer: Message, now_s: float) -> Message:
     """A response whose ``Date`` is this time."""
     lines = [
-        line
-        for line in answer.head.removesuffix(b"\r\n\r\n").split(b"\r\n")
-        if not line.lower().startswith(b"date:")
+        line for line in answer.head.removesuffix(b"\r\n\r\n").split(b"\r\n") if not line.lower().startswith(b"date:")
     ]
     lines.append(b"Date: " + formatdate(now_s, usegmt=True).encode())
     return answer._replace(head=b"\r\n".join(lines) + b"\r\n\r\n")

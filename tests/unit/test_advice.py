@@ -191,9 +191,7 @@ def test_a_message_too_large_for_a_topic_is_an_error_only_where_queues_are_subsc
 
 
 @pytest.mark.parametrize(("unroutable", "mandatory"), [("raise", False), ("warn", True)])
-def test_a_publish_that_must_know_asks_for_some_seconds(
-    fake: FakeClients, unroutable: str, mandatory: bool
-) -> None:
+def test_a_publish_that_must_know_asks_for_some_seconds(fake: FakeClients, unroutable: str, mandatory: bool) -> None:
     process = Process(fake, unroutable=unroutable)
     seen: list[float | None] = []
     fake.before("get_topic_attributes", lambda: seen.append(retry_module._patient_until.get()))

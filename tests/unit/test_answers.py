@@ -297,11 +297,14 @@ def test_a_field_that_callers_read_is_there(service: str, operation: str, params
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
-        st.sampled_from(["Messages", "Body", "Id", "Failed", "Successful", "Attributes", "QueueUrl", "Tags", "Key"])
-        | st.text(max_size=4),
-        inner,
-        max_size=4,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["Messages", "Body", "Id", "Failed", "Successful", "Attributes", "QueueUrl", "Tags", "Key"])
+            | st.text(max_size=4),
+            inner,
+            max_size=4,
+        )
     ),
     max_leaves=12,
 )

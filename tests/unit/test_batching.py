@@ -189,6 +189,7 @@ def test_without_threads_a_batch_is_sent_by_the_publisher(
     fake: FakeClients, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Python 3.12 and later start none while the interpreter ends; a machine may have run out of them."""
+
     def refuse(self: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 

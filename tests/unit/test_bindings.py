@@ -162,6 +162,7 @@ def test_set_knows_its_exchanges() -> None:
 
 # --- priorities
 
+
 @pytest.mark.parametrize(("text", "expected"), [("9", 9), ("", 0), ("nine", 0), ("-1", 0)])
 def test_the_highest_priority_is_a_tag(text: str, expected: int) -> None:
     assert from_tags({"hake:max-priority": text}).max_priority == expected

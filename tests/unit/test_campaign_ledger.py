@@ -13,9 +13,7 @@ def run(number: int, at: float, *, group: str = "email", **more: Any) -> dict[st
     return {"number": number, "group": group, "at": at, **facts, **more}
 
 
-def judged(
-    runs: list[dict[str, Any]], *receipts: Receipt, kills: list[Kill] | None = None, **more: Any
-) -> Verdict:
+def judged(runs: list[dict[str, Any]], *receipts: Receipt, kills: list[Kill] | None = None, **more: Any) -> Verdict:
     published = more.pop("published", [])
     return judge({"email": [1]}, runs, published, kills or [], lambda message: list(receipts), **more)
 
@@ -63,9 +61,7 @@ def test_what_ran_once_is_no_duplicate() -> None:
         ([receipt(1, 1.0)], [], UNEXPLAINED),
     ],
 )
-def test_a_message_that_ran_twice_has_a_reason_or_none(
-    receipts: list[Receipt], kills: list[Kill], reason: str
-) -> None:
+def test_a_message_that_ran_twice_has_a_reason_or_none(receipts: list[Receipt], kills: list[Kill], reason: str) -> None:
     verdict = judged([run(1, 1.5), run(1, 10.0, receives=2)], *receipts, kills=kills)
     assert reasons(verdict) == [reason]
     assert verdict.is_good == (reason != UNEXPLAINED)

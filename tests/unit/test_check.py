@@ -230,7 +230,8 @@ FAULTS = [
     Fault(
         "policy-in-doubt",
         lambda aws: aws.policy(
-            "email", aws.allow("email"),
+            "email",
+            aws.allow("email"),
             {**DENY, "Resource": "*", "Condition": {"StringNotEquals": {"aws:PrincipalOrgID": "o-1"}}},
         ),
     ),
@@ -742,6 +743,7 @@ def test_an_endpoint_that_does_not_answer_is_found(
 )
 def test_steps_to_an_endpoint(url: str, step: str | None) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
+
         def hang_up() -> None:
             with suppress(OSError):
                 server.accept()[0].close()

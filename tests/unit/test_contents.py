@@ -178,9 +178,11 @@ def outcome(decode: Callable[[], Any]) -> Any:
 
 _parts = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(["__type__", "uuid"]),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.text(max_size=2), inner, max_size=3)
-    | st.builds(lambda value: {"__type__": "datetime", "__value__": value}, inner | st.just("2030-01-01T00:00:00")),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(max_size=2), inner, max_size=3)
+        | st.builds(lambda value: {"__type__": "datetime", "__value__": value}, inner | st.just("2030-01-01T00:00:00"))
+    ),
     max_leaves=8,
 )
 _texts = st.one_of(

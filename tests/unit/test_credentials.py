@@ -278,9 +278,7 @@ def test_no_credentials_at_the_start_are_an_error_of_the_configuration(
 
 
 @each_way
-def test_a_role_that_is_denied_is_named(
-    aws: Aws, service: str, operation: str, params: dict[str, Any]
-) -> None:
+def test_a_role_that_is_denied_is_named(aws: Aws, service: str, operation: str, params: dict[str, Any]) -> None:
     aws.denies_role = True
     clients = make_clients(aws, role_arn=ROLE)
     with pytest.raises(AccessDenied, match="sts:AssumeRole") as caught:

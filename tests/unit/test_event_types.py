@@ -219,9 +219,7 @@ class TestHandlers:
         with pytest.raises(InvalidEvent, match="order_id must be int, not str"):
             receipt.delay(OrderPlaced("seven"))  # type: ignore[arg-type]
 
-    def test_a_retry_sends_what_was_received(
-        self, app: Celery, placed: Any, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_retry_sends_what_was_received(self, app: Celery, placed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         placed.on(group="email", name="receipt", autoretry_for=(Exception,), max_retries=2)(nothing)
         sent: list[Any] = []
         monkeypatch.setattr(app, "send_task", lambda name, args, kwargs, **options: sent.append((args, kwargs)))

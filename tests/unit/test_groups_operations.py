@@ -239,7 +239,6 @@ class TestRequeue:
         assert found(broker) == ["task-1"]
         assert self.sent_back(fake) == []
 
-
     def test_an_unfinished_iteration_hides_nothing_once_the_connection_is_closed(
         self, app: Celery, broker: Admin, fake: FakeClients
     ) -> None:
@@ -275,9 +274,7 @@ class TestQueues:
         with pytest.raises(QueueNotFound):
             broker.purge_queue("stock")
 
-    def test_deleting_the_namespace_leaves_nothing_of_it_and_all_others(
-        self, broker: Admin, fake: FakeClients
-    ) -> None:
+    def test_deleting_the_namespace_leaves_nothing_of_it_and_all_others(self, broker: Admin, fake: FakeClients) -> None:
         for name in ("ns2__email", "email", "other"):
             fake.queues.create_queue(name)
         fake.topics.create_topic("ns2__orders")

@@ -267,9 +267,7 @@ def test_the_probe_tells_by_its_exit_code_and_says_why(
 
 
 @pytest.mark.parametrize("arguments", [[], ["a", "b"], ["--help"]])
-def test_the_probe_without_one_path_explains_itself(
-    arguments: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_probe_without_one_path_explains_itself(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 1
     assert capsys.readouterr().err.startswith("Usage: ")
 

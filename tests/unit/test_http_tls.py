@@ -79,9 +79,7 @@ def _server(ca: Authority, names: tuple[str, ...], days: int, versions: tuple[An
     certificate = _certificate(key, "server", ca.key, "Test CA", names, days)
     path = ca.folder / f"{names[0].replace('*', 'any')}{days}.pem"
     path.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
         + _pem(certificate)
     )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -380,9 +378,7 @@ def test_what_follows_an_answer_is_never_the_next_one(is_one_record: bool, autho
 
 @pytest.mark.parametrize("is_polite", [True, False], ids=["close_notify", "FIN"])
 @pytest.mark.parametrize("is_late", [True, False], ids=["after the next request", "while idle"])
-def test_a_connection_that_the_server_closed_is_replaced(
-    is_late: bool, is_polite: bool, authority: Authority
-) -> None:
+def test_a_connection_that_the_server_closed_is_replaced(is_late: bool, is_polite: bool, authority: Authority) -> None:
     is_closed = threading.Event()
 
     def once(connection: Any, peer: Peer) -> None:
@@ -499,8 +495,6 @@ def test_each_of_many_threads_gets_its_own_answers(authority: Authority) -> None
         assert not faults
         assert len(peer.requests) == 160
         pool.close()
-
-
 
 
 # --- forks

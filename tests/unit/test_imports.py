@@ -118,11 +118,7 @@ def test_imports_go_one_way() -> None:
 
 
 def test_packages_meet_at_their_faces() -> None:
-    behind = [
-        found
-        for found in ours()
-        if room(found.source) != room(found.module) and found.module.count(".") > 1
-    ]
+    behind = [found for found in ours() if room(found.source) != room(found.module) and found.module.count(".") > 1]
     assert not behind
 
 

@@ -75,9 +75,7 @@ def test_a_damaged_promise_is_none(value: str) -> None:
 
 
 def test_who_left_is_not_alive_and_who_is_late_is_not_either() -> None:
-    found = read(
-        ownership.kind_tag(AUTO_DELETE) | user("alive") | user("left", left=True) | user("late", at=NOW - 601)
-    )
+    found = read(ownership.kind_tag(AUTO_DELETE) | user("alive") | user("left", left=True) | user("late", at=NOW - 601))
     assert found is not None
     assert [one.name for one in found.live_users(NOW)] == ["alive"]
 

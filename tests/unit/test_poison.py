@@ -185,7 +185,10 @@ def test_a_dead_letter_is_not_sent_once_another_consumer_may_have_the_message(
 
 
 def test_a_dead_letter_that_is_tried_again_is_given_up_when_the_connection_closes(
-    fake: FakeClients, connection: Connection, caplog: pytest.LogCaptureFixture, quick: None,
+    fake: FakeClients,
+    connection: Connection,
+    caplog: pytest.LogCaptureFixture,
+    quick: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(transport_module, "_STOP_TIMEOUT_S", 0.05)
@@ -276,9 +279,7 @@ def test_a_body_that_a_worker_cannot_decode_is_a_dead_letter_though_celery_ackno
     assert [dead.body for dead in fake.queues.queue("q-dead").messages] == [json.dumps(envelope)]
 
 
-def test_outside_of_a_worker_an_acknowledged_message_is_deleted(
-    fake: FakeClients, connection: Connection
-) -> None:
+def test_outside_of_a_worker_an_acknowledged_message_is_deleted(fake: FakeClients, connection: Connection) -> None:
     channel = declare(connection, **ASKED)
     send(fake, "just text")
     message = get(channel)

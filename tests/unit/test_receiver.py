@@ -539,9 +539,7 @@ def test_a_queue_one_can_do_without_is_given_up_with_a_warning(bench: Bench, cap
 
 
 @pytest.mark.parametrize("fault", [AccessDenied("x"), BrokerUnavailable("x")])
-def test_a_fault_after_the_end_bothers_nobody(
-    bench: Bench, fault: HakeError, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_fault_after_the_end_bothers_nobody(bench: Bench, fault: HakeError, caplog: pytest.LogCaptureFixture) -> None:
     reached, leave = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -806,9 +804,7 @@ def test_a_poller_beats_before_each_poll(bench: Bench) -> None:
     eventually(lambda: vital.pulse.last[0] > at)
 
 
-def test_a_poller_without_credit_beats_when_it_looks_again(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_poller_without_credit_beats_when_it_looks_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(receiver_module, "_LOOK_AGAIN_S", 0.002)
     bench.consume(bench.queue("q", messages=2), prefetch=1)
     bench.next()
@@ -835,9 +831,7 @@ def test_a_poller_that_has_ended_is_not_alive_unless_it_was_denied(bench: Bench)
     eventually(lambda: bench.receiver.vitals() == [])
 
 
-def test_a_poller_in_an_outage_waits_while_its_tries_are_silent(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_poller_in_an_outage_waits_while_its_tries_are_silent(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trouble_module.Hedge.__init__, "__kwdefaults__", {"silence_s": 0.005, "most": 2})
     lost, tries = threading.Event(), []
 

@@ -133,7 +133,11 @@ def test_changing_the_attributes_of_one_message_leaves_the_next_alone() -> None:
 
 header_names = st.one_of(st.sampled_from(["region", "size", "x-a", "task", "id", "é" * 120]), st.text(max_size=12))
 header_values = st.one_of(
-    st.none(), st.booleans(), st.integers(-3, 3), st.sampled_from([1.0, 0.5, -0.0]), st.sampled_from(["eu", "", "ä"]),
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 3),
+    st.sampled_from([1.0, 0.5, -0.0]),
+    st.sampled_from(["eu", "", "ä"]),
     st.text(max_size=5),
 )
 message_headers = st.dictionaries(
@@ -389,7 +393,12 @@ def test_headers_are_filtered_by_sns_where_the_publisher_knows_the_type() -> Non
     passed = [
         headers
         for headers in (
-            {"region": "eu", "size": 3}, {"region": "eu", "size": 4}, {"region": "eu"}, {"vip": True}, {"vip": 1}, {},
+            {"region": "eu", "size": 3},
+            {"region": "eu", "size": 4},
+            {"region": "eu"},
+            {"vip": True},
+            {"vip": 1},
+            {},
         )
         if passes(compiled, "key", headers)
     ]

@@ -34,9 +34,7 @@ def botocores_headers(keys: Keys, host: str, target: str, content_type: str, bod
     body=st.binary(max_size=300) | st.binary(min_size=2040, max_size=70_000),
     now=st.integers(0, 4_000_000_000),
 )
-def test_signs_as_botocore_does(
-    access: str, secret: str, token: str | None, host: str, body: bytes, now: int
-) -> None:
+def test_signs_as_botocore_does(access: str, secret: str, token: str | None, host: str, body: bytes, now: int) -> None:
     keys = Keys(access, secret, token)
     target, content_type = "AmazonSQS.SendMessage", "application/x-amz-json-1.0"
     ours = Signer("sqs", "eu-west-1", host).headers(keys, target, content_type, body, now)

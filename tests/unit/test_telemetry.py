@@ -223,9 +223,7 @@ def test_free_text_is_no_reason(seen: Observed) -> None:
 def test_leases_that_are_renewed_and_lost_are_counted(seen: Observed, fake: FakeClients) -> None:
     url = QueueUrl(fake.sqs("create_queue", QueueName="mails")["QueueUrl"])
     lost: list[Any] = []
-    leases = Leases(
-        fake, visibility_s=30, linger_s=0.1, clock=fake.clock, on_lost=lambda lease, why: lost.append(why)
-    )
+    leases = Leases(fake, visibility_s=30, linger_s=0.1, clock=fake.clock, on_lost=lambda lease, why: lost.append(why))
     for _ in range(2):
         fake.sqs("send_message", QueueUrl=url, MessageBody="hello")
     raws = fake.sqs("receive_message", QueueUrl=url, MaxNumberOfMessages=10, VisibilityTimeout=30)["Messages"]

@@ -371,9 +371,7 @@ def test_looking_after_bindings_costs_a_request_for_the_policy_and_one_for_each_
     assert [name for name, _ in fake.calls] == ["get_queue_attributes", *["get_subscription_attributes"] * 2]
 
 
-def test_subscriptions_that_may_not_be_looked_at_are_not_asked_for_again(
-    fake: FakeClients, topology: Topology
-) -> None:
+def test_subscriptions_that_may_not_be_looked_at_are_not_asked_for_again(fake: FakeClients, topology: Topology) -> None:
     declare(topology, "q", fanout("events"))
     fake.deny("sns:GetSubscriptionAttributes")
     fake.calls.clear()

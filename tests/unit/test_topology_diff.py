@@ -198,9 +198,7 @@ def test_filter_of_a_binding_that_tags_do_not_show_yet_is_widened() -> None:
 
 def test_filter_is_narrowed_by_what_is_unbound_though_tags_may_be_late() -> None:
     wanted = desired(PLACED, removed=frozenset({PAID}), is_settled=False)
-    assert diff(wanted, observed(PLACED, PAID)) == [
-        setting("FilterPolicy", filter_json(compile_filter([PLACED])))
-    ]
+    assert diff(wanted, observed(PLACED, PAID)) == [setting("FilterPolicy", filter_json(compile_filter([PLACED])))]
     assert diff(wanted, observed(PLACED, PAID, SENT)) == []
 
 

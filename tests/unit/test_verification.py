@@ -399,7 +399,11 @@ def test_binding_again_what_is_bound_reads_each_thing_once(fake: FakeClients, to
     fake.calls.clear()
     topology().bind("a", binding("order.*"))
     assert set(fake.counts()) <= {
-        "get_queue_url", "list_queue_tags", "get_queue_attributes", "subscribe", "get_subscription_attributes",
+        "get_queue_url",
+        "list_queue_tags",
+        "get_queue_attributes",
+        "subscribe",
+        "get_subscription_attributes",
     }
     assert max(fake.counts().values()) == 1
 

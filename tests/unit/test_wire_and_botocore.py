@@ -486,9 +486,7 @@ MESSAGES = ["no", "", "Signature expired: 20260101T000000Z is now earlier than 2
 
 @pytest.mark.parametrize("status", STATUSES)
 @pytest.mark.parametrize(("code", "legacy"), CODES, ids=[code for code, _ in CODES])
-def test_errors_of_sqs_are_those_of_botocore(
-    status: int, code: str, legacy: str, ours: Ours, theirs: Theirs
-) -> None:
+def test_errors_of_sqs_are_those_of_botocore(status: int, code: str, legacy: str, ours: Ours, theirs: Theirs) -> None:
     types = (code, f"com.amazonaws.sqs#{code}", f"com.amazonaws.sqs#{code}:http://x/")
     headers = ({}, {"x_amzn_query_error": f"{legacy or code};Sender"}, {"x_amzn_query_error": ""})
     for number, text in enumerate(MESSAGES):
@@ -580,9 +578,7 @@ def test_odd_answers_are_those_of_botocore(
 
 @pytest.mark.parametrize("status", [200, *STATUSES])
 @EACH
-def test_any_answer_gives_a_result_or_an_error_of_ours(
-    status: int, service: str, operation: str, ours: Ours
-) -> None:
+def test_any_answer_gives_a_result_or_an_error_of_ours(status: int, service: str, operation: str, ours: Ours) -> None:
     @FEW
     @given(body=st.binary(max_size=60), query_error=st.text(st.characters(max_codepoint=255), max_size=20))
     def check(body: bytes, query_error: str) -> None:

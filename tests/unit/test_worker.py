@@ -279,9 +279,7 @@ def test_what_was_renewed_after_all_goes_on(told: list[dict[str, Any]]) -> None:
     assert len(told) == 1
 
 
-def test_a_pool_that_cannot_end_a_task_says_so(
-    told: list[dict[str, Any]], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_pool_that_cannot_end_a_task_says_so(told: list[dict[str, Any]], caplog: pytest.LogCaptureFixture) -> None:
     channel, job, keep = Channel(), Job(_write_to=object()), remember_pool("threads")
     Request(channel, 7, job)
     on_lost(channel, lost_lease(), Why.LAPSED, terminate=True)

@@ -78,20 +78,30 @@ def ours() -> Iterator[tuple[str, str, dict[str, Any]]]:
             return {**found.pop(), "queue": queue, "bindings": list(bindings)}
 
         yield "task", "A task of protocol 2 by the default exchange", task()
-        yield "task_own_exchange", "The same by the direct exchange of the queue's name", task(
-            exchange="q", routing_key="q", bindings=[["q", "direct", "q"]]
+        yield (
+            "task_own_exchange",
+            "The same by the direct exchange of the queue's name",
+            task(exchange="q", routing_key="q", bindings=[["q", "direct", "q"]]),
         )
-        yield "task_direct", "A task by a direct exchange", task(
-            exchange="mails", routing_key="urgent", bindings=[["mails", "direct", "urgent"]]
+        yield (
+            "task_direct",
+            "A task by a direct exchange",
+            task(exchange="mails", routing_key="urgent", bindings=[["mails", "direct", "urgent"]]),
         )
-        yield "task_topic", "A task by a topic exchange", task(
-            exchange="orders", routing_key="order.placed.eu", bindings=topic
+        yield (
+            "task_topic",
+            "A task by a topic exchange",
+            task(exchange="orders", routing_key="order.placed.eu", bindings=topic),
         )
-        yield "task_fanout", "A task by a fanout exchange", task(
-            exchange="news", routing_key="any", bindings=[["news", "fanout", ""]]
+        yield (
+            "task_fanout",
+            "A task by a fanout exchange",
+            task(exchange="news", routing_key="any", bindings=[["news", "fanout", ""]]),
         )
-        yield "task_priority", "A task with a priority, through a topic", task(
-            exchange="orders", routing_key="order.placed", bindings=topic, priority=6
+        yield (
+            "task_priority",
+            "A task with a priority, through a topic",
+            task(exchange="orders", routing_key="order.placed", bindings=topic, priority=6),
         )
         yield "task_expires", "A task that expires", task(expires=NOW + timedelta(hours=1))
         yield "message_expiration", "A message with a time to live", message(ORDER, expiration=90)
@@ -104,8 +114,10 @@ def ours() -> Iterator[tuple[str, str, dict[str, Any]]]:
         )  # fmt: skip
         yield "task_gzip", "A compressed task: binary, with a header", task(compression="gzip")
         yield "task_fifo", "A task to a FIFO queue", task(queue="q.fifo", MessageGroupId="customer-7")
-        yield "message_fifo", "A message with its own deduplication id", message(
-            ORDER, queue="q.fifo", MessageGroupId="customer-7", MessageDeduplicationId="order-7"
+        yield (
+            "message_fifo",
+            "A message with its own deduplication id",
+            message(ORDER, queue="q.fifo", MessageGroupId="customer-7", MessageDeduplicationId="order-7"),
         )
         yield "message_fair", "A message of a tenant to a standard queue", message(ORDER, MessageGroupId="tenant-7")
         yield "message_delayed", "A message with a delay", message(ORDER, DelaySeconds=30)
@@ -114,12 +126,18 @@ def ours() -> Iterator[tuple[str, str, dict[str, Any]]]:
             b"\x80\x04\x95\x0b\x00\x00\x00\x00\x00\x00\x00}\x94\x8c\x01n\x94K\x07s.",
             content_type="application/x-python-serialize", content_encoding="binary",
         )  # fmt: skip
-        yield "message_msgpack", "Another binary body", message(
-            b"\x81\xa5order\x07\xff", content_type="application/x-msgpack", content_encoding="binary"
+        yield (
+            "message_msgpack",
+            "Another binary body",
+            message(b"\x81\xa5order\x07\xff", content_type="application/x-msgpack", content_encoding="binary"),
         )
         yield "message_empty", "A message without a body", message(b"", content_type="text/plain")
-        yield "message_typed_headers", "Headers that only kombu's JSON knows", message(
-            ORDER, headers={"at": NOW, "day": NOW.date(), "id": UUID(TASK_ID), "price": Decimal("9.90"), "n": 1}
+        yield (
+            "message_typed_headers",
+            "Headers that only kombu's JSON knows",
+            message(
+                ORDER, headers={"at": NOW, "day": NOW.date(), "id": UUID(TASK_ID), "price": Decimal("9.90"), "n": 1}
+            ),
         )
         yield "message_headers_exchange", "A message by a headers exchange", message(
             ORDER, exchange=Exchange("match", "headers"), routing_key="", headers={"region": "eu", "size": 3},
@@ -249,8 +267,10 @@ def _by_sqs(is_base64: bool) -> Iterator[tuple[str, str, dict[str, Any]]]:
             channel.state.exchanges["news"] = {"type": "fanout", "table": []}
             channel.typeof = lambda exchange, default="direct": channel.exchange_types["fanout"]
             Producer(channel, auto_declare=False).publish(ORDER, exchange="news", routing_key="any")
-            yield "fanout", "A message by a fanout exchange through SNS, delivered raw", _raw(
-                sns.publish.call_args.kwargs["Message"]
+            yield (
+                "fanout",
+                "A message by a fanout exchange through SNS, delivered raw",
+                _raw(sns.publish.call_args.kwargs["Message"]),
             )
 
 
@@ -261,29 +281,37 @@ def others() -> Iterator[tuple[str, str, str, dict[str, Any]]]:
     attributes = {name: {"DataType": "String", "StringValue": value} for name, value in named.items()}
     writer = "a program with the AWS SDK"
     yield writer, "json_event", "JSON with attributes that make it an event", _raw(text, attributes)
-    yield writer, "json_event_bare", "JSON with a routing key alone: topic and id follow", _raw(
-        text, {"rk": attributes["rk"], "weight": {"DataType": "Number", "StringValue": "7"}}
+    yield (
+        writer,
+        "json_event_bare",
+        "JSON with a routing key alone: topic and id follow",
+        _raw(text, {"rk": attributes["rk"], "weight": {"DataType": "Number", "StringValue": "7"}}),
     )
     yield writer, "json", "JSON without attributes", _raw(text)
     yield writer, "text", "Text that is no JSON", _raw("hello, wörld")
     envelope = json.loads((FOLDER / f"kombu_hake-{__version__}" / "task_topic.json").read_text())["received"]["Body"]
     for name, message in (("notification", envelope), ("notification_text", "hello")):
-        yield "SNS", name, "A notification without raw delivery", _raw(
-            json.dumps(
-                {
-                    "Type": "Notification",
-                    "MessageId": "9d4c2c2c-6c3e-5b0a-8f39-70a3a9d4e111",
-                    "TopicArn": f"arn:aws:sns:{REGION}:{ACCOUNT}:orders",
-                    "Message": message,
-                    "Timestamp": "2026-01-01T00:00:00.000Z",
-                    "SignatureVersion": "1",
-                    "Signature": "c2lnbmF0dXJl",
-                    "SigningCertURL": f"https://sns.{REGION}.amazonaws.com/SimpleNotificationService-0.pem",
-                    "UnsubscribeURL": f"https://sns.{REGION}.amazonaws.com/?Action=Unsubscribe",
-                    "MessageAttributes": {"rk": {"Type": "String", "Value": "order.placed.eu"}},
-                },
-                indent=2,
-            )
+        yield (
+            "SNS",
+            name,
+            "A notification without raw delivery",
+            _raw(
+                json.dumps(
+                    {
+                        "Type": "Notification",
+                        "MessageId": "9d4c2c2c-6c3e-5b0a-8f39-70a3a9d4e111",
+                        "TopicArn": f"arn:aws:sns:{REGION}:{ACCOUNT}:orders",
+                        "Message": message,
+                        "Timestamp": "2026-01-01T00:00:00.000Z",
+                        "SignatureVersion": "1",
+                        "Signature": "c2lnbmF0dXJl",
+                        "SigningCertURL": f"https://sns.{REGION}.amazonaws.com/SimpleNotificationService-0.pem",
+                        "UnsubscribeURL": f"https://sns.{REGION}.amazonaws.com/?Action=Unsubscribe",
+                        "MessageAttributes": {"rk": {"Type": "String", "Value": "order.placed.eu"}},
+                    },
+                    indent=2,
+                )
+            ),
         )
 
 

@@ -403,4 +403,3 @@ def _known_reason(copy: _Copy, topic: str) -> str:
     if not covers(copy.filter, needed):
         return "The filter does not pass what the queue is bound to."
     return ""
-

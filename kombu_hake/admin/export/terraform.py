@@ -155,21 +155,24 @@ def _lifecycles(stores: Iterable[Store]) -> Iterator[tuple[str, dict[str, Any]]]
     for store in stores:
         buckets.setdefault(store.bucket, []).extend(lifecycle_rules(store))
     for bucket, rules in buckets.items():
-        yield terraform_name(bucket.replace(".", "_")), {
-            "bucket": bucket,
-            "rule": [
-                {
-                    "id": rule["ID"],
-                    "status": rule["Status"],
-                    "filter": {"prefix": rule["Filter"]["Prefix"]},
-                    "expiration": {"days": rule["Expiration"]["Days"]},
-                    "abort_incomplete_multipart_upload": {
-                        "days_after_initiation": rule["AbortIncompleteMultipartUpload"]["DaysAfterInitiation"]
-                    },
-                }
-                for rule in rules
-            ],
-        }
+        yield (
+            terraform_name(bucket.replace(".", "_")),
+            {
+                "bucket": bucket,
+                "rule": [
+                    {
+                        "id": rule["ID"],
+                        "status": rule["Status"],
+                        "filter": {"prefix": rule["Filter"]["Prefix"]},
+                        "expiration": {"days": rule["Expiration"]["Days"]},
+                        "abort_incomplete_multipart_upload": {
+                            "days_after_initiation": rule["AbortIncompleteMultipartUpload"]["DaysAfterInitiation"]
+                        },
+                    }
+                    for rule in rules
+                ],
+            },
+        )
 
 
 def _dead_letters(redrive: str | None) -> str:

@@ -67,7 +67,7 @@ def publish(body: str) -> None:
 
 
 if __name__ == "__main__":
-    publish(f'[[{"[" * LEVELS}{"]" * LEVELS}], {{}}, {{}}]')
+    publish(f"[[{'[' * LEVELS}{']' * LEVELS}], {{}}, {{}}]")
     worker = app.Worker(
         pool="prefork",
         concurrency=1,

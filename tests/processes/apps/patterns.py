@@ -14,9 +14,7 @@ BINDINGS = {
 }
 
 app = Celery("patterns", broker=BROKER)
-app.conf.task_queues = [
-    Queue(name, [binding(EVENTS, key) for key in keys]) for name, keys in BINDINGS.items()
-]
+app.conf.task_queues = [Queue(name, [binding(EVENTS, key) for key in keys]) for name, keys in BINDINGS.items()]
 app.conf.task_ignore_result = True
 
 
