@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from kombu_hake.amqp import QueueUrl, SubscriptionArn, has_foreign, has_same_own, merged_policy
@@ -196,14 +196,6 @@ class Memory:
         with self._lock:
             _, since = self._steady.get(url, ((), float("inf")))
             return self._clock() - since >= self._timings.tags_s
-
-    def forget(self, url: QueueUrl, arns: Iterable[SubscriptionArn] = ()) -> None:
-        """The queue is gone; another one may have its URL."""
-        with self._lock:
-            for each in (self._policies, self._tags, self._steady):
-                each.pop(url, None)
-            for arn in arns:
-                self._attributes.pop(arn, None)
 
 
 def _shorten(found: dict) -> None:  # type: ignore[type-arg]
