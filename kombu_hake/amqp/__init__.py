@@ -125,14 +125,12 @@ from kombu_hake.amqp.naming import (
 from kombu_hake.amqp.numeric import whole
 from kombu_hake.amqp.ownership import Kind, Ownership
 from kombu_hake.amqp.payloads import (
-    CHANGES_ATTRIBUTE,
     PAYLOAD_ATTRIBUTES,
     SIZE_ATTRIBUTE,
     Changes,
     Pointer,
     Store,
     changes_in,
-    changes_text,
     combined,
     difference,
     has_pointer,
@@ -142,7 +140,6 @@ from kombu_hake.amqp.payloads import (
     pointer_in,
 )
 from kombu_hake.amqp.policy import (
-    PolicyJudgement,
     PolicyUnreadable,
     allows,
     has_foreign,
@@ -165,7 +162,6 @@ from kombu_hake.amqp.priorities import (
 )
 from kombu_hake.amqp.routing import (
     Filter,
-    canonical_json,
     compile_filter,
     filter_json,
     matches,
@@ -174,10 +170,9 @@ from kombu_hake.amqp.routing import (
     without_priorities,
 )
 from kombu_hake.amqp.tasks import EVENT_HEADER, EVENT_TASK, ORIGIN_HEADER, PRIVATE_EXCHANGE, fault_of, is_plain, is_task
-from kombu_hake.amqp.tenants import group_id, group_of, is_group_id, is_tenant, tenant_of_group, tenant_text
+from kombu_hake.amqp.tenants import group_of, is_tenant, tenant_of_group, tenant_text
 
 __all__ = [
-    "CHANGES_ATTRIBUTE",
     "COMPRESSION_HEADER",
     "DEFAULT_PATTERN",
     "EARLY_S",
@@ -240,7 +235,6 @@ __all__ = [
     "Namer",
     "Ownership",
     "Pointer",
-    "PolicyJudgement",
     "PolicyUnreadable",
     "QueueArn",
     "QueueUrl",
@@ -252,9 +246,7 @@ __all__ = [
     "allows",
     "answers_elsewhere",
     "attributes_bytes",
-    "canonical_json",
     "changes_in",
-    "changes_text",
     "combined",
     "command_fault",
     "compile_filter",
@@ -272,7 +264,6 @@ __all__ = [
     "fault_of",
     "filter_json",
     "from_tags",
-    "group_id",
     "group_of",
     "has_foreign",
     "has_pointer",
@@ -287,7 +278,6 @@ __all__ = [
     "is_command_queue",
     "is_dead_name",
     "is_event_queue",
-    "is_group_id",
     "is_incarnation",
     "is_json",
     "is_mailbox",
