@@ -124,18 +124,11 @@ class Queues:
         """Whether the user said where the queue is: never made, changed or deleted then."""
         return self._settings.predefined_queue(name) is not None
 
-    def declare(
-        self,
-        spec: QueueSpec,
-        *,
-        physical: str | None = None,
-        tags: Mapping[str, str] | None = None,
-        patience_s: float = RECREATE_PATIENCE_S,
-    ) -> bool:
-        """Find the queue, or create it; whether it was created: :meth:`look_for`, then :meth:`create`."""
-        if not self.look_for(spec, physical=physical):
+    def declare(self, spec: QueueSpec, *, patience_s: float = RECREATE_PATIENCE_S) -> bool:
+        """Find the queue or create it, by :meth:`look_for` and :meth:`create`. Return True if it was created."""
+        if not self.look_for(spec):
             return False
-        self.create(spec, tags=tags, patience_s=patience_s)
+        self.create(spec, patience_s=patience_s)
         return True
 
     def look_for(self, spec: QueueSpec, *, physical: str | None = None) -> bool:
@@ -167,7 +160,7 @@ class Queues:
         tags: Mapping[str, str] | None = None,
         attributes: Mapping[str, str] | None = None,
         is_unbound: bool = False,
-        patience_s: float = SQS_QUEUE_RECREATE_S + 15,
+        patience_s: float = RECREATE_PATIENCE_S,
     ) -> QueueUrl:
         """Create a queue; one that exists meanwhile is found.
 

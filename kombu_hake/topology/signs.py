@@ -7,7 +7,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import time
 from collections.abc import Callable, Mapping
 from uuid import uuid4
 
@@ -38,13 +37,15 @@ class Signs:
         self,
         clients: Clients,
         settings: Settings,
-        clock: Callable[[], float] = time.monotonic,
-        looks_temporary: Callable[[QueueUrl], bool] = lambda url: False,
-        heal_later: Callable[[QueueUrl], None] = lambda url: None,
-        timings: Timings | None = None,
+        clock: Callable[[], float],
+        looks_temporary: Callable[[QueueUrl], bool],
+        heal_later: Callable[[QueueUrl], None],
+        timings: Timings,
     ) -> None:
-        """*looks_temporary*: whether a queue was created as temporary, without reading tags. *heal_later*: has
-        :meth:`heal` called with a queue's tags some time later.
+        """
+        Args:
+            looks_temporary: Whether a queue was created as temporary, found without reading its tags.
+            heal_later: Has :meth:`heal` called with a queue's tags some time later.
         """
         self._looks_temporary = looks_temporary
         self._clients = clients
@@ -53,7 +54,7 @@ class Signs:
         #: How long a promise holds, seconds.
         self.limit_s = settings.temporary_queue_limit
         self._clock = clock
-        self._timings = timings or Timings.of(settings)
+        self._timings = timings
         self.reset_after_fork()
         forksafe.register(self)
 
