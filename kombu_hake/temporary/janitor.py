@@ -52,7 +52,7 @@ from kombu_hake.aws import Clients, forksafe
 from kombu_hake.config import Settings
 from kombu_hake.exceptions import AccessDenied, HakeError, InvalidName, QueueNotFound, TopologyError
 from kombu_hake.quoting import guarded
-from kombu_hake.topology import LEVEL_TAG, Home, Timings, Topics, retention_s, whoami
+from kombu_hake.topology import LEVEL_TAG, NAMESPACE_TAG, Home, Timings, Topics, read_tags, retention_s, whoami
 
 __all__ = ["MOST_LOOKS", "MOST_TOPICS", "SHORT_PAUSE_S", "Found", "Janitor", "Report"]
 
@@ -286,7 +286,7 @@ class Janitor:
     def _look(self, name: str, url: QueueUrl, topics: dict[str, None]) -> Found | None:
         """The queue, if it is temporary and ours; notes the exchanges that feed it."""
         try:
-            tags = self._tags(url)
+            tags = read_tags(self._clients, url)
         except QueueNotFound:
             return None
         found = self._read(tags)
@@ -318,7 +318,7 @@ class Janitor:
         return bool(found == retention_s(self._settings, is_temporary=True))
 
     def _read(self, tags: dict[str, str]) -> Ownership | None:
-        if tags.get("hake:namespace") != (self._settings.namer.namespace or "-"):
+        if tags.get(NAMESPACE_TAG) != (self._settings.namer.namespace or "-"):
             return None
         return ownership.read(tags)
 
@@ -345,7 +345,7 @@ class Janitor:
         logger.info("Removed temporary queue %s, abandoned by %s.", found.name, found.who or "an unknown process")
 
     def _is_unchanged(self, found: Found) -> bool:
-        now = self._read(self._tags(found.url))
+        now = self._read(read_tags(self._clients, found.url))
         due_s = None if now is None else now.due_s()
         if now is None or due_s is None or due_s >= self._now_s() or now.signs() != found.ownership.signs():
             found.state = "kept"
@@ -357,7 +357,7 @@ class Janitor:
         """Remove the subscriptions of a queue to the exchanges that feed it; of a priority level, to any of these."""
         answer = self._clients.sqs("get_queue_attributes", QueueUrl=found.url, AttributeNames=["QueueArn"])
         arn = answer["Attributes"]["QueueArn"]
-        for exchange in exchanges if found.main else sorted(from_tags(self._tags(found.url)).exchanges()):
+        for exchange in exchanges if found.main else sorted(from_tags(read_tags(self._clients, found.url)).exchanges()):
             yield pause_s
             try:
                 items = list(self._topics.subscriptions(exchange))
@@ -401,9 +401,6 @@ class Janitor:
         except QueueNotFound:
             return True
         return False
-
-    def _tags(self, url: QueueUrl) -> dict[str, str]:
-        return dict(self._clients.sqs("list_queue_tags", QueueUrl=url).get("Tags") or {})
 
     def _now_s(self) -> float:
         return self._clients.now_ms() / 1000

@@ -13,10 +13,18 @@ from kombu_hake.topology.coverage import covers
 from kombu_hake.topology.desired import filters
 from kombu_hake.topology.drift import Drift
 from kombu_hake.topology.home import Home
-from kombu_hake.topology.queues import AWS_MANAGED_KEY
+from kombu_hake.topology.queues import AWS_MANAGED_KEY, read_tags
 from kombu_hake.topology.signs import Signs, whoami
 from kombu_hake.topology.sizes import SIZE_ARGUMENT, TopicLimit, checked_size
-from kombu_hake.topology.spec import LEVEL_TAG, ExchangeSpec, QueueSpec, needs_topic, own_tags, retention_s
+from kombu_hake.topology.spec import (
+    LEVEL_TAG,
+    NAMESPACE_TAG,
+    ExchangeSpec,
+    QueueSpec,
+    needs_topic,
+    own_tags,
+    retention_s,
+)
 from kombu_hake.topology.stores import STORE_ARGUMENT, Stores, checked_store
 from kombu_hake.topology.timings import Timings
 from kombu_hake.topology.topics import Topics
@@ -25,6 +33,7 @@ from kombu_hake.topology.topology import Topology
 __all__ = [
     "AWS_MANAGED_KEY",
     "LEVEL_TAG",
+    "NAMESPACE_TAG",
     "SIZE_ARGUMENT",
     "STORE_ARGUMENT",
     "Audit",
@@ -51,6 +60,7 @@ __all__ = [
     "filters",
     "needs_topic",
     "own_tags",
+    "read_tags",
     "retention_s",
     "whoami",
 ]

@@ -25,12 +25,12 @@ from kombu_hake.amqp import (
     QueueArn,
     QueueUrl,
     SubscriptionArn,
+    dead_queue_arn,
     from_tags,
     is_incarnation,
     named_topics,
     ownership,
     parse_arn,
-    read_object,
 )
 from kombu_hake.aws import Clients
 from kombu_hake.config import Settings
@@ -42,6 +42,7 @@ from kombu_hake.topology.diff import Change, SetAttribute, Subscribe, Unsubscrib
 from kombu_hake.topology.drift import Drift, ShownQueue, ShownTopic, queue_drift, size_drift, topic_drift
 from kombu_hake.topology.home import Home
 from kombu_hake.topology.observed import Observed, Subscription
+from kombu_hake.topology.queues import COUNTS, read_tags
 from kombu_hake.topology.sizes import size_of
 from kombu_hake.topology.spec import (
     LEVEL_TAG,
@@ -58,9 +59,6 @@ from kombu_hake.topology.spec import (
 __all__ = ["Audit", "Auditor", "Undeclared"]
 
 logger = guarded(logging.getLogger(__name__))
-_COUNTS = (
-    "ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible", "ApproximateNumberOfMessagesDelayed"
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -195,7 +193,7 @@ class Auditor:
         except AccessDenied as exc:
             self._cannot_tell(f"the attributes of queue {queue.physical}", exc)
         try:
-            tags = dict(self._clients.sqs("list_queue_tags", QueueUrl=url).get("Tags") or {})
+            tags = read_tags(self._clients, url)
         except QueueNotFound:
             tags = {}
         except AccessDenied as exc:
@@ -495,7 +493,7 @@ class Auditor:
         return found
 
     def _undeclared_queue(self, name: str, url: QueueUrl) -> Undeclared | None:
-        tags = dict(self._clients.sqs("list_queue_tags", QueueUrl=url).get("Tags") or {})
+        tags = read_tags(self._clients, url)
         if not is_ours(tags, self._settings) or ownership.read(tags) is not None:
             return None  # foreign, or temporary
         answer = self._clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=["All"])
@@ -505,7 +503,7 @@ class Auditor:
         address = {*self._settings.predefined_queues.values()}
         if url in address or attributes.get("QueueArn") in address:
             return None
-        messages = sum(int(attributes.get(count, 0)) for count in _COUNTS)
+        messages = sum(int(attributes.get(count, 0)) for count in COUNTS)
         owner = tags.get(OWNER_TAG) or tags.get(LEVEL_TAG)
         reason = f"It belongs to queue {owner}." if owner else "This app does not declare it."
         arn = str(attributes.get("QueueArn", ""))
@@ -521,7 +519,7 @@ class Auditor:
         if LEVEL_TAG in tags:
             try:
                 main = self._clients.sqs("get_queue_url", QueueName=tags[LEVEL_TAG])["QueueUrl"]
-                bindings = from_tags(self._clients.sqs("list_queue_tags", QueueUrl=main).get("Tags") or {})
+                bindings = from_tags(read_tags(self._clients, main))
             except TopologyError as exc:
                 logger.debug("The queue of a priority level is not found: %s", exc)
         found = {str(topic_arn(exchange, self._settings, self._home)) for exchange in bindings.exchanges() if exchange}
@@ -568,10 +566,10 @@ class Auditor:
 
 def _dead_letter_arn(shown: ShownQueue) -> str | None:
     try:
-        found = read_object((shown.attributes or {}).get("RedrivePolicy")).get("deadLetterTargetArn")
+        found = dead_queue_arn((shown.attributes or {}).get("RedrivePolicy"))
     except ValueError:
         return None
-    return found if isinstance(found, str) else None
+    return str(found) if found is not None else None
 
 
 def _described(binding: Binding) -> str:

@@ -40,7 +40,7 @@ from kombu_hake.config import Settings
 from kombu_hake.exceptions import AccessDenied, HakeError, QueueDeletedRecently, QueueNotFound
 from kombu_hake.quoting import fields, guarded
 from kombu_hake.topology.chores import Chores
-from kombu_hake.topology.queues import Queues
+from kombu_hake.topology.queues import Queues, read_tags
 from kombu_hake.topology.spec import (
     OWNER_TAG,
     Plan,
@@ -231,7 +231,7 @@ class DeadQueues:
         for name in (dead_name(queue), undelivered_name(queue)):
             try:
                 url = self._queues.url(name)
-                if self._clients.sqs("list_queue_tags", QueueUrl=url).get("Tags", {}).get(OWNER_TAG) != owner:
+                if read_tags(self._clients, url).get(OWNER_TAG) != owner:
                     continue
                 if self._is_empty(name, url):
                     self._queues.delete(name)

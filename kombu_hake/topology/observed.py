@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from kombu_hake.amqp import QueueUrl, SubscriptionArn, has_foreign, has_same_own, merged_policy
+from kombu_hake.amqp import TAG_PREFIX, QueueUrl, SubscriptionArn, has_foreign, has_same_own, merged_policy
 from kombu_hake.aws import forksafe
 from kombu_hake.topology.timings import Timings
 
@@ -184,7 +184,7 @@ class Memory:
                     found.pop(key, None)
                 elif at > oldest and value is not None:
                     found[key] = value
-            content = frozenset((key, value) for key, value in found.items() if key.startswith("hake:b:"))
+            content = frozenset((key, value) for key, value in found.items() if key.startswith(TAG_PREFIX))
             before = self._steady.get(url)
             if before is None or before[0] != content:
                 self._steady[url] = content, now

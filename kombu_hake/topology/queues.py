@@ -38,7 +38,7 @@ from kombu_hake.quoting import fields, guarded
 from kombu_hake.topology.home import Home
 from kombu_hake.topology.spec import QueueSpec, created_attributes, own_tags, retention_s
 
-__all__ = ["AWS_MANAGED_KEY", "RECREATE_PATIENCE_S", "Queues"]
+__all__ = ["AWS_MANAGED_KEY", "COUNTS", "RECREATE_PATIENCE_S", "Queues", "read_tags"]
 
 logger = guarded(logging.getLogger(__name__))
 #: How long to wait for the name of a deleted queue, seconds, where nothing else can be done.
@@ -52,11 +52,17 @@ _OF_POLICY = [
 _JUST_READ_S = 2.0
 #: The key that AWS manages for SQS: its key policy does not let SNS in and can't be changed.
 AWS_MANAGED_KEY = "alias/aws/sqs"
-_COUNTS = (
+#: The ready messages of a queue, those in flight, and the delayed ones.
+COUNTS = (
     "ApproximateNumberOfMessages",
     "ApproximateNumberOfMessagesNotVisible",
     "ApproximateNumberOfMessagesDelayed",
 )
+
+
+def read_tags(clients: Clients, url: QueueUrl) -> dict[str, str]:
+    """All tags of a queue, as AWS shows them. One request."""
+    return dict(clients.sqs("list_queue_tags", QueueUrl=url).get("Tags") or {})
 
 
 class Queues:
@@ -365,8 +371,8 @@ class Queues:
         return self._physical.get(name) or self._settings.namer.queue(name)
 
     def _counts(self, url: QueueUrl) -> tuple[int, ...]:
-        answer = self._clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=list(_COUNTS))
-        return tuple(int(answer.get("Attributes", {}).get(name, 0)) for name in _COUNTS)
+        answer = self._clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=list(COUNTS))
+        return tuple(int(answer.get("Attributes", {}).get(name, 0)) for name in COUNTS)
 
     def _purge(self, url: QueueUrl) -> int:
         if self._settings.topology == "assume":

@@ -17,7 +17,7 @@ from kombu_hake.exceptions import AccessDenied, TopicNotFound, TopologyError
 from kombu_hake.quoting import fields, guarded
 from kombu_hake.topology.desired import Desired
 from kombu_hake.topology.observed import Memory, Observed, Subscription
-from kombu_hake.topology.queues import Queues
+from kombu_hake.topology.queues import Queues, read_tags
 from kombu_hake.topology.timings import BELIEVE_S
 from kombu_hake.topology.topics import Topics
 
@@ -194,4 +194,4 @@ class Reader:
 
     def tags(self, url: QueueUrl) -> dict[str, str]:
         """All tags of a queue: as AWS shows them, corrected by what this process wrote lately. One request."""
-        return self._memory.tags(url, self._clients.sqs("list_queue_tags", QueueUrl=url).get("Tags") or {})
+        return self._memory.tags(url, read_tags(self._clients, url))

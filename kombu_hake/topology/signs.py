@@ -15,6 +15,7 @@ from kombu_hake.aws import Clients, TtlCache, forksafe
 from kombu_hake.config import Settings
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, HakeError, QueueNotFound
 from kombu_hake.quoting import fields, guarded
+from kombu_hake.topology.queues import read_tags
 from kombu_hake.topology.spec import retention_s
 from kombu_hake.topology.timings import Timings
 
@@ -149,7 +150,7 @@ class Signs:
         Returns:
             The name that it is under: where there is no room for one more, it is shared.
         """
-        now_s, tags = self.now_s(), self.tags(url)
+        now_s, tags = self.now_s(), read_tags(self._clients, url)
         found = ownership.read(tags)
         users = found.users if found is not None else ()
         known = (self.name, ownership.OTHERS)
@@ -181,12 +182,12 @@ class Signs:
         Raises:
             HakeError: its tags can't be read.
         """
-        found = ownership.read(self.tags(url))
+        found = ownership.read(read_tags(self._clients, url))
         return found is not None and any(user.name != self.name for user in found.live_users(self.now_s()))
 
     def is_condemned(self, url: QueueUrl) -> bool:
         """Whether a janitor has noted that it deletes the queue."""
-        return ownership.CONDEMNED_TAG in self.tags(url)
+        return ownership.CONDEMNED_TAG in read_tags(self._clients, url)
 
     def pardon(self, url: QueueUrl) -> None:
         """Remove a janitor's note."""
@@ -194,10 +195,6 @@ class Signs:
             self._clients.sqs("untag_queue", QueueUrl=url, TagKeys=[ownership.CONDEMNED_TAG])
         except HakeError as exc:
             logger.info("Cannot remove the note of a janitor from queue %s: %s", url, exc)
-
-    def tags(self, url: QueueUrl) -> dict[str, str]:
-        """All tags of a queue, as AWS has them now."""
-        return dict(self._clients.sqs("list_queue_tags", QueueUrl=url).get("Tags") or {})
 
     def heal(self, url: QueueUrl, declared: Kind, tags: Mapping[str, str]) -> None:
         """Make a queue that was temporary what it was declared with, if that is something else."""
@@ -218,7 +215,7 @@ class Signs:
 
     def _read_kind(self, url: QueueUrl, declared: Kind | None) -> Kind | None:
         try:
-            tags = self.tags(url)
+            tags = read_tags(self._clients, url)
         except BrokerUnavailable:
             raise  # no answer, so nothing to remember
         except HakeError as exc:
