@@ -48,6 +48,7 @@ __all__ = [
     "is_reply_queue",
     "parse_arn",
     "queue_account",
+    "queue_name",
     "reply_queue",
     "undelivered_name",
     "valid_namespace",
@@ -225,6 +226,11 @@ def queue_account(url: str) -> str:
     parts = url.rstrip("/").split("/")
     account = parts[-2] if len(parts) >= 2 else ""
     return account if account.isdigit() else ""
+
+
+def queue_name(url: str) -> str:
+    """The name in a queue URL, its last path segment."""
+    return url.rstrip("/").rpartition("/")[2]
 
 
 # --- dead-letter queues

@@ -47,7 +47,16 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from kombu_hake.amqp import SQS_LIST_PAGE, Ownership, QueueUrl, from_tags, is_incarnation, ownership, parse_arn
+from kombu_hake.amqp import (
+    SQS_LIST_PAGE,
+    Ownership,
+    QueueUrl,
+    from_tags,
+    is_incarnation,
+    ownership,
+    parse_arn,
+    queue_name,
+)
 from kombu_hake.aws import Clients, forksafe
 from kombu_hake.config import Settings
 from kombu_hake.exceptions import AccessDenied, HakeError, InvalidName, QueueNotFound, TopologyError
@@ -262,7 +271,7 @@ class Janitor:
         while True:
             answer = self._clients.sqs("list_queues", **params)
             urls = [QueueUrl(url) for url in answer.get("QueueUrls") or ()]
-            named = {url.rstrip("/").rpartition("/")[2]: url for url in urls}
+            named = {queue_name(url): url for url in urls}
             yield {name: url for name, url in named.items() if self._settings.namer.owns(name)}
             pages += 1
             if not answer.get("NextToken") or (most is not None and pages >= _MOST_PAGES):

@@ -31,6 +31,7 @@ from kombu_hake.amqp import (
     named_topics,
     ownership,
     parse_arn,
+    queue_name,
 )
 from kombu_hake.aws import Clients
 from kombu_hake.config import Settings
@@ -478,7 +479,7 @@ class Auditor:
         params: dict[str, Any] = {"MaxResults": SQS_LIST_PAGE} | ({"QueueNamePrefix": prefix} if prefix else {})
         found = []
         for url in self._pages("sqs", "list_queues", "QueueUrls", **params):
-            name = url.rstrip("/").rpartition("/")[2]
+            name = queue_name(url)
             if name in known or not self._settings.namer.owns(name) or is_incarnation(name):
                 continue
             try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 
-from kombu_hake.amqp import Arn, QueueArn, QueueUrl, TopicArn, parse_arn, queue_account
+from kombu_hake.amqp import Arn, QueueArn, QueueUrl, TopicArn, parse_arn, queue_account, queue_name
 from kombu_hake.aws import Clients, SingleFlight
 from kombu_hake.config import Settings, region_of_url
 from kombu_hake.exceptions import ConfigurationError, HakeError, TopologyError
@@ -71,8 +71,7 @@ class Home:
         if account is None:
             return None
         region = region_of_url(address) or self._clients.region()
-        name = address.rstrip("/").rpartition("/")[2]
-        return QueueArn(str(Arn(self._clients.partition(), "sqs", region, account, name)))
+        return QueueArn(str(Arn(self._clients.partition(), "sqs", region, account, queue_name(address))))
 
     def is_foreign(self, address: str) -> bool:
         """Whether a queue in ``predefined_queues`` is another account's."""
