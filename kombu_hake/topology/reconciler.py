@@ -9,7 +9,7 @@ Where the set of bindings lives
 Late reads
     AWS may show older tags and policies for a minute. :class:`kombu_hake.topology.observed.Memory` corrects reads by
     what this process wrote; what another process overwrote meanwhile is found by checks in the background, about one
-    and a half and two minutes after a write (:mod:`kombu_hake.topology.upkeep`).
+    and a half and two minutes after a write (:mod:`kombu_hake.topology.repair`).
 
 What is in place
     A binding that the queue's policy and its subscription's filter show already is not looked up in the tags, which AWS

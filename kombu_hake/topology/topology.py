@@ -49,7 +49,6 @@ from kombu_hake.topology.spec import QueueSpec, needs_topic
 from kombu_hake.topology.stores import Stores
 from kombu_hake.topology.timings import Timings
 from kombu_hake.topology.topics import Topics
-from kombu_hake.topology.upkeep import Upkeep
 from kombu_hake.topology.verification import Verification
 
 __all__ = ["Topology"]
@@ -106,9 +105,6 @@ class Topology:
             clients, self.queues, memory, self._reader, planner, self._knowledge, applier, converger, self.chores,
             self.timings, self._recheck, clock,
         )  # fmt: skip
-        self._upkeep = Upkeep(
-            self.queues, self._reader, planner, self._knowledge, converger, self._reconciler, self.signs.heal, clock
-        )
         self._remover = Remover(
             clients, settings, self.queues, self.topics, self._reader, planner, self._knowledge, applier,
             self._reconciler,
@@ -120,7 +116,10 @@ class Topology:
         self._noted: dict[str, dict[Binding, None]] = {}
         #: Queue to the exchanges that this process asked to bind it to, also where AWS refused.
         self._asked: dict[str, set[str]] = {}
-        self._repairer = Repairer(self, self._reconciler, self._knowledge, self._upkeep, self.chores)
+        self._repairer = Repairer(
+            self, self._reader, planner, self._knowledge, converger, self._reconciler, self.chores, self.signs.heal,
+            clock,
+        )  # fmt: skip
 
     @property
     def makes(self) -> bool:
@@ -476,10 +475,10 @@ class Topology:
                 self.queues.raise_size(name, declared)
 
     def _heal_later(self, url: QueueUrl) -> None:
-        self._upkeep.heal_later(url)
+        self._repairer.heal_later(url)
 
     def _recheck(self, queue: str) -> None:
-        self._upkeep.recheck(queue)
+        self._repairer.recheck(queue)
 
     def _is_taken_as_made(self, queue: str, exchange: str) -> bool:
         return not self.makes or (self.queues.is_predefined(queue) and self.topics.is_predefined(exchange))
