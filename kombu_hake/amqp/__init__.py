@@ -6,10 +6,10 @@ In: names, bindings, messages, and documents that AWS stores, as text. Out: valu
 to change                        open
 ================================ ====================================================================================
 a binding, its tag, its match    ``bindings.py``, ``routing.py`` (keys to SNS attributes and filters), ``globs.py``
-the name of a queue or topic     ``naming.py``: physical names, ARNs, dead-letter queues, mailboxes of remote control
+the name of a queue or topic     ``naming.py``: in AWS, in metrics, of dead-letter queues and mailboxes; ARNs
 what is sent for a message       ``envelope.py`` (kombu's message to JSON and back), ``contents.py`` (bodies)
 which messages are delivered     ``admission.py`` (bound? expired?), ``tasks.py`` (sound?), ``deferral.py`` (due?)
-which commands are obeyed        ``commands.py`` (sound?), ``naming.py`` (answered in its mailbox?)
+which commands are obeyed        ``commands.py``: sound? answered in its own mailbox?
 a priority level                 ``priorities.py``
 a tenant, its group id           ``tenants.py``
 a queue policy                   ``policy.py``; ``documents.py`` reads documents of external tools
@@ -34,7 +34,7 @@ from kombu_hake.amqp.bindings import (
     overflow_tags,
     to_tags,
 )
-from kombu_hake.amqp.commands import command_fault, is_clock, is_event_queue
+from kombu_hake.amqp.commands import answers_elsewhere, command_fault, has_slow_pattern, is_clock
 from kombu_hake.amqp.contents import (
     COMPRESSION_HEADER,
     compressed,
@@ -61,7 +61,6 @@ from kombu_hake.amqp.envelope import (
     unwritable_properties,
     with_first_sent,
 )
-from kombu_hake.amqp.labels import TEMPORARY, label
 from kombu_hake.amqp.limits import (
     FIFO_SUFFIX,
     MATCHED_KEY_MAX_CHARS,
@@ -100,22 +99,24 @@ from kombu_hake.amqp.naming import (
     DEFAULT_PATTERN,
     IF_MADE,
     REPLY_POLL_S,
+    TEMPORARY,
     Arn,
     Namer,
     QueueArn,
     QueueUrl,
     SubscriptionArn,
     TopicArn,
-    answers_elsewhere,
     dead_name,
-    has_slow_pattern,
+    has_uuid,
     in_pattern,
     is_command_queue,
     is_dead_name,
+    is_event_queue,
     is_incarnation,
     is_mailbox,
     is_reply_exchange,
     is_reply_queue,
+    label,
     parse_arn,
     queue_account,
     queue_name,
@@ -271,6 +272,7 @@ __all__ = [
     "has_same_own",
     "has_slow_pattern",
     "has_too_many_values",
+    "has_uuid",
     "hide_s",
     "in_pattern",
     "inflated",

@@ -22,11 +22,10 @@ Going
 from __future__ import annotations
 
 import logging
-import re
 from collections import Counter
 from dataclasses import replace
 
-from kombu_hake.amqp import QueueUrl, is_incarnation, is_mailbox
+from kombu_hake.amqp import QueueUrl, has_uuid, is_incarnation, is_mailbox
 from kombu_hake.aws import SingleFlight, forksafe
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, HakeError, TopologyError
 from kombu_hake.quoting import fields, guarded
@@ -36,7 +35,6 @@ from kombu_hake.topology import QueueSpec, Topology
 __all__ = ["Temporaries"]
 
 logger = guarded(logging.getLogger(__name__))
-_UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}|[0-9a-f]{32}", re.IGNORECASE)
 
 
 class Temporaries:
@@ -250,7 +248,7 @@ class Temporaries:
         is_last = [self._presence.leave(url, self, now=False) for url in used]
         if not used or not all(is_last):
             return
-        is_unique = spec is not None and spec.kind.auto_delete and _UUID.search(queue) is not None
+        is_unique = spec is not None and spec.kind.auto_delete and has_uuid(queue)
         is_over = is_unique and not self._has_others(used, if_unknown=True)
         still = [self._presence.leave(url, self, now=True, is_deleted=is_over) for url in used]
         if is_over and all(still):
