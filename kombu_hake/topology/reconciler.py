@@ -44,7 +44,6 @@ from kombu_hake.exceptions import AccessDenied, HakeError
 from kombu_hake.quoting import fields, guarded
 from kombu_hake.topology.apply import Applier
 from kombu_hake.topology.chores import Chores
-from kombu_hake.topology.convergence import Converger
 from kombu_hake.topology.desired import Desired
 from kombu_hake.topology.diff import WritePolicy, diff, found_in_place
 from kombu_hake.topology.knowledge import Knowledge
@@ -77,7 +76,6 @@ class Reconciler:
         planner: Planner,
         knowledge: Knowledge,
         applier: Applier,
-        converger: Converger,
         chores: Chores,
         timings: Timings,
         recheck: Callable[[str], None],
@@ -91,7 +89,6 @@ class Reconciler:
         self._planner = planner
         self._knowledge = knowledge
         self._applier = applier
-        self._converger = converger
         self._chores = chores
         self._timings = timings
         self._recheck = recheck
@@ -242,7 +239,7 @@ class Reconciler:
             highest = max(found.max_priority, self._planner.declared_priority(queue))
             wanted = replace(found, bindings=frozenset(bindings), max_priority=highest)
             self._queues.learn_max_priority(queue, highest)
-            outcome = self._converger.converge(queue, url, wanted, types, removed, observed, resets=resets)
+            outcome = self._applier.converge(queue, url, wanted, types, removed, observed, resets=resets)
             observed, removed = None, frozenset()
             wrote_any |= outcome.wrote
             if not outcome.wrote:

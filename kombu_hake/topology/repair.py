@@ -14,8 +14,8 @@ from kombu_hake.amqp import Binding, BindingSet, ExchangeType, Kind, QueueUrl, i
 from kombu_hake.aws import Once, SingleFlight, forksafe
 from kombu_hake.exceptions import BrokerUnavailable, QueueDeletedRecently, QueueNotFound, TopicNotFound
 from kombu_hake.quoting import fields, guarded
+from kombu_hake.topology.apply import Applier
 from kombu_hake.topology.chores import Chores
-from kombu_hake.topology.convergence import Converger
 from kombu_hake.topology.desired import Desired
 from kombu_hake.topology.diff import Change, Subscribe, diff, found_in_place
 from kombu_hake.topology.knowledge import Knowledge
@@ -74,7 +74,7 @@ class Repairer:
         reader: Reader,
         planner: Planner,
         knowledge: Knowledge,
-        converger: Converger,
+        applier: Applier,
         reconciler: Reconciler,
         chores: Chores,
         on_tags: Callable[[QueueUrl, Kind, Mapping[str, str]], None],
@@ -86,7 +86,7 @@ class Repairer:
         self._reader = reader
         self._planner = planner
         self._knowledge = knowledge
-        self._converger = converger
+        self._applier = applier
         self._reconciler = reconciler
         self._chores = chores
         self._on_tags = on_tags
@@ -245,7 +245,7 @@ class Repairer:
         with self._reconciler.flights(queue):
             wanted = self._planner.desired(queue, url, known)
             self._reader.distrust(self._queues.levels(queue), readable_only=True)
-            observed = self._converger.look(wanted, self._reader.look(queue, url), self._planner.urls(wanted))
+            observed = self._applier.look(wanted, self._reader.look(queue, url), self._planner.urls(wanted))
             changes = self._changes(queue, wanted, observed)
             if self._knowledge.known(queue) is not known or not changes:
                 return [], []

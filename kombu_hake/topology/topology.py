@@ -32,7 +32,6 @@ from kombu_hake.exceptions import AccessDenied, DeclarationMismatch, TopologyErr
 from kombu_hake.quoting import fields, guarded
 from kombu_hake.topology.apply import Applier
 from kombu_hake.topology.chores import Chores
-from kombu_hake.topology.convergence import Converger
 from kombu_hake.topology.dead_queues import DeadQueues
 from kombu_hake.topology.home import Home
 from kombu_hake.topology.knowledge import Knowledge
@@ -96,14 +95,13 @@ class Topology:
         self._knowledge = Knowledge(
             clients, settings, self.queues, self.topics, self._reader, self.chores, self.timings, clock
         )
-        applier = Applier(clients, self.queues, self.topics, memory, self._reader, self.sizes.explained)
-        converger = Converger(
-            clients, self.queues, self.dead_queues, planner, self._reader, applier, self.chores, self.timings,
-            self._recheck, clock,
+        applier = Applier(
+            clients, self.queues, self.topics, self.dead_queues, memory, self._reader, planner, self.chores,
+            self.timings, self.sizes.explained, self._recheck, clock,
         )  # fmt: skip
         self._reconciler = Reconciler(
-            clients, self.queues, memory, self._reader, planner, self._knowledge, applier, converger, self.chores,
-            self.timings, self._recheck, clock,
+            clients, self.queues, memory, self._reader, planner, self._knowledge, applier, self.chores, self.timings,
+            self._recheck, clock,
         )  # fmt: skip
         self._remover = Remover(
             clients, settings, self.queues, self.topics, self._reader, planner, self._knowledge, applier,
@@ -117,7 +115,7 @@ class Topology:
         #: Queue to the exchanges that this process asked to bind it to, also where AWS refused.
         self._asked: dict[str, set[str]] = {}
         self._repairer = Repairer(
-            self, self._reader, planner, self._knowledge, converger, self._reconciler, self.chores, self.signs.heal,
+            self, self._reader, planner, self._knowledge, applier, self._reconciler, self.chores, self.signs.heal,
             clock,
         )  # fmt: skip
 
