@@ -1,4 +1,4 @@
-"""SQS queues by logical name: find, create, size, purge, delete. The only holder of the URL and ARN caches.
+"""SQS queues by logical name: find, create, size, purge, delete. The only cache of their URLs and ARNs.
 
 Every call here is rare: once a queue and process. Nothing lists. Attributes are written when a queue is created and
 never again, because an operator may have tuned them; the exception is an old default (:meth:`Queues.raise_size`).
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from kombu_hake.amqp import (
     MAX_BATCH_ENTRIES,
@@ -65,6 +65,23 @@ def read_tags(clients: Clients, url: QueueUrl) -> dict[str, str]:
     return dict(clients.sqs("list_queue_tags", QueueUrl=url).get("Tags") or {})
 
 
+class _Shown(NamedTuple):
+    """Attributes of a queue as AWS showed them last, with the policy."""
+
+    arn: QueueArn = QueueArn("")
+    redrive: str = ""
+    retention: str = ""
+    #: Id of its encryption key.
+    key: str = ""
+    #: Of the largest message that it takes.
+    size_bytes: int = SQS_MAX_MESSAGE_BYTES
+    #: When they were changed last, ms since the epoch.
+    changed_ms: int = 0
+
+
+_NOT_SHOWN = _Shown()
+
+
 class Queues:
     """Finds and makes queues, and remembers their addresses. Safe to share between threads."""
 
@@ -74,14 +91,9 @@ class Queues:
         self._home = home or Home(clients, settings)
         self._flights = SingleFlight()
         self._urls: dict[str, QueueUrl] = {}
-        self._arns: dict[QueueUrl, QueueArn] = {}
+        self._shown: dict[QueueUrl, _Shown] = {}
         self._specs: dict[str, QueueSpec] = {}
         self._physical: dict[str, str] = {}
-        self._changed_ms: dict[QueueUrl, int] = {}
-        self._retention: dict[QueueUrl, str] = {}
-        self._largest: dict[QueueUrl, int] = {}
-        self._keys: dict[QueueUrl, str] = {}
-        self._redrive: dict[QueueUrl, str] = {}
         #: Policies that were read a moment ago, and when, until they are asked for.
         self._just_read: dict[QueueUrl, tuple[str | None, float]] = {}
         #: Queues that this process created, with the attributes that they got.
@@ -223,9 +235,9 @@ class Queues:
 
     def arn(self, url: QueueUrl) -> QueueArn:
         """The ARN of a queue, from AWS itself."""
-        if url not in self._arns:
+        if url not in self._shown:
             self.policy(url)
-        return self._arns[url]
+        return self._shown[url].arn
 
     def policy(self, url: QueueUrl) -> str | None:
         """The queue's access policy as JSON text; None when it has none. Asks AWS, unless it was read just now."""
@@ -234,12 +246,14 @@ class Queues:
             return just_read[0]
         answer = self._clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=_OF_POLICY)
         attributes = answer.get("Attributes", {})
-        self._arns[url] = QueueArn(attributes["QueueArn"])
-        self._keys[url] = attributes.get("KmsMasterKeyId", "")
-        self._redrive[url] = attributes.get("RedrivePolicy", "")
-        self._retention[url] = attributes.get("MessageRetentionPeriod", "")
-        self._largest[url] = whole(attributes.get("MaximumMessageSize")) or SQS_MAX_MESSAGE_BYTES
-        self._changed_ms[url] = int(float(attributes.get("LastModifiedTimestamp", 0)) * 1000)
+        self._shown[url] = _Shown(
+            arn=QueueArn(attributes["QueueArn"]),
+            redrive=attributes.get("RedrivePolicy", ""),
+            retention=attributes.get("MessageRetentionPeriod", ""),
+            key=attributes.get("KmsMasterKeyId", ""),
+            size_bytes=whole(attributes.get("MaximumMessageSize")) or SQS_MAX_MESSAGE_BYTES,
+            changed_ms=int(float(attributes.get("LastModifiedTimestamp", 0)) * 1000),
+        )
         return attributes.get("Policy") or None
 
     def has_redrive_policy(self, url: QueueUrl) -> bool:
@@ -248,26 +262,26 @@ class Queues:
             return True
         policy = self.policy(url)
         self._just_read[url] = policy, time.monotonic()
-        return bool(self._redrive.get(url))
+        return bool(self.redrive_policy(url))
 
     def is_closed_to_sns(self, url: QueueUrl) -> bool:
         """Whether the queue, as last read, is encrypted with a key that SNS can't use. No call."""
-        return self._keys.get(url) == AWS_MANAGED_KEY
+        return self._shown.get(url, _NOT_SHOWN).key == AWS_MANAGED_KEY
 
     def redrive_policy(self, url: QueueUrl) -> str:
         """The queue's redrive policy as last read, JSON text; ``""`` for none. No call."""
-        return self._redrive.get(url, "")
+        return self._shown.get(url, _NOT_SHOWN).redrive
 
     def looks_temporary(self, url: QueueUrl) -> bool:
         """Whether the queue's retention says that it was created as temporary; False where that may not be read."""
         try:
-            if url not in self._retention:
+            if url not in self._shown:
                 self.policy(url)
         except TopologyError as exc:
             logger.debug("Cannot read the retention of %s: %s", url, exc)
         except AccessDenied as exc:
             logger.debug("Reading the retention of %s is denied: %s", url, exc)
-        return self._retention.get(url) == retention_s(self._settings, is_temporary=True)
+        return self._shown.get(url, _NOT_SHOWN).retention == retention_s(self._settings, is_temporary=True)
 
     def raise_size(self, name: str, size_bytes: int) -> None:
         """Let a queue take messages of this size that are sent to it: retries, copies for handlers, requeued ones.
@@ -277,10 +291,11 @@ class Queues:
         the policy, is high enough.
         """
         url = self.url(name)
-        limit = self._largest.get(url, SQS_MAX_MESSAGE_BYTES)
+        shown = self._shown.get(url, _NOT_SHOWN)
+        limit = shown.size_bytes
         if limit >= size_bytes or self.is_predefined(name):
             return
-        self._largest[url] = SQS_MAX_MESSAGE_BYTES  # tried once
+        self._shown[url] = shown._replace(size_bytes=SQS_MAX_MESSAGE_BYTES)  # tried once
         why = "it was chosen"
         if limit == SQS_OLD_MAX_MESSAGE_BYTES and not self._sets_size(name):
             attributes = {"MaximumMessageSize": str(SQS_MAX_MESSAGE_BYTES)}
@@ -305,7 +320,8 @@ class Queues:
         """Replace the queue's access policy (``""`` removes it). AWS may take a minute to act on it."""
         self._just_read.pop(url, None)
         self._clients.sqs("set_queue_attributes", QueueUrl=url, Attributes={"Policy": policy})
-        self._changed_ms[url] = self._clients.now_ms()
+        if (shown := self._shown.get(url)) is not None:
+            self._shown[url] = shown._replace(changed_ms=self._clients.now_ms())
 
     def set_attributes(self, url: QueueUrl, attributes: Mapping[str, str]) -> None:
         """Set attributes of a queue; ``""`` removes a document. AWS may take a minute to act on it."""
@@ -314,7 +330,7 @@ class Queues:
 
     def changed_ms(self, url: QueueUrl) -> int:
         """When the queue's attributes were last changed, ms since the epoch; 0 where that is not known. No call."""
-        return self._changed_ms.get(url, 0)
+        return self._shown.get(url, _NOT_SHOWN).changed_ms
 
     def counts(self, name: str) -> tuple[int, int, int]:
         """(ready, in flight, delayed) messages, approximately; AWS settles them a minute after the last change.
@@ -353,12 +369,7 @@ class Queues:
         """Look the queue up anew next time."""
         url = self._urls.pop(name, None)
         if url is not None:
-            self._arns.pop(url, None)
-            self._changed_ms.pop(url, None)
-            self._retention.pop(url, None)
-            self._largest.pop(url, None)
-            self._keys.pop(url, None)
-            self._redrive.pop(url, None)
+            self._shown.pop(url, None)
             self._just_read.pop(url, None)
             self._created.pop(url, None)
 
