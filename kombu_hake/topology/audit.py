@@ -221,9 +221,7 @@ class Auditor:
         shown = self._queues.get(spec.name)
         if shown is None or shown.tags is None:
             return spec
-        recorded = binding_priority(
-            self._settings, spec.name, {"x-max-priority": from_tags(shown.tags).max_priority}
-        )  # fmt: skip
+        recorded = binding_priority(self._settings, spec.name, {"x-max-priority": from_tags(shown.tags).max_priority})
         if recorded <= binding_priority(self._settings, spec.name, spec.arguments):
             return spec
         return replace(spec, arguments={**spec.arguments, "x-max-priority": recorded})
@@ -407,7 +405,7 @@ class Auditor:
             reason = f"{used} to exchange {topic.exchange}, and it has no topic."
             self._found.changes.append(
                 Drift("create", "topic", topic.physical, reason, topic.exchange, tags=topic.tags)
-            )  # fmt: skip
+            )
         else:
             tags = shown.tags if topic.is_bound else None
             self._found.changes += topic_drift(topic, replace(shown, tags=tags, max_size_bytes=self._size_of(topic)))

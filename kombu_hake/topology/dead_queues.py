@@ -94,7 +94,7 @@ class DeadQueues:
             try:
                 self._queues.create(
                     QueueSpec(wanted.name), tags=tags, attributes=attributes, is_unbound=True, patience_s=0
-                )  # fmt: skip
+                )
             except (AccessDenied, QueueDeletedRecently) as exc:
                 logger.debug("Queue %s is created without a dead-letter queue: %s", queue, exc)
             if self._queues.created_with(wanted.name, "RedriveAllowPolicy") != allowed:
@@ -185,9 +185,7 @@ class DeadQueues:
                 text = policy(name, arn) if arn is not None else None
                 attributes = {"Policy": text} if text is not None else {}
                 tags = {OWNER_TAG: self._queues.physical(queue)}
-                self._queues.create(
-                    QueueSpec(name), tags=tags, attributes=attributes, is_unbound=True, patience_s=0
-                )  # fmt: skip
+                self._queues.create(QueueSpec(name), tags=tags, attributes=attributes, is_unbound=True, patience_s=0)
         except AccessDenied as exc:
             self.cannot_keep(queue, exc)
             return None

@@ -91,13 +91,13 @@ def queue_drift(wanted: SqsQueue, shown: ShownQueue) -> Iterator[Drift]:
             if found is None or found.lower() != value.lower():
                 yield _attribute(
                     wanted, name, value, found, is_destructive=name == _RETENTION and _is_less(value, found)
-                )  # fmt: skip
+                )
         yield from _documents(wanted, shown.attributes)
     if shown.tags is not None:
         for key, reason in tag_drift(wanted.tags, shown.tags):
             yield Drift(
                 "change", "tag", wanted.physical, reason, wanted.owner, queue=wanted.name, tags={key: wanted.tags[key]}
-            )  # fmt: skip
+            )
 
 
 def topic_drift(wanted: SnsTopic, shown: ShownTopic) -> Iterator[Drift]:
@@ -122,9 +122,7 @@ def size_drift(wanted: SqsQueue, shown: ShownQueue, size_bytes: int) -> Iterator
         return
     reason = f"{SIZE_ATTRIBUTE} is {found}, and it is bound to an exchange with messages of {size_bytes} bytes."
     attributes = {SIZE_ATTRIBUTE: str(SQS_MAX_MESSAGE_BYTES)}
-    yield Drift(
-        "change", "attribute", wanted.physical, reason, wanted.owner, queue=wanted.name, attributes=attributes
-    )  # fmt: skip
+    yield Drift("change", "attribute", wanted.physical, reason, wanted.owner, queue=wanted.name, attributes=attributes)
 
 
 def tag_drift(wanted: Mapping[str, str], shown: Mapping[str, str]) -> Iterator[tuple[str, str]]:
@@ -189,7 +187,7 @@ def _attribute(wanted: SqsQueue, name: str, value: str, found: str | None, *, is
         reason = f"{name} is {_shown(found) if found is not None else 'not set'}, declared is {_shown(value)}."
     return Drift(
         "change", "attribute", wanted.physical, reason, wanted.owner, is_destructive, wanted.name, {name: value}
-    )  # fmt: skip
+    )
 
 
 def _is_less(value: str, found: str | None) -> bool:

@@ -154,9 +154,7 @@ class Reader:
     def keeps_undelivered(self, queues: Iterable[str], exchanges: Iterable[str]) -> bool:
         """Return True if each subscription of these SQS queues to these exchanges showed a redrive policy. No call."""
         found = [self._subscriptions.get((queue, exchange)) for queue in queues for exchange in exchanges]
-        return bool(found) and all(
-            one is not None and (one.attributes or {}).get("RedrivePolicy") for one in found
-        )  # fmt: skip
+        return bool(found) and all(one is not None and (one.attributes or {}).get("RedrivePolicy") for one in found)
 
     def evict(self, queue: str, exchange: str) -> Subscription | None:
         """Remove what is known of a subscription that the caller removes; None for nothing."""

@@ -213,9 +213,7 @@ class Verification:
     def _look_at_levels(self, wanted: Desired, observed: Observed) -> tuple[Desired, Observed]:
         """Observe the policies of the levels that the lowest one leaves the higher priorities to, if it does."""
         main = wanted.main.name
-        shared = {
-            exchange for exchange in wanted.exchanges if _has_share(observed.subscriptions.get((main, exchange)))
-        }  # fmt: skip
+        shared = {exchange for exchange in wanted.exchanges if _has_share(observed.subscriptions.get((main, exchange)))}
         levels = [wanted.main]
         for level in wanted.levels[1:] if shared else ():
             try:
@@ -230,9 +228,7 @@ class Verification:
 
     def _warn_of_filter(self, unequal: Unequal, wanted: Desired) -> None:
         """Another filter than ours may be meant so: it may pass more, or be written differently."""
-        what = (
-            f"The subscription of queue {unequal.queue!r} to exchange {unequal.exchange!r} ({unequal.subscription})"
-        )  # fmt: skip
+        what = f"The subscription of queue {unequal.queue!r} to exchange {unequal.exchange!r} ({unequal.subscription})"
         if what not in self._unequal:
             self._unequal.add(what)
             bindings = wanted.bindings.for_exchange(unequal.exchange)
