@@ -315,7 +315,7 @@ class Janitor:
         return Found(name, str(found.kind), state, who, due_in_s, url, found, tags.get(LEVEL_TAG, ""))
 
     def _is_proved(self, name: str, url: QueueUrl) -> bool:
-        """Whether the queue was created as temporary, by something that tagging can't forge."""
+        """Return True if something that tagging cannot forge shows that the queue was created as temporary."""
         if is_incarnation(name):
             return True
         try:

@@ -148,7 +148,7 @@ class Presence:
                 self._stay(url, holder, name, self._promised_until())
 
     def is_used(self, url: QueueUrl) -> bool:
-        """Whether this process sends heartbeats for the queue."""
+        """Return True if this process sends heartbeats for the queue."""
         return url in self._stays
 
     def leave(self, url: QueueUrl, holder: Holder, *, now: bool, is_deleted: bool = False) -> bool:

@@ -123,7 +123,7 @@ class Temporaries:
             return url
 
     def is_given_up(self, queue: str) -> bool:
-        """Whether the queue could not be created, and is best effort."""
+        """Return True if the queue could not be created, and is best effort."""
         return queue in self._given_up
 
     # --- using
@@ -258,7 +258,7 @@ class Temporaries:
                 logger.info("Temporary queue %s was not removed: %s", queue, exc)
 
     def _has_others(self, urls: list[QueueUrl], *, if_unknown: bool) -> bool:
-        """Whether another process uses one of them; *if_unknown* where that may not be read.
+        """Return True if another process uses one of them; *if_unknown* if reading that is denied.
 
         Yes where AWS can't be asked: a janitor removes the queue if it is left behind for nothing.
         """
@@ -276,7 +276,7 @@ class Temporaries:
         del self._pending[spec.name]
         if exchange and self._topology.can_do_without(exchange):
             self._given_up.add(spec.name)
-        elif self._topology.is_made(spec.name):
+        elif self._topology.queues.find(spec.name) is not None:
             self._create(spec, None)
         else:
             raise TopologyError(

@@ -189,7 +189,7 @@ class Applier:
         return observed, wrote
 
     def _is_level_new(self, wanted: Desired, urls: Mapping[str, QueueUrl]) -> bool:
-        """Whether the levels of a queue that is in use can't receive yet what the lowest one is to leave to them."""
+        """Return True while new levels of a queue in use may not be able to receive what the lowest one leaves them."""
         settle_s = self._timings.attributes_s
         if len(wanted.levels) == 1 or not settle_s:
             return False
@@ -315,7 +315,7 @@ class Applier:
 
 
 def _was_other(observed: Observed, change: Subscribe) -> bool:
-    """Whether a subscription was there already, and said something else."""
+    """Return True if a subscription existed before, with another filter."""
     found = observed.subscriptions.get((change.queue, change.exchange))
     return found is not None and found.attributes is not None and (
         (found.attributes.get("FilterPolicy") or "{}") != change.filter

@@ -382,7 +382,7 @@ class Auditor:
     # --- topics
 
     def _is_made_to_publish(self, topic: SnsTopic) -> bool:
-        """Whether the exchange is only published to, and needs a topic of ours, as its first publish creates it.
+        """Return True if the exchange is only published to, and its first publish would create a topic of ours.
 
         A direct exchange may be that of a queue, which needs none; so may one of which only the name is known.
         """

@@ -205,7 +205,7 @@ class DeadQueues:
         self._undelivered[queue] = None
 
     def has_to_allow(self, queue: str, exchanges: frozenset[str]) -> bool:
-        """Whether it is not known that the queue for undelivered messages allows the topics of these exchanges."""
+        """Return True unless the undelivered queue is known to allow the topics of these exchanges."""
         known = self._undelivered.get(queue)
         return known is not None and not exchanges <= known
 

@@ -74,7 +74,7 @@ class Home:
         return QueueArn(str(Arn(self._clients.partition(), "sqs", region, account, queue_name(address))))
 
     def is_foreign(self, address: str) -> bool:
-        """Whether a queue in ``predefined_queues`` is another account's."""
+        """Return True if a queue in ``predefined_queues`` is another account's."""
         owner = parse_arn(address).account if address.startswith("arn:") else queue_account(address)
         return bool(owner) and owner != (self.account() or owner)
 

@@ -75,11 +75,11 @@ class Knowledge:
         return sorted(self._known.items(), key=lambda item: item[0])
 
     def is_complete(self, queue: str) -> bool:
-        """Whether the queue's tags were read: nothing that is bound is missing from :meth:`known`."""
+        """Return True if the queue's tags were read, so that :meth:`known` lacks no binding."""
         return queue in self._complete
 
     def is_seen(self, queue: str, binding: Binding) -> bool:
-        """Whether the binding was seen in place less than a minute ago."""
+        """Return True if the binding was seen in place less than a minute ago."""
         known = self._known.get(queue)
         if known is None or self._clock() - self._seen_at.get(queue, float("-inf")) > BELIEVE_S:
             return False
@@ -133,7 +133,7 @@ class Knowledge:
         return replace(found, bindings=bindings, unfiltered=found.unfiltered - strange)
 
     def _can_be(self, exchange: str) -> bool:
-        """Whether there can be a topic for the exchange; a forged tag may name one that nothing can be bound to."""
+        """Return True if the exchange can have a topic. A forged tag may name one that cannot."""
         try:
             self._namer.topic(exchange)
         except InvalidName:

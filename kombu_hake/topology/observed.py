@@ -192,7 +192,7 @@ class Memory:
         return found
 
     def are_tags_settled(self, url: QueueUrl) -> bool:
-        """Whether reads have shown the same bindings for so long that none can be missing."""
+        """Return True if reads have shown the same bindings for so long that none can be missing."""
         with self._lock:
             _, since = self._steady.get(url, ((), float("inf")))
             return self._clock() - since >= self._timings.tags_s

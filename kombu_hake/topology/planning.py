@@ -98,7 +98,7 @@ class Planner:
         return next((change.text for change in changes if isinstance(change, WritePolicy)), None)
 
     def is_settled(self, url: QueueUrl) -> bool:
-        """Whether the tags of a queue, as read, lack nothing that others wrote."""
+        """Return True if the tags of a queue, as read, lack nothing that other processes wrote."""
         return not self._timings.tags_s or self._memory.are_tags_settled(url)
 
     def sibling(self, arn: QueueArn, name: str) -> QueueArn:

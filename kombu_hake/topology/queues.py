@@ -139,7 +139,7 @@ class Queues:
         self._urls[name] = url
 
     def is_predefined(self, name: str) -> bool:
-        """Whether the user said where the queue is: never made, changed or deleted then."""
+        """Return True if the user configured where the queue is. It is never created, changed or deleted then."""
         return self._settings.predefined_queue(name) is not None
 
     def declare(self, spec: QueueSpec, *, patience_s: float = RECREATE_PATIENCE_S) -> bool:
@@ -265,7 +265,7 @@ class Queues:
         return bool(self.redrive_policy(url))
 
     def is_closed_to_sns(self, url: QueueUrl) -> bool:
-        """Whether the queue, as last read, is encrypted with a key that SNS can't use. No call."""
+        """Return True if the queue, as last read, is encrypted with a key that SNS cannot use. No call."""
         return self._shown.get(url, _NOT_SHOWN).key == AWS_MANAGED_KEY
 
     def redrive_policy(self, url: QueueUrl) -> str:
@@ -273,7 +273,7 @@ class Queues:
         return self._shown.get(url, _NOT_SHOWN).redrive
 
     def looks_temporary(self, url: QueueUrl) -> bool:
-        """Whether the queue's retention says that it was created as temporary; False where that may not be read."""
+        """Return True if its retention shows that the queue was created as temporary; False if reading it is denied."""
         try:
             if url not in self._shown:
                 self.policy(url)

@@ -274,7 +274,7 @@ class Reconciler:
         return self._knowledge.is_seen(queue, binding)
 
     def _is_in_place(self, queue: str, url: QueueUrl, binding: Binding, observed: Observed) -> bool:
-        """Whether policy and subscription show that the binding was made before; then its tag is taken as written."""
+        """Return True if policy and subscription show that the binding was made before; its tag is then assumed."""
         known = self._knowledge.known(queue) or BindingSet()
         policy = observed.policies[queue]
         if policy is None or self._planner.declared_priority(queue) or known.is_partial:

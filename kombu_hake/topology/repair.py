@@ -256,7 +256,7 @@ class Repairer:
             return lost, list(dict.fromkeys(reasons)) if is_less and not lost else []
 
     def _is_turn(self) -> bool:
-        """Whether to check a queue this time: a process with many queues checks each of them now and then, by chance.
+        """Decide by chance whether to check a queue this time, so that a process with many queues makes few requests.
 
         Each queue is offered once an interval. Workers of a fleet have the same queues, so together they check all.
         """

@@ -177,7 +177,7 @@ class Signs:
             logger.info("Cannot record that queue %s was left: %s", url, exc)
 
     def has_others(self, url: QueueUrl) -> bool:
-        """Whether another process uses the queue.
+        """Return True if another process uses the queue.
 
         Raises:
             HakeError: its tags can't be read.
@@ -186,7 +186,7 @@ class Signs:
         return found is not None and any(user.name != self.name for user in found.live_users(self.now_s()))
 
     def is_condemned(self, url: QueueUrl) -> bool:
-        """Whether a janitor has noted that it deletes the queue."""
+        """Return True if a janitor has noted that it is about to delete the queue."""
         return ownership.CONDEMNED_TAG in read_tags(self._clients, url)
 
     def pardon(self, url: QueueUrl) -> None:

@@ -128,12 +128,12 @@ def own_tags(settings: Settings) -> dict[str, str]:
 
 
 def is_made_by_us(tags: Mapping[str, str]) -> bool:
-    """Whether a queue or topic says that this package made it, in any version."""
+    """Return True if the tags of a queue or topic say that this package created it, in any version."""
     return tags.get(MADE_BY_TAG, "").startswith(_MAKER)
 
 
 def is_ours(tags: Mapping[str, str], settings: Settings) -> bool:
-    """Whether a queue or topic says that this package made it for the namespace of these settings."""
+    """Return True if they also name the namespace of these settings."""
     return is_made_by_us(tags) and tags.get(NAMESPACE_TAG) == (settings.namer.namespace or "-")
 
 
@@ -235,7 +235,7 @@ def undelivered_queue(spec: QueueSpec, settings: Settings) -> str | None:
 
 
 def needs_topic(settings: Settings, queue: str, binding: Binding) -> bool:
-    """Whether a binding is anything in SNS, or is had by sending to the queue itself."""
+    """Return True if a binding needs SNS. False if publishers send its messages to the queue itself."""
     exchange = binding.exchange
     if not exchange or exchange == PRIVATE_EXCHANGE or is_reply_exchange(exchange):
         return False

@@ -51,7 +51,7 @@ class Topics:
         self.on_created: Callable[[str], None] = lambda exchange: None
 
     def is_predefined(self, exchange: str) -> bool:
-        """Whether the user said where the topic is: never made or deleted then."""
+        """Return True if the user configured where the topic is. It is never created or deleted then."""
         return exchange in self._settings.predefined_exchanges
 
     def arn(self, exchange: str) -> TopicArn:
@@ -195,7 +195,7 @@ class Topics:
         self._subscribers.forget(exchange)
 
     def exists(self, exchange: str) -> bool | None:
-        """Whether the topic exists; None where that may not be read, or with ``topology=assume``. One request."""
+        """Return True if the topic exists; None if reading it is denied, or with ``topology=assume``. One request."""
         if self._settings.topology == "assume":
             return None
         try:

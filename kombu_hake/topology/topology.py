@@ -163,7 +163,7 @@ class Topology:
         return cast(ExchangeType, self.topics.recorded_type(exchange) or "direct")
 
     def has_topic(self, exchange: str) -> bool:
-        """Whether queues are subscribed to the exchange, or it was said that it has a topic."""
+        """Return True if queues are subscribed to the exchange, or its topic is predefined."""
         return self.topics.is_predefined(exchange) or bool(self.topics.subscribers(exchange))
 
     def denied(self, exchange: str) -> AccessDenied | None:
@@ -222,10 +222,6 @@ class Topology:
         return all(map(self._settings.is_best_effort, exchanges or {queue}))
 
     # --- queues
-
-    def is_made(self, queue: str) -> bool:
-        """Whether infrastructure code made a queue, as far as can be told."""
-        return self.queues.find(queue) is not None
 
     def declare_queue(
         self,
@@ -294,7 +290,7 @@ class Topology:
         return self._settings.namer.incarnation(queue)
 
     def is_managed(self, queue: str) -> bool:
-        """Whether the queue is made, and so may be removed, by us: not by infrastructure code."""
+        """Return True if this package creates the queue, and so may delete it, rather than infrastructure code."""
         return self.makes and not self.queues.is_predefined(queue)
 
     def _arguments_of(self, spec: QueueSpec) -> Mapping[str, Any]:
@@ -304,7 +300,7 @@ class Topology:
     # --- bindings
 
     def needs_topic(self, queue: str, binding: Binding) -> bool:
-        """Whether a binding is anything in SNS, or is had by sending to the queue itself."""
+        """As :func:`kombu_hake.topology.spec.needs_topic`."""
         return needs_topic(self._settings, queue, binding)
 
     def bind(self, queue: str, binding: Binding) -> None:
@@ -380,7 +376,7 @@ class Topology:
             self._verification.check()
 
     def has_exchange(self, exchange: str) -> bool | None:
-        """Whether the exchange was declared here, or has a topic; None where that may not be read."""
+        """Return True if the exchange was declared here, or has a topic; None if reading that is denied."""
         return exchange in self._types or self.topics.exists(exchange)
 
     def bindings(self, queue: str) -> BindingSet:
@@ -493,7 +489,7 @@ class Topology:
         return replace(found, bindings=found.bindings | noted) if found is not None else BindingSet(noted)
 
     def _is_foreign(self, queue: str) -> bool:
-        """Whether the queue is another account's: then nearly everything but sending and receiving is refused."""
+        """Return True if the queue is another account's: AWS refuses nearly everything but sending and receiving."""
         address = self._settings.predefined_queue(queue)
         return address is not None and self.home.is_foreign(address)
 
@@ -508,7 +504,7 @@ class Topology:
         self._note(queue, binding)
 
     def _seems_bound(self, queue: str, binding: Binding) -> bool:
-        """Whether the queue's policy lets the topic in, or can't be seen: then this process is a mere producer."""
+        """Return True if the queue's policy allows the topic, or reading it is denied, as to a mere producer."""
         try:
             return self._reader.is_allowed(queue, binding.exchange)
         except AccessDenied:

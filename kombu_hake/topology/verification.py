@@ -248,7 +248,7 @@ class Verification:
 
 
 def _has_share(found: Subscription | None) -> bool:
-    """Whether a subscription's filter has a condition on priorities."""
+    """Return True if a subscription's filter has a condition on priorities."""
     attributes = found.attributes if found is not None else None
     return without_priorities((attributes or {}).get("FilterPolicy") or "{}")[1]
 
