@@ -2,7 +2,7 @@
 
 What it may touch
     A queue whose name is of this namespace, whose tags say that it is temporary and of this namespace, whose time is
-    over by the promises of its own users (:mod:`kombu_hake.amqp.ownership`), judged by AWS's clock, and that is
+    over by the heartbeats of its own users (:mod:`kombu_hake.amqp.ownership`), judged by AWS's clock, and that is
     *proved* to be temporary. A subscription whose queue is gone, if the queue's name proves that it was a temporary one
     of ours.
 
@@ -17,10 +17,10 @@ Proof
 
 Three looks
     1. A queue whose time is over is suspected. 2. After a third of the time that its users may be silent (by its tags,
-    and never less than by our own settings), in which a living one would have renewed its promise, it is looked at
-    again: if any of its tags of use has changed, it is kept,
-    whatever the clocks say. Else a note is left at the queue. 3. A moment later it is looked at once more. Only then
-    its subscriptions go, and after them the queue. A user that comes back renews its promise and looks for the note
+    and never less than by our own settings), in which a living one would have renewed its heartbeat, it is looked at
+    again: if any of its tags of use has changed, it is kept, whatever the clocks say. Otherwise a note is left at the
+    queue. 3. A moment later it is looked at once more. Only then its subscriptions are removed, and after them the
+    queue. A user that comes back renews its heartbeat and looks for the note
     (:mod:`kombu_hake.temporary.presence`). A janitor that dies in between leaves nothing but the note, or a queue
     without subscriptions, that the next one removes.
 
@@ -66,7 +66,7 @@ from kombu_hake.topology import LEVEL_TAG, NAMESPACE_TAG, Home, Timings, Topics,
 __all__ = ["MOST_LOOKS", "MOST_TOPICS", "SHORT_PAUSE_S", "Found", "Janitor", "Report"]
 
 logger = guarded(logging.getLogger(__name__))
-#: Of the sweeps that a process makes by itself; a command looks at everything.
+#: Limits of the sweeps that a process makes by itself; a command looks at everything.
 MOST_LOOKS = 100
 MOST_TOPICS = 5
 _MOST_PAGES = 10
@@ -79,7 +79,7 @@ _ALL_THE_SAME = 0.1
 #: Between two looks at a subscription whose queue is gone: the queue may be on its way.
 _STRAY_S = 3.0
 _NOT_OURS_S = 86_400.0
-#: Users that a queue's tags name are named by the report, so many at most.
+#: Users of a queue that the report names, at most.
 _MAX_NAMED = 4
 #: Names that kombu and Celery give to temporary queues hold a UUID, or end as the names of our incarnations do.
 _LOOKS_TEMPORARY = re.compile(r"[0-9a-f]{32}|[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
@@ -150,7 +150,7 @@ class Janitor:
     # --- now and then, in the background
 
     def start(self, is_own: Callable[[QueueUrl], bool]) -> None:
-        """The first sweep follows soon, at a random time, so that fifty workers that start together do not meet.
+        """Schedule the first sweep for a random time soon, so that fifty workers that start together do not meet.
 
         Args:
             is_own: Whether this process uses a queue.
@@ -250,7 +250,7 @@ class Janitor:
         report.subscriptions = list(strays)
         if dry_run or not (orphans or strays):
             return
-        # Tags may claim any limit. Ours is that of a user which renews its promise as this process does.
+        # Tags may claim any limit. Ours is that of a user which renews its heartbeat as this process does.
         limits_s = [max(found.ownership.limit_s(), self._settings.temporary_queue_limit) for found in orphans]
         yield max(limits_s) / 3 if limits_s else _STRAY_S
         for found in orphans:

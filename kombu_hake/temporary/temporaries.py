@@ -157,7 +157,7 @@ class Temporaries:
     # --- going
 
     def forget(self, queue: str) -> None:
-        """The queue was deleted by its user."""
+        """Forget a queue that its user deleted."""
         self._pending.pop(queue, None)
         self._created.pop(queue, None)
         self._given_up.discard(queue)
@@ -168,7 +168,7 @@ class Temporaries:
                 self._presence.leave(url, self, now=True, is_deleted=True)
 
     def delete_all(self) -> None:
-        """Delete or leave all; subscriptions go first. Faults are logged: a janitor comes later."""
+        """Delete or leave all queues, subscriptions first. Faults are logged: a janitor removes the rest."""
         self._pending.clear()
         consumed = dict(self._was_consumed)
         self._was_consumed.clear()
@@ -243,7 +243,7 @@ class Temporaries:
     def _leave(self, queue: str, urls: list[QueueUrl]) -> None:
         """Leave a queue that others may use; delete it if it is auto-delete and cannot be needed again."""
         spec = self._topology.queues.spec(queue)
-        # Where tagging is denied, there are no signs of use; but what did not exist before is none of the user's.
+        # Where tagging is denied, there are no heartbeats; but a queue that did not exist before is ours.
         used = [url for url in urls if queue in self._made or self._presence.is_used(url)]
         is_last = [self._presence.leave(url, self, now=False) for url in used]
         if not used or not all(is_last):

@@ -1,6 +1,4 @@
-"""Heartbeats: reads and writes the tags of :mod:`kombu_hake.amqp.ownership` for this process. No thread of its
-own.
-"""
+"""Heartbeats: reads and writes the tags of :mod:`kombu_hake.amqp.ownership` for this process. Has no thread."""
 
 from __future__ import annotations
 
@@ -22,17 +20,17 @@ from kombu_hake.topology.timings import Timings
 __all__ = ["Signs", "whoami"]
 
 logger = guarded(logging.getLogger(__name__))
-#: Of queues that are asked about; what is forgotten is asked again.
+#: Queues whose kind is cached, at most.
 _MOST_KNOWN = 5_000
 
 
 def whoami() -> str:
-    """This process, for people."""
+    """The name of this process for people: ``host/pid``."""
     return f"{socket.gethostname()}/{os.getpid()}"
 
 
 class Signs:
-    """Writes what this process promises, and reads what others do. Safe to share between threads."""
+    """Writes the heartbeats of this process, and reads those of others. Safe to share between threads."""
 
     def __init__(
         self,
@@ -52,7 +50,7 @@ class Signs:
         self._clients = clients
         self._heal_later = heal_later
         self._settings = settings
-        #: How long a promise holds, seconds.
+        #: How long a heartbeat is valid, seconds.
         self.limit_s = settings.temporary_queue_limit
         self._clock = clock
         self._timings = timings
@@ -78,7 +76,7 @@ class Signs:
             owned: It is ours alone.
         """
         tags = ownership.kind_tag(kind) | ownership.used_tag(self.now_s())
-        return tags | self._promise(self.name) if owned else tags
+        return tags | self._heartbeat(self.name) if owned else tags
 
     def created(self, url: QueueUrl, kind: Kind) -> None:
         """Record a queue that was just created with :meth:`at_creation`."""
@@ -93,16 +91,16 @@ class Signs:
         self._permanent.discard(url)
 
     def kind(self, url: QueueUrl, declared: Kind | None) -> Kind | None:
-        """What a queue goes with; None if it stays, or that can't be told. A request, once in ten minutes.
+        """What ends a queue; None if it is permanent, or unknown. One request in ten minutes.
 
-        While AWS can't be asked, what it was declared with; the next call asks again.
+        While AWS cannot be reached, the answer is what it was declared with, and the next call asks again.
 
-        AWS rations reads of tags. A queue that was declared here to stay costs none, unless its attributes say that it
-        was created as temporary: other queues are healed later.
+        AWS rations reads of tags. A queue that was declared here as permanent costs none, unless its attributes say
+        that it was created as temporary: other queues are healed later.
 
         Args:
-            declared: What this process declared it with; None when it did not. A queue that was temporary becomes what
-                it was declared with. One that was not never becomes temporary.
+            declared: What this process declared it with; None if it did not. A queue that was temporary becomes what it
+                was declared with. One that was not never becomes temporary.
         """
         try:
             if declared is not None and not declared:
@@ -145,10 +143,10 @@ class Signs:
             logger.info("Cannot record the use of queue %s: %s", url, exc)
 
     def enter(self, url: QueueUrl) -> str:
-        """Write a first promise for a queue that others use too, and remove those of the dead.
+        """Write a first heartbeat for a queue that others use too, and remove those that expired long ago.
 
         Returns:
-            The name that it is under: where there is no room for one more, it is shared.
+            The name that it has: a shared one, if there is no room for another.
         """
         now_s, tags = self.now_s(), read_tags(self._clients, url)
         found = ownership.read(tags)
@@ -163,11 +161,11 @@ class Signs:
         return name
 
     def renew(self, url: QueueUrl, name: str) -> None:
-        """Write a promise."""
-        self._clients.sqs("tag_queue", QueueUrl=url, Tags=self._promise(name))
+        """Write a heartbeat."""
+        self._clients.sqs("tag_queue", QueueUrl=url, Tags=self._heartbeat(name))
 
     def leave(self, url: QueueUrl, name: str) -> None:
-        """Write that this process uses the queue no more; it may be wanted again for a while."""
+        """Record that this process has left the queue, which may be needed again for a while."""
         if name == ownership.OTHERS:
             return  # others may be alive under this name
         tags = ownership.user_tag(name, self.now_s(), self.limit_s, whoami(), has_left=True)
@@ -228,12 +226,12 @@ class Signs:
         return declared
 
     def _withdraw_proof(self, url: QueueUrl) -> None:
-        """A queue that stays is not to look like one that was created as temporary, whatever its tags say later."""
+        """Give a permanent queue another retention than that of temporary ones, which would prove that it is one."""
         attributes = {"MessageRetentionPeriod": retention_s(self._settings, is_temporary=False)}
         try:
             self._clients.sqs("set_queue_attributes", QueueUrl=url, Attributes=attributes)
         except AccessDenied as exc:
             logger.info("Queue %s keeps the retention of a temporary queue: %s", url, exc)
 
-    def _promise(self, name: str) -> dict[str, str]:
+    def _heartbeat(self, name: str) -> dict[str, str]:
         return ownership.user_tag(name, self.now_s(), self.limit_s, whoami())
