@@ -92,14 +92,6 @@ class Memory:
     def __init__(self, timings: Timings, clock: Callable[[], float] = time.monotonic) -> None:
         self._timings = timings
         self._clock = clock
-        self._fresh()
-        forksafe.register(self)
-
-    def reset_after_fork(self) -> None:
-        """A thread that held the lock is not in the child."""
-        self._lock = threading.RLock()
-
-    def _fresh(self) -> None:
         self._lock = threading.RLock()
         self._policies: dict[QueueUrl, _Document] = {}
         #: Subscription to attribute to (value, time of writing).
@@ -108,6 +100,11 @@ class Memory:
         self._tags: dict[QueueUrl, dict[str, tuple[str | None, float]]] = {}
         #: Queue to its tags of bindings, and since when each read shows just these.
         self._steady: dict[QueueUrl, tuple[frozenset[tuple[str, str]], float]] = {}
+        forksafe.register(self)
+
+    def reset_after_fork(self) -> None:
+        """A thread that held the lock is not in the child."""
+        self._lock = threading.RLock()
 
     def now(self) -> float:
         """Monotonic seconds."""

@@ -20,7 +20,7 @@ from kombu_hake.topology.timings import Timings
 __all__ = ["Signs", "whoami"]
 
 logger = guarded(logging.getLogger(__name__))
-#: Queues whose kind is cached, at most.
+#: Queues that are remembered as permanent, or as used lately, at most.
 _MOST_KNOWN = 5_000
 
 
@@ -106,8 +106,6 @@ class Signs:
             if declared is not None and not declared:
                 self._keep(url, declared)
                 return None
-            if len(self._kinds) > _MOST_KNOWN:
-                self._kinds.clear()
             return self._kinds.get(url, lambda: self._read_kind(url, declared))
         except BrokerUnavailable as exc:
             logger.info("Whether queue %s is temporary can't be read now: %s", url, exc)
