@@ -3,6 +3,23 @@
 In: what kombu declared. Out: topics, queues, subscriptions, policies and tags that match it, created, checked, repaired
 or removed. :class:`Topology` is the front; one per process and settings. :func:`blueprint` says what declarations come
 to, and :class:`Auditor` compares that with what AWS has; both only read.
+
+================================ =====================================================================================
+to change                        open
+================================ =====================================================================================
+what a connection can ask for    ``topology.py``, and what ``topology=auto``, ``verify`` and ``assume`` make of it
+what a queue is to have          ``spec.py`` (from its arguments), ``planning.py`` and ``desired.py`` (from bindings)
+what AWS shows                   ``reading.py``, ``observed.py`` (late reads), ``knowledge.py`` (bindings, by tags)
+what is written                  ``diff.py`` decides, ``apply.py`` writes; ``coverage.py`` compares filters
+how a queue is bound, unbound    ``reconciler.py``; deleted: ``removal.py``; recreated: ``repair.py``
+the faults of ``verify``         ``verification.py``
+calls about a queue or a topic   ``queues.py``, ``topics.py``; their ARNs and URLs: ``home.py``
+dead-letter queues               ``dead_queues.py``
+sizes of messages, buckets       ``sizes.py``, ``stores.py``
+heartbeats                       ``signs.py``
+plans and exports                ``blueprint.py`` (what is declared), ``audit.py``, ``drift.py`` (what differs)
+how late AWS is, later work      ``timings.py``, ``chores.py``
+================================ =====================================================================================
 """
 
 from __future__ import annotations
