@@ -9,9 +9,9 @@ health.
 
 from __future__ import annotations
 
-from kombu_hake.aws import clients, forksafe
+from kombu_hake.aws import forksafe
 from kombu_hake.aws.background import Background
-from kombu_hake.aws.clients import Clients, shared_clients
+from kombu_hake.aws.clients import Clients, boto_client, shared_clients
 from kombu_hake.aws.concurrency import Once, Reentry, SingleFlight, TtlCache, backoff_s
 from kombu_hake.aws.error_table import entry_error
 from kombu_hake.aws.pulse import Pulse, Vital, Wait, waits_until
@@ -33,7 +33,7 @@ __all__ = [
     "Wait",
     "answer_limit_s",
     "backoff_s",
-    "clients",
+    "boto_client",
     "entry_error",
     "forksafe",
     "patience",
