@@ -123,7 +123,7 @@ class Namer(NamedTuple):
         Raises: as :meth:`queue`.
         """
         name = self.queue(queue)
-        stem, suffix = (name[: -len(FIFO_SUFFIX)], FIFO_SUFFIX) if name.endswith(FIFO_SUFFIX) else (name, "")
+        stem, suffix = _split_fifo(name)
         code = secrets.token_hex(_INCARNATION_CODE_CHARS // 2)
         stem = f"{stem[: SQS_MAX_QUEUE_NAME_CHARS - _INCARNATION_CHARS - len(suffix)]}-{code}"
         return f"{stem}{_proof(stem)}{suffix}"
@@ -158,7 +158,7 @@ class Namer(NamedTuple):
         if not name:
             raise InvalidName("The name of a queue or an exchange cannot be empty.")
         name = self.prefix + name
-        stem, suffix = (name[: -len(FIFO_SUFFIX)], FIFO_SUFFIX) if name.endswith(FIFO_SUFFIX) else (name, "")
+        stem, suffix = _split_fifo(name)
         space = f"{self.namespace}__" if self.namespace else ""
         room = max_chars - len(suffix) - len(space)
         if self.style == "kombu":
@@ -173,6 +173,11 @@ def is_incarnation(physical: str) -> bool:
     """Return True if :meth:`Namer.incarnation` made this name; also works after the queue is gone."""
     match = _INCARNATION.match(physical)
     return match is not None and _proof(match["stem"]) == match["proof"]
+
+
+def _split_fifo(name: str) -> tuple[str, str]:
+    """A name without the suffix of a FIFO queue or topic, and the suffix."""
+    return (name[: -len(FIFO_SUFFIX)], FIFO_SUFFIX) if name.endswith(FIFO_SUFFIX) else (name, "")
 
 
 def _proof(stem: str) -> str:
