@@ -235,6 +235,16 @@ class Applier:
 
     # --- one change
 
+    def tag(self, url: QueueUrl, tags: Mapping[str, str]) -> None:
+        """Set tags of a queue. One request."""
+        self._clients.sqs("tag_queue", QueueUrl=url, Tags=dict(tags))
+        self._memory.tags_written(url, tags)
+
+    def untag(self, url: QueueUrl, keys: list[str]) -> None:
+        """Remove tags of a queue. One request."""
+        self._clients.sqs("untag_queue", QueueUrl=url, TagKeys=keys)
+        self._memory.tags_written(url, dict.fromkeys(keys))
+
     def apply(self, change: Change, desired: Desired, observed: Observed, urls: Mapping[str, QueueUrl]) -> Observed:
         """Make one change; what is observed then. What AWS does not take is part of it.
 

@@ -192,7 +192,7 @@ class Memory:
         """Return True if reads have shown the same bindings for so long that none can be missing."""
         with self._lock:
             _, since = self._steady.get(url, ((), float("inf")))
-            return self._clock() - since >= self._timings.tags_s
+            return not self._timings.tags_s or self._clock() - since >= self._timings.tags_s
 
 
 def _shorten(found: dict) -> None:  # type: ignore[type-arg]

@@ -22,7 +22,6 @@ from kombu_hake.topology.diff import WritePolicy, diff
 from kombu_hake.topology.observed import Memory, Observed
 from kombu_hake.topology.queues import Queues
 from kombu_hake.topology.spec import binding_priority
-from kombu_hake.topology.timings import Timings
 from kombu_hake.topology.topics import Topics
 
 __all__ = ["Planner", "drafted", "topic_pattern"]
@@ -32,15 +31,13 @@ class Planner:
     """Says what a queue is to have. Keeps no state; safe to share between threads."""
 
     def __init__(
-        self, settings: Settings, queues: Queues, topics: Topics, dead_queues: DeadQueues, memory: Memory,
-        timings: Timings,
-    ) -> None:  # fmt: skip
+        self, settings: Settings, queues: Queues, topics: Topics, dead_queues: DeadQueues, memory: Memory
+    ) -> None:
         self._settings = settings
         self._queues = queues
         self._topics = topics
         self._dead_queues = dead_queues
         self._memory = memory
-        self._timings = timings
 
     def desired(
         self,
@@ -99,7 +96,7 @@ class Planner:
 
     def is_settled(self, url: QueueUrl) -> bool:
         """Return True if the tags of a queue, as read, lack nothing that other processes wrote."""
-        return not self._timings.tags_s or self._memory.are_tags_settled(url)
+        return self._memory.are_tags_settled(url)
 
     def sibling(self, arn: QueueArn, name: str) -> QueueArn:
         """The ARN of another queue of ours, by its logical name."""

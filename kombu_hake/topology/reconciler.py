@@ -39,7 +39,7 @@ from kombu_hake.amqp import (
     overflow_tags,
     to_tags,
 )
-from kombu_hake.aws import Clients, SingleFlight, forksafe
+from kombu_hake.aws import SingleFlight, forksafe
 from kombu_hake.exceptions import AccessDenied, HakeError
 from kombu_hake.quoting import fields, guarded
 from kombu_hake.topology.apply import Applier
@@ -47,7 +47,7 @@ from kombu_hake.topology.chores import Chores
 from kombu_hake.topology.desired import Desired
 from kombu_hake.topology.diff import WritePolicy, diff, found_in_place
 from kombu_hake.topology.knowledge import Knowledge
-from kombu_hake.topology.observed import Memory, Observed
+from kombu_hake.topology.observed import Observed
 from kombu_hake.topology.planning import Planner
 from kombu_hake.topology.queues import Queues
 from kombu_hake.topology.reading import Reader
@@ -69,9 +69,7 @@ class Reconciler:
 
     def __init__(
         self,
-        clients: Clients,
         queues: Queues,
-        memory: Memory,
         reader: Reader,
         planner: Planner,
         knowledge: Knowledge,
@@ -82,9 +80,7 @@ class Reconciler:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """*recheck*: is called in the background with a queue that was written to."""
-        self._clients = clients
         self._queues = queues
-        self._memory = memory
         self._reader = reader
         self._planner = planner
         self._knowledge = knowledge
@@ -126,7 +122,7 @@ class Reconciler:
             new = {} if is_recorded else self._binding_tags(queue, found, binding)
             new |= self._priority_tag(queue, current)
             if new:
-                self._tag(url, new)
+                self._applier.tag(url, new)
             try:
                 seen = None if is_recent else observed
                 self.make(queue, url, tags=found | new, with_=binding, declared_type=declared_type, observed=seen)
@@ -140,7 +136,7 @@ class Reconciler:
         try:
             # The policy first: it is what a later bind that is denied goes by.
             self._allow_only(queue, url, before, binding)
-            self.untag(url, list(to_tags(binding)))
+            self._applier.untag(url, list(to_tags(binding)))
         except HakeError as exc:
             logger.warning(
                 "HAKE313 Cannot undo a binding of queue %s that could not be completed: %s", queue, exc,
@@ -155,7 +151,7 @@ class Reconciler:
             is_settled = self._planner.is_settled(url)  # else tags may not be shown yet that are there
             keys = [key for key in to_tags(binding) if key in tags or not is_settled]
             if keys:
-                self.untag(url, keys)
+                self._applier.untag(url, keys)
             self._knowledge.forget(queue)
             left = {key: value for key, value in tags.items() if key not in keys}
             self.make(queue, url, tags=left, without=binding)
@@ -163,7 +159,7 @@ class Reconciler:
     def bind_all(self, queue: str, unfiltered: str, exchange_type: ExchangeType) -> None:
         """Let the queue have everything of an exchange."""
         url = self._queues.url(queue)
-        self._tag(url, overflow_tags(unfiltered, exchange_type))
+        self._applier.tag(url, overflow_tags(unfiltered, exchange_type))
         self.make(queue, url, declared_type=exchange_type)
 
     def apply_again(self, queue: str) -> None:
@@ -192,7 +188,7 @@ class Reconciler:
             if wanted:
                 new |= self._priority_tag(queue, self._knowledge.understood(queue, url, found))
             if new:
-                self._tag(url, new)
+                self._applier.tag(url, new)
             types = {binding.exchange: binding.exchange_type for binding in wanted}
             self.make(queue, url, tags=found | new, types=types, resets=True)
 
@@ -302,15 +298,6 @@ class Reconciler:
                 self._applier.apply(change, wanted, observed, {queue: url})
 
     # --- inside: tags
-
-    def _tag(self, url: QueueUrl, tags: Mapping[str, str]) -> None:
-        self._clients.sqs("tag_queue", QueueUrl=url, Tags=dict(tags))
-        self._memory.tags_written(url, tags)
-
-    def untag(self, url: QueueUrl, keys: list[str]) -> None:
-        """Remove tags of a queue. One request."""
-        self._clients.sqs("untag_queue", QueueUrl=url, TagKeys=keys)
-        self._memory.tags_written(url, dict.fromkeys(keys))
 
     def _priority_tag(self, queue: str, current: BindingSet) -> dict[str, str]:
         """The tag that records the queue's ``x-max-priority``, if its tags do not say it yet."""

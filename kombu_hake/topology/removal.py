@@ -153,7 +153,7 @@ class Remover:
                 return False
             self._converge(where.name, url, arn, exchange, SubscriptionArn(item["SubscriptionArn"]), left)
             if keys:
-                self._reconciler.untag(url, keys)
+                self._applier.untag(url, keys)
         except QueueNotFound:
             self._topics.unsubscribe(exchange, arn)  # the queue is gone: an orphan of ours or of no one
             return True

@@ -91,7 +91,7 @@ class Topology:
         self.dead_queues = DeadQueues(clients, settings, self.queues, self.chores)
         memory = Memory(self.timings, clock)
         self._reader = Reader(clients, self.queues, self.topics, memory, clock)
-        self._planner = planner = Planner(settings, self.queues, self.topics, self.dead_queues, memory, self.timings)
+        self._planner = planner = Planner(settings, self.queues, self.topics, self.dead_queues, memory)
         self._knowledge = Knowledge(
             clients, settings, self.queues, self.topics, self._reader, self.chores, self.timings, clock
         )
@@ -100,8 +100,8 @@ class Topology:
             self.timings, self.sizes.explained, self._recheck, clock,
         )  # fmt: skip
         self._reconciler = Reconciler(
-            clients, self.queues, memory, self._reader, planner, self._knowledge, applier, self.chores, self.timings,
-            self._recheck, clock,
+            self.queues, self._reader, planner, self._knowledge, applier, self.chores, self.timings, self._recheck,
+            clock,
         )  # fmt: skip
         self._remover = Remover(
             clients, settings, self.queues, self.topics, self._reader, planner, self._knowledge, applier,
