@@ -253,7 +253,7 @@ class Auditor:
 
     def _compare_bindings(self, spec: QueueSpec, drafted: Draft, plan: Blueprint) -> None:
         for binding in sorted(drafted.given):
-            self._look_at_topic(binding.exchange)
+            self._topic(binding.exchange)
         queue = plan.queue(spec.name)
         self._compare_sizes(spec.name, drafted, plan)
         if spec.name not in self._queues or (queue.is_predefined and not drafted.bound):
@@ -317,16 +317,14 @@ class Auditor:
         for exchange in wanted.exchanges:
             observed = self._observe(wanted, exchange, observed)
         for change in diff(wanted, observed):
-            drift = self._described(change, wanted, observed)
+            drift = self._described(change, wanted)
             if drift is not None:
                 self._found.changes.append(drift)
 
     def _observe(self, wanted: Desired, exchange: str, observed: Observed) -> Observed:
-        if exchange not in self._topics:
-            self._look_at_topic(exchange)
-        topic = self._topics.get(exchange)
+        topic = self._topic(exchange)
         is_ours = exchange not in self._settings.predefined_exchanges
-        if topic is None and exchange in self._topics and is_ours:
+        if topic is None and is_ours:
             return observed  # missing: everything is to be subscribed
         if topic is None or topic.subscriptions is None:  # nothing can be told, or the topic is its owner's to create
             return replace(observed, skipped=observed.skipped | {exchange})
@@ -351,7 +349,7 @@ class Auditor:
             return Subscription(arn, None)
         return Subscription(arn, dict(shown))
 
-    def _described(self, change: Change, wanted: Desired, observed: Observed) -> Drift | None:
+    def _described(self, change: Change, wanted: Desired) -> Drift | None:
         def of(action: Any, what: Any, name: str, reason: str) -> Drift:
             return Drift(action, what, name, reason, wanted.queue, queue=wanted.queue)
 
@@ -391,11 +389,7 @@ class Auditor:
         return not any(binding.exchange == topic.exchange for _, bindings in self._declared for binding in bindings)
 
     def _compare_topic(self, topic: SnsTopic) -> None:
-        if topic.exchange not in self._topics:
-            self._look_at_topic(topic.exchange)
-        if topic.exchange not in self._topics:
-            return
-        shown = self._topics[topic.exchange]
+        shown = self._topic(topic.exchange)
         if shown is None and topic.is_predefined:
             self._found.unknown.append(
                 f"The predefined topic of exchange {topic.exchange!r} ({topic.arn}) does not exist: create it."
@@ -421,29 +415,31 @@ class Auditor:
             logger.debug("The topic of exchange %s was deleted meanwhile: %s", topic.exchange, exc)
         return None
 
-    def _look_at_topic(self, exchange: str) -> None:
-        if exchange in self._topics:
-            return
+    def _topic(self, exchange: str) -> ShownTopic | None:
+        """The topic of an exchange, read once; None if it does not exist."""
+        if exchange not in self._topics:
+            self._topics[exchange] = self._read_topic(exchange)
+        return self._topics[exchange]
+
+    def _read_topic(self, exchange: str) -> ShownTopic | None:
         arn = topic_arn(exchange, self._settings, self._home)
         subscriptions: dict[str, str] | None = None
+        tags: dict[str, str] | None = None
         try:
             listed = self._pages("sns", "list_subscriptions_by_topic", "Subscriptions", TopicArn=arn)
             subscriptions = {item["Endpoint"]: item["SubscriptionArn"] for item in listed}
         except TopicNotFound:
-            self._topics[exchange] = None
-            return
+            return None
         except AccessDenied as exc:
             self._cannot_tell(f"the subscriptions of exchange {exchange}", exc)
-        tags: dict[str, str] | None = None
         if exchange not in self._settings.predefined_exchanges:
             try:
                 tags = self._topic_tags(arn)
             except TopicNotFound:
-                self._topics[exchange] = None
-                return
+                return None
             except AccessDenied as exc:
                 self._cannot_tell(f"the tags of exchange {exchange}", exc)
-        self._topics[exchange] = ShownTopic(tags, subscriptions)
+        return ShownTopic(tags, subscriptions)
 
     def _topic_tags(self, arn: str) -> dict[str, str]:
         answer = self._clients.sns("list_tags_for_resource", ResourceArn=arn)

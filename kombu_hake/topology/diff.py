@@ -311,7 +311,7 @@ def _subscription(
         return
     if found.attributes is None:
         return
-    yield from _attributes(desired, observed, level, exchange, wanted, found)
+    yield from _attributes(desired, level, exchange, wanted, found)
     if desired.undelivered is not None and found.arn not in observed.unkept:
         value, existing = redrive_policy(desired.undelivered), found.attributes.get("RedrivePolicy")
         if not existing:
@@ -322,9 +322,7 @@ def _subscription(
             yield SetAttribute(level.name, exchange, found.arn, "RedrivePolicy", value, reason)
 
 
-def _attributes(
-    desired: Desired, observed: Observed, level: Level, exchange: str, wanted: str, found: Subscription
-) -> Iterator[Change]:
+def _attributes(desired: Desired, level: Level, exchange: str, wanted: str, found: Subscription) -> Iterator[Change]:
     def change(name: str, value: str, reason: str) -> SetAttribute:
         return SetAttribute(level.name, exchange, found.arn, name, value, reason)
 
