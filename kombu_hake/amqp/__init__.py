@@ -48,7 +48,13 @@ from kombu_hake.amqp.contents import (
     most_values,
 )
 from kombu_hake.amqp.deferral import EARLY_S, How, delay_s, due_ms, hide_s, plan
-from kombu_hake.amqp.documents import dead_queue_arn, matches_wildcard, read_object, same_json
+from kombu_hake.amqp.documents import (
+    DOCUMENT_ATTRIBUTES,
+    dead_queue_arn,
+    matches_wildcard,
+    read_object,
+    same_json,
+)
 from kombu_hake.amqp.envelope import (
     FOREIGN_ATTRIBUTES,
     Envelope,
@@ -177,6 +183,7 @@ from kombu_hake.amqp.tenants import group_of, is_tenant, tenant_of_group, tenant
 __all__ = [
     "COMPRESSION_HEADER",
     "DEFAULT_PATTERN",
+    "DOCUMENT_ATTRIBUTES",
     "EARLY_S",
     "EVENT_HEADER",
     "EVENT_TASK",

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, TypeAlias
 
 from kombu_hake.amqp import (
+    DOCUMENT_ATTRIBUTES,
     FIFO_SUFFIX,
     MAX_PRIORITY_TAG,
     Binding,
@@ -30,7 +31,6 @@ from kombu_hake.topology.home import Home
 from kombu_hake.topology.observed import Observed
 from kombu_hake.topology.planning import drafted
 from kombu_hake.topology.spec import (
-    DOCUMENTS,
     LEVEL_TAG,
     OWNER_TAG,
     TYPE_TAG,
@@ -328,13 +328,13 @@ class _Maker:
             self._arn(name),
             role,
             owner,
-            {key: value for key, value in given.items() if key not in DOCUMENTS},
+            {key: value for key, value in given.items() if key not in DOCUMENT_ATTRIBUTES},
             tags if role == "queue" or not self._is_predefined(name) else {},
             policy or given.get("Policy"),
             given.get("RedrivePolicy", redrive),
             given.get("RedriveAllowPolicy"),
             self._is_predefined(name),
-            {key: value for key, value in given.items() if key in DOCUMENTS},
+            {key: value for key, value in given.items() if key in DOCUMENT_ATTRIBUTES},
         )
 
     def _topic(self, exchange: str, spec: ExchangeSpec) -> SnsTopic:

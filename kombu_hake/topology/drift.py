@@ -12,11 +12,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from kombu_hake.amqp import SQS_MAX_MESSAGE_BYTES, QueueUrl, merged_policy, read_object, same_json, whole
+from kombu_hake.amqp import (
+    DOCUMENT_ATTRIBUTES,
+    SQS_MAX_MESSAGE_BYTES,
+    QueueUrl,
+    merged_policy,
+    read_object,
+    same_json,
+    whole,
+)
 from kombu_hake.quoting import quoted
 from kombu_hake.topology.blueprint import SnsTopic, SqsQueue
 from kombu_hake.topology.sizes import SIZE_ATTRIBUTE, raised
-from kombu_hake.topology.spec import DOCUMENTS, MADE_BY_TAG, is_made_by_us, redrive_allow_policy
+from kombu_hake.topology.spec import MADE_BY_TAG, is_made_by_us, redrive_allow_policy
 
 __all__ = [
     "Action",
@@ -181,7 +189,7 @@ def _allowing(wanted: str, shown: str, *, is_exact: bool) -> str | None:
 
 
 def _attribute(wanted: SqsQueue, name: str, value: str, found: str | None, *, is_destructive: bool = False) -> Drift:
-    if name in DOCUMENTS:
+    if name in DOCUMENT_ATTRIBUTES:
         reason = f"{name} is missing." if not found else f"{name} is {_shown(found)}, declared is {_shown(value)}."
     else:
         reason = f"{name} is {_shown(found) if found is not None else 'not set'}, declared is {_shown(value)}."

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from kombu_hake._version import __version__
 from kombu_hake.amqp import (
     DEFAULT_PATTERN,
+    DOCUMENT_ATTRIBUTES,
     FIFO_SUFFIX,
     IF_MADE,
     MAX_BINDING_TAGS,
@@ -40,7 +41,6 @@ from kombu_hake.config import Settings
 from kombu_hake.exceptions import TopologyError
 
 __all__ = [
-    "DOCUMENTS",
     "LEVEL_TAG",
     "MADE_BY_TAG",
     "NAMESPACE_TAG",
@@ -79,8 +79,6 @@ _OVERFLOW_TAGS = 3
 _SHARED_VISIBILITY_S = 1_800
 #: Attributes that AWS refuses for a standard queue.
 _FIFO_ONLY = {"ContentBasedDeduplication", "DeduplicationScope", "FifoQueue", "FifoThroughputLimit"}
-#: Attributes whose value is a document.
-DOCUMENTS = {"Policy", "RedriveAllowPolicy", "RedrivePolicy"}
 
 
 @dataclass(frozen=True)
@@ -158,7 +156,7 @@ def created_attributes(settings: Settings, name: str, *, is_temporary: bool) -> 
     general: dict[str, str] = {}
     special: dict[str, str] = {}
     for key, value in settings.queue_attributes.items():
-        if value.startswith("{") and key not in DOCUMENTS:
+        if value.startswith("{") and key not in DOCUMENT_ATTRIBUTES:
             special |= json.loads(value) if fnmatchcase(main_queue(name), key) else {}
         else:
             general[key] = value
