@@ -30,7 +30,6 @@ from kombu_hake.amqp import (
     QueueArn,
     QueueUrl,
     dead_name,
-    level_names,
     parse_arn,
     read_object,
     undelivered_name,
@@ -83,7 +82,7 @@ class DeadQueues:
         wanted = self.plan(queue)
         if wanted is None or not wanted.is_own or queue in self._done or self._queues.is_predefined(wanted.name):
             return {}
-        names = level_names(queue, self._queues.arguments(queue))
+        names = self._queues.levels(queue)
         sources = [arn for name in names if (arn := self._queues.built_arn(name)) is not None]
         dead_arn = self._queues.built_arn(wanted.name)
         if dead_arn is None or len(sources) < len(names):
@@ -111,7 +110,7 @@ class DeadQueues:
         if wanted is None or queue in self._done:
             return
         try:
-            names = level_names(queue, self._queues.arguments(queue))
+            names = self._queues.levels(queue)
             bare = [url for url in map(self._queues.url, names) if not self._queues.has_redrive_policy(url)]
         except AccessDenied as exc:
             logger.info("Cannot check whether queue %s has a dead-letter queue: %s", queue, exc)
@@ -148,7 +147,7 @@ class DeadQueues:
             return False
         if wanted.is_own:
             self._own(queue, wanted.name)
-        urls = map(self._queues.url, level_names(queue, self._queues.arguments(queue)))
+        urls = map(self._queues.url, self._queues.levels(queue))
         self._allow(self._queues.url(wanted.name), [self._queues.arn(url) for url in urls], is_new=True)
         logger.error(
             "HAKE402 Dead-letter queue %s of queue %s had been deleted, together with its messages; it has been "
