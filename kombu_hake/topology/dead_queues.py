@@ -16,7 +16,7 @@ What is made
     because its messages never were in the queue, and because SQS's own redrive does not take them back.
 
 Rights
-    Who may not make them (a producer that declares the queue) goes on without, and says so once.
+    A process without them, such as a producer that declares the queue, continues without these queues, and logs that.
 """
 
 from __future__ import annotations
@@ -214,7 +214,7 @@ class DeadQueues:
             self._undelivered[queue] = exchanges
 
     def forget(self, queue: str) -> None:
-        """Look anew next time."""
+        """Forget a queue; it is looked at again when it is declared."""
         self._done.discard(queue)
         self._undelivered.pop(queue, None)
 

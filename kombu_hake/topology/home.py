@@ -23,7 +23,7 @@ _ASK_AGAIN_S = 60.0
 
 
 class Home:
-    """Knows the account of a settings' credentials, once it was told. Safe to share between threads."""
+    """Knows the account of the credentials, once it was learnt. Safe to share between threads."""
 
     def __init__(self, clients: Clients, settings: Settings) -> None:
         self._clients = clients

@@ -86,24 +86,24 @@ class Knowledge:
         return binding in known.bindings or binding.exchange in known.unfiltered
 
     def learn(self, queue: str, bindings: BindingSet) -> None:
-        """Take note of all bindings of a queue, as its tags say."""
+        """Record all bindings of a queue, as its tags say."""
         self._known[queue] = bindings
         self._complete.add(queue)
         self._queues.learn_max_priority(queue, bindings.max_priority)
 
     def saw(self, queue: str, binding: Binding | None = None) -> None:
-        """Take note that what is known of a queue is in place, this binding too."""
+        """Record that the known bindings of a queue, and this one, were seen in place."""
         if binding is not None:
             known = self._known.get(queue, BindingSet())
             self._known[queue] = replace(known, bindings=known.bindings | {binding})
         self._seen_at[queue] = self._clock()
 
     def doubt(self, queue: str) -> None:
-        """Have the next bind look whether what is known is in place."""
+        """Make the next bind check whether the known bindings are in place."""
         self._seen_at.pop(queue, None)
 
     def forget(self, queue: str) -> None:
-        """Another queue has this name now."""
+        """Forget a queue: another one has its name now."""
         self._known.pop(queue, None)
         self._seen_at.pop(queue, None)
         self._complete.discard(queue)
@@ -152,7 +152,7 @@ class Knowledge:
             sent_ms: When the message was sent.
         Returns:
             The bindings, None where the tags, or one of them, can't be read; when they were read (ms, AWS's clock; 0
-            for never); and in how many seconds it is worth while to ask again.
+            for never); and in how many seconds it is worthwhile to ask again.
         """
         found, now = self._reads.get(queue), self._clock()
         if not self._timings.tags_reread_s:

@@ -117,7 +117,7 @@ class Queues:
             return self._urls[name]
 
     def find(self, name: str) -> QueueUrl | None:
-        """The URL, or None if there is no such queue; with ``topology=assume``, if this process was not told of it.
+        """The URL; None if there is no such queue or, with ``topology=assume``, if this process did not declare it.
 
         Raises:
             AccessDenied: the account may not look for it.
@@ -135,7 +135,7 @@ class Queues:
         return self._urls.get(name) or self._home.queue_url(self.physical(name))
 
     def expect(self, name: str, url: QueueUrl) -> None:
-        """Take a queue as there that is about to be created."""
+        """Record the URL of a queue that is about to be created."""
         self._urls[name] = url
 
     def is_predefined(self, name: str) -> bool:
@@ -150,10 +150,10 @@ class Queues:
         return True
 
     def look_for(self, spec: QueueSpec, *, physical: str | None = None) -> bool:
-        """Take note of a declaration. Returns True if the queue is missing and ours to create.
+        """Record a declaration. Return True if the queue is missing and ours to create.
 
-        Always asks AWS: it may have been deleted. kombu remembers by itself what it declared on a connection. Other
-        than with ``topology=auto``, it asks nothing.
+        Always asks AWS, because the queue may have been deleted; kombu itself remembers what it declared on a
+        connection. Makes no call unless ``topology=auto``.
 
         Args:
             physical: Its name in AWS, where it is not the one that follows from the logical name.
@@ -284,7 +284,7 @@ class Queues:
         return self._shown.get(url, _NOT_SHOWN).retention == retention_s(self._settings, is_temporary=True)
 
     def raise_size(self, name: str, size_bytes: int) -> None:
-        """Let a queue take messages of this size that are sent to it: retries, copies for handlers, requeued ones.
+        """Raise the limit of a queue to messages of this size that are sent to it: retries, copies, requeued ones.
 
         SNS delivers whatever the limit of a queue is. A queue that AWS made before its default became 1 MiB is raised;
         any other limit was chosen by an operator, and is only warned of. No call where the limit, which was read with
@@ -366,7 +366,7 @@ class Queues:
         self._max_priority.pop(name, None)
 
     def forget(self, name: str) -> None:
-        """Look the queue up anew next time."""
+        """Forget the address of a queue; it is looked up again when needed."""
         url = self._urls.pop(name, None)
         if url is not None:
             self._shown.pop(url, None)

@@ -172,7 +172,7 @@ class Reader:
                 self._subscriptions[key] = replace(found, read_at=float("-inf"))
 
     def remember(self, before: Observed, observed: Observed) -> None:
-        """Take note of what a change showed: subscriptions, and what AWS refused."""
+        """Record what a change showed: subscriptions, and what AWS refused."""
         until = self._clock() + _REFUSED_S
         self._refused |= dict.fromkeys(observed.refused - before.refused, until)
         self._full |= dict.fromkeys(observed.full - before.full, until)
@@ -183,7 +183,7 @@ class Reader:
             self._subscriptions |= observed.subscriptions
 
     def forget(self, queue: str) -> None:
-        """Another queue has this name now."""
+        """Forget a queue: another one has its name now."""
         names = level_names(queue, {"x-max-priority": 3})
         for key in [key for key in list(self._subscriptions) if key[0] in names]:
             self._subscriptions.pop(key, None)

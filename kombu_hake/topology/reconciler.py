@@ -97,10 +97,10 @@ class Reconciler:
     # --- bind and unbind
 
     def bind(self, queue: str, binding: Binding, declared_type: ExchangeType | None) -> None:
-        """Let the queue have what the binding says.
+        """Bind a queue.
 
         Args:
-            declared_type: What the exchange was declared as here; None if it was not.
+            declared_type: The type that the exchange was declared with here; None if it was not.
         Raises:
             AccessDenied: some of it, or reading whether it is there, is denied.
         """
@@ -144,7 +144,7 @@ class Reconciler:
             )  # fmt: skip
 
     def unbind(self, queue: str, binding: Binding) -> None:
-        """Undo :meth:`bind`; a binding that is not there is fine."""
+        """Undo :meth:`bind`; a missing binding is fine."""
         with self.flights(queue):
             url = self._queues.url(queue)
             tags = self._reader.tags(url)
@@ -157,19 +157,19 @@ class Reconciler:
             self.make(queue, url, tags=left, without=binding)
 
     def bind_all(self, queue: str, unfiltered: str, exchange_type: ExchangeType) -> None:
-        """Let the queue have everything of an exchange."""
+        """Bind a queue to everything of an exchange."""
         url = self._queues.url(queue)
         self._applier.tag(url, overflow_tags(unfiltered, exchange_type))
         self.make(queue, url, declared_type=exchange_type)
 
     def apply_again(self, queue: str) -> None:
-        """Make what the queue's tags say, believing nothing of subscriptions that were seen before."""
+        """Bring a queue to what its tags say. Subscriptions that were seen before are read again."""
         with self.flights(queue):
             self._reader.distrust(self._queues.levels(queue))
             self.make(queue, self._queues.url(queue))
 
     def enforce(self, queue: str, bindings: Iterable[Binding]) -> None:
-        """Let the queue have what these bindings say, besides what its tags say, and mend all that differs from it.
+        """Bind a queue by these bindings besides those in its tags, and correct all that differs from it.
 
         Unlike :meth:`bind` it takes nothing as recorded that the tags do not show, and resets what was tuned.
 
@@ -193,7 +193,7 @@ class Reconciler:
             self.make(queue, url, tags=found | new, types=types, resets=True)
 
     def forget(self, queue: str) -> None:
-        """Another queue has this name now."""
+        """Forget a queue: another one has its name now."""
         self._knowledge.forget(queue)
         self._reader.forget(queue)
         self._looked.pop(queue, None)

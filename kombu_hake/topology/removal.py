@@ -115,7 +115,7 @@ class Remover:
     # --- exchanges
 
     def delete_exchange(self, exchange: str) -> None:
-        """Delete an exchange's topic, unless subscriptions that are not ours hang on it; remove ours."""
+        """Delete an exchange's topic, unless foreign subscriptions use it; remove ours."""
         foreign = 0
         try:
             subscriptions = list(self._topics.subscriptions(exchange))

@@ -193,7 +193,7 @@ class Repairer:
                 self._chores.after(_AGAIN_S, ("declare", queue), lambda: self._make(queue))
 
     def forget(self, queue: str) -> None:
-        """The queue was deleted by its user."""
+        """Forget a queue that its user deleted."""
         self._unbound.pop(queue, None)
 
     def _bind_again(self, queue: str) -> None:

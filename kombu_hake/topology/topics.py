@@ -65,7 +65,7 @@ class Topics:
         return self._arns[exchange]
 
     def create(self, exchange: str, exchange_type: str | None = None) -> TopicArn:
-        """Create the topic, or find it: AWS does not mind which.
+        """Create the topic, or find it: the request is the same.
 
         Args:
             exchange_type: Goes into a tag of the topic, so that other processes can know it.
@@ -222,7 +222,7 @@ class Topics:
         return self._subscribers.has(exchange)
 
     def forget_subscribers(self, exchange: str) -> None:
-        """Count anew next time."""
+        """Make the next :meth:`subscribers` count again."""
         self._subscribers.forget(exchange)
 
     def is_gone(self, exchange: str) -> None:

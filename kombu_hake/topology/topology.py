@@ -1,10 +1,11 @@
 """Exchanges, queues and bindings: declare, bind, unbind, delete. Idempotent, and cheap when repeated.
 
-``topology=auto`` makes what is missing (:mod:`kombu_hake.topology.reconciler`), ``verify`` only looks, and fails with a
-list of what is missing (:mod:`kombu_hake.topology.verification`), ``assume`` takes everything as made and asks nothing.
-What is *taken as made*, in the latter two and between a queue and an exchange that are both predefined, is noted here.
-The set of such bindings is never known for certain, because other processes note theirs: a message in doubt is
-delivered.
+``topology=auto`` creates what is missing (:mod:`kombu_hake.topology.reconciler`). ``verify`` only reads, and fails with
+a list of what is missing (:mod:`kombu_hake.topology.verification`). ``assume`` makes no call.
+
+The latter two assume that bindings exist, and so does ``auto`` between a queue and an exchange that are both
+predefined. Such bindings are noted here. They are never known for certain, because other processes note their own: a
+message in doubt is delivered.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ _PREDECLARED: Mapping[str, ExchangeType] = {
 
 
 class Topology:
-    """Makes AWS look as declared. One per process and settings; safe to share between threads."""
+    """Makes AWS match what was declared. One per process and settings; safe to share between threads."""
 
     def __init__(
         self,
@@ -125,7 +126,7 @@ class Topology:
         return self._settings.topology == "auto"
 
     def for_operators(self) -> Topology:
-        """One that makes what is missing, whatever ``topology`` says: for operators who ask for that."""
+        """The same with ``topology=auto``, whatever the setting is: for operators who ask for it."""
         if self.makes:
             return self
         settings = replace(self._settings, topology="auto")
@@ -167,7 +168,7 @@ class Topology:
         return self.topics.is_predefined(exchange) or bool(self.topics.subscribers(exchange))
 
     def denied(self, exchange: str) -> AccessDenied | None:
-        """Why this exchange is off in this process; None when it is not."""
+        """Why this exchange is disabled in this process; None if it is not."""
         return self._denied.get(exchange)
 
     def give_up(self, exchange: str, exc: AccessDenied) -> None:
@@ -237,7 +238,7 @@ class Topology:
 
         Args:
             physical: Its name in AWS, where it is not the one that follows from the logical name.
-            fed_by: An exchange that the queue is bound to next: if created, the queue lets its topic in at once.
+            fed_by: An exchange that the queue is bound to next. A queue that is created allows its topic at once.
         """
         if physical is not None:
             self.forget(spec.name)  # an earlier incarnation
@@ -304,15 +305,15 @@ class Topology:
         return needs_topic(self._settings, queue, binding)
 
     def bind(self, queue: str, binding: Binding) -> None:
-        """Let the queue have what the binding says. The queue must exist.
+        """Bind a queue, which must exist.
 
         AWS itself may take a minute to act on a new queue policy, and a quarter of an hour on a changed filter.
 
         Raises:
-            AccessDenied: and nothing shows that the binding is there already. Not for an exchange that the user can do
-                without, nor for a direct one: those are given up, with one warning.
+            AccessDenied: it is denied, and nothing shows that the binding exists already. Not raised for an exchange
+                that is best effort, nor for a direct one: these are disabled, with one warning.
             QueueNotFound: the queue does not exist.
-            TopologyError: the queue is another account's, and does not let the exchange's topic in.
+            TopologyError: the queue is another account's, and its policy does not allow the exchange's topic.
         """
         self._asked.setdefault(queue, set()).add(binding.exchange or queue)
         if not self.needs_topic(queue, binding):
@@ -337,10 +338,10 @@ class Topology:
                 raise
 
     def enforce(self, spec: QueueSpec, bindings: Collection[Binding]) -> None:
-        """Declare and bind a queue, and mend all that differs from what it is to have by its bindings.
+        """Declare and bind a queue, and correct all that differs from what follows from its bindings.
 
-        Workers find a queue that is bound, and leave it at that; this is for operators who ask for it. Attributes and
-        tags of the SQS queue are left as they are.
+        For operators who ask for it: a worker that finds its queue bound changes nothing. Attributes and tags of the
+        SQS queue are left as they are.
 
         Raises: as :meth:`declare_queue` and :meth:`bind`.
         """
@@ -356,7 +357,7 @@ class Topology:
             self._raise_sizes(spec.name, exchange)
 
     def unbind(self, queue: str, binding: Binding) -> None:
-        """Undo :meth:`bind`; a binding that is not there is fine."""
+        """Undo :meth:`bind`; a missing binding is fine."""
         if not self.needs_topic(queue, binding):
             return
         self._noted.get(queue, {}).pop(binding, None)
@@ -367,7 +368,7 @@ class Topology:
         self._reconciler.unbind(queue, binding)
 
     def verify(self) -> None:
-        """With ``topology=verify``, look whether everything declared so far is there; no call for what was seen before.
+        """With ``topology=verify``, check that all that was declared exists. What was found before costs no call.
 
         Raises:
             TopologyIncomplete: something is missing or wrong.
@@ -394,7 +395,7 @@ class Topology:
             self._repairer.check_bindings(queue)
 
     def known_bindings(self, queue: str) -> BindingSet | None:
-        """The bindings that this process last saw or took as made; no call."""
+        """The bindings that this process last saw, or assumes; no call."""
         return self._with_noted(queue, self._knowledge.known(queue))
 
     def read_bindings(self, queue: str, sent_ms: int | None = None) -> tuple[BindingSet | None, int, float]:
@@ -404,7 +405,7 @@ class Topology:
             sent_ms: When the message was sent, ms since the epoch by AWS's clock.
         Returns:
             The bindings; None where they can't be known for certain: their tags can't be read, or infrastructure code
-            made them. When they were read, ms since the epoch by AWS's clock; and in how many seconds it is worth while
+            made them. When they were read, ms since the epoch by AWS's clock; and in how many seconds it is worthwhile
             to ask again.
         """
         if self.queues.is_predefined(queue) or not self.makes:
@@ -447,7 +448,7 @@ class Topology:
             self.forget(queue)
 
     def delete_exchange(self, exchange: str) -> None:
-        """Delete an exchange's topic, unless subscriptions that are not ours hang on it; remove ours.
+        """Delete an exchange's topic, unless foreign subscriptions use it; remove ours.
 
         One that infrastructure code made is left alone.
         """
@@ -461,7 +462,7 @@ class Topology:
     # --- inside
 
     def _raise_sizes(self, queue: str, exchange: str) -> None:
-        """Let a topic and a queue take the messages that the exchange was declared with."""
+        """Raise the limits of a topic and a queue to the size of messages that the exchange was declared with."""
         declared = self.sizes.declared(exchange)
         if declared is not None:
             self.sizes.make(exchange)

@@ -87,22 +87,22 @@ class Verification:
         return bool(self._due)
 
     def expect_queue(self, queue: str) -> None:
-        """A queue was declared."""
+        """Record that a queue was declared."""
         if queue not in self._seen:
             self._due[queue] = None
 
     def expect_binding(self, queue: str, binding: Binding) -> None:
-        """A queue was bound, to an exchange that needs a topic."""
+        """Record that a queue was bound to an exchange that needs a topic."""
         self._bindings.setdefault(queue, {})[binding] = None
         if binding not in self._seen.get(queue, ()):
             self._due[queue] = None
 
     def expect_no_more(self, queue: str, binding: Binding) -> None:
-        """A queue was unbound."""
+        """Record that a queue was unbound."""
         self._bindings.get(queue, {}).pop(binding, None)
 
     def check(self) -> None:
-        """Look at everything that was declared since the last check that found no fault.
+        """Check everything that was declared since the last check that found no fault.
 
         Raises:
             TopologyIncomplete: with every fault.
