@@ -58,7 +58,7 @@ class Sweeper(Protocol):
     due_at: float
 
     def start(self, is_own: Callable[[QueueUrl], bool]) -> None:
-        """Begin anew. *is_own*: whether this process uses a queue."""
+        """Start over. *is_own*: whether this process uses a queue."""
 
     def step(self) -> None:
         """Do a little, and say when more is due."""

@@ -1,14 +1,14 @@
 """Exchanges, queues and bindings as they exist in AWS.
 
 In: what kombu declared. Out: topics, queues, subscriptions, policies and tags that match it, created, checked, repaired
-or removed. :class:`Topology` is the front; one per process and settings. :func:`blueprint` says what declarations come
-to, and :class:`Auditor` compares that with what AWS has; both only read.
+or removed. :class:`Topology` is the front; one per process and settings. :func:`blueprint` lists what should exist
+for declarations, and :class:`Auditor` compares that with what AWS has; both only read.
 
 ================================ =====================================================================================
 to change                        open
 ================================ =====================================================================================
 what a connection can ask for    ``topology.py``, and what ``topology=auto``, ``verify`` and ``assume`` make of it
-what a queue is to have          ``spec.py`` (from its arguments), ``planning.py`` and ``desired.py`` (from bindings)
+what a queue should have         ``spec.py`` (from its arguments), ``planning.py`` and ``desired.py`` (from bindings)
 what AWS shows                   ``reading.py``, ``observed.py`` (late reads), ``knowledge.py`` (bindings, by tags)
 what is written                  ``diff.py`` decides, ``apply.py`` writes; ``coverage.py`` compares filters
 how a queue is bound, unbound    ``reconciler.py``; deleted: ``removal.py``; recreated: ``repair.py``

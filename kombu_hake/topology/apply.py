@@ -1,4 +1,4 @@
-"""Takes the difference of what a queue is to have and what AWS shows, and applies it until there is none.
+"""Takes the difference between what a queue should have and what AWS shows, and applies it until there is none.
 
 :func:`kombu_hake.topology.diff.diff` alone decides what to change. What AWS refuses becomes part of what is observed,
 and so leads to another difference.
@@ -58,7 +58,7 @@ class Outcome(NamedTuple):
 
     #: Something was changed that was there.
     wrote: bool
-    #: The queue still gets more than it is to have, because tags may be late.
+    #: The queue still receives more than it should, because tags may be late.
     is_wider: bool
 
 

@@ -1,4 +1,4 @@
-"""What an app's declarations come to in AWS, as values with physical names and ARNs. Makes no call but for the account.
+"""What should exist in AWS for an app's declarations, as values with names and ARNs. Makes no call but for the account.
 
 For each declared queue this gives what declaring and binding it makes in an account that has nothing of it yet: the
 same functions decide (:mod:`kombu_hake.topology.spec`, :mod:`kombu_hake.topology.planning`), and policies, filters and
@@ -168,7 +168,7 @@ def blueprint(
 
 
 class Draft(NamedTuple):
-    """What a declared queue comes to."""
+    """What should exist for a declared queue."""
 
     spec: QueueSpec
     desired: Desired
@@ -182,7 +182,7 @@ class Draft(NamedTuple):
 
 
 def draft(spec: QueueSpec, bindings: Collection[Binding], settings: Settings, home: Home) -> Draft:
-    """What a declared queue comes to, by itself. Raises as :func:`blueprint`."""
+    """What should exist for a declared queue by itself. Raises as :func:`blueprint`."""
     address = settings.predefined_queue(spec.name)
     bound = {binding for binding in bindings if needs_topic(settings, spec.name, binding)}
     given = frozenset(
@@ -207,7 +207,7 @@ def draft(spec: QueueSpec, bindings: Collection[Binding], settings: Settings, ho
 def desired_of(
     name: str, bindings: BindingSet, settings: Settings, home: Home, undelivered: str | None = None
 ) -> Desired:
-    """What the bindings of a queue come to. Raises as :func:`blueprint`."""
+    """The desired state of a queue with these bindings. Raises as :func:`blueprint`."""
     return drafted(
         name,
         queue_arn(name, settings, home),
@@ -242,7 +242,7 @@ def topic_arn(exchange: str, settings: Settings, home: Home) -> TopicArn:
 
 
 class _Maker:
-    """Collects what declared queues come to. Several of them may share a dead-letter queue."""
+    """Collects what should exist for declared queues. Several of them may share a dead-letter queue."""
 
     def __init__(self, settings: Settings, home: Home, exchanges: Mapping[str, ExchangeSpec]) -> None:
         self._settings = settings

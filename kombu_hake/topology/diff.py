@@ -122,7 +122,7 @@ Change: TypeAlias = WritePolicy | Subscribe | SetAttribute | Unsubscribe | TagLe
 
 
 def diff(desired: Desired, observed: Observed) -> list[Change]:
-    """The changes to make, in order; ``[]`` when the queue is as it is to be."""
+    """The changes to make, in order; ``[]`` when the queue is as it should be."""
     return list(_changes(desired, observed))
 
 

@@ -28,7 +28,7 @@ __all__ = ["Planner", "drafted", "topic_pattern"]
 
 
 class Planner:
-    """Says what a queue is to have. Keeps no state; safe to share between threads."""
+    """Decides what a queue should have. Keeps no state; safe to share between threads."""
 
     def __init__(
         self, settings: Settings, queues: Queues, topics: Topics, dead_queues: DeadQueues, memory: Memory
@@ -50,11 +50,11 @@ class Planner:
         makes: bool = False,
         resets: bool = False,
     ) -> Desired:
-        """What bindings come to.
+        """The desired state of a queue with these bindings.
 
         Args:
-            makes: Make the queue for what SNS can't deliver, if need be.
-            resets: Set what was declared again where an operator has tuned it.
+            makes: Create the undelivered queue if it is missing.
+            resets: Restore what was declared where an operator has tuned it.
         """
         exchanges = bindings.exchanges() | {binding.exchange for binding in removed}
         topics: dict[str, TopicArn] = {exchange: self._topics.arn(exchange) for exchange in exchanges}
@@ -128,7 +128,7 @@ def drafted(
     types: Mapping[str, ExchangeType | None] | None = None,
     resets: bool = False,
 ) -> Desired:
-    """What the bindings of a queue come to. Pure.
+    """The desired state of a queue with these bindings. Pure.
 
     Args:
         topics: Every exchange in *bindings* and *removed*, and its topic.

@@ -219,7 +219,7 @@ class Reconciler:
             tags: As read just now, corrected by what the caller wrote.
             observed: As looked at just now.
             types: The types of exchanges as declared here, besides that of *with_*.
-            resets: Set what was declared again where an operator has tuned it.
+            resets: Restore what was declared where an operator has tuned it.
         """
         types = dict(types or {}) | ({with_.exchange: declared_type} if with_ is not None else {})
         without_ = frozenset({without} if without else ())

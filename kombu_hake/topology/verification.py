@@ -257,7 +257,7 @@ def _has_share(found: Subscription | None) -> bool:
 
 
 def faults(desired: Desired, observed: Observed) -> list[str]:
-    """Everything that is wrong with a queue; ``[]`` where it is as it is to be."""
+    """Everything that is wrong with a queue; ``[]`` when it is as it should be."""
     return list(_faults(desired, observed))
 
 
