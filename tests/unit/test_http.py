@@ -439,10 +439,6 @@ def test_a_signal_handler_that_raises_never_shifts_the_answers(piece_bytes: int)
 # --- lost answers
 
 
-def closes_at_once(connection: socket.socket, peer: Peer) -> None:
-    """Closed by the server without reading."""
-
-
 def echo_then(then: Callable[[socket.socket, Peer], None]) -> Callable[[socket.socket, Peer], None]:
     """Answer the first request, then something else on the same connection."""
 
