@@ -265,11 +265,9 @@ class Repairer:
 
     def _changes(self, queue: str, wanted: Desired, observed: Observed) -> list[Change]:
         """The difference, as far as it can be told from the bindings that are known."""
-        if not self._knowledge.is_complete(queue) and found_in_place(wanted, observed):
-            return []
-        if not self._knowledge.is_complete(queue):
-            wanted = replace(wanted, is_settled=False)
-        return diff(wanted, observed)
+        if self._knowledge.is_complete(queue):
+            return diff(wanted, observed)
+        return [] if found_in_place(wanted, observed) else diff(replace(wanted, is_settled=False), observed)
 
     def recheck(self, queue: str) -> None:
         """Look again after a write, when AWS shows what came of it: another process may have written over it."""
