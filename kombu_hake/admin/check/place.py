@@ -67,7 +67,7 @@ def _of_address(what: str, address: str, settings: Settings, place: Place) -> It
         yield found("partition-mismatch", address, text)
         return
     named = region_of_url(address)
-    is_own_endpoint = settings.endpoint_url is not None or settings.sqs_endpoint_url is not None
+    is_own_endpoint = settings.endpoint_of("sqs") is not None
     if named and named != region and not (is_own_endpoint and not address.startswith("arn:")):
         text = f"{what} is in region {named}, and the broker URL is of {region}."
         yield found("region-mismatch", address, text)
