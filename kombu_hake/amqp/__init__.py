@@ -48,7 +48,7 @@ from kombu_hake.amqp.contents import (
     most_values,
 )
 from kombu_hake.amqp.deferral import EARLY_S, How, delay_s, due_ms, hide_s, plan
-from kombu_hake.amqp.documents import dead_queue_arn, matches_wildcard, read_object, same_json
+from kombu_hake.amqp.documents import dead_queue_arn, matches_wildcard, read_object, readable_dead_queue, same_json
 from kombu_hake.amqp.envelope import (
     FOREIGN_ATTRIBUTES,
     Envelope,
@@ -327,6 +327,7 @@ __all__ = [
     "queue_account",
     "queue_policy",
     "read_object",
+    "readable_dead_queue",
     "reply_queue",
     "same_json",
     "tenant_of_group",

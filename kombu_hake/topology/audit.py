@@ -30,7 +30,7 @@ from kombu_hake.amqp import (
     named_topics,
     ownership,
     parse_arn,
-    read_object,
+    readable_dead_queue,
 )
 from kombu_hake.aws import Clients
 from kombu_hake.config import Settings
@@ -510,7 +510,9 @@ class Auditor:
         reason = f"It belongs to queue {owner}." if owner else "This app does not declare it."
         arn = str(attributes.get("QueueArn", ""))
         sources = [
-            shown.url for shown in self._queues.values() if shown is not None and arn and _dead_letter_arn(shown) == arn
+            shown.url
+            for shown in self._queues.values()
+            if shown is not None and arn and readable_dead_queue((shown.attributes or {}).get("RedrivePolicy")) == arn
         ]
         topics = self._topics_of(tags, attributes.get("Policy"))
         return Undeclared("queue", name, reason, messages, arn=arn, url=url, topics=topics, sources=tuple(sources))
@@ -564,14 +566,6 @@ class Auditor:
 
     def _cannot_tell(self, what: str, exc: AccessDenied) -> None:
         self._found.unknown.append(f"Cannot tell {what}: {exc}")
-
-
-def _dead_letter_arn(shown: ShownQueue) -> str | None:
-    try:
-        found = read_object((shown.attributes or {}).get("RedrivePolicy")).get("deadLetterTargetArn")
-    except ValueError:
-        return None
-    return found if isinstance(found, str) else None
 
 
 def _described(binding: Binding) -> str:

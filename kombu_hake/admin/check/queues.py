@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from kombu_hake.admin.check.drift import about_queue, at_queue
 from kombu_hake.admin.check.facts import Expected, Facts, QueueFacts
 from kombu_hake.admin.check.findings import Finding, found
-from kombu_hake.admin.check.subscriptions import target_of
 from kombu_hake.amqp import (
     FIFO_SUFFIX,
     IF_MADE,
@@ -25,6 +24,7 @@ from kombu_hake.amqp import (
     from_tags,
     judged_policy,
     read_object,
+    readable_dead_queue,
     whole,
 )
 from kombu_hake.quoting import quoted
@@ -131,10 +131,7 @@ def _topics_of(expected: Expected, facts: Facts, queue: SqsQueue) -> list[str]:
     for wanted in expected.blueprint.subscriptions:
         seen = facts.topics.get(wanted.topic_arn)
         one = seen.of(wanted.queue_arn) if seen is not None else None
-        try:
-            target = target_of((one.attributes or {}).get("RedrivePolicy")) if one is not None else None
-        except ValueError:
-            continue
+        target = readable_dead_queue((one.attributes or {}).get("RedrivePolicy")) if one is not None else ""
         if target == queue.arn and wanted.topic_arn not in found_at:
             found_at.append(wanted.topic_arn)
     return found_at
@@ -181,12 +178,9 @@ def _of_dead_letters(expected: Expected, facts: Facts, queue: SqsQueue, seen: Qu
             remedy = _set(seen.url, {"RedrivePolicy": queue.redrive})
             yield found("dead-letters-off", queue.arn, what, remedy, explains=at_queue(queue.arn, "RedrivePolicy"))
         return
-    try:
-        target = target_of(text)
-    except ValueError:
-        target = None
-    dead = facts.queues.get(target) if target else None
-    if target is None or (dead is not None and dead.url is None):
+    target = readable_dead_queue(text)
+    dead = facts.queues.get(target)
+    if not target or (dead is not None and dead.url is None):
         what = f"The redrive policy of {name} names {quoted(target or text)}, which does not exist."
         remedy = expected.apply if expected.is_ours_to_make else ""
         explained = at_queue(queue.arn, "RedrivePolicy") | (about_queue(target) if target else set())
@@ -247,14 +241,14 @@ def _kept(expected: Expected, facts: Facts) -> Iterator[Finding]:
         seen = facts.queues.get(queue.arn)
         attributes = seen.attributes if seen is not None else None
         if queue.role in ("queue", "level"):
-            with_target = _target((attributes or {}).get("RedrivePolicy"))
+            with_target = readable_dead_queue((attributes or {}).get("RedrivePolicy"))
             dead |= {with_target: queue.owner} if with_target else {}
         elif queue.role == "dead":
             dead.setdefault(queue.arn, queue.owner)
     for wanted in expected.blueprint.subscriptions:
         topic = facts.topics.get(wanted.topic_arn)
         one = topic.of(wanted.queue_arn) if topic is not None else None
-        target = _target((one.attributes or {}).get("RedrivePolicy")) if one is not None else None
+        target = readable_dead_queue((one.attributes or {}).get("RedrivePolicy")) if one is not None else None
         undelivered |= {target: wanted.owner} if target else {}
     for code, kept in (("dead-letters", dead), ("undelivered", undelivered)):
         for arn, owner in kept.items():
@@ -264,13 +258,6 @@ def _kept(expected: Expected, facts: Facts) -> Iterator[Finding]:
                 remedy = f"celery -A {expected.app} hake dlq list {shlex.quote(owner)}{option}"
                 messages = "1 message" if count == 1 else f"{count} messages"
                 yield found(code, arn, f"{arn} holds about {messages} of queue {owner!r}.", remedy)
-
-
-def _target(text: str | None) -> str | None:
-    try:
-        return target_of(text)
-    except ValueError:
-        return None
 
 
 # --- times, sizes, quotas

@@ -25,9 +25,8 @@ from kombu_hake.admin.check.facts import (
     TopicFacts,
 )
 from kombu_hake.admin.check.place import is_elsewhere
-from kombu_hake.admin.check.subscriptions import target_of
 from kombu_hake.admin.export.rights import bucket_arn
-from kombu_hake.amqp import SQS_LIST_PAGE, Store, is_incarnation, ownership, parse_arn
+from kombu_hake.amqp import SQS_LIST_PAGE, Store, is_incarnation, ownership, parse_arn, readable_dead_queue
 from kombu_hake.aws import Clients
 from kombu_hake.exceptions import (
     AccessDenied,
@@ -150,11 +149,8 @@ class Reader:
     def _read_targets(self, documents: Iterable[str | None], place: Place) -> None:
         """Read queues that a redrive policy names and that the app does not declare."""
         for document in documents:
-            try:
-                arn = target_of(document)
-            except ValueError:
-                continue
-            if arn is None or arn in self._queues or is_elsewhere(arn, place):
+            arn = readable_dead_queue(document)
+            if not arn or arn in self._queues or is_elsewhere(arn, place):
                 continue
             try:
                 url = self._url(arn)

@@ -13,14 +13,14 @@ from kombu_hake.amqp import (
     FIFO_SUFFIX,
     SNS_MAX_MESSAGE_BYTES,
     SNS_RAISED_MAX_SUBSCRIPTIONS,
-    dead_queue_arn,
     level_shares,
+    readable_dead_queue,
     whole,
 )
 from kombu_hake.quoting import quoted
 from kombu_hake.topology import SnsSubscription, SnsTopic, covers, filters
 
-__all__ = ["of_topics", "target_of"]
+__all__ = ["of_topics"]
 
 _EVERYTHING = "{}"
 #: Characters of a document that others wrote.
@@ -42,20 +42,6 @@ def of_topics(expected: Expected, facts: Facts) -> Iterator[Finding]:
         seen = facts.topics.get(wanted.topic_arn)
         if seen is not None:
             yield from _of_subscription(expected, facts, wanted, seen)
-
-
-def target_of(document: str | None) -> str | None:
-    """The ARN of the queue that a redrive policy names; None for none.
-
-    Raises:
-        ValueError: it cannot be read.
-    """
-    arn = dead_queue_arn(document)
-    if arn is None:
-        return None
-    if arn.service != "sqs":
-        raise ValueError("the dead-letter queue is no queue")
-    return str(arn)
 
 
 # --- topics
@@ -197,12 +183,9 @@ def _of_undelivered(
             text = f"{what} has no redrive policy."
             yield found("undelivered-not-kept", seen.arn, text, remedy, explains=explained)
         return
-    try:
-        target = target_of(text)
-    except ValueError:
-        target = None
-    known = facts.queues.get(target) if target else None
-    if target is None or (known is not None and known.url is None):
+    target = readable_dead_queue(text)
+    known = facts.queues.get(target)
+    if not target or (known is not None and known.url is None):
         shown = quoted(target or text, _SHOWN_CHARS)
         yield found(
             "undelivered-queue-missing", seen.arn, f"{what} has a redrive policy to {shown}, which does not exist.",
