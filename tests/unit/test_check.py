@@ -17,7 +17,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for those who run this file as a script
 from celery import Celery
+from celery.app.utils import find_app
 from celery.bin.base import CLIContext
+from celery.bin.celery import celery
 from click.testing import CliRunner, Result
 from fakes import ACCOUNT, REGION, FakeClients, connected, make_settings
 from kombu import Exchange, Queue
@@ -811,6 +813,23 @@ def test_the_command_exits_with_2_for_a_finding_and_tells_what_mends_it(app: Cel
     assert found["clean"] is False
     assert [finding["code"] for finding in found["findings"]] == ["raw-delivery-off"]
     assert set(found["findings"][0]) == {"code", "severity", "what", "where", "why", "remedy"}
+
+
+def test_suggested_commands_name_the_app_as_the_command_did(
+    fake: FakeClients, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "odd shop.py").write_text(
+        "from celery import Celery\n"
+        f"app = Celery('main_name', broker='hake://localhost:1/ns?region={REGION}', set_as_current=False)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with connected(fake):
+        result = CliRunner().invoke(celery, ["-A", "odd shop:app", "hake", "check"])
+        assert "  mend celery -A 'odd shop:app' hake apply\n" in result.output
+        assert "main_name" not in result.output
+        app = find_app("odd shop:app")
+        assert report(app).findings[0].remedy == "celery -A main_name hake apply"
+        assert report(app, app_name="x.y").findings[0].remedy == "celery -A x.y hake apply"
 
 
 def test_a_remark_does_not_change_the_exit_code(app: Celery, fake: FakeClients) -> None:
