@@ -197,12 +197,8 @@ class Admin:
             approve: Called once with the queues that are temporary only by their tags; return True to remove them too.
         Returns:
             An iterator; each item is the number of seconds to wait before the next step.
-        Raises:
-            ConfigurationError: With ``topology=verify`` or ``assume`` there are no temporary queues.
         """
         settings = self._clients.settings
-        if settings.topology != "auto":
-            raise ConfigurationError(f"With topology={settings.topology} there are no temporary queues.")
         conf = self.app.conf
         exchanges = [f"{conf.control_exchange}.pidbox", conf.event_exchange]
         janitor = Janitor(self._clients, settings, self._topology.topics, self._topology.home)

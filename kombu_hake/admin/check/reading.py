@@ -279,16 +279,18 @@ class Reader:
     # --- temporary queues
 
     def _abandoned(self, expected: Expected) -> tuple[str, ...]:
-        prefix = expected.settings.namer.queue_prefix()
-        if not prefix or not expected.is_ours_to_make:
-            return ()  # without a namespace, names tell nothing, and the account may have thousands of queues
+        namer = expected.settings.namer
+        # Without a namespace the account may have thousands of queues. Only the names of probes tell what they are.
+        is_searched = bool(namer.namespace) and expected.is_ours_to_make
+        prefix = namer.queue_prefix() if is_searched else namer.queue(ownership.PROBE)
         try:
             answer = self._clients.sqs("list_queues", QueueNamePrefix=prefix, MaxResults=SQS_LIST_PAGE)
             urls = {url.rpartition("/")[2]: url for url in answer.get("QueueUrls") or ()}
             names = [name for name in urls if is_incarnation(name) or _LOOKS_TEMPORARY.search(name)]
             return tuple(name for name in names[:_TEMPORARY_MOST] if self._is_abandoned(urls[name]))
         except AccessDenied as exc:
-            self._unseen[Denied(exc.action, f"{prefix}*")] = None
+            if is_searched:
+                self._unseen[Denied(exc.action, f"{prefix}*")] = None
             return ()
 
     def _is_abandoned(self, url: str) -> bool:
