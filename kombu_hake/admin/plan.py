@@ -91,12 +91,14 @@ class Plan:
         undeclared: What ``apply`` would remove if asked to prune.
         unknown: Sentences: what may not be read, or is missing and is to be made elsewhere.
         notes: Sentences: where undeclared things could not be looked for.
+        over_quota: Filters that AWS's quota leaves no room for. ``apply`` tries to set them, in case AWS has raised it.
     """
 
     changes: tuple[Change, ...] = ()
     undeclared: tuple[Undeclared, ...] = ()
     unknown: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    over_quota: tuple[Change, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -111,7 +113,7 @@ class Applied:
         changes: What was made.
         removed: What was pruned.
         failures: Sentences: what could not be made.
-        remaining: What differs still. Empty unless there are failures, or others change the same things.
+        remaining: What differs still. Without changes unless there are failures, or others change the same things.
     """
 
     changes: tuple[Change, ...] = ()
@@ -177,10 +179,10 @@ class Operator:
     def _converge(self, run: _Run, sleep: Callable[[float], None]) -> Audit:
         """Make what differs until AWS shows no difference, or until something fails; the last comparison."""
         found = self._audit()
-        asked = found.changes
+        asked, over_quota = found.changes, found.over_quota
         patience_s = 0.0
         rounds = 0
-        while found.changes and not run.failures:
+        while (found.changes or (over_quota and not rounds)) and not run.failures:
             if patience_s > 0:
                 run.wait(len(found.changes))
                 sleep(_LOOK_AGAIN_S)
@@ -190,13 +192,14 @@ class Operator:
             else:
                 rounds += 1
                 patience_s = self._settle_s
-                run.make(found)
+                run.make(found, [] if rounds > 1 else over_quota)
             found = self._audit(with_undeclared=False)
         if not rounds:
             return found
         found = self._audit()
         left = set(map(_change, found.changes))
         run.report(one for one in asked if _change(one) not in left)  # made before something else failed
+        run.report(one for one in over_quota if one not in found.over_quota)
         return found
 
     @property
@@ -226,15 +229,19 @@ class _Run:
         self.made: list[Change] = []
         self.failures: list[str] = []
 
-    def make(self, found: Audit) -> None:
+    def make(self, found: Audit, over_quota: Iterable[Drift] = ()) -> None:
         """Make all changes of an audit, one owner after the other; what is denied is a failure, and the rest is made.
 
+        Args:
+            over_quota: Tried, too, and not reported.
         Raises:
             BrokerUnavailable: AWS does not answer.
         """
         owners: dict[str, list[Drift]] = {}
         for change in found.changes:
             owners.setdefault(change.owner if change.queue else "", []).append(change)
+        for change in over_quota:
+            owners.setdefault(change.owner, [])
         for exchange, spec in self._exchanges.items():
             if spec.type is not None:
                 what = f"exchange {exchange}"
@@ -294,7 +301,7 @@ class _Run:
             if change.what == "queue" and main_queue(change.queue) != name:  # levels come with the queue
                 self._make_extra(change)
         self._write(changes)
-        if any(change.what not in ("attribute", "tag") for change in changes):
+        if not changes or any(change.what not in ("attribute", "tag") for change in changes):
             self._topology.enforce(queue.spec, queue.bindings)
 
     def _write(self, changes: list[Drift]) -> None:
@@ -394,4 +401,5 @@ def _plan(found: Audit) -> Plan:
         tuple(map(_undeclared, found.undeclared)),
         tuple(found.unknown),
         tuple(found.unsearched),
+        tuple(map(_change, found.over_quota)),
     )

@@ -125,7 +125,7 @@ class Applier:
             raise exc
         if text == _EVERYTHING or "ilter" not in str(exc):
             raise self._explained(change.queue, change.exchange, exc) if isinstance(change, Subscribe) else exc
-        if isinstance(exc, QuotaExceeded):
+        if isinstance(exc, QuotaExceeded) and change.exchange not in observed.full:
             return replace(observed, full=observed.full | {change.exchange})
         logger.info("Exchange %s takes a wider filter for queue %s: %s", change.exchange, change.queue, exc)
         return replace(observed, refused=observed.refused | {(change.queue, change.exchange, text)})

@@ -19,6 +19,7 @@ from typing import Any
 
 from kombu_hake.amqp import (
     MAX_PRIORITY_TAG,
+    SNS_MAX_FILTERS,
     SQS_LIST_PAGE,
     TAG_PREFIX,
     Binding,
@@ -58,6 +59,12 @@ from kombu_hake.topology.spec import (
 __all__ = ["Audit", "Auditor", "Undeclared"]
 
 logger = guarded(logging.getLogger(__name__))
+#: Subscriptions of a topic that are read to count its filter policies.
+_COUNTED_MOST = 400
+_OVER_QUOTA = (
+    f"The topic has no room for its filter: AWS allows {SNS_MAX_FILTERS} filter policies a topic by default. The queue "
+    "receives everything of the exchange, and workers drop what no binding matches."
+)
 _COUNTS = (
     "ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible", "ApproximateNumberOfMessagesDelayed"
 )  # fmt: skip
@@ -98,12 +105,15 @@ class Audit:
 
     Attributes:
         changes: In the order in which they are made.
+        over_quota: Filters that a topic has no room for, by AWS's default quota. If the quota was raised, they can be
+            set all the same.
         undeclared: What is no longer declared, or never was by this app.
         unknown: Sentences: what may not be read or is not there and not ours to make.
         unsearched: Sentences: where undeclared things could not be looked for.
     """
 
     changes: list[Drift] = field(default_factory=list)
+    over_quota: list[Drift] = field(default_factory=list)
     undeclared: list[Undeclared] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     unsearched: list[str] = field(default_factory=list)
@@ -135,6 +145,10 @@ class Auditor:
         self._unbound: set[tuple[str, str]] = set()
         self._queues: dict[str, ShownQueue | None] = {}
         self._topics: dict[str, ShownTopic | None] = {}
+        self._attributes: dict[SubscriptionArn, Mapping[str, str] | None] = {}
+        #: Exchange to the filter policies that its topic has, and to those that the changes so far add.
+        self._counted: dict[str, int] = {}
+        self._new_filters: dict[str, int] = {}
 
     def audit(self, *, with_undeclared: bool = True) -> Audit:
         """Read and compare everything.
@@ -319,10 +333,50 @@ class Auditor:
                 observed = observed.with_policy(name, shown.attributes.get("Policy"))
         for exchange in wanted.exchanges:
             observed = self._observe(wanted, exchange, observed)
-        for change in diff(wanted, observed):
+        changes = diff(wanted, observed)
+        full = {exchange for exchange in wanted.exchanges if not self._has_room(exchange, changes, observed)}
+        for exchange in sorted(full):
+            name = self._arrow(exchange, wanted.main.arn)
+            self._found.over_quota.append(
+                Drift("change", "subscription", name, _OVER_QUOTA, wanted.queue, queue=wanted.queue)
+            )
+        for change in diff(wanted, replace(observed, full=frozenset(full))) if full else changes:
             drift = self._described(change, wanted, observed)
             if drift is not None:
                 self._found.changes.append(drift)
+
+    def _has_room(self, exchange: str, changes: Iterable[Change], observed: Observed) -> bool:
+        """Whether a topic takes the filters that a queue's subscriptions lack, by AWS's default quota."""
+        lacking = sum(1 for change in changes if _adds_filter(change, exchange, observed))
+        topic = self._topics.get(exchange)
+        if not lacking or topic is None or topic.subscriptions is None:
+            return True
+        needed = self._new_filters.get(exchange, 0) + lacking
+        if (
+            len(topic.subscriptions) + needed > SNS_MAX_FILTERS
+            and self._filters(exchange, topic.subscriptions) + needed > SNS_MAX_FILTERS
+        ):
+            return False
+        self._new_filters[exchange] = needed
+        return True
+
+    def _filters(self, exchange: str, subscriptions: Mapping[str, str]) -> int:
+        """How many subscriptions of a topic have a filter policy, as far as a number of them may be read."""
+        if exchange not in self._counted:
+            arns = [SubscriptionArn(arn) for arn in subscriptions.values() if arn.startswith("arn:")]
+            shown = (self._shown_attributes(arn) for arn in arns[:_COUNTED_MOST])
+            self._counted[exchange] = sum(1 for one in shown if (one or {}).get("FilterPolicy", "{}") != "{}")
+        return self._counted[exchange]
+
+    def _shown_attributes(self, arn: SubscriptionArn) -> Mapping[str, str] | None:
+        """None where they may not be read, or the subscription was removed just now."""
+        if arn not in self._attributes:
+            try:
+                answer = self._clients.sns("get_subscription_attributes", SubscriptionArn=arn)
+                self._attributes[arn] = dict(answer["Attributes"])
+            except (AccessDenied, TopicNotFound):
+                self._attributes[arn] = None
+        return self._attributes[arn]
 
     def _observe(self, wanted: Desired, exchange: str, observed: Observed) -> Observed:
         if exchange not in self._topics:
@@ -340,19 +394,23 @@ class Auditor:
             name = self._arrow(exchange, level.arn)
             if not arn.startswith("arn:"):
                 self._found.unknown.append(f"The subscription {name} waits to be confirmed.")
-                found = Subscription(SubscriptionArn(arn), None)
+                found: Subscription | None = Subscription(SubscriptionArn(arn), None)
             else:
                 found = self._subscription(SubscriptionArn(arn), f"the subscription {name}")
             observed = observed.with_subscription(level.name, exchange, found)
         return observed
 
-    def _subscription(self, arn: SubscriptionArn, what: str) -> Subscription:
+    def _subscription(self, arn: SubscriptionArn, what: str) -> Subscription | None:
+        """None if it is gone: SNS lists a subscription for a while after its deletion."""
         try:
-            shown = self._clients.sns("get_subscription_attributes", SubscriptionArn=arn)["Attributes"]
+            shown = dict(self._clients.sns("get_subscription_attributes", SubscriptionArn=arn)["Attributes"])
         except AccessDenied as exc:
             self._cannot_tell(what, exc)
             return Subscription(arn, None)
-        return Subscription(arn, dict(shown))
+        except TopicNotFound:
+            return None
+        self._attributes[arn] = shown
+        return Subscription(arn, shown)
 
     def _described(self, change: Change, wanted: Desired, observed: Observed) -> Drift | None:
         def of(action: Any, what: Any, name: str, reason: str) -> Drift:
@@ -566,6 +624,16 @@ class Auditor:
 
     def _cannot_tell(self, what: str, exc: AccessDenied) -> None:
         self._found.unknown.append(f"Cannot tell {what}: {exc}")
+
+
+def _adds_filter(change: Change, exchange: str, observed: Observed) -> bool:
+    match change:
+        case Subscribe():
+            return change.exchange == exchange and change.filter != "{}"
+        case SetAttribute(name="FilterPolicy"):
+            found = observed.subscriptions[change.queue, change.exchange].attributes or {}
+            return change.exchange == exchange and change.value != "{}" and found.get("FilterPolicy", "{}") == "{}"
+    return False
 
 
 def _described(binding: Binding) -> str:

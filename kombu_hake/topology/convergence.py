@@ -16,7 +16,7 @@ from kombu_hake.topology.apply import Applier
 from kombu_hake.topology.chores import Chores
 from kombu_hake.topology.dead_queues import DeadQueues
 from kombu_hake.topology.desired import Desired, base_filter
-from kombu_hake.topology.diff import Change, SetAttribute, Subscribe, diff, flat_exchanges
+from kombu_hake.topology.diff import Change, SetAttribute, Subscribe, diff, flat_exchanges, unfiltered_exchanges
 from kombu_hake.topology.observed import Observed
 from kombu_hake.topology.planning import Planner
 from kombu_hake.topology.queues import Queues
@@ -193,7 +193,7 @@ class Converger:
                     "filter on priorities in addition to that of the bindings. Bind fewer keys, or use more queues.",
                     wanted.queue, exchange, extra=fields(queue=wanted.queue, exchange=exchange),
                 )  # fmt: skip
-        for exchange in sorted(observed.full & wanted.bindings.exchanges()):
+        for exchange in unfiltered_exchanges(wanted, observed):
             if self._first(("full", wanted.queue, exchange)):
                 logger.warning(
                     "HAKE309 The topic of exchange %s has as many filtered subscriptions as AWS allows, so queue %s "

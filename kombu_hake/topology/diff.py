@@ -54,6 +54,7 @@ __all__ = [
     "is_body_scope",
     "redrive_policy",
     "shared_exchanges",
+    "unfiltered_exchanges",
 ]
 
 _EVERYTHING = "{}"
@@ -138,8 +139,7 @@ def shared_exchanges(desired: Desired, observed: Observed) -> list[str]:
     return [
         exchange
         for exchange in desired.exchanges
-        if exchange not in observed.full
-        and exchange not in desired.flat
+        if exchange not in desired.flat
         and all(_choices(desired, observed, level, exchange) for level in desired.levels)
     ]
 
@@ -150,6 +150,16 @@ def flat_exchanges(desired: Desired, observed: Observed) -> list[str]:
         return []
     shared = shared_exchanges(desired, observed)
     return [exchange for exchange in desired.exchanges if exchange not in shared]
+
+
+def unfiltered_exchanges(desired: Desired, observed: Observed) -> list[str]:
+    """The exchanges that a queue gets everything of because their topics have no room for its filter."""
+    found = {exchange: observed.subscriptions.get((desired.main.name, exchange)) for exchange in desired.exchanges}
+    return [
+        exchange
+        for exchange, one in found.items()
+        if exchange in observed.full and (one is None or _filter_of(one) == _EVERYTHING)
+    ]
 
 
 def found_in_place(desired: Desired, observed: Observed) -> bool:
@@ -283,8 +293,12 @@ def _is_over(desired: Desired, observed: Observed, exchange: str) -> bool:
 
 
 def _choices(desired: Desired, observed: Observed, level: Level, exchange: str) -> list[str]:
-    """The filters that AWS has not refused, the narrowest first; ``[]`` for a level that there is no filter for."""
-    if exchange in observed.full:
+    """The filters that AWS has not refused, the narrowest first; ``[]`` for a level that there is no filter for.
+
+    A filter may be replaced where the topic has no room for another one.
+    """
+    present = observed.subscriptions.get((level.name, exchange))
+    if exchange in observed.full and (present is None or _filter_of(present) == _EVERYTHING):
         return [] if level.share else [_EVERYTHING]
     found = filters(desired.bindings, exchange, level.share, fanout_priorities=desired.fanout_priorities)
     return [text for text in found if (level.name, exchange, text) not in observed.refused]

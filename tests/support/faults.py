@@ -55,7 +55,12 @@ class Aws:
         return next(arn for arn in topic_arns(self.sns) if arn.endswith(f":{self.prefix}{name}"))
 
     def subscription(self, topic: str, queue: str) -> str:
-        listed = self.sns.list_subscriptions_by_topic(TopicArn=self.topic(topic))["Subscriptions"]
+        listed: list[dict[str, str]] = []
+        token: dict[str, str] = {}
+        while not listed or token:
+            page = self.sns.list_subscriptions_by_topic(TopicArn=self.topic(topic), **token)
+            listed += page["Subscriptions"]
+            token = {"NextToken": page["NextToken"]} if page.get("NextToken") else {}
         return next(item["SubscriptionArn"] for item in listed if item["Endpoint"].endswith(f":{self.prefix}{queue}"))
 
     def subscribe(self, name: str, value: str, topic: str = "orders", queue: str = "email") -> None:

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import fake_sns
 import pytest
 from celery import Celery
 from click.testing import CliRunner, Result
@@ -20,7 +21,7 @@ from kombu_hake.admin.blueprint import blueprint
 from kombu_hake.admin.declared import declared
 from kombu_hake.amqp import Binding, queue_policy, to_tags
 from kombu_hake.cli.main import hake
-from kombu_hake.exceptions import ConfigurationError
+from kombu_hake.exceptions import ConfigurationError, TopicNotFound
 
 URL = f"hake://localhost:1/ns?region={REGION}"
 READS = {
@@ -291,6 +292,99 @@ def test_sizes_are_raised_and_never_lowered() -> None:
         aws.sns.set_topic_attributes(TopicArn=aws.topic("orders"), AttributeName=size, AttributeValue="300000")
         aws.set(aws.url("email"), MaximumMessageSize="262144")
         assert broker.plan() == Plan()
+
+
+# --- quotas
+
+
+def fill(aws: Aws, topic: str, count: int, start: int = 0) -> None:
+    """Subscribe foreign queues to a topic, each with a filter."""
+    for number in range(start, start + count):
+        aws.sns.subscribe(
+            TopicArn=aws.topic(topic), Protocol="sqs", Endpoint=f"arn:aws:sqs:{REGION}:{ACCOUNT}:theirs-{number}",
+            Attributes={"FilterPolicy": '{"a": ["b"]}'},
+        )  # fmt: skip
+
+
+def filter_of(aws: Aws, topic: str, queue: str) -> str:
+    shown = aws.sns.get_subscription_attributes(SubscriptionArn=aws.subscription(topic, queue))["Attributes"]
+    return str(shown.get("FilterPolicy", "{}"))
+
+
+def test_filter_that_a_topic_has_no_room_for_is_no_change_to_apply(monkeypatch: pytest.MonkeyPatch) -> None:
+    with shop("groups") as (broker, fake, aws):
+        app = broker.app
+        apply(broker)
+        aws.sns.unsubscribe(SubscriptionArn=aws.subscription("orders", "email"))
+        fill(aws, "orders", 199)
+        found = broker.plan()
+        assert [(one.action, one.what, one.name) for one in found.changes] == [
+            ("create", "subscription", "ns__orders -> ns__email")
+        ]
+        assert "Filter" not in found.changes[0].reason
+        [limited] = found.over_quota
+        assert (limited.what, limited.name) == ("subscription", "ns__orders -> ns__email")
+        done = apply(broker)
+        assert done.changes == found.changes
+        assert done.remaining == broker.plan() == Plan(over_quota=(limited,))
+        assert filter_of(aws, "orders", "email") == "{}"
+        result = run(fake, app, "plan")
+        assert result.exit_code == 0
+        assert result.output.splitlines() == [
+            f"  over quota: subscription ns__orders -> ns__email: {limited.reason}",
+            "Nothing to apply: AWS has all that the app declares, as far as its quotas allow.",
+        ]
+        assert run(fake, app, "apply").output == result.output
+        assert json.loads(run(fake, app, "plan", "--json").output)["over_quota"] == [limited.as_dict()]
+        before = aws.inventory()
+        assert apply(broker).changes == ()
+        assert aws.inventory() == before
+    monkeypatch.setattr(fake_sns, "MOST_FILTERS", 300)
+    other_process = made_app(URL, "groups", connect_timeout=9)
+    with opened(fake, other_process) as (broker, _, aws):
+        raised = apply(broker)
+        assert raised.changes == (limited,)
+        assert raised.remaining == broker.plan() == Plan()
+        assert "placed" in filter_of(aws, "orders", "email")
+
+
+def test_last_room_for_a_filter_is_planned_once() -> None:
+    with shop("groups") as (broker, _, aws):
+        apply(broker)
+        for queue in ("email", "stock"):
+            aws.subscribe("FilterPolicy", "{}", queue=queue)
+        fill(aws, "orders", 199)
+        found = broker.plan()
+        assert (len(found.changes), len(found.over_quota)) == (1, 1)
+        assert apply(broker).remaining == Plan(over_quota=found.over_quota)
+        aws.subscribe("FilterPolicy", '{"rk": ["other"]}', queue=found.changes[0].name.rpartition("__")[2])
+        assert len(broker.plan().changes) == 1  # one filter replaces another
+        assert apply(broker).remaining == Plan(over_quota=found.over_quota)
+
+
+@pytest.mark.parametrize("used", [197, 198, 200])
+def test_levels_that_a_topic_has_no_room_for_are_left_out(used: int) -> None:
+    with shop("priorities") as (broker, _, aws):
+        apply(broker)
+        for level in ("jobs", *(f"level {number}" for number in (1, 2, 3))):
+            url = aws.url(level) if level == "jobs" else aws.level("jobs", int(level[-1]))
+            aws.sns.unsubscribe(SubscriptionArn=aws.subscription("work", url.rpartition("__")[2]))
+        fill(aws, "work", used)
+        found = broker.plan()
+        assert [one.name for one in found.over_quota] == ["ns__work -> ns__jobs"]
+        assert [one.name for one in found.changes if one.action == "create"] == ["ns__work -> ns__jobs"]
+        done = broker.apply(sleep=never)
+        assert (done.failures, done.remaining) == ((), Plan(over_quota=found.over_quota))
+        assert broker.plan() == Plan(over_quota=found.over_quota)
+
+
+def test_subscription_that_sns_lists_after_its_deletion_is_missing() -> None:
+    with shop("groups") as (broker, fake, _):
+        apply(broker)
+        fake.fail("get_subscription_attributes", TopicNotFound("Subscription does not exist"))
+        found = broker.plan()
+        assert found.unknown == ()
+        assert [(one.action, one.what) for one in found.changes] == [("create", "subscription")]
 
 
 # --- what is no longer declared

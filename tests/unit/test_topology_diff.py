@@ -167,6 +167,12 @@ def test_topic_with_as_many_filters_as_aws_allows_is_subscribed_without_one() ->
     assert diff(desired(PLACED), full) == [Subscribe("q", QUEUE, "orders", "{}", "")]
 
 
+def test_filter_in_place_stays_and_is_replaced_where_a_topic_has_no_room_for_another_one() -> None:
+    full = replace(observed(PLACED), full=frozenset({"orders"}))
+    assert diff(desired(PLACED), full) == []
+    assert diff(desired(PAID), full) == [setting("FilterPolicy", filter_json(compile_filter([PAID])))]
+
+
 def test_refused_filter_is_followed_by_a_wider_one() -> None:
     stars = Binding("orders", "topic", "a.*.c")
     first, second = (filter_json(compile_filter([stars], wildcards=wildcards)) for wildcards in (True, False))

@@ -11,6 +11,7 @@ from kombu_hake.admin.check.facts import Expected, Facts, SubscriptionFacts, Top
 from kombu_hake.admin.check.findings import Finding, found
 from kombu_hake.amqp import (
     FIFO_SUFFIX,
+    SNS_MAX_FILTERS,
     SNS_MAX_MESSAGE_BYTES,
     SNS_RAISED_MAX_SUBSCRIPTIONS,
     level_shares,
@@ -25,8 +26,7 @@ __all__ = ["of_topics"]
 _EVERYTHING = "{}"
 #: Characters of a document that others wrote.
 _SHOWN_CHARS = 300
-_FILTERS_MOST = 200
-_FILTERS_NEAR = 180
+_FILTERS_NEAR = SNS_MAX_FILTERS - 20
 _FEW_SUBSCRIPTIONS_NEAR = SNS_RAISED_MAX_SUBSCRIPTIONS - 10
 
 
@@ -71,7 +71,7 @@ def _of_topic(expected: Expected, topic: SnsTopic, seen: TopicFacts) -> Iterator
         what = f"The topic of exchange {name!r} has {count} of {SNS_RAISED_MAX_SUBSCRIPTIONS} subscriptions."
         yield found("subscriptions-near-limit", topic.arn, what)
     if seen.filters is not None and seen.filters >= _FILTERS_NEAR:
-        what = f"The topic of exchange {name!r} has {seen.filters} of {_FILTERS_MOST} filter policies."
+        what = f"The topic of exchange {name!r} has {seen.filters} of {SNS_MAX_FILTERS} filter policies."
         yield found("filters-near-limit", topic.arn, what)
 
 
@@ -111,7 +111,7 @@ def _of_subscription(
         yield found("standard-on-fifo-topic", wanted.queue_arn, where)
     seen = topic.of(wanted.queue_arn)
     if seen is None:
-        is_level_left_out = expected.level(wanted) and topic.filters is not None and topic.filters >= _FILTERS_MOST
+        is_level_left_out = expected.level(wanted) and topic.filters is not None and topic.filters >= SNS_MAX_FILTERS
         if not is_level_left_out:  # without room for its filter, everything stays on the lowest level
             remedy = expected.apply if expected.is_ours_to_make and not wanted.is_predefined else _subscribe(wanted)
             text = f"There is no subscription of {what}."
