@@ -12,7 +12,7 @@ from celery import Celery
 from click.testing import CliRunner, Result
 from fakes import ACCOUNT, REGION, FakeClients, connected
 from kombu import Exchange, Queue, binding
-from support.faults import FAULTS, FAULTS_WITH_PRIORITIES, FOREIGN, Aws, Fault
+from support.faults import FAULTS, FAULTS_WITH_PRIORITIES, Aws, FakeClient, Fault, see_and_mend
 from support.shops import SHOPS, declare_all, made_app
 
 from kombu_hake import Topic, admin
@@ -30,16 +30,6 @@ READS = {
 }  # fmt: skip
 
 
-class Client:
-    """As one of boto3's, to the fake."""
-
-    def __init__(self, fake: FakeClients, service: str) -> None:
-        self._call = getattr(fake, service)
-
-    def __getattr__(self, operation: str) -> Any:
-        return lambda **params: self._call(operation, **params)
-
-
 class Shop(NamedTuple):
     broker: Admin
     fake: FakeClients
@@ -49,7 +39,7 @@ class Shop(NamedTuple):
 @contextmanager
 def opened(fake: FakeClients, app: Celery) -> Iterator[Shop]:
     with connected(fake), admin.connect(app) as broker:
-        aws = Aws(Client(fake, "sqs"), Client(fake, "sns"), "ns__", fake.clock.advance)
+        aws = Aws(FakeClient(fake, "sqs"), FakeClient(fake, "sns"), "ns__", fake.clock.advance)
         yield Shop(broker, fake, aws)
 
 
@@ -206,11 +196,11 @@ def test_several_that_apply_and_workers_that_start_at_once() -> None:
 
 FIFO_FAULTS = {
     "queue deleted": Fault(
-        lambda aws: aws.delete(aws.url("jobs.fifo")), ["create queue __jobs.fifo:"], recreates="ns__jobs.fifo"
+        lambda aws: aws.delete(aws.url("jobs.fifo")), ["create queue __jobs.fifo:"], recreates="__jobs.fifo"
     ),
     "dead-letter queue deleted": Fault(
         lambda aws: aws.delete(aws.url("jobs-dead.fifo")), ["create queue __jobs-dead.fifo:"],
-        recreates="ns__jobs-dead.fifo",
+        recreates="__jobs-dead.fifo",
     ),
     "deduplication altered": Fault(
         lambda aws: aws.set(aws.url("jobs.fifo"), ContentBasedDeduplication="false"),
@@ -226,29 +216,8 @@ FIFO_FAULTS = {
 def check(found: Shop, fault: Fault) -> None:
     broker, _, aws = found
     apply(broker)
-    theirs = aws.sqs.create_queue(QueueName="ns__theirs")["QueueUrl"]
-    for item in [one for one in aws.sns.list_topics()["Topics"] if not one["TopicArn"].endswith(".fifo")][:1]:
-        aws.sns.subscribe(TopicArn=item["TopicArn"], Protocol="sqs", Endpoint=aws.arn(theirs))
-    for url in aws.all_urls():
-        aws.sqs.tag_queue(QueueUrl=url, Tags={"theirs": "x"})
-    before = aws.inventory()
-    fault.make(aws)
-    shown = lines(broker.plan())
-    expected = [line.replace("__", "ns__") for line in fault.lines]
-    assert [line[: len(start)] for line, start in zip(shown, expected, strict=False)] == expected
-    assert len(shown) == len(expected)
-    done = apply(broker)
-    assert lines(Plan(done.changes)) == shown or sorted(lines(Plan(done.changes))) == sorted(shown)
+    see_and_mend(aws, fault, lambda: lines(broker.plan()), lambda: lines(Plan(apply(broker).changes)))
     assert broker.plan() == Plan()
-    after = aws.inventory()
-    for name, queue in after["queues"].items():
-        policy = queue["attributes"].get("Policy")
-        if policy is not None and fault.keeps_foreign == name:
-            assert FOREIGN in policy["Statement"]
-            policy["Statement"].remove(FOREIGN)
-        if fault.recreates and name.startswith(fault.recreates):
-            queue["tags"]["theirs"] = "x"
-    assert after == before
 
 
 @pytest.mark.parametrize("name", FAULTS)
