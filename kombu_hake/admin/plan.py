@@ -247,16 +247,19 @@ class _Run:
                 what = f"exchange {exchange}"
                 self._tried(what, self._topology.declare_exchange, exchange, spec.type, spec.max_size_bytes)
         topics = owners.pop("", [])
+        subscribed: set[str] = set()
         for name in sorted(owners):
             if self._tried(f"queue {name}", self._make_queue, name, owners[name], is_ours=self._is_ours(name)):
                 self.report(owners[name])
+                if any(change.what == "subscription" for change in owners[name]):
+                    subscribed |= {binding.exchange for binding in self._queues[name].bindings}
         for change in topics:
             if change.action == "change" and self._tried(f"topic {change.name}", self._write_topic, change):
                 self.report([change])
             elif change.action == "create" and change.owner not in self._bound:
                 if self._tried(f"topic {change.name}", self._make_topic, change.owner):
                     self.report([change])
-            elif change.action == "create" and not self.failures:
+            elif change.action == "create" and change.owner in subscribed:
                 self.report([change])  # made by the first subscription
 
     def wait(self, number: int) -> None:
@@ -302,7 +305,9 @@ class _Run:
                 self._make_extra(change)
         self._write(changes)
         if not changes or any(change.what not in ("attribute", "tag") for change in changes):
-            self._topology.enforce(queue.spec, queue.bindings)
+            denied = self._topology.enforce(queue.spec, queue.bindings)
+            if denied:  # the rest was made, and the next comparison tells what
+                raise denied[0]
 
     def _write(self, changes: list[Drift]) -> None:
         """Write attributes and tags: a request for all of one SQS queue."""

@@ -110,7 +110,8 @@ class Applier:
                 "HAKE409 Messages that SNS cannot deliver through %s are not kept: %s", change.subscription, exc,
                 extra=fields(queue=change.queue, exchange=change.exchange),
             )  # fmt: skip
-            return replace(observed, unkept=observed.unkept | {change.subscription})
+            unkept = observed.unkept | {change.subscription}
+            return replace(observed, unkept=unkept, denied=(*observed.denied, exc))
         except TopologyError as exc:
             if change.name != "FilterPolicy":
                 raise

@@ -37,6 +37,8 @@ class Outcome(NamedTuple):
     wrote: bool
     #: The queue still gets more than it is to have, because tags may be late.
     is_wider: bool
+    #: What was denied of what the queue works without.
+    denied: tuple[AccessDenied, ...] = ()
 
 
 class Converger:
@@ -89,6 +91,8 @@ class Converger:
         wanted = self._planner.desired(queue, url, bindings, removed=removed, types=types, makes=makes, resets=resets)
         urls = self._planner.urls(wanted)
         observed = self.look(wanted, observed or self._reader.look(queue, url), urls)
+        if resets:
+            observed = replace(observed, unkept=frozenset())  # the right may have been granted
         started = self._clock()
         is_reread: set[tuple[str, str]] = set()
         wrote = False
@@ -116,7 +120,8 @@ class Converger:
         elif bindings.exchanges() and self._dead_queues.undelivered_name(queue) is not None:
             self._chores.after(SQS_QUEUE_RECREATE_S + 1, ("undelivered", queue), lambda: self._recheck(queue))
         self._log_what_does_not_fit(wanted, observed)
-        return Outcome(wrote, not wanted.is_settled and bool(diff(replace(wanted, is_settled=True), observed)))
+        is_wider = not wanted.is_settled and bool(diff(replace(wanted, is_settled=True), observed))
+        return Outcome(wrote, is_wider, observed.denied)
 
     def _apply_all(
         self,
@@ -140,7 +145,7 @@ class Converger:
                     getattr(change, "queue", "") == wanted.undelivered.name
                 ):  # fmt: skip
                     self._dead_queues.cannot_keep(wanted.queue, exc)
-                    return observed, wrote
+                    return replace(observed, denied=(*observed.denied, exc)), wrote
                 if not exchange or not types or exchange in types:
                     raise
                 if self._first(("refused", wanted.queue, exchange)):

@@ -691,6 +691,43 @@ def test_what_may_not_be_made_is_a_failure_and_the_rest_is_made(action: str) -> 
         assert broker.plan() == Plan()
 
 
+@pytest.mark.parametrize("name", ["groups", "priorities", "fifo"])
+def test_topic_of_queues_that_may_not_be_looked_for_is_not_reported_as_made(name: str) -> None:
+    with shop(name) as (broker, fake, _):
+        fake.deny("sqs:GetQueueUrl")
+        done = broker.apply(sleep=never)
+        assert done.changes == ()
+        assert {one.what for one in done.remaining.changes} == {"topic"}
+        assert done.remaining.unknown
+        fake.allow("sqs:GetQueueUrl")
+        assert {one.what for one in apply(broker).changes} >= {"topic", "queue", "subscription"}
+
+
+@pytest.mark.parametrize(
+    ("fault", "action"),
+    [
+        ("redrive policy of a subscription removed", "sns:SetSubscriptionAttributes"),
+        ("redrive policy of a subscription altered", "sns:SetSubscriptionAttributes"),
+        ("policy of the undelivered queue removed", "sqs:SetQueueAttributes"),
+    ],
+)
+def test_what_workers_do_without_is_a_failure_of_apply_and_not_reported_as_made(fault: str, action: str) -> None:
+    with shop("attributes and tags") as (broker, fake, aws):
+        apply(broker)
+        FAULTS[fault].make(aws)
+        aws.sns.unsubscribe(SubscriptionArn=aws.subscription("orders", "stock"))
+        found = broker.plan()
+        fake.deny(action)
+        done = broker.apply(sleep=never)
+        [failure] = done.failures
+        assert failure.startswith("queue email: ")
+        assert action in failure
+        assert {*done.changes, *done.remaining.changes} == set(found.changes)
+        assert [one.name for one in done.changes] == ["ns__orders -> ns__stock"]
+        fake.allow(action)
+        assert apply(broker).changes == done.remaining.changes
+
+
 def test_unknown_account_is_an_error_that_names_the_option() -> None:
     with shop("groups") as (broker, fake, _):
         fake.deny("sts:GetCallerIdentity")
