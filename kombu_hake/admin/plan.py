@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from kombu_hake.admin.blueprint import auditor
 from kombu_hake.admin.declared import Declared, declared
-from kombu_hake.amqp import main_queue
+from kombu_hake.amqp import main_queue, parse_arn
 from kombu_hake.aws import Clients
 from kombu_hake.exceptions import (
     AccessDenied,
@@ -66,8 +66,8 @@ class Undeclared:
     """Something that this package made in this namespace, and that the app does not declare.
 
     Attributes:
-        what: ``queue``, ``topic`` or ``binding``.
-        name: Name in AWS: of the queue or topic; for a binding, of the queue.
+        what: ``queue``, ``topic``, ``binding``, or ``subscription``: one of a declared queue that no binding explains.
+        name: Name in AWS: of the queue or topic; of the queue for a binding; ``topic -> queue`` of a subscription.
         reason: What is known of it, in a sentence.
         messages: Messages in the queue, approximately; None for other things.
     """
@@ -149,23 +149,37 @@ class Operator:
         run = _Run(self._topology, self._clients, self._declared, on_progress)
         found = self._converge(run, sleep)
         asked = set(prune([_undeclared(one) for one in found.undeclared])) if found.undeclared else set()
+        if any(one.what == "subscription" for one in asked) and self._topology.timings.tags_s:
+            on_progress("Waiting until AWS shows the latest bindings.")
+            sleep(self._topology.timings.tags_s)
         removed = run.remove(self._still(asked, run)) if asked else []
         if removed:  # a filter may be wider until AWS shows that its binding is gone
             found = self._converge(run, sleep)
             gone = {(one.what, one.name, one.binding) for one in removed}
             patience_s = self._settle_s
-            while patience_s > 0 and gone & {(one.what, one.name, one.binding) for one in found.undeclared}:
+            while patience_s > 0 and any(self._may_be_gone(one, gone, asked) for one in found.undeclared):
                 run.wait(len(removed))
                 sleep(_LOOK_AGAIN_S)
                 patience_s -= _LOOK_AGAIN_S
                 found = self._audit()
         return Applied(tuple(run.made), tuple(map(_undeclared, removed)), tuple(run.failures), _plan(found))
 
+    @staticmethod
+    def _may_be_gone(one: Found, removed: Collection[tuple[Any, ...]], asked: Collection[Undeclared]) -> bool:
+        """Whether AWS may show something only because it is late: it was removed, or belonged to a removed binding."""
+        is_new = one.what == "subscription" and _undeclared(one) not in asked
+        return (one.what, one.name, one.binding) in removed or is_new
+
     def _still(self, asked: Collection[Undeclared], run: _Run) -> list[Found]:
         """What was asked to be removed, looked at again: it may have come into use while the question was open."""
         shown = {(one.what, one.name, one.reason): one.messages or 0 for one in asked}
         found = []
-        for one in self._audit().undeclared:
+        now = self._audit().undeclared
+        new = [one for one in now if one.what == "subscription" and _undeclared(one) not in asked]
+        used = {topic for one in new for topic in one.topics}
+        for one in now:
+            if one.what == "topic" and one.arn in used:
+                continue
             messages = shown.get((one.what, one.name, one.reason))
             if messages is not None and (one.messages or 0) > messages:
                 run.failures.append(
@@ -352,7 +366,7 @@ class _Run:
             What was removed.
         """
         removed = []
-        order = ("binding", "queue", "topic")
+        order = ("binding", "subscription", "queue", "topic")
         for one in sorted(asked, key=lambda one: (order.index(one.what), one.name)):
             if self._tried(f"{one.what} {one.name}", self._remove, one):
                 removed.append(one)
@@ -362,6 +376,8 @@ class _Run:
     def _remove(self, one: Found) -> None:
         if one.binding is not None:
             self._topology.unbind(one.queue, one.binding)
+        elif one.what == "subscription":
+            self._unsubscribe(one.topics[0], one.arn)
         elif one.what == "queue":
             for source in one.sources:
                 self._topology.queues.set_attributes(source, {"RedrivePolicy": ""})
@@ -381,9 +397,13 @@ class _Run:
         while True:
             try:
                 answer = self._clients.sns("list_subscriptions_by_topic", TopicArn=topic, **token)
-            except (TopologyError, AccessDenied) as exc:  # the policy of the queue may name any topic
-                logger.info("The subscriptions of topic %s are left alone: %s", topic, exc)
+            except TopicNotFound:
                 return
+            except (TopologyError, AccessDenied) as exc:
+                if parse_arn(topic).account == self._topology.home.account():
+                    raise
+                logger.info("The subscriptions of topic %s are left alone: %s", topic, exc)
+                return  # the policy of the queue may name any topic
             for item in answer.get("Subscriptions") or ():
                 if item["Endpoint"] == (queue or item["Endpoint"]) and item["SubscriptionArn"].startswith("arn:"):
                     self._clients.sns("unsubscribe", SubscriptionArn=item["SubscriptionArn"])

@@ -75,15 +75,15 @@ class Undeclared:
     """Something with our tags and in our namespace that is not declared.
 
     Attributes:
-        what: ``queue``, ``topic`` or ``binding``.
-        name: Name in AWS: of the queue for a binding.
+        what: ``queue``, ``topic``, ``binding``, or ``subscription``: one of a declared queue that no binding explains.
+        name: Name in AWS: of the queue for a binding; ``topic -> queue`` of a subscription.
         reason: A sentence.
         messages: In the queue, approximately, in flight and delayed included; None if that is unknown.
         queue: Of a binding: the logical name of its queue.
         binding: What is bound.
-        arn: Of the queue or topic.
+        arn: Of the queue or topic; of the queue for a subscription.
         url: Of the queue.
-        topics: ARNs of topics that the queue may be subscribed to.
+        topics: ARNs of topics that the queue may be subscribed to; that of a subscription.
         sources: URLs of declared queues whose redrive policy names the queue.
     """
 
@@ -143,6 +143,9 @@ class Auditor:
         self._found = Audit()
         #: (topic, queue) of subscriptions that go with bindings that are not declared.
         self._unbound: set[tuple[str, str]] = set()
+        #: (topic, queue) of subscriptions that go with any binding, and the queues whose bindings are all known.
+        self._explained: set[tuple[str, str]] = set()
+        self._understood: set[str] = set()
         self._queues: dict[str, ShownQueue | None] = {}
         self._topics: dict[str, ShownTopic | None] = {}
         self._attributes: dict[SubscriptionArn, Mapping[str, str] | None] = {}
@@ -313,6 +316,9 @@ class Auditor:
                 self._found.changes += size_drift(queue, shown, max(sizes))
 
     def _note_undeclared(self, spec: QueueSpec, drafted: Draft, wanted: Desired) -> None:
+        self._explained |= {(wanted.topics[name], level.arn) for name in wanted.exchanges for level in wanted.levels}
+        if not wanted.bindings.is_partial and self._settings.predefined_queue(spec.name) is None:
+            self._understood |= {level.arn for level in wanted.levels}
         declared = drafted.bound | drafted.given
         kept = {binding.exchange for binding in declared} | wanted.bindings.unfiltered
         for binding in sorted(wanted.bindings.bindings - declared):
@@ -525,6 +531,10 @@ class Auditor:
         for one in found:
             pruned.add(one.arn)
             self._found.undeclared.append(one)
+        for topic in plan.topics:
+            seen = self._topics.get(topic.exchange)
+            if seen is not None and not topic.is_predefined:
+                self._found.undeclared += self._unexplained(topic.arn, seen.subscriptions or ())
         named = {topic.physical for topic in plan.topics} | {
             self._settings.namer.topic(name) for name in self._others if name and "*" not in name
         }
@@ -602,11 +612,25 @@ class Auditor:
                 if not is_ours(self._topic_tags(arn), self._settings):
                     continue
                 listed = self._pages("sns", "list_subscriptions_by_topic", "Subscriptions", TopicArn=arn)
-                if all(one["Endpoint"] in pruned or (arn, one["Endpoint"]) in self._unbound for one in listed):
+                endpoints = [one["Endpoint"] for one in listed]
+                unexplained = self._unexplained(arn, endpoints)
+                found += unexplained
+                gone = {*pruned, *(one.arn for one in unexplained)}
+                if all(one in gone or (arn, one) in self._unbound for one in endpoints):
                     reason = "This app neither binds a queue nor routes tasks to it, and no other queue uses it."
                     found.append(Undeclared("topic", name, reason, arn=arn))
             except TopicNotFound:
                 continue
+        return found
+
+    def _unexplained(self, topic: str, endpoints: Iterable[str]) -> list[Undeclared]:
+        """Subscriptions of declared queues that no binding explains, as an unbind leaves them that is interrupted."""
+        found = []
+        for queue in endpoints:
+            if queue in self._understood and (topic, queue) not in self._explained:
+                name = f"{parse_arn(topic).name} -> {parse_arn(queue).name}"
+                reason = "The queue has no binding to this exchange."
+                found.append(Undeclared("subscription", name, reason, arn=queue, topics=(topic,)))
         return found
 
     # --- inside
