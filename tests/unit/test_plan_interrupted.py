@@ -129,7 +129,7 @@ def world(name: str, timings: Timings = SLOW) -> Iterator[World]:
         yield found
 
 
-@pytest.mark.parametrize("name", ["groups", "priorities", "fifo"])
+@pytest.mark.parametrize("name", ["groups", pytest.param("priorities", marks=pytest.mark.slow), "fifo"])
 def test_apply_that_was_killed_is_finished_by_the_next(name: str) -> None:
     number = 0
     is_over = False
