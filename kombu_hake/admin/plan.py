@@ -183,7 +183,7 @@ class Operator:
             messages = shown.get((one.what, one.name, one.reason))
             if messages is not None and (one.messages or 0) > messages:
                 run.failures.append(
-                    f"{one.what} {one.name} is kept: it got messages since it was listed ({messages} then, "
+                    f"{one.what} {one.name} is kept: it received messages after it was listed ({messages} then, "
                     f"{one.messages} now)."
                 )
             elif messages is not None:

@@ -63,7 +63,7 @@ logger = guarded(logging.getLogger(__name__))
 _COUNTED_MOST = 400
 _OVER_QUOTA = (
     f"The topic has no room for its filter: AWS allows {SNS_MAX_FILTERS} filter policies a topic by default. The queue "
-    "receives everything of the exchange, and workers drop what no binding matches."
+    "receives everything from the exchange, and workers drop what no binding matches."
 )
 _COUNTS = (
     "ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible", "ApproximateNumberOfMessagesDelayed"
@@ -255,10 +255,10 @@ class Auditor:
             self._found.changes += queue_drift(replace(queue, tags=plain), shown)
         elif not queue.is_predefined:
             reason = {
-                "queue": "It is declared and does not exist.",
-                "level": f"Queue {queue.owner} has priorities, and this is one of its levels.",
+                "queue": "It is declared but does not exist.",
+                "level": f"It is a priority level of queue {queue.owner}.",
                 "dead": f"It keeps the dead letters of queue {queue.owner}.",
-                "undelivered": f"It keeps what SNS cannot deliver to queue {queue.owner}.",
+                "undelivered": f"It keeps messages that SNS cannot deliver to queue {queue.owner}.",
             }[queue.role]
             documents = {"RedriveAllowPolicy": queue.redrive_allow, "Policy": queue.policy}
             attributes = {key: value for key, value in documents.items() if value} if queue.role != "queue" else {}
@@ -399,7 +399,7 @@ class Auditor:
                 continue
             name = self._arrow(exchange, level.arn)
             if not arn.startswith("arn:"):
-                self._found.unknown.append(f"The subscription {name} waits to be confirmed.")
+                self._found.unknown.append(f"The subscription {name} is not confirmed yet.")
                 found: Subscription | None = Subscription(SubscriptionArn(arn), None)
             else:
                 found = self._subscription(SubscriptionArn(arn), f"the subscription {name}")
@@ -428,10 +428,10 @@ class Auditor:
             case Subscribe():
                 shown = "" if change.filter == "{}" else f" Filter: {change.filter}"
                 name = self._arrow(change.exchange, change.arn)
-                return of("create", "subscription", name, f"The queue is bound and not subscribed.{shown}")
+                return of("create", "subscription", name, f"The queue is bound but not subscribed.{shown}")
             case SetAttribute():
                 name = self._arrow(change.exchange, self._arn_of(wanted, change.queue))
-                found = of("change", "subscription", name, f"{change.name} is to be {change.value}. {change.reason}")
+                found = of("change", "subscription", name, f"{change.name} should be {change.value}. {change.reason}")
                 return replace(found, attributes={change.name: change.value})
             case Unsubscribe():
                 return of("delete", "subscription", self._arrow(change.exchange, change.arn), change.reason)
@@ -469,7 +469,7 @@ class Auditor:
             )
         elif shown is None:
             used = "Queues are bound" if topic.is_bound else "The app publishes"
-            reason = f"{used} to exchange {topic.exchange}, and it has no topic."
+            reason = f"{used} to exchange {topic.exchange}, which has no topic."
             self._found.changes.append(
                 Drift("create", "topic", topic.physical, reason, topic.exchange, tags=topic.tags)
             )  # fmt: skip

@@ -40,7 +40,7 @@ def check(fault: Fault, lines: list[str]) -> None:
             return texts(done.changes)
 
         assert apply()
-        expected = [line.partition(", declared")[0] for line in lines]
+        expected = [line.partition(", but is declared")[0] for line in lines]
         see_and_mend(aws, fault, lambda: texts(broker.plan().changes), apply, expected)
 
 

@@ -178,9 +178,9 @@ FAULTS: dict[str, Fault] = {
     "filter on the body": Fault(
         in_body,
         [
-            "change subscription __orders -> __email: FilterPolicy is to be {}.",
+            "change subscription __orders -> __email: FilterPolicy should be {}.",
             "change subscription __orders -> __email: FilterPolicyScope",
-            'change subscription __orders -> __email: FilterPolicy is to be {"',
+            'change subscription __orders -> __email: FilterPolicy should be {"',
         ],
     ),
     "not raw": Fault(
@@ -210,23 +210,23 @@ FAULTS: dict[str, Fault] = {
     ),
     "visibility timeout altered": Fault(
         lambda aws: aws.set(aws.url("email"), VisibilityTimeout="77"),
-        ["change attribute __email: VisibilityTimeout is 77, declared is 1800."],
+        ["change attribute __email: VisibilityTimeout is 77, but is declared as 1800."],
     ),
     "wait time altered": Fault(
         lambda aws: aws.set(aws.url("log"), ReceiveMessageWaitTimeSeconds="0"),
-        ["change attribute __log: ReceiveMessageWaitTimeSeconds is 0, declared is 20."],
+        ["change attribute __log: ReceiveMessageWaitTimeSeconds is 0, but is declared as 20."],
     ),
     "retention of the dead-letter queue altered": Fault(
         lambda aws: aws.set(aws.url("email-dead"), MessageRetentionPeriod="3600"),
-        ["change attribute __email-dead: MessageRetentionPeriod is 3600, declared is 86400."],
+        ["change attribute __email-dead: MessageRetentionPeriod is 3600, but is declared as 86400."],
     ),
     "attribute by option altered": Fault(
         lambda aws: aws.set(aws.url("stock"), DelaySeconds="0"),
-        ["change attribute __stock: DelaySeconds is 0, declared is 5."],
+        ["change attribute __stock: DelaySeconds is 0, but is declared as 5."],
     ),
     "key altered": Fault(
         lambda aws: aws.set(aws.url("stock-dead"), KmsMasterKeyId="alias/other"),
-        ["change attribute __stock-dead: KmsMasterKeyId is alias/other, declared is alias/own."],
+        ["change attribute __stock-dead: KmsMasterKeyId is alias/other, but is declared as alias/own."],
     ),
     "tags removed": Fault(
         lambda aws: aws.sqs.untag_queue(QueueUrl=aws.url("email"), TagKeys=["hake:made-by", "team"]),

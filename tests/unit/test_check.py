@@ -598,7 +598,7 @@ def test_a_region_with_a_low_rate() -> None:
     fake = FakeClients(region="eu-north-1")
     [finding] = found_in(with_task_queues("hake://localhost:1/ns?region=eu-north-1"), fake)
     assert (finding.code, finding.severity) == ("sns-rate", "info")
-    assert "300 messages a second" in finding.what
+    assert "300 messages per second" in finding.what
 
 
 @pytest.mark.parametrize(
@@ -807,8 +807,8 @@ def test_the_command_exits_with_2_for_a_finding_and_tells_what_mends_it(app: Cel
     result = run(app)
     assert result.exit_code == 2
     assert "ERROR raw-delivery-off: The subscription of queue 'email'" in result.output
-    mend = f"aws sns set-subscription-attributes --subscription-arn {aws.subscription('email').arn}"
-    assert f"  mend {mend}" in result.output
+    fix = f"aws sns set-subscription-attributes --subscription-arn {aws.subscription('email').arn}"
+    assert f"  fix  {fix}" in result.output
     found = json.loads(run(app, "--json").stdout)
     assert found["clean"] is False
     assert [finding["code"] for finding in found["findings"]] == ["raw-delivery-off"]
@@ -825,7 +825,7 @@ def test_suggested_commands_name_the_app_as_the_command_did(
     monkeypatch.syspath_prepend(str(tmp_path))
     with connected(fake):
         result = CliRunner().invoke(celery, ["-A", "odd shop:app", "hake", "check"])
-        assert "  mend celery -A 'odd shop:app' hake apply\n" in result.output
+        assert "  fix  celery -A 'odd shop:app' hake apply\n" in result.output
         assert "main_name" not in result.output
         app = find_app("odd shop:app")
         assert report(app).findings[0].remedy == "celery -A main_name hake apply"

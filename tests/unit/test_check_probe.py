@@ -116,7 +116,7 @@ def test_many_kinds_are_tried_in_turn(fake: FakeClients) -> None:
         declare_own(app)
         report = probe(app, on_progress=lines.append)
     assert [probed.outcome for probed in report.probes] == ["delivered"] * 23
-    assert sum(line.startswith("creating topic") for line in lines) == 2
+    assert sum(line.startswith("Creating topic") for line in lines) == 2
 
 
 def test_an_app_without_topics_has_nothing_to_probe(fake: FakeClients) -> None:
@@ -126,7 +126,7 @@ def test_an_app_without_topics_has_nothing_to_probe(fake: FakeClients) -> None:
         declare_own(app)
         report = probe(app, on_progress=lines.append)
     assert (report.probes, report.findings) == ((), ())
-    assert lines == ["there is no subscription to probe"]
+    assert lines == ["There is no subscription to probe."]
 
 
 def policy_of(fake: FakeClients, queue: str, policy: str) -> None:

@@ -116,7 +116,7 @@ def test_blueprint_has_topics_of_bindings_and_of_what_is_published_to() -> None:
 @pytest.mark.parametrize("mode", ["auto", "verify", "assume"])
 def test_topic_without_handlers_is_made(mode: str) -> None:
     with opened(FakeClients(), publisher(topology=mode)) as (broker, fake, _):
-        expected = ["create topic ns__orders: The app publishes to exchange orders, and it has no topic."]
+        expected = ["create topic ns__orders: The app publishes to exchange orders, which has no topic."]
         assert [line for line in lines(broker.plan()) if "topic" in line] == expected
         done = apply(broker)
         assert [change.name for change in done.changes if change.what == "topic"] == ["ns__orders"]
@@ -133,7 +133,7 @@ def test_topic_without_handlers_is_raised_and_otherwise_left_to_its_subscribers(
         apply(broker)
     with opened(fake, publisher(queue_tags={"team": "producers"})) as (broker, _, _):
         assert [line for line in lines(broker.plan()) if "orders" in line] == [
-            "change attribute ns__orders: MaximumMessageSize is 262144, declared is 1048576."
+            "change attribute ns__orders: MaximumMessageSize is 262144, but should be at least 1048576."
         ]
         apply(broker)
         assert fake.topics.by_name["ns__orders"].tags["team"] == "consumers"
@@ -204,7 +204,7 @@ FIFO_FAULTS = {
     ),
     "deduplication altered": Fault(
         lambda aws: aws.set(aws.url("jobs.fifo"), ContentBasedDeduplication="false"),
-        ["change attribute __jobs.fifo: ContentBasedDeduplication is false, declared is true."],
+        ["change attribute __jobs.fifo: ContentBasedDeduplication is false, but is declared as true."],
     ),
     "subscription deleted": Fault(
         lambda aws: aws.sns.unsubscribe(SubscriptionArn=aws.subscription("work.fifo", "jobs.fifo")),
@@ -247,9 +247,9 @@ def test_sizes_are_raised_and_never_lowered() -> None:
         aws.sns.set_topic_attributes(TopicArn=topic, AttributeName=size, AttributeValue="300000")
         aws.set(aws.url("email"), MaximumMessageSize="262144")
         assert lines(broker.plan()) == [
-            "change attribute ns__email: MaximumMessageSize is 262144, and it is bound to an exchange with messages "
-            "of 1048576 bytes.",
-            "change attribute ns__orders: MaximumMessageSize is 300000, declared is 1048576.",
+            "change attribute ns__email: MaximumMessageSize is 262144, but the queue is bound to an exchange with "
+            "messages of up to 1048576 bytes.",
+            "change attribute ns__orders: MaximumMessageSize is 300000, but should be at least 1048576.",
         ]
         apply(broker)
         assert broker.plan() == Plan()
@@ -462,7 +462,7 @@ def test_what_came_into_use_while_the_question_was_open_is_kept() -> None:
             return found
 
         done = broker.apply(prune=approved, sleep=never)
-        assert done.failures == ("queue ns__films is kept: it got messages since it was listed (0 then, 1 now).",)
+        assert done.failures == ("queue ns__films is kept: it received messages after it was listed (0 then, 1 now).",)
         kept = {("queue", "ns__films"), ("queue", "ns__clips-dead"), ("topic", "ns__films")}
         assert names(done.removed) == UNDECLARED - kept
         assert {"ns__films", "ns__clips-dead"} <= set(aws.inventory()["queues"])
@@ -796,14 +796,14 @@ def test_commands_and_their_exit_codes() -> None:
     fake, app = FakeClients(), made_app(URL, "groups")
     done = run(fake, app, "plan")
     assert done.exit_code == 2
-    assert "+ queue ns__email: It is declared and does not exist." in done.output.splitlines()
+    assert "+ queue ns__email: It is declared but does not exist." in done.output.splitlines()
     assert done.output.splitlines()[-1] == "13 changes to apply."
     done = run(fake, app, "plan", "--json")
     assert done.exit_code == 2
     assert json.loads(done.output)["changes"][0]["action"] == "create"
     done = run(fake, app, "apply")
     assert done.exit_code == 0
-    assert "create queue ns__email: It is declared and does not exist." in done.output.splitlines()
+    assert "create queue ns__email: It is declared but does not exist." in done.output.splitlines()
     assert done.output.splitlines()[-1] == "13 changes made, nothing deleted."
     for command in ("plan", "apply"):
         done = run(fake, app, command)

@@ -111,7 +111,7 @@ def test_changed_filter_is_mended() -> None:
     wanted = filter_json(compile_filter([PLACED, PAID]))
     [change] = diff(desired(PLACED, PAID), observed(PLACED, SENT))
     assert change == setting("FilterPolicy", wanted)
-    assert change.reason == "The filter is not that of the queue's bindings."
+    assert change.reason == "The filter does not match the queue's bindings."
 
 
 def test_raw_delivery_is_switched_on() -> None:

@@ -160,7 +160,7 @@ class Probe:
         for copy in _copies(expected, facts).values():
             by_topic.setdefault((copy.kind.is_fifo_topic, copy.kind.topic_key), []).append(copy)
         if not by_topic:
-            self._report("there is no subscription to probe")
+            self._report("There is no subscription to probe.")
         results: list[Probed] = []
         for (is_fifo, key), copies in by_topic.items():
             for start in range(0, len(copies), _KINDS_MOST):
@@ -198,7 +198,7 @@ class Probe:
     def _topic(self, name: str, is_fifo: bool, key: str) -> None:
         attributes = {"FifoTopic": "true"} if is_fifo else {}
         attributes |= {"KmsMasterKeyId": key} if key else {}
-        self._report(f"creating topic {name}")
+        self._report(f"Creating topic {name}.")
         answer = self._clients.sns("create_topic", Name=name, Attributes=attributes)
         self._made.append(("topic", str(answer["TopicArn"])))
 
@@ -220,7 +220,7 @@ class Probe:
         tags = own_tags(self._settings) | ownership.kind_tag(Kind(auto_delete=True))
         now_s = self._clients.now_ms() / 1000
         tags |= ownership.user_tag(copy.token[:8], now_s, wait_s + _LIMIT_S, _NAME)
-        self._report(f"creating queue {copy.name}")
+        self._report(f"Creating queue {copy.name}.")
         answer = self._clients.sqs("create_queue", QueueName=copy.name, Attributes=attributes, tags=tags)
         copy.url = str(answer["QueueUrl"])
         self._made.append(("queue", copy.url))
@@ -241,7 +241,9 @@ class Probe:
         while waiting:
             now = self._clock()
             if now >= again_at:
-                self._report(f"{len(waiting)} of {len(copies) + 1} queues wait for their message, {now - start:.0f} s")
+                self._report(
+                    f"{len(waiting)} of {len(copies) + 1} queues wait for their message after {now - start:.0f} s."
+                )
                 for copy in waiting:
                     self._publish(topic, copy, is_fifo)
                 again_at, pause_s = now + pause_s, min(_AGAIN_MOST_S, pause_s * 2)
@@ -313,7 +315,7 @@ def of_probes(probed: Iterable[Probed]) -> Iterator[Finding]:
         what = {
             "late": f"A probe like {names} was not delivered{waited}.",
             "undelivered": f"A probe like {names} was not delivered{waited}.",
-            "failed": f"The probe of {names} failed." if names else "The probe left something behind.",
+            "failed": f"The probe of {names} failed." if names else "The probe could not remove everything.",
         }[one.outcome]
         yield found(codes[one.outcome], one.subscriptions[0] if names else _NAME, f"{what} {one.reason}".strip())
 
@@ -406,7 +408,7 @@ def _known_reason(copy: _Copy, topic: str) -> str:
     if judged.denied_by:
         return f"The queue's policy denies it (statement {judged.denied_by[0]})."
     if dict(copy.kind.subscription).get("FilterPolicyScope") == "MessageBody":
-        return "The filter is about the message body."
+        return "The filter applies to the message body."
     needed = copy.real.attributes.get("FilterPolicy", "{}") if copy.real is not None else "{}"
     if not covers(copy.filter, needed):
         return "The filter does not pass what the queue is bound to."

@@ -102,14 +102,14 @@ def _of_policy(expected: Expected, facts: Facts, queue: SqsQueue, attributes: Ma
     if other_account:
         yield found(
             "policy-other-account", queue.arn,
-            f"The policy of {name} does not allow {_listed(other_account)}: aws:SourceAccount is another account.",
+            f"The policy of {name} does not allow {_listed(other_account)}: aws:SourceAccount names another account.",
             _statement(queue, topics), explains=explained,
         )  # fmt: skip
     if denied:
-        what = f"The policy of {name} denies what SNS sends: statement {_listed(list(denied))}."
+        what = f"The policy of {name} denies messages from SNS: statement {_listed(list(denied))}."
         yield found("policy-denies", queue.arn, what, explains=explained)
     elif doubted:
-        what = f"The policy of {name} may deny what SNS sends: statement {_listed(list(doubted))}."
+        what = f"The policy of {name} may deny messages from SNS: statement {_listed(list(doubted))}."
         yield found("policy-in-doubt", queue.arn, what)
     size = len(json.dumps(read_object(policy), separators=(",", ":"))) if policy and topics else 0
     if size >= _POLICY_BYTES_NEAR or statements >= _STATEMENTS_NEAR:
@@ -190,7 +190,7 @@ def _of_dead_letters(expected: Expected, facts: Facts, queue: SqsQueue, seen: Qu
     least = wanted or _FEW_RECEIVES
     if receives is not None and receives < least:
         what = f"{_name(queue, start=True)} has a maxReceiveCount of {receives}" + (
-            f", and was declared with {wanted}." if wanted else "."
+            f", but was declared with {wanted}." if wanted else "."
         )
         redrive = json.dumps({"deadLetterTargetArn": target, "maxReceiveCount": wanted or 20})
         remedy, explained = _set(seen.url, {"RedrivePolicy": redrive}), at_queue(queue.arn, "RedrivePolicy")
@@ -202,7 +202,7 @@ def _of_dead_letters(expected: Expected, facts: Facts, queue: SqsQueue, seen: Qu
         yield found("dead-queue-refuses", target, what, explains=at_queue(target, "RedriveAllowPolicy"))
     kept_s, dead_kept_s = (one.number("MessageRetentionPeriod", SQS_DEFAULT_RETENTION_S) for one in (seen, dead))
     if dead_kept_s < kept_s:
-        what = f"{target} keeps messages for {dead_kept_s} s, and {name} for {kept_s} s."
+        what = f"{target} keeps messages for {dead_kept_s} s, but {name} keeps them for {kept_s} s."
         remedy = _set(dead.url, {"MessageRetentionPeriod": str(kept_s)})
         explained = at_queue(target, "MessageRetentionPeriod")
         yield found("dead-retention-short", target, what, remedy, explains=explained)
@@ -283,14 +283,14 @@ def _of_times(expected: Expected, queue: SqsQueue, seen: QueueFacts) -> Iterator
         )  # fmt: skip
     size = seen.number("MaximumMessageSize", SQS_MAX_MESSAGE_BYTES)
     if size < SQS_OLD_MAX_MESSAGE_BYTES and "MaximumMessageSize" not in is_chosen:
-        what = f"{name} takes messages of {size} bytes at most."
+        what = f"{name} accepts messages of at most {size} bytes."
         remedy = _set(seen.url, {"MaximumMessageSize": str(SQS_MAX_MESSAGE_BYTES)})
         yield found("message-size-small", where, what, remedy, explains=at_queue(where, "MaximumMessageSize"))
     hidden_s = seen.number("VisibilityTimeout", 30)
     is_shared = expected.settings.namer.style == "kombu" or bool(expected.settings.namer.prefix)
     if hidden_s < _SHARED_VISIBILITY_S and (is_shared or queue.is_predefined):
         yield found(
-            "visibility-short", where, f"{name} hides messages for {hidden_s} s from workers that name no time.",
+            "visibility-short", where, f"{name} has a visibility timeout of {hidden_s} s for workers that set none.",
             _set(seen.url, {"VisibilityTimeout": str(_SHARED_VISIBILITY_S)}), severity=None if is_shared else "info",
             explains=at_queue(where, "VisibilityTimeout"),
         )  # fmt: skip

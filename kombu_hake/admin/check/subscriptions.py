@@ -52,10 +52,10 @@ def _of_topic(expected: Expected, topic: SnsTopic, seen: TopicFacts) -> Iterator
     if not topic.is_bound:
         if seen.exists is False:
             fails = "" if expected.is_ours_to_make and not topic.is_predefined else " Publishing to it fails."
-            what = f"Exchange {name!r} is published to, and it has no topic.{fails}"
+            what = f"The app publishes to exchange {name!r}, which has no topic.{fails}"
             yield found("exchange-reaches-nobody", topic.arn, what, explains=about_topic(topic.arn))
         elif seen.subscriptions == ():
-            what = f"Exchange {name!r} is published to, and no queue is bound to it."
+            what = f"The app publishes to exchange {name!r}, to which no queue is bound."
             yield found("exchange-reaches-nobody", topic.arn, what)
         return
     if seen.exists is False:
@@ -83,7 +83,7 @@ def _foreign(expected: Expected, facts: Facts, topic: SnsTopic, seen: TopicFacts
         shown = quoted(one.endpoint)
         if one.protocol == "sqs" and facts.others.get(one.endpoint) is False:
             remedy = f"aws sns unsubscribe --subscription-arn {shlex.quote(one.arn)}"
-            what = f"Exchange {topic.exchange!r} has a subscription of {shown}, which does not exist."
+            what = f"Exchange {topic.exchange!r} has a subscription for {shown}, which does not exist."
             yield found("orphan-subscription", one.arn, what, remedy)
         elif topic.is_bound:  # what is only published to is for others
             what = f"{shown} ({quoted(one.protocol)}) is subscribed to exchange {topic.exchange!r}."
@@ -100,14 +100,14 @@ def _of_subscription(
     about = about_subscription(wanted.topic_arn, wanted.queue_arn)
     is_fifo = wanted.queue_arn.endswith(FIFO_SUFFIX)
     if is_fifo and not wanted.topic_arn.endswith(FIFO_SUFFIX):
-        where = f"Queue {wanted.owner!r} is FIFO, and the topic of exchange {wanted.exchange!r} is not."
+        where = f"Queue {wanted.owner!r} is FIFO, but the topic of exchange {wanted.exchange!r} is not."
         yield found("fifo-on-standard-topic", wanted.queue_arn, where, explains=about_queue(wanted.queue_arn))
         return
     queue = facts.queues.get(wanted.queue_arn)
     if topic.exists is False or topic.subscriptions is None or queue is None or queue.url is None:
         return  # a finding of its own, or unknown
     if not is_fifo and wanted.topic_arn.endswith(FIFO_SUFFIX):
-        where = f"Queue {wanted.owner!r} is not FIFO, and the topic of exchange {wanted.exchange!r} is."
+        where = f"Queue {wanted.owner!r} is not FIFO, but the topic of exchange {wanted.exchange!r} is."
         yield found("standard-on-fifo-topic", wanted.queue_arn, where)
     seen = topic.of(wanted.queue_arn)
     if seen is None:
@@ -118,7 +118,7 @@ def _of_subscription(
             yield found("subscription-missing", wanted.queue_arn, text, remedy, explains=about)
         return
     if seen.is_pending:
-        text = f"The subscription of {what} waits to be confirmed."
+        text = f"The subscription of {what} is not confirmed yet."
         yield found("subscription-pending", wanted.queue_arn, text, explains=about)
         return
     if seen.attributes is None:
@@ -158,14 +158,14 @@ def _of_filter(
     shown = quoted(existing, _SHOWN_CHARS)
     if not covers(existing, needed):
         yield found(
-            "filter-too-narrow", seen.arn, f"{what} has the filter {shown}, and its bindings need {needed}.",
+            "filter-too-narrow", seen.arn, f"{what} has the filter {shown}, but its bindings need {needed}.",
             _set(seen, "FilterPolicy", right), explains=explained,
         )  # fmt: skip
     elif choices and not any(covers(text, existing) for text in choices):
         is_foreign = not expected.is_ours_to_make or wanted.is_predefined
         shown = f"the filter {shown}" if existing != _EVERYTHING else "no filter"
         yield found(
-            "filter-too-wide", seen.arn, f"{what} has {shown}, and its bindings give {right}.",
+            "filter-too-wide", seen.arn, f"{what} has {shown}, but its bindings need only {right}.",
             _set(seen, "FilterPolicy", right), severity="info" if is_foreign else None, explains=explained,
         )  # fmt: skip
 
