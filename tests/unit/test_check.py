@@ -259,6 +259,8 @@ FAULTS = [
         lambda aws: aws.fake.sqs("delete_queue", QueueUrl=aws.url("email-undelivered")),
     ),
     Fault("orphan-subscription", orphan),
+    Fault("unbound-subscription", lambda aws: subscribe(aws, aws.arn("celery"))),
+    Fault("unbound-subscription", lambda aws: subscribe(aws, aws.arn("email"), exchange="work"), "of a bound queue"),
     Fault("foreign-subscription", lambda aws: subscribe(aws, f"arn:aws:sqs:{REGION}:999999999999:audit"), "queue"),
     Fault("dead-letters-off", lambda aws: aws.attributes("email").pop("RedrivePolicy")),
     Fault("dead-queue-missing", lambda aws: aws.fake.sqs("delete_queue", QueueUrl=aws.url("email-dead"))),

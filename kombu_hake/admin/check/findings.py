@@ -135,6 +135,12 @@ CODES: Mapping[str, Code] = {
         "It counts against quotas, and becomes active again when a queue of that name is created.",
         "unsubscribe it",
     ),
+    "unbound-subscription": Code(
+        "warning",
+        "A queue is subscribed to the topic of an exchange that it is not bound to.",
+        "Its policy need not allow the topic, so SNS may fail to deliver; what it delivers, workers drop.",
+        "`hake apply --prune`, or unsubscribe it",
+    ),
     "foreign-subscription": Code(
         "info",
         "A queue or another endpoint that this app does not declare is subscribed to one of its topics.",

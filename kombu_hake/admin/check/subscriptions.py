@@ -19,7 +19,7 @@ from kombu_hake.amqp import (
     whole,
 )
 from kombu_hake.quoting import quoted
-from kombu_hake.topology import SnsSubscription, SnsTopic, covers, filters
+from kombu_hake.topology import SnsSubscription, SnsTopic, SqsQueue, covers, filters
 
 __all__ = ["of_topics"]
 
@@ -76,9 +76,12 @@ def _of_topic(expected: Expected, topic: SnsTopic, seen: TopicFacts) -> Iterator
 
 
 def _foreign(expected: Expected, facts: Facts, topic: SnsTopic, seen: TopicFacts) -> Iterator[Finding]:
-    ours = {queue.arn for queue in expected.blueprint.queues}
+    ours: dict[str, SqsQueue] = {queue.arn: queue for queue in expected.blueprint.queues}
     for one in seen.subscriptions or ():
-        if one.endpoint in ours or one.is_pending:
+        if one.is_pending:
+            continue
+        if one.endpoint in ours:
+            yield from _unbound(expected, facts, topic, ours[one.endpoint], one)
             continue
         shown = quoted(one.endpoint)
         if one.protocol == "sqs" and facts.others.get(one.endpoint) is False:
@@ -88,6 +91,18 @@ def _foreign(expected: Expected, facts: Facts, topic: SnsTopic, seen: TopicFacts
         elif topic.is_bound:  # what is only published to is for others
             what = f"{shown} ({quoted(one.protocol)}) is subscribed to exchange {topic.exchange!r}."
             yield found("foreign-subscription", one.arn, what)
+
+
+def _unbound(
+    expected: Expected, facts: Facts, topic: SnsTopic, queue: SqsQueue, one: SubscriptionFacts
+) -> Iterator[Finding]:
+    """A subscription that an interrupted unbind has left."""
+    if queue.is_predefined or topic.is_predefined or queue.role not in ("queue", "level"):
+        return
+    known = expected.bindings(queue.owner, facts)
+    if known is not None and topic.exchange not in known.exchanges():
+        what = f"Queue {queue.owner!r} is subscribed to exchange {topic.exchange!r}, to which it is not bound."
+        yield found("unbound-subscription", one.arn, what, f"{expected.apply} --prune")
 
 
 # --- subscriptions
