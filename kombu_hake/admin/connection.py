@@ -197,12 +197,8 @@ class Admin:
             approve: Called once with the queues that are temporary only by their tags; return True to remove them too.
         Returns:
             An iterator; each item is the number of seconds to wait before the next step.
-        Raises:
-            ConfigurationError: With ``topology=verify`` or ``assume`` there are no temporary queues.
         """
         settings = self._clients.settings
-        if settings.topology != "auto":
-            raise ConfigurationError(f"With topology={settings.topology} there are no temporary queues.")
         conf = self.app.conf
         exchanges = [f"{conf.control_exchange}.pidbox", conf.event_exchange]
         janitor = Janitor(self._clients, settings, self._topology.topics, self._topology.home)
@@ -229,6 +225,7 @@ class Admin:
         probe: bool = False,
         wait_s: float | None = None,
         on_progress: Callable[[str], None] = lambda text: None,
+        app_name: str | None = None,
     ) -> CheckReport:
         """Find out why messages do not arrive, or soon may not, as ``celery hake check`` does.
 
@@ -240,13 +237,15 @@ class Admin:
             probe: Also prove that SNS delivers to queues with the policies and filters of the app's queues.
             wait_s: How long to wait for the probe; default: two minutes.
             on_progress: Called with what the probe does.
+            app_name: What follows ``celery -A`` in the commands that findings suggest; default: the app's ``main``.
         Returns:
             What was found. A read that is denied is a finding, and not an error.
         Raises:
             ConfigurationError: The account is unknown: set the option ``account_id``.
         """
         return check(
-            self.app, self._topology, self._clients, roles=roles, probe=probe, wait_s=wait_s, on_progress=on_progress
+            self.app, self._topology, self._clients, roles=roles, probe=probe, wait_s=wait_s, on_progress=on_progress,
+            app_name=app_name or self.app.main or "APP",
         )  # fmt: skip
 
     def export_terraform(self, *, imports: bool = True) -> dict[str, Any]:

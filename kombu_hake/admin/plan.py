@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from kombu_hake.admin.blueprint import auditor
 from kombu_hake.admin.declared import Declared, declared
-from kombu_hake.amqp import main_queue
+from kombu_hake.amqp import main_queue, parse_arn
 from kombu_hake.aws import Clients
 from kombu_hake.exceptions import (
     AccessDenied,
@@ -66,8 +66,8 @@ class Undeclared:
     """Something that this package made in this namespace, and that the app does not declare.
 
     Attributes:
-        what: ``queue``, ``topic`` or ``binding``.
-        name: Name in AWS: of the queue or topic; for a binding, of the queue.
+        what: ``queue``, ``topic``, ``binding``, or ``subscription``: one of a declared queue that no binding explains.
+        name: Name in AWS: of the queue or topic; of the queue for a binding; ``topic -> queue`` of a subscription.
         reason: What is known of it, in a sentence.
         messages: Messages in the queue, approximately; None for other things.
     """
@@ -91,12 +91,14 @@ class Plan:
         undeclared: What ``apply`` would remove if asked to prune.
         unknown: Sentences: what may not be read, or is missing and is to be made elsewhere.
         notes: Sentences: where undeclared things could not be looked for.
+        over_quota: Filters that AWS's quota leaves no room for. ``apply`` tries to set them, in case AWS has raised it.
     """
 
     changes: tuple[Change, ...] = ()
     undeclared: tuple[Undeclared, ...] = ()
     unknown: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    over_quota: tuple[Change, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -111,7 +113,7 @@ class Applied:
         changes: What was made.
         removed: What was pruned.
         failures: Sentences: what could not be made.
-        remaining: What differs still. Empty unless there are failures, or others change the same things.
+        remaining: What differs still. Without changes unless there are failures, or others change the same things.
     """
 
     changes: tuple[Change, ...] = ()
@@ -147,27 +149,41 @@ class Operator:
         run = _Run(self._topology, self._clients, self._declared, on_progress)
         found = self._converge(run, sleep)
         asked = set(prune([_undeclared(one) for one in found.undeclared])) if found.undeclared else set()
+        if any(one.what == "subscription" for one in asked) and self._topology.timings.tags_s:
+            on_progress("Waiting until AWS shows the latest bindings.")
+            sleep(self._topology.timings.tags_s)
         removed = run.remove(self._still(asked, run)) if asked else []
         if removed:  # a filter may be wider until AWS shows that its binding is gone
             found = self._converge(run, sleep)
             gone = {(one.what, one.name, one.binding) for one in removed}
             patience_s = self._settle_s
-            while patience_s > 0 and gone & {(one.what, one.name, one.binding) for one in found.undeclared}:
+            while patience_s > 0 and any(self._may_be_gone(one, gone, asked) for one in found.undeclared):
                 run.wait(len(removed))
                 sleep(_LOOK_AGAIN_S)
                 patience_s -= _LOOK_AGAIN_S
                 found = self._audit()
         return Applied(tuple(run.made), tuple(map(_undeclared, removed)), tuple(run.failures), _plan(found))
 
+    @staticmethod
+    def _may_be_gone(one: Found, removed: Collection[tuple[Any, ...]], asked: Collection[Undeclared]) -> bool:
+        """Whether AWS may show something only because it is late: it was removed, or belonged to a removed binding."""
+        is_new = one.what == "subscription" and _undeclared(one) not in asked
+        return (one.what, one.name, one.binding) in removed or is_new
+
     def _still(self, asked: Collection[Undeclared], run: _Run) -> list[Found]:
         """What was asked to be removed, looked at again: it may have come into use while the question was open."""
         shown = {(one.what, one.name, one.reason): one.messages or 0 for one in asked}
         found = []
-        for one in self._audit().undeclared:
+        now = self._audit().undeclared
+        new = [one for one in now if one.what == "subscription" and _undeclared(one) not in asked]
+        used = {topic for one in new for topic in one.topics}
+        for one in now:
+            if one.what == "topic" and one.arn in used:
+                continue
             messages = shown.get((one.what, one.name, one.reason))
             if messages is not None and (one.messages or 0) > messages:
                 run.failures.append(
-                    f"{one.what} {one.name} is kept: it got messages since it was listed ({messages} then, "
+                    f"{one.what} {one.name} is kept: it received messages after it was listed ({messages} then, "
                     f"{one.messages} now)."
                 )
             elif messages is not None:
@@ -177,10 +193,10 @@ class Operator:
     def _converge(self, run: _Run, sleep: Callable[[float], None]) -> Audit:
         """Make what differs until AWS shows no difference, or until something fails; the last comparison."""
         found = self._audit()
-        asked = found.changes
+        asked, over_quota = found.changes, found.over_quota
         patience_s = 0.0
         rounds = 0
-        while found.changes and not run.failures:
+        while (found.changes or (over_quota and not rounds)) and not run.failures:
             if patience_s > 0:
                 run.wait(len(found.changes))
                 sleep(_LOOK_AGAIN_S)
@@ -190,13 +206,14 @@ class Operator:
             else:
                 rounds += 1
                 patience_s = self._settle_s
-                run.make(found)
+                run.make(found, [] if rounds > 1 else over_quota)
             found = self._audit(with_undeclared=False)
         if not rounds:
             return found
         found = self._audit()
         left = set(map(_change, found.changes))
         run.report(one for one in asked if _change(one) not in left)  # made before something else failed
+        run.report(one for one in over_quota if one not in found.over_quota)
         return found
 
     @property
@@ -226,30 +243,37 @@ class _Run:
         self.made: list[Change] = []
         self.failures: list[str] = []
 
-    def make(self, found: Audit) -> None:
+    def make(self, found: Audit, over_quota: Iterable[Drift] = ()) -> None:
         """Make all changes of an audit, one owner after the other; what is denied is a failure, and the rest is made.
 
+        Args:
+            over_quota: Tried, too, and not reported.
         Raises:
             BrokerUnavailable: AWS does not answer.
         """
         owners: dict[str, list[Drift]] = {}
         for change in found.changes:
             owners.setdefault(change.owner if change.queue else "", []).append(change)
+        for change in over_quota:
+            owners.setdefault(change.owner, [])
         for exchange, spec in self._exchanges.items():
             if spec.type is not None:
                 what = f"exchange {exchange}"
                 self._tried(what, self._topology.declare_exchange, exchange, spec.type, spec.max_size_bytes)
         topics = owners.pop("", [])
+        subscribed: set[str] = set()
         for name in sorted(owners):
             if self._tried(f"queue {name}", self._make_queue, name, owners[name], is_ours=self._is_ours(name)):
                 self.report(owners[name])
+                if any(change.what == "subscription" for change in owners[name]):
+                    subscribed |= {binding.exchange for binding in self._queues[name].bindings}
         for change in topics:
             if change.action == "change" and self._tried(f"topic {change.name}", self._write_topic, change):
                 self.report([change])
             elif change.action == "create" and change.owner not in self._bound:
                 if self._tried(f"topic {change.name}", self._make_topic, change.owner):
                     self.report([change])
-            elif change.action == "create" and not self.failures:
+            elif change.action == "create" and change.owner in subscribed:
                 self.report([change])  # made by the first subscription
 
     def wait(self, number: int) -> None:
@@ -294,8 +318,10 @@ class _Run:
             if change.what == "queue" and main_queue(change.queue) != name:  # levels come with the queue
                 self._make_extra(change)
         self._write(changes)
-        if any(change.what not in ("attribute", "tag") for change in changes):
-            self._topology.enforce(queue.spec, queue.bindings)
+        if not changes or any(change.what not in ("attribute", "tag") for change in changes):
+            denied = self._topology.enforce(queue.spec, queue.bindings)
+            if denied:  # the rest was made, and the next comparison tells what
+                raise denied[0]
 
     def _write(self, changes: list[Drift]) -> None:
         """Write attributes and tags: a request for all of one SQS queue."""
@@ -340,7 +366,7 @@ class _Run:
             What was removed.
         """
         removed = []
-        order = ("binding", "queue", "topic")
+        order = ("binding", "subscription", "queue", "topic")
         for one in sorted(asked, key=lambda one: (order.index(one.what), one.name)):
             if self._tried(f"{one.what} {one.name}", self._remove, one):
                 removed.append(one)
@@ -350,6 +376,8 @@ class _Run:
     def _remove(self, one: Found) -> None:
         if one.binding is not None:
             self._topology.unbind(one.queue, one.binding)
+        elif one.what == "subscription":
+            self._unsubscribe(one.topics[0], one.arn)
         elif one.what == "queue":
             for source in one.sources:
                 self._topology.queues.set_attributes(source, {"RedrivePolicy": ""})
@@ -369,9 +397,13 @@ class _Run:
         while True:
             try:
                 answer = self._clients.sns("list_subscriptions_by_topic", TopicArn=topic, **token)
-            except (TopologyError, AccessDenied) as exc:  # the policy of the queue may name any topic
-                logger.info("The subscriptions of topic %s are left alone: %s", topic, exc)
+            except TopicNotFound:
                 return
+            except (TopologyError, AccessDenied) as exc:
+                if parse_arn(topic).account == self._topology.home.account():
+                    raise
+                logger.info("The subscriptions of topic %s are left alone: %s", topic, exc)
+                return  # the policy of the queue may name any topic
             for item in answer.get("Subscriptions") or ():
                 if item["Endpoint"] == (queue or item["Endpoint"]) and item["SubscriptionArn"].startswith("arn:"):
                     self._clients.sns("unsubscribe", SubscriptionArn=item["SubscriptionArn"])
@@ -394,4 +426,5 @@ def _plan(found: Audit) -> Plan:
         tuple(map(_undeclared, found.undeclared)),
         tuple(found.unknown),
         tuple(found.unsearched),
+        tuple(map(_change, found.over_quota)),
     )

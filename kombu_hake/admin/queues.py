@@ -13,7 +13,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from kombu_hake.admin.declared import declared
-from kombu_hake.amqp import QueueUrl, dead_name, level_names, parse_arn, read_object, undelivered_name
+from kombu_hake.amqp import QueueUrl, dead_name, dead_queue_arn, level_names, parse_arn, undelivered_name
 from kombu_hake.aws import Clients
 from kombu_hake.exceptions import HakeError, QueueNotFound, TopologyError
 from kombu_hake.groups import registry
@@ -292,9 +292,11 @@ class QueueReader:
 
     def _dead_by_policy(self, policy: str) -> tuple[str, QueueUrl]:
         try:
-            arn = parse_arn(str(read_object(policy)["deadLetterTargetArn"]))
-        except (ValueError, KeyError) as exc:
-            raise TopologyError(f"The redrive policy can't be read: {escaped(policy, 500)}") from exc
+            arn = dead_queue_arn(policy)
+        except ValueError as exc:
+            raise TopologyError(f"The redrive policy cannot be read: {exc}: {escaped(policy, 500)}") from exc
+        if arn is None:
+            raise TopologyError(f"The redrive policy names no dead-letter queue: {escaped(policy, 500)}")
         answer = self.clients.sqs("get_queue_url", QueueName=arn.name, QueueOwnerAWSAccountId=arn.account)
         return self._logical(arn.name), QueueUrl(answer["QueueUrl"])
 

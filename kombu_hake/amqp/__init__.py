@@ -53,6 +53,7 @@ from kombu_hake.amqp.documents import (
     dead_queue_arn,
     matches_wildcard,
     read_object,
+    readable_dead_queue,
     same_json,
 )
 from kombu_hake.amqp.envelope import (
@@ -76,6 +77,7 @@ from kombu_hake.amqp.limits import (
     RAW_DELIVERY_MAX_ATTRIBUTES,
     SNS_FILTER_SETTLE_S,
     SNS_MAX_BATCH_BYTES,
+    SNS_MAX_FILTERS,
     SNS_MAX_MESSAGE_BYTES,
     SNS_MAX_RAISED_BYTES,
     SNS_MESSAGES_PER_S,
@@ -205,6 +207,7 @@ __all__ = [
     "SIZE_ATTRIBUTE",
     "SNS_FILTER_SETTLE_S",
     "SNS_MAX_BATCH_BYTES",
+    "SNS_MAX_FILTERS",
     "SNS_MAX_MESSAGE_BYTES",
     "SNS_MAX_RAISED_BYTES",
     "SNS_MESSAGES_PER_S",
@@ -328,6 +331,7 @@ __all__ = [
     "queue_name",
     "queue_policy",
     "read_object",
+    "readable_dead_queue",
     "reply_queue",
     "same_json",
     "tenant_of_group",

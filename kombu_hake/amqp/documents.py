@@ -14,7 +14,15 @@ from kombu_hake.amqp.limits import SNS_FILTER_MAX_BYTES
 from kombu_hake.amqp.naming import Arn, parse_arn
 from kombu_hake.exceptions import InvalidName
 
-__all__ = ["DOCUMENT_ATTRIBUTES", "dead_queue_arn", "is_deeper", "matches_wildcard", "read_object", "same_json"]
+__all__ = [
+    "DOCUMENT_ATTRIBUTES",
+    "dead_queue_arn",
+    "is_deeper",
+    "matches_wildcard",
+    "read_object",
+    "readable_dead_queue",
+    "same_json",
+]
 
 #: Attributes of SQS queues whose value is a document.
 DOCUMENT_ATTRIBUTES = {"Policy", "RedriveAllowPolicy", "RedrivePolicy"}
@@ -146,6 +154,17 @@ def dead_queue_arn(redrive_policy: str | None) -> Arn | None:
     if not target:
         return None
     try:
-        return parse_arn(str(target))
+        arn = parse_arn(str(target))
     except InvalidName as exc:
         raise ValueError("the dead-letter queue is no ARN") from exc
+    if arn.service != "sqs":
+        raise ValueError("the dead-letter queue is no queue")
+    return arn
+
+
+def readable_dead_queue(redrive_policy: str | None) -> str:
+    """The ARN of the dead-letter queue that a redrive policy names; ``""`` for none, or none that can be read."""
+    try:
+        return str(dead_queue_arn(redrive_policy) or "")
+    except ValueError:
+        return ""

@@ -59,6 +59,7 @@ SNS_MAX_TOPIC_NAME_CHARS: Final = 256  # API-SNS CreateTopic
 SNS_MAX_MESSAGE_BYTES: Final = 262_144  # API-SNS Publish; unless the topic's MaximumMessageSize was raised
 SNS_MAX_BATCH_BYTES: Final = 262_144  # API-SNS PublishBatch: all entries together; the topic's MaximumMessageSize
 SNS_MAX_RAISED_BYTES: Final = 1_048_576  # DG-SNS "large message payloads": the most that MaximumMessageSize may be
+SNS_MAX_FILTERS: Final = 200  # DG-SNS "filter policy constraints": filter policies of a topic, by default
 SNS_RAISED_MAX_SUBSCRIPTIONS: Final = 100  # same: of a topic that takes more than 262,144 bytes
 
 # --- SNS: rates ----------------------------------------------------------------------------------------------

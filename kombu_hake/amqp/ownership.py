@@ -33,6 +33,7 @@ __all__ = [
     "KIND_TAG",
     "MAX_USERS",
     "OTHERS",
+    "PROBE",
     "USED_TAG",
     "Kind",
     "Ownership",
@@ -52,6 +53,8 @@ CONDEMNED_TAG = "hake:condemned"
 _USER_PREFIX = "hake:user:"
 #: The shared user for processes that have no room for a tag of their own.
 OTHERS = "others"
+#: Who uses the queues of a probe of `hake check`. One of them has the name of the probe's topic.
+PROBE = "hake-probe"
 #: Processes with a tag of their own; with forty bindings (``bindings.MAX_BINDING_TAGS``) a queue has fifty tags then.
 MAX_USERS = 4
 #: Used if no user states a limit, such as for a queue that was only declared.
@@ -122,6 +125,11 @@ class Ownership:
     def live_users(self, now_s: float) -> list[User]:
         """The users that have not expired."""
         return [user for user in self.users if not user.has_left and user.until_s > now_s]
+
+    @property
+    def is_of_probe(self) -> bool:
+        """Whether a probe of `hake check` made the queue, by its tags."""
+        return any(user.who == PROBE for user in self.users)
 
     def limit_s(self) -> int:
         """The longest time that a user may be silent; a day at most, whatever the tags say."""

@@ -35,7 +35,13 @@ def check(ctx: click.Context, roles: tuple[str, ...], probe: bool, wait_s: float
     if wait_s is not None and not probe:
         raise click.UsageError("--wait is how long a probe waits: add --probe.")
     with connected(ctx, offline=True) as broker:
-        report = broker.check(roles=roles, probe=probe, wait_s=wait_s, on_progress=note)
+        report = broker.check(roles=roles, probe=probe, wait_s=wait_s, on_progress=note, app_name=_app_name(ctx))
     say(json.dumps(report.as_dict(), indent=2) if as_json else check_sheet(report))
     if not report.is_clean:
         raise click.exceptions.Exit(_FOUND)
+
+
+def _app_name(ctx: click.Context) -> str | None:
+    """The value of Celery's ``-A``; None without."""
+    given = ctx.find_root().params.get("app")
+    return given if isinstance(given, str) else None

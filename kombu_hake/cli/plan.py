@@ -89,6 +89,7 @@ def plan_lines(found: Plan) -> str:
         for one in found.changes
     ]
     lines += [f"? {text}" for text in found.unknown]
+    lines += _over_quota(found)
     lines += [f"  not declared: {_undeclared(one)}" for one in found.undeclared]
     lines += [f"  {text}" for text in found.notes]
     if found.undeclared:
@@ -97,8 +98,17 @@ def plan_lines(found: Plan) -> str:
     if found.changes:
         lines.append(f"{_count(len(found.changes), 'change')} to apply.")
     elif not found.unknown:
-        lines.append("Nothing to apply: AWS has all that the app declares.")
+        lines.append(_nothing(found))
     return "\n".join(lines)
+
+
+def _over_quota(found: Plan) -> list[str]:
+    return [f"  over quota: {one.what} {one.name}: {one.reason}" for one in found.over_quota]
+
+
+def _nothing(found: Plan) -> str:
+    but = ", as far as its quotas allow" if found.over_quota else ""
+    return f"Nothing to apply: AWS has all that the app declares{but}."
 
 
 def _undeclared(one: Undeclared) -> str:
@@ -110,12 +120,13 @@ def _summary(done: Applied) -> str:
     lines = [f"! {text}" for text in done.failures]
     lines += [f"? {text}" for text in done.remaining.unknown]
     lines += [f"still differs: {one.what} {one.name}: {one.reason}" for one in done.remaining.changes]
+    lines += _over_quota(done.remaining)
     lines += [f"not declared, kept: {_undeclared(one)}" for one in done.remaining.undeclared]
     if done.changes or done.removed:
         deleted = _count(len(done.removed), "thing") if done.removed else "nothing"
         lines.append(f"{_count(len(done.changes), 'change')} made, {deleted} deleted.")
     elif not done.failures and not done.remaining.changes and not done.remaining.unknown:
-        lines.append("Nothing to apply: AWS has all that the app declares.")
+        lines.append(_nothing(done.remaining))
     return "\n".join(lines)
 
 

@@ -152,7 +152,7 @@ def check_sheet(report: CheckReport) -> str:
             f"{finding.severity.upper()} {finding.code}: {quoted(finding.what, _MAX_CELL)}",
             f"  at   {quoted(finding.where, _MAX_CELL)}",
             f"  why  {finding.why}",
-            f"  mend {quoted(finding.remedy, _MAX_REMEDY)}",
+            f"  fix  {quoted(finding.remedy, _MAX_REMEDY)}",
             "",
         ]
     lines += [_rights_line(role, report) for role in dict.fromkeys(right.role for right in report.rights)]

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import astuple, dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import lru_cache
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from kombu_hake.amqp import Namer, Store
@@ -66,6 +66,7 @@ _URL_OF_AWS = re.compile(
     r"https?://(?:sqs(?:-fips)?\.)?(?P<region>[a-z]{2}(?:-[a-z]+)+-\d+)\.(?:queue\.|api\.)?(?:amazon)?aws"
 )
 _Entry = TypeVar("_Entry")
+_SERVICES: tuple[Literal["sqs", "sns"], ...] = ("sqs", "sns")
 _warned: set[str] = set()
 
 
@@ -94,6 +95,8 @@ class Settings:
     endpoint_url: str | None = None
     sqs_endpoint_url: str | None = None
     sns_endpoint_url: str | None = None
+    #: Service to the endpoint that boto3 takes from the environment where no option gives one.
+    environment_endpoints: Mapping[str, str] = field(default_factory=dict)
     account_id: str | None = None
     namer: Namer = field(default_factory=Namer)
     predefined_queues: Mapping[str, str] = field(default_factory=dict)
@@ -167,10 +170,15 @@ class Settings:
             return None
         return backoff.delays_s.get(receives, self.visibility_timeout)
 
+    def endpoint_of(self, service: Literal["sqs", "sns"]) -> str | None:
+        """The endpoint of a service that an option, the URL or the environment names; None for AWS's own."""
+        option = self.sqs_endpoint_url if service == "sqs" else self.sns_endpoint_url
+        return option or self.endpoint_url or self.environment_endpoints.get(service)
+
     @property
     def is_local(self) -> bool:
-        """Whether the endpoint is an emulator on this machine, where changes take effect at once."""
-        return self.endpoint_url is not None and _is_loopback(urlsplit(self.endpoint_url).hostname or "")
+        """Whether SQS and SNS are an emulator on this machine, where changes take effect at once."""
+        return all(_is_loopback(_host_of(self.endpoint_of(service))) for service in _SERVICES)
 
 
 def split_url(url: str) -> UrlParts:
@@ -370,6 +378,7 @@ def load(
     is_secure = values.pop("is_secure")
     if parts.host and not values["endpoint_url"]:
         values["endpoint_url"] = _endpoint_of(parts, is_secure)
+    values["environment_endpoints"] = _environment_endpoints(environ)
     return Settings(access_key_id=parts.key, secret_access_key=parts.secret, namer=namer, **values)
 
 
@@ -457,6 +466,23 @@ def _endpoint_of(parts: UrlParts, is_secure: bool | None) -> str:
     secure = not _is_loopback(host.strip("[]")) if is_secure is None else is_secure
     port = f":{parts.port}" if parts.port else ""
     return f"{'https' if secure else 'http'}://{host}{port}"
+
+
+def _environment_endpoints(environ: Mapping[str, str]) -> dict[str, str]:
+    """Service to endpoint, as botocore reads the environment (``botocore/configprovider.py``)."""
+    if environ.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").lower() == "true":
+        return {}
+    named = {
+        one: environ.get(f"AWS_ENDPOINT_URL_{one.upper()}") or environ.get("AWS_ENDPOINT_URL") for one in _SERVICES
+    }
+    return {service: url for service, url in named.items() if url}
+
+
+def _host_of(url: str | None) -> str:
+    try:
+        return urlsplit(url or "").hostname or ""
+    except ValueError:  # of the environment, which botocore judges
+        return ""
 
 
 def _is_loopback(host: str) -> bool:

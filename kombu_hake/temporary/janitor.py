@@ -4,7 +4,8 @@ What it may touch
     A queue whose name is of this namespace, whose tags say that it is temporary and of this namespace, whose time is
     over by the heartbeats of its own users (:mod:`kombu_hake.amqp.ownership`), judged by AWS's clock, and that is
     *proved* to be temporary. A subscription whose queue is gone, if the queue's name proves that it was a temporary one
-    of ours.
+    of ours. The topic of a probe of `hake check`: it has the name of one of the probe's queues, so that a name that
+    proves the queue to be temporary proves the topic, too.
 
 Proof
     Anyone with ``sqs:TagQueue`` can write the tags of any queue, so tags prove nothing: if they did, ``sqs:TagQueue``
@@ -254,7 +255,7 @@ class Janitor:
         limits_s = [max(found.ownership.limit_s(), self._settings.temporary_queue_limit) for found in orphans]
         yield max(limits_s) / 3 if limits_s else _STRAY_S
         for found in orphans:
-            yield from self._remove(found, list(topics), pause_s)
+            yield from self._remove(found, list(topics), pause_s, in_background=is_own is not None)
         report.subscriptions = []
         for arn, name in strays.items():
             if self._is_gone(name):
@@ -331,7 +332,7 @@ class Janitor:
             return None
         return ownership.read(tags)
 
-    def _remove(self, found: Found, exchanges: list[str], pause_s: float) -> Iterator[float]:
+    def _remove(self, found: Found, exchanges: list[str], pause_s: float, *, in_background: bool) -> Iterator[float]:
         """The second and the third look, and the removal."""
         try:
             if not self._is_unchanged(found):
@@ -346,6 +347,15 @@ class Janitor:
             yield pause_s
             yield from self._unsubscribe(found, exchanges, pause_s)
             yield pause_s
+            if found.ownership.is_of_probe and is_incarnation(found.name):
+                try:
+                    self._clients.sns("delete_topic", TopicArn=self._home.topic_arn(found.name))
+                except AccessDenied as exc:  # the queue stays, because only its name leads to the topic
+                    if not in_background:
+                        raise
+                    found.state = "kept"
+                    logger.info("Leaving queue %s of an interrupted probe to `hake janitor`: %s", found.name, exc)
+                    return
             self._clients.sqs("delete_queue", QueueUrl=found.url)
         except QueueNotFound:
             found.state = "gone"

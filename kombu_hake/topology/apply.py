@@ -36,6 +36,7 @@ from kombu_hake.topology.diff import (
     diff,
     flat_exchanges,
     redrive_policy,
+    unfiltered_exchanges,
 )
 from kombu_hake.topology.observed import Memory, Observed
 from kombu_hake.topology.planning import Planner
@@ -60,6 +61,8 @@ class Outcome(NamedTuple):
     wrote: bool
     #: The queue still receives more than it should, because tags may be late.
     is_wider: bool
+    #: What was denied of what the queue works without.
+    denied: tuple[AccessDenied, ...] = ()
 
 
 class Applier:
@@ -120,6 +123,8 @@ class Applier:
         wanted = self._planner.desired(queue, url, bindings, removed=removed, types=types, makes=makes, resets=resets)
         urls = self._planner.urls(wanted)
         observed = self.look(wanted, observed or self._reader.look(queue, url), urls)
+        if resets:
+            observed = replace(observed, unkept=frozenset())  # the right may have been granted
         started = self._clock()
         is_reread: set[tuple[str, str]] = set()
         wrote = False
@@ -147,7 +152,8 @@ class Applier:
         elif bindings.exchanges() and self._dead_queues.undelivered_name(queue) is not None:
             self._chores.after(SQS_QUEUE_RECREATE_S + 1, ("undelivered", queue), lambda: self._recheck(queue))
         self._log_what_does_not_fit(wanted, observed)
-        return Outcome(wrote, not wanted.is_settled and bool(diff(replace(wanted, is_settled=True), observed)))
+        is_wider = not wanted.is_settled and bool(diff(replace(wanted, is_settled=True), observed))
+        return Outcome(wrote, is_wider, observed.denied)
 
     def _apply_all(
         self,
@@ -171,7 +177,7 @@ class Applier:
                     getattr(change, "queue", "") == wanted.undelivered.name
                 ):  # fmt: skip
                     self._dead_queues.cannot_keep(wanted.queue, exc)
-                    return observed, wrote
+                    return replace(observed, denied=(*observed.denied, exc)), wrote
                 if not exchange or not types or exchange in types:
                     raise
                 if self._first(("refused", wanted.queue, exchange)):
@@ -224,7 +230,7 @@ class Applier:
                     "filter on priorities in addition to that of the bindings. Bind fewer keys, or use more queues.",
                     wanted.queue, exchange, extra=fields(queue=wanted.queue, exchange=exchange),
                 )  # fmt: skip
-        for exchange in sorted(observed.full & wanted.bindings.exchanges()):
+        for exchange in unfiltered_exchanges(wanted, observed):
             if self._first(("full", wanted.queue, exchange)):
                 logger.warning(
                     "HAKE309 The topic of exchange %s has as many filtered subscriptions as AWS allows, so queue %s "
@@ -303,7 +309,8 @@ class Applier:
                 "HAKE409 Messages that SNS cannot deliver through %s are not kept: %s", change.subscription, exc,
                 extra=fields(queue=change.queue, exchange=change.exchange),
             )  # fmt: skip
-            return replace(observed, unkept=observed.unkept | {change.subscription})
+            unkept = observed.unkept | {change.subscription}
+            return replace(observed, unkept=unkept, denied=(*observed.denied, exc))
         except TopologyError as exc:
             if change.name != "FilterPolicy":
                 raise
@@ -318,7 +325,7 @@ class Applier:
             raise exc
         if text == _EVERYTHING or "ilter" not in str(exc):
             raise self._explained(change.queue, change.exchange, exc) if isinstance(change, Subscribe) else exc
-        if isinstance(exc, QuotaExceeded):
+        if isinstance(exc, QuotaExceeded) and change.exchange not in observed.full:
             return replace(observed, full=observed.full | {change.exchange})
         logger.info("Exchange %s takes a wider filter for queue %s: %s", change.exchange, change.queue, exc)
         return replace(observed, refused=observed.refused | {(change.queue, change.exchange, text)})

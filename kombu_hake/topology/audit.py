@@ -19,19 +19,20 @@ from typing import Any
 
 from kombu_hake.amqp import (
     MAX_PRIORITY_TAG,
+    SNS_MAX_FILTERS,
     SQS_LIST_PAGE,
     TAG_PREFIX,
     Binding,
     QueueArn,
     QueueUrl,
     SubscriptionArn,
-    dead_queue_arn,
     from_tags,
     is_incarnation,
     named_topics,
     ownership,
     parse_arn,
     queue_name,
+    readable_dead_queue,
 )
 from kombu_hake.aws import Clients
 from kombu_hake.config import Settings
@@ -60,6 +61,12 @@ from kombu_hake.topology.spec import (
 __all__ = ["Audit", "Auditor", "Undeclared"]
 
 logger = guarded(logging.getLogger(__name__))
+#: Subscriptions of a topic that are read to count its filter policies.
+_COUNTED_MOST = 400
+_OVER_QUOTA = (
+    f"The topic has no room for its filter: AWS allows {SNS_MAX_FILTERS} filter policies a topic by default. The queue "
+    "receives everything from the exchange, and workers drop what no binding matches."
+)
 
 
 @dataclass(frozen=True)
@@ -67,15 +74,15 @@ class Undeclared:
     """Something with our tags and in our namespace that is not declared.
 
     Attributes:
-        what: ``queue``, ``topic`` or ``binding``.
-        name: Name in AWS: of the queue for a binding.
+        what: ``queue``, ``topic``, ``binding``, or ``subscription``: one of a declared queue that no binding explains.
+        name: Name in AWS: of the queue for a binding; ``topic -> queue`` of a subscription.
         reason: A sentence.
         messages: In the queue, approximately, in flight and delayed included; None if that is unknown.
         queue: Of a binding: the logical name of its queue.
         binding: What is bound.
-        arn: Of the queue or topic.
+        arn: Of the queue or topic; of the queue for a subscription.
         url: Of the queue.
-        topics: ARNs of topics that the queue may be subscribed to.
+        topics: ARNs of topics that the queue may be subscribed to; that of a subscription.
         sources: URLs of declared queues whose redrive policy names the queue.
     """
 
@@ -97,12 +104,15 @@ class Audit:
 
     Attributes:
         changes: In the order in which they are made.
+        over_quota: Filters that a topic has no room for, by AWS's default quota. If the quota was raised, they can be
+            set all the same.
         undeclared: What is no longer declared, or never was by this app.
         unknown: Sentences: what may not be read or is not there and not ours to make.
         unsearched: Sentences: where undeclared things could not be looked for.
     """
 
     changes: list[Drift] = field(default_factory=list)
+    over_quota: list[Drift] = field(default_factory=list)
     undeclared: list[Undeclared] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     unsearched: list[str] = field(default_factory=list)
@@ -132,8 +142,15 @@ class Auditor:
         self._found = Audit()
         #: (topic, queue) of subscriptions that go with bindings that are not declared.
         self._unbound: set[tuple[str, str]] = set()
+        #: (topic, queue) of subscriptions that go with any binding, and the queues whose bindings are all known.
+        self._explained: set[tuple[str, str]] = set()
+        self._understood: set[str] = set()
         self._queues: dict[str, ShownQueue | None] = {}
         self._topics: dict[str, ShownTopic | None] = {}
+        self._attributes: dict[SubscriptionArn, Mapping[str, str] | None] = {}
+        #: Exchange to the filter policies that its topic has, and to those that the changes so far add.
+        self._counted: dict[str, int] = {}
+        self._new_filters: dict[str, int] = {}
 
     def audit(self, *, with_undeclared: bool = True) -> Audit:
         """Read and compare everything.
@@ -235,10 +252,10 @@ class Auditor:
             self._found.changes += queue_drift(replace(queue, tags=plain), shown)
         elif not queue.is_predefined:
             reason = {
-                "queue": "It is declared and does not exist.",
-                "level": f"Queue {queue.owner} has priorities, and this is one of its levels.",
+                "queue": "It is declared but does not exist.",
+                "level": f"It is a priority level of queue {queue.owner}.",
                 "dead": f"It keeps the dead letters of queue {queue.owner}.",
-                "undelivered": f"It keeps what SNS cannot deliver to queue {queue.owner}.",
+                "undelivered": f"It keeps messages that SNS cannot deliver to queue {queue.owner}.",
             }[queue.role]
             documents = {"RedriveAllowPolicy": queue.redrive_allow, "Policy": queue.policy}
             attributes = {key: value for key, value in documents.items() if value} if queue.role != "queue" else {}
@@ -296,6 +313,9 @@ class Auditor:
                 self._found.changes += size_drift(queue, shown, max(sizes))
 
     def _note_undeclared(self, spec: QueueSpec, drafted: Draft, wanted: Desired) -> None:
+        self._explained |= {(wanted.topics[name], level.arn) for name in wanted.exchanges for level in wanted.levels}
+        if not wanted.bindings.is_partial and self._settings.predefined_queue(spec.name) is None:
+            self._understood |= {level.arn for level in wanted.levels}
         declared = drafted.bound | drafted.given
         kept = {binding.exchange for binding in declared} | wanted.bindings.unfiltered
         for binding in sorted(wanted.bindings.bindings - declared):
@@ -316,10 +336,50 @@ class Auditor:
                 observed = observed.with_policy(name, shown.attributes.get("Policy"))
         for exchange in wanted.exchanges:
             observed = self._observe(wanted, exchange, observed)
-        for change in diff(wanted, observed):
+        changes = diff(wanted, observed)
+        full = {exchange for exchange in wanted.exchanges if not self._has_room(exchange, changes, observed)}
+        for exchange in sorted(full):
+            name = self._arrow(exchange, wanted.main.arn)
+            self._found.over_quota.append(
+                Drift("change", "subscription", name, _OVER_QUOTA, wanted.queue, queue=wanted.queue)
+            )
+        for change in diff(wanted, replace(observed, full=frozenset(full))) if full else changes:
             drift = self._described(change, wanted)
             if drift is not None:
                 self._found.changes.append(drift)
+
+    def _has_room(self, exchange: str, changes: Iterable[Change], observed: Observed) -> bool:
+        """Whether a topic takes the filters that a queue's subscriptions lack, by AWS's default quota."""
+        lacking = sum(1 for change in changes if _adds_filter(change, exchange, observed))
+        topic = self._topics.get(exchange)
+        if not lacking or topic is None or topic.subscriptions is None:
+            return True
+        needed = self._new_filters.get(exchange, 0) + lacking
+        if (
+            len(topic.subscriptions) + needed > SNS_MAX_FILTERS
+            and self._filters(exchange, topic.subscriptions) + needed > SNS_MAX_FILTERS
+        ):
+            return False
+        self._new_filters[exchange] = needed
+        return True
+
+    def _filters(self, exchange: str, subscriptions: Mapping[str, str]) -> int:
+        """How many subscriptions of a topic have a filter policy, as far as a number of them may be read."""
+        if exchange not in self._counted:
+            arns = [SubscriptionArn(arn) for arn in subscriptions.values() if arn.startswith("arn:")]
+            shown = (self._shown_attributes(arn) for arn in arns[:_COUNTED_MOST])
+            self._counted[exchange] = sum(1 for one in shown if (one or {}).get("FilterPolicy", "{}") != "{}")
+        return self._counted[exchange]
+
+    def _shown_attributes(self, arn: SubscriptionArn) -> Mapping[str, str] | None:
+        """None where they may not be read, or the subscription was removed just now."""
+        if arn not in self._attributes:
+            try:
+                answer = self._clients.sns("get_subscription_attributes", SubscriptionArn=arn)
+                self._attributes[arn] = dict(answer["Attributes"])
+            except (AccessDenied, TopicNotFound):
+                self._attributes[arn] = None
+        return self._attributes[arn]
 
     def _observe(self, wanted: Desired, exchange: str, observed: Observed) -> Observed:
         topic = self._topic(exchange)
@@ -334,20 +394,24 @@ class Auditor:
                 continue
             name = self._arrow(exchange, level.arn)
             if not arn.startswith("arn:"):
-                self._found.unknown.append(f"The subscription {name} waits to be confirmed.")
-                found = Subscription(SubscriptionArn(arn), None)
+                self._found.unknown.append(f"The subscription {name} is not confirmed yet.")
+                found: Subscription | None = Subscription(SubscriptionArn(arn), None)
             else:
                 found = self._subscription(SubscriptionArn(arn), f"the subscription {name}")
             observed = observed.with_subscription(level.name, exchange, found)
         return observed
 
-    def _subscription(self, arn: SubscriptionArn, what: str) -> Subscription:
+    def _subscription(self, arn: SubscriptionArn, what: str) -> Subscription | None:
+        """None if it is gone: SNS lists a subscription for a while after its deletion."""
         try:
-            shown = self._clients.sns("get_subscription_attributes", SubscriptionArn=arn)["Attributes"]
+            shown = dict(self._clients.sns("get_subscription_attributes", SubscriptionArn=arn)["Attributes"])
         except AccessDenied as exc:
             self._cannot_tell(what, exc)
             return Subscription(arn, None)
-        return Subscription(arn, dict(shown))
+        except TopicNotFound:
+            return None
+        self._attributes[arn] = shown
+        return Subscription(arn, shown)
 
     def _described(self, change: Change, wanted: Desired) -> Drift | None:
         def of(action: Any, what: Any, name: str, reason: str) -> Drift:
@@ -359,10 +423,10 @@ class Auditor:
             case Subscribe():
                 shown = "" if change.filter == "{}" else f" Filter: {change.filter}"
                 name = self._arrow(change.exchange, change.arn)
-                return of("create", "subscription", name, f"The queue is bound and not subscribed.{shown}")
+                return of("create", "subscription", name, f"The queue is bound but not subscribed.{shown}")
             case SetAttribute():
                 name = self._arrow(change.exchange, self._arn_of(wanted, change.queue))
-                found = of("change", "subscription", name, f"{change.name} is to be {change.value}. {change.reason}")
+                found = of("change", "subscription", name, f"{change.name} should be {change.value}. {change.reason}")
                 return replace(found, attributes={change.name: change.value})
             case Unsubscribe():
                 return of("delete", "subscription", self._arrow(change.exchange, change.arn), change.reason)
@@ -396,7 +460,7 @@ class Auditor:
             )
         elif shown is None:
             used = "Queues are bound" if topic.is_bound else "The app publishes"
-            reason = f"{used} to exchange {topic.exchange}, and it has no topic."
+            reason = f"{used} to exchange {topic.exchange}, which has no topic."
             self._found.changes.append(
                 Drift("create", "topic", topic.physical, reason, topic.exchange, tags=topic.tags)
             )
@@ -460,6 +524,10 @@ class Auditor:
         for one in found:
             pruned.add(one.arn)
             self._found.undeclared.append(one)
+        for topic in plan.topics:
+            seen = self._topics.get(topic.exchange)
+            if seen is not None and not topic.is_predefined:
+                self._found.undeclared += self._unexplained(topic.arn, seen.subscriptions or ())
         named = {topic.physical for topic in plan.topics} | {
             self._settings.namer.topic(name) for name in self._others if name and "*" not in name
         }
@@ -503,7 +571,9 @@ class Auditor:
         reason = f"It belongs to queue {owner}." if owner else "This app does not declare it."
         arn = str(attributes.get("QueueArn", ""))
         sources = [
-            shown.url for shown in self._queues.values() if shown is not None and arn and _dead_letter_arn(shown) == arn
+            shown.url
+            for shown in self._queues.values()
+            if shown is not None and arn and readable_dead_queue((shown.attributes or {}).get("RedrivePolicy")) == arn
         ]
         topics = self._topics_of(tags, attributes.get("Policy"))
         return Undeclared("queue", name, reason, messages, arn=arn, url=url, topics=topics, sources=tuple(sources))
@@ -535,11 +605,25 @@ class Auditor:
                 if not is_ours(self._topic_tags(arn), self._settings):
                     continue
                 listed = self._pages("sns", "list_subscriptions_by_topic", "Subscriptions", TopicArn=arn)
-                if all(one["Endpoint"] in pruned or (arn, one["Endpoint"]) in self._unbound for one in listed):
+                endpoints = [one["Endpoint"] for one in listed]
+                unexplained = self._unexplained(arn, endpoints)
+                found += unexplained
+                gone = {*pruned, *(one.arn for one in unexplained)}
+                if all(one in gone or (arn, one) in self._unbound for one in endpoints):
                     reason = "This app neither binds a queue nor routes tasks to it, and no other queue uses it."
                     found.append(Undeclared("topic", name, reason, arn=arn))
             except TopicNotFound:
                 continue
+        return found
+
+    def _unexplained(self, topic: str, endpoints: Iterable[str]) -> list[Undeclared]:
+        """Subscriptions of declared queues that no binding explains, as an unbind leaves them that is interrupted."""
+        found = []
+        for queue in endpoints:
+            if queue in self._understood and (topic, queue) not in self._explained:
+                name = f"{parse_arn(topic).name} -> {parse_arn(queue).name}"
+                reason = "The queue has no binding to this exchange."
+                found.append(Undeclared("subscription", name, reason, arn=queue, topics=(topic,)))
         return found
 
     # --- inside
@@ -559,12 +643,14 @@ class Auditor:
         self._found.unknown.append(f"Cannot tell {what}: {exc}")
 
 
-def _dead_letter_arn(shown: ShownQueue) -> str | None:
-    try:
-        found = dead_queue_arn((shown.attributes or {}).get("RedrivePolicy"))
-    except ValueError:
-        return None
-    return str(found) if found is not None else None
+def _adds_filter(change: Change, exchange: str, observed: Observed) -> bool:
+    match change:
+        case Subscribe():
+            return change.exchange == exchange and change.filter != "{}"
+        case SetAttribute(name="FilterPolicy"):
+            found = observed.subscriptions[change.queue, change.exchange].attributes or {}
+            return change.exchange == exchange and change.value != "{}" and found.get("FilterPolicy", "{}") == "{}"
+    return False
 
 
 def _described(binding: Binding) -> str:

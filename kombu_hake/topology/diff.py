@@ -54,6 +54,7 @@ __all__ = [
     "is_body_scope",
     "redrive_policy",
     "shared_exchanges",
+    "unfiltered_exchanges",
 ]
 
 _EVERYTHING = "{}"
@@ -138,8 +139,7 @@ def shared_exchanges(desired: Desired, observed: Observed) -> list[str]:
     return [
         exchange
         for exchange in desired.exchanges
-        if exchange not in observed.full
-        and exchange not in desired.flat
+        if exchange not in desired.flat
         and all(_choices(desired, observed, level, exchange) for level in desired.levels)
     ]
 
@@ -150,6 +150,16 @@ def flat_exchanges(desired: Desired, observed: Observed) -> list[str]:
         return []
     shared = shared_exchanges(desired, observed)
     return [exchange for exchange in desired.exchanges if exchange not in shared]
+
+
+def unfiltered_exchanges(desired: Desired, observed: Observed) -> list[str]:
+    """The exchanges that a queue gets everything of because their topics have no room for its filter."""
+    found = {exchange: observed.subscriptions.get((desired.main.name, exchange)) for exchange in desired.exchanges}
+    return [
+        exchange
+        for exchange, one in found.items()
+        if exchange in observed.full and (one is None or _filter_of(one) == _EVERYTHING)
+    ]
 
 
 def found_in_place(desired: Desired, observed: Observed) -> bool:
@@ -216,9 +226,9 @@ def _level(desired: Desired, observed: Observed, level: Level, shared: list[str]
             desired.topic_pattern is None and allows(policy, level.arn, desired.topics[exchange])
         )
         if exchange not in shared and is_left:
-            yield from _unsubscribe(observed, level, exchange, "SNS takes no filter on priorities for it.")
+            yield from _unsubscribe(observed, level, exchange, "SNS accepts no filter on priorities for it.")
     if not all(allows(policy, level.arn, desired.topics[exchange]) for exchange in shared):
-        yield TagLevel(level.name, desired.queue, "The level's tags do not tell which queue it belongs to.")
+        yield TagLevel(level.name, desired.queue, "The level's tags do not name the queue that it belongs to.")
     yield from _policy(desired, observed, level, shared)
 
 
@@ -283,8 +293,12 @@ def _is_over(desired: Desired, observed: Observed, exchange: str) -> bool:
 
 
 def _choices(desired: Desired, observed: Observed, level: Level, exchange: str) -> list[str]:
-    """The filters that AWS has not refused, the narrowest first; ``[]`` for a level that there is no filter for."""
-    if exchange in observed.full:
+    """The filters that AWS has not refused, the narrowest first; ``[]`` for a level that there is no filter for.
+
+    A filter may be replaced where the topic has no room for another one.
+    """
+    present = observed.subscriptions.get((level.name, exchange))
+    if exchange in observed.full and (present is None or _filter_of(present) == _EVERYTHING):
         return [] if level.share else [_EVERYTHING]
     found = filters(desired.bindings, exchange, level.share, fanout_priorities=desired.fanout_priorities)
     return [text for text in found if (level.name, exchange, text) not in observed.refused]
@@ -315,10 +329,10 @@ def _subscription(
     if desired.undelivered is not None and found.arn not in observed.unkept:
         value, existing = redrive_policy(desired.undelivered), found.attributes.get("RedrivePolicy")
         if not existing:
-            reason = "What SNS can't deliver is not kept."
+            reason = "Messages that SNS cannot deliver are not kept."
             yield SetAttribute(level.name, exchange, found.arn, "RedrivePolicy", value, reason)
         elif desired.resets and not same_json(existing, value):
-            reason = "What SNS can't deliver is kept in another queue."
+            reason = "Messages that SNS cannot deliver are kept in another queue."
             yield SetAttribute(level.name, exchange, found.arn, "RedrivePolicy", value, reason)
 
 
@@ -327,10 +341,10 @@ def _attributes(desired: Desired, level: Level, exchange: str, wanted: str, foun
         return SetAttribute(level.name, exchange, found.arn, name, value, reason)
 
     if not _is_raw(found):
-        yield change("RawMessageDelivery", "true", "It wraps messages in a notification of SNS.")
+        yield change("RawMessageDelivery", "true", "It wraps messages in SNS notifications.")
     text, reason = _filter_to_write(desired, level, exchange, wanted, found)
     if is_body_scope(found) and _filter_of(found) != _EVERYTHING and text != _EVERYTHING:
-        of_scope = "It filters on the message body, which has no routing key."
+        of_scope = "It filters on the message body, which holds no routing key."
         if text is not None:  # SNS refuses the scope while a filter for a body is set
             yield change("FilterPolicy", _EVERYTHING, of_scope)
         yield change("FilterPolicyScope", _ATTRIBUTES_SCOPE, of_scope)
@@ -346,14 +360,14 @@ def _filter_to_write(
     if same_json(existing, wanted):
         return None, ""
     if exchange in desired.bindings.unfiltered or wanted == _EVERYTHING:
-        return wanted, "The queue gets everything of the exchange."
+        return wanted, "The queue receives everything from the exchange."
     share = {name: values for name, values in read_object(wanted).items() if name == PRIORITY_ATTRIBUTE}
     everything = json.dumps(share, sort_keys=True, separators=(",", ":"))
     if desired.bindings.is_partial:
         text = None if same_json(existing, everything) else everything
         return text, "The filter may belong to a binding with an unreadable tag, so it is widened."
     if desired.is_settled or _is_explained(desired, level, exchange, found):
-        return wanted, "The filter is not that of the queue's bindings."
+        return wanted, "The filter does not match the queue's bindings."
     if is_body_scope(found) or not covers(existing, wanted):
         return everything, "The filter may be of a binding that tags do not show yet, so it is widened."
     return None, ""

@@ -114,7 +114,7 @@ def topic_drift(wanted: SnsTopic, shown: ShownTopic) -> Iterator[Drift]:
         return
     size = raised(wanted.max_size_bytes, shown.max_size_bytes) if shown.max_size_bytes is not None else None
     if size is not None:
-        reason = f"{SIZE_ATTRIBUTE} is {shown.max_size_bytes}, declared is {size}."
+        reason = f"{SIZE_ATTRIBUTE} is {shown.max_size_bytes}, but should be at least {size}."
         attributes = {SIZE_ATTRIBUTE: str(size)}
         yield Drift("change", "attribute", wanted.physical, reason, wanted.exchange, attributes=attributes)
     if shown.tags is None:
@@ -128,7 +128,9 @@ def size_drift(wanted: SqsQueue, shown: ShownQueue, size_bytes: int) -> Iterator
     found = (shown.attributes or {}).get(SIZE_ATTRIBUTE, "")
     if wanted.is_predefined or SIZE_ATTRIBUTE in wanted.attributes or not found.isdecimal() or int(found) >= size_bytes:
         return
-    reason = f"{SIZE_ATTRIBUTE} is {found}, and it is bound to an exchange with messages of {size_bytes} bytes."
+    reason = (
+        f"{SIZE_ATTRIBUTE} is {found}, but the queue is bound to an exchange with messages of up to {size_bytes} bytes."
+    )
     attributes = {SIZE_ATTRIBUTE: str(SQS_MAX_MESSAGE_BYTES)}
     yield Drift("change", "attribute", wanted.physical, reason, wanted.owner, queue=wanted.name, attributes=attributes)
 
@@ -140,7 +142,7 @@ def tag_drift(wanted: Mapping[str, str], shown: Mapping[str, str]) -> Iterator[t
         if found is None:
             yield key, f"Tag {key} is missing."
         elif found != value and not (key == MADE_BY_TAG and is_made_by_us(shown)):
-            yield key, f"Tag {key} is {_shown(found)}, declared is {_shown(value)}."
+            yield key, f"Tag {key} is {_shown(found)}, but is declared as {_shown(value)}."
 
 
 def _documents(wanted: SqsQueue, shown: Mapping[str, str]) -> Iterator[Drift]:
@@ -190,9 +192,11 @@ def _allowing(wanted: str, shown: str, *, is_exact: bool) -> str | None:
 
 def _attribute(wanted: SqsQueue, name: str, value: str, found: str | None, *, is_destructive: bool = False) -> Drift:
     if name in DOCUMENT_ATTRIBUTES:
-        reason = f"{name} is missing." if not found else f"{name} is {_shown(found)}, declared is {_shown(value)}."
+        reason = (
+            f"{name} is missing." if not found else f"{name} is {_shown(found)}, but is declared as {_shown(value)}."
+        )
     else:
-        reason = f"{name} is {_shown(found) if found is not None else 'not set'}, declared is {_shown(value)}."
+        reason = f"{name} is {_shown(found) if found is not None else 'not set'}, but is declared as {_shown(value)}."
     return Drift(
         "change", "attribute", wanted.physical, reason, wanted.owner, is_destructive, wanted.name, {name: value}
     )

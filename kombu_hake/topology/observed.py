@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from kombu_hake.amqp import TAG_PREFIX, QueueUrl, SubscriptionArn, has_foreign, has_same_own, merged_policy
 from kombu_hake.aws import forksafe
+from kombu_hake.exceptions import AccessDenied
 from kombu_hake.topology.timings import Timings
 
 __all__ = ["Memory", "Observed", "Subscription"]
@@ -51,6 +52,8 @@ class Observed:
     skipped: frozenset[str] = frozenset()
     #: Subscriptions that may not be given a dead-letter queue.
     unkept: frozenset[SubscriptionArn] = frozenset()
+    #: What was denied so far of what a queue works without: keeping what SNS cannot deliver.
+    denied: tuple[AccessDenied, ...] = ()
     #: Logical names of queues whose policy this process replaced without foreign statements that a read shows now.
     overwritten: frozenset[str] = frozenset()
     #: Exchanges without a topic.

@@ -168,11 +168,13 @@ class Reconciler:
             self._reader.distrust(self._queues.levels(queue))
             self.make(queue, self._queues.url(queue))
 
-    def enforce(self, queue: str, bindings: Iterable[Binding]) -> None:
-        """Bind a queue by these bindings besides those in its tags, and correct all that differs from it.
+    def enforce(self, queue: str, bindings: Iterable[Binding]) -> list[AccessDenied]:
+        """Let the queue have what these bindings say, besides what its tags say, and mend all that differs from it.
 
         Unlike :meth:`bind` it takes nothing as recorded that the tags do not show, and resets what was tuned.
 
+        Returns:
+            What was denied of what the queue works without: keeping what SNS cannot deliver.
         Raises:
             AccessDenied: some of it is denied.
         """
@@ -190,7 +192,7 @@ class Reconciler:
             if new:
                 self._applier.tag(url, new)
             types = {binding.exchange: binding.exchange_type for binding in wanted}
-            self.make(queue, url, tags=found | new, types=types, resets=True)
+            return self.make(queue, url, tags=found | new, types=types, resets=True)
 
     def forget(self, queue: str) -> None:
         """Forget a queue: another one has its name now."""
@@ -210,7 +212,7 @@ class Reconciler:
         observed: Observed | None = None,
         types: Mapping[str, ExchangeType | None] | None = None,
         resets: bool = False,
-    ) -> None:
+    ) -> list[AccessDenied]:
         """Bring policy and subscriptions to what the tags say, until a look finds no difference.
 
         The caller holds the flight of the queue.
@@ -219,12 +221,15 @@ class Reconciler:
             tags: As read just now, corrected by what the caller wrote.
             observed: As looked at just now.
             types: The types of exchanges as declared here, besides that of *with_*.
-            resets: Restore what was declared where an operator has tuned it.
+            resets: Set what was declared again where an operator has tuned it.
+        Returns:
+            As :meth:`enforce`.
         """
         types = dict(types or {}) | ({with_.exchange: declared_type} if with_ is not None else {})
         without_ = frozenset({without} if without else ())
         removed = without_
         wrote_any = False
+        denied: list[AccessDenied] = []
         self._looked.pop(queue, None)
         for _ in range(_MAX_ROUNDS):
             shown = self._reader.tags(url) if tags is None else tags
@@ -238,6 +243,7 @@ class Reconciler:
             outcome = self._applier.converge(queue, url, wanted, types, removed, observed, resets=resets)
             observed, removed = None, frozenset()
             wrote_any |= outcome.wrote
+            denied += outcome.denied
             if not outcome.wrote:
                 break
         else:
@@ -252,6 +258,7 @@ class Reconciler:
         if outcome.is_wider:
             delay_s = self._timings.tags_s * 1.05
             self._chores.after(delay_s, ("settle", queue), lambda: self._recheck(queue))
+        return denied
 
     def _check_later(self, queue: str) -> None:
         if not self._timings.attributes_s:

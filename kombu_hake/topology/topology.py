@@ -337,12 +337,14 @@ class Topology:
             else:
                 raise
 
-    def enforce(self, spec: QueueSpec, bindings: Collection[Binding]) -> None:
-        """Declare and bind a queue, and correct all that differs from what follows from its bindings.
+    def enforce(self, spec: QueueSpec, bindings: Collection[Binding]) -> list[AccessDenied]:
+        """Declare and bind a queue, and mend all that differs from what it is to have by its bindings.
 
         For operators who ask for it: a worker that finds its queue bound changes nothing. Attributes and tags of the
         SQS queue are left as they are.
 
+        Returns:
+            What was denied of what the queue works without: keeping what SNS cannot deliver.
         Raises: as :meth:`declare_queue` and :meth:`bind`.
         """
         self.forget(spec.name)
@@ -350,11 +352,12 @@ class Topology:
         own = [one for one in bindings if self.needs_topic(spec.name, one)]
         own = [one for one in own if not self._is_taken_as_made(spec.name, one.exchange)]
         if self._is_foreign(spec.name) or (self.queues.is_predefined(spec.name) and not own):
-            return
+            return []
         self._asked.setdefault(spec.name, set()).update(binding.exchange for binding in own)
-        self._reconciler.enforce(spec.name, own)
+        denied = self._reconciler.enforce(spec.name, own)
         for exchange in {binding.exchange for binding in own}:
             self._raise_sizes(spec.name, exchange)
+        return denied
 
     def unbind(self, queue: str, binding: Binding) -> None:
         """Undo :meth:`bind`; a missing binding is fine."""

@@ -1,6 +1,6 @@
 """What the first start of a worker asks of AWS, and the next: the calls, counted on the way to an emulator.
 
-The endpoint comes from the environment, so that everything is as on AWS. Times are printed, not judged:
+The package takes the endpoint for AWS's, and waits as long as on AWS. Times are printed, not judged:
 ``pytest -s tests/emulator/test_first_start.py``.
 """
 
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from kombu import Connection, Consumer, Exchange, Queue, binding
 from support.emulators import Emulator
+from support.loopback import as_aws
 from support.proxy import Proxy
 
 LATENCY_S = 0.01
@@ -34,7 +35,7 @@ BOUND = [Queue(f"bound-{i}", Exchange(f"events-{i}", "topic"), "order.*") for i 
 @pytest.fixture
 def proxy(moto: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     with Proxy(moto.endpoint_url, latency_s=LATENCY_S) as proxy:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint_url)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", as_aws(proxy.endpoint_url))
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
         yield proxy

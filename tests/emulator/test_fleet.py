@@ -12,6 +12,7 @@ import pytest
 from fake_aws import QUICK, SLOW
 from support import fleet
 from support.emulators import Emulator
+from support.loopback import as_aws
 from support.proxy import Proxy
 from support.proxy_rules import Rule
 from support.standin import REGION, StandIn
@@ -57,8 +58,8 @@ def test_all_workers_of_a_fleet_become_ready(moto: Emulator, kind: str, state: s
 def test_fleet_reads_tags_of_new_queues_only(workers: int, queues: int, state: str) -> None:
     with StandIn() as aws:
         url = f"hake:///fleet?region={REGION}"
-        environment = {  # an endpoint in the URL would be taken for a quick emulator
-            "AWS_ENDPOINT_URL": aws.endpoint_url,
+        environment = {
+            "AWS_ENDPOINT_URL": as_aws(aws.endpoint_url),
             "AWS_ACCESS_KEY_ID": "test",
             "AWS_SECRET_ACCESS_KEY": "test",
         }

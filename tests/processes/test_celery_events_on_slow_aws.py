@@ -8,6 +8,7 @@ import pytest
 from fake_aws import SLOW
 from processes.test_celery_events import monitor
 from support.celery_workers import Stage, stage, wait_until
+from support.loopback import as_aws
 from support.standin import REGION, StandIn
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
@@ -17,9 +18,8 @@ HEARD_S = 15.0
 
 @pytest.fixture
 def slow_aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
-    """In the environment, because the package takes an endpoint on this machine in the URL for one that is quick."""
     with StandIn(SLOW) as aws:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", aws.endpoint_url)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", as_aws(aws.endpoint_url))
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
         yield aws

@@ -23,7 +23,7 @@ def test_the_demo_is_sound_once_its_topology_is_applied(moto: Emulator) -> None:
     before = hake(aws, "check")
     assert before.returncode == 2
     assert "ERROR topic-missing: Exchange 'orders' has no topic." in before.stdout
-    assert "mend celery -A shop hake apply" in before.stdout
+    assert "fix  celery -A shop hake apply" in before.stdout
     applied = hake(aws, "apply")
     assert applied.returncode == 0, applied.stderr
     after = hake(aws, "check", "--probe", "--json")

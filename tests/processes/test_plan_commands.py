@@ -11,6 +11,7 @@ import pytest
 from support.celery_workers import stage
 from support.demo import DEMO_PROJECT
 from support.emulators import Emulator
+from support.faults import FAULTS
 from support.standin import StandIn
 
 WRITES = (
@@ -40,6 +41,20 @@ def test_from_nothing_to_all_that_the_demo_declares(moto: Emulator) -> None:
     assert lines[-1] == f"{len(changes)} changes made, nothing deleted."
     again = hake(url, "plan")
     assert (again.returncode, again.stdout) == (0, "Nothing to apply: AWS has all that the app declares.\n")
+
+
+def test_each_fault_in_the_queues_of_the_demo_is_named_and_mended() -> None:
+    tests = Path(__file__).parents[1]
+    path = os.pathsep.join(map(str, (DEMO_PROJECT, tests, tests.parent)))
+    done = subprocess.run(
+        [sys.executable, "-m", "support.demo_faults"],
+        cwd=DEMO_PROJECT, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=120,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert len(found) >= len(FAULTS) - 2
+    assert [text for text in found.values() if text] == []
 
 
 @pytest.mark.slow

@@ -12,10 +12,19 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
+#: 127.0.0.1 as resolvers know it, too.
+_AS_AWS = "127.1"
 attempts: list[str] = []
 _hosts: set[str] = set()
 #: What the names of these hosts were resolved to.
 _addresses: set[str] = set()
+
+
+def as_aws(endpoint_url: str) -> str:
+    """The same endpoint under an address that the package does not know to be this machine, so that it waits for
+    changes to take effect as long as on AWS.
+    """
+    return endpoint_url.replace("127.0.0.1", _AS_AWS)
 
 
 class OutsideLoopback(RuntimeError):
@@ -71,7 +80,7 @@ def _text(host: object) -> str:
 
 
 def _is_loopback(host: str) -> bool:
-    if host in {"", "localhost", socket.gethostname()}:
+    if host in {"", "localhost", _AS_AWS, socket.gethostname()}:
         return True
     try:
         return ipaddress.ip_address(host.partition("%")[0]).is_loopback

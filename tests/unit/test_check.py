@@ -17,7 +17,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for those who run this file as a script
 from celery import Celery
+from celery.app.utils import find_app
 from celery.bin.base import CLIContext
+from celery.bin.celery import celery
 from click.testing import CliRunner, Result
 from fakes import ACCOUNT, REGION, FakeClients, connected, make_settings
 from kombu import Exchange, Queue
@@ -257,6 +259,8 @@ FAULTS = [
         lambda aws: aws.fake.sqs("delete_queue", QueueUrl=aws.url("email-undelivered")),
     ),
     Fault("orphan-subscription", orphan),
+    Fault("unbound-subscription", lambda aws: subscribe(aws, aws.arn("celery"))),
+    Fault("unbound-subscription", lambda aws: subscribe(aws, aws.arn("email"), exchange="work"), "of a bound queue"),
     Fault("foreign-subscription", lambda aws: subscribe(aws, f"arn:aws:sqs:{REGION}:999999999999:audit"), "queue"),
     Fault("dead-letters-off", lambda aws: aws.attributes("email").pop("RedrivePolicy")),
     Fault("dead-queue-missing", lambda aws: aws.fake.sqs("delete_queue", QueueUrl=aws.url("email-dead"))),
@@ -596,7 +600,7 @@ def test_a_region_with_a_low_rate() -> None:
     fake = FakeClients(region="eu-north-1")
     [finding] = found_in(with_task_queues("hake://localhost:1/ns?region=eu-north-1"), fake)
     assert (finding.code, finding.severity) == ("sns-rate", "info")
-    assert "300 messages a second" in finding.what
+    assert "300 messages per second" in finding.what
 
 
 @pytest.mark.parametrize(
@@ -805,12 +809,29 @@ def test_the_command_exits_with_2_for_a_finding_and_tells_what_mends_it(app: Cel
     result = run(app)
     assert result.exit_code == 2
     assert "ERROR raw-delivery-off: The subscription of queue 'email'" in result.output
-    mend = f"aws sns set-subscription-attributes --subscription-arn {aws.subscription('email').arn}"
-    assert f"  mend {mend}" in result.output
+    fix = f"aws sns set-subscription-attributes --subscription-arn {aws.subscription('email').arn}"
+    assert f"  fix  {fix}" in result.output
     found = json.loads(run(app, "--json").stdout)
     assert found["clean"] is False
     assert [finding["code"] for finding in found["findings"]] == ["raw-delivery-off"]
     assert set(found["findings"][0]) == {"code", "severity", "what", "where", "why", "remedy"}
+
+
+def test_suggested_commands_name_the_app_as_the_command_did(
+    fake: FakeClients, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "odd shop.py").write_text(
+        "from celery import Celery\n"
+        f"app = Celery('main_name', broker='hake://localhost:1/ns?region={REGION}', set_as_current=False)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with connected(fake):
+        result = CliRunner().invoke(celery, ["-A", "odd shop:app", "hake", "check"])
+        assert "  fix  celery -A 'odd shop:app' hake apply\n" in result.output
+        assert "main_name" not in result.output
+        app = find_app("odd shop:app")
+        assert report(app).findings[0].remedy == "celery -A main_name hake apply"
+        assert report(app, app_name="x.y").findings[0].remedy == "celery -A x.y hake apply"
 
 
 def test_a_remark_does_not_change_the_exit_code(app: Celery, fake: FakeClients) -> None:

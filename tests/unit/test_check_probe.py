@@ -12,15 +12,16 @@ from fakes import ACCOUNT, REGION, FakeClients, connected
 from kombu import Exchange, Queue
 from support.shops import declare_own
 
-from kombu_hake.admin import CheckReport, connect
+from kombu_hake.admin import CheckReport, Report, connect
 from kombu_hake.admin.blueprint import blueprint
 from kombu_hake.admin.check.facts import Expected
 from kombu_hake.admin.check.probe import Probe, Probed, _with_arns, of_probes
 from kombu_hake.admin.check.reading import Reader
 from kombu_hake.admin.declared import declared
 from kombu_hake.cli.check import check as check_command
-from kombu_hake.exceptions import BrokerUnavailable
+from kombu_hake.exceptions import AccessDenied, BrokerUnavailable
 from kombu_hake.groups.topic import Topic
+from kombu_hake.temporary import Janitor
 
 MADE = {"create_queue", "create_topic", "subscribe"}
 
@@ -115,7 +116,7 @@ def test_many_kinds_are_tried_in_turn(fake: FakeClients) -> None:
         declare_own(app)
         report = probe(app, on_progress=lines.append)
     assert [probed.outcome for probed in report.probes] == ["delivered"] * 23
-    assert sum(line.startswith("creating topic") for line in lines) == 2
+    assert sum(line.startswith("Creating topic") for line in lines) == 2
 
 
 def test_an_app_without_topics_has_nothing_to_probe(fake: FakeClients) -> None:
@@ -125,7 +126,7 @@ def test_an_app_without_topics_has_nothing_to_probe(fake: FakeClients) -> None:
         declare_own(app)
         report = probe(app, on_progress=lines.append)
     assert (report.probes, report.findings) == ((), ())
-    assert lines == ["there is no subscription to probe"]
+    assert lines == ["There is no subscription to probe."]
 
 
 def policy_of(fake: FakeClients, queue: str, policy: str) -> None:
@@ -256,11 +257,85 @@ def test_everything_is_removed_after_an_interrupt(app: Celery, fake: FakeClients
     assert things(fake) == before
 
 
+#: Before which request a probe is killed: the first of its kind, or a later one.
+KILLED = [
+    ("create_queue", 0), ("create_queue", 1), ("create_topic", 0), ("subscribe", 0), ("subscribe", 2), ("publish", 0),
+    ("receive_message", 1), ("unsubscribe", 0), ("delete_topic", 0), ("delete_queue", 0), ("delete_queue", 2),
+]  # fmt: skip
+
+
+class Killed(BaseException):
+    """As a signal that nothing handles."""
+
+
+def kill(app: Celery, fake: FakeClients, operation: str, number: int) -> None:
+    """Run a probe that ends before a request, and removes nothing afterwards."""
+
+    def end(*_: Probe) -> None:
+        patch.setattr(Probe, "_remove", end)
+        raise Killed
+
+    fake.before(operation, *[lambda: None] * number, end)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        probe(app, roles=["declarer"])
+
+
+def swept(app: Celery, fake: FakeClients) -> Report:
+    found = Report()
+    with connect(app) as broker:
+        for wait_s in broker.remove_abandoned(found):
+            fake.clock.advance(wait_s)
+    return found
+
+
+@pytest.mark.parametrize(("operation", "number"), KILLED)
+@pytest.mark.parametrize("mode", ["auto", "verify"])
+def test_what_a_killed_probe_leaves_is_found_and_removed(
+    app: Celery, fake: FakeClients, operation: str, number: int, mode: str
+) -> None:
+    before = things(fake)
+    app.conf.broker_transport_options = {"topology": mode}
+    kill(app, fake, operation, number)
+    left = things(fake)
+    assert len(left[1]) <= len(before[1]) + 1
+    assert swept(app, fake).queues or left == before
+    assert things(fake) == left  # it may still run
+    fake.clock.advance(1_900)
+    with connect(app) as broker:
+        codes = [finding.code for finding in broker.check().findings]
+    assert ("abandoned-queue" in codes) == (left != before)
+    swept(app, fake)
+    assert things(fake) == before
+    assert not [one for topic in fake.topics.by_name.values() for one in topic.subscriptions if "hake-probe" in one]
+
+
+def test_a_background_janitor_without_the_right_leaves_a_probe_to_the_command(app: Celery, fake: FakeClients) -> None:
+    before = things(fake)
+    kill(app, fake, "publish", 0)
+    fake.clock.advance(1_900)
+    fake.deny("sns:DeleteTopic")
+    with connect(app) as broker:
+        janitor = Janitor(fake, broker._clients.settings, broker._topology.topics, broker._topology.home)  # type: ignore[arg-type]
+        for wait_s in janitor.sweep(Report(), is_own=lambda url: True):
+            fake.clock.advance(wait_s)
+    [topic] = things(fake)[1] - before[1]
+    assert topic.rpartition(":")[2] in things(fake)[0] - before[0]
+    with pytest.raises(AccessDenied, match="sns:DeleteTopic"):
+        swept(app, fake)
+    fake.allow("sns:DeleteTopic")
+    swept(app, fake)
+    assert things(fake) == before
+
+
 def test_what_stays_is_named(app: Celery, fake: FakeClients) -> None:
     fake.deny("sns:DeleteTopic")
     found = [finding for finding in probe(app).findings if finding.code == "probe-failed"]
     assert found
     assert all("hake-probe" in finding.what and "sns:DeleteTopic" in finding.what for finding in found)
+    fake.allow("sns:DeleteTopic")
+    fake.clock.advance(1_900)
+    swept(app, fake)
+    assert not [name for names in things(fake) for name in names if "hake-probe" in name]
 
 
 # --- copies of policies

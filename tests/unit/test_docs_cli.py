@@ -46,12 +46,13 @@ GROUPS = [
 #: The plan of docs/cli.md.
 PLAN = Plan(
     (
-        Change("create", "queue", "live__email", "It is declared and does not exist."),
+        Change("create", "queue", "live__email", "It is declared but does not exist."),
         Change("create", "queue", "live__email-dead", "It keeps the dead letters of queue email."),
         Change("create", "subscription", "live__orders -> live__email",
-               'The queue is bound and not subscribed. Filter: {"rk":["placed"]}'),
-        Change("change", "attribute", "live__billing", "VisibilityTimeout is 60, declared is 1800."),
-        Change("change", "attribute", "live__billing", "MessageRetentionPeriod is 1209600, declared is 345600.", True),
+               'The queue is bound but not subscribed. Filter: {"rk":["placed"]}'),
+        Change("change", "attribute", "live__billing", "VisibilityTimeout is 60, but is declared as 1800."),
+        Change("change", "attribute", "live__billing",
+               "MessageRetentionPeriod is 1209600, but is declared as 345600.", True),
     ),
     (Undeclared("queue", "live__invoices", "This app does not declare it.", 3),),
 )  # fmt: skip

@@ -171,6 +171,17 @@ def test_a_document_that_is_none_is_named() -> None:
         cloudformation(replace(found, queues=(odd,), topics=(), subscriptions=()))
 
 
+@pytest.mark.parametrize("target", [["x"], {"Ref": "x"}, 5, "x", None, f"{SQS}shop__elsewhere"])
+def test_a_dead_letter_queue_that_is_none_is_left_to_the_tools(target: object) -> None:
+    found = planned(make_app())
+    odd = replace(found.queue("email"), redrive=json.dumps({"deadLetterTargetArn": target}))
+    odd_plan = replace(found, queues=(odd,), topics=(), subscriptions=())
+    [queue] = [one for one in cloudformation(odd_plan)["Resources"].values() if one["Type"] == "AWS::SQS::Queue"]
+    assert "DependsOn" not in queue
+    assert queue["Properties"]["RedrivePolicy"] == {"deadLetterTargetArn": target}
+    assert "depends_on" not in terraform(odd_plan, Existing())["resource"]["aws_sqs_queue"]["shop__email"]
+
+
 def test_numbers_that_are_none_are_left_to_the_tools() -> None:
     found = planned(make_app(broker_transport_options={"queue_attributes": {"VisibilityTimeout": "soon"}}))
     assert (

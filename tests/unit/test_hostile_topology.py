@@ -5,18 +5,20 @@ import json
 from typing import Any
 
 import pytest
-from fakes import FakeClients, connected, make_settings
+from fakes import REGION, FakeClients, connected, make_settings
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from kombu import Exchange, Queue
 from support.hostile_topology import CASES, QUEUE, TOPICS, Case, examples, within
+from support.shops import made_app
 
+from kombu_hake.admin import connect
 from kombu_hake.amqp import globs
 from kombu_hake.amqp.bindings import Binding
-from kombu_hake.amqp.documents import matches_wildcard, read_object
+from kombu_hake.amqp.documents import matches_wildcard, read_object, readable_dead_queue
 from kombu_hake.amqp.policy import PolicyUnreadable, allows, queue_policy
 from kombu_hake.amqp.routing import compile_filter, matches
-from kombu_hake.exceptions import TopologyIncomplete
+from kombu_hake.exceptions import TopologyError, TopologyIncomplete
 from kombu_hake.topology.spec import QueueSpec
 from kombu_hake.topology.topology import Topology
 
@@ -102,6 +104,46 @@ def test_verify_reports_a_redrive_policy_that_cannot_be_read(text: str) -> None:
     assert "redrive policy that names no dead-letter queue" in fault
     assert fault.isprintable()
     assert len(fault) < 1_000
+
+
+#: Redrive policies, and what is read of each: ``""`` for nothing.
+REDRIVES = {
+    "not JSON": ("{", ""),
+    "a list": ('["arn:aws:sqs:eu-west-1:123456789012:ns__email-dead"]', ""),
+    "a text": ('"arn:aws:sqs:eu-west-1:123456789012:ns__email-dead"', ""),
+    "nested too deep": ("[" * 9_000, ""),
+    "no target": ('{"maxReceiveCount": 3}', ""),
+    "a target that is no text": ('{"deadLetterTargetArn": ["arn:aws:sqs:eu-west-1:123456789012:ns__email-dead"]}', ""),
+    "a target that is an object": ('{"deadLetterTargetArn": {"Ref": "x"}}', ""),
+    "a target that is no ARN": ('{"deadLetterTargetArn": "ns__email-dead"}', ""),
+    "a target that is no queue": ('{"deadLetterTargetArn": "arn:aws:sns:eu-west-1:123456789012:ns__email-dead"}', ""),
+    "an escape sequence": ('{"deadLetterTargetArn": "arn:aws:\\u001b[31m:::"}', ""),
+    "another account": (
+        '{"deadLetterTargetArn": "arn:aws:sqs:eu-west-1:999999999999:ns__email-dead", "maxReceiveCount": 3}',
+        "arn:aws:sqs:eu-west-1:999999999999:ns__email-dead",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REDRIVES)
+def test_a_hostile_redrive_policy_is_read_the_same_by_all_commands(name: str) -> None:
+    text, target = REDRIVES[name]
+    assert readable_dead_queue(text) == target
+    fake, app = FakeClients(), made_app(f"hake://localhost:1/ns?region={REGION}", "attributes and tags")
+    with connected(fake), connect(app) as broker:
+        broker.apply()
+        fake.queues.queue("ns__email").attributes["RedrivePolicy"] = text
+        [email] = [queue for queue in broker.queues() if queue.name == "email"]
+        assert email.unreadable == ["dead"]
+        with pytest.raises(TopologyError):
+            list(broker.dead_letters("email"))
+        assert [(one.what, one.name) for one in broker.plan().changes] == [("attribute", "ns__email")]
+        codes = {finding.code for finding in broker.check().findings}
+        assert "dead-queue-missing" in codes or target
+        blueprint = dict(broker.export_terraform()["resource"]["aws_sqs_queue"])
+        assert blueprint["ns__email"].get("depends_on", []) == []
+        assert broker.apply().remaining.changes == ()
+        assert broker.export_terraform()["resource"]["aws_sqs_queue"]["ns__email"]["depends_on"]
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import fake_sns
 import pytest
 from celery import Celery
 from click.testing import CliRunner, Result
 from fakes import ACCOUNT, REGION, FakeClients, connected
 from kombu import Exchange, Queue, binding
-from support.faults import FAULTS, FAULTS_WITH_PRIORITIES, FOREIGN, Aws, Fault
+from support.faults import FAULTS, FAULTS_WITH_PRIORITIES, Aws, FakeClient, Fault, see_and_mend
 from support.shops import SHOPS, declare_all, made_app
 
 from kombu_hake import Topic, admin
@@ -20,23 +21,13 @@ from kombu_hake.admin.blueprint import blueprint
 from kombu_hake.admin.declared import declared
 from kombu_hake.amqp import Binding, queue_policy, to_tags
 from kombu_hake.cli.main import hake
-from kombu_hake.exceptions import ConfigurationError
+from kombu_hake.exceptions import ConfigurationError, TopicNotFound
 
 URL = f"hake://localhost:1/ns?region={REGION}"
 READS = {
     "get_queue_url", "get_queue_attributes", "list_queue_tags", "list_queues", "list_topics", "get_caller_identity",
     "list_subscriptions_by_topic", "get_topic_attributes", "get_subscription_attributes", "list_tags_for_resource",
 }  # fmt: skip
-
-
-class Client:
-    """As one of boto3's, to the fake."""
-
-    def __init__(self, fake: FakeClients, service: str) -> None:
-        self._call = getattr(fake, service)
-
-    def __getattr__(self, operation: str) -> Any:
-        return lambda **params: self._call(operation, **params)
 
 
 class Shop(NamedTuple):
@@ -48,7 +39,7 @@ class Shop(NamedTuple):
 @contextmanager
 def opened(fake: FakeClients, app: Celery) -> Iterator[Shop]:
     with connected(fake), admin.connect(app) as broker:
-        aws = Aws(Client(fake, "sqs"), Client(fake, "sns"), "ns__", fake.clock.advance)
+        aws = Aws(FakeClient(fake, "sqs"), FakeClient(fake, "sns"), "ns__", fake.clock.advance)
         yield Shop(broker, fake, aws)
 
 
@@ -125,7 +116,7 @@ def test_blueprint_has_topics_of_bindings_and_of_what_is_published_to() -> None:
 @pytest.mark.parametrize("mode", ["auto", "verify", "assume"])
 def test_topic_without_handlers_is_made(mode: str) -> None:
     with opened(FakeClients(), publisher(topology=mode)) as (broker, fake, _):
-        expected = ["create topic ns__orders: The app publishes to exchange orders, and it has no topic."]
+        expected = ["create topic ns__orders: The app publishes to exchange orders, which has no topic."]
         assert [line for line in lines(broker.plan()) if "topic" in line] == expected
         done = apply(broker)
         assert [change.name for change in done.changes if change.what == "topic"] == ["ns__orders"]
@@ -142,7 +133,7 @@ def test_topic_without_handlers_is_raised_and_otherwise_left_to_its_subscribers(
         apply(broker)
     with opened(fake, publisher(queue_tags={"team": "producers"})) as (broker, _, _):
         assert [line for line in lines(broker.plan()) if "orders" in line] == [
-            "change attribute ns__orders: MaximumMessageSize is 262144, declared is 1048576."
+            "change attribute ns__orders: MaximumMessageSize is 262144, but should be at least 1048576."
         ]
         apply(broker)
         assert fake.topics.by_name["ns__orders"].tags["team"] == "consumers"
@@ -205,15 +196,15 @@ def test_several_that_apply_and_workers_that_start_at_once() -> None:
 
 FIFO_FAULTS = {
     "queue deleted": Fault(
-        lambda aws: aws.delete(aws.url("jobs.fifo")), ["create queue __jobs.fifo:"], recreates="ns__jobs.fifo"
+        lambda aws: aws.delete(aws.url("jobs.fifo")), ["create queue __jobs.fifo:"], recreates="__jobs.fifo"
     ),
     "dead-letter queue deleted": Fault(
         lambda aws: aws.delete(aws.url("jobs-dead.fifo")), ["create queue __jobs-dead.fifo:"],
-        recreates="ns__jobs-dead.fifo",
+        recreates="__jobs-dead.fifo",
     ),
     "deduplication altered": Fault(
         lambda aws: aws.set(aws.url("jobs.fifo"), ContentBasedDeduplication="false"),
-        ["change attribute __jobs.fifo: ContentBasedDeduplication is false, declared is true."],
+        ["change attribute __jobs.fifo: ContentBasedDeduplication is false, but is declared as true."],
     ),
     "subscription deleted": Fault(
         lambda aws: aws.sns.unsubscribe(SubscriptionArn=aws.subscription("work.fifo", "jobs.fifo")),
@@ -225,29 +216,8 @@ FIFO_FAULTS = {
 def check(found: Shop, fault: Fault) -> None:
     broker, _, aws = found
     apply(broker)
-    theirs = aws.sqs.create_queue(QueueName="ns__theirs")["QueueUrl"]
-    for item in [one for one in aws.sns.list_topics()["Topics"] if not one["TopicArn"].endswith(".fifo")][:1]:
-        aws.sns.subscribe(TopicArn=item["TopicArn"], Protocol="sqs", Endpoint=aws.arn(theirs))
-    for url in aws.all_urls():
-        aws.sqs.tag_queue(QueueUrl=url, Tags={"theirs": "x"})
-    before = aws.inventory()
-    fault.make(aws)
-    shown = lines(broker.plan())
-    expected = [line.replace("__", "ns__") for line in fault.lines]
-    assert [line[: len(start)] for line, start in zip(shown, expected, strict=False)] == expected
-    assert len(shown) == len(expected)
-    done = apply(broker)
-    assert lines(Plan(done.changes)) == shown or sorted(lines(Plan(done.changes))) == sorted(shown)
+    see_and_mend(aws, fault, lambda: lines(broker.plan()), lambda: lines(Plan(apply(broker).changes)))
     assert broker.plan() == Plan()
-    after = aws.inventory()
-    for name, queue in after["queues"].items():
-        policy = queue["attributes"].get("Policy")
-        if policy is not None and fault.keeps_foreign == name:
-            assert FOREIGN in policy["Statement"]
-            policy["Statement"].remove(FOREIGN)
-        if fault.recreates and name.startswith(fault.recreates):
-            queue["tags"]["theirs"] = "x"
-    assert after == before
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -277,9 +247,9 @@ def test_sizes_are_raised_and_never_lowered() -> None:
         aws.sns.set_topic_attributes(TopicArn=topic, AttributeName=size, AttributeValue="300000")
         aws.set(aws.url("email"), MaximumMessageSize="262144")
         assert lines(broker.plan()) == [
-            "change attribute ns__email: MaximumMessageSize is 262144, and it is bound to an exchange with messages "
-            "of 1048576 bytes.",
-            "change attribute ns__orders: MaximumMessageSize is 300000, declared is 1048576.",
+            "change attribute ns__email: MaximumMessageSize is 262144, but the queue is bound to an exchange with "
+            "messages of up to 1048576 bytes.",
+            "change attribute ns__orders: MaximumMessageSize is 300000, but should be at least 1048576.",
         ]
         apply(broker)
         assert broker.plan() == Plan()
@@ -291,6 +261,99 @@ def test_sizes_are_raised_and_never_lowered() -> None:
         aws.sns.set_topic_attributes(TopicArn=aws.topic("orders"), AttributeName=size, AttributeValue="300000")
         aws.set(aws.url("email"), MaximumMessageSize="262144")
         assert broker.plan() == Plan()
+
+
+# --- quotas
+
+
+def fill(aws: Aws, topic: str, count: int, start: int = 0) -> None:
+    """Subscribe foreign queues to a topic, each with a filter."""
+    for number in range(start, start + count):
+        aws.sns.subscribe(
+            TopicArn=aws.topic(topic), Protocol="sqs", Endpoint=f"arn:aws:sqs:{REGION}:{ACCOUNT}:theirs-{number}",
+            Attributes={"FilterPolicy": '{"a": ["b"]}'},
+        )  # fmt: skip
+
+
+def filter_of(aws: Aws, topic: str, queue: str) -> str:
+    shown = aws.sns.get_subscription_attributes(SubscriptionArn=aws.subscription(topic, queue))["Attributes"]
+    return str(shown.get("FilterPolicy", "{}"))
+
+
+def test_filter_that_a_topic_has_no_room_for_is_no_change_to_apply(monkeypatch: pytest.MonkeyPatch) -> None:
+    with shop("groups") as (broker, fake, aws):
+        app = broker.app
+        apply(broker)
+        aws.sns.unsubscribe(SubscriptionArn=aws.subscription("orders", "email"))
+        fill(aws, "orders", 199)
+        found = broker.plan()
+        assert [(one.action, one.what, one.name) for one in found.changes] == [
+            ("create", "subscription", "ns__orders -> ns__email")
+        ]
+        assert "Filter" not in found.changes[0].reason
+        [limited] = found.over_quota
+        assert (limited.what, limited.name) == ("subscription", "ns__orders -> ns__email")
+        done = apply(broker)
+        assert done.changes == found.changes
+        assert done.remaining == broker.plan() == Plan(over_quota=(limited,))
+        assert filter_of(aws, "orders", "email") == "{}"
+        result = run(fake, app, "plan")
+        assert result.exit_code == 0
+        assert result.output.splitlines() == [
+            f"  over quota: subscription ns__orders -> ns__email: {limited.reason}",
+            "Nothing to apply: AWS has all that the app declares, as far as its quotas allow.",
+        ]
+        assert run(fake, app, "apply").output == result.output
+        assert json.loads(run(fake, app, "plan", "--json").output)["over_quota"] == [limited.as_dict()]
+        before = aws.inventory()
+        assert apply(broker).changes == ()
+        assert aws.inventory() == before
+    monkeypatch.setattr(fake_sns, "MOST_FILTERS", 300)
+    other_process = made_app(URL, "groups", connect_timeout=9)
+    with opened(fake, other_process) as (broker, _, aws):
+        raised = apply(broker)
+        assert raised.changes == (limited,)
+        assert raised.remaining == broker.plan() == Plan()
+        assert "placed" in filter_of(aws, "orders", "email")
+
+
+def test_last_room_for_a_filter_is_planned_once() -> None:
+    with shop("groups") as (broker, _, aws):
+        apply(broker)
+        for queue in ("email", "stock"):
+            aws.subscribe("FilterPolicy", "{}", queue=queue)
+        fill(aws, "orders", 199)
+        found = broker.plan()
+        assert (len(found.changes), len(found.over_quota)) == (1, 1)
+        assert apply(broker).remaining == Plan(over_quota=found.over_quota)
+        aws.subscribe("FilterPolicy", '{"rk": ["other"]}', queue=found.changes[0].name.rpartition("__")[2])
+        assert len(broker.plan().changes) == 1  # one filter replaces another
+        assert apply(broker).remaining == Plan(over_quota=found.over_quota)
+
+
+@pytest.mark.parametrize("used", [197, 198, 200])
+def test_levels_that_a_topic_has_no_room_for_are_left_out(used: int) -> None:
+    with shop("priorities") as (broker, _, aws):
+        apply(broker)
+        for level in ("jobs", *(f"level {number}" for number in (1, 2, 3))):
+            url = aws.url(level) if level == "jobs" else aws.level("jobs", int(level[-1]))
+            aws.sns.unsubscribe(SubscriptionArn=aws.subscription("work", url.rpartition("__")[2]))
+        fill(aws, "work", used)
+        found = broker.plan()
+        assert [one.name for one in found.over_quota] == ["ns__work -> ns__jobs"]
+        assert [one.name for one in found.changes if one.action == "create"] == ["ns__work -> ns__jobs"]
+        done = broker.apply(sleep=never)
+        assert (done.failures, done.remaining) == ((), Plan(over_quota=found.over_quota))
+        assert broker.plan() == Plan(over_quota=found.over_quota)
+
+
+def test_subscription_that_sns_lists_after_its_deletion_is_missing() -> None:
+    with shop("groups") as (broker, fake, _):
+        apply(broker)
+        fake.fail("get_subscription_attributes", TopicNotFound("Subscription does not exist"))
+        found = broker.plan()
+        assert found.unknown == ()
+        assert [(one.action, one.what) for one in found.changes] == [("create", "subscription")]
 
 
 # --- what is no longer declared
@@ -399,7 +462,7 @@ def test_what_came_into_use_while_the_question_was_open_is_kept() -> None:
             return found
 
         done = broker.apply(prune=approved, sleep=never)
-        assert done.failures == ("queue ns__films is kept: it got messages since it was listed (0 then, 1 now).",)
+        assert done.failures == ("queue ns__films is kept: it received messages after it was listed (0 then, 1 now).",)
         kept = {("queue", "ns__films"), ("queue", "ns__clips-dead"), ("topic", "ns__films")}
         assert names(done.removed) == UNDECLARED - kept
         assert {"ns__films", "ns__clips-dead"} <= set(aws.inventory()["queues"])
@@ -628,6 +691,43 @@ def test_what_may_not_be_made_is_a_failure_and_the_rest_is_made(action: str) -> 
         assert broker.plan() == Plan()
 
 
+@pytest.mark.parametrize("name", ["groups", "priorities", "fifo"])
+def test_topic_of_queues_that_may_not_be_looked_for_is_not_reported_as_made(name: str) -> None:
+    with shop(name) as (broker, fake, _):
+        fake.deny("sqs:GetQueueUrl")
+        done = broker.apply(sleep=never)
+        assert done.changes == ()
+        assert {one.what for one in done.remaining.changes} == {"topic"}
+        assert done.remaining.unknown
+        fake.allow("sqs:GetQueueUrl")
+        assert {one.what for one in apply(broker).changes} >= {"topic", "queue", "subscription"}
+
+
+@pytest.mark.parametrize(
+    ("fault", "action"),
+    [
+        ("redrive policy of a subscription removed", "sns:SetSubscriptionAttributes"),
+        ("redrive policy of a subscription altered", "sns:SetSubscriptionAttributes"),
+        ("policy of the undelivered queue removed", "sqs:SetQueueAttributes"),
+    ],
+)
+def test_what_workers_do_without_is_a_failure_of_apply_and_not_reported_as_made(fault: str, action: str) -> None:
+    with shop("attributes and tags") as (broker, fake, aws):
+        apply(broker)
+        FAULTS[fault].make(aws)
+        aws.sns.unsubscribe(SubscriptionArn=aws.subscription("orders", "stock"))
+        found = broker.plan()
+        fake.deny(action)
+        done = broker.apply(sleep=never)
+        [failure] = done.failures
+        assert failure.startswith("queue email: ")
+        assert action in failure
+        assert {*done.changes, *done.remaining.changes} == set(found.changes)
+        assert [one.name for one in done.changes] == ["ns__orders -> ns__stock"]
+        fake.allow(action)
+        assert apply(broker).changes == done.remaining.changes
+
+
 def test_unknown_account_is_an_error_that_names_the_option() -> None:
     with shop("groups") as (broker, fake, _):
         fake.deny("sts:GetCallerIdentity")
@@ -696,14 +796,14 @@ def test_commands_and_their_exit_codes() -> None:
     fake, app = FakeClients(), made_app(URL, "groups")
     done = run(fake, app, "plan")
     assert done.exit_code == 2
-    assert "+ queue ns__email: It is declared and does not exist." in done.output.splitlines()
+    assert "+ queue ns__email: It is declared but does not exist." in done.output.splitlines()
     assert done.output.splitlines()[-1] == "13 changes to apply."
     done = run(fake, app, "plan", "--json")
     assert done.exit_code == 2
     assert json.loads(done.output)["changes"][0]["action"] == "create"
     done = run(fake, app, "apply")
     assert done.exit_code == 0
-    assert "create queue ns__email: It is declared and does not exist." in done.output.splitlines()
+    assert "create queue ns__email: It is declared but does not exist." in done.output.splitlines()
     assert done.output.splitlines()[-1] == "13 changes made, nothing deleted."
     for command in ("plan", "apply"):
         done = run(fake, app, command)

@@ -480,6 +480,19 @@ def test_queue_whose_topic_has_as_many_filters_as_aws_allows_gets_everything(
     assert known.bindings == {PLACED, PAID}
 
 
+def test_queue_that_has_a_filter_keeps_it_when_another_one_of_the_process_gets_none(fake: FakeClients) -> None:
+    limit_filters(fake, 1)
+    worker = process(fake, Timings(0, 0, 0, 0))
+    declare(worker, PLACED, queue="first")
+    declare(worker, PLACED)
+    assert filter_of(fake) == {}
+    for _ in range(3):
+        for queue in ("first", "q"):
+            worker.check_bindings(queue)
+        assert filter_of(fake, "first") == passing(PLACED)
+        assert filter_of(fake) == {}
+
+
 def limit_filters(fake: FakeClients, most: int) -> None:
     subscribe, change = fake.topics.subscribe, fake.topics.set_subscription_attributes
     refusal = "A quota of AWS is used up (FilterPolicyLimitExceeded): Filter policy limit exceeded"

@@ -3,8 +3,10 @@
 import copy
 import json
 import logging
+import os
 import pickle
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -12,10 +14,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from kombu import Connection
 
+from kombu_hake.aws import Clients
 from kombu_hake.config import settings as settings_module
 from kombu_hake.config.options import KOMBU_KEYS, OPTIONS
 from kombu_hake.config.settings import Settings, UrlParts, join_url, load, mask_url, masked, revealed, split_url
 from kombu_hake.exceptions import ConfigurationError
+from kombu_hake.topology import Timings
 
 SECRET = "wJalr/XUtnFEMI+K7MDENG=bPx"
 TOKEN = "FwoGZXIvYXdzEBYaD"
@@ -23,7 +27,7 @@ KEY = "AKIAIOSFODNN7EXAMPLE"
 
 
 def loaded(
-    url: str = "hake://", options: dict[str, Any] | None = None, environ: dict[str, str] | None = None
+    url: str = "hake://", options: dict[str, Any] | None = None, environ: Mapping[str, str] | None = None
 ) -> Settings:
     return load(split_url(url), options or {}, environ or {})
 
@@ -142,6 +146,58 @@ def test_plain_http_only_where_asked_for_or_for_loopback(url: str, endpoint: str
 )
 def test_an_endpoint_on_this_machine_is_known_as_one(url: str, is_local: bool) -> None:
     assert loaded(url).is_local == is_local
+
+
+LOCAL, AWAY = "http://127.0.0.1:4100", "http://10.0.0.7:4100"
+
+
+@pytest.mark.parametrize(
+    ("url", "environ", "is_local"),
+    [
+        ("hake://", {"AWS_ENDPOINT_URL": LOCAL}, True),
+        ("hake://", {"AWS_ENDPOINT_URL_SQS": LOCAL, "AWS_ENDPOINT_URL_SNS": LOCAL}, True),
+        ("hake://", {"AWS_ENDPOINT_URL": LOCAL, "AWS_ENDPOINT_URL_SNS": AWAY}, False),
+        ("hake://", {"AWS_ENDPOINT_URL_SQS": LOCAL}, False),
+        ("hake://", {"AWS_ENDPOINT_URL": LOCAL, "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "TRUE"}, False),
+        ("hake://", {"AWS_ENDPOINT_URL": AWAY}, False),
+        ("hake://", {"AWS_ENDPOINT_URL": "http://[::1"}, False),
+        ("hake://10.0.0.7:4100", {"AWS_ENDPOINT_URL": LOCAL}, False),
+        ("hake://127.0.0.1:4100", {"AWS_ENDPOINT_URL": AWAY}, True),
+        (f"hake://?sqs_endpoint_url={LOCAL}", {}, False),
+        (f"hake://127.0.0.1:4100/?sqs_endpoint_url={AWAY}", {}, False),
+        (f"hake://?sqs_endpoint_url={LOCAL}&sns_endpoint_url={LOCAL}", {"AWS_ENDPOINT_URL": AWAY}, True),
+    ],
+)
+def test_an_endpoint_counts_the_same_wherever_it_is_named(url: str, environ: dict[str, str], is_local: bool) -> None:
+    found = loaded(url, environ=environ)
+    assert found.is_local == is_local
+    assert (Timings.of(found).attributes_s == 0) == is_local
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {},
+        {"AWS_ENDPOINT_URL": LOCAL},
+        {"AWS_ENDPOINT_URL": LOCAL, "AWS_ENDPOINT_URL_SNS": AWAY},
+        {"AWS_ENDPOINT_URL_SQS": LOCAL, "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "true"},
+        {"AWS_ENDPOINT_URL_SQS": LOCAL, "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "1"},
+    ],
+)
+@pytest.mark.parametrize("url", ["hake://?region=eu-west-1", "hake://127.0.0.2:1/?region=eu-west-1"])
+def test_an_endpoint_is_the_one_that_boto3_calls(
+    url: str, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    settings = loaded(url, environ=os.environ)
+    called = Clients(settings).endpoints()
+    for service in ("sqs", "sns"):
+        assert called[service] == settings.endpoint_of(service) or (
+            settings.endpoint_of(service) is None and "amazonaws.com" in called[service]
+        )
 
 
 NOT_LOCAL = [

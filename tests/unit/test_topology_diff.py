@@ -111,7 +111,7 @@ def test_changed_filter_is_mended() -> None:
     wanted = filter_json(compile_filter([PLACED, PAID]))
     [change] = diff(desired(PLACED, PAID), observed(PLACED, SENT))
     assert change == setting("FilterPolicy", wanted)
-    assert change.reason == "The filter is not that of the queue's bindings."
+    assert change.reason == "The filter does not match the queue's bindings."
 
 
 def test_raw_delivery_is_switched_on() -> None:
@@ -165,6 +165,12 @@ def test_subscription_that_may_not_be_read_is_taken_as_right() -> None:
 def test_topic_with_as_many_filters_as_aws_allows_is_subscribed_without_one() -> None:
     full = replace(Observed({"q": policy_of("orders")}), full=frozenset({"orders"}))
     assert diff(desired(PLACED), full) == [Subscribe("q", QUEUE, "orders", "{}", "")]
+
+
+def test_filter_in_place_stays_and_is_replaced_where_a_topic_has_no_room_for_another_one() -> None:
+    full = replace(observed(PLACED), full=frozenset({"orders"}))
+    assert diff(desired(PLACED), full) == []
+    assert diff(desired(PAID), full) == [setting("FilterPolicy", filter_json(compile_filter([PAID])))]
 
 
 def test_refused_filter_is_followed_by_a_wider_one() -> None:

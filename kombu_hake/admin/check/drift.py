@@ -49,6 +49,6 @@ def of_drift(expected: Expected, differences: Iterable[Drift], findings: Iterabl
         if not all(any(fnmatchcase(key, pattern) for pattern in patterns) for key in keys):
             yield found(
                 "drift", one.name, f"apply would {one.action} {one.what} {one.name}: {one.reason}",
-                f"{plan} shows it, {expected.apply} makes it",
+                f"{plan} shows the difference, {expected.apply} removes it",
                 severity=None if expected.is_ours_to_make else "info",
             )  # fmt: skip

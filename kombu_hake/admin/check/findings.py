@@ -44,7 +44,7 @@ CODES: Mapping[str, Code] = {
     ),
     "subscription-pending": Code(
         "error",
-        "A subscription waits to be confirmed.",
+        "A subscription is not confirmed yet.",
         "SNS delivers nothing to it. The token is valid for two days.",
         "let the account that owns the queue subscribe it",
     ),
@@ -76,14 +76,14 @@ CODES: Mapping[str, Code] = {
     ),
     "policy-in-doubt": Code(
         "warning",
-        "A Deny statement has a condition that cannot be judged from here.",
+        "A Deny statement has a condition that the check cannot evaluate.",
         "If it applies to SNS, every message to the queue is discarded.",
         "exempt services (`aws:PrincipalIsAWSService`), and prove it with `--probe`",
     ),
     "policy-unreadable": Code(
         "error",
         "A queue's policy is not a valid SQS policy.",
-        "Nothing shows that topics may send to the queue, and it is never overwritten.",
+        "It is not known whether topics may send to the queue. `apply` does not overwrite such a policy.",
         "correct the policy",
     ),
     "policy-near-limit": Code(
@@ -95,25 +95,25 @@ CODES: Mapping[str, Code] = {
     # --- subscriptions
     "raw-delivery-off": Code(
         "error",
-        "A subscription wraps messages in a notification of SNS.",
+        "A subscription wraps messages in SNS notifications.",
         "Message attributes are lost, and other consumers cannot read the messages.",
         "set `RawMessageDelivery` to `true`",
     ),
     "filter-too-narrow": Code(
         "error",
-        "A filter policy is not proved to pass everything that the queue is bound to.",
+        "A filter policy may not pass everything that the queue is bound to.",
         "What it does not pass is lost.",
         "the filter policy to set",
     ),
     "filter-too-wide": Code(
         "warning",
         "A filter policy passes more than the queue is bound to.",
-        "Workers receive, and drop, what no binding matches: each costs a delivery.",
+        "Workers receive messages that no binding matches, and drop them: each costs a delivery.",
         "the filter policy to set",
     ),
     "filter-on-body": Code(
         "error",
-        "A filter policy is about the message body (`FilterPolicyScope=MessageBody`).",
+        "A filter policy applies to the message body (`FilterPolicyScope=MessageBody`).",
         "The routing key is a message attribute, so nothing passes the filter.",
         "set `FilterPolicyScope` to `MessageAttributes`",
     ),
@@ -132,26 +132,32 @@ CODES: Mapping[str, Code] = {
     "orphan-subscription": Code(
         "warning",
         "A topic has a subscription whose queue does not exist.",
-        "It counts against quotas, and is live again when a queue of that name is created.",
+        "It counts against quotas, and becomes active again when a queue of that name is created.",
         "unsubscribe it",
+    ),
+    "unbound-subscription": Code(
+        "warning",
+        "A queue is subscribed to the topic of an exchange that it is not bound to.",
+        "Its policy need not allow the topic, so SNS may fail to deliver; what it delivers, workers drop.",
+        "`hake apply --prune`, or unsubscribe it",
     ),
     "foreign-subscription": Code(
         "info",
         "A queue or another endpoint that this app does not declare is subscribed to one of its topics.",
         "It receives the app's messages too.",
-        "nothing, if it is meant so",
+        "none, if this is intended",
     ),
     # --- dead letters
     "dead-letters-off": Code(
         "warning",
-        "A queue should have a dead-letter queue, and has no redrive policy.",
-        "A message that cannot be handled comes back until it expires.",
+        "A queue should have a dead-letter queue, but has no redrive policy.",
+        "A message that cannot be handled is redelivered until it expires.",
         "`hake apply`, or set a `RedrivePolicy`",
     ),
     "dead-queue-missing": Code(
         "error",
         "The redrive policy of a queue names a dead-letter queue that does not exist.",
-        "A message that is received too often stays in the queue, and comes back until it expires.",
+        "A message that is received too often stays in the queue, and is redelivered until it expires.",
         "create the dead-letter queue",
     ),
     "dead-queue-refuses": Code(
@@ -170,7 +176,7 @@ CODES: Mapping[str, Code] = {
     "dead-retention-short": Code(
         "warning",
         "A dead-letter queue keeps messages for less time than its queue.",
-        "SQS counts from the first sending, so a dead letter may be deleted as soon as it arrives.",
+        "SQS counts from when the message was first sent, so a dead letter may be deleted as soon as it arrives.",
         "raise `MessageRetentionPeriod` of the dead-letter queue",
     ),
     "dead-letters": Code(
@@ -183,7 +189,7 @@ CODES: Mapping[str, Code] = {
         "warning",
         "There are messages that SNS could not deliver.",
         "The queue was missing, or did not allow the topic, when they were published.",
-        "`hake dlq list --undelivered`, after the cause is mended",
+        "`hake dlq list --undelivered`, after the cause is fixed",
     ),
     # --- queues
     "retention-short": Code(
@@ -194,14 +200,14 @@ CODES: Mapping[str, Code] = {
     ),
     "visibility-short": Code(
         "warning",
-        "A queue that `sqs://` workers may share hides messages for less than thirty minutes.",
+        "A queue that `sqs://` workers may share has a visibility timeout of less than thirty minutes.",
         "`sqs://` does not renew a lease: its workers run longer tasks twice. Workers of `hake://` are not affected.",
         "raise `VisibilityTimeout` above the longest task of the `sqs://` workers",
     ),
     "queue-delay": Code(
         "warning",
         "A queue has `DelaySeconds`.",
-        "Every message and every retry arrives later by that.",
+        "Every message and every retry is delayed by that time.",
         "set `DelaySeconds` to 0",
     ),
     "message-size-small": Code(
@@ -257,7 +263,7 @@ CODES: Mapping[str, Code] = {
         "info",
         "A bucket of large messages is in another region than the queues.",
         "Each large message takes longer, and AWS charges for the transfer.",
-        "nothing, if it is meant so",
+        "none, if this is intended",
     ),
     "lifecycle-missing": Code(
         "warning",
@@ -268,7 +274,7 @@ CODES: Mapping[str, Code] = {
     "lifecycle-short": Code(
         "warning",
         "A lifecycle rule deletes objects of large messages while queues may still hold their messages.",
-        "A message without its object is dead-lettered, and what it said is lost.",
+        "A message without its object is dead-lettered, and its payload is lost.",
         "raise the `Expiration` of the rule to 30 days",
     ),
     # --- quotas
@@ -280,14 +286,14 @@ CODES: Mapping[str, Code] = {
     ),
     "in-flight-near-limit": Code(
         "warning",
-        "90 % of the 120,000 messages that may be in flight are.",
+        "A queue has 90 % of the 120,000 messages that may be in flight, or more.",
         "At the limit a queue returns no messages, and no error.",
         "more workers, or fewer delayed tasks in the queue",
     ),
     "filters-near-limit": Code(
         "warning",
         "A topic has 180 of 200 filter policies, or more.",
-        "Further queues get everything from the exchange.",
+        "Further queues receive everything from the exchange.",
         "ask AWS for a higher quota, or bind fewer queues",
     ),
     "subscriptions-near-limit": Code(
@@ -300,7 +306,7 @@ CODES: Mapping[str, Code] = {
     "group-without-bindings": Code(
         "warning",
         "A group has no binding to a topic, in the app or in AWS.",
-        "No event reaches it.",
+        "It receives no events.",
         "import the module of its handlers, or delete the queue",
     ),
     "exchange-reaches-nobody": Code(
@@ -323,7 +329,7 @@ CODES: Mapping[str, Code] = {
     ),
     "abandoned-queue": Code(
         "info",
-        "A temporary queue is past its time.",
+        "A temporary queue has expired, and no janitor has removed it.",
         "It costs nothing, but its subscription counts against quotas.",
         "`hake janitor`",
     ),
@@ -332,7 +338,7 @@ CODES: Mapping[str, Code] = {
         "error",
         "The endpoint of SQS or SNS cannot be reached: its name does not resolve, nothing answers, or TLS fails.",
         "Nothing can be sent or received.",
-        "what the failed step points at: DNS or VPC endpoint, security group or route, certificate or proxy",
+        "the cause of the failed step: DNS or VPC endpoint, security group or route, certificate or proxy",
     ),
     "clock-skew": Code(
         "warning",
@@ -360,39 +366,39 @@ CODES: Mapping[str, Code] = {
     ),
     "sns-rate": Code(
         "info",
-        "The region allows few messages a second from SNS by default.",
-        "Publishes above it are throttled, for all topics of the account together.",
+        "By default, SNS accepts few messages per second in the region.",
+        "SNS throttles what exceeds this rate, for all topics of the account together.",
         "ask for a higher quota before the load needs it",
     ),
     # --- rights
     "right-missing": Code(
         "warning",
         "These credentials lack a right of a role that the app's processes have.",
-        "If workers and producers use the same credentials, what needs the right fails.",
+        "If workers and producers use the same credentials, every request that needs the right fails.",
         "the IAM statement to add; `--role` if these are the credentials of one role only",
     ),
     "cannot-check": Code(
         "warning",
         "A read that a check needs is denied.",
-        "What it would show is unknown.",
+        "The result of that part of the check is unknown.",
         "the action to allow",
     ),
     # --- the probe
     "probe-undelivered": Code(
         "error",
-        "A probe with the policy and filter of a subscription was not delivered, and should have been by now.",
-        "Messages to the real queue have the same fate.",
+        "A probe with the policy and filter of a subscription was not delivered, although it should have been by now.",
+        "Messages to the real queue are lost in the same way.",
         "see the other findings of the queue; if there is none, the key policy or a Deny statement",
     ),
     "probe-late": Code(
         "warning",
-        "A probe was not delivered in the time that it had, but AWS may still act on a new filter or policy.",
+        "A probe was not delivered in time, but a new filter or policy may not have taken effect yet.",
         "It is not known whether messages arrive.",
         "repeat with `--wait 15m`",
     ),
     "probe-failed": Code(
         "warning",
-        "The probe could not be made.",
+        "The probe could not run.",
         "It is not known whether messages arrive.",
         "what the error names; see the rights of the probe",
     ),

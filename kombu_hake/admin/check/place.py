@@ -33,10 +33,10 @@ def of_place(expected: Expected, facts: Facts) -> Iterator[Finding]:
         labels = (urlsplit(url).hostname or "").split(".")
         region = next((label for label in labels if _REGION.match(label)), place.region)
         if region != place.region:
-            what = f"The endpoint of {service} is in {region}, and the broker URL names {place.region}."
+            what = f"The endpoint of {service} is in {region}, but the broker URL names {place.region}."
             yield found("region-mismatch", url, what)
     if settings.account_id and place.account and settings.account_id != place.account:
-        what = f"The option account_id is {settings.account_id}, and the credentials are of {place.account}."
+        what = f"The option account_id is {settings.account_id}, but the credentials belong to account {place.account}."
         yield found("account-mismatch", settings.account_id, what)
     if abs(place.clock_offset_s) > _SKEW_S:
         side = "behind" if place.clock_offset_s > 0 else "ahead of"
@@ -44,11 +44,12 @@ def of_place(expected: Expected, facts: Facts) -> Iterator[Finding]:
         yield found("clock-skew", "this machine", what)
     rate = SNS_MESSAGES_PER_S.get(place.region, SNS_MESSAGES_PER_S_ELSEWHERE)
     if expected.blueprint.topics and rate < _ENOUGH_PER_S:
-        what = f"SNS takes {rate:,} messages a second in {place.region} by default, of all topics together."
+        what = f"By default, SNS accepts {rate:,} messages per second in {place.region}, for all topics together."
         yield found("sns-rate", place.region, what)
     if facts.abandoned:
         count, names = len(facts.abandoned), ", ".join(map(quoted, facts.abandoned[:_SHOWN_MOST]))
-        what = f"{count} temporary queues are past their time: {names}{', …' if count > _SHOWN_MOST else ''}."
+        are = "1 temporary queue has" if count == 1 else f"{count} temporary queues have"
+        what = f"{are} expired: {names}{', …' if count > _SHOWN_MOST else ''}."
         yield found("abandoned-queue", facts.abandoned[0], what, f"celery -A {expected.app} hake janitor")
 
 
@@ -63,13 +64,13 @@ def _of_address(what: str, address: str, settings: Settings, place: Place) -> It
     region = (access and access.region) or place.region
     partition = parse_arn(address).partition if address.startswith("arn:") else place.partition
     if partition != place.partition:
-        text = f"{what} is in partition {quoted(partition)}, and the credentials are of {place.partition}."
+        text = f"{what} is in partition {quoted(partition)}, but the credentials belong to {place.partition}."
         yield found("partition-mismatch", address, text)
         return
     named = region_of_url(address)
-    is_own_endpoint = settings.endpoint_url is not None or settings.sqs_endpoint_url is not None
+    is_own_endpoint = settings.endpoint_of("sqs") is not None
     if named and named != region and not (is_own_endpoint and not address.startswith("arn:")):
-        text = f"{what} is in region {named}, and the broker URL is of {region}."
+        text = f"{what} is in region {named}, but the broker URL names {region}."
         yield found("region-mismatch", address, text)
 
 

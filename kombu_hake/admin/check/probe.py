@@ -19,8 +19,9 @@ Late effects
     still be late, or the message should have arrived.
 
 What is left
-    Everything is removed at the end, also after an error. Of a probe that was killed, `hake janitor` finds the queues;
-    the topic, ``hake-probe-…``, costs nothing.
+    Everything is removed at the end, also after an error. Of a probe that was killed, `hake janitor` removes all of it:
+    the queues are temporary ones, and the topic has the name of one of them, the control. That queue is created before
+    the topic and deleted after it.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ from kombu_hake.amqp import (
     matches_wildcard,
     message_attributes,
     ownership,
+    parse_arn,
     read_object,
 )
 from kombu_hake.aws import Clients
@@ -63,9 +65,9 @@ _KINDS_MOST = 20
 _AGAIN_S = 2.0
 _AGAIN_MOST_S = 15.0
 _POLL_S = 1
-#: How long the probe's queues are promised to be in use.
+#: How long after its wait a probe may still use its queues.
 _LIMIT_S = 1_800.0
-_NAME = "hake-probe"
+_NAME = ownership.PROBE
 #: Of the two ways to encrypt a queue, AWS takes one.
 _COPIED = (("KmsMasterKeyId", "KmsDataKeyReusePeriodSeconds"), ("SqsManagedSseEnabled",))
 
@@ -158,7 +160,7 @@ class Probe:
         for copy in _copies(expected, facts).values():
             by_topic.setdefault((copy.kind.is_fifo_topic, copy.kind.topic_key), []).append(copy)
         if not by_topic:
-            self._report("there is no subscription to probe")
+            self._report("There is no subscription to probe.")
         results: list[Probed] = []
         for (is_fifo, key), copies in by_topic.items():
             for start in range(0, len(copies), _KINDS_MOST):
@@ -179,28 +181,28 @@ class Probe:
     # --- one topic
 
     def _try(self, is_fifo: bool, key: str, copies: list[_Copy], wait_s: float) -> Iterator[Probed]:
-        topic = self._topic(is_fifo, key)
         control = _Copy(_Kind(is_fifo, key, is_fifo), copies[0].message)
         for copy in (control, *copies):
-            self._queue(copy, topic)
+            copy.name = self._settings.namer.incarnation(_NAME + (FIFO_SUFFIX if copy.kind.is_fifo else ""))
+            copy.arn = str(self._home.queue_arn(copy.name))
+        topic = str(self._home.topic_arn(control.name))
+        for copy in (control, *copies):
+            self._queue(copy, topic, wait_s)
+        self._topic(control.name, is_fifo, key)
+        for copy in (control, *copies):
+            self._subscribe(copy, topic)
         self._wait(topic, is_fifo, control, copies, wait_s)
         for copy in copies:
             yield self._judged(copy, topic, control, wait_s)
 
-    def _topic(self, is_fifo: bool, key: str) -> str:
-        suffix = FIFO_SUFFIX if is_fifo else ""
-        name = self._settings.namer.topic(f"{_NAME}-{uuid4().hex[:12]}{suffix}")
+    def _topic(self, name: str, is_fifo: bool, key: str) -> None:
         attributes = {"FifoTopic": "true"} if is_fifo else {}
         attributes |= {"KmsMasterKeyId": key} if key else {}
-        self._report(f"creating topic {name}")
-        arn = str(self._clients.sns("create_topic", Name=name, Attributes=attributes)["TopicArn"])
-        self._made.append(("topic", arn))
-        return arn
+        self._report(f"Creating topic {name}.")
+        answer = self._clients.sns("create_topic", Name=name, Attributes=attributes)
+        self._made.append(("topic", str(answer["TopicArn"])))
 
-    def _queue(self, copy: _Copy, topic: str) -> None:
-        suffix = FIFO_SUFFIX if copy.kind.is_fifo else ""
-        copy.name = self._settings.namer.incarnation(_NAME + suffix)
-        copy.arn = str(self._home.queue_arn(copy.name))
+    def _queue(self, copy: _Copy, topic: str, wait_s: float) -> None:
         own = {
             "Effect": "Allow", "Principal": {"Service": "sns.amazonaws.com"}, "Action": "sqs:SendMessage",
             "Resource": copy.arn, "Condition": {"ArnEquals": {"aws:SourceArn": topic}},
@@ -217,11 +219,13 @@ class Probe:
         }
         tags = own_tags(self._settings) | ownership.kind_tag(Kind(auto_delete=True))
         now_s = self._clients.now_ms() / 1000
-        tags |= ownership.user_tag(copy.token[:8], now_s, _LIMIT_S, _NAME)
-        self._report(f"creating queue {copy.name}")
+        tags |= ownership.user_tag(copy.token[:8], now_s, wait_s + _LIMIT_S, _NAME)
+        self._report(f"Creating queue {copy.name}.")
         answer = self._clients.sqs("create_queue", QueueName=copy.name, Attributes=attributes, tags=tags)
         copy.url = str(answer["QueueUrl"])
         self._made.append(("queue", copy.url))
+
+    def _subscribe(self, copy: _Copy, topic: str) -> None:
         subscribed = dict(copy.kind.subscription) or {"RawMessageDelivery": "true"}
         answer = self._clients.sns(
             "subscribe", TopicArn=topic, Protocol="sqs", Endpoint=copy.arn, Attributes=subscribed,
@@ -237,7 +241,9 @@ class Probe:
         while waiting:
             now = self._clock()
             if now >= again_at:
-                self._report(f"{len(waiting)} of {len(copies) + 1} queues wait for their message, {now - start:.0f} s")
+                self._report(
+                    f"{len(waiting)} of {len(copies) + 1} queues wait for their message after {now - start:.0f} s."
+                )
                 for copy in waiting:
                     self._publish(topic, copy, is_fifo)
                 again_at, pause_s = now + pause_s, min(_AGAIN_MOST_S, pause_s * 2)
@@ -278,19 +284,23 @@ class Probe:
         return Probed(tuple(copy.names), "undelivered" if is_over else "late", wait_s, reason)
 
     def _remove(self) -> Iterator[Probed]:
-        """Remove what was made, the topic last. What can't be removed is a result of its own."""
+        """Remove what was made, in reverse. What cannot be removed is a result of its own."""
         calls: Mapping[str, Callable[[str], object]] = {
             "subscription": lambda arn: self._clients.sns("unsubscribe", SubscriptionArn=arn),
             "queue": lambda url: self._clients.sqs("delete_queue", QueueUrl=url),
             "topic": lambda arn: self._clients.sns("delete_topic", TopicArn=arn),
         }
         failed = []
+        kept = ""
         while self._made:
             kind, address = self._made.pop()
+            if kind == "queue" and kept and address.endswith(f"/{kept}"):
+                continue  # `hake janitor` finds the topic by this queue
             try:
                 calls[kind](address)
             except HakeError as exc:
                 failed.append(Probed((), "failed", reason=f"The {kind} {address} could not be removed: {exc}"))
+                kept = parse_arn(address).name if kind == "topic" else kept
         return iter(failed)
 
 
@@ -305,7 +315,7 @@ def of_probes(probed: Iterable[Probed]) -> Iterator[Finding]:
         what = {
             "late": f"A probe like {names} was not delivered{waited}.",
             "undelivered": f"A probe like {names} was not delivered{waited}.",
-            "failed": f"The probe of {names} failed." if names else "The probe left something behind.",
+            "failed": f"The probe of {names} failed." if names else "The probe could not remove everything.",
         }[one.outcome]
         yield found(codes[one.outcome], one.subscriptions[0] if names else _NAME, f"{what} {one.reason}".strip())
 
@@ -398,7 +408,7 @@ def _known_reason(copy: _Copy, topic: str) -> str:
     if judged.denied_by:
         return f"The queue's policy denies it (statement {judged.denied_by[0]})."
     if dict(copy.kind.subscription).get("FilterPolicyScope") == "MessageBody":
-        return "The filter is about the message body."
+        return "The filter applies to the message body."
     needed = copy.real.attributes.get("FilterPolicy", "{}") if copy.real is not None else "{}"
     if not covers(copy.filter, needed):
         return "The filter does not pass what the queue is bound to."

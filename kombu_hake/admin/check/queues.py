@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from kombu_hake.admin.check.drift import about_queue, at_queue
 from kombu_hake.admin.check.facts import Expected, Facts, QueueFacts
 from kombu_hake.admin.check.findings import Finding, found
-from kombu_hake.admin.check.subscriptions import target_of
 from kombu_hake.amqp import (
     FIFO_SUFFIX,
     IF_MADE,
@@ -25,6 +24,7 @@ from kombu_hake.amqp import (
     from_tags,
     judged_policy,
     read_object,
+    readable_dead_queue,
     whole,
 )
 from kombu_hake.quoting import quoted
@@ -102,14 +102,14 @@ def _of_policy(expected: Expected, facts: Facts, queue: SqsQueue, attributes: Ma
     if other_account:
         yield found(
             "policy-other-account", queue.arn,
-            f"The policy of {name} does not allow {_listed(other_account)}: aws:SourceAccount is another account.",
+            f"The policy of {name} does not allow {_listed(other_account)}: aws:SourceAccount names another account.",
             _statement(queue, topics), explains=explained,
         )  # fmt: skip
     if denied:
-        what = f"The policy of {name} denies what SNS sends: statement {_listed(list(denied))}."
+        what = f"The policy of {name} denies messages from SNS: statement {_listed(list(denied))}."
         yield found("policy-denies", queue.arn, what, explains=explained)
     elif doubted:
-        what = f"The policy of {name} may deny what SNS sends: statement {_listed(list(doubted))}."
+        what = f"The policy of {name} may deny messages from SNS: statement {_listed(list(doubted))}."
         yield found("policy-in-doubt", queue.arn, what)
     size = len(json.dumps(read_object(policy), separators=(",", ":"))) if policy and topics else 0
     if size >= _POLICY_BYTES_NEAR or statements >= _STATEMENTS_NEAR:
@@ -131,10 +131,7 @@ def _topics_of(expected: Expected, facts: Facts, queue: SqsQueue) -> list[str]:
     for wanted in expected.blueprint.subscriptions:
         seen = facts.topics.get(wanted.topic_arn)
         one = seen.of(wanted.queue_arn) if seen is not None else None
-        try:
-            target = target_of((one.attributes or {}).get("RedrivePolicy")) if one is not None else None
-        except ValueError:
-            continue
+        target = readable_dead_queue((one.attributes or {}).get("RedrivePolicy")) if one is not None else ""
         if target == queue.arn and wanted.topic_arn not in found_at:
             found_at.append(wanted.topic_arn)
     return found_at
@@ -181,12 +178,9 @@ def _of_dead_letters(expected: Expected, facts: Facts, queue: SqsQueue, seen: Qu
             remedy = _set(seen.url, {"RedrivePolicy": queue.redrive})
             yield found("dead-letters-off", queue.arn, what, remedy, explains=at_queue(queue.arn, "RedrivePolicy"))
         return
-    try:
-        target = target_of(text)
-    except ValueError:
-        target = None
-    dead = facts.queues.get(target) if target else None
-    if target is None or (dead is not None and dead.url is None):
+    target = readable_dead_queue(text)
+    dead = facts.queues.get(target)
+    if not target or (dead is not None and dead.url is None):
         what = f"The redrive policy of {name} names {quoted(target or text)}, which does not exist."
         remedy = expected.apply if expected.is_ours_to_make else ""
         explained = at_queue(queue.arn, "RedrivePolicy") | (about_queue(target) if target else set())
@@ -196,7 +190,7 @@ def _of_dead_letters(expected: Expected, facts: Facts, queue: SqsQueue, seen: Qu
     least = wanted or _FEW_RECEIVES
     if receives is not None and receives < least:
         what = f"{_name(queue, start=True)} has a maxReceiveCount of {receives}" + (
-            f", and was declared with {wanted}." if wanted else "."
+            f", but was declared with {wanted}." if wanted else "."
         )
         redrive = json.dumps({"deadLetterTargetArn": target, "maxReceiveCount": wanted or 20})
         remedy, explained = _set(seen.url, {"RedrivePolicy": redrive}), at_queue(queue.arn, "RedrivePolicy")
@@ -208,7 +202,7 @@ def _of_dead_letters(expected: Expected, facts: Facts, queue: SqsQueue, seen: Qu
         yield found("dead-queue-refuses", target, what, explains=at_queue(target, "RedriveAllowPolicy"))
     kept_s, dead_kept_s = (one.number("MessageRetentionPeriod", SQS_DEFAULT_RETENTION_S) for one in (seen, dead))
     if dead_kept_s < kept_s:
-        what = f"{target} keeps messages for {dead_kept_s} s, and {name} for {kept_s} s."
+        what = f"{target} keeps messages for {dead_kept_s} s, but {name} keeps them for {kept_s} s."
         remedy = _set(dead.url, {"MessageRetentionPeriod": str(kept_s)})
         explained = at_queue(target, "MessageRetentionPeriod")
         yield found("dead-retention-short", target, what, remedy, explains=explained)
@@ -247,14 +241,14 @@ def _kept(expected: Expected, facts: Facts) -> Iterator[Finding]:
         seen = facts.queues.get(queue.arn)
         attributes = seen.attributes if seen is not None else None
         if queue.role in ("queue", "level"):
-            with_target = _target((attributes or {}).get("RedrivePolicy"))
+            with_target = readable_dead_queue((attributes or {}).get("RedrivePolicy"))
             dead |= {with_target: queue.owner} if with_target else {}
         elif queue.role == "dead":
             dead.setdefault(queue.arn, queue.owner)
     for wanted in expected.blueprint.subscriptions:
         topic = facts.topics.get(wanted.topic_arn)
         one = topic.of(wanted.queue_arn) if topic is not None else None
-        target = _target((one.attributes or {}).get("RedrivePolicy")) if one is not None else None
+        target = readable_dead_queue((one.attributes or {}).get("RedrivePolicy")) if one is not None else None
         undelivered |= {target: wanted.owner} if target else {}
     for code, kept in (("dead-letters", dead), ("undelivered", undelivered)):
         for arn, owner in kept.items():
@@ -264,13 +258,6 @@ def _kept(expected: Expected, facts: Facts) -> Iterator[Finding]:
                 remedy = f"celery -A {expected.app} hake dlq list {shlex.quote(owner)}{option}"
                 messages = "1 message" if count == 1 else f"{count} messages"
                 yield found(code, arn, f"{arn} holds about {messages} of queue {owner!r}.", remedy)
-
-
-def _target(text: str | None) -> str | None:
-    try:
-        return target_of(text)
-    except ValueError:
-        return None
 
 
 # --- times, sizes, quotas
@@ -296,14 +283,14 @@ def _of_times(expected: Expected, queue: SqsQueue, seen: QueueFacts) -> Iterator
         )  # fmt: skip
     size = seen.number("MaximumMessageSize", SQS_MAX_MESSAGE_BYTES)
     if size < SQS_OLD_MAX_MESSAGE_BYTES and "MaximumMessageSize" not in is_chosen:
-        what = f"{name} takes messages of {size} bytes at most."
+        what = f"{name} accepts messages of at most {size} bytes."
         remedy = _set(seen.url, {"MaximumMessageSize": str(SQS_MAX_MESSAGE_BYTES)})
         yield found("message-size-small", where, what, remedy, explains=at_queue(where, "MaximumMessageSize"))
     hidden_s = seen.number("VisibilityTimeout", 30)
     is_shared = expected.settings.namer.style == "kombu" or bool(expected.settings.namer.prefix)
     if hidden_s < _SHARED_VISIBILITY_S and (is_shared or queue.is_predefined):
         yield found(
-            "visibility-short", where, f"{name} hides messages for {hidden_s} s from workers that name no time.",
+            "visibility-short", where, f"{name} has a visibility timeout of {hidden_s} s for workers that set none.",
             _set(seen.url, {"VisibilityTimeout": str(_SHARED_VISIBILITY_S)}), severity=None if is_shared else "info",
             explains=at_queue(where, "VisibilityTimeout"),
         )  # fmt: skip

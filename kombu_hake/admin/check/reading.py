@@ -25,9 +25,8 @@ from kombu_hake.admin.check.facts import (
     TopicFacts,
 )
 from kombu_hake.admin.check.place import is_elsewhere
-from kombu_hake.admin.check.subscriptions import target_of
 from kombu_hake.admin.export.rights import bucket_arn
-from kombu_hake.amqp import SQS_LIST_PAGE, Store, is_incarnation, ownership, parse_arn
+from kombu_hake.amqp import SQS_LIST_PAGE, Store, is_incarnation, ownership, parse_arn, readable_dead_queue
 from kombu_hake.aws import Clients
 from kombu_hake.exceptions import (
     AccessDenied,
@@ -150,11 +149,8 @@ class Reader:
     def _read_targets(self, documents: Iterable[str | None], place: Place) -> None:
         """Read queues that a redrive policy names and that the app does not declare."""
         for document in documents:
-            try:
-                arn = target_of(document)
-            except ValueError:
-                continue
-            if arn is None or arn in self._queues or is_elsewhere(arn, place):
+            arn = readable_dead_queue(document)
+            if not arn or arn in self._queues or is_elsewhere(arn, place):
                 continue
             try:
                 url = self._url(arn)
@@ -283,16 +279,18 @@ class Reader:
     # --- temporary queues
 
     def _abandoned(self, expected: Expected) -> tuple[str, ...]:
-        prefix = expected.settings.namer.queue_prefix()
-        if not prefix or not expected.is_ours_to_make:
-            return ()  # without a namespace, names tell nothing, and the account may have thousands of queues
+        namer = expected.settings.namer
+        # Without a namespace the account may have thousands of queues. Only the names of probes tell what they are.
+        is_searched = bool(namer.namespace) and expected.is_ours_to_make
+        prefix = namer.queue_prefix() if is_searched else namer.queue(ownership.PROBE)
         try:
             answer = self._clients.sqs("list_queues", QueueNamePrefix=prefix, MaxResults=SQS_LIST_PAGE)
             urls = {url.rpartition("/")[2]: url for url in answer.get("QueueUrls") or ()}
             names = [name for name in urls if is_incarnation(name) or _LOOKS_TEMPORARY.search(name)]
             return tuple(name for name in names[:_TEMPORARY_MOST] if self._is_abandoned(urls[name]))
         except AccessDenied as exc:
-            self._unseen[Denied(exc.action, f"{prefix}*")] = None
+            if is_searched:
+                self._unseen[Denied(exc.action, f"{prefix}*")] = None
             return ()
 
     def _is_abandoned(self, url: str) -> bool:

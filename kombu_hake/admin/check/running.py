@@ -77,6 +77,7 @@ def check(
     probe: bool = False,
     wait_s: float | None = None,
     on_progress: Callable[[str], None] = lambda text: None,
+    app_name: str = "APP",
 ) -> CheckReport:
     """Compare what an app declares with what AWS shows.
 
@@ -85,6 +86,7 @@ def check(
         probe: Also prove that SNS delivers, with a topic and queues of its own.
         wait_s: How long to wait for a probe; default: twice what a queue policy takes.
         on_progress: Called with what the probe does.
+        app_name: What follows ``celery -A`` in suggested commands.
     Raises:
         ConfigurationError: the account is unknown.
         TopologyError: the app declares what AMQP does not know.
@@ -92,7 +94,7 @@ def check(
     """
     try:
         clients.check()
-        return _checked(app, topology, clients, roles, probe, wait_s, on_progress)
+        return _checked(app, topology, clients, roles, probe, wait_s, on_progress, app_name)
     except BrokerUnavailable:
         step = _unreachable(clients)
         if step is None:
@@ -108,6 +110,7 @@ def _checked(
     probe: bool,
     wait_s: float | None,
     on_progress: Callable[[str], None],
+    app_name: str,
 ) -> CheckReport:
     settings, declarations = clients.settings, declared(app)
     expected = Expected(
@@ -115,7 +118,7 @@ def _checked(
         blueprint(declarations, settings, topology.home),
         settings,
         frozenset((one.group, one.topic, one.key) for one in registry.all(app)),
-        shlex.quote(app.main or "APP"),
+        shlex.quote(app_name),
     )
     once = OnceClients(clients)
     facts = Reader(cast(Clients, once), topology.home).read(expected)

@@ -26,7 +26,7 @@ def of_stores(expected: Expected, facts: Facts) -> Iterator[Finding]:
     for store, seen in facts.stores.items():
         where = f"s3://{store.bucket}"
         if seen.fault:
-            yield found("bucket-unreachable", where, f"S3 cannot be asked for bucket {store.bucket}: {seen.fault}")
+            yield found("bucket-unreachable", where, f"Bucket {store.bucket} cannot be reached: {seen.fault}")
         elif seen.exists is False:
             yield found("bucket-missing", where, f"Bucket {store.bucket} of large messages does not exist.")
         else:
@@ -36,7 +36,7 @@ def of_stores(expected: Expected, facts: Facts) -> Iterator[Finding]:
 
 def _of_region(where: str, store: Store, seen: StoreFacts, region: str) -> Iterator[Finding]:
     if seen.region and seen.region != region:
-        what = f"Bucket {store.bucket} is in {quoted(seen.region)}, and the queues are in {region}."
+        what = f"Bucket {store.bucket} is in {quoted(seen.region)}, but the queues are in {region}."
         yield found("bucket-elsewhere", where, what)
 
 
@@ -50,7 +50,7 @@ def _of_rules(where: str, store: Store, seen: StoreFacts, longest_s: int) -> Ite
             lacking.append(rule)
         elif days * _DAY_S < longest_s:
             what = (
-                f"Objects below {where}/{rule['Filter']['Prefix']} are deleted after {days} days, and queues keep "
+                f"Objects below {where}/{rule['Filter']['Prefix']} are deleted after {days} days, but queues keep "
                 f"messages for {-(-longest_s // _DAY_S)} days."
             )
             yield found("lifecycle-short", where, what)

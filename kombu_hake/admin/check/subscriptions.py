@@ -11,22 +11,22 @@ from kombu_hake.admin.check.facts import Expected, Facts, SubscriptionFacts, Top
 from kombu_hake.admin.check.findings import Finding, found
 from kombu_hake.amqp import (
     FIFO_SUFFIX,
+    SNS_MAX_FILTERS,
     SNS_MAX_MESSAGE_BYTES,
     SNS_RAISED_MAX_SUBSCRIPTIONS,
-    dead_queue_arn,
     level_shares,
+    readable_dead_queue,
     whole,
 )
 from kombu_hake.quoting import quoted
-from kombu_hake.topology import SnsSubscription, SnsTopic, covers, filters
+from kombu_hake.topology import SnsSubscription, SnsTopic, SqsQueue, covers, filters
 
-__all__ = ["of_topics", "target_of"]
+__all__ = ["of_topics"]
 
 _EVERYTHING = "{}"
 #: Characters of a document that others wrote.
 _SHOWN_CHARS = 300
-_FILTERS_MOST = 200
-_FILTERS_NEAR = 180
+_FILTERS_NEAR = SNS_MAX_FILTERS - 20
 _FEW_SUBSCRIPTIONS_NEAR = SNS_RAISED_MAX_SUBSCRIPTIONS - 10
 
 
@@ -44,20 +44,6 @@ def of_topics(expected: Expected, facts: Facts) -> Iterator[Finding]:
             yield from _of_subscription(expected, facts, wanted, seen)
 
 
-def target_of(document: str | None) -> str | None:
-    """The ARN of the queue that a redrive policy names; None for none.
-
-    Raises:
-        ValueError: it cannot be read.
-    """
-    arn = dead_queue_arn(document)
-    if arn is None:
-        return None
-    if arn.service != "sqs":
-        raise ValueError("the dead-letter queue is no queue")
-    return str(arn)
-
-
 # --- topics
 
 
@@ -66,10 +52,10 @@ def _of_topic(expected: Expected, topic: SnsTopic, seen: TopicFacts) -> Iterator
     if not topic.is_bound:
         if seen.exists is False:
             fails = "" if expected.is_ours_to_make and not topic.is_predefined else " Publishing to it fails."
-            what = f"Exchange {name!r} is published to, and it has no topic.{fails}"
+            what = f"The app publishes to exchange {name!r}, which has no topic.{fails}"
             yield found("exchange-reaches-nobody", topic.arn, what, explains=about_topic(topic.arn))
         elif seen.subscriptions == ():
-            what = f"Exchange {name!r} is published to, and no queue is bound to it."
+            what = f"The app publishes to exchange {name!r}, to which no queue is bound."
             yield found("exchange-reaches-nobody", topic.arn, what)
         return
     if seen.exists is False:
@@ -85,23 +71,38 @@ def _of_topic(expected: Expected, topic: SnsTopic, seen: TopicFacts) -> Iterator
         what = f"The topic of exchange {name!r} has {count} of {SNS_RAISED_MAX_SUBSCRIPTIONS} subscriptions."
         yield found("subscriptions-near-limit", topic.arn, what)
     if seen.filters is not None and seen.filters >= _FILTERS_NEAR:
-        what = f"The topic of exchange {name!r} has {seen.filters} of {_FILTERS_MOST} filter policies."
+        what = f"The topic of exchange {name!r} has {seen.filters} of {SNS_MAX_FILTERS} filter policies."
         yield found("filters-near-limit", topic.arn, what)
 
 
 def _foreign(expected: Expected, facts: Facts, topic: SnsTopic, seen: TopicFacts) -> Iterator[Finding]:
-    ours = {queue.arn for queue in expected.blueprint.queues}
+    ours: dict[str, SqsQueue] = {queue.arn: queue for queue in expected.blueprint.queues}
     for one in seen.subscriptions or ():
-        if one.endpoint in ours or one.is_pending:
+        if one.is_pending:
+            continue
+        if one.endpoint in ours:
+            yield from _unbound(expected, facts, topic, ours[one.endpoint], one)
             continue
         shown = quoted(one.endpoint)
         if one.protocol == "sqs" and facts.others.get(one.endpoint) is False:
             remedy = f"aws sns unsubscribe --subscription-arn {shlex.quote(one.arn)}"
-            what = f"Exchange {topic.exchange!r} has a subscription of {shown}, which does not exist."
+            what = f"Exchange {topic.exchange!r} has a subscription for {shown}, which does not exist."
             yield found("orphan-subscription", one.arn, what, remedy)
         elif topic.is_bound:  # what is only published to is for others
             what = f"{shown} ({quoted(one.protocol)}) is subscribed to exchange {topic.exchange!r}."
             yield found("foreign-subscription", one.arn, what)
+
+
+def _unbound(
+    expected: Expected, facts: Facts, topic: SnsTopic, queue: SqsQueue, one: SubscriptionFacts
+) -> Iterator[Finding]:
+    """A subscription that an interrupted unbind has left."""
+    if queue.is_predefined or topic.is_predefined or queue.role not in ("queue", "level"):
+        return
+    known = expected.bindings(queue.owner, facts)
+    if known is not None and topic.exchange not in known.exchanges():
+        what = f"Queue {queue.owner!r} is subscribed to exchange {topic.exchange!r}, to which it is not bound."
+        yield found("unbound-subscription", one.arn, what, f"{expected.apply} --prune")
 
 
 # --- subscriptions
@@ -114,25 +115,25 @@ def _of_subscription(
     about = about_subscription(wanted.topic_arn, wanted.queue_arn)
     is_fifo = wanted.queue_arn.endswith(FIFO_SUFFIX)
     if is_fifo and not wanted.topic_arn.endswith(FIFO_SUFFIX):
-        where = f"Queue {wanted.owner!r} is FIFO, and the topic of exchange {wanted.exchange!r} is not."
+        where = f"Queue {wanted.owner!r} is FIFO, but the topic of exchange {wanted.exchange!r} is not."
         yield found("fifo-on-standard-topic", wanted.queue_arn, where, explains=about_queue(wanted.queue_arn))
         return
     queue = facts.queues.get(wanted.queue_arn)
     if topic.exists is False or topic.subscriptions is None or queue is None or queue.url is None:
         return  # a finding of its own, or unknown
     if not is_fifo and wanted.topic_arn.endswith(FIFO_SUFFIX):
-        where = f"Queue {wanted.owner!r} is not FIFO, and the topic of exchange {wanted.exchange!r} is."
+        where = f"Queue {wanted.owner!r} is not FIFO, but the topic of exchange {wanted.exchange!r} is."
         yield found("standard-on-fifo-topic", wanted.queue_arn, where)
     seen = topic.of(wanted.queue_arn)
     if seen is None:
-        is_level_left_out = expected.level(wanted) and topic.filters is not None and topic.filters >= _FILTERS_MOST
+        is_level_left_out = expected.level(wanted) and topic.filters is not None and topic.filters >= SNS_MAX_FILTERS
         if not is_level_left_out:  # without room for its filter, everything stays on the lowest level
             remedy = expected.apply if expected.is_ours_to_make and not wanted.is_predefined else _subscribe(wanted)
             text = f"There is no subscription of {what}."
             yield found("subscription-missing", wanted.queue_arn, text, remedy, explains=about)
         return
     if seen.is_pending:
-        text = f"The subscription of {what} waits to be confirmed."
+        text = f"The subscription of {what} is not confirmed yet."
         yield found("subscription-pending", wanted.queue_arn, text, explains=about)
         return
     if seen.attributes is None:
@@ -172,14 +173,14 @@ def _of_filter(
     shown = quoted(existing, _SHOWN_CHARS)
     if not covers(existing, needed):
         yield found(
-            "filter-too-narrow", seen.arn, f"{what} has the filter {shown}, and its bindings need {needed}.",
+            "filter-too-narrow", seen.arn, f"{what} has the filter {shown}, but its bindings need {needed}.",
             _set(seen, "FilterPolicy", right), explains=explained,
         )  # fmt: skip
     elif choices and not any(covers(text, existing) for text in choices):
         is_foreign = not expected.is_ours_to_make or wanted.is_predefined
         shown = f"the filter {shown}" if existing != _EVERYTHING else "no filter"
         yield found(
-            "filter-too-wide", seen.arn, f"{what} has {shown}, and its bindings give {right}.",
+            "filter-too-wide", seen.arn, f"{what} has {shown}, but its bindings need only {right}.",
             _set(seen, "FilterPolicy", right), severity="info" if is_foreign else None, explains=explained,
         )  # fmt: skip
 
@@ -197,12 +198,9 @@ def _of_undelivered(
             text = f"{what} has no redrive policy."
             yield found("undelivered-not-kept", seen.arn, text, remedy, explains=explained)
         return
-    try:
-        target = target_of(text)
-    except ValueError:
-        target = None
-    known = facts.queues.get(target) if target else None
-    if target is None or (known is not None and known.url is None):
+    target = readable_dead_queue(text)
+    known = facts.queues.get(target)
+    if not target or (known is not None and known.url is None):
         shown = quoted(target or text, _SHOWN_CHARS)
         yield found(
             "undelivered-queue-missing", seen.arn, f"{what} has a redrive policy to {shown}, which does not exist.",

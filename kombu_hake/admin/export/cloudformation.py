@@ -12,7 +12,7 @@ from typing import Any
 
 from kombu_hake._version import __version__
 from kombu_hake.admin.export.names import logical_id
-from kombu_hake.amqp import parse_arn, read_object
+from kombu_hake.amqp import parse_arn, read_object, readable_dead_queue
 from kombu_hake.exceptions import ConfigurationError
 from kombu_hake.topology import Blueprint, SnsSubscription, SnsTopic, SqsQueue
 
@@ -76,7 +76,7 @@ def _queue(queue: SqsQueue, ids: Mapping[str, str]) -> dict[str, Any]:
     needs = []
     if queue.redrive:
         properties["RedrivePolicy"] = _document(queue.physical, "RedrivePolicy", queue.redrive)
-        needs = [ids[arn] for arn in [properties["RedrivePolicy"].get("deadLetterTargetArn")] if arn in ids]
+        needs = [ids[arn] for arn in [readable_dead_queue(queue.redrive)] if arn in ids]
     if queue.redrive_allow:
         properties["RedriveAllowPolicy"] = _document(queue.physical, "RedriveAllowPolicy", queue.redrive_allow)
     return _resource("AWS::SQS::Queue", properties | _tags(queue.tags), needs) | _KEPT
@@ -99,7 +99,7 @@ def _subscription(one: SnsSubscription, ids: Mapping[str, str], gates: Mapping[s
     found = _properties(one.attributes)
     properties = {"TopicArn": one.topic_arn, "Protocol": "sqs", "Endpoint": one.queue_arn, **found}
     # What SNS accepts must find the queue's door open: its policy comes first.
-    keeper = found.get("RedrivePolicy", {}).get("deadLetterTargetArn")
+    keeper = readable_dead_queue(one.attributes.get("RedrivePolicy"))
     needs = [ids.get(one.topic_arn), *(gates.get(arn, ids.get(arn)) for arn in (one.queue_arn, keeper))]
     return _resource("AWS::SNS::Subscription", properties, [name for name in needs if name is not None])
 

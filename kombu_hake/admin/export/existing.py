@@ -12,6 +12,8 @@ from typing import Any
 
 from kombu_hake.admin.declared import Declared, DeclaredExchange, DeclaredQueue
 from kombu_hake.amqp import (
+    DOCUMENT_ATTRIBUTES,
+    TAG_PREFIX,
     BindingSet,
     allows,
     from_tags,
@@ -26,9 +28,6 @@ from kombu_hake.exceptions import QueueNotFound, TopicNotFound
 from kombu_hake.topology import Blueprint, SnsSubscription, SnsTopic, SqsQueue
 
 __all__ = ["Existing", "Found", "completed", "read", "with_recorded"]
-
-#: Of SqsQueue, which has fields of its own for these.
-_DOCUMENTS = ("Policy", "RedrivePolicy", "RedriveAllowPolicy")
 
 
 @dataclass(frozen=True)
@@ -160,7 +159,10 @@ def _completed_queue(queue: SqsQueue, found: Found | None) -> SqsQueue:
     shown = found.attributes
     return replace(
         queue,
-        attributes={**queue.attributes, **{name: value for name, value in shown.items() if name not in _DOCUMENTS}},
+        attributes={
+            **queue.attributes,
+            **{name: value for name, value in shown.items() if name not in DOCUMENT_ATTRIBUTES},
+        },
         tags={**queue.tags, **_kept(found.tags, queue.tags)},
         policy=_policy(queue, shown.get("Policy") or None),
         redrive=shown.get("RedrivePolicy") or queue.redrive,
@@ -192,7 +194,7 @@ def _kept(found: Mapping[str, str], wanted: Mapping[str, str]) -> dict[str, str]
 
     Who made it stays: a newer version of this package does not change that.
     """
-    return {key: value for key, value in found.items() if not (key.startswith("hake:b:") and key in wanted)}
+    return {key: value for key, value in found.items() if not (key.startswith(TAG_PREFIX) and key in wanted)}
 
 
 def _completed_subscription(subscription: SnsSubscription, found: Found | None) -> SnsSubscription:

@@ -13,7 +13,14 @@ from typing import Any
 from kombu_hake._version import __version__
 from kombu_hake.admin.export.existing import Existing
 from kombu_hake.admin.export.names import terraform_name, terraform_pair
-from kombu_hake.amqp import SNS_MAX_MESSAGE_BYTES, SQS_MAX_MESSAGE_BYTES, Store, lifecycle_rules, parse_arn, read_object
+from kombu_hake.amqp import (
+    SNS_MAX_MESSAGE_BYTES,
+    SQS_MAX_MESSAGE_BYTES,
+    Store,
+    lifecycle_rules,
+    parse_arn,
+    readable_dead_queue,
+)
 from kombu_hake.topology import Blueprint, SnsSubscription, SnsTopic, SqsQueue
 
 __all__ = ["terraform"]
@@ -117,7 +124,7 @@ def _queue(queue: SqsQueue, names: Mapping[str, str]) -> dict[str, Any]:
         found["redrive_policy"] = _text(queue.redrive)
     if queue.redrive_allow:
         found["redrive_allow_policy"] = _text(queue.redrive_allow)
-    dead = _dead_letters(queue.redrive)  # must exist before
+    dead = readable_dead_queue(queue.redrive)  # must exist before
     return _with_rest(found, queue.tags, [f"aws_sqs_queue.{names[dead]}"] if dead in names else [])
 
 
@@ -144,7 +151,7 @@ def _subscription(
     found |= _arguments(_SUBSCRIPTION, shown)
     # What SNS accepts must find the queue's door open: its policy comes first.
     needs = [("aws_sns_topic", terraform_name(parse_arn(one.topic_arn).name))]
-    for arn in (one.queue_arn, _dead_letters(shown.get("RedrivePolicy"))):
+    for arn in (one.queue_arn, readable_dead_queue(shown.get("RedrivePolicy"))):
         needs += [(kind, names[arn]) for kind in ("aws_sqs_queue", "aws_sqs_queue_policy") if arn in names]
     return _with_rest(found, {}, [f"{kind}.{name}" for kind, name in needs if name in resources[kind]])
 
@@ -173,14 +180,6 @@ def _lifecycles(stores: Iterable[Store]) -> Iterator[tuple[str, dict[str, Any]]]
                 ],
             },
         )
-
-
-def _dead_letters(redrive: str | None) -> str:
-    """The ARN of the dead-letter queue that a redrive policy names; ``""`` for none."""
-    try:
-        return str(read_object(redrive).get("deadLetterTargetArn", ""))
-    except ValueError:
-        return ""
 
 
 def _arguments(known: Mapping[str, tuple[str, Converter]], attributes: Mapping[str, str]) -> dict[str, Any]:
