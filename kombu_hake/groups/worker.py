@@ -39,7 +39,7 @@ from kombu_hake.groups.registry import registry
 from kombu_hake.publish import NO_TENANT, batch
 from kombu_hake.quoting import fields, guarded, quoted
 from kombu_hake.receive import HakeMessage
-from kombu_hake.worker import check_tasks, say_unknown_once
+from kombu_hake.worker import check_tasks, reject_unknown
 
 __all__ = ["GroupStep", "event_strategy"]
 
@@ -56,7 +56,7 @@ class GroupStep(bootsteps.StartStopStep):  # type: ignore[misc]
         _prepare_handlers(c.app)
         check_tasks(c)  # after foreign JSON has become an event
         c.create_task_handler = partial(_task_handler, c.app, c.create_task_handler)
-        say_unknown_once(c)
+        reject_unknown(c)
 
     def start(self, c: Any) -> None:
         """Log an error if the broker does not support events."""

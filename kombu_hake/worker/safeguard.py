@@ -84,7 +84,7 @@ def _checked(create: Callable[..., Any]) -> Callable[..., Any]:
 def fault_in(message: Any) -> str | None:
     """What is wrong with a message that a Celery worker is about to get; None for nothing, or for no task.
 
-    A body that cannot be decoded is left to Celery's ``on_decode_error`` (:mod:`kombu_hake.worker.undecodable`).
+    A body that cannot be decoded is left to Celery's ``on_decode_error`` (:mod:`kombu_hake.worker.rejections`).
     """
     if is_json(message.content_type) and is_nested_too_deep(message.body):
         return f"its body is nested deeper than {MAX_NESTING} levels"

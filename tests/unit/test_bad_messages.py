@@ -32,7 +32,7 @@ from kombu_hake.groups.messages import Parts, for_handler, foreign_event
 from kombu_hake.groups.registry import Subscription, run_id
 from kombu_hake.worker import safeguard
 from kombu_hake.worker import state as worker
-from kombu_hake.worker.undecodable import reject_undecodable
+from kombu_hake.worker.rejections import reject_undecodable
 
 ASKED = {"x-dead-letter-queue": True}
 

@@ -16,7 +16,7 @@ from kombu_hake import transport as transport_module
 from kombu_hake.exceptions import BrokerUnavailable
 from kombu_hake.receive import settling as settling_module
 from kombu_hake.receive.delivery import LeaseState
-from kombu_hake.worker.undecodable import reject_undecodable
+from kombu_hake.worker.rejections import reject_undecodable
 
 ASKED = {"x-dead-letter-queue": True}
 
