@@ -11,8 +11,9 @@ from __future__ import annotations
 import sys
 from typing import Any, NamedTuple
 
-from kombu_hake.worker import errbacks, health, safeguard, state, stopping
+from kombu_hake.worker import health, safeguard, state, stopping
 from kombu_hake.worker.rejections import reject_undecodable, reject_unknown
+from kombu_hake.worker.tenants import keep_tenant_of_failed
 
 __all__ = ["INTERNALS", "TRIED", "Internal", "install"]
 
@@ -90,7 +91,7 @@ INTERNALS: tuple[Internal, ...] = (
     Internal("celery.app.task:Context.is_eager", ("worker.state",)),
     Internal("celery.app.trace:build_tracer", ("worker.state",), None,
              ("push_task(task)", "push_request(task_request)")),
-    Internal("celery.app.routes:Router.route", ("worker.no_tenant",), ("self", "options"),
+    Internal("celery.app.routes:Router.route", ("worker.tenants",), ("self", "options"),
              ("lpmerge(", "return options")),
     Internal("celery.backends.base:Backend.fallback_chord_unlock", ("publish.tenants",),
              ("self", "header_result", "body"), ("(header_result.id, body,)",)),
@@ -110,9 +111,9 @@ INTERNALS: tuple[Internal, ...] = (
     Internal("celery.app.amqp:Queues.__init__", ("groups.setup",), None),
     Internal("celery.app.task:Task.start_strategy", ("groups.worker",), ("self", "app", "consumer"),
              ("self.Strategy",)),
-    Internal(f"{_REQUEST}.on_failure", ("groups.failures", "worker.errbacks"), ("self", "exc_info")),
-    Internal(f"{_REQUEST}.on_timeout", ("worker.errbacks",), ("self", "soft"), ("mark_as_failure(",)),
-    Internal(f"{_REQUEST}._announce_revoked", ("worker.errbacks",), ("self", "reason"), ("mark_as_revoked(",)),
+    Internal(f"{_REQUEST}.on_failure", ("groups.failures", "worker.tenants"), ("self", "exc_info")),
+    Internal(f"{_REQUEST}.on_timeout", ("worker.tenants",), ("self", "soft"), ("mark_as_failure(",)),
+    Internal(f"{_REQUEST}._announce_revoked", ("worker.tenants",), ("self", "reason"), ("mark_as_revoked(",)),
 )  # fmt: skip
 
 
@@ -140,4 +141,4 @@ def _on_ready(sender: Any = None, **_kwargs: Any) -> None:
     safeguard.on_ready(sender)
     reject_undecodable(sender)
     health.on_ready(sender, transport)
-    errbacks.on_ready()
+    keep_tenant_of_failed()
