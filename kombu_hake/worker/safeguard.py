@@ -13,6 +13,10 @@ Hooks, as of Celery 5.7
     ``Consumer.on_task_request`` does so for other pools; timers call it when an ETA has come or a rate limit allows.
     ``Consumer.add_task_queue`` and ``cancel_task_queue`` are called by the event loop after a command of remote
     control, where anything but a connection error ends the worker, such as an exchange that has another type.
+
+Protocol 1
+    The name and id of such a task are in its body. :func:`kombu_hake.receive.messages.to_message` knows tasks by their
+    headers, so it is here, where the body is decoded, that a retry of one is kept in its own queue.
 """
 
 from __future__ import annotations
@@ -22,10 +26,9 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from kombu_hake.amqp import MAX_NESTING, fault_of, is_json, is_nested_too_deep, is_plain
+from kombu_hake.amqp import MAX_NESTING, PRIVATE_EXCHANGE, fault_of, is_json, is_nested_too_deep, is_plain, is_task
 from kombu_hake.quoting import fields, guarded, quoted
 from kombu_hake.receive import HakeMessage, told
-from kombu_hake.worker.protocol_1 import stay_in_own_queue
 
 __all__ = ["check_tasks", "fault_in", "on_ready"]
 
@@ -73,7 +76,7 @@ def _checked(create: Callable[..., Any]) -> Callable[..., Any]:
                 if fault is not None:
                     message.set_aside(f"malformed: {fault}")
                     return None
-                stay_in_own_queue(message)
+                _stay_in_own_queue(message)
             return on_task_received(message)
 
         return on_message
@@ -104,6 +107,26 @@ def fault_in(message: Any) -> str | None:
             return "its body is of type dict, not [args, kwargs, embed]"
         headers = {**payload, **headers}
     return fault_of(headers, message.properties, payload)
+
+
+def _stay_in_own_queue(message: HakeMessage) -> None:
+    """Have a task of protocol 1 retried in the queue that it lies in; before Celery makes a request of the message.
+
+    Does nothing to other messages, nor to one whose body cannot be decoded.
+    """
+    if is_task(message.headers):
+        return
+    about = message.lease.about if message.lease is not None else None
+    if about is not None and ("task" in message.headers or _names_a_task(message)):
+        message.delivery_info.update(exchange=PRIVATE_EXCHANGE, routing_key=about.queue)
+
+
+def _names_a_task(message: HakeMessage) -> bool:
+    try:
+        payload = message.payload
+    except Exception:
+        return False
+    return isinstance(payload, dict) and "task" in payload
 
 
 def _guarded(controller: Any, process: Callable[[Any], Any]) -> Callable[[Any], None]:
