@@ -16,7 +16,7 @@ from kombu_hake.amqp import Envelope, Verdict, decode, due_ms, has_pointer, hide
 from kombu_hake.aws import Clients
 from kombu_hake.exceptions import BrokerUnavailable, HakeError
 from kombu_hake.quoting import fields, guarded, quoted
-from kombu_hake.receive.dead_letters import DeadLetter, DeadLetters
+from kombu_hake.receive.dead_letters import DeadLetter, DeadLetters, SourceQueue
 from kombu_hake.receive.deferring import Deferring
 from kombu_hake.receive.deliveries import Deliveries, How
 from kombu_hake.receive.delivery import Delivery, Outcome
@@ -177,19 +177,13 @@ class Gate:
 
     def _placing(self, delivery: Delivery, envelope: Envelope, reason: str) -> Callable[[], str]:
         """What sends a message to its dead letters; see :meth:`DeadLetters.place`."""
-        arguments, raw, stored = self._arguments(delivery), delivery.message, delivery.stored
-        place = partial(
-            self._dead_letters.place,
-            queue=delivery.queue,
-            url=delivery.lease.url,
-            arguments=arguments,
-            reason=reason,
-            lease=delivery.lease,
-        )
+        raw, stored = delivery.message, delivery.stored
+        source = SourceQueue(delivery.queue, delivery.lease.url, self._arguments(delivery))
+        place = partial(self._dead_letters.place, source=source, reason=reason, lease=delivery.lease)
         if stored is None or stored.outline is None:
             delivery.lease.owned = None  # not read: what is set aside has the pointer, wherever it goes
             return partial(place, envelope, raw)
-        if "x-dead-letter-exchange" in arguments:
+        if "x-dead-letter-exchange" in source.arguments:
             return lambda: place(self._deliveries.read_again(delivery), raw)
         attributes = {**raw["MessageAttributes"], **stored.attributes(stored.telling())}
         return partial(place, envelope, {**raw, "MessageAttributes": attributes})

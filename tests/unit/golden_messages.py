@@ -40,7 +40,7 @@ from kombu_hake.groups.messages import event_of, foreign_event
 from kombu_hake.publish.dispatch import Dispatcher
 from kombu_hake.publish.publisher import Publisher
 from kombu_hake.publish.routes import QueueTarget, Routes
-from kombu_hake.receive.dead_letters import DeadLetters
+from kombu_hake.receive.dead_letters import DeadLetters, SourceQueue
 from kombu_hake.receive.delivery import Delivery, Lease
 from kombu_hake.receive.messages import to_message
 from kombu_hake.topology.spec import QueueSpec
@@ -142,10 +142,8 @@ def write(recipe: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
                 policy = json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": 3})
                 fake.sqs("set_queue_attributes", QueueUrl=url, Attributes={"RedrivePolicy": policy})
             letters = DeadLetters(fake, dispatcher.publish_now, topology.dead_queues.make_again)
-            assert letters.set_aside(
-                decode(message["Body"], queue), message, queue=queue, url=url, arguments=arguments,
-                reason=recipe["reason"],
-            )  # fmt: skip
+            source = SourceQueue(queue, url, arguments)
+            assert letters.set_aside(decode(message["Body"], queue), message, source, recipe["reason"])
     [(operation, params)] = [call for call in fake.calls if call[0] in _SENDING]
     fake.clock.advance(900)
     answer = fake.sqs(
