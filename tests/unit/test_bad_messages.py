@@ -38,11 +38,6 @@ ASKED = {"x-dead-letter-queue": True}
 
 
 @pytest.fixture
-def fake() -> FakeClients:
-    return FakeClients()
-
-
-@pytest.fixture
 def connection(fake: FakeClients) -> Iterator[Connection]:
     with connected(fake, ack_linger_s=0.0, visibility_timeout=60) as made:
         yield made

@@ -17,11 +17,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarn
 
 
 @pytest.fixture
-def fake() -> FakeClients:
-    return FakeClients()
-
-
-@pytest.fixture
 def connection(fake: FakeClients) -> Iterator[Connection]:
     with connected(fake) as made:
         made.channel().queue_declare("q")

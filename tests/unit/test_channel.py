@@ -31,11 +31,6 @@ from kombu_hake.exceptions import (
 
 
 @pytest.fixture
-def fake() -> FakeClients:
-    return FakeClients()
-
-
-@pytest.fixture
 def connection(fake: FakeClients) -> Iterator[Connection]:
     with connected(fake, ack_linger_s=0.0, visibility_timeout=60) as made:
         yield made

@@ -108,11 +108,6 @@ def test_a_consumer_of_any_kombu_transport_reads_it(value: Any) -> None:
 # --- through the broker
 
 
-@pytest.fixture
-def fake() -> FakeClients:
-    return FakeClients()
-
-
 def published(fake: FakeClients, body: Any, *, compression: str | None = None, **options: Any) -> tuple[str, Any]:
     """What is in the queue, and what a consumer reads."""
     with connected(fake, **options) as connection:

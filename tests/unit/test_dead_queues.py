@@ -28,11 +28,6 @@ ASKED = {"x-dead-letter-queue": True}
 ORDERS = Binding("orders", "fanout")
 
 
-@pytest.fixture
-def fake() -> FakeClients:
-    return FakeClients()
-
-
 def made(fake: FakeClients, **options: Any) -> Topology:
     fake.settings = make_settings(**options)
     return Topology(fake, fake.settings)

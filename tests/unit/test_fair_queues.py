@@ -16,8 +16,8 @@ from typing import NamedTuple
 import pytest
 from fake_aws import FakeClock
 from fakes import FakeClients
+from publishing import Process
 from support.fair_queues import RECENT_S, FairSqs
-from test_dispatch import Process
 
 from kombu_hake.amqp import Binding
 from kombu_hake.publish import batch

@@ -25,11 +25,6 @@ SECRET = "wJalrXUtnFEMIK7MDENG"
 
 
 @pytest.fixture
-def fake() -> FakeClients:
-    return FakeClients()
-
-
-@pytest.fixture
 def connection(fake: FakeClients) -> Iterator[Connection]:
     with connected(fake) as made:
         yield made
