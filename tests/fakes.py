@@ -43,6 +43,7 @@ __all__ = [
     "AdviceAtOnce",
     "FakeClients",
     "FakeClock",
+    "Gate",
     "NoSweeper",
     "connected",
     "eventually",
@@ -337,6 +338,22 @@ class FakeClients:
         due = self._failures.get(operation)
         if due:
             raise due.pop(0)
+
+
+class Gate:
+    """A hook for :meth:`FakeClients.before` that holds calls until it is opened."""
+
+    def __init__(self) -> None:
+        #: Set once a call is held.
+        self.reached = threading.Event()
+        self._open = threading.Event()
+
+    def __call__(self) -> None:
+        self.reached.set()
+        assert self._open.wait(10.0)
+
+    def open(self) -> None:
+        self._open.set()
 
 
 def eventually(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:

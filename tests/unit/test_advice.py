@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
-from fakes import FakeClients, eventually, wait_for_advice
+from fakes import FakeClients, Gate, eventually, wait_for_advice
 from publishing import Process
 from test_forksafe import in_child
 
@@ -15,21 +15,6 @@ from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, MessageTooLar
 from kombu_hake.publish import advice as advice_module
 from kombu_hake.publish import batch
 from kombu_hake.publish.advice import Advice
-
-
-class Gate:
-    """Holds calls until it is opened."""
-
-    def __init__(self) -> None:
-        self.reached = threading.Event()
-        self._open = threading.Event()
-
-    def __call__(self) -> None:
-        self.reached.set()
-        assert self._open.wait(10)
-
-    def open(self) -> None:
-        self._open.set()
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from fakes import FakeClients, eventually
+from fakes import FakeClients, Gate, eventually
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -69,21 +69,6 @@ def threads() -> Iterator[Threads]:
     found = Threads()
     yield found
     found.join()
-
-
-class Gate:
-    """Holds a request until it is opened."""
-
-    def __init__(self) -> None:
-        self.reached = threading.Event()
-        self._open = threading.Event()
-
-    def __call__(self) -> None:
-        self.reached.set()
-        assert self._open.wait(10.0)
-
-    def open(self) -> None:
-        self._open.set()
 
 
 def waiting(publisher: Publisher, target: QueueTarget) -> int:
