@@ -1,8 +1,9 @@
-"""A process that declares and publishes, without kombu; its AWS is a fake."""
+"""A process that declares and publishes, without kombu."""
 
+from collections.abc import Callable
 from typing import Any
 
-from fakes import AdviceAtOnce, FakeClients, make_settings
+from fakes import AdviceAtOnce, make_settings
 
 from kombu_hake.amqp.bindings import Binding
 from kombu_hake.publish.dispatch import Dispatcher
@@ -16,13 +17,15 @@ from kombu_hake.topology.topology import Topology
 class Process:
     """What one process knows."""
 
-    def __init__(self, fake: FakeClients, *, advice: Any = AdviceAtOnce, **options: Any) -> None:
+    def __init__(
+        self, clients: Any, *, advice: Any = AdviceAtOnce, clock: Callable[[], float] | None = None, **options: Any
+    ) -> None:
         settings = make_settings(**options)
-        self.topology = Topology(fake, settings, clock=fake.clock)
+        self.topology = Topology(clients, settings, clock=clock or clients.clock)
         self.advice = advice
         self.routes = Routes(self.topology, settings, advice.ask)
-        publisher = Publisher(fake, Limits(settings, self.topology))
-        self.dispatcher = Dispatcher(self.topology, self.routes, publisher, settings)
+        self.publisher = Publisher(clients, Limits(settings, self.topology))
+        self.dispatcher = Dispatcher(self.topology, self.routes, self.publisher, settings)
 
     def declare(self, queue: str, *bindings: Binding, **arguments: Any) -> None:
         self.topology.declare_queue(QueueSpec(queue, arguments=arguments))

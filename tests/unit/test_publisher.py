@@ -9,6 +9,7 @@ import pytest
 from fakes import FakeClients, Gate, eventually
 from hypothesis import given
 from hypothesis import strategies as st
+from publishing import Process
 
 from kombu_hake.amqp.limits import SNS_MAX_MESSAGE_BYTES, SQS_MAX_MESSAGE_BYTES
 from kombu_hake.amqp.naming import QueueUrl, TopicArn
@@ -30,8 +31,8 @@ def target(fake: FakeClients) -> QueueTarget:
 
 
 @pytest.fixture
-def publisher(fake: FakeClients) -> Publisher:
-    return Publisher(fake)
+def publisher(here: Process) -> Publisher:
+    return here.publisher
 
 
 def message(text: str) -> Outgoing:
