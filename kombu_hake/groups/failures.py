@@ -186,7 +186,7 @@ def _dead_letter(
         return sent, stored.pointer.text, pointer_attributes(stored.pointer, changes)
     sent, text = _whole(parts, queue, death)
     if len(text) > _MAX_TEXT_CHARS:
-        pointer = transport.dispatcher.store(text, "", sent.headers)
+        pointer = transport.dispatcher.store(text, sent.headers)
         if pointer is not None:
             return sent, pointer.text, pointer_attributes(pointer, {})
         # The message comes before the story of its end.

@@ -225,12 +225,12 @@ class Dispatcher:
             extra["MessageGroupId"] = group
         self._publisher.send(target, outgoing(text, {}, extra))
 
-    def store(self, text: str, exchange: str, headers: Mapping[str, Any]) -> Pointer | None:
+    def store(self, text: str, headers: Mapping[str, Any]) -> Pointer | None:
         """Write the text of a message to one queue to S3; None where no bucket is configured for it.
 
         Raises: as :meth:`publish`.
         """
-        store = self._topology.stores.of(exchange, headers)
+        store = self._topology.stores.of("", headers)
         return None if store is None else self._uploads.put(text, store, is_for_queue=True)
 
     def _point(self, large: _Large, target: Target, prepared: Outgoing) -> Outgoing | None:
