@@ -343,7 +343,7 @@ class Channel(DeclaringChannel):
     def _after_failure(self, delivery: Delivery, message: HakeMessage, exc: Exception) -> None:
         """Dead-letter or hide a message that made a Celery worker's callback fail. The worker continues."""
         worker.drop_request(message)
-        if not message.set_aside(f"error: {type(exc).__name__}", exc):
+        if not message.quarantine(f"error: {type(exc).__name__}", exc):
             message_id = delivery.message.get("MessageId")
             logger.error(
                 "HAKE015 The consumer failed on message %s of queue %s after the message was settled: %s",
@@ -401,7 +401,7 @@ class Channel(DeclaringChannel):
         if claimed:
             logger.info("Released %d tasks that were received and not started.", len(claimed))
 
-    def set_aside(self, delivery_tag: int, fault: str, exc: Exception | None = None) -> bool:
+    def quarantine(self, delivery_tag: int, fault: str, exc: Exception | None = None) -> bool:
         """Settle a message that cannot be handled; see :meth:`kombu_hake.receive.gate.Gate.quarantine`.
 
         Returns:

@@ -125,13 +125,13 @@ class HakeMessage(KombuMessage):  # type: ignore[misc]
         self.channel.forget(self.delivery_tag)
         self._state = "REQUEUED"
 
-    def set_aside(self, fault: str, exc: Exception | None = None) -> bool:
+    def quarantine(self, fault: str, exc: Exception | None = None) -> bool:
         """Settle a message that cannot be handled: see :meth:`kombu_hake.receive.gate.Gate.quarantine`.
 
         Returns:
             False when it was settled before.
         """
-        if not self.channel.set_aside(self.delivery_tag, fault, exc):
+        if not self.channel.quarantine(self.delivery_tag, fault, exc):
             return False
         self._state = "REJECTED"
         return True

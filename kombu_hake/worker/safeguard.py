@@ -3,7 +3,7 @@
 Celery trusts the headers and the body of a task: an exception that they cause in the main process is not the task's but
 the worker's, and ends it. So a worker of ours looks at each task before Celery does
 (:mod:`kombu_hake.amqp.tasks`), and catches what is raised where Celery hands a task to its pool. The message is
-then set aside, see :meth:`kombu_hake.receive.gate.Gate.quarantine`. Exceptions out of Celery's callback are caught in
+then quarantined, see :meth:`kombu_hake.receive.gate.Gate.quarantine`. Exceptions out of Celery's callback are caught in
 :meth:`kombu_hake.channel.Channel.deliver`.
 
 Hooks, as of Celery 5.7
@@ -74,7 +74,7 @@ def _checked(create: Callable[..., Any]) -> Callable[..., Any]:
             if isinstance(message, HakeMessage):
                 fault = fault_in(message)
                 if fault is not None:
-                    message.set_aside(f"malformed: {fault}")
+                    message.quarantine(f"malformed: {fault}")
                     return None
                 _stay_in_own_queue(message)
             return on_task_received(message)
@@ -139,7 +139,7 @@ def _guarded(controller: Any, process: Callable[[Any], Any]) -> Callable[[Any], 
             if not isinstance(request.message, HakeMessage):
                 raise
             _take_back(controller, request)
-            request.message.set_aside(f"the pool does not take it: {type(exc).__name__}", exc)
+            request.message.quarantine(f"the pool does not take it: {type(exc).__name__}", exc)
 
     process_task.is_of_hake = True  # type: ignore[attr-defined]
     return process_task

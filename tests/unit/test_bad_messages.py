@@ -635,7 +635,7 @@ def test_nothing_is_kept_of_messages_that_were_set_aside(
             send(fake, text_of(task=f"unknown.{key}", id=key) if number % 3 else f"no json {key}")
             message = channel.basic_get("q")
             assert message is not None
-            message.set_aside(f"malformed: {key}")
+            message.quarantine(f"malformed: {key}")
             del message
         eventually(lambda: not fake.queues.queue("q").messages)
 
