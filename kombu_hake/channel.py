@@ -412,7 +412,7 @@ class Channel(DeclaringChannel):
             self._gate.quarantine(delivery, fault, exc)
         return bool(claimed)
 
-    def forget(self, delivery_tag: int) -> None:
+    def abandon(self, delivery_tag: int) -> None:
         """Stop renewing a message: it is redelivered when its lease expires."""
         for delivery in self._deliveries.claim(self.channel_id, delivery_tag):
             self._deliveries.finish(delivery, How.ABANDON)

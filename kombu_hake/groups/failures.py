@@ -110,7 +110,7 @@ class GroupRequest(Request):  # type: ignore[misc]
         if set_aside(self.message, parts_of(self.message), "failed", death):
             self.acknowledge()
         else:  # not at once: the handler would run in a loop while nothing can be sent there
-            self.message.come_later()
+            self.message.abandon()
             self.acknowledged = True
 
 

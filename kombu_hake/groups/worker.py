@@ -119,7 +119,7 @@ def _settle_aside(message: Any, parts: Parts, reason: str, text: str) -> None:
     if set_aside(message, parts, reason, {"message": text}):
         message.ack()
     else:
-        message.come_later()
+        message.abandon()
 
 
 def event_strategy(task: Any, app: Any, consumer: Any, **_kwargs: Any) -> Callable[..., Any]:
@@ -175,7 +175,7 @@ def event_strategy(task: Any, app: Any, consumer: Any, **_kwargs: Any) -> Callab
                 "HAKE607 Cannot send event %s of topic %s to its handlers; the event is redelivered: %s",
                 event_id, topic, exc, extra=fields(queue=group, task_id=event_id),
             )  # fmt: skip
-            return message.come_later()
+            return message.abandon()
         return ack(logger, consumer.connection_errors)
 
     return on_event

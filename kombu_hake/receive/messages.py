@@ -120,9 +120,9 @@ class HakeMessage(KombuMessage):  # type: ignore[misc]
         """Decode the body again when that is asked for. Celery's workers look at it once, and pass the body on."""
         self._decoded_cache = None
 
-    def come_later(self) -> None:
+    def abandon(self) -> None:
         """Let it be redelivered after its visibility timeout, where :meth:`requeue` would cause a loop."""
-        self.channel.forget(self.delivery_tag)
+        self.channel.abandon(self.delivery_tag)
         self._state = "REQUEUED"
 
     def quarantine(self, fault: str, exc: Exception | None = None) -> bool:

@@ -50,7 +50,7 @@ def on_lost(channel: Any, lease: Lease, why: Why, *, terminate: bool) -> None:
         )  # fmt: skip
     elif not terminate or not _terminate(request):
         return
-    channel.forget(about.delivery_tag)
+    channel.abandon(about.delivery_tag)
 
 
 def _request_of(channel: Any, delivery_tag: int) -> Any:
