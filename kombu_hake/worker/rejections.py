@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from functools import wraps
 from typing import Any
 
 from kombu_hake.amqp import ORIGIN_HEADER, is_task
@@ -22,6 +21,7 @@ from kombu_hake.aws import Once
 from kombu_hake.exceptions import HakeError
 from kombu_hake.quoting import fields, guarded, quoted
 from kombu_hake.receive import HakeMessage
+from kombu_hake.worker.hooks import replace_once
 
 __all__ = ["UnknownTasks", "reject_undecodable", "reject_unknown"]
 
@@ -30,32 +30,26 @@ logger = guarded(logging.getLogger(__name__))
 
 def reject_undecodable(consumer: Any) -> None:
     """Have a worker's consumer reject what it cannot decode; now, and when it connects again. Idempotent."""
-    if getattr(consumer.on_decode_error, "is_of_hake", False):
-        return
-    consumer.on_decode_error = _rejecting(consumer.on_decode_error)
+    is_new = replace_once(consumer, "on_decode_error", _rejecting)
     task_consumer = getattr(consumer, "task_consumer", None)
-    if task_consumer is not None:
+    if is_new and task_consumer is not None:
         task_consumer.on_decode_error = consumer.on_decode_error  # it has the former one
 
 
 def _rejecting(otherwise: Callable[[Any, Exception], Any]) -> Callable[[Any, Exception], Any]:
-    @wraps(otherwise)
     def on_decode_error(message: Any, exc: Exception) -> Any:
         if isinstance(message, HakeMessage):
             message.ack = message.reject  # what Celery's own function calls once it has logged the message
         return otherwise(message, exc)
 
-    on_decode_error.is_of_hake = True  # type: ignore[attr-defined]
     return on_decode_error
 
 
 def reject_unknown(consumer: Any) -> None:
     """Have a worker's consumer reject tasks that it does not know; now, and when it connects again. Idempotent."""
-    if isinstance(consumer.on_unknown_task, UnknownTasks):
-        return
-    consumer.on_unknown_task = UnknownTasks(consumer.on_unknown_task)
+    is_new = replace_once(consumer, "on_unknown_task", UnknownTasks)
     task_consumer = getattr(consumer, "task_consumer", None)
-    if task_consumer is not None and task_consumer.on_message is not None:
+    if is_new and task_consumer is not None and task_consumer.on_message is not None:
         # Its loop has started, and holds a handler that knows the former function.
         task_consumer.on_message = consumer.create_task_handler()
 

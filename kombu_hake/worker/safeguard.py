@@ -23,12 +23,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 from kombu_hake.amqp import MAX_NESTING, PRIVATE_EXCHANGE, fault_of, is_json, is_nested_too_deep, is_plain, is_task
 from kombu_hake.quoting import fields, guarded, quoted
 from kombu_hake.receive import HakeMessage, told
+from kombu_hake.worker.hooks import replace_once
 
 __all__ = ["check_tasks", "fault_in", "on_ready"]
 
@@ -43,13 +44,9 @@ def on_ready(consumer: Any) -> None:
             task_consumer.on_message = consumer.create_task_handler()  # the loop has started with Celery's own
     controller = consumer.controller
     for owner, name in ((controller, "_process_task"), (consumer, "on_task_request")):
-        process = getattr(owner, name)
-        if not getattr(process, "is_of_hake", False):
-            setattr(owner, name, _guarded(controller, process))
+        replace_once(owner, name, partial(_guarded, controller))
     for name in ("add_task_queue", "cancel_task_queue"):
-        change = getattr(consumer, name, None)
-        if change is not None and not getattr(change, "is_of_hake", False):
-            setattr(consumer, name, _survived(consumer, name, change))
+        replace_once(consumer, name, partial(_survived, consumer, name))
 
 
 def check_tasks(consumer: Any) -> bool:
@@ -141,7 +138,6 @@ def _guarded(controller: Any, process: Callable[[Any], Any]) -> Callable[[Any], 
             _take_back(controller, request)
             request.message.quarantine(f"the pool does not take it: {type(exc).__name__}", exc)
 
-    process_task.is_of_hake = True  # type: ignore[attr-defined]
     return process_task
 
 
@@ -167,7 +163,6 @@ def _survived(consumer: Any, name: str, change: Callable[..., Any]) -> Callable[
                     queues.pop(queue, None)
                 consumer.task_consumer.cancel_by_queue(queue)
 
-    change_queue.is_of_hake = True  # type: ignore[attr-defined]
     return change_queue
 
 

@@ -12,9 +12,10 @@ Error callbacks
 from __future__ import annotations
 
 import sys
-from functools import wraps
+from collections.abc import Callable
 from typing import Any
 
+from kombu_hake.worker.hooks import replace_once
 from kombu_hake.worker.state import settles
 
 __all__ = ["keep_no_tenant", "keep_tenant_of_failed"]
@@ -26,11 +27,11 @@ _METHODS = ("on_failure", "on_timeout", "_announce_revoked")
 def keep_no_tenant() -> None:
     """Have Celery's router keep ``tenant=None``. Idempotent; does nothing where Celery is not loaded."""
     routes = sys.modules.get("celery.app.routes")
-    if routes is None or getattr(routes.Router.route, "is_of_hake", False):
-        return
-    original = routes.Router.route
+    if routes is not None:
+        replace_once(routes.Router, "route", _keeping_none)
 
-    @wraps(original)
+
+def _keeping_none(original: Callable[..., Any]) -> Callable[..., Any]:
     def route(self: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
         has_none = "tenant" in options and options["tenant"] is None
         found = original(self, options, *args, **kwargs)
@@ -38,24 +39,19 @@ def keep_no_tenant() -> None:
             found["tenant"] = None
         return found
 
-    route.is_of_hake = True  # type: ignore[attr-defined]
-    routes.Router.route = route
+    return route
 
 
 def keep_tenant_of_failed() -> None:
     """Have Celery's requests record for which task they publish. Idempotent; a worker has loaded them."""
     request = sys.modules["celery.worker.request"].Request
     for name in _METHODS:
-        method = getattr(request, name)
-        if not getattr(method, "is_of_hake", False):
-            setattr(request, name, _settling(method))
+        replace_once(request, name, _settling)
 
 
-def _settling(method: Any) -> Any:
-    @wraps(method)
+def _settling(method: Callable[..., Any]) -> Callable[..., Any]:
     def settle(self: Any, *args: Any, **kwargs: Any) -> Any:
         with settles(self):
             return method(self, *args, **kwargs)
 
-    settle.is_of_hake = True  # type: ignore[attr-defined]
     return settle

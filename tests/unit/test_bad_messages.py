@@ -605,7 +605,7 @@ def test_whatever_hands_a_request_to_the_pool_is_guarded_once(
     controller = SimpleNamespace(_process_task=failing(TypeError()), pool=None, hub=None)
     consumer = SimpleNamespace(
         controller=controller, on_task_request=failing(TypeError()), create_task_handler=lambda: None,
-        task_consumer=SimpleNamespace(on_message="Celery's own"),
+        add_task_queue=None, cancel_task_queue=None, task_consumer=SimpleNamespace(on_message="Celery's own"),
     )  # fmt: skip
     safeguard.on_ready(consumer)
     assert callable(consumer.task_consumer.on_message)
