@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from kombu_hake.amqp import Envelope, decode
 from kombu_hake.aws import forksafe
+from kombu_hake.exceptions import BrokerUnavailable, HakeError
 from kombu_hake.receive.delivery import Delivery, LostLease
 from kombu_hake.receive.leases import Leases
 from kombu_hake.receive.payloads import Payloads
@@ -253,6 +254,18 @@ class Deliveries:
             self._leases.hide(lease, hide_s)
         else:
             self._leases.abandon(lease)
+
+    def finish_after(self, delivery: Delivery, first: First) -> None:
+        """Acknowledge once AWS has accepted *first*, which is sent in this thread; retried as in :meth:`finish`."""
+        try:
+            first.send()
+        except BrokerUnavailable:
+            self.finish(delivery, How.ACK, first=first)
+        except HakeError as exc:
+            first.failed(exc)
+            self.finish(delivery, How.ABANDON)
+        else:
+            self.finish(delivery, How.ACK)
 
     def release(self, deliveries: Sequence[Delivery]) -> None:
         """:meth:`finish` several by making them visible, in requests of up to ten."""

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from kombu_hake.amqp import Envelope, Verdict, decode, due_ms, has_pointer, hide_s, needs_binding, opaque, verdict
 from kombu_hake.aws import Clients
-from kombu_hake.exceptions import BrokerUnavailable, HakeError
+from kombu_hake.exceptions import HakeError
 from kombu_hake.quoting import fields, guarded, quoted
 from kombu_hake.receive.dead_letters import DeadLetter, DeadLetters, SourceQueue
 from kombu_hake.receive.deferring import Deferring
@@ -164,16 +164,8 @@ class Gate:
         letter = DeadLetter(placing, delivery.queue, delivery.message.get("MessageId"), reason)
         if delivery.stored is not None and "x-dead-letter-exchange" in self._arguments(delivery):
             self._deliveries.finish(delivery, How.ACK, first=letter)  # not in this thread: it downloads and uploads
-            return
-        try:
-            letter.send()
-        except BrokerUnavailable:
-            self._deliveries.finish(delivery, How.ACK, first=letter)
-        except HakeError as exc:
-            letter.failed(exc)
-            self._deliveries.finish(delivery, How.ABANDON)
         else:
-            self._deliveries.finish(delivery, How.ACK)
+            self._deliveries.finish_after(delivery, letter)
 
     def _placing(self, delivery: Delivery, envelope: Envelope, reason: str) -> Callable[[], str]:
         """What sends a message to its dead letters; see :meth:`DeadLetters.place`."""
