@@ -4,7 +4,7 @@ import logging
 from typing import Any
 
 import pytest
-from fakes import ACCOUNT, REGION, FakeClients
+from fakes import ACCOUNT, REGION, AdviceAtOnce, FakeClients
 from kombu.exceptions import InconsistencyError
 from publishing import Process
 
@@ -157,7 +157,7 @@ def test_events_are_not_published_while_nobody_listens(
     assert fake.count("get_topic_attributes") == 1
     assert not caplog.records
     elsewhere.declare("monitor", Binding("celeryev", "topic", "#"))
-    here.routes.listeners = Listeners(here.routes._count_listeners)  # some minutes later
+    here.routes.listeners = Listeners(here.routes._count_listeners, AdviceAtOnce.ask)  # some minutes later
     assert here.targets("celeryev", "worker.heartbeat") == ["topic celeryev"]
 
 
