@@ -210,6 +210,10 @@ class FakeClients:
         """Have the next calls of *operation* raise these, one each."""
         self._failures.setdefault(operation, []).extend(errors)
 
+    def heal(self) -> None:
+        """Undo :meth:`fail`, for all operations."""
+        self._failures.clear()
+
     def fail_entries(
         self,
         operation: str,

@@ -7,14 +7,14 @@ import logging
 import os
 import pickle
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
 import pytest
-from fakes import FakeClients, connected, eventually
+from fakes import FakeClients, eventually
 from hypothesis import given
 from hypothesis import strategies as st
 from kombu import Connection, Consumer, Producer, Queue
@@ -35,18 +35,6 @@ from kombu_hake.worker import state as worker
 from kombu_hake.worker.rejections import reject_undecodable
 
 ASKED = {"x-dead-letter-queue": True}
-
-
-@pytest.fixture
-def connection(fake: FakeClients) -> Iterator[Connection]:
-    with connected(fake, ack_linger_s=0.0, visibility_timeout=60) as made:
-        yield made
-
-
-@pytest.fixture
-def channel(connection: Connection) -> Channel:
-    made: Channel = connection.channel()
-    return made
 
 
 @pytest.fixture

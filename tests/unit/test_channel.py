@@ -3,7 +3,6 @@
 import json
 import logging
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -28,18 +27,6 @@ from kombu_hake.exceptions import (
     TopologyError,
     Unroutable,
 )
-
-
-@pytest.fixture
-def connection(fake: FakeClients) -> Iterator[Connection]:
-    with connected(fake, ack_linger_s=0.0, visibility_timeout=60) as made:
-        yield made
-
-
-@pytest.fixture
-def channel(connection: Connection) -> Channel:
-    made: Channel = connection.channel()
-    return made
 
 
 class Received(list[Message]):
