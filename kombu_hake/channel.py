@@ -39,8 +39,8 @@ from kombu_hake.receive import (
     receive_count,
     receive_params,
     report_poll,
+    summary,
     to_message,
-    told,
 )
 from kombu_hake.telemetry import Received, Telemetry
 from kombu_hake.temporary import Temporaries
@@ -347,7 +347,7 @@ class Channel(DeclaringChannel):
             message_id = delivery.message.get("MessageId")
             logger.error(
                 "HAKE015 The consumer failed on message %s of queue %s after the message was settled: %s",
-                message_id, delivery.queue, told(exc), extra=fields(queue=delivery.queue, message_id=message_id),
+                message_id, delivery.queue, summary(exc), extra=fields(queue=delivery.queue, message_id=message_id),
             )  # fmt: skip
 
     # --- settle

@@ -10,7 +10,7 @@ from kombu_hake.receive.dead_letters import DeadLetters, SourceQueue
 from kombu_hake.receive.deferring import Deferring
 from kombu_hake.receive.deliveries import Deliveries, How, Inbox, Item
 from kombu_hake.receive.delivery import Delivery, Lease, LostLease, Why
-from kombu_hake.receive.gate import Admitted, Gate, told
+from kombu_hake.receive.gate import Admitted, Gate, summary
 from kombu_hake.receive.leases import Leases
 from kombu_hake.receive.messages import CommandMessage, HakeMessage, about, receive_count, to_message
 from kombu_hake.receive.payloads import Payloads
@@ -39,6 +39,6 @@ __all__ = [
     "receive_count",
     "receive_params",
     "report_poll",
+    "summary",
     "to_message",
-    "told",
 ]

@@ -116,14 +116,14 @@ class Inbox:
             return self._reader.fileno()
 
     def wake(self) -> None:
-        """Have an event loop, or who waits in :meth:`get`, look up, though there is nothing new. Any thread."""
+        """Wake an event loop, or a thread that waits in :meth:`get`, though nothing has arrived. Any thread."""
         with self._lock:
             self._woken = True
             self._signal()
             self._changed.notify()
 
     def close(self) -> None:
-        """Close the descriptor, and wait no more."""
+        """Close the descriptor, and end all waiting."""
         with self._lock:
             self._closed = True
             self._changed.notify_all()

@@ -23,7 +23,7 @@ from kombu_hake.receive.delivery import Delivery, Outcome
 from kombu_hake.receive.messages import receive_count, sent_ms
 from kombu_hake.topology import Topology
 
-__all__ = ["Admitted", "Gate", "told"]
+__all__ = ["Admitted", "Gate", "summary"]
 
 logger = guarded(logging.getLogger(__name__))
 #: Of the clock that AWS's answers tell, which has whole seconds.
@@ -113,14 +113,14 @@ class Gate:
             fault: What is wrong with it; the reason that the dead letter carries.
             exc: What it made this process raise.
         """
-        what = fault if exc is None else f"{fault}; {told(exc)}"
+        what = fault if exc is None else f"{fault}; {summary(exc)}"
         message_id = delivery.message.get("MessageId")
         where = ""
         if not delivery.lease.is_lost and not isinstance(exc, HakeError | OSError):
             try:
                 where = self._place(delivery, fault)
             except Exception as failure:  # whatever is wrong with it may be wrong for this too
-                what = f"{what}; it could not be dead-lettered: {told(failure)}"
+                what = f"{what}; it could not be dead-lettered: {summary(failure)}"
         if where:
             self._deliveries.finish(delivery, How.ACK)
             logger.error(
@@ -184,7 +184,7 @@ class Gate:
         return self._topology.queues.arguments(delivery.queue)
 
 
-def told(exc: Exception) -> str:
+def summary(exc: Exception) -> str:
     """An exception for the log: its class, the start of its text in ASCII, and where it was raised."""
     try:
         text = ascii(str(exc))[:MAX_TEXT_CHARS]

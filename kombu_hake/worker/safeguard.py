@@ -28,7 +28,7 @@ from typing import Any
 
 from kombu_hake.amqp import MAX_NESTING, PRIVATE_EXCHANGE, fault_of, is_json, is_nested_too_deep, is_plain, is_task
 from kombu_hake.quoting import fields, guarded, quoted
-from kombu_hake.receive import HakeMessage, told
+from kombu_hake.receive import HakeMessage, summary
 from kombu_hake.worker.hooks import replace_once
 
 __all__ = ["check_tasks", "fault_in", "on_ready"]
@@ -135,7 +135,7 @@ def _guarded(controller: Any, process: Callable[[Any], Any]) -> Callable[[Any], 
         except Exception as exc:
             if not isinstance(request.message, HakeMessage):
                 raise
-            _take_back(controller, request)
+            _undo_handing_over(controller, request)
             request.message.quarantine(f"the pool does not take it: {type(exc).__name__}", exc)
 
     return process_task
@@ -154,7 +154,7 @@ def _survived(consumer: Any, name: str, change: Callable[..., Any]) -> Callable[
         except Exception as exc:
             logger.error(
                 "HAKE014 Remote control: %s of queue %s failed and changed nothing: %s",
-                name, quoted(queue), told(exc), extra=fields(queue=queue),
+                name, quoted(queue), summary(exc), extra=fields(queue=queue),
             )  # fmt: skip
             if isinstance(queue, str) and queue not in consumed:
                 # Else the next connection would consume from it, and fail in the same way.
@@ -166,7 +166,7 @@ def _survived(consumer: Any, name: str, change: Callable[..., Any]) -> Callable[
     return change_queue
 
 
-def _take_back(controller: Any, request: Any) -> None:
+def _undo_handing_over(controller: Any, request: Any) -> None:
     """Undo what Celery noted for a request before handing it to the pool failed."""
     from celery.worker.state import task_ready
 

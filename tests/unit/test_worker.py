@@ -136,7 +136,7 @@ def test_a_job_of_a_thread_pool_can_be_taken_back_while_it_waits() -> None:
     request = Request(Channel(), 1)
     request._apply_result = weakref.ref(stopping._keeping(lambda: Job(f=future))())
     gc.collect()
-    assert worker.is_unstarted(request)
+    assert worker.take_back(request)
     assert future.cancelled()
     assert not hasattr(future, "hake_result")  # nothing is kept of what is done
 
