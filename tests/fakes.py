@@ -34,8 +34,10 @@ from kombu_hake.aws.error_table import _iam_action, error_for, error_from_answer
 from kombu_hake.config.settings import Settings, load, split_url
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, HakeError
 from kombu_hake.publish.advice import _alive
+from kombu_hake.receive.payloads import Payloads
 from kombu_hake.temporary.presence import Presence
 from kombu_hake.topology.chores import Chores
+from kombu_hake.topology.stores import Stores
 
 __all__ = [
     "ACCOUNT",
@@ -47,6 +49,7 @@ __all__ = [
     "NoSweeper",
     "connected",
     "eventually",
+    "make_payloads",
     "make_presence",
     "make_settings",
 ]
@@ -404,6 +407,11 @@ def make_presence(fake: FakeClients, topology: Any, sweeper: Any = None) -> Any:
     presence._background.stop(0.0)
     presence._sweeps.stop(0.0)
     return presence
+
+
+def make_payloads(fake: FakeClients) -> Payloads:
+    """Payloads of a connection without large messages."""
+    return Payloads(fake, Stores(fake.settings))  # type: ignore[arg-type]
 
 
 @contextmanager

@@ -162,14 +162,12 @@ class How(enum.Enum):
 class Deliveries:
     """The messages in flight of one connection. Safe to use from any thread."""
 
-    def __init__(self, inbox: Inbox, leases: Leases, payloads: Payloads | None = None) -> None:
-        """*payloads* downloads what is in S3; without it, no payload is."""
+    def __init__(self, inbox: Inbox, leases: Leases, payloads: Payloads) -> None:
         self._inbox = inbox
         self._leases = leases
         self._payloads = payloads
-        if payloads is not None:
-            payloads.on_ready = inbox.put
-            payloads.on_hidden = lambda delivery, seconds: self.finish(delivery, How.HIDE, seconds)
+        payloads.on_ready = inbox.put
+        payloads.on_hidden = lambda delivery, seconds: self.finish(delivery, How.HIDE, seconds)
         self.reset_after_fork()
         forksafe.register(self)
 
@@ -193,10 +191,7 @@ class Deliveries:
         """
         try:
             self._leases.hold([delivery.lease for delivery in deliveries])
-            if self._payloads is None:
-                self._inbox.put(deliveries)
-            else:
-                self._payloads.begin(deliveries)
+            self._payloads.begin(deliveries)
         except BaseException:
             mine = set(map(id, deliveries))
             self._take(lambda item: id(item) in mine)
@@ -303,25 +298,22 @@ class Deliveries:
 
     def fetch(self, delivery: Delivery) -> None:
         """As :meth:`kombu_hake.receive.payloads.Payloads.fetch`."""
-        if self._payloads is not None:
-            self._payloads.fetch(delivery)
+        self._payloads.fetch(delivery)
 
     def read_again(self, delivery: Delivery) -> Envelope:
         """As :meth:`kombu_hake.receive.payloads.Payloads.read_again`."""
-        found = None if self._payloads is None else self._payloads.read_again(delivery)
+        found = self._payloads.read_again(delivery)
         return decode(delivery.message.get("Body", ""), delivery.queue) if found is None else found
 
     def look_after(self) -> None:
         """Do in this thread what waits for a thread that cannot be started."""
-        if self._payloads is not None:
-            self._payloads.help()
+        self._payloads.help()
 
     # --- inside
 
     def _take(self, wanted: Callable[[Delivery], bool]) -> list[Delivery]:
         """Remove and return what is buffered, or waits for its payload."""
-        waiting = [] if self._payloads is None else self._payloads.take(wanted)
-        return [*waiting, *self._inbox.take(wanted)]
+        return [*self._payloads.take(wanted), *self._inbox.take(wanted)]
 
     def _drop(self, delivery: Delivery) -> None:
         if delivery.stored is not None:

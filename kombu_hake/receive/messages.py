@@ -1,4 +1,4 @@
-"""A received SQS message as kombu's Message, and a message to publish as what goes to AWS. Pure.
+"""A received SQS message as kombu's Message. Pure.
 
 Group-scoped redelivery
     ``task.retry()`` publishes to the exchange in ``delivery_info`` (``celery/app/task.py``,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from fake_sqs import FakeQueue
-from fakes import FakeClients, eventually, make_settings
+from fakes import FakeClients, eventually, make_payloads, make_settings
 
 from kombu_hake.amqp.naming import QueueUrl
 from kombu_hake.aws import waits_until
@@ -32,7 +32,8 @@ class Bench:
         self.fake = fake
         self.inbox = Inbox()
         self.leases = Leases(fake, visibility_s=120, linger_s=0.0, clock=self._now)
-        self.deliveries = Deliveries(self.inbox, self.leases)
+        self.payloads = make_payloads(fake)
+        self.deliveries = Deliveries(self.inbox, self.leases, self.payloads)
         #: Seconds that the clock of the leases is ahead, and the threads that have read it.
         self.ahead_s = 0.0
         self.clock_readers: list[str] = []
@@ -364,14 +365,14 @@ def test_an_answer_of_odd_shape_keeps_no_credit(
     assert "Unexpected error while receiving from queue q" in caplog.text
 
 
-@pytest.mark.parametrize("where", ["hold", "put", "received", "ask", "deliver"])
+@pytest.mark.parametrize("where", ["hold", "begin", "received", "ask", "deliver"])
 @pytest.mark.parametrize("error", [MemoryError(), KeyError("a bug"), RuntimeError("can't start new thread")])
 def test_no_error_of_a_poller_keeps_credit_or_ends_it(
     bench: Bench, where: str, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     owner, name = {
         "hold": (bench.leases, "hold"),
-        "put": (bench.inbox, "put"),
+        "begin": (bench.payloads, "begin"),
         "received": (bench.receiver._credit, "received"),
         "ask": (bench.receiver._credit, "ask"),
         "deliver": (receiver_module, "Delivery"),
