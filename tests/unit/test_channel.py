@@ -687,7 +687,7 @@ def test_a_consumer_tag_that_is_used_again_names_the_new_consumer(connection: Co
     connection.drain_events(timeout=10)
     assert [message.payload for message in new] == ["b"]
     assert not old
-    assert list(channel._receiver._sources) == ["other"]
+    assert [vital.name for vital in channel._receiver.vitals()] == ["the poller of queue other"]
 
 
 def test_a_consumer_that_cannot_be_polled_for_is_none(

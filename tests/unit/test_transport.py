@@ -578,7 +578,7 @@ def test_a_channel_that_nobody_holds_any_more_stops_polling(fake: FakeClients, c
     transport.channels.clear()
     del channel
     gc.collect()
-    assert not receiver._sources
+    assert receiver.vitals() == []
 
 
 # --- threads and forgotten connections
