@@ -39,8 +39,8 @@ from kombu_hake.receive import (
     receive_count,
     receive_params,
     report_poll,
+    summary,
     to_message,
-    told,
 )
 from kombu_hake.telemetry import Received, Telemetry
 from kombu_hake.temporary import Temporaries
@@ -343,11 +343,11 @@ class Channel(DeclaringChannel):
     def _after_failure(self, delivery: Delivery, message: HakeMessage, exc: Exception) -> None:
         """Dead-letter or hide a message that made a Celery worker's callback fail. The worker continues."""
         worker.drop_request(message)
-        if not message.set_aside(f"error: {type(exc).__name__}", exc):
+        if not message.quarantine(f"error: {type(exc).__name__}", exc):
             message_id = delivery.message.get("MessageId")
             logger.error(
                 "HAKE015 The consumer failed on message %s of queue %s after the message was settled: %s",
-                message_id, delivery.queue, told(exc), extra=fields(queue=delivery.queue, message_id=message_id),
+                message_id, delivery.queue, summary(exc), extra=fields(queue=delivery.queue, message_id=message_id),
             )  # fmt: skip
 
     # --- settle
@@ -401,7 +401,7 @@ class Channel(DeclaringChannel):
         if claimed:
             logger.info("Released %d tasks that were received and not started.", len(claimed))
 
-    def set_aside(self, delivery_tag: int, fault: str, exc: Exception | None = None) -> bool:
+    def quarantine(self, delivery_tag: int, fault: str, exc: Exception | None = None) -> bool:
         """Settle a message that cannot be handled; see :meth:`kombu_hake.receive.gate.Gate.quarantine`.
 
         Returns:
@@ -412,7 +412,7 @@ class Channel(DeclaringChannel):
             self._gate.quarantine(delivery, fault, exc)
         return bool(claimed)
 
-    def forget(self, delivery_tag: int) -> None:
+    def abandon(self, delivery_tag: int) -> None:
         """Stop renewing a message: it is redelivered when its lease expires."""
         for delivery in self._deliveries.claim(self.channel_id, delivery_tag):
             self._deliveries.finish(delivery, How.ABANDON)

@@ -34,8 +34,10 @@ from kombu_hake.aws.error_table import _iam_action, error_for, error_from_answer
 from kombu_hake.config.settings import Settings, load, split_url
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, HakeError
 from kombu_hake.publish.advice import _alive
+from kombu_hake.receive.payloads import Payloads
 from kombu_hake.temporary.presence import Presence
 from kombu_hake.topology.chores import Chores
+from kombu_hake.topology.stores import Stores
 
 __all__ = [
     "ACCOUNT",
@@ -43,9 +45,11 @@ __all__ = [
     "AdviceAtOnce",
     "FakeClients",
     "FakeClock",
+    "Gate",
     "NoSweeper",
     "connected",
     "eventually",
+    "make_payloads",
     "make_presence",
     "make_settings",
 ]
@@ -209,6 +213,10 @@ class FakeClients:
         """Have the next calls of *operation* raise these, one each."""
         self._failures.setdefault(operation, []).extend(errors)
 
+    def heal(self) -> None:
+        """Undo :meth:`fail`, for all operations."""
+        self._failures.clear()
+
     def fail_entries(
         self,
         operation: str,
@@ -339,6 +347,22 @@ class FakeClients:
             raise due.pop(0)
 
 
+class Gate:
+    """A hook for :meth:`FakeClients.before` that holds calls until it is opened."""
+
+    def __init__(self) -> None:
+        #: Set once a call is held.
+        self.reached = threading.Event()
+        self._open = threading.Event()
+
+    def __call__(self) -> None:
+        self.reached.set()
+        assert self._open.wait(10.0)
+
+    def open(self) -> None:
+        self._open.set()
+
+
 def eventually(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
     """Wait for what another thread does; fails when it does not come true in time (real seconds).
 
@@ -383,6 +407,11 @@ def make_presence(fake: FakeClients, topology: Any, sweeper: Any = None) -> Any:
     presence._background.stop(0.0)
     presence._sweeps.stop(0.0)
     return presence
+
+
+def make_payloads(fake: FakeClients) -> Payloads:
+    """Payloads of a connection without large messages."""
+    return Payloads(fake, Stores(fake.settings))  # type: ignore[arg-type]
 
 
 @contextmanager

@@ -35,7 +35,7 @@ from kombu_hake.amqp import group_of as group_of_properties
 from kombu_hake.exceptions import HakeError
 from kombu_hake.groups.messages import Parts, resendable, with_death
 from kombu_hake.quoting import fields, guarded, quoted
-from kombu_hake.receive import HakeMessage
+from kombu_hake.receive import HakeMessage, SourceQueue
 
 __all__ = ["GroupRequest", "group_of", "parts_of", "set_aside", "text_of"]
 
@@ -110,7 +110,7 @@ class GroupRequest(Request):  # type: ignore[misc]
         if set_aside(self.message, parts_of(self.message), "failed", death):
             self.acknowledge()
         else:  # not at once: the handler would run in a loop while nothing can be sent there
-            self.message.come_later()
+            self.message.abandon()
             self.acknowledged = True
 
 
@@ -145,7 +145,7 @@ def set_aside(message: Any, parts: Parts, reason: str, details: Mapping[str, Any
     }
     try:
         sent, text, of_payload = _dead_letter(message, parts, transport, queue, death)
-        url = transport.topology.queues.url(queue)
+        source = SourceQueue(queue, transport.topology.queues.url(queue), transport.topology.queues.arguments(queue))
     except HakeError as exc:
         logger.error(
             "HAKE405 Cannot dead-letter a message of group %s: %s", queue, exc,
@@ -162,10 +162,8 @@ def set_aside(message: Any, parts: Parts, reason: str, details: Mapping[str, Any
         "Attributes": _group_attribute(parts.properties, queue),
         "MessageAttributes": {**of_payload, **_attributes(parts, death)},
     }
-    arguments = transport.topology.queues.arguments(queue)
-    done: bool = transport.dead_letters.set_aside(
-        envelope, raw, queue=queue, url=url, arguments=arguments, reason=reason, lease=getattr(message, "lease", None)
-    )
+    lease = getattr(message, "lease", None)
+    done: bool = transport.dead_letters.set_aside(envelope, raw, source, reason, lease)
     return done
 
 
@@ -188,7 +186,7 @@ def _dead_letter(
         return sent, stored.pointer.text, pointer_attributes(stored.pointer, changes)
     sent, text = _whole(parts, queue, death)
     if len(text) > _MAX_TEXT_CHARS:
-        pointer = transport.dispatcher.store(text, "", sent.headers)
+        pointer = transport.dispatcher.store(text, sent.headers)
         if pointer is not None:
             return sent, pointer.text, pointer_attributes(pointer, {})
         # The message comes before the story of its end.

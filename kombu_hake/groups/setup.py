@@ -79,9 +79,8 @@ def have_event_task(app: Any) -> None:
 
 def _install(app: Any) -> None:
     """Idempotent: called again for every subscription that comes late."""
+    have_event_task(app)
     with _one_at_a_time("setup"):
-        if EVENT_TASK not in app._tasks:
-            app.register_task(EventTask())
         routes = _as_list(app.conf.task_routes)
         if _ROUTER not in routes:
             # By update(), which also replaces a router that Celery has made already, for an earlier publish.

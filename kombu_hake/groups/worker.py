@@ -39,7 +39,7 @@ from kombu_hake.groups.registry import registry
 from kombu_hake.publish import NO_TENANT, batch
 from kombu_hake.quoting import fields, guarded, quoted
 from kombu_hake.receive import HakeMessage
-from kombu_hake.worker import check_tasks, say_unknown_once
+from kombu_hake.worker import check_tasks, reject_unknown
 
 __all__ = ["GroupStep", "event_strategy"]
 
@@ -56,7 +56,7 @@ class GroupStep(bootsteps.StartStopStep):  # type: ignore[misc]
         _prepare_handlers(c.app)
         check_tasks(c)  # after foreign JSON has become an event
         c.create_task_handler = partial(_task_handler, c.app, c.create_task_handler)
-        say_unknown_once(c)
+        reject_unknown(c)
 
     def start(self, c: Any) -> None:
         """Log an error if the broker does not support events."""
@@ -119,7 +119,7 @@ def _settle_aside(message: Any, parts: Parts, reason: str, text: str) -> None:
     if set_aside(message, parts, reason, {"message": text}):
         message.ack()
     else:
-        message.come_later()
+        message.abandon()
 
 
 def event_strategy(task: Any, app: Any, consumer: Any, **_kwargs: Any) -> Callable[..., Any]:
@@ -175,7 +175,7 @@ def event_strategy(task: Any, app: Any, consumer: Any, **_kwargs: Any) -> Callab
                 "HAKE607 Cannot send event %s of topic %s to its handlers; the event is redelivered: %s",
                 event_id, topic, exc, extra=fields(queue=group, task_id=event_id),
             )  # fmt: skip
-            return message.come_later()
+            return message.abandon()
         return ack(logger, consumer.connection_errors)
 
     return on_event

@@ -2,8 +2,8 @@
 
 In: a message, an exchange and a routing key, to :class:`Dispatcher`. Out: one request, or a share of one; an error if
 AWS did not accept the message. Open ``routes.py`` for the routing of messages, ``tenants.py`` for their tenants,
-``dispatch.py`` for the steps, ``publisher.py`` for requests, ``limits.py`` for sizes, ``compression.py`` for the bodies
-of large messages, ``batching.py`` for :func:`batch`, ``events.py`` for Celery's events.
+``dispatch.py`` for the steps, ``publisher.py`` for requests, ``limits.py`` for sizes, ``delays.py`` for delays,
+``uploads.py`` for payloads in S3, ``batching.py`` for :func:`batch`, ``events.py`` for Celery's events.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from typing import Any
 from uuid import uuid4
 
 from kombu_hake.amqp import (
+    COMPRESSION_HEADER,
     FIFO_SUFFIX,
     PRIORITY_ATTRIBUTE,
     PRIVATE_EXCHANGE,
@@ -21,6 +22,7 @@ from kombu_hake.amqp import (
     SQS_MAX_DELAY_S,
     Pointer,
     Wire,
+    compressed,
     delay_s,
     due_ms,
     encode,
@@ -47,7 +49,6 @@ from kombu_hake.exceptions import (
     TopicNotFound,
 )
 from kombu_hake.publish.batching import Published, batch, current_batch, no_batch
-from kombu_hake.publish.compression import with_compression
 from kombu_hake.publish.delays import Delays
 from kombu_hake.publish.events import Event, EventSender
 from kombu_hake.publish.publisher import Outgoing, Publisher, outgoing, shown
@@ -58,7 +59,7 @@ from kombu_hake.quoting import fields, guarded
 from kombu_hake.telemetry import Telemetry
 from kombu_hake.topology import Topology
 
-__all__ = ["Dispatcher", "send_parameters"]
+__all__ = ["Dispatcher", "send_parameters", "with_compression"]
 
 logger = guarded(logging.getLogger(__name__))
 
@@ -224,12 +225,12 @@ class Dispatcher:
             extra["MessageGroupId"] = group
         self._publisher.send(target, outgoing(text, {}, extra))
 
-    def store(self, text: str, exchange: str, headers: Mapping[str, Any]) -> Pointer | None:
+    def store(self, text: str, headers: Mapping[str, Any]) -> Pointer | None:
         """Write the text of a message to one queue to S3; None where no bucket is configured for it.
 
         Raises: as :meth:`publish`.
         """
-        store = self._topology.stores.of(exchange, headers)
+        store = self._topology.stores.of("", headers)
         return None if store is None else self._uploads.put(text, store, is_for_queue=True)
 
     def _point(self, large: _Large, target: Target, prepared: Outgoing) -> Outgoing | None:
@@ -363,6 +364,23 @@ class Dispatcher:
     def _can_do_without(self, exchange: str) -> bool:
         # Losing an event without listeners is harmless; losing a command is not.
         return self._settings.is_best_effort(exchange) and not is_mailbox(exchange)
+
+
+def with_compression(message: Mapping[str, Any], above_bytes: int, codec: str) -> Mapping[str, Any]:
+    """The message with a compressed body as kombu has it, if the body has more than *above_bytes*.
+
+    A message that is compressed already, or that would not become smaller, is returned unchanged.
+
+    Args:
+        codec: kombu's name of it, such as ``gzip``.
+    """
+    body, headers = message["body"], message.get("headers") or {}
+    if not isinstance(body, str | bytes) or len(body) <= above_bytes or headers.get(COMPRESSION_HEADER):
+        return message
+    found = compressed(body, message.get("content-type"), codec)
+    if found is None:
+        return message
+    return {**message, "body": found[0], "headers": {**headers, COMPRESSION_HEADER: found[1]}}
 
 
 def _without_foreign_properties(message: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -60,7 +60,7 @@ class EventSender:
         self._waiting: deque[Event] = deque()
         self._is_sending = False
         self._dropped = 0
-        self._said_at = float("-inf")
+        self._warned_at = float("-inf")
         self._faults = 0
         #: When to send again after a failure, monotonic.
         self._pause_until = float("-inf")
@@ -102,17 +102,17 @@ class EventSender:
             self._send(events)
         except Exception as exc:
             self._dropped += len(events)
-            self._say(exc)
+            self._warn(exc)
             self._faults += 1
             return backoff_s(self._faults, first_s=1.0, most_s=_MOST_PAUSE_S)
         self._faults = 0
         return 0.0
 
-    def _say(self, exc: Exception) -> None:
+    def _warn(self, exc: Exception) -> None:
         now = time.monotonic()
-        if now - self._said_at < _REMIND_S:
+        if now - self._warned_at < _REMIND_S:
             return
-        self._said_at = now
+        self._warned_at = now
         bug = not isinstance(exc, HakeError)
         logger.warning("HAKE203 Could not send %d events; tasks are not affected: %s", self._dropped, exc, exc_info=bug)
         self._dropped = 0

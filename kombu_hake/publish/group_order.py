@@ -31,10 +31,6 @@ class GroupOrder(Generic[T]):
         self._in_flight: set[str] = set()
         self._stopped: set[str] = set()
 
-    def __bool__(self) -> bool:
-        """True while messages wait or are in flight."""
-        return bool(self._waiting or self._in_flight)
-
     @property
     def ready(self) -> int:
         """How many messages may be sent now."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from kombu_hake.amqp import (
-    SNS_MAX_BATCH_BYTES,
     SNS_MAX_MESSAGE_BYTES,
     SNS_MAX_RAISED_BYTES,
     SQS_MAX_BATCH_BYTES,
@@ -25,10 +24,9 @@ class Limits:
         Publish). A batch request may have as many bytes as one message.
     """
 
-    def __init__(self, settings: Settings, topology: Topology | None = None) -> None:
-        """Without *topology* each topic has the default limit."""
+    def __init__(self, settings: Settings, topology: Topology) -> None:
         self._settings = settings
-        self._topology = topology
+        self._sizes = topology.sizes
 
     def of(self, target: Target, size_bytes: int) -> int:
         """The most bytes of one message, body and attributes together.
@@ -44,7 +42,7 @@ class Limits:
         """The most bytes of one batch request, all its messages together. No call."""
         if isinstance(target, QueueTarget):
             return SQS_MAX_BATCH_BYTES
-        return SNS_MAX_BATCH_BYTES if self._topology is None else self._topology.sizes.known_bytes(target.exchange)
+        return self._sizes.known_bytes(target.exchange)
 
     def check(self, target: Target, size_bytes: int) -> None:
         """Raise for a message that AWS would refuse.
@@ -61,30 +59,28 @@ class Limits:
 
     def forget(self, target: Target) -> None:
         """AWS refused a batch that is as large as one message may be: read the limit again."""
-        if self._topology is not None and not isinstance(target, QueueTarget):
-            self._topology.sizes.forget(target.exchange)
+        if not isinstance(target, QueueTarget):
+            self._sizes.forget(target.exchange)
 
     def refused(self, target: Target, size_bytes: int, exc: MessageTooLarge) -> HakeError:
         """The error for a message that AWS refused for its size; *exc* is what AWS said."""
         if isinstance(target, QueueTarget):
             return self._too_large(target, size_bytes, TopicLimit(exc.limit_bytes or SQS_MAX_MESSAGE_BYTES))
-        if self._topology is None:
-            return exc
-        sizes, exchange = self._topology.sizes, target.exchange
-        sizes.forget(exchange)
-        limit = sizes.limit(exchange, size_bytes)
+        exchange = target.exchange
+        self._sizes.forget(exchange)
+        limit = self._sizes.limit(exchange, size_bytes)
         if size_bytes > limit.limit_bytes:
             return self._too_large(target, size_bytes, limit)
-        if sizes.is_raised_lately(exchange):
+        if self._sizes.is_raised_lately(exchange):
             return BrokerUnavailable(f"AWS does not apply the new size of the topic of {exchange!r} yet: {exc}")
         return self._too_large(target, size_bytes, TopicLimit(0, str(exc)))
 
     def _of(self, target: Target, size_bytes: int) -> TopicLimit:
         if isinstance(target, QueueTarget):
             return TopicLimit(SQS_MAX_MESSAGE_BYTES)
-        if size_bytes <= SNS_MAX_MESSAGE_BYTES or self._topology is None:
+        if size_bytes <= SNS_MAX_MESSAGE_BYTES:
             return TopicLimit(SNS_MAX_MESSAGE_BYTES)
-        return self._topology.sizes.limit(target.exchange, size_bytes)
+        return self._sizes.limit(target.exchange, size_bytes)
 
     def _too_large(self, target: Target, size_bytes: int, limit: TopicLimit) -> MessageTooLarge:
         """*limit*: 0 bytes if AWS refuses less than it is known, or declared, to take."""

@@ -18,7 +18,7 @@ receives it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import NamedTuple
 
 from kombu_hake.publish.advice import Ask
@@ -48,18 +48,14 @@ class _Look(NamedTuple):
     patience_s: float
 
 
-def _at_once(key: Hashable, question: Callable[[], None]) -> None:
-    question()
-
-
 class Listeners:
     """Answers for all event exchanges of a process. Safe to share between threads."""
 
     def __init__(
         self,
         count: Callable[[str], int | None],
+        ask: Ask,
         clock: Callable[[], float] = time.monotonic,
-        ask: Ask = _at_once,
     ) -> None:
         """
         Args:

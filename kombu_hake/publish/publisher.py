@@ -105,10 +105,9 @@ class _Lane:
 class Publisher:
     """Sends to queues and topics. One per process and settings; safe to share between threads."""
 
-    def __init__(self, clients: Clients, limits: Limits | None = None) -> None:
-        """Without *limits* each topic has the default limit."""
+    def __init__(self, clients: Clients, limits: Limits) -> None:
         self.clients = clients
-        self.limits = limits or Limits(clients.settings)
+        self.limits = limits
         self._lock = threading.Lock()
         self._lanes: dict[str, _Lane] = {}
         self._entered = Reentry()

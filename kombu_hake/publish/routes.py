@@ -71,7 +71,7 @@ class Routes:
         self._checked: TtlCache[str, None] = TtlCache(_ABSENT_TTL_S)
         self._had_topic: TtlCache[str, bool] = TtlCache(_OLD_ANSWER_S)
         self._warned: TtlCache[str, None] = TtlCache(_ABSENT_TTL_S)
-        self.listeners = Listeners(self._count_listeners, ask=self._ask)
+        self.listeners = Listeners(self._count_listeners, self._ask)
 
     def resolve(self, exchange: str, routing_key: str, *, mandatory: bool = False) -> list[Target]:
         """The targets of a publish; ``[]`` if there is none and that is not an error.

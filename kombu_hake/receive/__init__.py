@@ -6,19 +6,17 @@ that are renewed until settled, deletes in batches, and dead letters.
 
 from __future__ import annotations
 
-from kombu_hake.receive.dead_letters import DeadLetters
+from kombu_hake.receive.dead_letters import DeadLetters, SourceQueue
 from kombu_hake.receive.deferring import Deferring
 from kombu_hake.receive.deliveries import Deliveries, How, Inbox, Item
-from kombu_hake.receive.delivery import About, Delivery, Lease, LostLease, Outcome, Why
-from kombu_hake.receive.gate import Admitted, Gate, told
+from kombu_hake.receive.delivery import Delivery, Lease, LostLease, Why
+from kombu_hake.receive.gate import Admitted, Gate, summary
 from kombu_hake.receive.leases import Leases
 from kombu_hake.receive.messages import CommandMessage, HakeMessage, about, receive_count, to_message
 from kombu_hake.receive.payloads import Payloads
 from kombu_hake.receive.receiver import Receiver, receive_params, report_poll
-from kombu_hake.receive.stored import Stored
 
 __all__ = [
-    "About",
     "Admitted",
     "CommandMessage",
     "DeadLetters",
@@ -33,15 +31,14 @@ __all__ = [
     "Lease",
     "Leases",
     "LostLease",
-    "Outcome",
     "Payloads",
     "Receiver",
-    "Stored",
+    "SourceQueue",
     "Why",
     "about",
     "receive_count",
     "receive_params",
     "report_poll",
+    "summary",
     "to_message",
-    "told",
 ]

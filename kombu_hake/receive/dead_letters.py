@@ -40,11 +40,20 @@ from kombu_hake.quoting import fields, guarded
 from kombu_hake.receive.delivery import Lease, Outcome
 from kombu_hake.receive.messages import group_id_of
 
-__all__ = ["DeadLetter", "DeadLetters"]
+__all__ = ["DeadLetter", "DeadLetters", "SourceQueue"]
 
 logger = guarded(logging.getLogger(__name__))
 #: A dead-letter queue that is added to a live queue counts from here on.
 _REDRIVE_TTL_S = 300.0
+
+
+class SourceQueue(NamedTuple):
+    """The queue that dead letters come from, as AWS calls it."""
+
+    name: str
+    url: QueueUrl
+    #: What it was declared with.
+    arguments: Mapping[str, Any]
 
 
 class _Attributes(NamedTuple):
@@ -102,8 +111,7 @@ class DeadLetters:
     def __init__(
         self, clients: Clients, publish: Callable[..., None], make_again: Callable[[str, QueueArn], bool]
     ) -> None:
-        """Do so by other parts of the package.
-
+        """
         Args:
             publish: :meth:`kombu_hake.publish.dispatch.Dispatcher.publish_now`.
             make_again: :meth:`kombu_hake.topology.dead_queues.DeadQueues.make_again`.
@@ -120,7 +128,7 @@ class DeadLetters:
         1 while AWS can't be asked: no receive may be spent then.
         """
         try:
-            count = self._redrive(url).get("maxReceiveCount")
+            count = self._read(url).redrive.get("maxReceiveCount")
         except BrokerUnavailable as exc:
             logger.info("Cannot read the redrive policy of %s: %s", url, exc)
             return 1
@@ -137,21 +145,11 @@ class DeadLetters:
             return None
 
     def set_aside(
-        self,
-        envelope: Envelope,
-        raw: Mapping[str, Any],
-        *,
-        queue: str,
-        url: QueueUrl,
-        arguments: Mapping[str, Any],
-        reason: str,
-        lease: Lease | None = None,
+        self, envelope: Envelope, raw: Mapping[str, Any], source: SourceQueue, reason: str, lease: Lease | None = None
     ) -> bool:
         """Send a message where dead ones go, once; whether it may be deleted now. Arguments: as of :meth:`place`."""
-        place = partial(
-            self.place, envelope, raw, queue=queue, url=url, arguments=arguments, reason=reason, lease=lease
-        )
-        letter = DeadLetter(place, queue, raw.get("MessageId"), reason)
+        place = partial(self.place, envelope, raw, source, reason, lease)
+        letter = DeadLetter(place, source.name, raw.get("MessageId"), reason)
         try:
             letter.send()
         except HakeError as exc:
@@ -160,21 +158,12 @@ class DeadLetters:
         return True
 
     def place(
-        self,
-        envelope: Envelope,
-        raw: Mapping[str, Any],
-        *,
-        queue: str,
-        url: QueueUrl,
-        arguments: Mapping[str, Any],
-        reason: str,
-        lease: Lease | None = None,
+        self, envelope: Envelope, raw: Mapping[str, Any], source: SourceQueue, reason: str, lease: Lease | None = None
     ) -> str:
         """Send a message where dead ones go.
 
         Args:
             raw: The message as it was received.
-            arguments: What the queue was declared with.
             reason: ``rejected``, ``expired``, or a fault.
             lease: Of the message. Its payload in S3 belongs to the dead letter, if that points to it too.
         Returns:
@@ -182,44 +171,40 @@ class DeadLetters:
         Raises:
             HakeError: it could not be sent, or it cannot be told whether there is such a place.
         """
-        where = self._place(envelope, raw, queue, url, arguments, reason, lease)
+        where = self._place(envelope, raw, source, reason, lease)
         if lease is not None:
             lease.outcome = Outcome.DEAD_LETTER if where else Outcome.DROPPED
         if where and self._clients.telemetry is not None:
-            self._clients.telemetry.metrics.dead_lettered(label(queue), reason)
+            self._clients.telemetry.metrics.dead_lettered(label(source.name), reason)
         return where
 
     def _place(
-        self,
-        envelope: Envelope,
-        raw: Mapping[str, Any],
-        queue: str,
-        url: QueueUrl,
-        arguments: Mapping[str, Any],
-        reason: str,
-        lease: Lease | None,
+        self, envelope: Envelope, raw: Mapping[str, Any], source: SourceQueue, reason: str, lease: Lease | None
     ) -> str:
-        exchange = arguments.get("x-dead-letter-exchange")
+        queue = source.name
+        exchange = source.arguments.get("x-dead-letter-exchange")
         if exchange is not None:
-            key = arguments.get("x-dead-letter-routing-key") or _origin(envelope)[1] or queue
+            key = source.arguments.get("x-dead-letter-routing-key") or _origin(envelope)[1] or queue
             self._publish(_message(envelope, raw, queue, reason), exchange, key, mandatory=False)
             return f"exchange {exchange!r} with key {key!r}"
-        dead_arn = self._redrive(url).get("deadLetterTargetArn")
-        if not dead_arn:
+        found = self._read(source.url).redrive.get("deadLetterTargetArn")
+        if not found:
             return ""
+        dead_arn = QueueArn(found)
         given = raw.get("MessageAttributes") or {}
         kept = _with_reason(given, queue, reason)
         if not _has_room(raw["Body"], kept):
             kept = dict(given)
         try:
-            where = self._send_to(QueueArn(dead_arn), raw, kept)
+            where = self._send_to(dead_arn, raw, kept)
         except QueueNotFound:
-            if not self._make_again(queue, QueueArn(dead_arn)):
+            if not self._make_again(queue, dead_arn):
                 raise
-            where = self._send_to(QueueArn(dead_arn), raw, kept)
+            where = self._send_to(dead_arn, raw, kept)
         if lease is not None and lease.owned is not None:
             points_to = pointer_in({**raw, "MessageAttributes": kept})
-            lease.owned = None if points_to == lease.owned else lease.owned
+            if points_to == lease.owned:
+                lease.owned = None
         return where
 
     def _send_to(self, dead_arn: QueueArn, raw: Mapping[str, Any], kept: Mapping[str, Any]) -> QueueUrl:
@@ -237,10 +222,6 @@ class DeadLetters:
         arn = parse_arn(dead_arn)
         found = self._clients.sqs("get_queue_url", QueueName=arn.name, QueueOwnerAWSAccountId=arn.account)
         return QueueUrl(found["QueueUrl"])
-
-    def _redrive(self, url: QueueUrl) -> Mapping[str, Any]:
-        """The queue's redrive policy; ``{}`` for none."""
-        return self._read(url).redrive
 
     def _read(self, url: QueueUrl) -> _Attributes:
         return self._attributes.get(url, lambda: self._read_now(url))

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 from kombu_hake.amqp import EARLY_S, FIFO_SUFFIX, QueueUrl, plan, whole, with_first_sent
 from kombu_hake.amqp import How as Wait
 from kombu_hake.aws import Clients, Once, forksafe, start_thread
-from kombu_hake.exceptions import BrokerUnavailable, HakeError
+from kombu_hake.exceptions import HakeError
 from kombu_hake.publish import Dispatcher, QueueTarget
 from kombu_hake.quoting import fields, guarded
 from kombu_hake.receive.dead_letters import DeadLetters
@@ -179,18 +179,11 @@ class Deferring:
         text, attributes = _copied(delivery, sent or now_ms)
         visible_ms = now_ms + found.seconds * 1000
         delivery.lease.outcome = Outcome.DEFERRED
-        target = QueueTarget(delivery.source, url)
-        now, lease = self._clients.now_ms, delivery.lease
-        copy = _Copy(self._dispatcher, target, text, attributes, group, visible_ms, now, lease)
-        try:
-            copy.send()
-        except BrokerUnavailable:
-            deliveries.finish(delivery, How.ACK, first=copy)
-        except HakeError as exc:
-            copy.failed(exc)
-            deliveries.finish(delivery, How.ABANDON)
-        else:
-            deliveries.finish(delivery, How.ACK)
+        copy = _Copy(
+            self._dispatcher, QueueTarget(delivery.source, url), text, attributes, group, visible_ms,
+            self._clients.now_ms, delivery.lease,
+        )  # fmt: skip
+        deliveries.finish_after(delivery, copy)
         return True
 
 
@@ -204,48 +197,34 @@ def _copied(delivery: Delivery, sent_ms: int) -> tuple[str, Mapping[str, Any]]:
     return delivery.message["Body"], stored.attributes({"properties": {"first_sent_ms": first_ms}})
 
 
-class _Copy:
+class _Copy(NamedTuple):
     """The copy that takes the place of a task: what AWS has to accept before the task is deleted."""
 
-    def __init__(
-        self,
-        dispatcher: Dispatcher,
-        target: QueueTarget,
-        text: str,
-        attributes: Mapping[str, Any],
-        group: str | None,
-        visible_ms: int,
-        now_ms: Callable[[], int],
-        lease: Lease,
-    ) -> None:
-        """
-        Args:
-            group: The MessageGroupId of the task.
-            visible_ms: When it is to be received again, ms since the epoch by the clock *now_ms*.
-            lease: Of the task. Its payload in S3, if there is one, belongs to the copy.
-        """
-        self._dispatcher = dispatcher
-        self._target = target
-        self._text = text
-        self._attributes = attributes
-        self._group = group
-        self._visible_ms = visible_ms
-        self._now_ms = now_ms
-        self._lease = lease
+    dispatcher: Dispatcher
+    target: QueueTarget
+    text: str
+    attributes: Mapping[str, Any]
+    #: The MessageGroupId of the task.
+    group: str | None
+    #: When it is to be received again, ms since the epoch by the clock *now_ms*.
+    visible_ms: int
+    now_ms: Callable[[], int]
+    #: Of the task. Its payload in S3, if there is one, belongs to the copy.
+    lease: Lease
 
     def send(self) -> None:
         """Send it, once, with the delay that is left.
 
         Raises: as :meth:`kombu_hake.publish.dispatch.Dispatcher.send_copy`.
         """
-        delay_s = max(0, round((self._visible_ms - self._now_ms()) / 1000))
-        self._dispatcher.send_copy(self._target, self._text, delay_s, self._attributes, self._group)
-        self._lease.owned = None
+        delay_s = max(0, round((self.visible_ms - self.now_ms()) / 1000))
+        self.dispatcher.send_copy(self.target, self.text, delay_s, self.attributes, self.group)
+        self.lease.owned = None
 
     def failed(self, exc: Exception) -> None:
         """Log that it could not be sent."""
         logger.warning(
             "HAKE107 Cannot defer a task that is not due yet; it is redelivered after its visibility timeout: %s",
             exc,
-            extra=fields(queue=self._target.queue),
+            extra=fields(queue=self.target.queue),
         )

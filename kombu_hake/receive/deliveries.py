@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from kombu_hake.amqp import Envelope, decode
 from kombu_hake.aws import forksafe
+from kombu_hake.exceptions import BrokerUnavailable, HakeError
 from kombu_hake.receive.delivery import Delivery, LostLease
 from kombu_hake.receive.leases import Leases
 from kombu_hake.receive.payloads import Payloads
@@ -115,14 +116,14 @@ class Inbox:
             return self._reader.fileno()
 
     def wake(self) -> None:
-        """Have an event loop, or who waits in :meth:`get`, look up, though there is nothing new. Any thread."""
+        """Wake an event loop, or a thread that waits in :meth:`get`, though nothing has arrived. Any thread."""
         with self._lock:
             self._woken = True
             self._signal()
             self._changed.notify()
 
     def close(self) -> None:
-        """Close the descriptor, and wait no more."""
+        """Close the descriptor, and end all waiting."""
         with self._lock:
             self._closed = True
             self._changed.notify_all()
@@ -161,14 +162,12 @@ class How(enum.Enum):
 class Deliveries:
     """The messages in flight of one connection. Safe to use from any thread."""
 
-    def __init__(self, inbox: Inbox, leases: Leases, payloads: Payloads | None = None) -> None:
-        """*payloads* downloads what is in S3; without it, no payload is."""
+    def __init__(self, inbox: Inbox, leases: Leases, payloads: Payloads) -> None:
         self._inbox = inbox
         self._leases = leases
         self._payloads = payloads
-        if payloads is not None:
-            payloads.on_ready = inbox.put
-            payloads.on_hidden = lambda delivery, seconds: self.finish(delivery, How.HIDE, seconds)
+        payloads.on_ready = inbox.put
+        payloads.on_hidden = lambda delivery, seconds: self.finish(delivery, How.HIDE, seconds)
         self.reset_after_fork()
         forksafe.register(self)
 
@@ -192,10 +191,7 @@ class Deliveries:
         """
         try:
             self._leases.hold([delivery.lease for delivery in deliveries])
-            if self._payloads is None:
-                self._inbox.put(deliveries)
-            else:
-                self._payloads.begin(deliveries)
+            self._payloads.begin(deliveries)
         except BaseException:
             mine = set(map(id, deliveries))
             self._take(lambda item: id(item) in mine)
@@ -254,6 +250,18 @@ class Deliveries:
         else:
             self._leases.abandon(lease)
 
+    def finish_after(self, delivery: Delivery, first: First) -> None:
+        """Acknowledge once AWS has accepted *first*, which is sent in this thread; retried as in :meth:`finish`."""
+        try:
+            first.send()
+        except BrokerUnavailable:
+            self.finish(delivery, How.ACK, first=first)
+        except HakeError as exc:
+            first.failed(exc)
+            self.finish(delivery, How.ABANDON)
+        else:
+            self.finish(delivery, How.ACK)
+
     def release(self, deliveries: Sequence[Delivery]) -> None:
         """:meth:`finish` several by making them visible, in requests of up to ten."""
         for delivery in deliveries:
@@ -290,25 +298,22 @@ class Deliveries:
 
     def fetch(self, delivery: Delivery) -> None:
         """As :meth:`kombu_hake.receive.payloads.Payloads.fetch`."""
-        if self._payloads is not None:
-            self._payloads.fetch(delivery)
+        self._payloads.fetch(delivery)
 
     def read_again(self, delivery: Delivery) -> Envelope:
         """As :meth:`kombu_hake.receive.payloads.Payloads.read_again`."""
-        found = None if self._payloads is None else self._payloads.read_again(delivery)
+        found = self._payloads.read_again(delivery)
         return decode(delivery.message.get("Body", ""), delivery.queue) if found is None else found
 
     def look_after(self) -> None:
         """Do in this thread what waits for a thread that cannot be started."""
-        if self._payloads is not None:
-            self._payloads.help()
+        self._payloads.help()
 
     # --- inside
 
     def _take(self, wanted: Callable[[Delivery], bool]) -> list[Delivery]:
         """Remove and return what is buffered, or waits for its payload."""
-        waiting = [] if self._payloads is None else self._payloads.take(wanted)
-        return [*waiting, *self._inbox.take(wanted)]
+        return [*self._payloads.take(wanted), *self._inbox.take(wanted)]
 
     def _drop(self, delivery: Delivery) -> None:
         if delivery.stored is not None:

@@ -14,16 +14,16 @@ from typing import Any, NamedTuple
 
 from kombu_hake.amqp import Envelope, Verdict, decode, due_ms, has_pointer, hide_s, needs_binding, opaque, verdict
 from kombu_hake.aws import Clients
-from kombu_hake.exceptions import BrokerUnavailable, HakeError
+from kombu_hake.exceptions import HakeError
 from kombu_hake.quoting import fields, guarded, quoted
-from kombu_hake.receive.dead_letters import DeadLetter, DeadLetters
+from kombu_hake.receive.dead_letters import DeadLetter, DeadLetters, SourceQueue
 from kombu_hake.receive.deferring import Deferring
 from kombu_hake.receive.deliveries import Deliveries, How
 from kombu_hake.receive.delivery import Delivery, Outcome
 from kombu_hake.receive.messages import receive_count, sent_ms
 from kombu_hake.topology import Topology
 
-__all__ = ["Admitted", "Gate", "told"]
+__all__ = ["Admitted", "Gate", "summary"]
 
 logger = guarded(logging.getLogger(__name__))
 #: Of the clock that AWS's answers tell, which has whole seconds.
@@ -113,14 +113,14 @@ class Gate:
             fault: What is wrong with it; the reason that the dead letter carries.
             exc: What it made this process raise.
         """
-        what = fault if exc is None else f"{fault}; {told(exc)}"
+        what = fault if exc is None else f"{fault}; {summary(exc)}"
         message_id = delivery.message.get("MessageId")
         where = ""
         if not delivery.lease.is_lost and not isinstance(exc, HakeError | OSError):
             try:
                 where = self._place(delivery, fault)
             except Exception as failure:  # whatever is wrong with it may be wrong for this too
-                what = f"{what}; it could not be dead-lettered: {told(failure)}"
+                what = f"{what}; it could not be dead-lettered: {summary(failure)}"
         if where:
             self._deliveries.finish(delivery, How.ACK)
             logger.error(
@@ -164,32 +164,18 @@ class Gate:
         letter = DeadLetter(placing, delivery.queue, delivery.message.get("MessageId"), reason)
         if delivery.stored is not None and "x-dead-letter-exchange" in self._arguments(delivery):
             self._deliveries.finish(delivery, How.ACK, first=letter)  # not in this thread: it downloads and uploads
-            return
-        try:
-            letter.send()
-        except BrokerUnavailable:
-            self._deliveries.finish(delivery, How.ACK, first=letter)
-        except HakeError as exc:
-            letter.failed(exc)
-            self._deliveries.finish(delivery, How.ABANDON)
         else:
-            self._deliveries.finish(delivery, How.ACK)
+            self._deliveries.finish_after(delivery, letter)
 
     def _placing(self, delivery: Delivery, envelope: Envelope, reason: str) -> Callable[[], str]:
         """What sends a message to its dead letters; see :meth:`DeadLetters.place`."""
-        arguments, raw, stored = self._arguments(delivery), delivery.message, delivery.stored
-        place = partial(
-            self._dead_letters.place,
-            queue=delivery.queue,
-            url=delivery.lease.url,
-            arguments=arguments,
-            reason=reason,
-            lease=delivery.lease,
-        )
+        raw, stored = delivery.message, delivery.stored
+        source = SourceQueue(delivery.queue, delivery.lease.url, self._arguments(delivery))
+        place = partial(self._dead_letters.place, source=source, reason=reason, lease=delivery.lease)
         if stored is None or stored.outline is None:
             delivery.lease.owned = None  # not read: what is set aside has the pointer, wherever it goes
             return partial(place, envelope, raw)
-        if "x-dead-letter-exchange" in arguments:
+        if "x-dead-letter-exchange" in source.arguments:
             return lambda: place(self._deliveries.read_again(delivery), raw)
         attributes = {**raw["MessageAttributes"], **stored.attributes(stored.telling())}
         return partial(place, envelope, {**raw, "MessageAttributes": attributes})
@@ -198,7 +184,7 @@ class Gate:
         return self._topology.queues.arguments(delivery.queue)
 
 
-def told(exc: Exception) -> str:
+def summary(exc: Exception) -> str:
     """An exception for the log: its class, the start of its text in ASCII, and where it was raised."""
     try:
         text = ascii(str(exc))[:MAX_TEXT_CHARS]

@@ -1,15 +1,15 @@
-"""What was received and is not settled: kept alive, and then deleted or released, in batches.
+"""Renew the leases of messages that are not settled, and delete or release the messages that are, in batches.
 
-The life of a lease is a table in :mod:`kombu_hake.receive.delivery`; the requests are sent, and tried again, by
-:mod:`kombu_hake.receive.settling`. Here is decided when.
+The life of a lease is a table in :mod:`kombu_hake.receive.delivery`; the requests are sent, and retried, by
+:mod:`kombu_hake.receive.settling`. This module decides when.
 
 Threads
     One keeper: an ack waits at most a tenth of a second for others, a lease is renewed when half of its time is over.
     It starts when it is needed and ends with :meth:`Leases.stop`. Renewals depend on nothing that the main thread does.
-    ``on_lost`` gets a lost lease in one of these threads or of those that send, once a lease.
+    ``on_lost`` gets each lost lease once, in the keeper's thread or in one of those that send.
 
-    A connection that is forgotten without being closed says so by :meth:`Leases.disown`; the keeper then gives
-    everything back and ends. Otherwise those messages would stay hidden and unsettled for twelve hours.
+    A connection that is dropped without being closed calls :meth:`Leases.disown`; the keeper then releases all its
+    messages and ends. Otherwise they would stay hidden and unsettled for twelve hours.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class Leases:
         waiting = sum(len(leases) for leases in self._acks.values())
         return f"<Leases held={len(self._held)} acks waiting={waiting} requests={self._settling.unanswered}>"
 
-    # --- what the rest of the package says
+    # --- for the rest of the package
 
     def now(self) -> float:
         """Monotonic seconds, of the clock that leases are measured by."""
@@ -263,11 +263,11 @@ class Leases:
     # --- inside; the lock is held
 
     def _may_renew(self, lease: Lease, now: float) -> bool:
-        """Whether it is to be renewed, and AWS would extend it: no further than twelve hours since the receive."""
+        """Return True if it is to be renewed, and AWS extends it: no further than twelve hours since the receive."""
         return lease.is_renewed and now - lease.received_at <= _LIFE_S - self._visibility_s
 
     def _transition(self, lease: Lease, event: Event) -> bool:
-        """Whether the event meant anything to the lease."""
+        """Apply an event to a lease; False if it is ignored in the lease's state."""
         state = after(lease.state, event)
         if state is None:
             logger.debug("Ignoring for a lease that is %s: %s.", lease.state.value, event.value)
@@ -278,7 +278,7 @@ class Leases:
         return True
 
     def _let_go(self, lease: Lease) -> bool:
-        """Hold it no longer; whether it is ours to make visible."""
+        """End the lease; False if another consumer may have the message, which is then not ours to make visible."""
         was_held = not lease.is_lost
         return self._transition(lease, Event.RELEASE) and was_held
 
@@ -390,7 +390,7 @@ class Leases:
         self._report(lease, Why.GONE if gone else Why.ACK_FAILED if kind == "ack" else Why.REFUSED, exc)
 
     def _report(self, lease: Lease, why: Why, detail: object = "") -> None:
-        """Say it once; outside of the lock."""
+        """Log and report a loss, once for each lease. Call it without the lock."""
         if lease.is_reported:
             return
         lease.is_reported = True
@@ -399,6 +399,6 @@ class Leases:
         if lease.about is not None:
             names = fields(queue=lease.about.queue, task_id=lease.about.task_id, message_id=lease.about.message_id)
             logger.error("HAKE101 %s", lost_text(lease, why, detail), extra=names)
-        else:  # it waits in the inbox, where it is dropped
+        else:  # not handed over yet: it is dropped from the inbox
             logger.info("%s", lost_text(lease, why, detail))
         self._on_lost(lease, why)

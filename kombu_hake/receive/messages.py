@@ -1,4 +1,4 @@
-"""A received SQS message as kombu's Message, and a message to publish as what goes to AWS. Pure.
+"""A received SQS message as kombu's Message. Pure.
 
 Group-scoped redelivery
     ``task.retry()`` publishes to the exchange in ``delivery_info`` (``celery/app/task.py``,
@@ -120,18 +120,18 @@ class HakeMessage(KombuMessage):  # type: ignore[misc]
         """Decode the body again when that is asked for. Celery's workers look at it once, and pass the body on."""
         self._decoded_cache = None
 
-    def come_later(self) -> None:
+    def abandon(self) -> None:
         """Let it be redelivered after its visibility timeout, where :meth:`requeue` would cause a loop."""
-        self.channel.forget(self.delivery_tag)
+        self.channel.abandon(self.delivery_tag)
         self._state = "REQUEUED"
 
-    def set_aside(self, fault: str, exc: Exception | None = None) -> bool:
+    def quarantine(self, fault: str, exc: Exception | None = None) -> bool:
         """Settle a message that cannot be handled: see :meth:`kombu_hake.receive.gate.Gate.quarantine`.
 
         Returns:
             False when it was settled before.
         """
-        if not self.channel.set_aside(self.delivery_tag, fault, exc):
+        if not self.channel.quarantine(self.delivery_tag, fault, exc):
             return False
         self._state = "REJECTED"
         return True

@@ -1,4 +1,4 @@
-"""Requests about received messages (delete, renew, release): sent in a few threads, and tried again here alone.
+"""Requests about received messages (delete, renew, release): sent in a few threads, and retried here alone.
 
 Policy
     :mod:`kombu_hake.aws` tries a request again for a moment. What fails for a reason that can pass (throttling, the
@@ -220,7 +220,7 @@ class Settling:
             self._on_deleted(owned)
 
     def _may_try(self, request: Request, tries: int) -> bool:
-        """Whether to try once more after so many tries."""
+        """Return True if a request may be tried once more after so many tries."""
         is_among_the_first = tries < _TRIES
         if request.first is None and (is_among_the_first or request.kind != "ack"):
             return is_among_the_first
@@ -230,7 +230,7 @@ class Settling:
         return is_held and (is_among_the_first or not self._is_stopping)
 
     def _forget_late_releases(self, request: Request) -> None:
-        """What ran out while a release was tried is visible by itself, or of another consumer by now."""
+        """Drop leases that ran out while their release was tried: the messages are visible, or received elsewhere."""
         if request.kind == "release":
             now = self._clock()
             request.leases = [lease for lease in request.leases if lease.held_until > now]

@@ -1,10 +1,9 @@
 """A fault that lasts: how long to wait between tries, what to log, and how not to miss its end.
 
-AWS that refuses, resets or answers with its own fault says so at once, and the next try comes after a pause. AWS that
-is *silent* is harder: a request that was sent into a black hole gets no answer after the hole has closed either, and
-only its timeout ends it. Short timeouts would find AWS dead that is merely slow. So while there is trouble, a try that
-is silent for a while gets company: another one beside it, and another. Whichever is answered first ends the trouble;
-what the others bring later is not lost.
+If AWS refuses, resets or answers with an error, the poller knows at once, and tries again after a pause. If AWS does
+not answer at all, only the timeout ends the request, even if the network works again before that. Short timeouts would
+take an AWS that is merely slow for dead. So during a fault, a try that is not answered for a while gets another one
+beside it, and another. Whichever is answered first ends the fault; what the others bring later is not lost.
 """
 
 from __future__ import annotations
@@ -43,10 +42,10 @@ class Trouble:
         self._queue = queue
         self._count = 0
         self._since = 0.0
-        self._said_at = 0.0
+        self._warned_at = 0.0
         #: When the last pause was over, monotonic.
         self._tried_at = time.monotonic()
-        #: Whether AWS could not be had at the last try, as opposed to an answer that says no.
+        #: Whether AWS could not be reached at the last try; False if it answered with an error.
         self.is_outage = False
 
     def pause_s(self, exc: Exception) -> float:
@@ -54,11 +53,11 @@ class Trouble:
         now = time.monotonic()
         if not self._count:
             self._since = now
-        if not self._count or now - self._said_at > _REMIND_S:
+        if not self._count or now - self._warned_at > _REMIND_S:
             logger.warning(
                 "HAKE001 Cannot receive from queue %s; retrying: %s", self._queue, exc, extra=fields(queue=self._queue)
             )
-            self._said_at = now
+            self._warned_at = now
         self._count += 1
         throttled = isinstance(exc, BrokerUnavailable) and exc.is_throttle
         self.is_outage = isinstance(exc, BrokerUnavailable) and not throttled

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from kombu_hake.worker import health, lost_tasks, state
 from kombu_hake.worker.internals import install
-from kombu_hake.worker.no_tenant import keep_no_tenant
+from kombu_hake.worker.rejections import reject_unknown
 from kombu_hake.worker.safeguard import check_tasks
 from kombu_hake.worker.task_runs import observe, watch
-from kombu_hake.worker.unknown_tasks import say_unknown_once
+from kombu_hake.worker.tenants import keep_no_tenant
 
 __all__ = [
     "check_tasks",
@@ -21,7 +21,7 @@ __all__ = [
     "keep_no_tenant",
     "lost_tasks",
     "observe",
-    "say_unknown_once",
+    "reject_unknown",
     "state",
     "watch",
 ]

@@ -11,9 +11,9 @@ from __future__ import annotations
 import sys
 from typing import Any, NamedTuple
 
-from kombu_hake.worker import errbacks, health, safeguard, state, stopping
-from kombu_hake.worker.undecodable import reject_undecodable
-from kombu_hake.worker.unknown_tasks import say_unknown_once
+from kombu_hake.worker import health, safeguard, state, stopping
+from kombu_hake.worker.rejections import reject_undecodable, reject_unknown
+from kombu_hake.worker.tenants import keep_tenant_of_failed
 
 __all__ = ["INTERNALS", "TRIED", "Internal", "install"]
 
@@ -46,8 +46,8 @@ INTERNALS: tuple[Internal, ...] = (
              ("worker_ready.send(sender=consumer)",)),
     Internal(f"{_CONSUMER}.create_task_handler", ("worker.safeguard", "groups.worker"), ("self",),
              ("self.on_unknown_task", "self.on_decode_error(message, exc)", "def on_task_received(message)")),
-    Internal(f"{_CONSUMER}.on_decode_error", ("worker.undecodable",), ("self", "message", "exc"), ("message.ack()",)),
-    Internal(f"{_CONSUMER}.on_unknown_task", ("worker.unknown_tasks",), ("self", "body", "message", "exc")),
+    Internal(f"{_CONSUMER}.on_decode_error", ("worker.rejections",), ("self", "message", "exc"), ("message.ack()",)),
+    Internal(f"{_CONSUMER}.on_unknown_task", ("worker.rejections",), ("self", "body", "message", "exc")),
     Internal(f"{_CONSUMER}.on_close", ("worker.stopping",), ("self",), ("reserved_requests.clear()",)),
     Internal(f"{_CONSUMER}.__init__", ("worker.safeguard", "worker.stopping"), ("self", "on_task_request"),
              ("self.on_task_request = on_task_request", "on_close=self.on_close", "self.controller = controller",
@@ -56,9 +56,9 @@ INTERNALS: tuple[Internal, ...] = (
              ("queues.select_add(", "cset.add_queue(q)", "cset.consume()")),
     Internal(f"{_CONSUMER}.cancel_task_queue", ("worker.safeguard",), ("self", "queue")),
     Internal("celery.app.amqp:Queues.consume_from", ("worker.safeguard",)),
-    Internal("celery.worker.consumer.tasks:Tasks.start", ("worker.undecodable", "groups.worker"), ("self", "c"),
+    Internal("celery.worker.consumer.tasks:Tasks.start", ("worker.rejections", "groups.worker"), ("self", "c"),
              ("c.task_consumer = c.app.amqp.TaskConsumer(", "on_decode_error=c.on_decode_error")),
-    Internal("celery.worker.loops:asynloop", ("worker.safeguard", "worker.unknown_tasks"), ("obj",),
+    Internal("celery.worker.loops:asynloop", ("worker.safeguard", "worker.rejections"), ("obj",),
              ("consumer.on_message = on_task_received", "obj.on_ready()")),
     Internal("celery.bootsteps:Blueprint.__init__", ("worker.stopping",), None, ("self.on_close = on_close",)),
     Internal("celery.worker.worker:WorkController._process_task", ("worker.safeguard",), ("self", "req"),
@@ -91,7 +91,7 @@ INTERNALS: tuple[Internal, ...] = (
     Internal("celery.app.task:Context.is_eager", ("worker.state",)),
     Internal("celery.app.trace:build_tracer", ("worker.state",), None,
              ("push_task(task)", "push_request(task_request)")),
-    Internal("celery.app.routes:Router.route", ("worker.no_tenant",), ("self", "options"),
+    Internal("celery.app.routes:Router.route", ("worker.tenants",), ("self", "options"),
              ("lpmerge(", "return options")),
     Internal("celery.backends.base:Backend.fallback_chord_unlock", ("publish.tenants",),
              ("self", "header_result", "body"), ("(header_result.id, body,)",)),
@@ -111,9 +111,9 @@ INTERNALS: tuple[Internal, ...] = (
     Internal("celery.app.amqp:Queues.__init__", ("groups.setup",), None),
     Internal("celery.app.task:Task.start_strategy", ("groups.worker",), ("self", "app", "consumer"),
              ("self.Strategy",)),
-    Internal(f"{_REQUEST}.on_failure", ("groups.failures", "worker.errbacks"), ("self", "exc_info")),
-    Internal(f"{_REQUEST}.on_timeout", ("worker.errbacks",), ("self", "soft"), ("mark_as_failure(",)),
-    Internal(f"{_REQUEST}._announce_revoked", ("worker.errbacks",), ("self", "reason"), ("mark_as_revoked(",)),
+    Internal(f"{_REQUEST}.on_failure", ("groups.failures", "worker.tenants"), ("self", "exc_info")),
+    Internal(f"{_REQUEST}.on_timeout", ("worker.tenants",), ("self", "soft"), ("mark_as_failure(",)),
+    Internal(f"{_REQUEST}._announce_revoked", ("worker.tenants",), ("self", "reason"), ("mark_as_revoked(",)),
 )  # fmt: skip
 
 
@@ -137,8 +137,8 @@ def _on_ready(sender: Any = None, **_kwargs: Any) -> None:
         return
     state.remember(sender)
     stopping.on_ready(sender)
-    say_unknown_once(sender)
+    reject_unknown(sender)
     safeguard.on_ready(sender)
     reject_undecodable(sender)
     health.on_ready(sender, transport)
-    errbacks.on_ready()
+    keep_tenant_of_failed()

@@ -1,11 +1,10 @@
 """What becomes of a Celery task whose lease is lost; in the consuming thread of a worker's main process.
 
-Its message is, or was, redelivered: its receiver runs the task. So one that this worker has not started is
-dropped, which loses nothing and spares a run. One that runs is told of by a signal, and ended where
-``on_lost_lease=terminate`` asks for it. Neither is acknowledged, rejected or given a result: all that is the business
-of the run that comes.
+Its message is, or was, redelivered, and its next receiver runs the task. So a task that this worker has not started
+is dropped, which loses nothing and saves a run. For one that runs, a signal is sent, and the task is terminated if the
+option ``on_lost_lease`` is ``terminate``. Neither is acknowledged, rejected or given a result: the other run does that.
 
-Imports nothing of Celery, but looks at it where it is loaded.
+Uses Celery only where it is loaded already.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Any
 
 from kombu_hake.quoting import fields, guarded
 from kombu_hake.receive import Lease, Why
-from kombu_hake.worker.state import consumer_of_worker, is_unstarted, refuse_to_start
+from kombu_hake.worker.state import consumer_of_worker, refuse_to_start, take_back
 
 __all__ = ["on_lost"]
 
@@ -26,11 +25,11 @@ _LAST_RUN = (Why.GONE, Why.ACK_FAILED)
 
 
 def on_lost(channel: Any, lease: Lease, why: Why, *, terminate: bool) -> None:
-    """Tell of a lost lease, and end what should not run.
+    """Send the signal of a lost lease, and end a task that should not run.
 
     Args:
         channel: The channel that handed the message over; None when it is closed.
-        terminate: Whether a task that runs is to be ended.
+        terminate: Whether to terminate a task that runs.
     """
     about = lease.about
     if about is None or "celery" not in sys.modules:
@@ -42,7 +41,7 @@ def on_lost(channel: Any, lease: Lease, why: Why, *, terminate: bool) -> None:
         lease_lost.send(about.task, task_id=about.task_id, queue=about.queue, why=why, request=request)
     if request is None or why in _LAST_RUN or not lease.is_lost:  # it may have been renewed after all
         return
-    if is_unstarted(request):
+    if take_back(request):
         refuse_to_start(request)
         logger.warning(
             "HAKE102 Not starting task %s[%s] in this worker: its message is redelivered.", request.name, request.id,
@@ -50,7 +49,7 @@ def on_lost(channel: Any, lease: Lease, why: Why, *, terminate: bool) -> None:
         )  # fmt: skip
     elif not terminate or not _terminate(request):
         return
-    channel.forget(about.delivery_tag)
+    channel.abandon(about.delivery_tag)
 
 
 def _request_of(channel: Any, delivery_tag: int) -> Any:
@@ -64,7 +63,7 @@ def _request_of(channel: Any, delivery_tag: int) -> Any:
 
 
 def _terminate(request: Any) -> bool:
-    """End a task that runs; whether the pool can do that."""
+    """Terminate a task that runs; False if the pool cannot do that."""
     pool = getattr(consumer_of_worker(), "pool", None)
     if pool is None:
         return False

@@ -3,7 +3,7 @@
 Celery trusts the headers and the body of a task: an exception that they cause in the main process is not the task's but
 the worker's, and ends it. So a worker of ours looks at each task before Celery does
 (:mod:`kombu_hake.amqp.tasks`), and catches what is raised where Celery hands a task to its pool. The message is
-then set aside, see :meth:`kombu_hake.receive.gate.Gate.quarantine`. Exceptions out of Celery's callback are caught in
+then quarantined, see :meth:`kombu_hake.receive.gate.Gate.quarantine`. Exceptions out of Celery's callback are caught in
 :meth:`kombu_hake.channel.Channel.deliver`.
 
 Hooks, as of Celery 5.7
@@ -13,19 +13,23 @@ Hooks, as of Celery 5.7
     ``Consumer.on_task_request`` does so for other pools; timers call it when an ETA has come or a rate limit allows.
     ``Consumer.add_task_queue`` and ``cancel_task_queue`` are called by the event loop after a command of remote
     control, where anything but a connection error ends the worker, such as an exchange that has another type.
+
+Protocol 1
+    The name and id of such a task are in its body. :func:`kombu_hake.receive.messages.to_message` knows tasks by their
+    headers, so it is here, where the body is decoded, that a retry of one is kept in its own queue.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
-from kombu_hake.amqp import MAX_NESTING, fault_of, is_json, is_nested_too_deep, is_plain
+from kombu_hake.amqp import MAX_NESTING, PRIVATE_EXCHANGE, fault_of, is_json, is_nested_too_deep, is_plain, is_task
 from kombu_hake.quoting import fields, guarded, quoted
-from kombu_hake.receive import HakeMessage, told
-from kombu_hake.worker.protocol_1 import stay_in_own_queue
+from kombu_hake.receive import HakeMessage, summary
+from kombu_hake.worker.hooks import replace_once
 
 __all__ = ["check_tasks", "fault_in", "on_ready"]
 
@@ -40,13 +44,9 @@ def on_ready(consumer: Any) -> None:
             task_consumer.on_message = consumer.create_task_handler()  # the loop has started with Celery's own
     controller = consumer.controller
     for owner, name in ((controller, "_process_task"), (consumer, "on_task_request")):
-        process = getattr(owner, name)
-        if not getattr(process, "is_of_hake", False):
-            setattr(owner, name, _guarded(controller, process))
+        replace_once(owner, name, partial(_guarded, controller))
     for name in ("add_task_queue", "cancel_task_queue"):
-        change = getattr(consumer, name, None)
-        if change is not None and not getattr(change, "is_of_hake", False):
-            setattr(consumer, name, _survived(consumer, name, change))
+        replace_once(consumer, name, partial(_survived, consumer, name))
 
 
 def check_tasks(consumer: Any) -> bool:
@@ -71,9 +71,9 @@ def _checked(create: Callable[..., Any]) -> Callable[..., Any]:
             if isinstance(message, HakeMessage):
                 fault = fault_in(message)
                 if fault is not None:
-                    message.set_aside(f"malformed: {fault}")
+                    message.quarantine(f"malformed: {fault}")
                     return None
-                stay_in_own_queue(message)
+                _stay_in_own_queue(message)
             return on_task_received(message)
 
         return on_message
@@ -84,7 +84,7 @@ def _checked(create: Callable[..., Any]) -> Callable[..., Any]:
 def fault_in(message: Any) -> str | None:
     """What is wrong with a message that a Celery worker is about to get; None for nothing, or for no task.
 
-    A body that cannot be decoded is left to Celery's ``on_decode_error`` (:mod:`kombu_hake.worker.undecodable`).
+    A body that cannot be decoded is left to Celery's ``on_decode_error`` (:mod:`kombu_hake.worker.rejections`).
     """
     if is_json(message.content_type) and is_nested_too_deep(message.body):
         return f"its body is nested deeper than {MAX_NESTING} levels"
@@ -106,6 +106,26 @@ def fault_in(message: Any) -> str | None:
     return fault_of(headers, message.properties, payload)
 
 
+def _stay_in_own_queue(message: HakeMessage) -> None:
+    """Have a task of protocol 1 retried in the queue that it lies in; before Celery makes a request of the message.
+
+    Does nothing to other messages, nor to one whose body cannot be decoded.
+    """
+    if is_task(message.headers):
+        return
+    about = message.lease.about if message.lease is not None else None
+    if about is not None and ("task" in message.headers or _names_a_task(message)):
+        message.delivery_info.update(exchange=PRIVATE_EXCHANGE, routing_key=about.queue)
+
+
+def _names_a_task(message: HakeMessage) -> bool:
+    try:
+        payload = message.payload
+    except Exception:
+        return False
+    return isinstance(payload, dict) and "task" in payload
+
+
 def _guarded(controller: Any, process: Callable[[Any], Any]) -> Callable[[Any], None]:
     def process_task(request: Any) -> None:
         try:
@@ -115,10 +135,9 @@ def _guarded(controller: Any, process: Callable[[Any], Any]) -> Callable[[Any], 
         except Exception as exc:
             if not isinstance(request.message, HakeMessage):
                 raise
-            _take_back(controller, request)
-            request.message.set_aside(f"the pool does not take it: {type(exc).__name__}", exc)
+            _undo_handing_over(controller, request)
+            request.message.quarantine(f"the pool does not take it: {type(exc).__name__}", exc)
 
-    process_task.is_of_hake = True  # type: ignore[attr-defined]
     return process_task
 
 
@@ -135,7 +154,7 @@ def _survived(consumer: Any, name: str, change: Callable[..., Any]) -> Callable[
         except Exception as exc:
             logger.error(
                 "HAKE014 Remote control: %s of queue %s failed and changed nothing: %s",
-                name, quoted(queue), told(exc), extra=fields(queue=queue),
+                name, quoted(queue), summary(exc), extra=fields(queue=queue),
             )  # fmt: skip
             if isinstance(queue, str) and queue not in consumed:
                 # Else the next connection would consume from it, and fail in the same way.
@@ -144,11 +163,10 @@ def _survived(consumer: Any, name: str, change: Callable[..., Any]) -> Callable[
                     queues.pop(queue, None)
                 consumer.task_consumer.cancel_by_queue(queue)
 
-    change_queue.is_of_hake = True  # type: ignore[attr-defined]
     return change_queue
 
 
-def _take_back(controller: Any, request: Any) -> None:
+def _undo_handing_over(controller: Any, request: Any) -> None:
     """Undo what Celery noted for a request before handing it to the pool failed."""
     from celery.worker.state import task_ready
 

@@ -1,4 +1,4 @@
-"""What only a Celery worker's own state tells. Looks at Celery where it is loaded, and imports none of it before."""
+"""Read and change the state of the Celery worker that this process is. Uses Celery only where it is loaded already."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = [
     "drop_request",
     "is_of_worker",
     "is_stopping",
-    "is_unstarted",
     "refuse_to_start",
     "remember",
     "running_properties",
     "settles",
+    "take_back",
     "unstarted_tags",
 ]
 
@@ -37,14 +37,14 @@ def consumer_of_worker() -> Any:
 
 
 def is_of_worker(transport: Any) -> bool:
-    """Tell whether a connection is the one that this process's worker consumes with."""
+    """Return True if a connection is the one that this process's worker consumes with."""
     consumer = consumer_of_worker()
     connection = getattr(consumer, "connection", None)
     return connection is not None and getattr(connection, "_transport", None) is transport
 
 
 def is_stopping() -> bool:
-    """Whether this process is a worker that was told to end."""
+    """Return True if this process is a worker that was told to end."""
     state = sys.modules.get("celery.worker.state")
     if state is None:
         return False
@@ -112,9 +112,10 @@ def _listed(requests: Any) -> set[Any]:
             continue
 
 
-def is_unstarted(request: Any) -> bool:
-    """Whether a task was not started, and now won't be unless its turn comes: it has not reached the pool, or it is
-    taken back from there.
+def take_back(request: Any) -> bool:
+    """Take a task back from a thread pool that has not started it; False if it may have started.
+
+    A task that has not reached a pool yet may still get its turn: see :func:`refuse_to_start`.
     """
     result = getattr(request, "_apply_result", None)
     if result is None:
@@ -147,7 +148,7 @@ def drop_request(message: Any) -> None:
 
 
 def _will_not_start(request: Any) -> bool:
-    if is_unstarted(request):
+    if take_back(request):
         return True
     job = request._apply_result()
     if job is None or hasattr(job, "f"):

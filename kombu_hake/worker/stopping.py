@@ -37,7 +37,7 @@ def on_ready(consumer: Any) -> None:
     """Have a worker give back what it holds when it ends."""
     from celery.signals import worker_shutting_down
 
-    for old in _bells:  # a worker that reconnects is ready again
+    for old in _bells:  # of an earlier worker of this process
         old.stop()
     bell = _Bell(consumer)
     _bells[:] = [bell]

@@ -55,7 +55,7 @@ def test_no_argument_and_no_body_is_in_a_log_line(caplog: pytest.LogCaptureFixtu
             if fault is None:
                 receive(message)
             else:
-                message.set_aside(f"malformed: {fault}")
+                message.quarantine(f"malformed: {fault}")
 
         group.on_message = checked
         lines = 0

@@ -10,9 +10,6 @@ Within a test::
         ...  # use proxy.endpoint_url
         proxy.stats()["requests"]
 
-In a process of its own: ``python -m support.proxy --upstream URL`` in ``tests/`` prints one JSON line
-with its ``endpoint_url``; ``proxy_control.RemoteProxy`` has the same ``stats`` and ``rules``, through ``/__proxy__``.
-
 Half of the latency is spent on the way there and half on the way back, of each request on its own, so an open long
 poll delays nobody. Responses are passed on unread unless a fault needs them. Faults that rewrite a request break its
 signature: use them with an emulator that checks none.
@@ -20,10 +17,7 @@ signature: use them with an emulator that checks none.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
-import os
 import socket
 import threading
 import time
@@ -38,7 +32,6 @@ from .proxy_faults import Faults, Plan
 from .proxy_http import ClientSide, Message, Upstream, response
 from .proxy_rules import Rule, RuleBook
 
-CONTROL_PATH = b"/__proxy__"
 #: For ``AWS_CONTAINER_CREDENTIALS_FULL_URI``: keys that botocore renews three seconds later.
 KEYS_PATH = "/__keys__"
 _KEYS_LIVE_S = 903.0
@@ -52,7 +45,6 @@ class Proxy:
         upstream: URL of the emulator.
         latency_s: Added to each request, there and back together.
         rules: Faults, see ``proxy_rules.KINDS``.
-        port: Port on 127.0.0.1; 0 takes a free one.
         seed: For the choice of victims; None: another one each time.
     """
 
@@ -62,7 +54,6 @@ class Proxy:
         latency_s: float = 0.0,
         *,
         rules: Iterable[Rule] = (),
-        port: int = 0,
         seed: int | None = None,
     ) -> None:
         address = urlsplit(upstream)
@@ -70,7 +61,7 @@ class Proxy:
         self._upstream = Upstream(address.hostname or "127.0.0.1", address.port or 80)
         self._book = RuleBook(rules, seed=seed)
         self._faults = Faults(self._book, time.monotonic)
-        self._port = port
+        self._port = 0
         self._counts: dict[str, Counter[str]] = {}
         self._connections: set[ClientSide] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -103,7 +94,7 @@ class Proxy:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._thread.start()
-        self._run(self.listen())
+        self._run(self._listen())
         return self
 
     def stop(self) -> None:
@@ -146,7 +137,7 @@ class Proxy:
 
     def accept(self) -> None:
         """Listen again, on the same port."""
-        self._run(self.listen())
+        self._run(self._listen())
 
     def swallow(self, yes: bool) -> None:
         """From now on answer nothing, what is under way included, and forward nothing; or serve again.
@@ -166,8 +157,8 @@ class Proxy:
     async def _in_loop(self, function: Any) -> None:
         function()
 
-    async def listen(self) -> None:
-        """Accept connections, if it does not yet; for a program that has an event loop itself."""
+    async def _listen(self) -> None:
+        """Accept connections, if it does not yet."""
         if self._server is not None:
             return
         if self._reserved is None:
@@ -199,7 +190,7 @@ class Proxy:
 
     async def _listen_again(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
-        await self.listen()
+        await self._listen()
 
     def _reset_stats(self) -> None:
         self._empty_receives = 0
@@ -229,9 +220,6 @@ class Proxy:
     async def _serve(self, client: ClientSide, message: Message) -> None:
         """One request, from its last byte to the response."""
         path = message.head.split(b" ", 2)[1]
-        if path == CONTROL_PATH:
-            client.send(await self._control(message))
-            return
         if path == KEYS_PATH.encode():
             client.send(self._keys())
             return
@@ -317,43 +305,3 @@ class Proxy:
             self._counts["messages"]["ReceiveMessage"] += received_count
             self._counts["billed"]["ReceiveMessage"] += -(-len(answer.body) // BILLED_CHUNK_BYTES) or 1
             self._empty_receives += not received_count
-
-    # ---- control from another process
-
-    async def _control(self, message: Message) -> Message:
-        """GET: statistics and settings. POST with any of rules, latency_s, reset_stats, refuse_s: the same, changed."""
-        try:
-            changes = json.loads(message.body or b"{}")
-            if "rules" in changes:
-                self.rules = [Rule(**rule) for rule in changes["rules"]]
-        except (ValueError, TypeError) as error:
-            return response(400, "application/json", json.dumps({"error": str(error)}).encode())
-        self.latency_s = changes.get("latency_s", self.latency_s)
-        stats = await self._stats()
-        if changes.get("reset_stats"):
-            self._reset_stats()
-        if "refuse_s" in changes:
-            asyncio.get_running_loop().call_soon(self._stop_listening)
-            self._spawn(self._listen_again(changes["refuse_s"]))
-        settings = {"rules": [rule.to_json() for rule in self.rules], "latency_s": self.latency_s, "pid": os.getpid()}
-        return response(200, "application/json", json.dumps(stats | settings).encode())
-
-
-async def _serve_for_ever(proxy: Proxy) -> None:
-    await proxy.listen()
-    print(json.dumps({"endpoint_url": proxy.endpoint_url}), flush=True)
-    await asyncio.Event().wait()
-
-
-def main() -> None:
-    """Run until killed; the first line printed names the endpoint."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--upstream", required=True)
-    parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--latency", type=float, default=0.0, metavar="SECONDS")
-    options = parser.parse_args()
-    asyncio.run(_serve_for_ever(Proxy(options.upstream, options.latency, port=options.port)))
-
-
-if __name__ == "__main__":
-    main()

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Any
 
 KINDS: dict[str, str] = {
     "status": "answer with the HTTP status `status` (500, 503) without asking upstream",
@@ -79,10 +78,6 @@ class Rule:
             and (self.action is None or fnmatchcase(action, self.action))
             and (not self.target or self.target in target())
         )
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values; ``Rule(**rule.to_json())`` gives the rule back."""
-        return asdict(self)
 
 
 class RuleBook:

@@ -28,8 +28,9 @@ from typing import Any
 from unittest import mock
 from uuid import UUID
 
-from fakes import AdviceAtOnce, FakeClients, FakeClock, make_settings
+from fakes import FakeClients, FakeClock
 from kombu.utils import json as kombu_json
+from publishing import Process
 
 from kombu_hake.amqp.bindings import Binding
 from kombu_hake.amqp.deferral import due_ms
@@ -37,14 +38,11 @@ from kombu_hake.amqp.envelope import decode, with_first_sent
 from kombu_hake.amqp.naming import QueueUrl
 from kombu_hake.exceptions import MalformedMessage
 from kombu_hake.groups.messages import event_of, foreign_event
-from kombu_hake.publish.dispatch import Dispatcher
-from kombu_hake.publish.publisher import Publisher
-from kombu_hake.publish.routes import QueueTarget, Routes
-from kombu_hake.receive.dead_letters import DeadLetters
+from kombu_hake.publish.routes import QueueTarget
+from kombu_hake.receive.dead_letters import DeadLetters, SourceQueue
 from kombu_hake.receive.delivery import Delivery, Lease
 from kombu_hake.receive.messages import to_message
 from kombu_hake.topology.spec import QueueSpec
-from kombu_hake.topology.topology import Topology
 
 __all__ = ["FOLDER", "NOW_S", "plain", "read", "typed", "write"]
 
@@ -108,14 +106,9 @@ def write(recipe: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
             * ``set aside``: ``message``, which was received, is dead-lettered for ``reason``.
     """
     fake = FakeClients(FakeClock(float(NOW_S)))
-    settings = make_settings()
-    topology = Topology(fake, settings)
-    dispatcher = Dispatcher(topology, Routes(topology, settings, AdviceAtOnce.ask), Publisher(fake), settings)
-    queue, arguments = recipe["queue"], recipe.get("arguments", {})
-    topology.declare_queue(QueueSpec(queue, arguments=arguments))
-    for exchange, exchange_type, key in recipe.get("bindings", ()):
-        topology.declare_exchange(exchange, exchange_type)
-        topology.bind(queue, Binding(exchange, exchange_type, key))
+    process, queue, arguments = Process(fake), recipe["queue"], recipe.get("arguments", {})
+    topology, dispatcher = process.topology, process.dispatcher
+    process.declare(queue, *(Binding(*binding) for binding in recipe.get("bindings", ())), **arguments)
     clock = mock.Mock(
         time=lambda: float(NOW_S), gmtime=lambda: time.gmtime(NOW_S), strftime=time.strftime, monotonic=time.monotonic
     )
@@ -142,10 +135,8 @@ def write(recipe: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
                 policy = json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": 3})
                 fake.sqs("set_queue_attributes", QueueUrl=url, Attributes={"RedrivePolicy": policy})
             letters = DeadLetters(fake, dispatcher.publish_now, topology.dead_queues.make_again)
-            assert letters.set_aside(
-                decode(message["Body"], queue), message, queue=queue, url=url, arguments=arguments,
-                reason=recipe["reason"],
-            )  # fmt: skip
+            source = SourceQueue(queue, url, arguments)
+            assert letters.set_aside(decode(message["Body"], queue), message, source, recipe["reason"])
     [(operation, params)] = [call for call in fake.calls if call[0] in _SENDING]
     fake.clock.advance(900)
     answer = fake.sqs(

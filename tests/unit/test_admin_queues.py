@@ -26,11 +26,6 @@ def nothing(**payload: Any) -> None:
 
 
 @pytest.fixture
-def fake() -> FakeClients:
-    return FakeClients()
-
-
-@pytest.fixture
 def app(fake: FakeClients) -> Iterator[Celery]:
     """A default queue, one with priorities, one that tasks are only routed to, and a group."""
     app = Celery("shop", broker="hake://localhost:1/ns?region=eu-west-1", set_as_current=False)

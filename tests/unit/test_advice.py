@@ -3,10 +3,10 @@
 import json
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
-from fakes import FakeClients, eventually, make_settings, wait_for_advice
+from fakes import FakeClients, Gate, eventually, wait_for_advice
+from publishing import Process
 from test_forksafe import in_child
 
 from kombu_hake.amqp.bindings import Binding
@@ -15,58 +15,6 @@ from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, MessageTooLar
 from kombu_hake.publish import advice as advice_module
 from kombu_hake.publish import batch
 from kombu_hake.publish.advice import Advice
-from kombu_hake.publish.dispatch import Dispatcher
-from kombu_hake.publish.publisher import Publisher
-from kombu_hake.publish.routes import Routes
-from kombu_hake.topology.spec import QueueSpec
-from kombu_hake.topology.topology import Topology
-
-
-class Gate:
-    """Holds calls until it is opened."""
-
-    def __init__(self) -> None:
-        self.reached = threading.Event()
-        self._open = threading.Event()
-
-    def __call__(self) -> None:
-        self.reached.set()
-        assert self._open.wait(10)
-
-    def open(self) -> None:
-        self._open.set()
-
-
-class Process:
-    """What one process knows, and its background questions."""
-
-    def __init__(self, fake: FakeClients, **options: Any) -> None:
-        settings = make_settings(**options)
-        self.topology = Topology(fake, settings)
-        self.advice = Advice()
-        routes = Routes(self.topology, settings, self.advice.ask)
-        self.dispatcher = Dispatcher(self.topology, routes, Publisher(fake), settings)
-
-    def declare(self, queue: str, *bindings: Binding) -> None:
-        self.topology.declare_queue(QueueSpec(queue))
-        for binding in bindings:
-            self.topology.declare_exchange(binding.exchange, binding.exchange_type)
-            self.topology.bind(queue, binding)
-
-    def publish(self, exchange: str, key: str, body: str = "hello", *, mandatory: bool = False) -> None:
-        message = {
-            "body": body,
-            "content-type": "text/plain",
-            "content-encoding": "utf-8",
-            "headers": {},
-            "properties": {"delivery_info": {}},
-        }
-        self.dispatcher.publish(message, exchange, key, mandatory=mandatory)
-
-
-@pytest.fixture
-def fake() -> FakeClients:
-    return FakeClients()
 
 
 @pytest.fixture
@@ -103,7 +51,7 @@ def test_a_publish_to_a_topic_does_not_wait_and_the_warning_comes_late(
     fake: FakeClients, gate: Gate, caplog: pytest.LogCaptureFixture
 ) -> None:
     fake.sns("create_topic", Name="orders")
-    process = Process(fake)
+    process = Process(fake, advice=Advice())
     for _ in range(3):
         publish_aside(lambda: process.publish("orders", "k"))
     assert not caplog.records
@@ -117,7 +65,7 @@ def test_a_publish_to_a_queues_own_exchange_does_not_wait_and_reaches_the_other_
     fake: FakeClients, gate: Gate
 ) -> None:
     Process(fake).declare("audit", Binding("q", "direct", "q"))
-    process = Process(fake)
+    process = Process(fake, advice=Advice())
     process.declare("q", Binding("q", "direct", "q"))
     publish_aside(lambda: process.publish("q", "q"))
     assert bodies(fake, "q") == bodies(fake, "audit") == ["hello"]
@@ -129,7 +77,7 @@ def test_a_publish_to_a_queues_own_exchange_does_not_wait_and_reaches_the_other_
 
 
 def test_a_topic_that_is_not_needed_is_not_created(fake: FakeClients, gate: Gate) -> None:
-    process = Process(fake)
+    process = Process(fake, advice=Advice())
     process.declare("q", Binding("q", "direct", "q"))
     publish_aside(lambda: process.publish("q", "q"))
     publish_aside(lambda: process.publish("q", "q"))
@@ -139,7 +87,7 @@ def test_a_topic_that_is_not_needed_is_not_created(fake: FakeClients, gate: Gate
 
 
 def test_a_batch_does_not_wait_either(fake: FakeClients, gate: Gate) -> None:
-    process = Process(fake)
+    process = Process(fake, advice=Advice())
     process.declare("q", Binding("q", "direct", "q"))
 
     def publish() -> None:
@@ -153,14 +101,14 @@ def test_a_batch_does_not_wait_either(fake: FakeClients, gate: Gate) -> None:
 
 
 def test_events_do_not_wait(fake: FakeClients, gate: Gate) -> None:
-    process = Process(fake)
+    process = Process(fake, advice=Advice())
     publish_aside(lambda: process.publish("celeryev", "worker.heartbeat"))
     assert fake.topics.by_name == {}
 
 
 @pytest.mark.parametrize("is_bound", [True, False])
 def test_a_denied_topic_is_an_error_only_where_queues_are_subscribed(fake: FakeClients, is_bound: bool) -> None:
-    process = Process(fake)
+    process = Process(fake, advice=Advice())
     if is_bound:
         Process(fake).declare("audit", Binding("q", "direct", "q"))
     process.declare("q", Binding("q", "direct", "q"))
@@ -178,7 +126,7 @@ def test_a_denied_topic_is_an_error_only_where_queues_are_subscribed(fake: FakeC
 def test_a_message_too_large_for_a_topic_is_an_error_only_where_queues_are_subscribed(
     fake: FakeClients, is_bound: bool
 ) -> None:
-    process = Process(fake)
+    process = Process(fake, advice=Advice())
     if is_bound:
         Process(fake).declare("audit", Binding("q", "direct", "q"))
     process.declare("q", Binding("q", "direct", "q"))
@@ -192,14 +140,14 @@ def test_a_message_too_large_for_a_topic_is_an_error_only_where_queues_are_subsc
 
 @pytest.mark.parametrize(("unroutable", "mandatory"), [("raise", False), ("warn", True)])
 def test_a_publish_that_must_know_asks_for_some_seconds(fake: FakeClients, unroutable: str, mandatory: bool) -> None:
-    process = Process(fake, unroutable=unroutable)
+    process = Process(fake, advice=Advice(), unroutable=unroutable)
     seen: list[float | None] = []
     fake.before("get_topic_attributes", lambda: seen.append(retry_module._patient_until.get()))
     with pytest.raises(Unroutable):
         process.publish("orders", "k", mandatory=mandatory)
     [until] = seen
     assert until is not None
-    assert not process.advice._questions
+    assert process.advice.wait(0.0)
 
 
 # --- the questions

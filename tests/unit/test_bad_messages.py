@@ -7,14 +7,14 @@ import logging
 import os
 import pickle
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
 import pytest
-from fakes import FakeClients, connected, eventually
+from fakes import FakeClients, eventually
 from hypothesis import given
 from hypothesis import strategies as st
 from kombu import Connection, Consumer, Producer, Queue
@@ -32,26 +32,9 @@ from kombu_hake.groups.messages import Parts, for_handler, foreign_event
 from kombu_hake.groups.registry import Subscription, run_id
 from kombu_hake.worker import safeguard
 from kombu_hake.worker import state as worker
-from kombu_hake.worker.undecodable import reject_undecodable
+from kombu_hake.worker.rejections import reject_undecodable
 
 ASKED = {"x-dead-letter-queue": True}
-
-
-@pytest.fixture
-def fake() -> FakeClients:
-    return FakeClients()
-
-
-@pytest.fixture
-def connection(fake: FakeClients) -> Iterator[Connection]:
-    with connected(fake, ack_linger_s=0.0, visibility_timeout=60) as made:
-        yield made
-
-
-@pytest.fixture
-def channel(connection: Connection) -> Channel:
-    made: Channel = connection.channel()
-    return made
 
 
 @pytest.fixture
@@ -610,7 +593,7 @@ def test_whatever_hands_a_request_to_the_pool_is_guarded_once(
     controller = SimpleNamespace(_process_task=failing(TypeError()), pool=None, hub=None)
     consumer = SimpleNamespace(
         controller=controller, on_task_request=failing(TypeError()), create_task_handler=lambda: None,
-        task_consumer=SimpleNamespace(on_message="Celery's own"),
+        add_task_queue=None, cancel_task_queue=None, task_consumer=SimpleNamespace(on_message="Celery's own"),
     )  # fmt: skip
     safeguard.on_ready(consumer)
     assert callable(consumer.task_consumer.on_message)
@@ -640,7 +623,7 @@ def test_nothing_is_kept_of_messages_that_were_set_aside(
             send(fake, text_of(task=f"unknown.{key}", id=key) if number % 3 else f"no json {key}")
             message = channel.basic_get("q")
             assert message is not None
-            message.set_aside(f"malformed: {key}")
+            message.quarantine(f"malformed: {key}")
             del message
         eventually(lambda: not fake.queues.queue("q").messages)
 

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from fakes import FakeClients, connected, eventually
+from fakes import FakeClients, Gate, connected, eventually
 from kombu import Connection
 from test_forksafe import in_child, unlock
 
@@ -14,11 +14,6 @@ from kombu_hake.publish import batching as batching_module
 from kombu_hake.publish.batching import current_batch
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
-
-
-@pytest.fixture
-def fake() -> FakeClients:
-    return FakeClients()
 
 
 @pytest.fixture
@@ -68,21 +63,6 @@ def test_a_child_that_leaves_the_parents_batch_sends_nothing_of_it(fake: FakeCli
 
         in_child(leave)
     assert stored(fake) == 16
-
-
-class Gate:
-    """Holds a request until it is opened."""
-
-    def __init__(self) -> None:
-        self.reached = threading.Event()
-        self._open = threading.Event()
-
-    def __call__(self) -> None:
-        self.reached.set()
-        assert self._open.wait(10.0)
-
-    def open(self) -> None:
-        self._open.set()
 
 
 @pytest.mark.parametrize("limit", ["messages", "bytes"])

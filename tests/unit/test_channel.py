@@ -3,7 +3,6 @@
 import json
 import logging
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -28,23 +27,6 @@ from kombu_hake.exceptions import (
     TopologyError,
     Unroutable,
 )
-
-
-@pytest.fixture
-def fake() -> FakeClients:
-    return FakeClients()
-
-
-@pytest.fixture
-def connection(fake: FakeClients) -> Iterator[Connection]:
-    with connected(fake, ack_linger_s=0.0, visibility_timeout=60) as made:
-        yield made
-
-
-@pytest.fixture
-def channel(connection: Connection) -> Channel:
-    made: Channel = connection.channel()
-    return made
 
 
 class Received(list[Message]):
@@ -705,7 +687,7 @@ def test_a_consumer_tag_that_is_used_again_names_the_new_consumer(connection: Co
     connection.drain_events(timeout=10)
     assert [message.payload for message in new] == ["b"]
     assert not old
-    assert list(channel._receiver._sources) == ["other"]
+    assert [vital.name for vital in channel._receiver.vitals()] == ["the poller of queue other"]
 
 
 def test_a_consumer_that_cannot_be_polled_for_is_none(

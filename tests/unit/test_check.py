@@ -109,11 +109,6 @@ class Aws:
 
 
 @pytest.fixture
-def fake() -> FakeClients:
-    return FakeClients()
-
-
-@pytest.fixture
 def app(fake: FakeClients) -> Iterator[Celery]:
     app = shop()
     with connected(fake):

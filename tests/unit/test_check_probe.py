@@ -46,11 +46,6 @@ def shop() -> Celery:
 
 
 @pytest.fixture
-def fake() -> FakeClients:
-    return FakeClients()
-
-
-@pytest.fixture
 def app(fake: FakeClients) -> Iterator[Celery]:
     app = shop()
     with connected(fake):

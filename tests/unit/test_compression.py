@@ -19,7 +19,7 @@ from kombu_hake.amqp.contents import compressed, inflated
 from kombu_hake.amqp.envelope import encode
 from kombu_hake.amqp.limits import MAX_INFLATED_BYTES, MAX_INFLATED_VALUES, SQS_MAX_MESSAGE_BYTES
 from kombu_hake.exceptions import MalformedMessage
-from kombu_hake.publish.compression import with_compression
+from kombu_hake.publish.dispatch import with_compression
 
 TEXT = "the quick brown fox; " * 5_000
 NOISE = random.Random(1).randbytes(100_000)
@@ -106,11 +106,6 @@ def test_a_consumer_of_any_kombu_transport_reads_it(value: Any) -> None:
 
 
 # --- through the broker
-
-
-@pytest.fixture
-def fake() -> FakeClients:
-    return FakeClients()
 
 
 def published(fake: FakeClients, body: Any, *, compression: str | None = None, **options: Any) -> tuple[str, Any]:

@@ -51,11 +51,6 @@ IMPOSSIBLE: list[dict[str, str]] = [
 ]
 
 
-@pytest.fixture
-def fake() -> FakeClients:
-    return FakeClients()
-
-
 def process(fake: FakeClients, **options: Any) -> Topology:
     found = Topology(fake, make_settings(**options))
     found.declare_exchange("orders", "topic")

@@ -20,17 +20,12 @@ from kombu_hake.exceptions import (
     TopologyError,
     TopologyIncomplete,
 )
-from kombu_hake.receive.dead_letters import DeadLetters
+from kombu_hake.receive.dead_letters import DeadLetters, SourceQueue
 from kombu_hake.topology.spec import Plan, QueueSpec, plan
 from kombu_hake.topology.topology import Topology
 
 ASKED = {"x-dead-letter-queue": True}
 ORDERS = Binding("orders", "fanout")
-
-
-@pytest.fixture
-def fake() -> FakeClients:
-    return FakeClients()
 
 
 def made(fake: FakeClients, **options: Any) -> Topology:
@@ -429,8 +424,8 @@ def test_no_receive_is_spent_while_it_cannot_be_told_how_many_there_are(fake: Fa
 
 def place(letters: DeadLetters, topology: Topology, number: int) -> str:
     raw = {"Body": f"text {number}", "MessageId": str(number), "ReceiptHandle": "h"}
-    url = topology.queues.url("q")
-    return letters.place(opaque(raw["Body"], "q"), raw, queue="q", url=url, arguments={}, reason="malformed")
+    source = SourceQueue("q", topology.queues.url("q"), {})
+    return letters.place(opaque(raw["Body"], "q"), raw, source, "malformed")
 
 
 def test_the_address_of_a_dead_letter_queue_is_asked_for_once(fake: FakeClients) -> None:

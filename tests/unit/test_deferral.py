@@ -107,11 +107,6 @@ def test_only_tasks_are_deferred() -> None:
 
 
 @pytest.fixture
-def fake() -> FakeClients:
-    return FakeClients()
-
-
-@pytest.fixture
 def connection(fake: FakeClients) -> Iterator[Connection]:
     with connected(fake) as made:
         yield made

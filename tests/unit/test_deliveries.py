@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
-from fakes import FakeClients, eventually
+from fakes import FakeClients, eventually, make_payloads
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,7 +24,7 @@ class Bench:
         self.url = QueueUrl(self.fake.sqs("create_queue", QueueName="q")["QueueUrl"])
         self.inbox = Inbox()
         self.leases = Leases(self.fake, visibility_s=120, linger_s=0.0, clock=self.fake.clock)
-        self.deliveries = Deliveries(self.inbox, self.leases)
+        self.deliveries = Deliveries(self.inbox, self.leases, make_payloads(self.fake))
         self.returned: Counter[str] = Counter()
 
     def arrive(self, count: int, channel: int = CHANNEL) -> list[Delivery]:

@@ -5,7 +5,8 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from fakes import ACCOUNT, REGION, AdviceAtOnce, FakeClients, make_settings
+from fakes import ACCOUNT, REGION, FakeClients
+from publishing import Process
 from test_forksafe import in_child
 
 from kombu_hake.amqp.bindings import Binding
@@ -21,64 +22,9 @@ from kombu_hake.exceptions import (
 )
 from kombu_hake.publish import dispatch as dispatch_module
 from kombu_hake.publish.batching import batch
-from kombu_hake.publish.dispatch import Dispatcher
-from kombu_hake.publish.publisher import Publisher
-from kombu_hake.publish.routes import Routes
-from kombu_hake.topology.spec import QueueSpec
-from kombu_hake.topology.topology import Topology
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 KEYED = message_attributes("order.created.eu")
-
-
-class Process:
-    """What one process knows."""
-
-    def __init__(self, fake: FakeClients, **options: Any) -> None:
-        settings = make_settings(**options)
-        self.topology = Topology(fake, settings)
-        routes = Routes(self.topology, settings, AdviceAtOnce.ask)
-        self.dispatcher = Dispatcher(self.topology, routes, Publisher(fake), settings)
-
-    def declare(self, queue: str, *bindings: Binding, **arguments: Any) -> None:
-        self.topology.declare_queue(QueueSpec(queue, arguments=arguments))
-        for binding in bindings:
-            self.topology.declare_exchange(binding.exchange, binding.exchange_type)
-            self.topology.bind(queue, binding)
-
-    def publish(
-        self,
-        exchange: str,
-        routing_key: str,
-        body: bytes = b"hello",
-        *,
-        headers: Any = None,
-        mandatory: bool = False,
-        **properties: Any,
-    ) -> None:
-        message = {
-            "body": body,
-            "content-type": "text/plain",
-            "content-encoding": "utf-8",
-            "headers": headers or {},
-            "properties": {"delivery_info": {}, **properties},
-        }
-        self.dispatcher.publish(message, exchange, routing_key, mandatory=mandatory)
-
-
-@pytest.fixture
-def fake() -> FakeClients:
-    return FakeClients()
-
-
-@pytest.fixture
-def here(fake: FakeClients) -> Process:
-    return Process(fake)
-
-
-@pytest.fixture
-def elsewhere(fake: FakeClients) -> Process:
-    return Process(fake)
 
 
 def bodies(fake: FakeClients, queue: str) -> list[str]:

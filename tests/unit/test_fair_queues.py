@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 import pytest
 from fake_aws import FakeClock
-from fakes import FakeClients
+from fakes import FakeClients, make_payloads
+from publishing import Process
 from support.fair_queues import RECENT_S, FairSqs
-from test_dispatch import Process
 
 from kombu_hake.amqp import Binding
 from kombu_hake.publish import batch
@@ -164,7 +164,7 @@ def test_countdowns_of_a_tenant_do_not_make_it_noisy(tenant: str | None) -> None
     letters = DeadLetters(fake, here.dispatcher.publish_now, lambda *_args: False)
     deferring = Deferring(fake, here.dispatcher, letters)
     leases = Leases(fake, visibility_s=120, linger_s=0.0, on_lost=lambda *_args: None)
-    deliveries = Deliveries(Inbox(), leases)
+    deliveries = Deliveries(Inbox(), leases, make_payloads(fake))
     gate = Gate(fake, here.topology, deliveries, letters, deferring)
     for _ in range(4):
         for raw in fake.sqs("receive_message", **receive_params(queue.url, 10, 0, 120))["Messages"]:

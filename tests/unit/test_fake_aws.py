@@ -16,11 +16,6 @@ EU = '{"region": ["eu"]}'
 
 
 @pytest.fixture
-def fake() -> FakeClients:
-    return FakeClients()
-
-
-@pytest.fixture
 def slow() -> FakeClients:
     return FakeClients(timings=SLOW)
 

@@ -22,6 +22,7 @@ import pytest
 from botocore.loaders import JSONFileLoader, Loader
 from celery import Celery
 from fakes import FakeClients, FakeClock, connected, eventually, make_settings
+from publishing import Process
 
 from kombu_hake.amqp.naming import QueueUrl
 from kombu_hake.aws import clients as clients_module
@@ -30,7 +31,7 @@ from kombu_hake.aws.clients import Clients
 from kombu_hake.aws.concurrency import SingleFlight
 from kombu_hake.groups.registry import registry
 from kombu_hake.groups.setup import route
-from kombu_hake.publish.publisher import Publisher, outgoing
+from kombu_hake.publish.publisher import outgoing
 from kombu_hake.publish.routes import QueueTarget
 from kombu_hake.receive.deliveries import Inbox
 from kombu_hake.receive.delivery import Delivery, Lease
@@ -156,7 +157,7 @@ def test_a_key_that_another_thread_works_on_is_free_in_the_child() -> None:
 
 def test_locks_that_another_thread_holds_are_free_in_the_child(fake: FakeClients) -> None:
     clock = FakeClock()
-    publisher, inbox, clients = Publisher(fake), Inbox(), Clients(make_settings())
+    publisher, inbox, clients = Process(fake).publisher, Inbox(), Clients(make_settings())
     leases = Leases(fake, visibility_s=30, linger_s=0.1, clock=clock)
     url = QueueUrl(fake.sqs("create_queue", QueueName="q")["QueueUrl"])
     locks = [publisher._lock, inbox._changed, leases._lock, clients._lock, clients_module._shared._lock]

@@ -49,7 +49,7 @@ def test_of_each_group_one_message_is_in_flight_and_a_failed_one_stops_the_rest(
                 (accepted if is_accepted else lost)[group].append(number)
             for number in order.answered([group for group, _ in request], results):
                 lost[str(groups[number])].append(number)
-    assert not order
+    assert not order.is_in_flight
     for group in {str(group) for group in groups}:
         published = [number for number, found in enumerate(groups) if str(found) == group]
         assert accepted[group] == published[: len(accepted[group])]

@@ -25,11 +25,6 @@ def nothing(**payload: Any) -> None:
 
 
 @pytest.fixture
-def fake() -> FakeClients:
-    return FakeClients()
-
-
-@pytest.fixture
 def app(fake: FakeClients) -> Iterator[Celery]:
     app = Celery("shop", broker="hake://localhost:1/ns?region=eu-west-1", set_as_current=False)
     orders = Topic("orders", app=app)

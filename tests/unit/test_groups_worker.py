@@ -26,7 +26,7 @@ from kombu_hake.groups.failures import GroupRequest
 from kombu_hake.groups.messages import DEATHS_HEADER, foreign_event, resendable, with_death
 from kombu_hake.groups.registry import run_id
 from kombu_hake.groups.topic import Topic
-from kombu_hake.worker import unknown_tasks
+from kombu_hake.worker.rejections import UnknownTasks
 
 
 def nothing(**payload: Any) -> None:
@@ -349,7 +349,7 @@ def test_a_task_of_others_is_rejected_and_said_once(bench: Bench, caplog: pytest
     bench.handler("receipt")
     bench.open()
     otherwise: list[Any] = []
-    on_unknown_task = unknown_tasks.UnknownTasks(lambda *args: otherwise.append(args))
+    on_unknown_task = UnknownTasks(lambda *args: otherwise.append(args))
     for _ in range(2):
         bench.orders.send("placed", {}, connection=bench.connection)
         message = bench.receive()
@@ -366,7 +366,7 @@ def test_a_task_that_was_sent_to_this_queue_alone_is_celerys_business(bench: Ben
     bench.app.send_task("other.task", queue="email", connection=bench.connection)
     message = bench.receive()
     otherwise: list[Any] = []
-    unknown_tasks.UnknownTasks(lambda *args: otherwise.append(args))(None, message, KeyError("other.task"))
+    UnknownTasks(lambda *args: otherwise.append(args))(None, message, KeyError("other.task"))
     assert len(otherwise) == 1
 
 
@@ -378,7 +378,7 @@ def test_what_was_logged_of_unknown_tasks_is_forgotten_in_the_end(
     bench.orders.send("placed", {}, connection=bench.connection)
     message = bench.receive()
     monkeypatch.setattr(message, "reject_log_error", lambda *_args: None)
-    on_unknown_task = unknown_tasks.UnknownTasks(lambda *_args: None)
+    on_unknown_task = UnknownTasks(lambda *_args: None)
     for number in [*range(1_500), 0]:
         message.headers["task"] = f"task-{number}\n"
         on_unknown_task(None, message, KeyError())
@@ -540,7 +540,7 @@ def test_an_unknown_task_of_a_strange_origin_is_left_to_celery(bench: Bench, ori
     bench.open()
     left: list[Any] = []
     send_event(bench, b"[[], {}, {}]", task="none", **{"hake-origin": origin})
-    unknown_tasks.UnknownTasks(lambda *args: left.append(args))(None, bench.receive(), KeyError("none"))
+    UnknownTasks(lambda *args: left.append(args))(None, bench.receive(), KeyError("none"))
     assert len(left) == 1
 
 

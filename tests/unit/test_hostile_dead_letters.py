@@ -96,11 +96,6 @@ def nothing(**payload: Any) -> None:
 
 
 @pytest.fixture
-def fake() -> FakeClients:
-    return FakeClients()
-
-
-@pytest.fixture
 def broker(fake: FakeClients) -> Iterator[Admin]:
     app = Celery("shop", broker="hake://localhost:1/ns?region=eu-west-1", set_as_current=False)
     Topic("orders", app=app).on("placed", group="email", name="receipt")(nothing)

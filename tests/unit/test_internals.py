@@ -36,7 +36,7 @@ def test_celery_still_has_what_is_relied_on(item: Internal) -> None:
 
 
 @pytest.mark.parametrize("item", INTERNALS, ids=lambda item: item.where)
-def test_whoever_relies_on_celery_is_a_module_of_ours(item: Internal) -> None:
+def test_what_relies_on_celery_is_a_module_of_the_package(item: Internal) -> None:
     for name in item.used_by:
         importlib.import_module(f"kombu_hake.{name}")
 

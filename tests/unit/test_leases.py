@@ -499,7 +499,7 @@ def test_a_lease_that_nobody_renewed_in_time_is_told_of_when_it_runs_out_not_whe
     lost = "Lost the lease of message m0 from queue q (it could not be renewed in time)"
     assert f"{lost}: it will be, or was, redelivered." in caplog.text
     clock.advance(VISIBILITY_S)
-    fake._failures.clear()
+    fake.heal()
     clock.advance(1)
     eventually(lambda: lease.state is LeaseState.HELD)  # nobody else had received it
     assert queue.messages[0].is_in_flight(clock())
@@ -521,7 +521,7 @@ def test_what_has_lapsed_is_not_made_visible_while_somebody_else_has_it(
     fake: FakeClients, leases: Leases, queue: FakeQueue, clock: FakeClock, settle: str
 ) -> None:
     lease = lapsed(fake, leases, queue, clock)
-    fake._failures.clear()
+    fake.heal()
     fake.sqs("receive_message", QueueUrl=queue.url, VisibilityTimeout=500)
     before = fake.count(RELEASE)
     SETTLES[settle](leases, lease)
@@ -546,7 +546,7 @@ def test_a_lost_lease_that_is_refused_later_is_told_of_once(
     news = told(leases)
     lease = lapsed(fake, leases, queue, clock)
     fake.sqs("receive_message", QueueUrl=queue.url)
-    fake._failures.clear()
+    fake.heal()
     clock.advance(1)
     eventually(lambda: lease.state is LeaseState.LOST)
     assert [why for _, why in news] == [Why.LAPSED]

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import pytest
-from fakes import FakeClock
+from fakes import AdviceAtOnce, FakeClock
 
 from kombu_hake.publish.listeners import HEARTBEAT_KEY, Listeners
 
@@ -17,7 +17,7 @@ class Bench:
         self.clock = FakeClock()
         self.count: int | None = 0
         self.asked = 0
-        self.listeners = Listeners(self._ask, self.clock)
+        self.listeners = Listeners(self._ask, AdviceAtOnce.ask, self.clock)
 
     def _ask(self, exchange: str) -> int | None:
         self.asked += 1
@@ -109,7 +109,7 @@ def test_what_aws_says_to_a_publish_is_believed(bench: Bench) -> None:
 def test_events_are_sent_until_the_count_is_known() -> None:
     questions: list[Callable[[], None]] = []
     clock = FakeClock()
-    listeners = Listeners(lambda exchange: 0, clock, lambda key, question: questions.append(question))
+    listeners = Listeners(lambda exchange: 0, lambda key, question: questions.append(question), clock)
     assert listeners.is_heard("celeryev", HEARTBEAT_KEY)
     questions.pop()()
     assert not listeners.is_heard("celeryev", HEARTBEAT_KEY)

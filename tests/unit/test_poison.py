@@ -3,12 +3,11 @@
 import json
 import logging
 import time
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fakes import FakeClients, connected, eventually
+from fakes import FakeClients, eventually
 from kombu import Connection, Queue
 from kombu.exceptions import ContentDisallowed, DecodeError
 
@@ -16,20 +15,9 @@ from kombu_hake import transport as transport_module
 from kombu_hake.exceptions import BrokerUnavailable
 from kombu_hake.receive import settling as settling_module
 from kombu_hake.receive.delivery import LeaseState
-from kombu_hake.worker.undecodable import reject_undecodable
+from kombu_hake.worker.rejections import reject_undecodable
 
 ASKED = {"x-dead-letter-queue": True}
-
-
-@pytest.fixture
-def fake() -> FakeClients:
-    return FakeClients()
-
-
-@pytest.fixture
-def connection(fake: FakeClients) -> Iterator[Connection]:
-    with connected(fake, ack_linger_s=0.0, visibility_timeout=60) as made:
-        yield made
 
 
 @pytest.fixture
@@ -178,7 +166,7 @@ def test_a_dead_letter_is_not_sent_once_another_consumer_may_have_the_message(
     get(channel).reject()
     eventually(lambda: "could not be dead-lettered; it stays there and is redelivered" in caplog.text)
     assert fake.count("send_message") == 4  # the one that sent it to its queue, and three tries
-    fake._failures.clear()
+    fake.heal()
     assert [message.body for message in fake.queues.queue("q").messages] == ["x"]
     assert fake.queues.queue("q-dead").messages == []
     assert fake.count("delete_message_batch") == 0

@@ -3,22 +3,18 @@
 import http.client
 import json
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import parsedate_to_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 import pytest
 from support import aws_wire as wire
 from support.proxy import KEYS_PATH, Proxy
-from support.proxy_control import RemoteProxy
 from support.proxy_http import Framer, Message, dechunk, header, with_body
 from support.proxy_rules import KINDS, Rule, RuleBook, TokenBucket
 
@@ -583,28 +579,6 @@ def test_targets_are_found_in_both_protocols() -> None:
     body = urlencode({"Action": "Unsubscribe", "SubscriptionArn": SUBSCRIPTION}).encode()
     request = wire.parse_request(Message(b"POST / HTTP/1.1\r\n\r\n", body))
     assert (request.service, request.action, request.target) == ("sns", "Unsubscribe", SUBSCRIPTION)
-
-
-# ---- in a process of its own
-
-
-def test_another_process_can_read_and_steer_it(upstream: Upstream) -> None:
-    command = [sys.executable, "-m", "support.proxy", "--upstream", upstream.url, "--latency", "0.001"]
-    process = subprocess.Popen(command, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE)
-    try:
-        assert process.stdout is not None
-        remote = RemoteProxy(json.loads(process.stdout.readline())["endpoint_url"])
-        assert remote.latency_s == 0.001
-        remote.rules = [Rule("status", "SendMessage", count=1)]
-        assert remote.rules == (Rule("status", "SendMessage", count=1),)
-        assert sqs(remote, "SendMessage")[0] == 500
-        assert remote.stats(reset=True)["requests"] == {"SendMessage": 1}
-        assert remote.stats()["requests"] == {}
-        with pytest.raises(ValueError, match="unknown fault"):
-            remote._call({"rules": [{"kind": "nonsense"}]})
-    finally:
-        process.terminate()
-        process.communicate()
 
 
 # ---- credentials and clocks

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from fakes import FakeClients, eventually
+from fakes import FakeClients, Gate, eventually
 from hypothesis import given
 from hypothesis import strategies as st
+from publishing import Process
 
 from kombu_hake.amqp.limits import SNS_MAX_MESSAGE_BYTES, SQS_MAX_MESSAGE_BYTES
 from kombu_hake.amqp.naming import QueueUrl, TopicArn
@@ -30,8 +31,8 @@ def target(fake: FakeClients) -> QueueTarget:
 
 
 @pytest.fixture
-def publisher(fake: FakeClients) -> Publisher:
-    return Publisher(fake)
+def publisher(here: Process) -> Publisher:
+    return here.publisher
 
 
 def message(text: str) -> Outgoing:
@@ -69,21 +70,6 @@ def threads() -> Iterator[Threads]:
     found = Threads()
     yield found
     found.join()
-
-
-class Gate:
-    """Holds a request until it is opened."""
-
-    def __init__(self) -> None:
-        self.reached = threading.Event()
-        self._open = threading.Event()
-
-    def __call__(self) -> None:
-        self.reached.set()
-        assert self._open.wait(10.0)
-
-    def open(self) -> None:
-        self._open.set()
 
 
 def waiting(publisher: Publisher, target: QueueTarget) -> int:

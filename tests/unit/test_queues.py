@@ -20,11 +20,6 @@ from kombu_hake.topology.spec import QueueSpec, own_tags
 
 
 @pytest.fixture
-def fake() -> FakeClients:
-    return FakeClients()
-
-
-@pytest.fixture
 def queues(fake: FakeClients) -> Queues:
     return Queues(fake, make_settings())
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from fake_sqs import FakeQueue
-from fakes import FakeClients, eventually, make_settings
+from fakes import FakeClients, eventually, make_payloads, make_settings
 
 from kombu_hake.amqp.naming import QueueUrl
 from kombu_hake.aws import waits_until
@@ -32,7 +32,8 @@ class Bench:
         self.fake = fake
         self.inbox = Inbox()
         self.leases = Leases(fake, visibility_s=120, linger_s=0.0, clock=self._now)
-        self.deliveries = Deliveries(self.inbox, self.leases)
+        self.payloads = make_payloads(fake)
+        self.deliveries = Deliveries(self.inbox, self.leases, self.payloads)
         #: Seconds that the clock of the leases is ahead, and the threads that have read it.
         self.ahead_s = 0.0
         self.clock_readers: list[str] = []
@@ -70,6 +71,10 @@ class Bench:
 
     def send(self, queue: FakeQueue, text: str) -> None:
         self.fake.sqs("send_message", QueueUrl=queue.url, MessageBody=text)
+
+    def pollers(self) -> int:
+        """How many poll the queue ``q`` now."""
+        return self.receiver._sources["q"].pollers
 
     def consume(self, *queues: FakeQueue, prefetch: int = 0) -> None:
         self.receiver.set_prefetch(prefetch)
@@ -275,13 +280,13 @@ def test_a_busy_queue_is_polled_by_several_and_by_one_when_it_is_idle(bench: Ben
     most = 0
     for _ in range(300):
         item = bench.next()
-        most = max(most, bench.receiver._sources["q"].pollers)
+        most = max(most, bench.pollers())
         bench.receiver.settled(item.source)
     assert 1 < most <= 4
 
     def is_calm() -> bool:
         bench.fake.clock.advance(1)
-        return bench.receiver._sources["q"].pollers == 1
+        return bench.pollers() == 1
 
     eventually(is_calm)
 
@@ -313,7 +318,7 @@ def test_the_end_does_not_wait_for_an_open_poll(bench: Bench, end: str) -> None:
     else:
         bench.receiver.remove("q")
         bench.receiver.remove("nothing")
-    assert bench.receiver._sources == {}
+    assert bench.receiver.vitals() == []
 
 
 def test_a_queue_that_is_consumed_again_at_once_is_polled_at_once(bench: Bench) -> None:
@@ -364,14 +369,14 @@ def test_an_answer_of_odd_shape_keeps_no_credit(
     assert "Unexpected error while receiving from queue q" in caplog.text
 
 
-@pytest.mark.parametrize("where", ["hold", "put", "received", "ask", "deliver"])
+@pytest.mark.parametrize("where", ["hold", "begin", "received", "ask", "deliver"])
 @pytest.mark.parametrize("error", [MemoryError(), KeyError("a bug"), RuntimeError("can't start new thread")])
 def test_no_error_of_a_poller_keeps_credit_or_ends_it(
     bench: Bench, where: str, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     owner, name = {
         "hold": (bench.leases, "hold"),
-        "put": (bench.inbox, "put"),
+        "begin": (bench.payloads, "begin"),
         "received": (bench.receiver._credit, "received"),
         "ask": (bench.receiver._credit, "ask"),
         "deliver": (receiver_module, "Delivery"),
@@ -404,7 +409,7 @@ def test_a_poller_that_has_died_is_replaced(bench: Bench, caplog: pytest.LogCapt
     queue = bench.queue("q")
     bench.fake.fail("receive_message", Fatal())
     bench.consume(queue, prefetch=1)
-    eventually(lambda: not bench.receiver._sources["q"].main.is_alive())
+    eventually(lambda: not bench.receiver.vitals()[0].is_alive)
     bench.send(queue, "after")
     bench.receiver.look_after_pollers()
     assert bench.next().message["Body"] == "after"
@@ -427,9 +432,9 @@ def test_a_poller_that_ended_with_a_denial_is_not_replaced(bench: Bench) -> None
     bench.fake.fail("receive_message", AccessDenied("no"))
     bench.consume(bench.queue("q"), prefetch=1)
     assert isinstance(bench.inbox.get(10.0), AccessDenied)
-    eventually(lambda: not bench.receiver._sources["q"].main.is_alive())
+    eventually(lambda: not bench.pollers())
     bench.receiver.look_after_pollers()
-    assert not bench.receiver._sources["q"].pollers
+    assert not bench.pollers()
 
 
 def test_a_lost_wake_up_is_made_good(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -524,7 +529,7 @@ def test_a_denied_action_reaches_the_consuming_thread(bench: Bench) -> None:
     error = bench.inbox.get(10.0)
     assert isinstance(error, AccessDenied)
     assert error.action == "sqs:ReceiveMessage"
-    eventually(lambda: bench.receiver._sources["q"].pollers == 0)
+    eventually(lambda: not bench.pollers())
     assert bench.fake.count("receive_message") == 1
 
 
@@ -738,7 +743,7 @@ def test_where_no_more_threads_start_one_poller_goes_on(bench: Bench, monkeypatc
         gate.set()
         for _ in range(40):
             bench.receiver.settled(bench.next().source)
-        assert bench.receiver._sources["q"].pollers == 1
+        assert bench.pollers() == 1
 
 
 def test_a_queue_that_cannot_be_polled_is_an_error(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

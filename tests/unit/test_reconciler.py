@@ -246,11 +246,6 @@ def test_deleted_exchange_leaves_nothing_though_tags_are_late(late: LateClients)
 # --- repair
 
 
-@pytest.fixture
-def fake() -> FakeClients:
-    return FakeClients()
-
-
 def mended(fake: FakeClients, topology: Topology, caplog: pytest.LogCaptureFixture) -> str:
     """What two checks log, which is one line."""
     caplog.clear()

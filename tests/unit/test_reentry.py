@@ -14,11 +14,6 @@ from kombu_hake.aws.concurrency import Reentry, SharedParts, SingleFlight
 
 
 @pytest.fixture
-def fake() -> FakeClients:
-    return FakeClients()
-
-
-@pytest.fixture
 def connection(fake: FakeClients) -> Iterator[Connection]:
     with connected(fake) as made:
         made.channel().queue_declare("q")

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fakes import make_settings
+from publishing import Process
 from test_credentials import QUEUE_URL, TOPIC, Aws, aws, make_clients
 
 from kombu_hake.amqp.naming import QueueUrl, TopicArn
@@ -16,10 +16,8 @@ from kombu_hake.aws import wire as wire_module
 from kombu_hake.exceptions import BrokerUnavailable, QueueNotFound
 from kombu_hake.publish import publisher as publisher_module
 from kombu_hake.publish.batching import Published
-from kombu_hake.publish.dispatch import Dispatcher
-from kombu_hake.publish.publisher import Publisher, outgoing
-from kombu_hake.publish.routes import QueueTarget, Routes, TopicTarget
-from kombu_hake.topology.topology import Topology
+from kombu_hake.publish.publisher import outgoing
+from kombu_hake.publish.routes import QueueTarget, TopicTarget
 
 __all__ = ["aws"]
 
@@ -60,9 +58,7 @@ def fail(aws: Aws, code: str = "InternalFailure") -> None:
 def test_a_failing_batch_is_tried_for_ten_seconds_in_few_requests(aws: Aws, time: Time, target: Any) -> None:
     fail(aws)
     clients = make_clients(aws)
-    settings = make_settings()
-    topology = Topology(clients, settings)
-    dispatcher = Dispatcher(topology, Routes(topology, settings), Publisher(clients), settings)
+    dispatcher = Process(clients, clock=time.monotonic).dispatcher
     items = [(Published("", "q", {}), outgoing("x", {}, {})) for _ in range(10)]
     began = time.now
     assert [type(error) for error in dispatcher.send_batch(target, items)] == [BrokerUnavailable] * 10
@@ -73,7 +69,7 @@ def test_a_failing_batch_is_tried_for_ten_seconds_in_few_requests(aws: Aws, time
 @each_target
 def test_a_failing_request_is_tried_as_often_as_the_option_says(aws: Aws, time: Time, target: Any) -> None:
     fail(aws)
-    publisher = Publisher(make_clients(aws, max_attempts=3))
+    publisher = Process(make_clients(aws, max_attempts=3), clock=time.monotonic).publisher
     with pytest.raises(BrokerUnavailable):
         publisher.send(target, outgoing("x", {}, {}))
     assert len(aws.seen) == 3
@@ -85,7 +81,7 @@ def test_a_failing_request_is_tried_as_often_as_the_option_says(aws: Aws, time: 
 
 def test_entries_that_keep_failing_cost_one_request_each_time(aws: Aws, time: Time) -> None:
     clients = make_clients(aws)  # the server names no entry as accepted, so each counts as failed
-    errors = Publisher(clients).send_many(TARGETS["queue"], [outgoing("x", {}, {})] * 2)
+    errors = Process(clients, clock=time.monotonic).publisher.send_many(TARGETS["queue"], [outgoing("x", {}, {})] * 2)
     assert [type(error) for error in errors] == [BrokerUnavailable] * 2
     assert len(aws.seen) == 4
 

@@ -4,8 +4,9 @@ import logging
 from typing import Any
 
 import pytest
-from fakes import ACCOUNT, REGION, AdviceAtOnce, FakeClients, make_settings
+from fakes import ACCOUNT, REGION, AdviceAtOnce, FakeClients
 from kombu.exceptions import InconsistencyError
+from publishing import Process
 
 from kombu_hake.amqp.bindings import Binding
 from kombu_hake.amqp.tasks import PRIVATE_EXCHANGE
@@ -17,47 +18,11 @@ from kombu_hake.exceptions import (
     Unroutable,
 )
 from kombu_hake.publish.listeners import Listeners
-from kombu_hake.publish.routes import QueueTarget, Routes, TopicTarget
-from kombu_hake.topology.spec import QueueSpec
-from kombu_hake.topology.topology import Topology
+from kombu_hake.publish.routes import QueueTarget, TopicTarget
 
 
 def arn(name: str) -> str:
     return f"arn:aws:sns:{REGION}:{ACCOUNT}:{name}"
-
-
-class Process:
-    """What one process knows."""
-
-    def __init__(self, fake: FakeClients, **options: Any) -> None:
-        settings = make_settings(**options)
-        self.topology = Topology(fake, settings)
-        self.routes = Routes(self.topology, settings, AdviceAtOnce.ask)
-
-    def declare(self, queue: str, *bindings: Binding) -> None:
-        self.topology.declare_queue(QueueSpec(queue))
-        for binding in bindings:
-            self.topology.declare_exchange(binding.exchange, binding.exchange_type)
-            self.topology.bind(queue, binding)
-
-    def targets(self, exchange: str, routing_key: str, *, mandatory: bool = False) -> list[str]:
-        found = self.routes.resolve(exchange, routing_key, mandatory=mandatory)
-        return [f"queue {t.queue}" if isinstance(t, QueueTarget) else f"topic {t.exchange}" for t in found]
-
-
-@pytest.fixture
-def fake() -> FakeClients:
-    return FakeClients()
-
-
-@pytest.fixture
-def here(fake: FakeClients) -> Process:
-    return Process(fake)
-
-
-@pytest.fixture
-def elsewhere(fake: FakeClients) -> Process:
-    return Process(fake)
 
 
 # --- straight to a queue
@@ -192,7 +157,7 @@ def test_events_are_not_published_while_nobody_listens(
     assert fake.count("get_topic_attributes") == 1
     assert not caplog.records
     elsewhere.declare("monitor", Binding("celeryev", "topic", "#"))
-    here.routes.listeners = Listeners(here.routes._count_listeners)  # some minutes later
+    here.routes.listeners = Listeners(here.routes._count_listeners, AdviceAtOnce.ask)  # some minutes later
     assert here.targets("celeryev", "worker.heartbeat") == ["topic celeryev"]
 
 

@@ -7,8 +7,9 @@ import random
 from typing import Any
 from unittest import mock
 
+import publishing
 import pytest
-from fakes import ACCOUNT, REGION, AdviceAtOnce, FakeClients, make_settings
+from fakes import ACCOUNT, REGION, FakeClients
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,13 +24,8 @@ from kombu_hake.exceptions import (
     TopologyError,
 )
 from kombu_hake.publish.batching import batch
-from kombu_hake.publish.dispatch import Dispatcher
-from kombu_hake.publish.limits import Limits
-from kombu_hake.publish.publisher import Publisher
-from kombu_hake.publish.routes import Routes
 from kombu_hake.topology.sizes import checked_size, raised, size_attributes
 from kombu_hake.topology.spec import QueueSpec
-from kombu_hake.topology.topology import Topology
 
 MIB = 1_048_576
 LARGE = b"x" * 300_000
@@ -37,15 +33,11 @@ ARN = TopicArn(f"arn:aws:sns:{REGION}:{ACCOUNT}:orders")
 FANOUT = Binding("orders", "fanout")
 
 
-class Process:
-    """What one process knows."""
+class Process(publishing.Process):
+    """A process whose messages go to the exchange ``orders``."""
 
     def __init__(self, fake: FakeClients, **options: Any) -> None:
-        settings = make_settings(unroutable="ignore", **options)
-        self.topology = Topology(fake, settings, clock=fake.clock)
-        routes = Routes(self.topology, settings, AdviceAtOnce.ask)
-        publisher = Publisher(fake, Limits(settings, self.topology))
-        self.dispatcher = Dispatcher(self.topology, routes, publisher, settings)
+        super().__init__(fake, unroutable="ignore", **options)
 
     def declare(self, size: int | None = None, queue: str = "q", exchange: str = "orders", **arguments: Any) -> None:
         self.topology.declare_queue(QueueSpec(queue, arguments=arguments))
@@ -53,19 +45,7 @@ class Process:
         self.topology.bind(queue, Binding(exchange, "fanout"))
 
     def publish(self, body: bytes | str = LARGE, exchange: str = "orders", routing_key: str = "k") -> None:
-        message = {
-            "body": body,
-            "content-type": "text/plain",
-            "content-encoding": "utf-8",
-            "headers": {},
-            "properties": {"delivery_info": {}},
-        }
-        self.dispatcher.publish(message, exchange, routing_key, mandatory=False)
-
-
-@pytest.fixture
-def fake() -> FakeClients:
-    return FakeClients()
+        super().publish(exchange, routing_key, body)
 
 
 @pytest.fixture

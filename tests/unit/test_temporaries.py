@@ -21,11 +21,6 @@ KEYED = {name: {"DataType": "String", "StringValue": value} for name, value in m
 
 
 @pytest.fixture
-def fake() -> FakeClients:
-    return FakeClients()
-
-
-@pytest.fixture
 def topology(fake: FakeClients) -> Topology:
     return Topology(fake, make_settings())
 

@@ -165,11 +165,6 @@ def test_what_a_message_says_of_its_tenant_is_sound_or_left_out(tenant: Any, gro
 # --- where it comes from
 
 
-@pytest.fixture
-def fake() -> FakeClients:
-    return FakeClients()
-
-
 def sent(fake: FakeClients) -> list[tuple[str | None, Any]]:
     """Group id, and the tenant in the envelope, of each message that was sent."""
     found = []

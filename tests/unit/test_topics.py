@@ -18,11 +18,6 @@ def arn(name: str) -> str:
 
 
 @pytest.fixture
-def fake() -> FakeClients:
-    return FakeClients()
-
-
-@pytest.fixture
 def topics(fake: FakeClients) -> Topics:
     return Topics(fake, make_settings())
 

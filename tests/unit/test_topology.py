@@ -24,11 +24,6 @@ def arn(name: str) -> str:
 
 
 @pytest.fixture
-def fake() -> FakeClients:
-    return FakeClients()
-
-
-@pytest.fixture
 def topology(fake: FakeClients) -> Topology:
     return Topology(fake, make_settings(), clock=fake.clock)
 

@@ -25,11 +25,6 @@ SECRET = "wJalrXUtnFEMIK7MDENG"
 
 
 @pytest.fixture
-def fake() -> FakeClients:
-    return FakeClients()
-
-
-@pytest.fixture
 def connection(fake: FakeClients) -> Iterator[Connection]:
     with connected(fake) as made:
         yield made
@@ -583,7 +578,7 @@ def test_a_channel_that_nobody_holds_any_more_stops_polling(fake: FakeClients, c
     transport.channels.clear()
     del channel
     gc.collect()
-    assert not receiver._sources
+    assert receiver.vitals() == []
 
 
 # --- threads and forgotten connections

@@ -29,11 +29,6 @@ READS = {"get_queue_url", "get_queue_attributes", "list_subscriptions_by_topic",
 
 
 @pytest.fixture
-def fake() -> FakeClients:
-    return FakeClients()
-
-
-@pytest.fixture
 def made(fake: FakeClients) -> FakeClients:
     """What EMAIL declares, as infrastructure code would make it; no call is counted yet."""
     make(fake)

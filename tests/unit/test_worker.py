@@ -26,12 +26,12 @@ class Channel:
     """What is done with a channel's deliveries."""
 
     def __init__(self) -> None:
-        self.forgotten: list[int] = []
+        self.abandoned: list[int] = []
         self.calls: list[str] = []
         self.connection = self
 
-    def forget(self, delivery_tag: int) -> None:
-        self.forgotten.append(delivery_tag)
+    def abandon(self, delivery_tag: int) -> None:
+        self.abandoned.append(delivery_tag)
 
     def wake(self) -> None:
         self.calls.append("wake")
@@ -136,7 +136,7 @@ def test_a_job_of_a_thread_pool_can_be_taken_back_while_it_waits() -> None:
     request = Request(Channel(), 1)
     request._apply_result = weakref.ref(stopping._keeping(lambda: Job(f=future))())
     gc.collect()
-    assert worker.is_unstarted(request)
+    assert worker.take_back(request)
     assert future.cancelled()
     assert not hasattr(future, "hake_result")  # nothing is kept of what is done
 
@@ -240,7 +240,7 @@ def test_a_waiting_task_is_dropped_and_told_of(told: list[dict[str, Any]]) -> No
     request = Request(channel, 7)
     on_lost(channel, lost_lease(), Why.REFUSED, terminate=False)
     assert told == [{"sender": "t", "task_id": "id-7", "queue": "q", "why": Why.REFUSED, "request": request}]
-    assert channel.forgotten == [7]
+    assert channel.abandoned == [7]
     with pytest.raises(TaskRevokedError):
         request.execute_using_pool([])
 
@@ -253,7 +253,7 @@ def test_a_running_task_is_ended_only_where_that_is_asked_for(
     request = Request(channel, 7, job)
     on_lost(channel, lost_lease(), Why.LAPSED, terminate=terminate)
     assert request.cancelled == ended
-    assert channel.forgotten == ([7] if terminate else [])
+    assert channel.abandoned == ([7] if terminate else [])
     assert len(told) == 1
     assert keep.pool == "pool"
 
@@ -264,7 +264,7 @@ def test_a_task_that_nobody_else_may_ever_run_is_never_ended(told: list[dict[str
     request = Request(channel, 7, job)
     on_lost(channel, lost_lease(), why, terminate=True)
     assert request.cancelled == []
-    assert channel.forgotten == []
+    assert channel.abandoned == []
     assert [item["why"] for item in told] == [why]
     assert keep.pool == "pool"
 
@@ -275,7 +275,7 @@ def test_what_was_renewed_after_all_goes_on(told: list[dict[str, Any]]) -> None:
     lease = lost_lease()
     lease.state = LeaseState.HELD
     on_lost(channel, lease, Why.LAPSED, terminate=True)
-    assert channel.forgotten == []
+    assert channel.abandoned == []
     assert len(told) == 1
 
 
@@ -284,7 +284,7 @@ def test_a_pool_that_cannot_end_a_task_says_so(told: list[dict[str, Any]], caplo
     Request(channel, 7, job)
     on_lost(channel, lost_lease(), Why.LAPSED, terminate=True)
     assert "cannot terminate task t[id-7]" in caplog.text
-    assert channel.forgotten == []
+    assert channel.abandoned == []
     assert keep.pool == "threads"
 
 
