@@ -26,7 +26,7 @@ from kombu_hake.aws.credentials import Credentials
 from kombu_hake.aws.error_table import credentials_error, error_for, foreign_answer, unreachable
 from kombu_hake.aws.pulse import Wait
 from kombu_hake.aws.retry import NewQueues, Tries
-from kombu_hake.aws.s3 import PART_BYTES, ObjectClient
+from kombu_hake.aws.s3 import LONGEST_UPLOAD_S, PART_BYTES, ObjectClient
 from kombu_hake.aws.timely import bound_pool, read_body
 from kombu_hake.aws.wire import OPERATIONS, Wire, answer_limit_s, read_timeout_s
 from kombu_hake.config import Access, Settings
@@ -223,7 +223,9 @@ class Clients:
             throttled_s=_PATIENCE_S if is_control else 0.0,
             is_patient=not is_once,
         )
-        limit_s = answer_limit_s(self.settings) * (_MOST_PARTS if kind == "s3" else 1)
+        limit_s = answer_limit_s(self.settings)
+        if kind == "s3":
+            limit_s = limit_s * _MOST_PARTS + LONGEST_UPLOAD_S
         while True:
             try:
                 with Wait(limit_s):

@@ -227,11 +227,20 @@ def test_without_a_bucket_a_large_message_is_refused(fake: FakeClients) -> None:
     assert fake.objects.written == []
 
 
+def test_nor_is_it_sent_to_a_topic_that_may_not_exist(fake: FakeClients) -> None:
+    with connected(fake) as connection:
+        bench = Bench(fake, connection)
+        bench.declare("celery", exchange=Exchange("celery", "direct"))
+        with mock.patch.object(connection.transport.dispatcher._routes, "_ask"), pytest.raises(MessageTooLarge):
+            bench.publish(key="celery", exchange="celery")
+    assert fake.count("publish") == 0
+
+
 def test_what_consumers_would_refuse_is_refused(bench: Bench) -> None:
     bench.declare("mails")
     with pytest.raises(MessageTooLarge, match="values"), bench.connection.Producer() as producer:
         producer.publish([[]] * 2_000_000, exchange="", routing_key="mails")
-    huge = Wire(_Long(300_000_000), 300_000_000)
+    huge = Wire((_Long(300_000_000),), 300_000_000)
     encoded = mock.patch("kombu_hake.publish.dispatch.encode", return_value=huge)
     with encoded, pytest.raises(MessageTooLarge, match="268,435,456"):
         bench.publish()
