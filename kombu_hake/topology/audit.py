@@ -21,16 +21,19 @@ from kombu_hake.amqp import (
     MAX_PRIORITY_TAG,
     SQS_LIST_PAGE,
     TAG_PREFIX,
+    Arn,
     Binding,
     QueueArn,
     QueueUrl,
     SubscriptionArn,
+    dead_queue_arn,
     from_tags,
     is_incarnation,
     named_topics,
     ownership,
     parse_arn,
     read_object,
+    whole,
 )
 from kombu_hake.aws import Clients
 from kombu_hake.config import Settings
@@ -42,7 +45,7 @@ from kombu_hake.topology.diff import Change, SetAttribute, Subscribe, Unsubscrib
 from kombu_hake.topology.drift import Drift, ShownQueue, ShownTopic, queue_drift, size_drift, topic_drift
 from kombu_hake.topology.home import Home
 from kombu_hake.topology.observed import Observed, Subscription
-from kombu_hake.topology.sizes import size_of
+from kombu_hake.topology.sizes import SIZE_ATTRIBUTE, size_of
 from kombu_hake.topology.spec import (
     LEVEL_TAG,
     OWNER_TAG,
@@ -134,6 +137,8 @@ class Auditor:
         #: (topic, queue) of subscriptions that go with bindings that are not declared.
         self._unbound: set[tuple[str, str]] = set()
         self._queues: dict[str, ShownQueue | None] = {}
+        #: ARN of a queue to the largest message that it takes, or is to take.
+        self._largest: dict[str, int] = {}
         self._topics: dict[str, ShownTopic | None] = {}
 
     def audit(self, *, with_undeclared: bool = True) -> Audit:
@@ -157,6 +162,9 @@ class Auditor:
                 self._compare_bindings(spec, draft(spec, bindings, self._settings, self._home), plan)
             except TopologyError as exc:  # such as a policy that is not understood, or a tag with an impossible name
                 self._found.unknown.append(f"Cannot tell what differs for queue {spec.name}: {exc}")
+        for queue in plan.queues:
+            if queue.role == "dead":
+                self._compare_size_of_dead_letters(queue, plan)
         for topic in plan.topics:
             if topic.is_bound or self._is_made_to_publish(topic):
                 self._compare_topic(topic)
@@ -292,11 +300,19 @@ class Auditor:
 
     def _compare_sizes(self, name: str, drafted: Draft, plan: Blueprint) -> None:
         bound = {binding.exchange for binding in drafted.bound}
-        sizes = [topic.max_size_bytes for topic in plan.topics if topic.exchange in bound and topic.max_size_bytes]
-        for queue in plan.queues if sizes else ():
+        size = max((topic.max_size_bytes or 0 for topic in plan.topics if topic.exchange in bound), default=0)
+        for queue in plan.queues:
             shown = self._queues.get(queue.name)
             if shown is not None and queue.owner == name and queue.role in ("queue", "level"):
-                self._found.changes += size_drift(queue, shown, max(sizes))
+                self._largest[queue.arn] = max(size, whole((shown.attributes or {}).get(SIZE_ATTRIBUTE)) or 0)
+                self._found.changes += size_drift(queue, shown, size)
+
+    def _compare_size_of_dead_letters(self, dead: SqsQueue, plan: Blueprint) -> None:
+        shown = self._queues.get(dead.name)
+        sources = [queue for queue in plan.queues if _dead_letters_go_to(queue) == parse_arn(dead.arn)]
+        if shown is not None:
+            size = max((self._largest.get(queue.arn, 0) for queue in sources), default=0)
+            self._found.changes += size_drift(dead, shown, size)
 
     def _note_undeclared(self, spec: QueueSpec, drafted: Draft, wanted: Desired) -> None:
         declared = drafted.bound | drafted.given
@@ -564,6 +580,13 @@ class Auditor:
 
     def _cannot_tell(self, what: str, exc: AccessDenied) -> None:
         self._found.unknown.append(f"Cannot tell {what}: {exc}")
+
+
+def _dead_letters_go_to(queue: SqsQueue) -> Arn | None:
+    try:
+        return dead_queue_arn(queue.redrive)
+    except ValueError:  # of the option queue_attributes
+        return None
 
 
 def _dead_letter_arn(shown: ShownQueue) -> str | None:
