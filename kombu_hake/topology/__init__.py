@@ -17,7 +17,7 @@ from kombu_hake.topology.queues import AWS_MANAGED_KEY
 from kombu_hake.topology.signs import Signs, whoami
 from kombu_hake.topology.sizes import SIZE_ARGUMENT, TopicLimit, checked_size
 from kombu_hake.topology.spec import LEVEL_TAG, ExchangeSpec, QueueSpec, needs_topic, own_tags, retention_s
-from kombu_hake.topology.stores import STORE_ARGUMENT, Stores, checked_store
+from kombu_hake.topology.stores import STORE_ARGUMENT, Stores, checked_store, same_store
 from kombu_hake.topology.timings import Timings
 from kombu_hake.topology.topics import Topics
 from kombu_hake.topology.topology import Topology
@@ -52,5 +52,6 @@ __all__ = [
     "needs_topic",
     "own_tags",
     "retention_s",
+    "same_store",
     "whoami",
 ]

@@ -8,6 +8,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from celery import Celery
 from fakes import FakeClients, connected, eventually
 from kombu import Consumer, Exchange, Queue
 from support.large_messages import BUCKET, LARGE, Bench, fake_with_bucket, faults, opened, receive_nothing
@@ -15,10 +16,18 @@ from support.large_messages import BUCKET, LARGE, Bench, fake_with_bucket, fault
 import kombu_hake
 from kombu_hake.admin.dead_letters import Selection, read, revived
 from kombu_hake.amqp import Pointer, Wire, encode, pointer_attributes
-from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, DeclarationMismatch, MessageTooLarge, PublishFailed
+from kombu_hake.exceptions import (
+    AccessDenied,
+    BrokerUnavailable,
+    ConfigurationError,
+    DeclarationMismatch,
+    MessageTooLarge,
+    PublishFailed,
+)
 from kombu_hake.receive import payloads as payloads_module
 
 ORDERS = Exchange("orders", "topic")
+FIVE_MIB = "line of text\n" * 403_299
 
 
 @pytest.fixture
@@ -205,6 +214,34 @@ def test_an_exchange_may_have_a_bucket_of_its_own(fake: FakeClients) -> None:
             Exchange("bad", "topic", arguments={"x-large-messages": "other"})(connection.default_channel).declare()
         with pytest.raises(DeclarationMismatch, match="s3://bucket/prefix"):
             kombu_hake.Topic("bad", large_messages="other")
+        other = Exchange("orders", "topic", arguments={"x-large-messages": f"s3://{BUCKET}/orders"})
+        with pytest.raises(DeclarationMismatch, match=rf"s3://other-payloads/orders.*s3://{BUCKET}/orders"):
+            other(connection.default_channel).declare()
+        Exchange("orders", "topic")(connection.default_channel).declare()
+        theirs(connection.default_channel).declare()
+
+
+@pytest.mark.parametrize("first_of_all_apps", [True, False])
+@pytest.mark.parametrize("second_of_all_apps", [True, False])
+def test_a_topic_has_one_bucket(first_of_all_apps: bool, second_of_all_apps: bool) -> None:
+    app, other = Celery("shop", set_as_current=False), Celery("other", set_as_current=False)
+    first, second = (None if of_all else app for of_all in (first_of_all_apps, second_of_all_apps))
+    name = f"orders-{first_of_all_apps}-{second_of_all_apps}"
+    kept = kombu_hake.Topic(name, app=first, large_messages="s3://one-bucket/orders")
+    with pytest.raises(ConfigurationError, match=rf"{name!r}.*'s3://one-bucket/orders'.*'s3://two-bucket/orders'"):
+        kombu_hake.Topic(name, app=second, large_messages="s3://two-bucket/orders")
+    kombu_hake.Topic(name, app=second, large_messages="s3://one-bucket/orders/")
+    kombu_hake.Topic(name, app=second)
+    if not first_of_all_apps:
+        kombu_hake.Topic(name, app=other, large_messages="s3://two-bucket/orders")
+    assert kept.large_messages == "s3://one-bucket/orders"
+
+
+def test_a_topic_that_is_known_by_its_handlers_alone_keeps_its_bucket() -> None:
+    app = Celery("shop", set_as_current=False)
+    kombu_hake.Topic("orders", app=app, large_messages="s3://one-bucket").on("placed", group="email", name="m")(print)
+    with pytest.raises(ConfigurationError, match="one-bucket"):
+        kombu_hake.Topic("orders", app=app, large_messages="s3://two-bucket")
 
 
 # --- what is refused, missing or denied
@@ -480,7 +517,7 @@ def test_a_dead_letter_to_an_exchange_is_a_message_of_its_own(bench: Bench) -> N
 
 def test_the_copy_of_a_deferred_task_points_to_the_same_object(bench: Bench) -> None:
     bench.declare("mails", **{"x-dead-letter-queue": True, "x-delivery-limit": 2})  # too few receives to hide it
-    bench.publish(headers={"task": "shop.mail", "id": "7", "eta": bench.at(2_000)})
+    bench.publish(FIVE_MIB, headers={"task": "shop.mail", "id": "7", "eta": bench.at(2_000)})
     before = bench.objects()
     bench.fake.clock.advance(901)
     receive_nothing(bench, lambda: bench.fake.count("send_message") == 2)
@@ -490,11 +527,29 @@ def test_the_copy_of_a_deferred_task_points_to_the_same_object(bench: Bench) -> 
     receive_nothing(bench, lambda: bench.fake.count("send_message") == 3)
     bench.fake.clock.advance(300)
     [message] = bench.receive("mails")
-    assert message.payload == {"data": LARGE}
+    assert message.payload == {"data": FIVE_MIB}
     assert message.properties["first_sent_ms"] > 0
     bench.settle()
     assert bench.objects() == []
     assert bench.fake.objects.written == before
+
+
+def test_a_task_that_is_hidden_until_it_is_due_keeps_its_object(bench: Bench) -> None:
+    bench.declare("mails")
+    bench.publish(FIVE_MIB, headers={"task": "shop.mail", "id": "7", "eta": bench.at(20_000)})
+    before = bench.objects()
+    [sent] = bench.fake.queues.queue("mails").messages
+    bench.fake.clock.advance(901)
+    receive_nothing(bench, lambda: sent.visible_at - bench.fake.clock() > 15_000)
+    bench.settle()
+    assert bench.objects() == before
+    bench.fake.clock.advance(19_100)
+    [message] = bench.receive("mails")
+    assert message.payload == {"data": FIVE_MIB}
+    bench.settle()
+    assert bench.objects() == []
+    assert bench.fake.objects.written == before
+    assert bench.fake.count("send_message") == 1
 
 
 def test_a_dead_letter_that_is_sent_back_is_a_first_try_of_the_same_object(bench: Bench) -> None:
