@@ -23,7 +23,7 @@ from kombu_hake.aws.answers import checked, has_request_id, looks_like_success
 from kombu_hake.aws.clock import AwsClock
 from kombu_hake.aws.concurrency import SharedParts
 from kombu_hake.aws.credentials import Credentials
-from kombu_hake.aws.error_table import credentials_error, error_for, foreign_answer, unreachable
+from kombu_hake.aws.error_table import aws_operation, credentials_error, error_for, foreign_answer, unreachable
 from kombu_hake.aws.pulse import Wait
 from kombu_hake.aws.retry import NewQueues, Tries
 from kombu_hake.aws.s3 import LONGEST_UPLOAD_S, PART_BYTES, ObjectClient
@@ -250,14 +250,14 @@ class Clients:
                 # is caused by an answer: of the service, or of the source of the credentials.
                 error = foreign_answer(repr(exc), f"{service}:{operation}", "AWS")
             if self.telemetry is not None:
-                self.telemetry.metrics.requested(service, operation, error)
+                self.telemetry.metrics.requested(service, aws_operation(operation), error)
             is_refusal = isinstance(error, BrokerUnavailable) and error.is_clock_error
             if is_refusal or not unreachable(error):
                 self._learn_clock(getattr(exc, "response", None), is_refusal=is_refusal)
             raise (self._known_keys_refused(error) if isinstance(error, ConfigurationError) else error) from exc
         answer = checked(service, operation, params, answer)
         if self.telemetry is not None:
-            self.telemetry.metrics.requested(service, operation, None)
+            self.telemetry.metrics.requested(service, aws_operation(operation), None)
         self._last_success = time.monotonic()
         self._learn_clock(answer)
         return answer
