@@ -353,7 +353,10 @@ def requeue(
 ) -> Outcome:
     """See :meth:`kombu_hake.admin.connection.Admin.requeue`."""
     target = queues.topology.queues.url(group)
-    return _move(queues, group, selection, lambda letters: _send(queues, target, letters), limit, rate, on_progress)
+    return _move(
+        queues, group, selection, lambda letters: _send(queues, target, letters), limit, rate, on_progress,
+        left="sent back, but not deleted",
+    )  # fmt: skip
 
 
 def purge(
@@ -366,7 +369,10 @@ def purge(
 ) -> Outcome:
     """See :meth:`kombu_hake.admin.connection.Admin.purge_dead_letters`."""
     on_deleted = _Payloads(queues).delete
-    return _move(queues, group, selection, lambda letters: [None] * len(letters), limit, None, on_progress, on_deleted)
+    return _move(
+        queues, group, selection, lambda letters: [None] * len(letters), limit, None, on_progress,
+        left="not deleted", on_deleted=on_deleted,
+    )  # fmt: skip
 
 
 class _Payloads:
@@ -403,8 +409,11 @@ def _move(
     limit: int | None,
     rate: float | None,
     on_progress: Callable[[Outcome], None] | None,
+    *,
+    left: str,
     on_deleted: Callable[[list[DeadLetter], Outcome], None] = lambda letters, outcome: None,
 ) -> Outcome:
+    """*left*: what is to be said of a letter that AWS did not delete."""
     _, url = queues.dead_queue_of(group, undelivered=selection.undelivered)
     outcome = Outcome()
     taken: Taken = set()
@@ -417,7 +426,7 @@ def _move(
             accepted = [letter for letter, reason in zip(letters, reasons, strict=True) if reason is None]
             # One that cannot be deleted now must not be shown, and sent again, at once.
             taken |= {letter.message_id for letter in accepted}
-            deleted = _delete(queues, url, accepted, outcome)
+            deleted = _delete(queues, url, accepted, outcome, left)
             outcome.done += len(deleted)
             on_deleted(deleted, outcome)
             if on_progress is not None:
@@ -431,14 +440,16 @@ def _handle(letter: DeadLetter) -> str:
     return str(letter.raw["ReceiptHandle"])
 
 
-def _delete(queues: QueueReader, url: QueueUrl, letters: list[DeadLetter], outcome: Outcome) -> list[DeadLetter]:
+def _delete(
+    queues: QueueReader, url: QueueUrl, letters: list[DeadLetter], outcome: Outcome, left: str
+) -> list[DeadLetter]:
     """Delete letters; returns those that AWS has deleted."""
     if not letters:
         return []
     entries = [{"Id": str(number), "ReceiptHandle": _handle(letter)} for number, letter in enumerate(letters)]
     failed = queues.clients.sqs("delete_message_batch", QueueUrl=url, Entries=entries).get("Failed") or []
     reasons = {int(item["Id"]): _reason(item) for item in failed}
-    outcome.failures += [f"{letters[number].message_id}: not deleted, {why}" for number, why in reasons.items()]
+    outcome.failures += [f"{letters[number].message_id}: {left}, {why}" for number, why in reasons.items()]
     return [letter for number, letter in enumerate(letters) if number not in reasons]
 
 

@@ -63,6 +63,14 @@ def test_a_requeue_deletes_none(bench: Bench, broker: Admin) -> None:
     assert len(bench.receive("mails")) == 1
 
 
+def test_a_requeue_says_which_letters_are_left_beside_their_message(bench: Bench, broker: Admin) -> None:
+    bury(bench)
+    bench.fake.fail_entries("delete_message_batch", code="InternalError")
+    outcome = broker.requeue("mails")
+    assert outcome.done == 0
+    assert ": sent back, but not deleted, " in outcome.failures[0]
+
+
 def test_a_letter_that_is_not_deleted_keeps_its_payload(bench: Bench, broker: Admin) -> None:
     bury(bench)
     bench.fake.fail_entries("delete_message_batch", code="InternalError")
