@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 from uuid import uuid4
 
-from kombu_hake.amqp import TEMPORARY, QueueUrl, is_task, label, level_names
+from kombu_hake.amqp import TEMPORARY, QueueUrl, is_task, label
 from kombu_hake.aws import Clients, Vital, forksafe
 from kombu_hake.config import Settings
 from kombu_hake.declaring import DeclaringChannel
@@ -464,7 +464,7 @@ class Channel(DeclaringChannel):
     def _levels(self, queue: str) -> list[tuple[str, QueueUrl]]:
         """The SQS queues behind a queue, lowest priority first."""
         queues = self.topology.queues
-        return [(name, queues.url(name)) for name in level_names(queue, queues.arguments(queue))]
+        return [(name, queues.url(name)) for name in queues.levels(queue)]
 
     def _consumers_of(self, queue: str) -> int:
         return sum(1 for consumer in self._consumers.values() if consumer.queue == queue)

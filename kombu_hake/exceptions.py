@@ -52,6 +52,17 @@ def _rebuild(cls: type[BaseException], args: tuple[Any, ...], facts: dict[str, A
     return error
 
 
+def _masked(faults: str | Sequence[str]) -> tuple[str, ...]:
+    return tuple(map(without_userinfo, [faults] if isinstance(faults, str) else faults))
+
+
+def _listed(faults: Sequence[str], where: str) -> str:
+    """A single fault as it is; several as a list."""
+    if len(faults) == 1:
+        return faults[0]
+    return "\n".join([f"{len(faults)} faults {where}:", *(f"  - {fault}" for fault in faults)])
+
+
 class HakeError(KombuError):  # type: ignore[misc]
     """Base of every error that kombu_hake raises. Its text may contain untrusted names and answers: it is
     escaped, and the credentials of URLs in it are masked.
@@ -72,12 +83,8 @@ class ConfigurationError(HakeError, ValueError):
 
     def __init__(self, faults: str | Sequence[str]) -> None:
         #: One sentence a fault.
-        self.faults: tuple[str, ...] = tuple(map(without_userinfo, [faults] if isinstance(faults, str) else faults))
-        if len(self.faults) == 1:
-            text = self.faults[0]
-        else:
-            text = f"{len(self.faults)} faults in the configuration:\n" + "\n".join(f"  - {f}" for f in self.faults)
-        super().__init__(text)
+        self.faults = _masked(faults)
+        super().__init__(_listed(self.faults, "in the configuration"))
 
 
 class BrokerUnavailable(HakeError, OperationalError):  # type: ignore[misc]
@@ -159,13 +166,9 @@ class TopologyIncomplete(TopologyError):
 
     def __init__(self, faults: str | Sequence[str] = ()) -> None:
         #: One sentence a fault.
-        self.faults: tuple[str, ...] = tuple(map(without_userinfo, [faults] if isinstance(faults, str) else faults))
-        if len(self.faults) == 1:
-            text = self.faults[0]
-        else:
-            text = f"{len(self.faults)} faults in the declared topology; topology=verify changes nothing:\n"
-            text += "\n".join(f"  - {fault}" for fault in self.faults)
-        super().__init__(text if self.faults else "")
+        self.faults = _masked(faults)
+        where = "in the declared topology; topology=verify changes nothing"
+        super().__init__(_listed(self.faults, where) if self.faults else "")
 
 
 class QueueDeletedRecently(TopologyError):

@@ -80,9 +80,9 @@ class EmbeddedAWS:
         Args:
             service: ``"sqs"`` or ``"sns"``.
         """
-        from kombu_hake.aws import clients
+        from kombu_hake.aws import boto_client
 
-        return clients.boto_client(service, endpoint_url=self.endpoint_url, region=REGION, key=KEY, secret=SECRET)
+        return boto_client(service, endpoint_url=self.endpoint_url, region=REGION, key=KEY, secret=SECRET)
 
     def reset(self) -> None:
         """Delete every topic, queue, subscription and message, in all namespaces."""

@@ -1,7 +1,7 @@
 """The kombu Transport for ``hake://``: one per connection; it owns the parts and stops them in order.
 
-Data flows one way: URL → :mod:`settings` → :mod:`clients` → :mod:`topology`. Clients, topology and publisher are
-shared by all connections of a process with equal settings; inbox, leases and temporary queues are the connection's own.
+Clients, topology and publisher are shared by all connections of a process with equal settings. Inbox, leases and
+temporary queues are the connection's own.
 """
 
 from __future__ import annotations

@@ -215,14 +215,6 @@ class FakeSqs:
         names = [name for name in self.by_name if name.startswith(QueueNamePrefix)]
         return self._page(names, MaxResults, NextToken)
 
-    def list_dead_letter_source_queues(
-        self, QueueUrl: str, MaxResults: int | None = None, NextToken: str | None = None
-    ) -> dict[str, Any]:
-        arn = self.of_url(QueueUrl).arn
-        names = [queue.name for queue in self.by_name.values() if _redrive_policy(queue.attributes)[0] == arn]
-        answer = self._page(names, MaxResults, NextToken)
-        return {**answer, "queueUrls": answer.pop("QueueUrls", [])}
-
     def _page(self, names: list[str], most: int | None, token: str | None) -> dict[str, Any]:
         start, count = int(token or 0), most or 1_000
         urls = [self.by_name[name].url for name in names[start : start + count]]

@@ -6,10 +6,10 @@ In: names, bindings, messages, and documents that AWS stores, as text. Out: valu
 to change                        open
 ================================ ====================================================================================
 a binding, its tag, its match    ``bindings.py``, ``routing.py`` (keys to SNS attributes and filters), ``globs.py``
-the name of a queue or topic     ``naming.py``: physical names, ARNs, dead-letter queues, mailboxes of remote control
+the name of a queue or topic     ``naming.py``: in AWS, in metrics, of dead-letter queues and mailboxes; ARNs
 what is sent for a message       ``envelope.py`` (kombu's message to JSON and back), ``contents.py`` (bodies)
 which messages are delivered     ``admission.py`` (bound? expired?), ``tasks.py`` (sound?), ``deferral.py`` (due?)
-which commands are obeyed        ``commands.py`` (sound?), ``naming.py`` (answered in its mailbox?)
+which commands are obeyed        ``commands.py``: sound? answered in its own mailbox?
 a priority level                 ``priorities.py``
 a tenant, its group id           ``tenants.py``
 a queue policy                   ``policy.py``; ``documents.py`` reads documents of external tools
@@ -34,7 +34,7 @@ from kombu_hake.amqp.bindings import (
     overflow_tags,
     to_tags,
 )
-from kombu_hake.amqp.commands import command_fault, is_clock, is_event_queue
+from kombu_hake.amqp.commands import answers_elsewhere, command_fault, has_slow_pattern, is_clock
 from kombu_hake.amqp.contents import (
     COMPRESSION_HEADER,
     compressed,
@@ -48,7 +48,13 @@ from kombu_hake.amqp.contents import (
     most_values,
 )
 from kombu_hake.amqp.deferral import EARLY_S, How, delay_s, due_ms, hide_s, plan
-from kombu_hake.amqp.documents import dead_queue_arn, matches_wildcard, read_object, same_json
+from kombu_hake.amqp.documents import (
+    DOCUMENT_ATTRIBUTES,
+    dead_queue_arn,
+    matches_wildcard,
+    read_object,
+    same_json,
+)
 from kombu_hake.amqp.envelope import (
     FOREIGN_ATTRIBUTES,
     Envelope,
@@ -61,7 +67,6 @@ from kombu_hake.amqp.envelope import (
     unwritable_properties,
     with_first_sent,
 )
-from kombu_hake.amqp.labels import TEMPORARY, label
 from kombu_hake.amqp.limits import (
     FIFO_SUFFIX,
     MATCHED_KEY_MAX_CHARS,
@@ -100,24 +105,27 @@ from kombu_hake.amqp.naming import (
     DEFAULT_PATTERN,
     IF_MADE,
     REPLY_POLL_S,
+    TEMPORARY,
     Arn,
     Namer,
     QueueArn,
     QueueUrl,
     SubscriptionArn,
     TopicArn,
-    answers_elsewhere,
     dead_name,
-    has_slow_pattern,
+    has_uuid,
     in_pattern,
     is_command_queue,
     is_dead_name,
+    is_event_queue,
     is_incarnation,
     is_mailbox,
     is_reply_exchange,
     is_reply_queue,
+    label,
     parse_arn,
     queue_account,
+    queue_name,
     reply_queue,
     undelivered_name,
     valid_namespace,
@@ -125,14 +133,12 @@ from kombu_hake.amqp.naming import (
 from kombu_hake.amqp.numeric import whole
 from kombu_hake.amqp.ownership import Kind, Ownership
 from kombu_hake.amqp.payloads import (
-    CHANGES_ATTRIBUTE,
     PAYLOAD_ATTRIBUTES,
     SIZE_ATTRIBUTE,
     Changes,
     Pointer,
     Store,
     changes_in,
-    changes_text,
     combined,
     difference,
     has_pointer,
@@ -142,7 +148,6 @@ from kombu_hake.amqp.payloads import (
     pointer_in,
 )
 from kombu_hake.amqp.policy import (
-    PolicyJudgement,
     PolicyUnreadable,
     allows,
     has_foreign,
@@ -165,7 +170,6 @@ from kombu_hake.amqp.priorities import (
 )
 from kombu_hake.amqp.routing import (
     Filter,
-    canonical_json,
     compile_filter,
     filter_json,
     matches,
@@ -174,12 +178,12 @@ from kombu_hake.amqp.routing import (
     without_priorities,
 )
 from kombu_hake.amqp.tasks import EVENT_HEADER, EVENT_TASK, ORIGIN_HEADER, PRIVATE_EXCHANGE, fault_of, is_plain, is_task
-from kombu_hake.amqp.tenants import group_id, group_of, is_group_id, is_tenant, tenant_of_group, tenant_text
+from kombu_hake.amqp.tenants import group_of, is_tenant, tenant_of_group, tenant_text
 
 __all__ = [
-    "CHANGES_ATTRIBUTE",
     "COMPRESSION_HEADER",
     "DEFAULT_PATTERN",
+    "DOCUMENT_ATTRIBUTES",
     "EARLY_S",
     "EVENT_HEADER",
     "EVENT_TASK",
@@ -240,7 +244,6 @@ __all__ = [
     "Namer",
     "Ownership",
     "Pointer",
-    "PolicyJudgement",
     "PolicyUnreadable",
     "QueueArn",
     "QueueUrl",
@@ -252,9 +255,7 @@ __all__ = [
     "allows",
     "answers_elsewhere",
     "attributes_bytes",
-    "canonical_json",
     "changes_in",
-    "changes_text",
     "combined",
     "command_fault",
     "compile_filter",
@@ -272,13 +273,13 @@ __all__ = [
     "fault_of",
     "filter_json",
     "from_tags",
-    "group_id",
     "group_of",
     "has_foreign",
     "has_pointer",
     "has_same_own",
     "has_slow_pattern",
     "has_too_many_values",
+    "has_uuid",
     "hide_s",
     "in_pattern",
     "inflated",
@@ -287,7 +288,6 @@ __all__ = [
     "is_command_queue",
     "is_dead_name",
     "is_event_queue",
-    "is_group_id",
     "is_incarnation",
     "is_json",
     "is_mailbox",
@@ -325,6 +325,7 @@ __all__ = [
     "pointer_in",
     "priority_attribute",
     "queue_account",
+    "queue_name",
     "queue_policy",
     "read_object",
     "reply_queue",

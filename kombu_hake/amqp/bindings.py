@@ -138,7 +138,7 @@ def from_tags(tags: Mapping[str, str]) -> BindingSet:
     bindings: set[Binding] = set()
     unfiltered: set[str] = set()
     damaged = {key for key in tags if key.startswith(TAG_PREFIX)}
-    for digest, text, keys in _texts(tags, TAG_PREFIX):
+    for digest, text, keys in _texts(tags):
         fields = ["" if part == _EMPTY else part for part in text.split(" ")]
         try:
             if fields[0] == _ALL:
@@ -211,20 +211,20 @@ def _digest(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def _tags(text: str, digest: str, prefix: str = TAG_PREFIX) -> dict[str, str]:
+def _tags(text: str, digest: str) -> dict[str, str]:
     if len(text) <= TAG_VALUE_MAX_CHARS:
-        return {f"{prefix}{digest}": text}
+        return {f"{TAG_PREFIX}{digest}": text}
     # AWS may strip spaces at the ends of a value: make parts one character shorter, and end each with a "/".
     size = TAG_VALUE_MAX_CHARS - 2
     parts = [text[start : start + size] for start in range(0, len(text), size)]
-    return {f"{prefix}{digest}:{i}:{len(parts)}": f"/{part}/" for i, part in enumerate(parts)}
+    return {f"{TAG_PREFIX}{digest}:{i}:{len(parts)}": f"/{part}/" for i, part in enumerate(parts)}
 
 
-def _texts(tags: Mapping[str, str], prefix: str) -> Iterable[tuple[str, str, set[str]]]:
+def _texts(tags: Mapping[str, str]) -> Iterable[tuple[str, str, set[str]]]:
     """Digest, text and keys of every complete record among the tags; the digest is not checked yet."""
     parts: dict[tuple[str, int], dict[int, str]] = {}
     for key, value in tags.items():
-        match = _KEY.match(key, len(prefix)) if key.startswith(prefix) else None
+        match = _KEY.match(key, len(TAG_PREFIX)) if key.startswith(TAG_PREFIX) else None
         if match is None:
             continue
         if match["parts"] is None:
@@ -233,5 +233,5 @@ def _texts(tags: Mapping[str, str], prefix: str) -> Iterable[tuple[str, str, set
             parts.setdefault((match["digest"], int(match["parts"])), {})[int(match["part"])] = value[1:-1]
     for (digest, count), found in parts.items():
         if sorted(found) == list(range(count)):
-            keys = {f"{prefix}{digest}:{i}:{count}" for i in range(count)}
+            keys = {f"{TAG_PREFIX}{digest}:{i}:{count}" for i in range(count)}
             yield digest, "".join(found[i] for i in range(count)), keys

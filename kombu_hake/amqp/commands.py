@@ -1,9 +1,9 @@
-"""Find what would end a worker in Celery's remote control commands and events. Pure, without Celery.
+"""Find remote control commands and events that would end, freeze or misuse a worker. Pure, without Celery.
 
 An exception in the handler of a command is logged and answered (``Node.dispatch`` in ``kombu/pidbox.py``). Some
 arguments raise later, where an exception ends the worker: a queue is added and removed by the event loop, a time limit
-is read when a task starts, the limits of the pool's size are read by the autoscaler's thread, and a signal is
-sent when the task to be terminated has started.
+is read when a task starts, the limits of the pool's size are read by the autoscaler's thread, and a signal is sent when
+the task to be terminated has started.
 
 Source:
     ``celery/worker/control.py``, ``Consumer.add_task_queue`` and ``cancel_task_queue``
@@ -13,21 +13,26 @@ Source:
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
 from kombu_hake.amqp.bindings import ExchangeType
+from kombu_hake.amqp.naming import REPLY_PREFIX, is_mailbox
 from kombu_hake.amqp.numeric import MAX_WHOLE
 from kombu_hake.amqp.tasks import is_time_limit
 
-__all__ = ["command_fault", "is_clock", "is_event_queue"]
+__all__ = ["answers_elsewhere", "command_fault", "has_slow_pattern", "is_clock"]
 
 #: As in AMQP 0-9-1, where names are short strings.
 _MAX_NAME_CHARS = 255
 _MAX_POOL_SIZE = 100_000
-#: Queues of events are called ``<event_queue_prefix>.<id>``; this is Celery's default.
-_EVENT_QUEUES = "celeryev."
+_MAX_PATTERN_CHARS = 256
+#: Each choice in a regular expression multiplies the ways to match: with four, a host name takes milliseconds.
+_MAX_CHOICES = 4
+_CHOICE = re.compile(r"[*+?{|]")
+_REPEATED_GROUP = re.compile(r"\)[*+?{]")
 _MISSING = object()
 
 
@@ -52,6 +57,48 @@ def command_fault(command: object) -> str | None:
     return None
 
 
+def answers_elsewhere(command: object, queue: str) -> bool:
+    """Return True if a command asks for its answer anywhere but in a reply queue of its own mailbox.
+
+    kombu declares the exchange that the command names, whatever it is, and publishes the answer there.
+
+    Args:
+        command: The decoded body.
+        queue: The command queue it was received from.
+    """
+    reply_to = command.get("reply_to") if isinstance(command, Mapping) else None
+    if not reply_to:
+        return False
+    if not isinstance(reply_to, Mapping):
+        return True
+    exchange, key = reply_to.get("exchange"), reply_to.get("routing_key")
+    if not isinstance(exchange, str) or not isinstance(key, str) or not key or not exchange.startswith(REPLY_PREFIX):
+        return True
+    mailbox = exchange.removeprefix(REPLY_PREFIX)
+    return not is_mailbox(mailbox) or not queue.endswith(f".{mailbox}")
+
+
+def has_slow_pattern(command: object) -> bool:
+    """Return True if a command selects workers by a regular expression that may take forever to match a host name.
+
+    kombu matches it in the main process (``Node.handle_message``); ``(.|.)*!`` doubles the time with each character of
+    the host name. The check is simple, and also rejects some expressions that are fast.
+
+    Args:
+        command: The decoded body.
+    """
+    if not isinstance(command, Mapping) or command.get("matcher") != "pcre":
+        return False
+    pattern = command.get("pattern")
+    if not isinstance(pattern, str):
+        return False  # kombu refuses it
+    return (
+        len(pattern) > _MAX_PATTERN_CHARS
+        or len(_CHOICE.findall(pattern)) > _MAX_CHOICES
+        or _REPEATED_GROUP.search(pattern) is not None
+    )
+
+
 def is_clock(value: object) -> bool:
     """Return True if this is the logical clock of a command or an event.
 
@@ -59,11 +106,6 @@ def is_clock(value: object) -> bool:
     number, or cannot be written as JSON, would make all its events fail.
     """
     return isinstance(value, int) and 0 <= value <= MAX_WHOLE
-
-
-def is_event_queue(queue: str) -> bool:
-    """Return True if a queue receives Celery's events, judging by its name."""
-    return queue.startswith(_EVENT_QUEUES)
 
 
 def _a(value: object) -> str:

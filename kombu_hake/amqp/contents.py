@@ -123,7 +123,7 @@ def compressed(body: bytes | str, content_type: str | None, codec: str) -> tuple
         The compressed body, and its codec for the header ``compression``. None if the body is better left alone: it
         does not become smaller, or its receivers would refuse to unpack it.
     """
-    data = body.encode("utf-8", "surrogatepass") if isinstance(body, str) else bytes(body)
+    data = _as_bytes(body)
     if len(data) > MAX_INFLATED_BYTES or (is_json(content_type) and has_too_many_values(data)):
         return None
     packed, header = kombu_compression.compress(data, codec)
@@ -149,7 +149,7 @@ def inflated(body: bytes | str, compression: Any) -> bytes:
         MalformedMessage: the codec is not installed or cannot be bounded, the data is damaged, or it unpacks to more
             than the limit.
     """
-    data = body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body
+    data = _as_bytes(body)
     try:
         decompress = kombu_compression.get_decoder(compression)
     except (KeyError, TypeError):
@@ -201,7 +201,7 @@ def is_nested_too_deep(text: bytes | str) -> bool:
     """
     if len(text) <= MAX_NESTING:
         return False
-    data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else bytes(text)
+    data = _as_bytes(text)
     if data.count(b"[") + data.count(b"{") <= MAX_NESTING:
         return False
     brackets = _outside_of_strings(data, _NOT_BRACKETS)
@@ -229,7 +229,7 @@ def _values(text: bytes | str) -> int:
 
 
 def _as_bytes(text: bytes | str) -> bytes:
-    return text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    return text.encode("utf-8", "surrogatepass") if isinstance(text, str) else bytes(text)
 
 
 def _content_type(compression: str) -> str:

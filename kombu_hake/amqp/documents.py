@@ -14,8 +14,10 @@ from kombu_hake.amqp.limits import SNS_FILTER_MAX_BYTES
 from kombu_hake.amqp.naming import Arn, parse_arn
 from kombu_hake.exceptions import InvalidName
 
-__all__ = ["dead_queue_arn", "is_deeper", "matches_wildcard", "read_object", "same_json"]
+__all__ = ["DOCUMENT_ATTRIBUTES", "dead_queue_arn", "is_deeper", "matches_wildcard", "read_object", "same_json"]
 
+#: Attributes of SQS queues whose value is a document.
+DOCUMENT_ATTRIBUTES = {"Policy", "RedriveAllowPolicy", "RedrivePolicy"}
 #: The longest document that AWS stores is a filter policy.
 _MAX_CHARS = SNS_FILTER_MAX_BYTES
 #: A filter policy on a message body nests deepest; AWS's own documents need about six levels.

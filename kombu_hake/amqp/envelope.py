@@ -371,15 +371,9 @@ def _from_base64(text: str) -> str | None:
 
 
 def _foreign(text: str, queue: str) -> Envelope:
+    found = opaque(text, queue)
     is_json = _parse(text) is not None or text.strip() == "null"
-    return Envelope(
-        body=text,
-        content_type="application/json" if is_json else "text/plain",
-        content_encoding="utf-8",
-        headers={},
-        properties={"delivery_info": {"exchange": "", "routing_key": queue}},
-        is_kombu=False,
-    )
+    return found._replace(content_type="application/json") if is_json else found
 
 
 def opaque(text: str, queue: str) -> Envelope:

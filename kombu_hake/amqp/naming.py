@@ -1,4 +1,4 @@
-"""Names of queues and topics in AWS, of dead-letter queues and of kombu's mailboxes; ARNs. Pure.
+"""Names of queues and topics in AWS, of dead-letter queues, of kombu's mailboxes, and in metrics; ARNs. Pure.
 
 Logical names (what kombu declares) become physical names (what AWS stores).
 AWS allows ``[A-Za-z0-9_-]`` only: 80 characters for a queue, 256 for a topic, ``.fifo`` as the one legal suffix.
@@ -19,35 +19,40 @@ import hashlib
 import re
 import secrets
 import string
-from collections.abc import Mapping
+from functools import lru_cache
 from typing import NamedTuple, NewType
 from uuid import UUID
 
 from kombu_hake.amqp.limits import FIFO_SUFFIX, SNS_MAX_TOPIC_NAME_CHARS, SQS_MAX_QUEUE_NAME_CHARS
+from kombu_hake.amqp.priorities import main_queue
 from kombu_hake.exceptions import InvalidName
 
 __all__ = [
     "DEFAULT_PATTERN",
     "IF_MADE",
     "REPLY_POLL_S",
+    "REPLY_PREFIX",
+    "TEMPORARY",
     "Arn",
     "Namer",
     "QueueArn",
     "QueueUrl",
     "SubscriptionArn",
     "TopicArn",
-    "answers_elsewhere",
     "dead_name",
-    "has_slow_pattern",
+    "has_uuid",
     "in_pattern",
     "is_command_queue",
     "is_dead_name",
+    "is_event_queue",
     "is_incarnation",
     "is_mailbox",
     "is_reply_exchange",
     "is_reply_queue",
+    "label",
     "parse_arn",
     "queue_account",
+    "queue_name",
     "reply_queue",
     "undelivered_name",
     "valid_namespace",
@@ -118,7 +123,7 @@ class Namer(NamedTuple):
         Raises: as :meth:`queue`.
         """
         name = self.queue(queue)
-        stem, suffix = (name[: -len(FIFO_SUFFIX)], FIFO_SUFFIX) if name.endswith(FIFO_SUFFIX) else (name, "")
+        stem, suffix = _split_fifo(name)
         code = secrets.token_hex(_INCARNATION_CODE_CHARS // 2)
         stem = f"{stem[: SQS_MAX_QUEUE_NAME_CHARS - _INCARNATION_CHARS - len(suffix)]}-{code}"
         return f"{stem}{_proof(stem)}{suffix}"
@@ -153,7 +158,7 @@ class Namer(NamedTuple):
         if not name:
             raise InvalidName("The name of a queue or an exchange cannot be empty.")
         name = self.prefix + name
-        stem, suffix = (name[: -len(FIFO_SUFFIX)], FIFO_SUFFIX) if name.endswith(FIFO_SUFFIX) else (name, "")
+        stem, suffix = _split_fifo(name)
         space = f"{self.namespace}__" if self.namespace else ""
         room = max_chars - len(suffix) - len(space)
         if self.style == "kombu":
@@ -168,6 +173,11 @@ def is_incarnation(physical: str) -> bool:
     """Return True if :meth:`Namer.incarnation` made this name; also works after the queue is gone."""
     match = _INCARNATION.match(physical)
     return match is not None and _proof(match["stem"]) == match["proof"]
+
+
+def _split_fifo(name: str) -> tuple[str, str]:
+    """A name without the suffix of a FIFO queue or topic, and the suffix."""
+    return (name[: -len(FIFO_SUFFIX)], FIFO_SUFFIX) if name.endswith(FIFO_SUFFIX) else (name, "")
 
 
 def _proof(stem: str) -> str:
@@ -227,6 +237,11 @@ def queue_account(url: str) -> str:
     return account if account.isdigit() else ""
 
 
+def queue_name(url: str) -> str:
+    """The name in a queue URL, its last path segment."""
+    return url.rstrip("/").rpartition("/")[2]
+
+
 # --- dead-letter queues
 
 #: Value of the queue argument ``x-dead-letter-queue``: like True, but a missing one is no fault where infrastructure
@@ -263,14 +278,16 @@ def undelivered_name(queue: str) -> str:
     return in_pattern(UNDELIVERED_PATTERN, queue)
 
 
-# --- mailboxes of remote control
+# --- mailboxes of remote control, queues of events
 #
 # kombu/pidbox.py: a command is published to "<namespace>.pidbox", and each answer to "reply.<namespace>.pidbox", with
 # the id of the asking mailbox as routing key. That mailbox receives from the queue "<id>.reply.<namespace>.pidbox".
 # Each worker receives its commands from the queue "<hostname>.<namespace>.pidbox".
 
 _MAILBOX_SUFFIX = ".pidbox"
-_REPLY_PREFIX = "reply."
+REPLY_PREFIX = "reply."
+#: Queues of events are called ``<event_queue_prefix>.<id>``; this is Celery's default.
+_EVENT_QUEUES = "celeryev."
 #: Length of a long poll of a reply queue, seconds. A caller waits about a second for replies, and the poll that is open
 #: then keeps its thread and its connection for this long.
 REPLY_POLL_S = 2
@@ -283,7 +300,7 @@ def is_mailbox(exchange: str) -> bool:
 
 def is_reply_exchange(exchange: str) -> bool:
     """Return True if replies are published to this exchange: they go straight to a queue, without SNS."""
-    return exchange.startswith(_REPLY_PREFIX) and is_mailbox(exchange)
+    return exchange.startswith(REPLY_PREFIX) and is_mailbox(exchange)
 
 
 def reply_queue(exchange: str, routing_key: str) -> str:
@@ -302,50 +319,24 @@ def is_command_queue(queue: str) -> bool:
     return is_mailbox(queue) and not is_reply_queue(queue)
 
 
-def answers_elsewhere(command: object, queue: str) -> bool:
-    """Return True if a command asks for its answer anywhere but in a reply queue of its own mailbox.
-
-    kombu declares the exchange that the command names, whatever it is, and publishes the answer there.
-
-    Args:
-        command: The decoded body.
-        queue: The command queue it was received from.
-    """
-    reply_to = command.get("reply_to") if isinstance(command, Mapping) else None
-    if not reply_to:
-        return False
-    if not isinstance(reply_to, Mapping):
-        return True
-    exchange, key = reply_to.get("exchange"), reply_to.get("routing_key")
-    if not isinstance(exchange, str) or not isinstance(key, str) or not key or not exchange.startswith(_REPLY_PREFIX):
-        return True
-    mailbox = exchange.removeprefix(_REPLY_PREFIX)
-    return not is_mailbox(mailbox) or not queue.endswith(f".{mailbox}")
+def is_event_queue(queue: str) -> bool:
+    """Return True if a queue receives Celery's events, judging by its name."""
+    return queue.startswith(_EVENT_QUEUES)
 
 
-_MAX_PATTERN_CHARS = 256
-#: Each choice in a regular expression multiplies the ways to match: with four, a host name takes milliseconds.
-_MAX_CHOICES = 4
-_CHOICE = re.compile(r"[*+?{|]")
-_REPEATED_GROUP = re.compile(r"\)[*+?{]")
+# --- in metrics and spans
+
+#: Stands for all queues that come and go: a name for each would be a time series for each.
+TEMPORARY = "(temporary)"
+_UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}|[0-9a-f]{32}", re.ASCII | re.IGNORECASE)
 
 
-def has_slow_pattern(command: object) -> bool:
-    """Return True if a command selects workers by a regular expression that may take forever to match a host name.
+@lru_cache(maxsize=1_000)
+def label(queue: str) -> str:
+    """What a queue is called in metrics and spans: its name, without the priority level."""
+    return TEMPORARY if is_mailbox(queue) or is_event_queue(queue) or has_uuid(queue) else main_queue(queue)
 
-    kombu matches it in the main process (``Node.handle_message``); ``(.|.)*!`` doubles the time with each character of
-    the host name. The check is simple, and also rejects some expressions that are fast.
 
-    Args:
-        command: The decoded body.
-    """
-    if not isinstance(command, Mapping) or command.get("matcher") != "pcre":
-        return False
-    pattern = command.get("pattern")
-    if not isinstance(pattern, str):
-        return False  # kombu refuses it
-    return (
-        len(pattern) > _MAX_PATTERN_CHARS
-        or len(_CHOICE.findall(pattern)) > _MAX_CHOICES
-        or _REPEATED_GROUP.search(pattern) is not None
-    )
+def has_uuid(queue: str) -> bool:
+    """Return True if a name holds a UUID, as those of queues that are never used again do."""
+    return _UUID.search(queue) is not None

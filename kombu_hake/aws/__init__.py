@@ -1,17 +1,26 @@
 """The only door to AWS. No other package imports boto3, botocore or urllib3.
 
 In: a call by its name with boto3's parameters, on a :class:`Clients` of one :class:`~kombu_hake.config.Settings`. Out:
-boto3's answer, checked, or an error of :mod:`kombu_hake.exceptions`. Open ``clients.py`` for how a call is made,
-``wire.py`` and ``sigv4.py`` for the fast path of five SQS calls, ``error_table.py`` and ``answers.py`` for AWS's
-answers, ``concurrency.py``, ``senders.py`` and ``forksafe.py`` for caches, threads and forks, ``pulse.py`` for their
-health.
+boto3's answer, checked, or an error of :mod:`kombu_hake.exceptions`.
+
+================================ =====================================================================================
+to change                        open
+================================ =====================================================================================
+how a call is made, and retried  ``clients.py``, ``retry.py``; S3: ``s3.py``
+the hot calls of SQS and SNS     ``wire.py``, and below it ``http.py``, ``sigv4.py``, ``query.py``
+what an answer or error means    ``answers.py``, ``error_table.py``; how large and late it may be: ``timely.py``
+credentials, AWS's clock         ``credentials.py``, ``clock.py``
+threads, forks, caches           ``background.py``, ``senders.py``, ``forksafe.py``, ``concurrency.py``
+whether a thread is stuck        ``pulse.py``
+why AWS cannot be reached        ``reach.py``
+================================ =====================================================================================
 """
 
 from __future__ import annotations
 
-from kombu_hake.aws import clients, forksafe
+from kombu_hake.aws import forksafe
 from kombu_hake.aws.background import Background
-from kombu_hake.aws.clients import Clients, shared_clients
+from kombu_hake.aws.clients import Clients, boto_client, shared_clients
 from kombu_hake.aws.concurrency import Once, Reentry, SingleFlight, TtlCache, backoff_s
 from kombu_hake.aws.error_table import entry_error
 from kombu_hake.aws.pulse import Pulse, Vital, Wait, waits_until
@@ -33,7 +42,7 @@ __all__ = [
     "Wait",
     "answer_limit_s",
     "backoff_s",
-    "clients",
+    "boto_client",
     "entry_error",
     "forksafe",
     "patience",

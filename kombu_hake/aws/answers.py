@@ -134,14 +134,11 @@ def _optional_text(answer: Mapping[str, Any], name: str) -> None:
         raise _Odd(f"{name} is not text")
 
 
-def _has(name: str) -> Callable[[Mapping[str, Any], dict[str, Any]], None]:
-    def check(params: Mapping[str, Any], answer: dict[str, Any]) -> None:
-        _text(answer, name)
-
-    return check
-
-
 # --- actions
+
+
+def _message_id(params: Mapping[str, Any], answer: dict[str, Any]) -> None:
+    _text(answer, "MessageId")
 
 
 def _queue_url(params: Mapping[str, Any], answer: dict[str, Any]) -> None:
@@ -278,7 +275,7 @@ def _batch(entries_name: str) -> Callable[[Mapping[str, Any], dict[str, Any]], N
 
 
 _CHECKS: Mapping[tuple[str, str], Callable[[Mapping[str, Any], dict[str, Any]], None]] = {
-    ("sqs", "send_message"): _has("MessageId"),
+    ("sqs", "send_message"): _message_id,
     ("sqs", "send_message_batch"): _batch("Entries"),
     ("sqs", "delete_message_batch"): _batch("Entries"),
     ("sqs", "change_message_visibility_batch"): _batch("Entries"),
@@ -288,7 +285,7 @@ _CHECKS: Mapping[tuple[str, str], Callable[[Mapping[str, Any], dict[str, Any]], 
     ("sqs", "get_queue_attributes"): _queue_attributes,
     ("sqs", "list_queue_tags"): _queue_tags,
     ("sqs", "list_queues"): _queues,
-    ("sns", "publish"): _has("MessageId"),
+    ("sns", "publish"): _message_id,
     ("sns", "publish_batch"): _batch("PublishBatchRequestEntries"),
     ("sns", "create_topic"): _topic_arn,
     ("sns", "subscribe"): _subscription_arn,

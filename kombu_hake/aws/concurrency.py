@@ -114,10 +114,6 @@ class TtlCache(Generic[K, V]):
         found = self._items.get(key)
         return found is not None and self._clock() < found[0]
 
-    def clear(self) -> None:
-        """Forget all."""
-        self._items.clear()
-
     def forget(self, key: K) -> None:
         """Make the next ``get`` compute the value again."""
         self._items.pop(key, None)

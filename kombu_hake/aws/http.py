@@ -109,11 +109,6 @@ class HttpPool:
                     raise
         return self._exchange(self._connect(), request, timeout_s)
 
-    def close(self) -> None:
-        """Close the idle connections."""
-        while self._idle:
-            self._idle.pop().close()
-
     def _exchange(self, connection: _Connection, request: bytes, timeout_s: float) -> Answer:
         may_stay = False
         try:

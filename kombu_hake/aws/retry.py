@@ -87,7 +87,7 @@ class NewQueues:
         self._created: dict[str, float] = {}
 
     def created(self, url: str) -> None:
-        """Take note of a queue, and forget those that are no longer new."""
+        """Record a queue, and forget those that are no longer new."""
         oldest = time.monotonic() - _NEW_QUEUE_S
         for old in [old for old, at in list(self._created.items()) if at < oldest]:
             self._created.pop(old, None)

@@ -46,9 +46,7 @@ class Signer:
         self._derived: tuple[tuple[str, str], bytes] = (("", ""), b"")
         self._stamp: tuple[int, str] = (-1, "")
 
-    def headers(
-        self, keys: Keys, target: str | None, content_type: str, body: bytes, now: float | None = None
-    ) -> dict[str, str]:
+    def headers(self, keys: Keys, target: str | None, content_type: str, body: bytes, now: float) -> dict[str, str]:
         """All headers of the request except User-Agent and Content-Length.
 
         Args:
@@ -56,7 +54,7 @@ class Signer:
             now: Seconds since the epoch.
         """
         access_key, secret_key, token = keys
-        stamp = self._stamp_of(int(time.time() if now is None else now))
+        stamp = self._stamp_of(int(now))
         names, values = (
             "content-type;host;x-amz-date",
             f"content-type:{content_type}\nhost:{self._host}\nx-amz-date:{stamp}",

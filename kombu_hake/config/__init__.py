@@ -10,7 +10,6 @@ from __future__ import annotations
 from kombu_hake.config.options import Access
 from kombu_hake.config.settings import (
     SCHEME,
-    Masked,
     Settings,
     UrlParts,
     join_url,
@@ -27,7 +26,6 @@ from kombu_hake.config.settings import (
 __all__ = [
     "SCHEME",
     "Access",
-    "Masked",
     "Settings",
     "UrlParts",
     "join_url",

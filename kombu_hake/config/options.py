@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from kombu_hake.amqp import (
+    DEFAULT_PATTERN,
+    DOCUMENT_ATTRIBUTES,
     FIFO_SUFFIX,
     SQS_MAX_MESSAGE_BYTES,
     SQS_MAX_RECEIVE_COUNT,
@@ -43,14 +45,12 @@ __all__ = [
     "Predefined",
 ]
 
-
 #: Strict, because URL parsers disagree about everything else.
 _ENDPOINT_URL = re.compile(
     r"https?://(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?\])(?::[0-9]{1,5})?(?:/[A-Za-z0-9._~/-]*)?\Z",
     re.ASCII,
 )
-
-
+_TRUTHS = {**dict.fromkeys(("true", "1", "yes", "on"), True), **dict.fromkeys(("false", "0", "no", "off"), False)}
 _IMPORT_PATH = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*(?:\.[^\W\d]\w*)*")
 
 
@@ -103,13 +103,17 @@ def _maybe_text(value: Any) -> str | None:
 
 
 def _flag(value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, str) and value.lower() in ("true", "1", "yes", "on"):
-        return True
-    if isinstance(value, str) and value.lower() in ("false", "0", "no", "off"):
-        return False
-    raise ValueError("true or false")
+    found = _truth(value)
+    if found is None:
+        raise ValueError("true or false")
+    return found
+
+
+def _truth(value: Any) -> bool | None:
+    """The value as true or false, also where it is text; None for any other value."""
+    if isinstance(value, str):
+        return _TRUTHS.get(value.lower())
+    return value if isinstance(value, bool) else None
 
 
 def _maybe_flag(value: Any) -> bool | None:
@@ -191,15 +195,11 @@ def _text_mapping(value: Any) -> Mapping[str, str]:
     }
 
 
-#: Attributes of SQS whose value is a document.
-_DOCUMENTS = {"Policy", "RedriveAllowPolicy", "RedrivePolicy"}
-
-
 def _queue_attributes(value: Any) -> Mapping[str, str]:
     """``{attribute: value}``, and ``{pattern of queue names: {attribute: value}}``, whose value becomes JSON text."""
     found: dict[str, str] = {}
     for name, item in _mapping(value).items():
-        if isinstance(item, Mapping) and name not in _DOCUMENTS:
+        if isinstance(item, Mapping) and name not in DOCUMENT_ATTRIBUTES:
             found[name] = json.dumps(_text_mapping(item))
         else:
             found |= _text_mapping({name: item})
@@ -315,10 +315,10 @@ def _health_file(value: Any) -> str | None:
 
 def _dead_letter_queue(value: Any) -> str | None:
     """``{queue}`` stands for the queue's name."""
-    if value in (None, False, "") or (isinstance(value, str) and value.lower() in ("false", "0", "no", "off")):
+    if value in (None, False, "") or _truth(value) is False:
         return None
-    if value is True or (isinstance(value, str) and value.lower() in ("true", "1", "yes", "on")):
-        return "{queue}-dead"
+    if _truth(value):
+        return DEFAULT_PATTERN
     if not isinstance(value, str) or value.count("{") + value.count("}") != 2 * value.count("{queue}"):
         raise ValueError("true, or the name of a queue in which {queue} stands for that of the queue it belongs to")
     if value.strip() == "{queue}":

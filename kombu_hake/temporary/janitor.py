@@ -2,7 +2,7 @@
 
 What it may touch
     A queue whose name is of this namespace, whose tags say that it is temporary and of this namespace, whose time is
-    over by the promises of its own users (:mod:`kombu_hake.amqp.ownership`), judged by AWS's clock, and that is
+    over by the heartbeats of its own users (:mod:`kombu_hake.amqp.ownership`), judged by AWS's clock, and that is
     *proved* to be temporary. A subscription whose queue is gone, if the queue's name proves that it was a temporary one
     of ours.
 
@@ -17,10 +17,10 @@ Proof
 
 Three looks
     1. A queue whose time is over is suspected. 2. After a third of the time that its users may be silent (by its tags,
-    and never less than by our own settings), in which a living one would have renewed its promise, it is looked at
-    again: if any of its tags of use has changed, it is kept,
-    whatever the clocks say. Else a note is left at the queue. 3. A moment later it is looked at once more. Only then
-    its subscriptions go, and after them the queue. A user that comes back renews its promise and looks for the note
+    and never less than by our own settings), in which a living one would have renewed its heartbeat, it is looked at
+    again: if any of its tags of use has changed, it is kept, whatever the clocks say. Otherwise a note is left at the
+    queue. 3. A moment later it is looked at once more. Only then its subscriptions are removed, and after them the
+    queue. A user that comes back renews its heartbeat and looks for the note
     (:mod:`kombu_hake.temporary.presence`). A janitor that dies in between leaves nothing but the note, or a queue
     without subscriptions, that the next one removes.
 
@@ -47,17 +47,26 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from kombu_hake.amqp import SQS_LIST_PAGE, Ownership, QueueUrl, from_tags, is_incarnation, ownership, parse_arn
+from kombu_hake.amqp import (
+    SQS_LIST_PAGE,
+    Ownership,
+    QueueUrl,
+    from_tags,
+    is_incarnation,
+    ownership,
+    parse_arn,
+    queue_name,
+)
 from kombu_hake.aws import Clients, forksafe
 from kombu_hake.config import Settings
 from kombu_hake.exceptions import AccessDenied, HakeError, InvalidName, QueueNotFound, TopologyError
 from kombu_hake.quoting import guarded
-from kombu_hake.topology import LEVEL_TAG, Home, Timings, Topics, retention_s, whoami
+from kombu_hake.topology import LEVEL_TAG, NAMESPACE_TAG, Home, Timings, Topics, read_tags, retention_s, whoami
 
 __all__ = ["MOST_LOOKS", "MOST_TOPICS", "SHORT_PAUSE_S", "Found", "Janitor", "Report"]
 
 logger = guarded(logging.getLogger(__name__))
-#: Of the sweeps that a process makes by itself; a command looks at everything.
+#: Limits of the sweeps that a process makes by itself; a command looks at everything.
 MOST_LOOKS = 100
 MOST_TOPICS = 5
 _MOST_PAGES = 10
@@ -70,7 +79,7 @@ _ALL_THE_SAME = 0.1
 #: Between two looks at a subscription whose queue is gone: the queue may be on its way.
 _STRAY_S = 3.0
 _NOT_OURS_S = 86_400.0
-#: Users that a queue's tags name are named by the report, so many at most.
+#: Users of a queue that the report names, at most.
 _MAX_NAMED = 4
 #: Names that kombu and Celery give to temporary queues hold a UUID, or end as the names of our incarnations do.
 _LOOKS_TEMPORARY = re.compile(r"[0-9a-f]{32}|[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
@@ -141,7 +150,7 @@ class Janitor:
     # --- now and then, in the background
 
     def start(self, is_own: Callable[[QueueUrl], bool]) -> None:
-        """The first sweep follows soon, at a random time, so that fifty workers that start together do not meet.
+        """Schedule the first sweep for a random time soon, so that fifty workers that start together do not meet.
 
         Args:
             is_own: Whether this process uses a queue.
@@ -241,7 +250,7 @@ class Janitor:
         report.subscriptions = list(strays)
         if dry_run or not (orphans or strays):
             return
-        # Tags may claim any limit. Ours is that of a user which renews its promise as this process does.
+        # Tags may claim any limit. Ours is that of a user which renews its heartbeat as this process does.
         limits_s = [max(found.ownership.limit_s(), self._settings.temporary_queue_limit) for found in orphans]
         yield max(limits_s) / 3 if limits_s else _STRAY_S
         for found in orphans:
@@ -262,7 +271,7 @@ class Janitor:
         while True:
             answer = self._clients.sqs("list_queues", **params)
             urls = [QueueUrl(url) for url in answer.get("QueueUrls") or ()]
-            named = {url.rstrip("/").rpartition("/")[2]: url for url in urls}
+            named = {queue_name(url): url for url in urls}
             yield {name: url for name, url in named.items() if self._settings.namer.owns(name)}
             pages += 1
             if not answer.get("NextToken") or (most is not None and pages >= _MOST_PAGES):
@@ -286,7 +295,7 @@ class Janitor:
     def _look(self, name: str, url: QueueUrl, topics: dict[str, None]) -> Found | None:
         """The queue, if it is temporary and ours; notes the exchanges that feed it."""
         try:
-            tags = self._tags(url)
+            tags = read_tags(self._clients, url)
         except QueueNotFound:
             return None
         found = self._read(tags)
@@ -306,7 +315,7 @@ class Janitor:
         return Found(name, str(found.kind), state, who, due_in_s, url, found, tags.get(LEVEL_TAG, ""))
 
     def _is_proved(self, name: str, url: QueueUrl) -> bool:
-        """Whether the queue was created as temporary, by something that tagging can't forge."""
+        """Return True if something that tagging cannot forge shows that the queue was created as temporary."""
         if is_incarnation(name):
             return True
         try:
@@ -318,7 +327,7 @@ class Janitor:
         return bool(found == retention_s(self._settings, is_temporary=True))
 
     def _read(self, tags: dict[str, str]) -> Ownership | None:
-        if tags.get("hake:namespace") != (self._settings.namer.namespace or "-"):
+        if tags.get(NAMESPACE_TAG) != (self._settings.namer.namespace or "-"):
             return None
         return ownership.read(tags)
 
@@ -345,7 +354,7 @@ class Janitor:
         logger.info("Removed temporary queue %s, abandoned by %s.", found.name, found.who or "an unknown process")
 
     def _is_unchanged(self, found: Found) -> bool:
-        now = self._read(self._tags(found.url))
+        now = self._read(read_tags(self._clients, found.url))
         due_s = None if now is None else now.due_s()
         if now is None or due_s is None or due_s >= self._now_s() or now.signs() != found.ownership.signs():
             found.state = "kept"
@@ -357,7 +366,7 @@ class Janitor:
         """Remove the subscriptions of a queue to the exchanges that feed it; of a priority level, to any of these."""
         answer = self._clients.sqs("get_queue_attributes", QueueUrl=found.url, AttributeNames=["QueueArn"])
         arn = answer["Attributes"]["QueueArn"]
-        for exchange in exchanges if found.main else sorted(from_tags(self._tags(found.url)).exchanges()):
+        for exchange in exchanges if found.main else sorted(from_tags(read_tags(self._clients, found.url)).exchanges()):
             yield pause_s
             try:
                 items = list(self._topics.subscriptions(exchange))
@@ -401,9 +410,6 @@ class Janitor:
         except QueueNotFound:
             return True
         return False
-
-    def _tags(self, url: QueueUrl) -> dict[str, str]:
-        return dict(self._clients.sqs("list_queue_tags", QueueUrl=url).get("Tags") or {})
 
     def _now_s(self) -> float:
         return self._clients.now_ms() / 1000

@@ -9,9 +9,9 @@ Thread
     retired, and has the janitor take its steps in between. No lock is held during a request.
 
 A late owner
-    A process that was suspended or cut off may find that its promise had run out. It renews it first and looks for a
-    janitor's note then; a janitor writes its note first and looks for a renewal then. So at least one of them sees the
-    other: the queue is kept, or its owner knows that it has to be recreated.
+    A process that was suspended or disconnected may find that its heartbeat had expired. It renews it first and looks
+    for a janitor's note then; a janitor writes its note first and looks for a renewal then. So at least one of them
+    sees the other: the queue is kept, or its owner knows that it has to be recreated.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from kombu_hake.topology import Signs
 __all__ = ["Holder", "Presence", "Sweeper"]
 
 logger = guarded(logging.getLogger(__name__))
-#: How often a promise is renewed in the time that it holds for: four requests in a row may fail.
+#: How often a heartbeat is renewed while it is valid: four requests in a row may fail.
 _BEATS = 5
 #: How long a retired queue stays, because its name may be used again.
 _RETIRED_S = 120.0
@@ -58,7 +58,7 @@ class Sweeper(Protocol):
     due_at: float
 
     def start(self, is_own: Callable[[QueueUrl], bool]) -> None:
-        """Begin anew. *is_own*: whether this process uses a queue."""
+        """Start over. *is_own*: whether this process uses a queue."""
 
     def step(self) -> None:
         """Do a little, and say when more is due."""
@@ -73,7 +73,7 @@ class _Stay:
         self.url = url
         #: Of the tag: our own, or that of all for whom there was no room.
         self.name = name
-        #: What was promised, seconds since the epoch by AWS's clock.
+        #: When the heartbeat expires, seconds since the epoch by AWS's clock.
         self.until_s = until_s
         #: Monotonic seconds.
         self.next_at = next_at
@@ -115,10 +115,10 @@ class Presence:
 
     @property
     def interval_s(self) -> float:
-        """How often a promise is renewed, seconds."""
+        """How often a heartbeat is renewed, seconds."""
         return self.signs.limit_s / _BEATS
 
-    # --- what connections say
+    # --- called by connections
 
     def own(self, url: QueueUrl, holder: Holder, *, is_written: bool) -> None:
         """Hold a queue of which this process is the owner.
@@ -126,7 +126,7 @@ class Presence:
         Args:
             is_written: It was created just now, with :meth:`kombu_hake.topology.signs.Signs.at_creation`.
         """
-        self._stay(url, holder, self.signs.name, self._promised_until() if is_written else 0.0)
+        self._stay(url, holder, self.signs.name, self._expires_s() if is_written else 0.0)
 
     def join(self, url: QueueUrl, holder: Holder, declared: Kind | None) -> None:
         """A connection starts to consume. A queue that is not temporary costs one request, once in ten minutes.
@@ -145,17 +145,17 @@ class Presence:
                 logger.info("Cannot record the use of queue %s yet: %s", url, exc)
                 self._stay(url, holder, self.signs.name, 0.0)
             else:
-                self._stay(url, holder, name, self._promised_until())
+                self._stay(url, holder, name, self._expires_s())
 
     def is_used(self, url: QueueUrl) -> bool:
-        """Whether this process sends heartbeats for the queue."""
+        """Return True if this process sends heartbeats for the queue."""
         return url in self._stays
 
     def leave(self, url: QueueUrl, holder: Holder, *, now: bool, is_deleted: bool = False) -> bool:
-        """A connection uses a queue no more; whether no other one of this process does.
+        """Record that a connection has left a queue. Return True if no other one of this process uses it.
 
         Args:
-            now: Write it down at once; otherwise when the next renewal would be due, unless it is used again by then.
+            now: Write it to the tags at once; otherwise when the next renewal is due, unless it is used again by then.
             is_deleted: There is nothing to write, because the caller deletes it.
         """
         with self._lock:
@@ -174,7 +174,7 @@ class Presence:
         return True
 
     def retire(self, url: QueueUrl) -> None:
-        """A queue that is owned is not needed any more: :meth:`Holder.on_retired` follows in two minutes."""
+        """Record that an owned queue is not needed: :meth:`Holder.on_retired` follows in two minutes."""
         with self._lock:
             stay = self._stays.get(url)
             if stay is not None:
@@ -182,7 +182,7 @@ class Presence:
                 self._background.wake()
 
     def revive(self, url: QueueUrl) -> bool:
-        """Undo :meth:`retire`; False when it is too late, or the queue was never held."""
+        """Undo :meth:`retire`. Return False if it is too late, or the queue was never held."""
         with self._lock:
             stay = self._stays.get(url)
             if stay is None:
@@ -196,7 +196,7 @@ class Presence:
     # --- the thread
 
     def work(self) -> float | None:
-        """Do what is due; seconds until more is. None when no queue is left, and so nothing ever will be."""
+        """Do what is due. Return the seconds until more is; None if no queue is left."""
         now = self._clock()
         with self._lock:
             due = [stay for stay in self._stays.values() if stay.due_at() <= now]
@@ -209,7 +209,7 @@ class Presence:
             return max(0.0, min(stay.due_at() for stay in self._stays.values()) - self._clock())
 
     def sweep(self) -> float | None:
-        """Take the step of the sweeper that is due; seconds until the next one. None when it has nothing to do."""
+        """Take the step of the sweeper that is due. Return the seconds until the next one; None if there is none."""
         if self._stays and self._sweeper.due_at <= self._clock():
             self._sweeper.step()
         due_at = self._sweeper.due_at
@@ -292,7 +292,7 @@ class Presence:
 
     # --- inside
 
-    def _promised_until(self) -> float:
+    def _expires_s(self) -> float:
         return self.signs.now_s() + self.signs.limit_s
 
     def _stay(self, url: QueueUrl, holder: Holder, name: str, until_s: float) -> None:

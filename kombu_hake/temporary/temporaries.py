@@ -22,11 +22,10 @@ Going
 from __future__ import annotations
 
 import logging
-import re
 from collections import Counter
 from dataclasses import replace
 
-from kombu_hake.amqp import QueueUrl, is_incarnation, is_mailbox
+from kombu_hake.amqp import QueueUrl, has_uuid, is_incarnation, is_mailbox
 from kombu_hake.aws import SingleFlight, forksafe
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, HakeError, TopologyError
 from kombu_hake.quoting import fields, guarded
@@ -36,7 +35,6 @@ from kombu_hake.topology import QueueSpec, Topology
 __all__ = ["Temporaries"]
 
 logger = guarded(logging.getLogger(__name__))
-_UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}|[0-9a-f]{32}", re.IGNORECASE)
 
 
 class Temporaries:
@@ -125,7 +123,7 @@ class Temporaries:
             return url
 
     def is_given_up(self, queue: str) -> bool:
-        """Whether the queue could not be created, and is best effort."""
+        """Return True if the queue could not be created, and is best effort."""
         return queue in self._given_up
 
     # --- using
@@ -159,7 +157,7 @@ class Temporaries:
     # --- going
 
     def forget(self, queue: str) -> None:
-        """The queue was deleted by its user."""
+        """Forget a queue that its user deleted."""
         self._pending.pop(queue, None)
         self._created.pop(queue, None)
         self._given_up.discard(queue)
@@ -170,7 +168,7 @@ class Temporaries:
                 self._presence.leave(url, self, now=True, is_deleted=True)
 
     def delete_all(self) -> None:
-        """Delete or leave all; subscriptions go first. Faults are logged: a janitor comes later."""
+        """Delete or leave all queues, subscriptions first. Faults are logged: a janitor removes the rest."""
         self._pending.clear()
         consumed = dict(self._was_consumed)
         self._was_consumed.clear()
@@ -245,12 +243,12 @@ class Temporaries:
     def _leave(self, queue: str, urls: list[QueueUrl]) -> None:
         """Leave a queue that others may use; delete it if it is auto-delete and cannot be needed again."""
         spec = self._topology.queues.spec(queue)
-        # Where tagging is denied, there are no signs of use; but what did not exist before is none of the user's.
+        # Where tagging is denied, there are no heartbeats; but a queue that did not exist before is ours.
         used = [url for url in urls if queue in self._made or self._presence.is_used(url)]
         is_last = [self._presence.leave(url, self, now=False) for url in used]
         if not used or not all(is_last):
             return
-        is_unique = spec is not None and spec.kind.auto_delete and _UUID.search(queue) is not None
+        is_unique = spec is not None and spec.kind.auto_delete and has_uuid(queue)
         is_over = is_unique and not self._has_others(used, if_unknown=True)
         still = [self._presence.leave(url, self, now=True, is_deleted=is_over) for url in used]
         if is_over and all(still):
@@ -260,7 +258,7 @@ class Temporaries:
                 logger.info("Temporary queue %s was not removed: %s", queue, exc)
 
     def _has_others(self, urls: list[QueueUrl], *, if_unknown: bool) -> bool:
-        """Whether another process uses one of them; *if_unknown* where that may not be read.
+        """Return True if another process uses one of them; *if_unknown* if reading that is denied.
 
         Yes where AWS can't be asked: a janitor removes the queue if it is left behind for nothing.
         """
@@ -278,7 +276,7 @@ class Temporaries:
         del self._pending[spec.name]
         if exchange and self._topology.can_do_without(exchange):
             self._given_up.add(spec.name)
-        elif self._topology.is_made(spec.name):
+        elif self._topology.queues.find(spec.name) is not None:
             self._create(spec, None)
         else:
             raise TopologyError(

@@ -1,16 +1,31 @@
-"""Makes the changes that :func:`kombu_hake.topology.diff.diff` decided. Decides nothing itself."""
+"""Takes the difference between what a queue should have and what AWS shows, and applies it until there is none.
+
+:func:`kombu_hake.topology.diff.diff` alone decides what to change. What AWS refuses becomes part of what is observed,
+and so leads to another difference.
+"""
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import NamedTuple
 
-from kombu_hake.amqp import QueueUrl
-from kombu_hake.aws import Clients
-from kombu_hake.exceptions import AccessDenied, DeclarationMismatch, QuotaExceeded, TopicNotFound, TopologyError
+from kombu_hake.amqp import SQS_QUEUE_RECREATE_S, Binding, BindingSet, ExchangeType, QueueUrl
+from kombu_hake.aws import Clients, Once
+from kombu_hake.exceptions import (
+    AccessDenied,
+    DeclarationMismatch,
+    QueueNotFound,
+    QuotaExceeded,
+    TopicNotFound,
+    TopologyError,
+)
 from kombu_hake.quoting import fields, guarded
-from kombu_hake.topology.desired import Desired
+from kombu_hake.topology.chores import Chores
+from kombu_hake.topology.dead_queues import DeadQueues
+from kombu_hake.topology.desired import Desired, base_filter
 from kombu_hake.topology.diff import (
     Change,
     SetAttribute,
@@ -18,39 +33,217 @@ from kombu_hake.topology.diff import (
     TagLevel,
     Unsubscribe,
     WritePolicy,
+    diff,
+    flat_exchanges,
     redrive_policy,
 )
 from kombu_hake.topology.observed import Memory, Observed
+from kombu_hake.topology.planning import Planner
 from kombu_hake.topology.queues import Queues
 from kombu_hake.topology.reading import Reader
 from kombu_hake.topology.spec import LEVEL_TAG
+from kombu_hake.topology.timings import Timings
 from kombu_hake.topology.topics import Topics
 
-__all__ = ["Applier"]
+__all__ = ["Applier", "Outcome"]
 
 logger = guarded(logging.getLogger(__name__))
+#: Differences taken in one go: each but the first because AWS refused something.
+_MAX_STEPS = 12
 _EVERYTHING = "{}"
 
 
+class Outcome(NamedTuple):
+    """What came of it."""
+
+    #: Something was changed that was there.
+    wrote: bool
+    #: The queue still receives more than it should, because tags may be late.
+    is_wider: bool
+
+
 class Applier:
-    """Writes to AWS for the reconciler. Keeps no state; safe to share between threads."""
+    """Brings queues to what is desired. Safe to share between threads."""
 
     def __init__(
         self,
         clients: Clients,
         queues: Queues,
         topics: Topics,
+        dead_queues: DeadQueues,
         memory: Memory,
         reader: Reader,
+        planner: Planner,
+        chores: Chores,
+        timings: Timings,
         explained: Callable[[str, str, TopologyError], TopologyError],
+        recheck: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """*explained*: as :meth:`kombu_hake.topology.sizes.TopicSizes.explained`."""
-        self._explained = explained
-        self._reader = reader
+        """
+        Args:
+            explained: As :meth:`kombu_hake.topology.sizes.TopicSizes.explained`.
+            recheck: Brings a queue to what its tags say; called in the background.
+        """
         self._clients = clients
         self._queues = queues
         self._topics = topics
+        self._dead_queues = dead_queues
         self._memory = memory
+        self._reader = reader
+        self._planner = planner
+        self._chores = chores
+        self._timings = timings
+        self._explained = explained
+        self._recheck = recheck
+        self._clock = clock
+        self._first = Once()
+
+    def look(self, wanted: Desired, observed: Observed, urls: Mapping[str, QueueUrl]) -> Observed:
+        """Observe all that the difference of a queue needs; its own policy was observed."""
+        observed = self._reader.look_at_levels(wanted, observed, urls)
+        return replace(observed, is_level_new=self._is_level_new(wanted, urls))
+
+    def converge(
+        self,
+        queue: str,
+        url: QueueUrl,
+        bindings: BindingSet,
+        types: Mapping[str, ExchangeType | None],
+        removed: frozenset[Binding],
+        observed: Observed | None,
+        *,
+        resets: bool = False,
+    ) -> Outcome:
+        """Take the difference and apply it until there is none."""
+        makes = not self._reader.keeps_undelivered(self._queues.levels(queue), bindings.exchanges())
+        wanted = self._planner.desired(queue, url, bindings, removed=removed, types=types, makes=makes, resets=resets)
+        urls = self._planner.urls(wanted)
+        observed = self.look(wanted, observed or self._reader.look(queue, url), urls)
+        started = self._clock()
+        is_reread: set[tuple[str, str]] = set()
+        wrote = False
+        for _ in range(_MAX_STEPS):
+            changes = diff(wanted, observed)
+            stale = {
+                (change.queue, change.exchange)
+                for change in changes
+                if isinstance(change, SetAttribute) and (change.queue, change.exchange) not in is_reread
+                and observed.subscriptions[change.queue, change.exchange].read_at < started
+            }  # fmt: skip
+            for key in stale:  # what is written is decided on what AWS shows now
+                observed = observed.with_subscription(*key, self._reader.reread(key, observed.subscriptions[key]))
+            is_reread |= stale
+            if stale:
+                continue
+            if not changes:
+                break
+            observed, has_changed = self._apply_all(changes, wanted, observed, urls, types)
+            wrote |= has_changed
+            if wanted.undelivered is not None and self._dead_queues.undelivered_name(queue) is None:
+                wanted = replace(wanted, undelivered=None)
+        if wanted.undelivered is not None:
+            self._dead_queues.has_allowed(queue, bindings.exchanges())
+        elif bindings.exchanges() and self._dead_queues.undelivered_name(queue) is not None:
+            self._chores.after(SQS_QUEUE_RECREATE_S + 1, ("undelivered", queue), lambda: self._recheck(queue))
+        self._log_what_does_not_fit(wanted, observed)
+        return Outcome(wrote, not wanted.is_settled and bool(diff(replace(wanted, is_settled=True), observed)))
+
+    def _apply_all(
+        self,
+        changes: list[Change],
+        wanted: Desired,
+        observed: Observed,
+        urls: Mapping[str, QueueUrl],
+        types: Mapping[str, ExchangeType | None],
+    ) -> tuple[Observed, bool]:
+        """Apply changes up to the first that AWS refuses, because what follows may be other than that then."""
+        wrote = False
+        for change in changes:
+            before = observed
+            exchange = getattr(change, "exchange", "")
+            try:
+                observed = self.apply(change, wanted, observed, urls)
+            except (QueueNotFound, TopicNotFound):
+                raise  # the caller begins again
+            except (TopologyError, AccessDenied) as exc:
+                if isinstance(exc, AccessDenied) and wanted.undelivered is not None and (
+                    getattr(change, "queue", "") == wanted.undelivered.name
+                ):  # fmt: skip
+                    self._dead_queues.cannot_keep(wanted.queue, exc)
+                    return observed, wrote
+                if not exchange or not types or exchange in types:
+                    raise
+                if self._first(("refused", wanted.queue, exchange)):
+                    logger.warning(
+                        "HAKE304 A tag of queue %s records a binding to exchange %r that cannot be made here; the "
+                        "other bindings are not affected: %s",
+                        wanted.queue, exchange, exc, extra=fields(queue=wanted.queue, exchange=exchange),
+                    )  # fmt: skip
+                observed = replace(observed, skipped=observed.skipped | {exchange})
+                continue
+            self._reader.remember(before, observed)
+            if observed.refused != before.refused or observed.full != before.full:
+                return observed, wrote
+            wrote |= not isinstance(change, Subscribe) or _was_other(observed, change)
+        return observed, wrote
+
+    def _is_level_new(self, wanted: Desired, urls: Mapping[str, QueueUrl]) -> bool:
+        """Return True while new levels of a queue in use may not be able to receive what the lowest one leaves them."""
+        settle_s = self._timings.attributes_s
+        if len(wanted.levels) == 1 or not settle_s:
+            return False
+        changed_ms = max(self._queues.changed_ms(urls[level.name]) for level in wanted.levels[1:])
+        is_in_use = changed_ms - self._queues.changed_ms(urls[wanted.queue]) > settle_s * 1000
+        left_s = changed_ms / 1000 + settle_s - self._clients.now_ms() / 1000
+        if not is_in_use or left_s <= 0:
+            return False
+        if self._first(("levels", wanted.queue, str(changed_ms))):
+            logger.warning(
+                "HAKE306 Queue %s is given priorities while it is in use: its levels take over in %.0f s, when AWS "
+                "applies their policies. Until then the lowest level receives everything.",
+                wanted.queue, left_s, extra=fields(queue=wanted.queue),
+            )  # fmt: skip
+        self._chores.after(left_s + 1, ("levels", wanted.queue), lambda: self._recheck(wanted.queue))
+        return True
+
+    def _log_what_does_not_fit(self, wanted: Desired, observed: Observed) -> None:
+        for exchange in flat_exchanges(wanted, observed):
+            if not self._first(("priority", wanted.queue, exchange)):
+                continue
+            if base_filter(wanted.bindings, exchange).policy is None:
+                logger.warning(
+                    "HAKE311 Queue %s receives everything from exchange %s, so messages from there go to its lowest "
+                    "priority level: a filter would lose messages of other publishers that carry no attributes at "
+                    "all. If there are no such publishers, set fanout_priorities=true.",
+                    wanted.queue, exchange, extra=fields(queue=wanted.queue, exchange=exchange),
+                )  # fmt: skip
+            else:
+                logger.warning(
+                    "HAKE312 Queue %s receives messages from exchange %s on its lowest priority level: SNS accepts no "
+                    "filter on priorities in addition to that of the bindings. Bind fewer keys, or use more queues.",
+                    wanted.queue, exchange, extra=fields(queue=wanted.queue, exchange=exchange),
+                )  # fmt: skip
+        for exchange in sorted(observed.full & wanted.bindings.exchanges()):
+            if self._first(("full", wanted.queue, exchange)):
+                logger.warning(
+                    "HAKE309 The topic of exchange %s has as many filtered subscriptions as AWS allows, so queue %s "
+                    "receives everything published to it, and its consumers drop what no binding matches. Use more "
+                    "exchanges, or request a higher quota from AWS.",
+                    exchange, wanted.queue, extra=fields(queue=wanted.queue, exchange=exchange),
+                )  # fmt: skip
+
+    # --- one change
+
+    def tag(self, url: QueueUrl, tags: Mapping[str, str]) -> None:
+        """Set tags of a queue. One request."""
+        self._clients.sqs("tag_queue", QueueUrl=url, Tags=dict(tags))
+        self._memory.tags_written(url, tags)
+
+    def untag(self, url: QueueUrl, keys: list[str]) -> None:
+        """Remove tags of a queue. One request."""
+        self._clients.sqs("untag_queue", QueueUrl=url, TagKeys=keys)
+        self._memory.tags_written(url, dict.fromkeys(keys))
 
     def apply(self, change: Change, desired: Desired, observed: Observed, urls: Mapping[str, QueueUrl]) -> Observed:
         """Make one change; what is observed then. What AWS does not take is part of it.
@@ -129,3 +322,11 @@ class Applier:
             return replace(observed, full=observed.full | {change.exchange})
         logger.info("Exchange %s takes a wider filter for queue %s: %s", change.exchange, change.queue, exc)
         return replace(observed, refused=observed.refused | {(change.queue, change.exchange, text)})
+
+
+def _was_other(observed: Observed, change: Subscribe) -> bool:
+    """Return True if a subscription existed before, with another filter."""
+    found = observed.subscriptions.get((change.queue, change.exchange))
+    return found is not None and found.attributes is not None and (
+        (found.attributes.get("FilterPolicy") or "{}") != change.filter
+    )  # fmt: skip

@@ -32,7 +32,7 @@ from kombu_hake.amqp import (
     named_topics,
     ownership,
     parse_arn,
-    read_object,
+    queue_name,
     whole,
 )
 from kombu_hake.aws import Clients
@@ -45,6 +45,7 @@ from kombu_hake.topology.diff import Change, SetAttribute, Subscribe, Unsubscrib
 from kombu_hake.topology.drift import Drift, ShownQueue, ShownTopic, queue_drift, size_drift, topic_drift
 from kombu_hake.topology.home import Home
 from kombu_hake.topology.observed import Observed, Subscription
+from kombu_hake.topology.queues import COUNTS, read_tags
 from kombu_hake.topology.sizes import SIZE_ATTRIBUTE, size_of
 from kombu_hake.topology.spec import (
     LEVEL_TAG,
@@ -61,9 +62,6 @@ from kombu_hake.topology.spec import (
 __all__ = ["Audit", "Auditor", "Undeclared"]
 
 logger = guarded(logging.getLogger(__name__))
-_COUNTS = (
-    "ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible", "ApproximateNumberOfMessagesDelayed"
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -203,7 +201,7 @@ class Auditor:
         except AccessDenied as exc:
             self._cannot_tell(f"the attributes of queue {queue.physical}", exc)
         try:
-            tags = dict(self._clients.sqs("list_queue_tags", QueueUrl=url).get("Tags") or {})
+            tags = read_tags(self._clients, url)
         except QueueNotFound:
             tags = {}
         except AccessDenied as exc:
@@ -230,9 +228,7 @@ class Auditor:
         shown = self._queues.get(spec.name)
         if shown is None or shown.tags is None:
             return spec
-        recorded = binding_priority(
-            self._settings, spec.name, {"x-max-priority": from_tags(shown.tags).max_priority}
-        )  # fmt: skip
+        recorded = binding_priority(self._settings, spec.name, {"x-max-priority": from_tags(shown.tags).max_priority})
         if recorded <= binding_priority(self._settings, spec.name, spec.arguments):
             return spec
         return replace(spec, arguments={**spec.arguments, "x-max-priority": recorded})
@@ -264,7 +260,7 @@ class Auditor:
 
     def _compare_bindings(self, spec: QueueSpec, drafted: Draft, plan: Blueprint) -> None:
         for binding in sorted(drafted.given):
-            self._look_at_topic(binding.exchange)
+            self._topic(binding.exchange)
         queue = plan.queue(spec.name)
         self._compare_sizes(spec.name, drafted, plan)
         if spec.name not in self._queues or (queue.is_predefined and not drafted.bound):
@@ -336,16 +332,14 @@ class Auditor:
         for exchange in wanted.exchanges:
             observed = self._observe(wanted, exchange, observed)
         for change in diff(wanted, observed):
-            drift = self._described(change, wanted, observed)
+            drift = self._described(change, wanted)
             if drift is not None:
                 self._found.changes.append(drift)
 
     def _observe(self, wanted: Desired, exchange: str, observed: Observed) -> Observed:
-        if exchange not in self._topics:
-            self._look_at_topic(exchange)
-        topic = self._topics.get(exchange)
+        topic = self._topic(exchange)
         is_ours = exchange not in self._settings.predefined_exchanges
-        if topic is None and exchange in self._topics and is_ours:
+        if topic is None and is_ours:
             return observed  # missing: everything is to be subscribed
         if topic is None or topic.subscriptions is None:  # nothing can be told, or the topic is its owner's to create
             return replace(observed, skipped=observed.skipped | {exchange})
@@ -370,7 +364,7 @@ class Auditor:
             return Subscription(arn, None)
         return Subscription(arn, dict(shown))
 
-    def _described(self, change: Change, wanted: Desired, observed: Observed) -> Drift | None:
+    def _described(self, change: Change, wanted: Desired) -> Drift | None:
         def of(action: Any, what: Any, name: str, reason: str) -> Drift:
             return Drift(action, what, name, reason, wanted.queue, queue=wanted.queue)
 
@@ -401,7 +395,7 @@ class Auditor:
     # --- topics
 
     def _is_made_to_publish(self, topic: SnsTopic) -> bool:
-        """Whether the exchange is only published to, and needs a topic of ours, as its first publish creates it.
+        """Return True if the exchange is only published to, and its first publish would create a topic of ours.
 
         A direct exchange may be that of a queue, which needs none; so may one of which only the name is known.
         """
@@ -410,11 +404,7 @@ class Auditor:
         return not any(binding.exchange == topic.exchange for _, bindings in self._declared for binding in bindings)
 
     def _compare_topic(self, topic: SnsTopic) -> None:
-        if topic.exchange not in self._topics:
-            self._look_at_topic(topic.exchange)
-        if topic.exchange not in self._topics:
-            return
-        shown = self._topics[topic.exchange]
+        shown = self._topic(topic.exchange)
         if shown is None and topic.is_predefined:
             self._found.unknown.append(
                 f"The predefined topic of exchange {topic.exchange!r} ({topic.arn}) does not exist: create it."
@@ -424,7 +414,7 @@ class Auditor:
             reason = f"{used} to exchange {topic.exchange}, and it has no topic."
             self._found.changes.append(
                 Drift("create", "topic", topic.physical, reason, topic.exchange, tags=topic.tags)
-            )  # fmt: skip
+            )
         else:
             tags = shown.tags if topic.is_bound else None
             self._found.changes += topic_drift(topic, replace(shown, tags=tags, max_size_bytes=self._size_of(topic)))
@@ -440,29 +430,31 @@ class Auditor:
             logger.debug("The topic of exchange %s was deleted meanwhile: %s", topic.exchange, exc)
         return None
 
-    def _look_at_topic(self, exchange: str) -> None:
-        if exchange in self._topics:
-            return
+    def _topic(self, exchange: str) -> ShownTopic | None:
+        """The topic of an exchange, read once; None if it does not exist."""
+        if exchange not in self._topics:
+            self._topics[exchange] = self._read_topic(exchange)
+        return self._topics[exchange]
+
+    def _read_topic(self, exchange: str) -> ShownTopic | None:
         arn = topic_arn(exchange, self._settings, self._home)
         subscriptions: dict[str, str] | None = None
+        tags: dict[str, str] | None = None
         try:
             listed = self._pages("sns", "list_subscriptions_by_topic", "Subscriptions", TopicArn=arn)
             subscriptions = {item["Endpoint"]: item["SubscriptionArn"] for item in listed}
         except TopicNotFound:
-            self._topics[exchange] = None
-            return
+            return None
         except AccessDenied as exc:
             self._cannot_tell(f"the subscriptions of exchange {exchange}", exc)
-        tags: dict[str, str] | None = None
         if exchange not in self._settings.predefined_exchanges:
             try:
                 tags = self._topic_tags(arn)
             except TopicNotFound:
-                self._topics[exchange] = None
-                return
+                return None
             except AccessDenied as exc:
                 self._cannot_tell(f"the tags of exchange {exchange}", exc)
-        self._topics[exchange] = ShownTopic(tags, subscriptions)
+        return ShownTopic(tags, subscriptions)
 
     def _topic_tags(self, arn: str) -> dict[str, str]:
         answer = self._clients.sns("list_tags_for_resource", ResourceArn=arn)
@@ -496,7 +488,7 @@ class Auditor:
         params: dict[str, Any] = {"MaxResults": SQS_LIST_PAGE} | ({"QueueNamePrefix": prefix} if prefix else {})
         found = []
         for url in self._pages("sqs", "list_queues", "QueueUrls", **params):
-            name = url.rstrip("/").rpartition("/")[2]
+            name = queue_name(url)
             if name in known or not self._settings.namer.owns(name) or is_incarnation(name):
                 continue
             try:
@@ -511,7 +503,7 @@ class Auditor:
         return found
 
     def _undeclared_queue(self, name: str, url: QueueUrl) -> Undeclared | None:
-        tags = dict(self._clients.sqs("list_queue_tags", QueueUrl=url).get("Tags") or {})
+        tags = read_tags(self._clients, url)
         if not is_ours(tags, self._settings) or ownership.read(tags) is not None:
             return None  # foreign, or temporary
         answer = self._clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=["All"])
@@ -521,7 +513,7 @@ class Auditor:
         address = {*self._settings.predefined_queues.values()}
         if url in address or attributes.get("QueueArn") in address:
             return None
-        messages = sum(int(attributes.get(count, 0)) for count in _COUNTS)
+        messages = sum(int(attributes.get(count, 0)) for count in COUNTS)
         owner = tags.get(OWNER_TAG) or tags.get(LEVEL_TAG)
         reason = f"It belongs to queue {owner}." if owner else "This app does not declare it."
         arn = str(attributes.get("QueueArn", ""))
@@ -537,7 +529,7 @@ class Auditor:
         if LEVEL_TAG in tags:
             try:
                 main = self._clients.sqs("get_queue_url", QueueName=tags[LEVEL_TAG])["QueueUrl"]
-                bindings = from_tags(self._clients.sqs("list_queue_tags", QueueUrl=main).get("Tags") or {})
+                bindings = from_tags(read_tags(self._clients, main))
             except TopologyError as exc:
                 logger.debug("The queue of a priority level is not found: %s", exc)
         found = {str(topic_arn(exchange, self._settings, self._home)) for exchange in bindings.exchanges() if exchange}
@@ -591,10 +583,10 @@ def _dead_letters_go_to(queue: SqsQueue) -> Arn | None:
 
 def _dead_letter_arn(shown: ShownQueue) -> str | None:
     try:
-        found = read_object((shown.attributes or {}).get("RedrivePolicy")).get("deadLetterTargetArn")
+        found = dead_queue_arn((shown.attributes or {}).get("RedrivePolicy"))
     except ValueError:
         return None
-    return found if isinstance(found, str) else None
+    return str(found) if found is not None else None
 
 
 def _described(binding: Binding) -> str:

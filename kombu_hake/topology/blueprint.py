@@ -1,4 +1,4 @@
-"""What an app's declarations come to in AWS, as values with physical names and ARNs. Makes no call but for the account.
+"""What should exist in AWS for an app's declarations, as values with names and ARNs. Makes no call but for the account.
 
 For each declared queue this gives what declaring and binding it makes in an account that has nothing of it yet: the
 same functions decide (:mod:`kombu_hake.topology.spec`, :mod:`kombu_hake.topology.planning`), and policies, filters and
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, TypeAlias
 
 from kombu_hake.amqp import (
+    DOCUMENT_ATTRIBUTES,
     FIFO_SUFFIX,
     MAX_PRIORITY_TAG,
     Binding,
@@ -30,7 +31,6 @@ from kombu_hake.topology.home import Home
 from kombu_hake.topology.observed import Observed
 from kombu_hake.topology.planning import drafted
 from kombu_hake.topology.spec import (
-    DOCUMENTS,
     LEVEL_TAG,
     OWNER_TAG,
     TYPE_TAG,
@@ -168,7 +168,7 @@ def blueprint(
 
 
 class Draft(NamedTuple):
-    """What a declared queue comes to."""
+    """What should exist for a declared queue."""
 
     spec: QueueSpec
     desired: Desired
@@ -182,7 +182,7 @@ class Draft(NamedTuple):
 
 
 def draft(spec: QueueSpec, bindings: Collection[Binding], settings: Settings, home: Home) -> Draft:
-    """What a declared queue comes to, by itself. Raises as :func:`blueprint`."""
+    """What should exist for a declared queue by itself. Raises as :func:`blueprint`."""
     address = settings.predefined_queue(spec.name)
     bound = {binding for binding in bindings if needs_topic(settings, spec.name, binding)}
     given = frozenset(
@@ -207,7 +207,7 @@ def draft(spec: QueueSpec, bindings: Collection[Binding], settings: Settings, ho
 def desired_of(
     name: str, bindings: BindingSet, settings: Settings, home: Home, undelivered: str | None = None
 ) -> Desired:
-    """What the bindings of a queue come to. Raises as :func:`blueprint`."""
+    """The desired state of a queue with these bindings. Raises as :func:`blueprint`."""
     return drafted(
         name,
         queue_arn(name, settings, home),
@@ -242,7 +242,7 @@ def topic_arn(exchange: str, settings: Settings, home: Home) -> TopicArn:
 
 
 class _Maker:
-    """Collects what declared queues come to. Several of them may share a dead-letter queue."""
+    """Collects what should exist for declared queues. Several of them may share a dead-letter queue."""
 
     def __init__(self, settings: Settings, home: Home, exchanges: Mapping[str, ExchangeSpec]) -> None:
         self._settings = settings
@@ -328,13 +328,13 @@ class _Maker:
             self._arn(name),
             role,
             owner,
-            {key: value for key, value in given.items() if key not in DOCUMENTS},
+            {key: value for key, value in given.items() if key not in DOCUMENT_ATTRIBUTES},
             tags if role == "queue" or not self._is_predefined(name) else {},
             policy or given.get("Policy"),
             given.get("RedrivePolicy", redrive),
             given.get("RedriveAllowPolicy"),
             self._is_predefined(name),
-            {key: value for key, value in given.items() if key in DOCUMENTS},
+            {key: value for key, value in given.items() if key in DOCUMENT_ATTRIBUTES},
         )
 
     def _topic(self, exchange: str, spec: ExchangeSpec) -> SnsTopic:

@@ -51,16 +51,6 @@ class Chores:
             self._waiting[key] = (self._clock() + delay_s, work)
         self._background.start()
 
-    def is_waiting(self, key: tuple[str, ...]) -> bool:
-        """Whether something waits under this key."""
-        with self._lock:
-            return key in self._waiting
-
-    def drop(self, key: tuple[str, ...]) -> None:
-        """Do not do what waits under this key."""
-        with self._lock:
-            self._waiting.pop(key, None)
-
     def work(self) -> float | None:
         """Do what is due; seconds until more is. None when nothing waits."""
         while True:

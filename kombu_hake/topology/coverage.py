@@ -19,7 +19,7 @@ _Branch = dict[str, list[Any]]
 
 
 def covers(wide: str | None, narrow: str | None) -> bool:
-    """Whether the filter policy *wide* passes every message that *narrow* passes.
+    """Return True if the filter policy *wide* passes every message that *narrow* passes.
 
     Args:
         wide, narrow: JSON texts; None and ``{}`` are no filter, which passes everything.
@@ -34,7 +34,7 @@ def covers(wide: str | None, narrow: str | None) -> bool:
 
 
 def has_all(wide: str | None, narrow: str | None) -> bool:
-    """Whether the filter policy *wide* says everything that *narrow* says in the same words: it was made of both.
+    """Return True if the filter policy *wide* has every condition of *narrow* in the same words: it was made of both.
 
     Stricter than :func:`covers`: a wider value, or no filter at all, is no evidence that *narrow* was part of it.
     """
@@ -65,7 +65,7 @@ def _branches(text: str | None) -> list[_Branch]:
 
 
 def _implies(narrow: _Branch, wide: _Branch) -> bool:
-    """Whether each condition of *wide* follows from the condition of *narrow* on the same attribute."""
+    """Return True if each condition of *wide* follows from the condition of *narrow* on the same attribute."""
     return all(name in narrow and _all_covered(narrow[name], values) for name, values in wide.items())
 
 

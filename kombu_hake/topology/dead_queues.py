@@ -16,7 +16,7 @@ What is made
     because its messages never were in the queue, and because SQS's own redrive does not take them back.
 
 Rights
-    Who may not make them (a producer that declares the queue) goes on without, and says so once.
+    A process without them, such as a producer that declares the queue, continues without these queues, and logs that.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from kombu_hake.amqp import (
     QueueArn,
     QueueUrl,
     dead_name,
-    level_names,
     parse_arn,
     read_object,
     undelivered_name,
@@ -40,7 +39,7 @@ from kombu_hake.config import Settings
 from kombu_hake.exceptions import AccessDenied, HakeError, QueueDeletedRecently, QueueNotFound
 from kombu_hake.quoting import fields, guarded
 from kombu_hake.topology.chores import Chores
-from kombu_hake.topology.queues import Queues
+from kombu_hake.topology.queues import Queues, read_tags
 from kombu_hake.topology.spec import (
     OWNER_TAG,
     Plan,
@@ -85,7 +84,7 @@ class DeadQueues:
         wanted = self.plan(queue)
         if wanted is None or not wanted.is_own or queue in self._done or self._queues.is_predefined(wanted.name):
             return {}
-        names = level_names(queue, self._queues.arguments(queue))
+        names = self._queues.levels(queue)
         sources = [arn for name in names if (arn := self._queues.built_arn(name)) is not None]
         dead_arn = self._queues.built_arn(wanted.name)
         if dead_arn is None or len(sources) < len(names):
@@ -96,7 +95,7 @@ class DeadQueues:
             try:
                 self._queues.create(
                     QueueSpec(wanted.name), tags=tags, attributes=attributes, is_unbound=True, patience_s=0
-                )  # fmt: skip
+                )
             except (AccessDenied, QueueDeletedRecently) as exc:
                 logger.debug("Queue %s is created without a dead-letter queue: %s", queue, exc)
             if self._queues.created_with(wanted.name, "RedriveAllowPolicy") != allowed:
@@ -113,7 +112,7 @@ class DeadQueues:
         if wanted is None or queue in self._done:
             return
         try:
-            names = level_names(queue, self._queues.arguments(queue))
+            names = self._queues.levels(queue)
             bare = [url for url in map(self._queues.url, names) if not self._queues.has_redrive_policy(url)]
         except AccessDenied as exc:
             logger.info("Cannot check whether queue %s has a dead-letter queue: %s", queue, exc)
@@ -150,7 +149,7 @@ class DeadQueues:
             return False
         if wanted.is_own:
             self._own(queue, wanted.name)
-        urls = map(self._queues.url, level_names(queue, self._queues.arguments(queue)))
+        urls = map(self._queues.url, self._queues.levels(queue))
         self._allow(self._queues.url(wanted.name), [self._queues.arn(url) for url in urls], is_new=True)
         logger.error(
             "HAKE402 Dead-letter queue %s of queue %s had been deleted, together with its messages; it has been "
@@ -199,9 +198,7 @@ class DeadQueues:
                 text = policy(name, arn) if arn is not None else None
                 attributes = {"Policy": text} if text is not None else {}
                 tags = {OWNER_TAG: self._queues.physical(queue)}
-                self._queues.create(
-                    QueueSpec(name), tags=tags, attributes=attributes, is_unbound=True, patience_s=0
-                )  # fmt: skip
+                self._queues.create(QueueSpec(name), tags=tags, attributes=attributes, is_unbound=True, patience_s=0)
         except AccessDenied as exc:
             self.cannot_keep(queue, exc)
             return None
@@ -221,7 +218,7 @@ class DeadQueues:
         self._undelivered[queue] = None
 
     def has_to_allow(self, queue: str, exchanges: frozenset[str]) -> bool:
-        """Whether it is not known that the queue for undelivered messages allows the topics of these exchanges."""
+        """Return True unless the undelivered queue is known to allow the topics of these exchanges."""
         known = self._undelivered.get(queue)
         return known is not None and not exchanges <= known
 
@@ -231,7 +228,7 @@ class DeadQueues:
             self._undelivered[queue] = exchanges
 
     def forget(self, queue: str) -> None:
-        """Look anew next time."""
+        """Forget a queue; it is looked at again when it is declared."""
         self._done.discard(queue)
         self._undelivered.pop(queue, None)
 
@@ -245,7 +242,7 @@ class DeadQueues:
         for name in (dead_name(queue), undelivered_name(queue)):
             try:
                 url = self._queues.url(name)
-                if self._clients.sqs("list_queue_tags", QueueUrl=url).get("Tags", {}).get(OWNER_TAG) != owner:
+                if read_tags(self._clients, url).get(OWNER_TAG) != owner:
                     continue
                 if self._is_empty(name, url):
                     self._queues.delete(name)

@@ -1,4 +1,4 @@
-"""What one queue is to have in AWS, as a value: its bindings, and all that follows from them without asking AWS. Pure.
+"""What one queue should have in AWS, as a value: its bindings, and all that follows from them without asking AWS. Pure.
 
 Priorities
     A queue with priorities is a few SQS queues (:mod:`kombu_hake.amqp.priorities`). Each level above the lowest has a
@@ -46,7 +46,7 @@ class Undelivered(NamedTuple):
 
 @dataclass(frozen=True)
 class Desired:
-    """One queue as it is to be."""
+    """One queue as it should be."""
 
     queue: str
     bindings: BindingSet

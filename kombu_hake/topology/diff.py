@@ -122,7 +122,7 @@ Change: TypeAlias = WritePolicy | Subscribe | SetAttribute | Unsubscribe | TagLe
 
 
 def diff(desired: Desired, observed: Observed) -> list[Change]:
-    """The changes to make, in order; ``[]`` when the queue is as it is to be."""
+    """The changes to make, in order; ``[]`` when the queue is as it should be."""
     return list(_changes(desired, observed))
 
 
@@ -153,7 +153,7 @@ def flat_exchanges(desired: Desired, observed: Observed) -> list[str]:
 
 
 def found_in_place(desired: Desired, observed: Observed) -> bool:
-    """Whether what is observed of a queue shows that the bindings were made, so that nothing is to be written.
+    """Return True if what is observed of a queue shows that the bindings were made, so that there is nothing to write.
 
     Other processes may have bound more: then the policy names more topics, and filters have more values. A filter that
     merely passes what is bound is no evidence that the bindings are recorded, and may be narrowed by others.
@@ -268,7 +268,7 @@ def _removed(desired: Desired) -> set[str]:
 
 
 def _is_over(desired: Desired, observed: Observed, exchange: str) -> bool:
-    """Whether a queue has nothing left to get of an exchange that was unbound or deleted."""
+    """Return True if a queue is to receive nothing more from an exchange that was unbound or deleted."""
     if exchange in desired.deleted:
         return True
     if desired.bindings.is_partial:
@@ -311,7 +311,7 @@ def _subscription(
         return
     if found.attributes is None:
         return
-    yield from _attributes(desired, observed, level, exchange, wanted, found)
+    yield from _attributes(desired, level, exchange, wanted, found)
     if desired.undelivered is not None and found.arn not in observed.unkept:
         value, existing = redrive_policy(desired.undelivered), found.attributes.get("RedrivePolicy")
         if not existing:
@@ -322,9 +322,7 @@ def _subscription(
             yield SetAttribute(level.name, exchange, found.arn, "RedrivePolicy", value, reason)
 
 
-def _attributes(
-    desired: Desired, observed: Observed, level: Level, exchange: str, wanted: str, found: Subscription
-) -> Iterator[Change]:
+def _attributes(desired: Desired, level: Level, exchange: str, wanted: str, found: Subscription) -> Iterator[Change]:
     def change(name: str, value: str, reason: str) -> SetAttribute:
         return SetAttribute(level.name, exchange, found.arn, name, value, reason)
 
@@ -362,7 +360,7 @@ def _filter_to_write(
 
 
 def _is_explained(desired: Desired, level: Level, exchange: str, found: Subscription) -> bool:
-    """Whether a filter passes nothing beyond the bindings that are known, and those that are being removed."""
+    """Return True if a filter passes nothing beyond the known bindings and those that are being removed."""
     bindings = BindingSet(desired.bindings.bindings | desired.removed, desired.bindings.unfiltered)
     texts = [*filters(bindings, exchange, level.share, fanout_priorities=desired.fanout_priorities)]
     texts += filters(bindings, exchange)
@@ -378,5 +376,5 @@ def _is_raw(found: Subscription) -> bool:
 
 
 def is_body_scope(found: Subscription) -> bool:
-    """Whether a subscription's filter is about the body of messages, not their attributes."""
+    """Return True if a subscription filters on the body of messages, not on their attributes."""
     return (found.attributes or {}).get("FilterPolicyScope", _ATTRIBUTES_SCOPE) == _BODY_SCOPE

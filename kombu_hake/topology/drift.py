@@ -12,11 +12,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from kombu_hake.amqp import SQS_MAX_MESSAGE_BYTES, QueueUrl, merged_policy, read_object, same_json, whole
+from kombu_hake.amqp import (
+    DOCUMENT_ATTRIBUTES,
+    SQS_MAX_MESSAGE_BYTES,
+    QueueUrl,
+    merged_policy,
+    read_object,
+    same_json,
+    whole,
+)
 from kombu_hake.quoting import quoted
 from kombu_hake.topology.blueprint import SnsTopic, SqsQueue
 from kombu_hake.topology.sizes import SIZE_ATTRIBUTE, raised
-from kombu_hake.topology.spec import DOCUMENTS, MADE_BY_TAG, is_made_by_us, redrive_allow_policy
+from kombu_hake.topology.spec import MADE_BY_TAG, is_made_by_us, redrive_allow_policy
 
 __all__ = [
     "Action",
@@ -91,13 +99,13 @@ def queue_drift(wanted: SqsQueue, shown: ShownQueue) -> Iterator[Drift]:
             if found is None or found.lower() != value.lower():
                 yield _attribute(
                     wanted, name, value, found, is_destructive=name == _RETENTION and _is_less(value, found)
-                )  # fmt: skip
+                )
         yield from _documents(wanted, shown.attributes)
     if shown.tags is not None:
         for key, reason in tag_drift(wanted.tags, shown.tags):
             yield Drift(
                 "change", "tag", wanted.physical, reason, wanted.owner, queue=wanted.name, tags={key: wanted.tags[key]}
-            )  # fmt: skip
+            )
 
 
 def topic_drift(wanted: SnsTopic, shown: ShownTopic) -> Iterator[Drift]:
@@ -127,9 +135,7 @@ def size_drift(wanted: SqsQueue, shown: ShownQueue, size_bytes: int) -> Iterator
     else:
         reason = f"{SIZE_ATTRIBUTE} is {found}, and it is bound to an exchange with messages of {size_bytes} bytes."
     attributes = {SIZE_ATTRIBUTE: str(SQS_MAX_MESSAGE_BYTES)}
-    yield Drift(
-        "change", "attribute", wanted.physical, reason, wanted.owner, queue=wanted.name, attributes=attributes
-    )  # fmt: skip
+    yield Drift("change", "attribute", wanted.physical, reason, wanted.owner, queue=wanted.name, attributes=attributes)
 
 
 def tag_drift(wanted: Mapping[str, str], shown: Mapping[str, str]) -> Iterator[tuple[str, str]]:
@@ -188,13 +194,13 @@ def _allowing(wanted: str, shown: str, *, is_exact: bool) -> str | None:
 
 
 def _attribute(wanted: SqsQueue, name: str, value: str, found: str | None, *, is_destructive: bool = False) -> Drift:
-    if name in DOCUMENTS:
+    if name in DOCUMENT_ATTRIBUTES:
         reason = f"{name} is missing." if not found else f"{name} is {_shown(found)}, declared is {_shown(value)}."
     else:
         reason = f"{name} is {_shown(found) if found is not None else 'not set'}, declared is {_shown(value)}."
     return Drift(
         "change", "attribute", wanted.physical, reason, wanted.owner, is_destructive, wanted.name, {name: value}
-    )  # fmt: skip
+    )
 
 
 def _is_less(value: str, found: str | None) -> bool:

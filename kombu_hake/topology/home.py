@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 
-from kombu_hake.amqp import Arn, QueueArn, QueueUrl, TopicArn, parse_arn, queue_account
+from kombu_hake.amqp import Arn, QueueArn, QueueUrl, TopicArn, parse_arn, queue_account, queue_name
 from kombu_hake.aws import Clients, SingleFlight
 from kombu_hake.config import Settings, region_of_url
 from kombu_hake.exceptions import ConfigurationError, HakeError, TopologyError
@@ -23,7 +23,7 @@ _ASK_AGAIN_S = 60.0
 
 
 class Home:
-    """Knows the account of a settings' credentials, once it was told. Safe to share between threads."""
+    """Knows the account of the credentials, once it was learnt. Safe to share between threads."""
 
     def __init__(self, clients: Clients, settings: Settings) -> None:
         self._clients = clients
@@ -71,11 +71,10 @@ class Home:
         if account is None:
             return None
         region = region_of_url(address) or self._clients.region()
-        name = address.rstrip("/").rpartition("/")[2]
-        return QueueArn(str(Arn(self._clients.partition(), "sqs", region, account, name)))
+        return QueueArn(str(Arn(self._clients.partition(), "sqs", region, account, queue_name(address))))
 
     def is_foreign(self, address: str) -> bool:
-        """Whether a queue in ``predefined_queues`` is another account's."""
+        """Return True if a queue in ``predefined_queues`` is another account's."""
         owner = parse_arn(address).account if address.startswith("arn:") else queue_account(address)
         return bool(owner) and owner != (self.account() or owner)
 

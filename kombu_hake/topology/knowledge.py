@@ -75,35 +75,35 @@ class Knowledge:
         return sorted(self._known.items(), key=lambda item: item[0])
 
     def is_complete(self, queue: str) -> bool:
-        """Whether the queue's tags were read: nothing that is bound is missing from :meth:`known`."""
+        """Return True if the queue's tags were read, so that :meth:`known` lacks no binding."""
         return queue in self._complete
 
     def is_seen(self, queue: str, binding: Binding) -> bool:
-        """Whether the binding was seen in place less than a minute ago."""
+        """Return True if the binding was seen in place less than a minute ago."""
         known = self._known.get(queue)
         if known is None or self._clock() - self._seen_at.get(queue, float("-inf")) > BELIEVE_S:
             return False
         return binding in known.bindings or binding.exchange in known.unfiltered
 
     def learn(self, queue: str, bindings: BindingSet) -> None:
-        """Take note of all bindings of a queue, as its tags say."""
+        """Record all bindings of a queue, as its tags say."""
         self._known[queue] = bindings
         self._complete.add(queue)
         self._queues.learn_max_priority(queue, bindings.max_priority)
 
     def saw(self, queue: str, binding: Binding | None = None) -> None:
-        """Take note that what is known of a queue is in place, this binding too."""
+        """Record that the known bindings of a queue, and this one, were seen in place."""
         if binding is not None:
             known = self._known.get(queue, BindingSet())
             self._known[queue] = replace(known, bindings=known.bindings | {binding})
         self._seen_at[queue] = self._clock()
 
     def doubt(self, queue: str) -> None:
-        """Have the next bind look whether what is known is in place."""
+        """Make the next bind check whether the known bindings are in place."""
         self._seen_at.pop(queue, None)
 
     def forget(self, queue: str) -> None:
-        """Another queue has this name now."""
+        """Forget a queue: another one has its name now."""
         self._known.pop(queue, None)
         self._seen_at.pop(queue, None)
         self._complete.discard(queue)
@@ -133,7 +133,7 @@ class Knowledge:
         return replace(found, bindings=bindings, unfiltered=found.unfiltered - strange)
 
     def _can_be(self, exchange: str) -> bool:
-        """Whether there can be a topic for the exchange; a forged tag may name one that nothing can be bound to."""
+        """Return True if the exchange can have a topic. A forged tag may name one that cannot."""
         try:
             self._namer.topic(exchange)
         except InvalidName:
@@ -152,7 +152,7 @@ class Knowledge:
             sent_ms: When the message was sent.
         Returns:
             The bindings, None where the tags, or one of them, can't be read; when they were read (ms, AWS's clock; 0
-            for never); and in how many seconds it is worth while to ask again.
+            for never); and in how many seconds it is worthwhile to ask again.
         """
         found, now = self._reads.get(queue), self._clock()
         if not self._timings.tags_reread_s:

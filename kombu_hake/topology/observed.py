@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from kombu_hake.amqp import QueueUrl, SubscriptionArn, has_foreign, has_same_own, merged_policy
+from kombu_hake.amqp import TAG_PREFIX, QueueUrl, SubscriptionArn, has_foreign, has_same_own, merged_policy
 from kombu_hake.aws import forksafe
 from kombu_hake.topology.timings import Timings
 
@@ -92,14 +92,6 @@ class Memory:
     def __init__(self, timings: Timings, clock: Callable[[], float] = time.monotonic) -> None:
         self._timings = timings
         self._clock = clock
-        self._fresh()
-        forksafe.register(self)
-
-    def reset_after_fork(self) -> None:
-        """A thread that held the lock is not in the child."""
-        self._lock = threading.RLock()
-
-    def _fresh(self) -> None:
         self._lock = threading.RLock()
         self._policies: dict[QueueUrl, _Document] = {}
         #: Subscription to attribute to (value, time of writing).
@@ -108,6 +100,11 @@ class Memory:
         self._tags: dict[QueueUrl, dict[str, tuple[str | None, float]]] = {}
         #: Queue to its tags of bindings, and since when each read shows just these.
         self._steady: dict[QueueUrl, tuple[frozenset[tuple[str, str]], float]] = {}
+        forksafe.register(self)
+
+    def reset_after_fork(self) -> None:
+        """A thread that held the lock is not in the child."""
+        self._lock = threading.RLock()
 
     def now(self) -> float:
         """Monotonic seconds."""
@@ -184,7 +181,7 @@ class Memory:
                     found.pop(key, None)
                 elif at > oldest and value is not None:
                     found[key] = value
-            content = frozenset((key, value) for key, value in found.items() if key.startswith("hake:b:"))
+            content = frozenset((key, value) for key, value in found.items() if key.startswith(TAG_PREFIX))
             before = self._steady.get(url)
             if before is None or before[0] != content:
                 self._steady[url] = content, now
@@ -192,18 +189,10 @@ class Memory:
         return found
 
     def are_tags_settled(self, url: QueueUrl) -> bool:
-        """Whether reads have shown the same bindings for so long that none can be missing."""
+        """Return True if reads have shown the same bindings for so long that none can be missing."""
         with self._lock:
             _, since = self._steady.get(url, ((), float("inf")))
-            return self._clock() - since >= self._timings.tags_s
-
-    def forget(self, url: QueueUrl, arns: Iterable[SubscriptionArn] = ()) -> None:
-        """The queue is gone; another one may have its URL."""
-        with self._lock:
-            for each in (self._policies, self._tags, self._steady):
-                each.pop(url, None)
-            for arn in arns:
-                self._attributes.pop(arn, None)
+            return not self._timings.tags_s or self._clock() - since >= self._timings.tags_s
 
 
 def _shorten(found: dict) -> None:  # type: ignore[type-arg]

@@ -22,25 +22,22 @@ from kombu_hake.topology.diff import WritePolicy, diff
 from kombu_hake.topology.observed import Memory, Observed
 from kombu_hake.topology.queues import Queues
 from kombu_hake.topology.spec import binding_priority
-from kombu_hake.topology.timings import Timings
 from kombu_hake.topology.topics import Topics
 
 __all__ = ["Planner", "drafted", "topic_pattern"]
 
 
 class Planner:
-    """Says what a queue is to have. Keeps no state; safe to share between threads."""
+    """Decides what a queue should have. Keeps no state; safe to share between threads."""
 
     def __init__(
-        self, settings: Settings, queues: Queues, topics: Topics, dead_queues: DeadQueues, memory: Memory,
-        timings: Timings,
-    ) -> None:  # fmt: skip
+        self, settings: Settings, queues: Queues, topics: Topics, dead_queues: DeadQueues, memory: Memory
+    ) -> None:
         self._settings = settings
         self._queues = queues
         self._topics = topics
         self._dead_queues = dead_queues
         self._memory = memory
-        self._timings = timings
 
     def desired(
         self,
@@ -53,11 +50,11 @@ class Planner:
         makes: bool = False,
         resets: bool = False,
     ) -> Desired:
-        """What bindings come to.
+        """The desired state of a queue with these bindings.
 
         Args:
-            makes: Make the queue for what SNS can't deliver, if need be.
-            resets: Set what was declared again where an operator has tuned it.
+            makes: Create the undelivered queue if it is missing.
+            resets: Restore what was declared where an operator has tuned it.
         """
         exchanges = bindings.exchanges() | {binding.exchange for binding in removed}
         topics: dict[str, TopicArn] = {exchange: self._topics.arn(exchange) for exchange in exchanges}
@@ -98,8 +95,8 @@ class Planner:
         return next((change.text for change in changes if isinstance(change, WritePolicy)), None)
 
     def is_settled(self, url: QueueUrl) -> bool:
-        """Whether the tags of a queue, as read, lack nothing that others wrote."""
-        return not self._timings.tags_s or self._memory.are_tags_settled(url)
+        """Return True if the tags of a queue, as read, lack nothing that other processes wrote."""
+        return self._memory.are_tags_settled(url)
 
     def sibling(self, arn: QueueArn, name: str) -> QueueArn:
         """The ARN of another queue of ours, by its logical name."""
@@ -131,7 +128,7 @@ def drafted(
     types: Mapping[str, ExchangeType | None] | None = None,
     resets: bool = False,
 ) -> Desired:
-    """What the bindings of a queue come to. Pure.
+    """The desired state of a queue with these bindings. Pure.
 
     Args:
         topics: Every exchange in *bindings* and *removed*, and its topic.

@@ -1,4 +1,4 @@
-"""SQS queues by logical name: find, create, size, purge, delete. The only holder of the URL and ARN caches.
+"""SQS queues by logical name: find, create, size, purge, delete. The only cache of their URLs and ARNs.
 
 Every call here is rare: once a queue and process. Nothing lists. Attributes are written when a queue is created and
 never again, because an operator may have tuned them; the exception is an old default (:meth:`Queues.raise_size`).
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from kombu_hake.amqp import (
     MAX_BATCH_ENTRIES,
@@ -38,7 +38,7 @@ from kombu_hake.quoting import fields, guarded
 from kombu_hake.topology.home import Home
 from kombu_hake.topology.spec import QueueSpec, created_attributes, own_tags, retention_s
 
-__all__ = ["AWS_MANAGED_KEY", "RECREATE_PATIENCE_S", "Queues"]
+__all__ = ["AWS_MANAGED_KEY", "COUNTS", "RECREATE_PATIENCE_S", "Queues", "read_tags"]
 
 logger = guarded(logging.getLogger(__name__))
 #: How long to wait for the name of a deleted queue, seconds, where nothing else can be done.
@@ -52,11 +52,34 @@ _OF_POLICY = [
 _JUST_READ_S = 2.0
 #: The key that AWS manages for SQS: its key policy does not let SNS in and can't be changed.
 AWS_MANAGED_KEY = "alias/aws/sqs"
-_COUNTS = (
+#: The ready messages of a queue, those in flight, and the delayed ones.
+COUNTS = (
     "ApproximateNumberOfMessages",
     "ApproximateNumberOfMessagesNotVisible",
     "ApproximateNumberOfMessagesDelayed",
 )
+
+
+def read_tags(clients: Clients, url: QueueUrl) -> dict[str, str]:
+    """All tags of a queue, as AWS shows them. One request."""
+    return dict(clients.sqs("list_queue_tags", QueueUrl=url).get("Tags") or {})
+
+
+class _Shown(NamedTuple):
+    """Attributes of a queue as AWS showed them last, with the policy."""
+
+    arn: QueueArn = QueueArn("")
+    redrive: str = ""
+    retention: str = ""
+    #: Id of its encryption key.
+    key: str = ""
+    #: Of the largest message that it takes.
+    size_bytes: int = SQS_MAX_MESSAGE_BYTES
+    #: When they were changed last, ms since the epoch.
+    changed_ms: int = 0
+
+
+_NOT_SHOWN = _Shown()
 
 
 class Queues:
@@ -68,14 +91,9 @@ class Queues:
         self._home = home or Home(clients, settings)
         self._flights = SingleFlight()
         self._urls: dict[str, QueueUrl] = {}
-        self._arns: dict[QueueUrl, QueueArn] = {}
+        self._shown: dict[QueueUrl, _Shown] = {}
         self._specs: dict[str, QueueSpec] = {}
         self._physical: dict[str, str] = {}
-        self._changed_ms: dict[QueueUrl, int] = {}
-        self._retention: dict[QueueUrl, str] = {}
-        self._largest: dict[QueueUrl, int] = {}
-        self._keys: dict[QueueUrl, str] = {}
-        self._redrive: dict[QueueUrl, str] = {}
         #: Policies that were read a moment ago, and when, until they are asked for.
         self._just_read: dict[QueueUrl, tuple[str | None, float]] = {}
         #: Queues that this process created, with the attributes that they got.
@@ -99,7 +117,7 @@ class Queues:
             return self._urls[name]
 
     def find(self, name: str) -> QueueUrl | None:
-        """The URL, or None if there is no such queue; with ``topology=assume``, if this process was not told of it.
+        """The URL; None if there is no such queue or, with ``topology=assume``, if this process did not declare it.
 
         Raises:
             AccessDenied: the account may not look for it.
@@ -117,32 +135,25 @@ class Queues:
         return self._urls.get(name) or self._home.queue_url(self.physical(name))
 
     def expect(self, name: str, url: QueueUrl) -> None:
-        """Take a queue as there that is about to be created."""
+        """Record the URL of a queue that is about to be created."""
         self._urls[name] = url
 
     def is_predefined(self, name: str) -> bool:
-        """Whether the user said where the queue is: never made, changed or deleted then."""
+        """Return True if the user configured where the queue is. It is never created, changed or deleted then."""
         return self._settings.predefined_queue(name) is not None
 
-    def declare(
-        self,
-        spec: QueueSpec,
-        *,
-        physical: str | None = None,
-        tags: Mapping[str, str] | None = None,
-        patience_s: float = RECREATE_PATIENCE_S,
-    ) -> bool:
-        """Find the queue, or create it; whether it was created: :meth:`look_for`, then :meth:`create`."""
-        if not self.look_for(spec, physical=physical):
+    def declare(self, spec: QueueSpec, *, patience_s: float = RECREATE_PATIENCE_S) -> bool:
+        """Find the queue or create it, by :meth:`look_for` and :meth:`create`. Return True if it was created."""
+        if not self.look_for(spec):
             return False
-        self.create(spec, tags=tags, patience_s=patience_s)
+        self.create(spec, patience_s=patience_s)
         return True
 
     def look_for(self, spec: QueueSpec, *, physical: str | None = None) -> bool:
-        """Take note of a declaration. Returns True if the queue is missing and ours to create.
+        """Record a declaration. Return True if the queue is missing and ours to create.
 
-        Always asks AWS: it may have been deleted. kombu remembers by itself what it declared on a connection. Other
-        than with ``topology=auto``, it asks nothing.
+        Always asks AWS, because the queue may have been deleted; kombu itself remembers what it declared on a
+        connection. Makes no call unless ``topology=auto``.
 
         Args:
             physical: Its name in AWS, where it is not the one that follows from the logical name.
@@ -167,7 +178,7 @@ class Queues:
         tags: Mapping[str, str] | None = None,
         attributes: Mapping[str, str] | None = None,
         is_unbound: bool = False,
-        patience_s: float = SQS_QUEUE_RECREATE_S + 15,
+        patience_s: float = RECREATE_PATIENCE_S,
     ) -> QueueUrl:
         """Create a queue; one that exists meanwhile is found.
 
@@ -224,9 +235,9 @@ class Queues:
 
     def arn(self, url: QueueUrl) -> QueueArn:
         """The ARN of a queue, from AWS itself."""
-        if url not in self._arns:
+        if url not in self._shown:
             self.policy(url)
-        return self._arns[url]
+        return self._shown[url].arn
 
     def policy(self, url: QueueUrl) -> str | None:
         """The queue's access policy as JSON text; None when it has none. Asks AWS, unless it was read just now."""
@@ -235,12 +246,14 @@ class Queues:
             return just_read[0]
         answer = self._clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=_OF_POLICY)
         attributes = answer.get("Attributes", {})
-        self._arns[url] = QueueArn(attributes["QueueArn"])
-        self._keys[url] = attributes.get("KmsMasterKeyId", "")
-        self._redrive[url] = attributes.get("RedrivePolicy", "")
-        self._retention[url] = attributes.get("MessageRetentionPeriod", "")
-        self._largest[url] = whole(attributes.get("MaximumMessageSize")) or SQS_MAX_MESSAGE_BYTES
-        self._changed_ms[url] = int(float(attributes.get("LastModifiedTimestamp", 0)) * 1000)
+        self._shown[url] = _Shown(
+            arn=QueueArn(attributes["QueueArn"]),
+            redrive=attributes.get("RedrivePolicy", ""),
+            retention=attributes.get("MessageRetentionPeriod", ""),
+            key=attributes.get("KmsMasterKeyId", ""),
+            size_bytes=whole(attributes.get("MaximumMessageSize")) or SQS_MAX_MESSAGE_BYTES,
+            changed_ms=int(float(attributes.get("LastModifiedTimestamp", 0)) * 1000),
+        )
         return attributes.get("Policy") or None
 
     def has_redrive_policy(self, url: QueueUrl) -> bool:
@@ -249,39 +262,40 @@ class Queues:
             return True
         policy = self.policy(url)
         self._just_read[url] = policy, time.monotonic()
-        return bool(self._redrive.get(url))
+        return bool(self.redrive_policy(url))
 
     def is_closed_to_sns(self, url: QueueUrl) -> bool:
-        """Whether the queue, as last read, is encrypted with a key that SNS can't use. No call."""
-        return self._keys.get(url) == AWS_MANAGED_KEY
+        """Return True if the queue, as last read, is encrypted with a key that SNS cannot use. No call."""
+        return self._shown.get(url, _NOT_SHOWN).key == AWS_MANAGED_KEY
 
     def redrive_policy(self, url: QueueUrl) -> str:
         """The queue's redrive policy as last read, JSON text; ``""`` for none. No call."""
-        return self._redrive.get(url, "")
+        return self._shown.get(url, _NOT_SHOWN).redrive
 
     def looks_temporary(self, url: QueueUrl) -> bool:
-        """Whether the queue's retention says that it was created as temporary; False where that may not be read."""
+        """Return True if its retention shows that the queue was created as temporary; False if reading it is denied."""
         try:
-            if url not in self._retention:
+            if url not in self._shown:
                 self.policy(url)
         except TopologyError as exc:
             logger.debug("Cannot read the retention of %s: %s", url, exc)
         except AccessDenied as exc:
             logger.debug("Reading the retention of %s is denied: %s", url, exc)
-        return self._retention.get(url) == retention_s(self._settings, is_temporary=True)
+        return self._shown.get(url, _NOT_SHOWN).retention == retention_s(self._settings, is_temporary=True)
 
     def raise_size(self, name: str, size_bytes: int) -> None:
-        """Let a queue take messages of this size that are sent to it: retries, copies for handlers, requeued ones.
+        """Raise the limit of a queue to messages of this size that are sent to it: retries, copies, requeued ones.
 
         SNS delivers whatever the limit of a queue is. A queue that AWS made before its default became 1 MiB is raised;
         any other limit was chosen by an operator, and is only warned of. No call where the limit, which was read with
         the policy, is high enough.
         """
         url = self.url(name)
-        limit = self._largest.get(url, SQS_MAX_MESSAGE_BYTES)
+        shown = self._shown.get(url, _NOT_SHOWN)
+        limit = shown.size_bytes
         if limit >= size_bytes or self.is_predefined(name):
             return
-        self._largest[url] = SQS_MAX_MESSAGE_BYTES  # tried once
+        self._shown[url] = shown._replace(size_bytes=SQS_MAX_MESSAGE_BYTES)  # tried once
         why = self._raise_old_size(name, url, limit)
         if not why:
             return
@@ -300,7 +314,8 @@ class Queues:
         """
         url = self.url(name)
         self.policy(url)  # reads the limit, too
-        return not self.is_predefined(name) and not self._raise_old_size(name, url, self._largest[url])
+        limit = self._shown.get(url, _NOT_SHOWN).size_bytes
+        return not self.is_predefined(name) and not self._raise_old_size(name, url, limit)
 
     def _raise_old_size(self, name: str, url: QueueUrl, limit: int) -> str:
         """Raise a queue whose limit is AWS's former default. Returns why it was not raised, empty if it was."""
@@ -321,7 +336,8 @@ class Queues:
         """Replace the queue's access policy (``""`` removes it). AWS may take a minute to act on it."""
         self._just_read.pop(url, None)
         self._clients.sqs("set_queue_attributes", QueueUrl=url, Attributes={"Policy": policy})
-        self._changed_ms[url] = self._clients.now_ms()
+        if (shown := self._shown.get(url)) is not None:
+            self._shown[url] = shown._replace(changed_ms=self._clients.now_ms())
 
     def set_attributes(self, url: QueueUrl, attributes: Mapping[str, str]) -> None:
         """Set attributes of a queue; ``""`` removes a document. AWS may take a minute to act on it."""
@@ -330,7 +346,7 @@ class Queues:
 
     def changed_ms(self, url: QueueUrl) -> int:
         """When the queue's attributes were last changed, ms since the epoch; 0 where that is not known. No call."""
-        return self._changed_ms.get(url, 0)
+        return self._shown.get(url, _NOT_SHOWN).changed_ms
 
     def counts(self, name: str) -> tuple[int, int, int]:
         """(ready, in flight, delayed) messages, approximately; AWS settles them a minute after the last change.
@@ -366,15 +382,10 @@ class Queues:
         self._max_priority.pop(name, None)
 
     def forget(self, name: str) -> None:
-        """Look the queue up anew next time."""
+        """Forget the address of a queue; it is looked up again when needed."""
         url = self._urls.pop(name, None)
         if url is not None:
-            self._arns.pop(url, None)
-            self._changed_ms.pop(url, None)
-            self._retention.pop(url, None)
-            self._largest.pop(url, None)
-            self._keys.pop(url, None)
-            self._redrive.pop(url, None)
+            self._shown.pop(url, None)
             self._just_read.pop(url, None)
             self._created.pop(url, None)
 
@@ -387,8 +398,8 @@ class Queues:
         return self._physical.get(name) or self._settings.namer.queue(name)
 
     def _counts(self, url: QueueUrl) -> tuple[int, ...]:
-        answer = self._clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=list(_COUNTS))
-        return tuple(int(answer.get("Attributes", {}).get(name, 0)) for name in _COUNTS)
+        answer = self._clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=list(COUNTS))
+        return tuple(int(answer.get("Attributes", {}).get(name, 0)) for name in COUNTS)
 
     def _purge(self, url: QueueUrl) -> int:
         if self._settings.topology == "assume":

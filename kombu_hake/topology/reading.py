@@ -17,7 +17,7 @@ from kombu_hake.exceptions import AccessDenied, TopicNotFound, TopologyError
 from kombu_hake.quoting import fields, guarded
 from kombu_hake.topology.desired import Desired
 from kombu_hake.topology.observed import Memory, Observed, Subscription
-from kombu_hake.topology.queues import Queues
+from kombu_hake.topology.queues import Queues, read_tags
 from kombu_hake.topology.timings import BELIEVE_S
 from kombu_hake.topology.topics import Topics
 
@@ -154,9 +154,7 @@ class Reader:
     def keeps_undelivered(self, queues: Iterable[str], exchanges: Iterable[str]) -> bool:
         """Return True if each subscription of these SQS queues to these exchanges showed a redrive policy. No call."""
         found = [self._subscriptions.get((queue, exchange)) for queue in queues for exchange in exchanges]
-        return bool(found) and all(
-            one is not None and (one.attributes or {}).get("RedrivePolicy") for one in found
-        )  # fmt: skip
+        return bool(found) and all(one is not None and (one.attributes or {}).get("RedrivePolicy") for one in found)
 
     def evict(self, queue: str, exchange: str) -> Subscription | None:
         """Remove what is known of a subscription that the caller removes; None for nothing."""
@@ -174,7 +172,7 @@ class Reader:
                 self._subscriptions[key] = replace(found, read_at=float("-inf"))
 
     def remember(self, before: Observed, observed: Observed) -> None:
-        """Take note of what a change showed: subscriptions, and what AWS refused."""
+        """Record what a change showed: subscriptions, and what AWS refused."""
         until = self._clock() + _REFUSED_S
         self._refused |= dict.fromkeys(observed.refused - before.refused, until)
         self._full |= dict.fromkeys(observed.full - before.full, until)
@@ -185,7 +183,7 @@ class Reader:
             self._subscriptions |= observed.subscriptions
 
     def forget(self, queue: str) -> None:
-        """Another queue has this name now."""
+        """Forget a queue: another one has its name now."""
         names = level_names(queue, {"x-max-priority": 3})
         for key in [key for key in list(self._subscriptions) if key[0] in names]:
             self._subscriptions.pop(key, None)
@@ -194,4 +192,4 @@ class Reader:
 
     def tags(self, url: QueueUrl) -> dict[str, str]:
         """All tags of a queue: as AWS shows them, corrected by what this process wrote lately. One request."""
-        return self._memory.tags(url, self._clients.sqs("list_queue_tags", QueueUrl=url).get("Tags") or {})
+        return self._memory.tags(url, read_tags(self._clients, url))

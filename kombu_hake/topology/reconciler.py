@@ -9,7 +9,7 @@ Where the set of bindings lives
 Late reads
     AWS may show older tags and policies for a minute. :class:`kombu_hake.topology.observed.Memory` corrects reads by
     what this process wrote; what another process overwrote meanwhile is found by checks in the background, about one
-    and a half and two minutes after a write (:mod:`kombu_hake.topology.upkeep`).
+    and a half and two minutes after a write (:mod:`kombu_hake.topology.repair`).
 
 What is in place
     A binding that the queue's policy and its subscription's filter show already is not looked up in the tags, which AWS
@@ -39,16 +39,15 @@ from kombu_hake.amqp import (
     overflow_tags,
     to_tags,
 )
-from kombu_hake.aws import Clients, SingleFlight, forksafe
+from kombu_hake.aws import SingleFlight, forksafe
 from kombu_hake.exceptions import AccessDenied, HakeError
 from kombu_hake.quoting import fields, guarded
 from kombu_hake.topology.apply import Applier
 from kombu_hake.topology.chores import Chores
-from kombu_hake.topology.convergence import Converger
 from kombu_hake.topology.desired import Desired
 from kombu_hake.topology.diff import WritePolicy, diff, found_in_place
 from kombu_hake.topology.knowledge import Knowledge
-from kombu_hake.topology.observed import Memory, Observed
+from kombu_hake.topology.observed import Observed
 from kombu_hake.topology.planning import Planner
 from kombu_hake.topology.queues import Queues
 from kombu_hake.topology.reading import Reader
@@ -70,28 +69,22 @@ class Reconciler:
 
     def __init__(
         self,
-        clients: Clients,
         queues: Queues,
-        memory: Memory,
         reader: Reader,
         planner: Planner,
         knowledge: Knowledge,
         applier: Applier,
-        converger: Converger,
         chores: Chores,
         timings: Timings,
         recheck: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """*recheck*: is called in the background with a queue that was written to."""
-        self._clients = clients
         self._queues = queues
-        self._memory = memory
         self._reader = reader
         self._planner = planner
         self._knowledge = knowledge
         self._applier = applier
-        self._converger = converger
         self._chores = chores
         self._timings = timings
         self._recheck = recheck
@@ -104,10 +97,10 @@ class Reconciler:
     # --- bind and unbind
 
     def bind(self, queue: str, binding: Binding, declared_type: ExchangeType | None) -> None:
-        """Let the queue have what the binding says.
+        """Bind a queue.
 
         Args:
-            declared_type: What the exchange was declared as here; None if it was not.
+            declared_type: The type that the exchange was declared with here; None if it was not.
         Raises:
             AccessDenied: some of it, or reading whether it is there, is denied.
         """
@@ -129,7 +122,7 @@ class Reconciler:
             new = {} if is_recorded else self._binding_tags(queue, found, binding)
             new |= self._priority_tag(queue, current)
             if new:
-                self._tag(url, new)
+                self._applier.tag(url, new)
             try:
                 seen = None if is_recent else observed
                 self.make(queue, url, tags=found | new, with_=binding, declared_type=declared_type, observed=seen)
@@ -143,7 +136,7 @@ class Reconciler:
         try:
             # The policy first: it is what a later bind that is denied goes by.
             self._allow_only(queue, url, before, binding)
-            self.untag(url, list(to_tags(binding)))
+            self._applier.untag(url, list(to_tags(binding)))
         except HakeError as exc:
             logger.warning(
                 "HAKE313 Cannot undo a binding of queue %s that could not be completed: %s", queue, exc,
@@ -151,32 +144,32 @@ class Reconciler:
             )  # fmt: skip
 
     def unbind(self, queue: str, binding: Binding) -> None:
-        """Undo :meth:`bind`; a binding that is not there is fine."""
+        """Undo :meth:`bind`; a missing binding is fine."""
         with self.flights(queue):
             url = self._queues.url(queue)
             tags = self._reader.tags(url)
             is_settled = self._planner.is_settled(url)  # else tags may not be shown yet that are there
             keys = [key for key in to_tags(binding) if key in tags or not is_settled]
             if keys:
-                self.untag(url, keys)
+                self._applier.untag(url, keys)
             self._knowledge.forget(queue)
             left = {key: value for key, value in tags.items() if key not in keys}
             self.make(queue, url, tags=left, without=binding)
 
     def bind_all(self, queue: str, unfiltered: str, exchange_type: ExchangeType) -> None:
-        """Let the queue have everything of an exchange."""
+        """Bind a queue to everything of an exchange."""
         url = self._queues.url(queue)
-        self._tag(url, overflow_tags(unfiltered, exchange_type))
+        self._applier.tag(url, overflow_tags(unfiltered, exchange_type))
         self.make(queue, url, declared_type=exchange_type)
 
     def apply_again(self, queue: str) -> None:
-        """Make what the queue's tags say, believing nothing of subscriptions that were seen before."""
+        """Bring a queue to what its tags say. Subscriptions that were seen before are read again."""
         with self.flights(queue):
             self._reader.distrust(self._queues.levels(queue))
             self.make(queue, self._queues.url(queue))
 
     def enforce(self, queue: str, bindings: Iterable[Binding]) -> None:
-        """Let the queue have what these bindings say, besides what its tags say, and mend all that differs from it.
+        """Bind a queue by these bindings besides those in its tags, and correct all that differs from it.
 
         Unlike :meth:`bind` it takes nothing as recorded that the tags do not show, and resets what was tuned.
 
@@ -195,12 +188,12 @@ class Reconciler:
             if wanted:
                 new |= self._priority_tag(queue, self._knowledge.understood(queue, url, found))
             if new:
-                self._tag(url, new)
+                self._applier.tag(url, new)
             types = {binding.exchange: binding.exchange_type for binding in wanted}
             self.make(queue, url, tags=found | new, types=types, resets=True)
 
     def forget(self, queue: str) -> None:
-        """Another queue has this name now."""
+        """Forget a queue: another one has its name now."""
         self._knowledge.forget(queue)
         self._reader.forget(queue)
         self._looked.pop(queue, None)
@@ -226,7 +219,7 @@ class Reconciler:
             tags: As read just now, corrected by what the caller wrote.
             observed: As looked at just now.
             types: The types of exchanges as declared here, besides that of *with_*.
-            resets: Set what was declared again where an operator has tuned it.
+            resets: Restore what was declared where an operator has tuned it.
         """
         types = dict(types or {}) | ({with_.exchange: declared_type} if with_ is not None else {})
         without_ = frozenset({without} if without else ())
@@ -242,7 +235,7 @@ class Reconciler:
             highest = max(found.max_priority, self._planner.declared_priority(queue))
             wanted = replace(found, bindings=frozenset(bindings), max_priority=highest)
             self._queues.learn_max_priority(queue, highest)
-            outcome = self._converger.converge(queue, url, wanted, types, removed, observed, resets=resets)
+            outcome = self._applier.converge(queue, url, wanted, types, removed, observed, resets=resets)
             observed, removed = None, frozenset()
             wrote_any |= outcome.wrote
             if not outcome.wrote:
@@ -277,7 +270,7 @@ class Reconciler:
         return self._knowledge.is_seen(queue, binding)
 
     def _is_in_place(self, queue: str, url: QueueUrl, binding: Binding, observed: Observed) -> bool:
-        """Whether policy and subscription show that the binding was made before; then its tag is taken as written."""
+        """Return True if policy and subscription show that the binding was made before; its tag is then assumed."""
         known = self._knowledge.known(queue) or BindingSet()
         policy = observed.policies[queue]
         if policy is None or self._planner.declared_priority(queue) or known.is_partial:
@@ -305,15 +298,6 @@ class Reconciler:
                 self._applier.apply(change, wanted, observed, {queue: url})
 
     # --- inside: tags
-
-    def _tag(self, url: QueueUrl, tags: Mapping[str, str]) -> None:
-        self._clients.sqs("tag_queue", QueueUrl=url, Tags=dict(tags))
-        self._memory.tags_written(url, tags)
-
-    def untag(self, url: QueueUrl, keys: list[str]) -> None:
-        """Remove tags of a queue. One request."""
-        self._clients.sqs("untag_queue", QueueUrl=url, TagKeys=keys)
-        self._memory.tags_written(url, dict.fromkeys(keys))
 
     def _priority_tag(self, queue: str, current: BindingSet) -> dict[str, str]:
         """The tag that records the queue's ``x-max-priority``, if its tags do not say it yet."""

@@ -12,10 +12,8 @@ from kombu_hake.amqp import (
     QueueUrl,
     SubscriptionArn,
     from_tags,
-    level_names,
     level_shares,
     main_queue,
-    max_priority,
     overflow_tags,
     parse_arn,
     to_tags,
@@ -79,10 +77,10 @@ class Remover:
         url = self._queues.url(queue)
         arn = self._queues.arn(url)  # a queue that is gone is not to be found out half way
         exchanges = self._exchanges_of(queue, url)
-        names = level_names(queue, {"x-max-priority": max_priority(self._queues.arguments(queue))})
+        names = self._queues.levels(queue)
         for exchange in exchanges:
             self._unsubscribe(names, arn, exchange)
-        for name in self._queues.levels(queue):
+        for name in names:
             self._delete(name)
 
     def _unsubscribe(self, names: list[str], arn: QueueArn, exchange: str) -> None:
@@ -117,7 +115,7 @@ class Remover:
     # --- exchanges
 
     def delete_exchange(self, exchange: str) -> None:
-        """Delete an exchange's topic, unless subscriptions that are not ours hang on it; remove ours."""
+        """Delete an exchange's topic, unless foreign subscriptions use it; remove ours."""
         foreign = 0
         try:
             subscriptions = list(self._topics.subscriptions(exchange))
@@ -153,7 +151,7 @@ class Remover:
                 return False
             self._converge(where.name, url, arn, exchange, SubscriptionArn(item["SubscriptionArn"]), left)
             if keys:
-                self._reconciler.untag(url, keys)
+                self._applier.untag(url, keys)
         except QueueNotFound:
             self._topics.unsubscribe(exchange, arn)  # the queue is gone: an orphan of ours or of no one
             return True

@@ -1,21 +1,31 @@
-"""Recreate what was removed from outside: queues with their bindings, subscriptions, topics."""
+"""Looks after queues that this process bound: compares them with their bindings now and then, and recreates what was
+removed from outside (queues, subscriptions, topics).
+"""
 
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Protocol
 
-from kombu_hake.amqp import Binding, BindingSet, ExchangeType, QueueUrl, is_incarnation, main_queue
-from kombu_hake.aws import Once, SingleFlight
+from kombu_hake.amqp import Binding, BindingSet, ExchangeType, Kind, QueueUrl, is_incarnation, main_queue
+from kombu_hake.aws import Once, SingleFlight, forksafe
 from kombu_hake.exceptions import BrokerUnavailable, QueueDeletedRecently, QueueNotFound, TopicNotFound
 from kombu_hake.quoting import fields, guarded
+from kombu_hake.topology.apply import Applier
 from kombu_hake.topology.chores import Chores
+from kombu_hake.topology.desired import Desired
+from kombu_hake.topology.diff import Change, Subscribe, diff, found_in_place
 from kombu_hake.topology.knowledge import Knowledge
+from kombu_hake.topology.observed import Observed
+from kombu_hake.topology.planning import Planner
 from kombu_hake.topology.queues import Queues
+from kombu_hake.topology.reading import Reader
 from kombu_hake.topology.reconciler import Reconciler
 from kombu_hake.topology.spec import QueueSpec
 from kombu_hake.topology.topics import Topics
-from kombu_hake.topology.upkeep import Upkeep
 
 __all__ = ["Repairer"]
 
@@ -24,6 +34,10 @@ logger = guarded(logging.getLogger(__name__))
 _AGAIN_S = 5.0
 #: Of one binding, at once, when others delete the queue or the topic in the middle of it.
 _BIND_TRIES = 10
+#: Of the checks of all queues in one interval (``check_bindings``): 500 workers with 300 s make 10 a second.
+_CHECK_REQUESTS = 6
+#: Between two queues whose tags are compared with what was declared.
+_HEAL_S = 60.0
 
 
 class Declarer(Protocol):
@@ -55,18 +69,38 @@ class Repairer:
     """Declares and binds again by what this process declared and saw. Safe to share between threads."""
 
     def __init__(
-        self, topology: Declarer, reconciler: Reconciler, knowledge: Knowledge, upkeep: Upkeep, chores: Chores
+        self,
+        topology: Declarer,
+        reader: Reader,
+        planner: Planner,
+        knowledge: Knowledge,
+        applier: Applier,
+        reconciler: Reconciler,
+        chores: Chores,
+        on_tags: Callable[[QueueUrl, Kind, Mapping[str, str]], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._knowledge = knowledge
-        self._upkeep = upkeep
-        self._chores = chores
+        """*on_tags*: is given a queue's URL, what it was declared to go with, and its tags, when they are healed."""
         self._topology = topology
+        self._queues = topology.queues
+        self._reader = reader
+        self._planner = planner
+        self._knowledge = knowledge
+        self._applier = applier
         self._reconciler = reconciler
+        self._chores = chores
+        self._on_tags = on_tags
+        self._clock = clock
         #: Queues that were recreated, until they are bound again too.
         self._unbound: dict[str, BindingSet] = {}
         self._flights = SingleFlight()
         #: What was logged, so that a fight with another tool does not fill the log.
         self._is_new = Once()
+        #: Queues whose tags are yet to be compared with what was declared, and when that was done last.
+        self._unhealed: dict[QueueUrl, None] = {}
+        self._healed_at = float("-inf")
+
+    # --- bind, and recreate what was deleted
 
     def bind(self, queue: str, binding: Binding) -> None:
         """Bind, and begin again where others delete the queue or the topic in the middle of it.
@@ -85,9 +119,8 @@ class Repairer:
                     self._reconciler.bind_all(queue, exchange, self._topology.exchange_type(exchange) or "direct")
                 return
             except (QueueNotFound, TopicNotFound) as exc:
-                queues = self._topology.queues
-                spec = queues.spec(queue)
-                is_given = queues.is_predefined(queue) or self._topology.topics.is_predefined(binding.exchange)
+                spec = self._queues.spec(queue)
+                is_given = self._queues.is_predefined(queue) or self._topology.topics.is_predefined(binding.exchange)
                 if spec is None or is_given or not left:
                     raise
                 logger.info("Queue %s was deleted while it was bound; declaring it again: %s", queue, exc)
@@ -99,8 +132,7 @@ class Repairer:
 
     def _declare_again(self, queue: str, spec: QueueSpec) -> bool:
         """Declare a queue that was deleted; False where AWS refuses its name for now. Its URL is known in any case."""
-        queues = self._topology.queues
-        urls = {level: queues.address(level) for level in queues.levels(queue)}
+        urls = {level: self._queues.address(level) for level in self._queues.levels(queue)}
         self._topology.forget(queue)
         try:
             self._topology.declare_queue(spec, patience_s=0)
@@ -110,13 +142,13 @@ class Repairer:
                 "recreated and bound in the background: %s", queue, exc, extra=fields(queue=queue),
             )  # fmt: skip
             for level, url in urls.items():
-                queues.expect(level, url)
+                self._queues.expect(level, url)
             return False
         return True
 
     def make_again(self, queue: str) -> QueueUrl | None:
         """Recreate a deleted queue with its bindings; None if this process never declared it."""
-        topology, queues = self._topology, self._topology.queues
+        topology, queues = self._topology, self._queues
         with self._flights(queue):
             known = self._unbound.get(queue) or self._knowledge.known(queue)
             spec = queues.spec(queue)
@@ -150,7 +182,7 @@ class Repairer:
 
     def _make(self, queue: str) -> None:
         with self._flights(queue):
-            spec = self._topology.queues.spec(queue)
+            spec = self._queues.spec(queue)
             if queue not in self._unbound or spec is None:
                 return  # a consumer has made it again, or its user deleted it
             try:
@@ -160,6 +192,21 @@ class Repairer:
                 logger.info("Queue %s can't be declared and bound again yet: %s", queue, exc)
                 self._chores.after(_AGAIN_S, ("declare", queue), lambda: self._make(queue))
 
+    def forget(self, queue: str) -> None:
+        """Forget a queue that its user deleted."""
+        self._unbound.pop(queue, None)
+
+    def _bind_again(self, queue: str) -> None:
+        """Restore the bindings of a recreated queue; those that fail are kept for the next try."""
+        known = self._unbound.get(queue, BindingSet())
+        for binding in sorted(known.bindings):
+            self._topology.bind(queue, binding)
+        for exchange in sorted(known.unfiltered):
+            self._reconciler.bind_all(queue, exchange, self._topology.exchange_type(exchange) or "direct")
+        self._unbound.pop(queue, None)
+
+    # --- compare with the bindings, now and then
+
     def check_bindings(self, queue: str) -> None:
         """Compare the queue's policy and subscriptions with its bindings, and repair what was changed or removed.
 
@@ -167,8 +214,8 @@ class Repairer:
         """
         if queue in self._unbound:
             self._bind_again(queue)
-        self._upkeep.heal(queue)
-        lost, reasons = self._upkeep.check(queue)
+        self._heal_next(queue)
+        lost, reasons = self._mend(queue)
         if lost:
             logger.error(
                 "HAKE007 The subscriptions of queue %s to %s had been deleted, or their topics had; they have been "
@@ -185,15 +232,87 @@ class Repairer:
             else:
                 logger.info("Queue %s was repaired again. %s", queue, " ".join(reasons))
 
-    def forget(self, queue: str) -> None:
-        """The queue was deleted by its user."""
-        self._unbound.pop(queue, None)
+    def _mend(self, queue: str) -> tuple[list[str], list[str]]:
+        """Compare a queue with its bindings, and mend it: a request for its policy, and one for each subscription.
 
-    def _bind_again(self, queue: str) -> None:
-        """Restore the bindings of a recreated queue; those that fail are kept for the next try."""
-        known = self._unbound.get(queue, BindingSet())
-        for binding in sorted(known.bindings):
-            self._topology.bind(queue, binding)
-        for exchange in sorted(known.unfiltered):
-            self._reconciler.bind_all(queue, exchange, self._topology.exchange_type(exchange) or "direct")
-        self._unbound.pop(queue, None)
+        Returns:
+            The exchanges whose subscriptions were gone, sorted; and the reasons of all other changes.
+        """
+        known = self._knowledge.known(queue)
+        if known is None or not known.exchanges() or not self._is_turn():
+            return [], []
+        url = self._queues.url(queue)
+        with self._reconciler.flights(queue):
+            wanted = self._planner.desired(queue, url, known)
+            self._reader.distrust(self._queues.levels(queue), readable_only=True)
+            observed = self._applier.look(wanted, self._reader.look(queue, url), self._planner.urls(wanted))
+            changes = self._changes(queue, wanted, observed)
+            if self._knowledge.known(queue) is not known or not changes:
+                return [], []
+            is_less = bool(diff(replace(wanted, is_settled=False), observed))
+            lost = sorted({change.exchange for change in changes if isinstance(change, Subscribe)})
+            reasons = [change.reason for change in changes if not isinstance(change, Subscribe)]
+            self._reconciler.make(queue, url)
+            return lost, list(dict.fromkeys(reasons)) if is_less and not lost else []
+
+    def _is_turn(self) -> bool:
+        """Decide by chance whether to check a queue this time, so that a process with many queues makes few requests.
+
+        Each queue is offered once an interval. Workers of a fleet have the same queues, so together they check all.
+        """
+        requests = sum(1 + len(known.exchanges()) for _, known in self._knowledge.all_known())
+        return forksafe.rng.random() * requests < _CHECK_REQUESTS
+
+    def _changes(self, queue: str, wanted: Desired, observed: Observed) -> list[Change]:
+        """The difference, as far as it can be told from the bindings that are known."""
+        if self._knowledge.is_complete(queue):
+            return diff(wanted, observed)
+        return [] if found_in_place(wanted, observed) else diff(replace(wanted, is_settled=False), observed)
+
+    def recheck(self, queue: str) -> None:
+        """Look again after a write, when AWS shows what came of it: another process may have written over it."""
+        if self._knowledge.known(queue) is None:
+            return
+        with self._reconciler.flights(queue):
+            logger.debug("Checking queue %s after a write.", queue)
+            try:
+                self._reconciler.apply_again(queue)
+            except (QueueNotFound, TopicNotFound) as exc:
+                logger.debug("Queue %s is gone: %s", queue, exc)
+
+    def heal_later(self, url: QueueUrl) -> None:
+        """Have :meth:`check_bindings` compare a queue's tags with what was declared."""
+        self._unhealed[url] = None
+
+    def _heal_next(self, queue: str) -> None:
+        """Compare the tags of a queue with what was declared, if that was asked for: a queue a minute at most."""
+        names = self._queues.levels(queue)
+        for url in list(self._unhealed):
+            if self._clock() - self._healed_at >= _HEAL_S and self._queues.name_of(url) in names:
+                self._healed_at = self._clock()
+                del self._unhealed[url]
+                self._heal(url)
+
+    def _heal(self, url: QueueUrl) -> None:
+        """Make a queue permanent that was temporary once, and record bindings whose tags were removed."""
+        queue = self._queues.name_of(url)
+        spec = self._queues.spec(queue) if queue is not None else None
+        if queue is None or spec is None:
+            return
+        with self._reconciler.flights(queue):
+            tags = self._reader.tags(url)
+            self._on_tags(url, spec.kind, tags)
+            known = self._knowledge.known(queue)
+            if known is None or self._knowledge.is_complete(queue):
+                return
+            found = self._knowledge.understood(queue, url, tags)
+            missing = [one for one in known.bindings - found.bindings if one.exchange not in found.unfiltered]
+            self._knowledge.learn(queue, found)
+            for binding in sorted(missing):
+                logger.warning(
+                    "HAKE307 Queue %s has no tag for its binding to exchange %s with key %r; writing the tag again. "
+                    "If a tool removes tags that it does not know, configure it to ignore those that start with hake:.",
+                    queue, binding.exchange, binding.routing_key, extra=fields(queue=queue, exchange=binding.exchange),
+                )  # fmt: skip
+                self._knowledge.doubt(queue)
+                self._reconciler.bind(queue, binding, None)

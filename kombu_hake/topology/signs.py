@@ -1,13 +1,10 @@
-"""Heartbeats: reads and writes the tags of :mod:`kombu_hake.amqp.ownership` for this process. No thread of its
-own.
-"""
+"""Heartbeats: reads and writes the tags of :mod:`kombu_hake.amqp.ownership` for this process. Has no thread."""
 
 from __future__ import annotations
 
 import logging
 import os
 import socket
-import time
 from collections.abc import Callable, Mapping
 from uuid import uuid4
 
@@ -16,44 +13,47 @@ from kombu_hake.aws import Clients, TtlCache, forksafe
 from kombu_hake.config import Settings
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, HakeError, QueueNotFound
 from kombu_hake.quoting import fields, guarded
+from kombu_hake.topology.queues import read_tags
 from kombu_hake.topology.spec import retention_s
 from kombu_hake.topology.timings import Timings
 
 __all__ = ["Signs", "whoami"]
 
 logger = guarded(logging.getLogger(__name__))
-#: Of queues that are asked about; what is forgotten is asked again.
+#: Queues that are remembered as permanent, or as used lately, at most.
 _MOST_KNOWN = 5_000
 
 
 def whoami() -> str:
-    """This process, for people."""
+    """The name of this process for people: ``host/pid``."""
     return f"{socket.gethostname()}/{os.getpid()}"
 
 
 class Signs:
-    """Writes what this process promises, and reads what others do. Safe to share between threads."""
+    """Writes the heartbeats of this process, and reads those of others. Safe to share between threads."""
 
     def __init__(
         self,
         clients: Clients,
         settings: Settings,
-        clock: Callable[[], float] = time.monotonic,
-        looks_temporary: Callable[[QueueUrl], bool] = lambda url: False,
-        heal_later: Callable[[QueueUrl], None] = lambda url: None,
-        timings: Timings | None = None,
+        clock: Callable[[], float],
+        looks_temporary: Callable[[QueueUrl], bool],
+        heal_later: Callable[[QueueUrl], None],
+        timings: Timings,
     ) -> None:
-        """*looks_temporary*: whether a queue was created as temporary, without reading tags. *heal_later*: has
-        :meth:`heal` called with a queue's tags some time later.
+        """
+        Args:
+            looks_temporary: Whether a queue was created as temporary, found without reading its tags.
+            heal_later: Has :meth:`heal` called with a queue's tags some time later.
         """
         self._looks_temporary = looks_temporary
         self._clients = clients
         self._heal_later = heal_later
         self._settings = settings
-        #: How long a promise holds, seconds.
+        #: How long a heartbeat is valid, seconds.
         self.limit_s = settings.temporary_queue_limit
         self._clock = clock
-        self._timings = timings or Timings.of(settings)
+        self._timings = timings
         self.reset_after_fork()
         forksafe.register(self)
 
@@ -76,7 +76,7 @@ class Signs:
             owned: It is ours alone.
         """
         tags = ownership.kind_tag(kind) | ownership.used_tag(self.now_s())
-        return tags | self._promise(self.name) if owned else tags
+        return tags | self._heartbeat(self.name) if owned else tags
 
     def created(self, url: QueueUrl, kind: Kind) -> None:
         """Record a queue that was just created with :meth:`at_creation`."""
@@ -91,23 +91,21 @@ class Signs:
         self._permanent.discard(url)
 
     def kind(self, url: QueueUrl, declared: Kind | None) -> Kind | None:
-        """What a queue goes with; None if it stays, or that can't be told. A request, once in ten minutes.
+        """What ends a queue; None if it is permanent, or unknown. One request in ten minutes.
 
-        While AWS can't be asked, what it was declared with; the next call asks again.
+        While AWS cannot be reached, the answer is what it was declared with, and the next call asks again.
 
-        AWS rations reads of tags. A queue that was declared here to stay costs none, unless its attributes say that it
-        was created as temporary: other queues are healed later.
+        AWS rations reads of tags. A queue that was declared here as permanent costs none, unless its attributes say
+        that it was created as temporary: other queues are healed later.
 
         Args:
-            declared: What this process declared it with; None when it did not. A queue that was temporary becomes what
-                it was declared with. One that was not never becomes temporary.
+            declared: What this process declared it with; None if it did not. A queue that was temporary becomes what it
+                was declared with. One that was not never becomes temporary.
         """
         try:
             if declared is not None and not declared:
                 self._keep(url, declared)
                 return None
-            if len(self._kinds) > _MOST_KNOWN:
-                self._kinds.clear()
             return self._kinds.get(url, lambda: self._read_kind(url, declared))
         except BrokerUnavailable as exc:
             logger.info("Whether queue %s is temporary can't be read now: %s", url, exc)
@@ -143,12 +141,12 @@ class Signs:
             logger.info("Cannot record the use of queue %s: %s", url, exc)
 
     def enter(self, url: QueueUrl) -> str:
-        """Write a first promise for a queue that others use too, and remove those of the dead.
+        """Write a first heartbeat for a queue that others use too, and remove those that expired long ago.
 
         Returns:
-            The name that it is under: where there is no room for one more, it is shared.
+            The name that it has: a shared one, if there is no room for another.
         """
-        now_s, tags = self.now_s(), self.tags(url)
+        now_s, tags = self.now_s(), read_tags(self._clients, url)
         found = ownership.read(tags)
         users = found.users if found is not None else ()
         known = (self.name, ownership.OTHERS)
@@ -161,11 +159,11 @@ class Signs:
         return name
 
     def renew(self, url: QueueUrl, name: str) -> None:
-        """Write a promise."""
-        self._clients.sqs("tag_queue", QueueUrl=url, Tags=self._promise(name))
+        """Write a heartbeat."""
+        self._clients.sqs("tag_queue", QueueUrl=url, Tags=self._heartbeat(name))
 
     def leave(self, url: QueueUrl, name: str) -> None:
-        """Write that this process uses the queue no more; it may be wanted again for a while."""
+        """Record that this process has left the queue, which may be needed again for a while."""
         if name == ownership.OTHERS:
             return  # others may be alive under this name
         tags = ownership.user_tag(name, self.now_s(), self.limit_s, whoami(), has_left=True)
@@ -175,17 +173,17 @@ class Signs:
             logger.info("Cannot record that queue %s was left: %s", url, exc)
 
     def has_others(self, url: QueueUrl) -> bool:
-        """Whether another process uses the queue.
+        """Return True if another process uses the queue.
 
         Raises:
             HakeError: its tags can't be read.
         """
-        found = ownership.read(self.tags(url))
+        found = ownership.read(read_tags(self._clients, url))
         return found is not None and any(user.name != self.name for user in found.live_users(self.now_s()))
 
     def is_condemned(self, url: QueueUrl) -> bool:
-        """Whether a janitor has noted that it deletes the queue."""
-        return ownership.CONDEMNED_TAG in self.tags(url)
+        """Return True if a janitor has noted that it is about to delete the queue."""
+        return ownership.CONDEMNED_TAG in read_tags(self._clients, url)
 
     def pardon(self, url: QueueUrl) -> None:
         """Remove a janitor's note."""
@@ -193,10 +191,6 @@ class Signs:
             self._clients.sqs("untag_queue", QueueUrl=url, TagKeys=[ownership.CONDEMNED_TAG])
         except HakeError as exc:
             logger.info("Cannot remove the note of a janitor from queue %s: %s", url, exc)
-
-    def tags(self, url: QueueUrl) -> dict[str, str]:
-        """All tags of a queue, as AWS has them now."""
-        return dict(self._clients.sqs("list_queue_tags", QueueUrl=url).get("Tags") or {})
 
     def heal(self, url: QueueUrl, declared: Kind, tags: Mapping[str, str]) -> None:
         """Make a queue that was temporary what it was declared with, if that is something else."""
@@ -217,7 +211,7 @@ class Signs:
 
     def _read_kind(self, url: QueueUrl, declared: Kind | None) -> Kind | None:
         try:
-            tags = self.tags(url)
+            tags = read_tags(self._clients, url)
         except BrokerUnavailable:
             raise  # no answer, so nothing to remember
         except HakeError as exc:
@@ -230,12 +224,12 @@ class Signs:
         return declared
 
     def _withdraw_proof(self, url: QueueUrl) -> None:
-        """A queue that stays is not to look like one that was created as temporary, whatever its tags say later."""
+        """Give a permanent queue another retention than that of temporary ones, which would prove that it is one."""
         attributes = {"MessageRetentionPeriod": retention_s(self._settings, is_temporary=False)}
         try:
             self._clients.sqs("set_queue_attributes", QueueUrl=url, Attributes=attributes)
         except AccessDenied as exc:
             logger.info("Queue %s keeps the retention of a temporary queue: %s", url, exc)
 
-    def _promise(self, name: str) -> dict[str, str]:
+    def _heartbeat(self, name: str) -> dict[str, str]:
         return ownership.user_tag(name, self.now_s(), self.limit_s, whoami())

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from kombu_hake._version import __version__
 from kombu_hake.amqp import (
     DEFAULT_PATTERN,
+    DOCUMENT_ATTRIBUTES,
     FIFO_SUFFIX,
     IF_MADE,
     MAX_BINDING_TAGS,
@@ -40,7 +41,6 @@ from kombu_hake.config import Settings
 from kombu_hake.exceptions import TopologyError
 
 __all__ = [
-    "DOCUMENTS",
     "LEVEL_TAG",
     "MADE_BY_TAG",
     "NAMESPACE_TAG",
@@ -79,8 +79,6 @@ _OVERFLOW_TAGS = 3
 _SHARED_VISIBILITY_S = 1_800
 #: Attributes that AWS refuses for a standard queue.
 _FIFO_ONLY = {"ContentBasedDeduplication", "DeduplicationScope", "FifoQueue", "FifoThroughputLimit"}
-#: Attributes whose value is a document.
-DOCUMENTS = {"Policy", "RedriveAllowPolicy", "RedrivePolicy"}
 
 
 @dataclass(frozen=True)
@@ -128,12 +126,12 @@ def own_tags(settings: Settings) -> dict[str, str]:
 
 
 def is_made_by_us(tags: Mapping[str, str]) -> bool:
-    """Whether a queue or topic says that this package made it, in any version."""
+    """Return True if the tags of a queue or topic say that this package created it, in any version."""
     return tags.get(MADE_BY_TAG, "").startswith(_MAKER)
 
 
 def is_ours(tags: Mapping[str, str], settings: Settings) -> bool:
-    """Whether a queue or topic says that this package made it for the namespace of these settings."""
+    """Return True if they also name the namespace of these settings."""
     return is_made_by_us(tags) and tags.get(NAMESPACE_TAG) == (settings.namer.namespace or "-")
 
 
@@ -158,7 +156,7 @@ def created_attributes(settings: Settings, name: str, *, is_temporary: bool) -> 
     general: dict[str, str] = {}
     special: dict[str, str] = {}
     for key, value in settings.queue_attributes.items():
-        if value.startswith("{") and key not in DOCUMENTS:
+        if value.startswith("{") and key not in DOCUMENT_ATTRIBUTES:
             special |= json.loads(value) if fnmatchcase(main_queue(name), key) else {}
         else:
             general[key] = value
@@ -235,7 +233,7 @@ def undelivered_queue(spec: QueueSpec, settings: Settings) -> str | None:
 
 
 def needs_topic(settings: Settings, queue: str, binding: Binding) -> bool:
-    """Whether a binding is anything in SNS, or is had by sending to the queue itself."""
+    """Return True if a binding needs SNS. False if publishers send its messages to the queue itself."""
     exchange = binding.exchange
     if not exchange or exchange == PRIVATE_EXCHANGE or is_reply_exchange(exchange):
         return False

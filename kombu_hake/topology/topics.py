@@ -51,7 +51,7 @@ class Topics:
         self.on_created: Callable[[str], None] = lambda exchange: None
 
     def is_predefined(self, exchange: str) -> bool:
-        """Whether the user said where the topic is: never made or deleted then."""
+        """Return True if the user configured where the topic is. It is never created or deleted then."""
         return exchange in self._settings.predefined_exchanges
 
     def arn(self, exchange: str) -> TopicArn:
@@ -65,7 +65,7 @@ class Topics:
         return self._arns[exchange]
 
     def create(self, exchange: str, exchange_type: str | None = None) -> TopicArn:
-        """Create the topic, or find it: AWS does not mind which.
+        """Create the topic, or find it: the request is the same.
 
         Args:
             exchange_type: Goes into a tag of the topic, so that other processes can know it.
@@ -195,7 +195,7 @@ class Topics:
         self._subscribers.forget(exchange)
 
     def exists(self, exchange: str) -> bool | None:
-        """Whether the topic exists; None where that may not be read, or with ``topology=assume``. One request."""
+        """Return True if the topic exists; None if reading it is denied, or with ``topology=assume``. One request."""
         if self._settings.topology == "assume":
             return None
         try:
@@ -222,7 +222,7 @@ class Topics:
         return self._subscribers.has(exchange)
 
     def forget_subscribers(self, exchange: str) -> None:
-        """Count anew next time."""
+        """Make the next :meth:`subscribers` count again."""
         self._subscribers.forget(exchange)
 
     def is_gone(self, exchange: str) -> None:

@@ -1,10 +1,11 @@
 """Exchanges, queues and bindings: declare, bind, unbind, delete. Idempotent, and cheap when repeated.
 
-``topology=auto`` makes what is missing (:mod:`kombu_hake.topology.reconciler`), ``verify`` only looks, and fails with a
-list of what is missing (:mod:`kombu_hake.topology.verification`), ``assume`` takes everything as made and asks nothing.
-What is *taken as made*, in the latter two and between a queue and an exchange that are both predefined, is noted here.
-The set of such bindings is never known for certain, because other processes note theirs: a message in doubt is
-delivered.
+``topology=auto`` creates what is missing (:mod:`kombu_hake.topology.reconciler`). ``verify`` only reads, and fails with
+a list of what is missing (:mod:`kombu_hake.topology.verification`). ``assume`` makes no call.
+
+The latter two assume that bindings exist, and so does ``auto`` between a queue and an exchange that are both
+predefined. Such bindings are noted here. They are never known for certain, because other processes note their own: a
+message in doubt is delivered.
 """
 
 from __future__ import annotations
@@ -32,7 +33,6 @@ from kombu_hake.exceptions import AccessDenied, DeclarationMismatch, TopologyErr
 from kombu_hake.quoting import fields, guarded
 from kombu_hake.topology.apply import Applier
 from kombu_hake.topology.chores import Chores
-from kombu_hake.topology.convergence import Converger
 from kombu_hake.topology.dead_queues import DeadQueues
 from kombu_hake.topology.home import Home
 from kombu_hake.topology.knowledge import Knowledge
@@ -49,7 +49,6 @@ from kombu_hake.topology.spec import QueueSpec, needs_topic
 from kombu_hake.topology.stores import Stores
 from kombu_hake.topology.timings import Timings
 from kombu_hake.topology.topics import Topics
-from kombu_hake.topology.upkeep import Upkeep
 from kombu_hake.topology.verification import Verification
 
 __all__ = ["Topology"]
@@ -66,7 +65,7 @@ _PREDECLARED: Mapping[str, ExchangeType] = {
 
 
 class Topology:
-    """Makes AWS look as declared. One per process and settings; safe to share between threads."""
+    """Makes AWS match what was declared. One per process and settings; safe to share between threads."""
 
     def __init__(
         self,
@@ -93,22 +92,18 @@ class Topology:
         self.dead_queues = DeadQueues(clients, settings, self.queues, self.chores)
         memory = Memory(self.timings, clock)
         self._reader = Reader(clients, self.queues, self.topics, memory, clock)
-        self._planner = planner = Planner(settings, self.queues, self.topics, self.dead_queues, memory, self.timings)
+        self._planner = planner = Planner(settings, self.queues, self.topics, self.dead_queues, memory)
         self._knowledge = Knowledge(
             clients, settings, self.queues, self.topics, self._reader, self.chores, self.timings, clock
         )
-        applier = Applier(clients, self.queues, self.topics, memory, self._reader, self.sizes.explained)
-        converger = Converger(
-            clients, self.queues, self.dead_queues, planner, self._reader, applier, self.chores, self.timings,
-            self._recheck, clock,
+        applier = Applier(
+            clients, self.queues, self.topics, self.dead_queues, memory, self._reader, planner, self.chores,
+            self.timings, self.sizes.explained, self._recheck, clock,
         )  # fmt: skip
         self._reconciler = Reconciler(
-            clients, self.queues, memory, self._reader, planner, self._knowledge, applier, converger, self.chores,
-            self.timings, self._recheck, clock,
+            self.queues, self._reader, planner, self._knowledge, applier, self.chores, self.timings, self._recheck,
+            clock,
         )  # fmt: skip
-        self._upkeep = Upkeep(
-            self.queues, self._reader, planner, self._knowledge, converger, self._reconciler, self.signs.heal, clock
-        )
         self._remover = Remover(
             clients, settings, self.queues, self.topics, self._reader, planner, self._knowledge, applier,
             self._reconciler,
@@ -120,7 +115,10 @@ class Topology:
         self._noted: dict[str, dict[Binding, None]] = {}
         #: Queue to the exchanges that this process asked to bind it to, also where AWS refused.
         self._asked: dict[str, set[str]] = {}
-        self._repairer = Repairer(self, self._reconciler, self._knowledge, self._upkeep, self.chores)
+        self._repairer = Repairer(
+            self, self._reader, planner, self._knowledge, applier, self._reconciler, self.chores, self.signs.heal,
+            clock,
+        )  # fmt: skip
 
     @property
     def makes(self) -> bool:
@@ -128,7 +126,7 @@ class Topology:
         return self._settings.topology == "auto"
 
     def for_operators(self) -> Topology:
-        """One that makes what is missing, whatever ``topology`` says: for operators who ask for that."""
+        """The same with ``topology=auto``, whatever the setting is: for operators who ask for it."""
         if self.makes:
             return self
         settings = replace(self._settings, topology="auto")
@@ -166,11 +164,11 @@ class Topology:
         return cast(ExchangeType, self.topics.recorded_type(exchange) or "direct")
 
     def has_topic(self, exchange: str) -> bool:
-        """Whether queues are subscribed to the exchange, or it was said that it has a topic."""
+        """Return True if queues are subscribed to the exchange, or its topic is predefined."""
         return self.topics.is_predefined(exchange) or bool(self.topics.subscribers(exchange))
 
     def denied(self, exchange: str) -> AccessDenied | None:
-        """Why this exchange is off in this process; None when it is not."""
+        """Why this exchange is disabled in this process; None if it is not."""
         return self._denied.get(exchange)
 
     def give_up(self, exchange: str, exc: AccessDenied) -> None:
@@ -226,10 +224,6 @@ class Topology:
 
     # --- queues
 
-    def is_made(self, queue: str) -> bool:
-        """Whether infrastructure code made a queue, as far as can be told."""
-        return self.queues.find(queue) is not None
-
     def declare_queue(
         self,
         spec: QueueSpec,
@@ -244,7 +238,7 @@ class Topology:
 
         Args:
             physical: Its name in AWS, where it is not the one that follows from the logical name.
-            fed_by: An exchange that the queue is bound to next: if created, the queue lets its topic in at once.
+            fed_by: An exchange that the queue is bound to next. A queue that is created allows its topic at once.
         """
         if physical is not None:
             self.forget(spec.name)  # an earlier incarnation
@@ -297,7 +291,7 @@ class Topology:
         return self._settings.namer.incarnation(queue)
 
     def is_managed(self, queue: str) -> bool:
-        """Whether the queue is made, and so may be removed, by us: not by infrastructure code."""
+        """Return True if this package creates the queue, and so may delete it, rather than infrastructure code."""
         return self.makes and not self.queues.is_predefined(queue)
 
     def _arguments_of(self, spec: QueueSpec) -> Mapping[str, Any]:
@@ -307,19 +301,19 @@ class Topology:
     # --- bindings
 
     def needs_topic(self, queue: str, binding: Binding) -> bool:
-        """Whether a binding is anything in SNS, or is had by sending to the queue itself."""
+        """As :func:`kombu_hake.topology.spec.needs_topic`."""
         return needs_topic(self._settings, queue, binding)
 
     def bind(self, queue: str, binding: Binding) -> None:
-        """Let the queue have what the binding says. The queue must exist.
+        """Bind a queue, which must exist.
 
         AWS itself may take a minute to act on a new queue policy, and a quarter of an hour on a changed filter.
 
         Raises:
-            AccessDenied: and nothing shows that the binding is there already. Not for an exchange that the user can do
-                without, nor for a direct one: those are given up, with one warning.
+            AccessDenied: it is denied, and nothing shows that the binding exists already. Not raised for an exchange
+                that is best effort, nor for a direct one: these are disabled, with one warning.
             QueueNotFound: the queue does not exist.
-            TopologyError: the queue is another account's, and does not let the exchange's topic in.
+            TopologyError: the queue is another account's, and its policy does not allow the exchange's topic.
         """
         self._asked.setdefault(queue, set()).add(binding.exchange or queue)
         if not self.needs_topic(queue, binding):
@@ -344,10 +338,10 @@ class Topology:
                 raise
 
     def enforce(self, spec: QueueSpec, bindings: Collection[Binding]) -> None:
-        """Declare and bind a queue, and mend all that differs from what it is to have by its bindings.
+        """Declare and bind a queue, and correct all that differs from what follows from its bindings.
 
-        Workers find a queue that is bound, and leave it at that; this is for operators who ask for it. Attributes and
-        tags of the SQS queue are left as they are.
+        For operators who ask for it: a worker that finds its queue bound changes nothing. Attributes and tags of the
+        SQS queue are left as they are.
 
         Raises: as :meth:`declare_queue` and :meth:`bind`.
         """
@@ -363,7 +357,7 @@ class Topology:
             self._raise_sizes(spec.name, exchange)
 
     def unbind(self, queue: str, binding: Binding) -> None:
-        """Undo :meth:`bind`; a binding that is not there is fine."""
+        """Undo :meth:`bind`; a missing binding is fine."""
         if not self.needs_topic(queue, binding):
             return
         self._noted.get(queue, {}).pop(binding, None)
@@ -374,7 +368,7 @@ class Topology:
         self._reconciler.unbind(queue, binding)
 
     def verify(self) -> None:
-        """With ``topology=verify``, look whether everything declared so far is there; no call for what was seen before.
+        """With ``topology=verify``, check that all that was declared exists. What was found before costs no call.
 
         Raises:
             TopologyIncomplete: something is missing or wrong.
@@ -383,7 +377,7 @@ class Topology:
             self._verification.check()
 
     def has_exchange(self, exchange: str) -> bool | None:
-        """Whether the exchange was declared here, or has a topic; None where that may not be read."""
+        """Return True if the exchange was declared here, or has a topic; None if reading that is denied."""
         return exchange in self._types or self.topics.exists(exchange)
 
     def bindings(self, queue: str) -> BindingSet:
@@ -401,7 +395,7 @@ class Topology:
             self._repairer.check_bindings(queue)
 
     def known_bindings(self, queue: str) -> BindingSet | None:
-        """The bindings that this process last saw or took as made; no call."""
+        """The bindings that this process last saw, or assumes; no call."""
         return self._with_noted(queue, self._knowledge.known(queue))
 
     def read_bindings(self, queue: str, sent_ms: int | None = None) -> tuple[BindingSet | None, int, float]:
@@ -411,7 +405,7 @@ class Topology:
             sent_ms: When the message was sent, ms since the epoch by AWS's clock.
         Returns:
             The bindings; None where they can't be known for certain: their tags can't be read, or infrastructure code
-            made them. When they were read, ms since the epoch by AWS's clock; and in how many seconds it is worth while
+            made them. When they were read, ms since the epoch by AWS's clock; and in how many seconds it is worthwhile
             to ask again.
         """
         if self.queues.is_predefined(queue) or not self.makes:
@@ -454,7 +448,7 @@ class Topology:
             self.forget(queue)
 
     def delete_exchange(self, exchange: str) -> None:
-        """Delete an exchange's topic, unless subscriptions that are not ours hang on it; remove ours.
+        """Delete an exchange's topic, unless foreign subscriptions use it; remove ours.
 
         One that infrastructure code made is left alone.
         """
@@ -468,7 +462,7 @@ class Topology:
     # --- inside
 
     def _raise_sizes(self, queue: str, exchange: str) -> None:
-        """Let a topic and a queue take the messages that the exchange was declared with."""
+        """Raise the limits of a topic and a queue to the size of messages that the exchange was declared with."""
         declared = self.sizes.declared(exchange)
         if declared is not None:
             self.sizes.make(exchange)
@@ -476,10 +470,10 @@ class Topology:
                 self.queues.raise_size(name, declared)
 
     def _heal_later(self, url: QueueUrl) -> None:
-        self._upkeep.heal_later(url)
+        self._repairer.heal_later(url)
 
     def _recheck(self, queue: str) -> None:
-        self._upkeep.recheck(queue)
+        self._repairer.recheck(queue)
 
     def _is_taken_as_made(self, queue: str, exchange: str) -> bool:
         return not self.makes or (self.queues.is_predefined(queue) and self.topics.is_predefined(exchange))
@@ -496,7 +490,7 @@ class Topology:
         return replace(found, bindings=found.bindings | noted) if found is not None else BindingSet(noted)
 
     def _is_foreign(self, queue: str) -> bool:
-        """Whether the queue is another account's: then nearly everything but sending and receiving is refused."""
+        """Return True if the queue is another account's: AWS refuses nearly everything but sending and receiving."""
         address = self._settings.predefined_queue(queue)
         return address is not None and self.home.is_foreign(address)
 
@@ -511,7 +505,7 @@ class Topology:
         self._note(queue, binding)
 
     def _seems_bound(self, queue: str, binding: Binding) -> bool:
-        """Whether the queue's policy lets the topic in, or can't be seen: then this process is a mere producer."""
+        """Return True if the queue's policy allows the topic, or reading it is denied, as to a mere producer."""
         try:
             return self._reader.is_allowed(queue, binding.exchange)
         except AccessDenied:

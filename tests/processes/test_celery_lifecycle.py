@@ -5,7 +5,6 @@ import signal
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -135,10 +134,6 @@ def test_messages_of_others_are_logged_and_dead_letters(on_stage: Stage, aws: Em
     # Celery acknowledges what it can't decode; here that is kept too.
     wait_until(lambda: unfinished(aws, "celery-dead") == (7, 0), "all but the good one to be dead letters")
     worker.stop()
-
-
-def children_of(worker: Any) -> int:
-    return len(worker.descendants()) - 1
 
 
 @pytest.mark.timeout(180)

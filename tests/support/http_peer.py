@@ -228,6 +228,10 @@ class FakePool(HttpPool):
         self.before: Callable[[str], None] = lambda name: None
         made.append(self)
 
+    def close(self) -> None:
+        while self._idle:
+            self._idle.pop().close()
+
     def idle(self) -> list[FakeSocket]:
         return [connection._sock.sock for connection in self._idle]  # type: ignore[attr-defined]
 

@@ -274,7 +274,6 @@ def test_an_answer_that_nobody_asked_for_is_never_the_next_answer() -> None:
         is_idle.set()
         assert is_sent.wait(10)
         assert post(pool, b"second") == b"second"
-        pool.close()
 
 
 # --- exceptions at any time
@@ -430,7 +429,6 @@ def test_a_signal_handler_that_raises_never_shifts_the_answers(piece_bytes: int)
             sender.join()
             assert hits
             assert post(pool, b"last") == b"last"
-            pool.close()
     finally:
         armed[0] = False
         is_over.set()
@@ -439,10 +437,6 @@ def test_a_signal_handler_that_raises_never_shifts_the_answers(piece_bytes: int)
 
 
 # --- lost answers
-
-
-def closes_at_once(connection: socket.socket, peer: Peer) -> None:
-    """Closed by the server without reading."""
 
 
 def echo_then(then: Callable[[socket.socket, Peer], None]) -> Callable[[socket.socket, Peer], None]:
@@ -474,7 +468,6 @@ def test_a_request_lost_on_a_used_connection_is_sent_again_at_once(then: Any) ->
         assert post(pool, b"2") == b"2"
         assert peer.requests == [b"1", b"2", b"2"]
         assert peer.accepted == 2
-        pool.close()
 
 
 @pytest.mark.parametrize("then", [closes_after_the_next, resets_after_the_next])
@@ -533,7 +526,6 @@ def test_a_request_that_timed_out_is_not_sent_again_here() -> None:
         assert peer.was_closed.wait(10)
         assert peer.requests == [b"1", b"2"]
         assert post(pool, b"3") == b"3"
-        pool.close()
 
 
 def test_connections_that_the_server_closed_while_they_were_idle_are_replaced() -> None:
@@ -560,7 +552,6 @@ def test_connections_that_the_server_closed_while_they_were_idle_are_replaced() 
         assert post(pool, b"1") == b"1"
         assert len(pool._idle) == 1
         assert peer.accepted == count + 1
-        pool.close()
 
 
 def test_an_answer_that_came_before_all_was_sent_is_an_answer() -> None:
@@ -721,7 +712,6 @@ def test_each_request_has_its_own_timeout() -> None:
             [connection] = pool._idle
             assert connection._timeout[0] == timeout_s
         assert peer.accepted == 1
-        pool.close()
 
 
 def test_a_connection_that_is_not_accepted_is_given_up_in_time() -> None:
@@ -748,7 +738,6 @@ def test_each_address_of_a_host_is_tried(monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_kwargs: found)
         pool = HttpPool("aws.invalid", peer.port, tls=None, connect_timeout_s=10.0)
         assert post(pool, b"x") == b"x"
-        pool.close()
 
 
 def test_a_new_connection_resolves_the_name_anew(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -764,7 +753,6 @@ def test_a_new_connection_resolves_the_name_anew(monkeypatch: pytest.MonkeyPatch
         current[0] = new.port
         assert post(pool, b"2") == b"2"
         assert (old.accepted, new.requests) == (1, [b"2"])
-        pool.close()
 
 
 def test_a_name_that_does_not_exist_is_an_error_of_the_connection() -> None:
@@ -795,7 +783,6 @@ def test_each_of_many_threads_gets_its_own_answers() -> None:
         assert len(peer.requests) == 32 * 60
         assert peer.accepted <= 32
         assert len(pool._idle) <= 32
-        pool.close()
 
 
 def test_no_more_than_so_many_connections_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -817,7 +804,6 @@ def test_no_more_than_so_many_connections_are_kept(monkeypatch: pytest.MonkeyPat
         for thread in threads:
             thread.join()
         assert 3 <= len(pool._idle) < 6  # two threads may find the last room at once
-        pool.close()
 
 
 def open_descriptors() -> int:
@@ -868,7 +854,6 @@ def test_dead_connections_are_noticed_by_the_system() -> None:
         [connection] = pool._idle
         assert connection._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 8_000
         assert connection._sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
-        pool.close()
 
 
 AT_EXIT = """

@@ -52,7 +52,6 @@ with serving(echo) as peer:
     assert len(done) == len(peer.requests) == 400, len(done)
     assert peer.accepted <= 20, peer.accepted
     assert not any(connection._is_native for connection in pool._idle)
-    pool.close()
 
 
 def silent(connection, peer):
@@ -76,7 +75,6 @@ with serving(slow_then_echo, echo) as peer:
     assert peer.was_closed.wait(10)
     assert not pool._idle
     assert pool.post(HEAD, b"3", 30.0).body == b"3"
-    pool.close()
 
 with serving(silent) as peer:
     pool = peer.pool()

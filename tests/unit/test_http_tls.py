@@ -332,7 +332,6 @@ def test_a_name_may_end_with_a_dot(authority: Authority, monkeypatch: pytest.Mon
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_kwargs: found)
         pool = pool_of(peer, authority, "localhost.")
         assert pool.post(HEAD, b"x", 10.0).body == b"x"
-        pool.close()
 
 
 def test_an_answer_may_come_in_many_records(authority: Authority) -> None:
@@ -349,7 +348,6 @@ def test_an_answer_may_come_in_many_records(authority: Authority) -> None:
         for _ in range(3):
             assert pool.post(HEAD, b"x" * 100_000, 10.0).body == body
         assert peer.accepted == 1
-        pool.close()
 
 
 @pytest.mark.parametrize("is_one_record", [True, False])
@@ -373,7 +371,6 @@ def test_what_follows_an_answer_is_never_the_next_one(is_one_record: bool, autho
         is_idle.set()
         assert is_sent.wait(10)
         assert pool.post(HEAD, b"second", 10.0).body == b"second"
-        pool.close()
 
 
 @pytest.mark.parametrize("is_polite", [True, False], ids=["close_notify", "FIN"])
@@ -402,7 +399,6 @@ def test_a_connection_that_the_server_closed_is_replaced(is_late: bool, is_polit
         assert pool.post(HEAD, b"2", 10.0).body == b"2"
         assert peer.requests == ([b"1", b"2", b"2"] if is_late else [b"1", b"2"])
         assert peer.accepted == 2
-        pool.close()
 
 
 def test_an_answer_that_is_cut_off_is_no_answer(authority: Authority) -> None:
@@ -461,7 +457,6 @@ def test_dead_connections_are_noticed_by_the_system(authority: Authority) -> Non
         [connection] = pool._idle
         assert connection._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 8_000
         assert connection._sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
-        pool.close()
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
@@ -494,7 +489,6 @@ def test_each_of_many_threads_gets_its_own_answers(authority: Authority) -> None
             thread.join()
         assert not faults
         assert len(peer.requests) == 160
-        pool.close()
 
 
 # --- forks

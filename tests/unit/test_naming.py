@@ -9,9 +9,24 @@ from uuid import UUID
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from kombu.pidbox import Mailbox
 from kombu.transport.SQS import Channel as SqsChannel
 
-from kombu_hake.amqp.naming import Arn, Namer, parse_arn, queue_account, valid_namespace
+from kombu_hake.amqp.naming import (
+    Arn,
+    Namer,
+    has_uuid,
+    is_command_queue,
+    is_event_queue,
+    is_mailbox,
+    is_reply_exchange,
+    is_reply_queue,
+    parse_arn,
+    queue_account,
+    queue_name,
+    reply_queue,
+    valid_namespace,
+)
 from kombu_hake.exceptions import InvalidName
 
 QUEUE_MAX, TOPIC_MAX = 80, 256
@@ -214,3 +229,57 @@ def test_a_pattern_matches_the_names_that_differ_in_a_uuid(namer: Namer, uuid: U
 def test_a_pattern_matches_incarnations(namer: Namer, queue: str) -> None:
     assert fnmatchcase(namer.incarnation(queue), namer.incarnation_pattern())
     assert not fnmatchcase(namer.queue("email-dead"), namer.incarnation_pattern())
+
+
+# --- mailboxes
+
+
+@pytest.mark.parametrize("namespace", ["celery", "our.shop"])
+def test_names_are_those_that_kombu_gives(namespace: str) -> None:
+    mailbox = Mailbox(namespace, type="fanout")
+    commands, replies = mailbox.exchange.name, mailbox.reply_exchange.name
+    assert is_mailbox(commands)
+    assert is_mailbox(replies)
+    assert is_reply_exchange(replies)
+    assert not is_reply_exchange(commands)
+    waiting = mailbox.get_reply_queue()
+    assert reply_queue(replies, waiting.routing_key) == waiting.name
+    assert is_reply_queue(waiting.name)
+    assert not is_reply_queue(mailbox.get_queue("w1@host.example").name)
+
+
+@pytest.mark.parametrize("name", ["celery", "celeryev", "reply.celery", "orders.pidboxes"])
+def test_other_exchanges_are_none(name: str) -> None:
+    assert not is_mailbox(name)
+    assert not is_reply_exchange(name)
+
+
+@pytest.mark.parametrize("hostname", ["celery@w1.example", "celery@w1.reply.example", "w1"])
+@pytest.mark.parametrize("namespace", ["celery", "our.shop"])
+def test_a_queue_of_commands_is_told_from_one_of_replies(hostname: str, namespace: str) -> None:
+    mailbox = Mailbox(namespace, type="fanout")
+    commands = mailbox.get_queue(hostname).name
+    assert is_command_queue(commands)
+    assert not is_reply_queue(commands)
+    assert not is_command_queue(mailbox.get_reply_queue().name)
+
+
+# --- other names
+
+
+@pytest.mark.parametrize(
+    "url", ["https://sqs.eu-west-1.amazonaws.com/111122223333/q", "http://127.0.0.1:4566/0/q/", "q"]
+)
+def test_a_queue_url_ends_in_the_name(url: str) -> None:
+    assert queue_name(url) == "q"
+
+
+def test_event_queues_are_told_by_their_prefix() -> None:
+    assert is_event_queue("celeryev.5f0f3c55-7f4f-5d0b-9d0d-6a3b4a2c1e90")
+    assert not is_event_queue("celeryevents")
+
+
+@given(st.uuids(), st.sampled_from(["{}", "amq.gen-{}", "{}.reply", "results of {}"]))
+def test_a_uuid_in_a_name_is_found_however_it_is_written(uuid: UUID, template: str) -> None:
+    assert all(has_uuid(template.format(text)) for text in (str(uuid), uuid.hex, str(uuid).upper()))
+    assert not has_uuid(template.format(uuid.hex[:31]))

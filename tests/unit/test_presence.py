@@ -17,7 +17,6 @@ from kombu_hake.amqp.ownership import Kind, Ownership
 from kombu_hake.aws.clock import AwsClock
 from kombu_hake.exceptions import BrokerUnavailable, DeclarationMismatch
 from kombu_hake.temporary.presence import Presence
-from kombu_hake.topology.signs import Signs
 from kombu_hake.topology.spec import QueueSpec, retention_s
 from kombu_hake.topology.topology import Topology
 
@@ -388,7 +387,7 @@ def test_a_little_blur_is_no_difference(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_signs_are_in_the_time_of_aws(fake: FakeClients) -> None:
-    assert Signs(fake, make_settings()).now_s() == fake.clock()  # type: ignore[arg-type]
+    assert Topology(fake, make_settings()).signs.now_s() == fake.clock()
 
 
 def test_no_heartbeat_waits_for_a_sweep(fake: FakeClients, holder: Holder) -> None:

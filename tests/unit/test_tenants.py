@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from test_dispatch import Process
 from test_envelope import SqsSide
 
-from kombu_hake.amqp import decode, group_id, group_of, is_group_id, is_tenant, tenant_of_group, tenant_text
+from kombu_hake.amqp import decode, group_of, is_tenant, tenant_of_group, tenant_text
+from kombu_hake.amqp.tenants import group_id, is_group_id
 from kombu_hake.config import load, split_url
 from kombu_hake.exceptions import ConfigurationError, PublishError
 from kombu_hake.publish import NO_TENANT

@@ -27,10 +27,10 @@ from kombu_hake.amqp import (
 from kombu_hake.topology.coverage import covers
 from kombu_hake.topology.desired import Desired, Level, Undelivered
 from kombu_hake.topology.diff import SetAttribute, Subscribe, Unsubscribe, WritePolicy, diff, found_in_place
-from kombu_hake.topology.faults import faults, unequal_filters
 from kombu_hake.topology.observed import Memory, Observed, Subscription
 from kombu_hake.topology.spec import Plan
 from kombu_hake.topology.timings import Timings
+from kombu_hake.topology.verification import faults, unequal_filters
 
 QUEUE = QueueArn(f"arn:aws:sqs:{REGION}:{ACCOUNT}:q")
 SUBSCRIPTION = SubscriptionArn(f"arn:aws:sns:{REGION}:{ACCOUNT}:orders:1")
