@@ -300,7 +300,8 @@ class Queues:
         """
         url = self.url(name)
         self.policy(url)  # reads the limit, too
-        return not self.is_predefined(name) and not self._raise_old_size(name, url, self._largest[url])
+        limit = self._largest.get(url, SQS_MAX_MESSAGE_BYTES)
+        return not self.is_predefined(name) and not self._raise_old_size(name, url, limit)
 
     def _raise_old_size(self, name: str, url: QueueUrl, limit: int) -> str:
         """Raise a queue whose limit is AWS's former default. Returns why it was not raised, empty if it was."""
