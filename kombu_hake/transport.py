@@ -96,7 +96,9 @@ def _build_shared(settings: Settings) -> _Shared:
     dispatcher = Dispatcher(topology, Routes(topology, settings), publisher, settings, worker.running_properties)
     janitor = Janitor(clients, settings, topology.topics, topology.home)
     presence = Presence(topology.signs, janitor)
-    dead_letters = DeadLetters(clients, dispatcher.publish_now, topology.dead_queues.make_again)
+    dead_letters = DeadLetters(
+        clients, dispatcher.publish_now, topology.dead_queues.make_again, topology.dead_queues.make_room
+    )
     deferring = Deferring(clients, dispatcher, dead_letters)
     return _Shared(clients, topology, dispatcher, dead_letters, deferring, presence)
 

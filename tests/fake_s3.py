@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from fake_aws import AwsError
@@ -26,9 +27,9 @@ class FakeS3:
         """The keys of a bucket, sorted."""
         return sorted(key for owner, key in self.objects if owner == bucket)
 
-    def upload(self, *, Bucket: str, Key: str, Text: str) -> dict[str, Any]:
+    def upload(self, *, Bucket: str, Key: str, Pieces: Sequence[str]) -> dict[str, Any]:
         self._check(Bucket)
-        self.objects[Bucket, Key] = Text.encode()
+        self.objects[Bucket, Key] = "".join(Pieces).encode()
         self.written.append(Key)
         return {}
 

@@ -158,7 +158,7 @@ class Admin:
         limit: int | None = None,
         on_progress: Callable[[Outcome], None] | None = None,
     ) -> Outcome:
-        """Delete dead letters.
+        """Delete dead letters, each with its payload in S3 if it has one to itself.
 
         Args:
             selection: Which dead letters; ``Selection()`` for all.

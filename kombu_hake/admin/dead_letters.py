@@ -7,6 +7,9 @@ fails again would be sent back forever.
 A message is sent back only to its original queue, never to the topic. It is deleted after AWS has accepted it there, so
 a crash in between leaves two copies, never none.
 
+A purge deletes the payload in S3 with its letter, as a worker does with its ack: only after AWS has accepted that, and
+only what a message to one queue has to itself (:meth:`kombu_hake.amqp.payloads.Store.owns`).
+
 A dead letter may contain anything, which may be why it failed. Its headers are read as text, whatever type they have; a
 message that is not a well-formed task is sent back as it was received.
 """
@@ -21,9 +24,11 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import cache
 from typing import Any
 from uuid import uuid4
 
+from kombu_hake.admin.declared import declared, stores
 from kombu_hake.admin.queues import QueueReader
 from kombu_hake.amqp import (
     EVENT_HEADER,
@@ -32,6 +37,7 @@ from kombu_hake.amqp import (
     PRIVATE_EXCHANGE,
     SIZE_ATTRIBUTE,
     SQS_MAX_BATCH_BYTES,
+    Pointer,
     QueueUrl,
     changes_in,
     combined,
@@ -129,6 +135,13 @@ class DeadLetter:
     def message(self) -> str:
         """Text of the exception."""
         return _text_or_none(self.deaths[0].get("message"), _TEXT_CHARS) or "" if self.deaths else ""
+
+    @property
+    def pointer(self) -> Pointer | None:
+        """Where its payload is, if that is in S3 and the message says so in the right form."""
+        with suppress(HakeError):
+            return pointer_in(self.raw)
+        return None
 
     @property
     def sent_ms(self) -> int:
@@ -262,11 +275,14 @@ class Outcome:
         matched: Dead letters that were selected.
         done: Those that were sent back, or deleted.
         failures: A line with AWS's reason for each that is still in the dead-letter queue.
+        notes: A line for each bucket whose payloads could not be deleted with their letters; its lifecycle rule
+            deletes them.
     """
 
     matched: int = 0
     done: int = 0
     failures: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 #: Ids of messages that have been processed.
@@ -337,7 +353,10 @@ def requeue(
 ) -> Outcome:
     """See :meth:`kombu_hake.admin.connection.Admin.requeue`."""
     target = queues.topology.queues.url(group)
-    return _move(queues, group, selection, lambda letters: _send(queues, target, letters), limit, rate, on_progress)
+    return _move(
+        queues, group, selection, lambda letters: _send(queues, target, letters), limit, rate, on_progress,
+        left="sent back, but not deleted",
+    )  # fmt: skip
 
 
 def purge(
@@ -349,7 +368,33 @@ def purge(
     on_progress: Callable[[Outcome], None] | None = None,
 ) -> Outcome:
     """See :meth:`kombu_hake.admin.connection.Admin.purge_dead_letters`."""
-    return _move(queues, group, selection, lambda letters: [None] * len(letters), limit, None, on_progress)
+    on_deleted = _Payloads(queues).delete
+    return _move(
+        queues, group, selection, lambda letters: [None] * len(letters), limit, None, on_progress,
+        left="not deleted", on_deleted=on_deleted,
+    )  # fmt: skip
+
+
+class _Payloads:
+    """Deletes the payloads in S3 of purged letters."""
+
+    def __init__(self, queues: QueueReader) -> None:
+        self._clients = queues.clients
+        self._stores = cache(lambda: stores(declared(queues.app), queues.clients.settings))
+        self._failed: set[str] = set()
+
+    def delete(self, letters: list[DeadLetter], outcome: Outcome) -> None:
+        for pointer in filter(None, (letter.pointer for letter in letters)):
+            if pointer.bucket in self._failed:
+                continue
+            try:
+                if any(store.owns(pointer) for store in self._stores()):
+                    self._clients.s3("delete_object", Bucket=pointer.bucket, Key=pointer.key)
+            except HakeError as exc:
+                self._failed.add(pointer.bucket)
+                outcome.notes.append(
+                    f"Payloads stay in bucket {pointer.bucket} for its lifecycle rule to delete: {exc}"
+                )
 
 
 #: Processes dead letters; returns for each None, or the reason why it must stay.
@@ -364,7 +409,11 @@ def _move(
     limit: int | None,
     rate: float | None,
     on_progress: Callable[[Outcome], None] | None,
+    *,
+    left: str,
+    on_deleted: Callable[[list[DeadLetter], Outcome], None] = lambda letters, outcome: None,
 ) -> Outcome:
+    """*left*: what is to be said of a letter that AWS did not delete."""
     _, url = queues.dead_queue_of(group, undelivered=selection.undelivered)
     outcome = Outcome()
     taken: Taken = set()
@@ -377,7 +426,9 @@ def _move(
             accepted = [letter for letter, reason in zip(letters, reasons, strict=True) if reason is None]
             # One that cannot be deleted now must not be shown, and sent again, at once.
             taken |= {letter.message_id for letter in accepted}
-            outcome.done += _delete(queues, url, accepted, outcome)
+            deleted = _delete(queues, url, accepted, outcome, left)
+            outcome.done += len(deleted)
+            on_deleted(deleted, outcome)
             if on_progress is not None:
                 on_progress(outcome)
             if rate:
@@ -389,13 +440,17 @@ def _handle(letter: DeadLetter) -> str:
     return str(letter.raw["ReceiptHandle"])
 
 
-def _delete(queues: QueueReader, url: QueueUrl, letters: list[DeadLetter], outcome: Outcome) -> int:
+def _delete(
+    queues: QueueReader, url: QueueUrl, letters: list[DeadLetter], outcome: Outcome, left: str
+) -> list[DeadLetter]:
+    """Delete letters; returns those that AWS has deleted."""
     if not letters:
-        return 0
+        return []
     entries = [{"Id": str(number), "ReceiptHandle": _handle(letter)} for number, letter in enumerate(letters)]
     failed = queues.clients.sqs("delete_message_batch", QueueUrl=url, Entries=entries).get("Failed") or []
-    outcome.failures += [f"{letters[int(item['Id'])].message_id}: not deleted, {_reason(item)}" for item in failed]
-    return len(letters) - len(failed)
+    reasons = {int(item["Id"]): _reason(item) for item in failed}
+    outcome.failures += [f"{letters[number].message_id}: {left}, {why}" for number, why in reasons.items()]
+    return [letter for number, letter in enumerate(letters) if number not in reasons]
 
 
 def _reason(failed: Mapping[str, Any]) -> str:
@@ -451,7 +506,7 @@ def revived(letter: DeadLetter, *, is_fifo: bool) -> dict[str, Any]:
 def _pointer_as_first_try(letter: DeadLetter) -> Mapping[str, Any]:
     """Attributes by which the payload in S3 of a dead letter becomes that of a first try; ``{}`` if it is malformed."""
     try:
-        pointer, changes = pointer_in(letter.raw), changes_in(letter.raw)
+        pointer, changes = letter.pointer, changes_in(letter.raw)
     except HakeError:
         return {}
     if pointer is None:

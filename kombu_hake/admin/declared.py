@@ -28,7 +28,15 @@ from kombu_hake.amqp import (
 from kombu_hake.config import Settings
 from kombu_hake.exceptions import TopologyError
 from kombu_hake.groups import registry
-from kombu_hake.topology import SIZE_ARGUMENT, STORE_ARGUMENT, ExchangeSpec, QueueSpec, checked_size
+from kombu_hake.topology import (
+    SIZE_ARGUMENT,
+    STORE_ARGUMENT,
+    ExchangeSpec,
+    QueueSpec,
+    checked_size,
+    checked_store,
+    same_store,
+)
 
 __all__ = ["Declared", "DeclaredExchange", "DeclaredQueue", "declared", "stores"]
 
@@ -192,9 +200,14 @@ def _exchange(exchange: Exchange) -> DeclaredExchange:
 
 
 def _merged(one: DeclaredExchange, other: DeclaredExchange | None) -> DeclaredExchange:
-    """An exchange that is declared twice: of two sizes the larger one holds, as for workers."""
+    """An exchange that is declared twice: of two sizes the larger one holds, as for workers.
+
+    Raises:
+        DeclarationMismatch: its large messages have two places.
+    """
     if other is None:
         return one
+    same_store(one.name, *(checked_store(one.name, each.arguments.get(STORE_ARGUMENT)) for each in (one, other)))
     arguments = {**other.arguments, **one.arguments}
     sizes = [checked_size(one.name, each.arguments.get(SIZE_ARGUMENT)) or 0 for each in (one, other)]
     return DeclaredExchange(

@@ -25,6 +25,7 @@ from kombu.utils import json as kombu_json
 
 from kombu_hake.amqp.contents import has_too_many_values
 from kombu_hake.amqp.documents import is_deeper
+from kombu_hake.amqp.limits import SQS_MAX_MESSAGE_BYTES
 from kombu_hake.amqp.numeric import whole
 from kombu_hake.amqp.payloads import Changes
 from kombu_hake.amqp.tasks import ORIGIN_HEADER
@@ -93,9 +94,15 @@ class Envelope(NamedTuple):
 class Wire(NamedTuple):
     """A message as sent."""
 
-    text: str
+    #: The text, in pieces where a body is larger than any queue or topic takes: joining them would copy it.
+    pieces: tuple[str, ...]
     #: Size of the text in UTF-8, bytes. The text is ASCII, so this is also its length.
     size_bytes: int
+
+    @property
+    def text(self) -> str:
+        """The text, as one."""
+        return "".join(self.pieces)
 
 
 def encode(message: Mapping[str, Any], exchange: str, routing_key: str, delivery_tag: str) -> Wire:
@@ -121,11 +128,19 @@ def encode(message: Mapping[str, Any], exchange: str, routing_key: str, delivery
             "delivery_tag": delivery_tag,
         },
     }
+    if len(body) <= SQS_MAX_MESSAGE_BYTES:
+        text = _json(envelope)
+        return Wire((text,), len(text))
+    del envelope["body"]
+    pieces = ('{"body":', _encode(body), ",", _json(envelope)[1:])
+    return Wire(pieces, sum(map(len, pieces)))
+
+
+def _json(envelope: dict[str, Any]) -> str:
     try:
-        text = _encode(envelope)
+        return _encode(envelope)
     except TypeError:  # a datetime, UUID, Decimal … among the headers: kombu's encoder supports them, but is slower
-        text = str(kombu_json.dumps(envelope, separators=(",", ":")))
-    return Wire(text, len(text))
+        return str(kombu_json.dumps(envelope, separators=(",", ":")))
 
 
 def unwritable_properties(properties: Mapping[Any, Any]) -> list[Any]:

@@ -23,10 +23,10 @@ from kombu_hake.aws.answers import checked, has_request_id, looks_like_success
 from kombu_hake.aws.clock import AwsClock
 from kombu_hake.aws.concurrency import SharedParts
 from kombu_hake.aws.credentials import Credentials
-from kombu_hake.aws.error_table import credentials_error, error_for, foreign_answer, unreachable
+from kombu_hake.aws.error_table import aws_operation, credentials_error, error_for, foreign_answer, unreachable
 from kombu_hake.aws.pulse import Wait
 from kombu_hake.aws.retry import NewQueues, Tries
-from kombu_hake.aws.s3 import PART_BYTES, ObjectClient
+from kombu_hake.aws.s3 import LONGEST_UPLOAD_S, PART_BYTES, ObjectClient
 from kombu_hake.aws.timely import bound_pool, read_body
 from kombu_hake.aws.wire import OPERATIONS, Wire, answer_limit_s, read_timeout_s
 from kombu_hake.config import Access, Settings
@@ -223,7 +223,9 @@ class Clients:
             throttled_s=_PATIENCE_S if is_control else 0.0,
             is_patient=not is_once,
         )
-        limit_s = answer_limit_s(self.settings) * (_MOST_PARTS if kind == "s3" else 1)
+        limit_s = answer_limit_s(self.settings)
+        if kind == "s3":
+            limit_s = limit_s * _MOST_PARTS + LONGEST_UPLOAD_S
         while True:
             try:
                 with Wait(limit_s):
@@ -248,14 +250,14 @@ class Clients:
                 # is caused by an answer: of the service, or of the source of the credentials.
                 error = foreign_answer(repr(exc), f"{service}:{operation}", "AWS")
             if self.telemetry is not None:
-                self.telemetry.metrics.requested(service, operation, error)
+                self.telemetry.metrics.requested(service, aws_operation(operation), error)
             is_refusal = isinstance(error, BrokerUnavailable) and error.is_clock_error
             if is_refusal or not unreachable(error):
                 self._learn_clock(getattr(exc, "response", None), is_refusal=is_refusal)
             raise (self._known_keys_refused(error) if isinstance(error, ConfigurationError) else error) from exc
         answer = checked(service, operation, params, answer)
         if self.telemetry is not None:
-            self.telemetry.metrics.requested(service, operation, None)
+            self.telemetry.metrics.requested(service, aws_operation(operation), None)
         self._last_success = time.monotonic()
         self._learn_clock(answer)
         return answer

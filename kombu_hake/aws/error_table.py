@@ -33,6 +33,7 @@ from kombu_hake.exceptions import (
 from kombu_hake.quoting import quoted, without_userinfo
 
 __all__ = [
+    "aws_operation",
     "credentials_error",
     "entry_error",
     "error_for",
@@ -312,21 +313,24 @@ def _by_code(codes: tuple[str, ...], text: str, action: str, resource: str) -> H
     return None
 
 
-#: Calls that stand for several: see :mod:`kombu_hake.aws.s3`.
-_ACTIONS = {
-    "upload": "PutObject",
-    "download": "GetObject",
-    "read_byte": "GetObject",
-    "find_bucket": "ListBucket",
-    "lifecycle_rules": "GetLifecycleConfiguration",
+#: Calls of :mod:`kombu_hake.aws.s3` to their actions, written as boto3 writes operations.
+_OF_OBJECTS = {
+    "upload": "put_object",
+    "download": "get_object",
+    "read_byte": "get_object",
+    "find_bucket": "list_bucket",
+    "lifecycle_rules": "get_lifecycle_configuration",
 }
+
+
+def aws_operation(operation: str) -> str:
+    """What AWS is asked for by a call, as boto3 writes operations: ``put_object`` for an upload to S3."""
+    return _OF_OBJECTS.get(operation, operation)
 
 
 def _iam_action(operation: str) -> str:
     """boto3's name of a call to its IAM action: ``send_message_batch`` is allowed by ``SendMessage``."""
-    if operation in _ACTIONS:
-        return _ACTIONS[operation]
-    name = "".join(part.capitalize() for part in operation.split("_"))
+    name = "".join(part.capitalize() for part in aws_operation(operation).split("_"))
     return name.removesuffix("Batch")
 
 

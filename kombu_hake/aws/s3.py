@@ -2,31 +2,41 @@
 
 Both move parts of some megabytes one after the other, in the thread of the caller: an interrupt ends them, no thread is
 needed while an interpreter shuts down or a process forks, and no more than a part is held beside the text itself. Each
-part is a request with the time-outs of any other, and is tried again by itself.
+part is a request with the time-outs of any other, and is tried again by itself. An upload that advances may take as
+long as a slow line needs, and one that does not fails (:class:`_Pace`).
 """
 
 from __future__ import annotations
 
 import io
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from kombu_hake.amqp import MAX_PAYLOAD_BYTES
 from kombu_hake.exceptions import BrokerUnavailable, MalformedMessage
 
-__all__ = ["PART_BYTES", "ObjectClient"]
+__all__ = ["LONGEST_UPLOAD_S", "PART_BYTES", "ObjectClient"]
 
 #: Of an upload or a download.
 PART_BYTES = 8 * 1024 * 1024
 _PIECE_BYTES = 1024 * 1024
+#: An upload may take so long, and a second more for each so many bytes that were sent: a quarter of a Mbit/s.
+_UPLOAD_S = 60.0
+_SLOWEST_BYTES_PER_S = 32 * 1024
+#: The longest that an upload sends; its last request, and the one that cleans up, have their time-outs.
+LONGEST_UPLOAD_S = _UPLOAD_S + MAX_PAYLOAD_BYTES / _SLOWEST_BYTES_PER_S
 
 
 class ObjectClient:
     """boto3's client of S3, with the operations that we call."""
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, clock: Callable[[], float] = time.monotonic) -> None:
         self.meta = client.meta
         self._client = client
+        self._clock = clock
 
-    def upload(self, *, Bucket: str, Key: str, Text: str) -> dict[str, Any]:
+    def upload(self, *, Bucket: str, Key: str, Pieces: Sequence[str]) -> dict[str, Any]:
         """Write a text, in UTF-8. Raises what botocore does."""
         from boto3.s3.transfer import TransferConfig
 
@@ -37,7 +47,8 @@ class ObjectClient:
             preferred_transfer_client="classic",  # the other one has threads and time-outs of its own
         )
         extra = {"ContentType": "text/plain; charset=utf-8"}
-        self._client.upload_fileobj(_TextFile(Text), Bucket, Key, Config=config, ExtraArgs=extra)
+        pace = _Pace(f"s3://{Bucket}/{Key}", self._clock)
+        self._client.upload_fileobj(_TextFile(Pieces), Bucket, Key, Config=config, ExtraArgs=extra, Callback=pace)
         return {}
 
     def download(self, *, Bucket: str, Key: str, MaxBytes: int) -> dict[str, Any]:
@@ -117,12 +128,37 @@ def _total(answer: dict[str, Any]) -> int:
     return int(size) if size.isdecimal() else int(answer["ContentLength"])
 
 
-class _TextFile(io.RawIOBase):
-    """A text as a file of its UTF-8 bytes, encoded piece by piece where it is ASCII, as our own messages are."""
+class _Pace:
+    """Ends an upload that advances too slowly. Called by the transfer manager with the bytes that a request takes.
 
-    def __init__(self, text: str) -> None:
+    Where nothing is taken at all, the time-outs of the request end it.
+    """
+
+    def __init__(self, url: str, clock: Callable[[], float]) -> None:
+        self._url = url
+        self._clock = clock
+        self._began = clock()
+        self._sent = 0
+
+    def __call__(self, count: int) -> None:
+        """*count* is negative where a part is sent again.
+
+        Raises:
+            BrokerUnavailable: the upload is too slow; botocore wraps it.
+        """
+        self._sent += count
+        took_s = self._clock() - self._began
+        if count > 0 and took_s > _UPLOAD_S + self._sent / _SLOWEST_BYTES_PER_S:
+            raise BrokerUnavailable(f"The upload of {self._url} is too slow: {self._sent:,} bytes in {took_s:.0f} s.")
+
+
+class _TextFile(io.RawIOBase):
+    """Texts as one file of their UTF-8 bytes, encoded piece by piece where they are ASCII, as our own messages are."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
         super().__init__()
-        self._text: str | bytes = text if text.isascii() else text.encode()
+        self._texts = [text if text.isascii() else text.encode() for text in texts]
+        self._size = sum(map(len, self._texts))
         self._at = 0
 
     def readable(self) -> bool:
@@ -135,15 +171,23 @@ class _TextFile(io.RawIOBase):
         return self._at
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: len(self._text)}[whence]
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
         self._at = max(0, start + offset)
         return self._at
 
     def read(self, size: int | None = -1) -> bytes:
-        end = len(self._text) if size is None or size < 0 else min(self._at + size, len(self._text))
-        piece = self._text[self._at : end]
+        end = self._size if size is None or size < 0 else min(self._at + size, self._size)
+        found = io.BytesIO()  # joining the pieces would take twice as much
+        found.writelines(self._between(self._at, end))
         self._at = max(self._at, end)
-        return piece.encode("ascii") if isinstance(piece, str) else piece
+        return found.getvalue()
+
+    def _between(self, at: int, end: int) -> Iterator[bytes]:
+        for text in self._texts:
+            for start in range(max(0, at), min(end, len(text)), _PIECE_BYTES):
+                piece = text[start : min(start + _PIECE_BYTES, end)]
+                yield piece.encode("ascii") if isinstance(piece, str) else piece
+            at, end = at - len(text), end - len(text)
 
     def readinto(self, buffer: Any) -> int:
         piece = self.read(len(buffer))

@@ -157,8 +157,8 @@ def _progress(done: str) -> Any:
 def _finish(outcome: Outcome, done: str, group: str) -> None:
     if sys.stderr.isatty():
         click.echo("\r", nl=False, err=True)
-    for failure in outcome.failures:
-        note(failure)
+    for line in [*outcome.failures, *outcome.notes]:
+        note(line)
     say(f"{_letters(outcome.done)} of group {group} {done}.")
     if outcome.failures:
         raise click.exceptions.Exit(1)

@@ -9,7 +9,7 @@ compute the id of each handler's run.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 from uuid import UUID, uuid5
@@ -17,8 +17,9 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from kombu import Exchange
 
-from kombu_hake.amqp import MATCHED_KEY_MAX_CHARS, Binding, matches
+from kombu_hake.amqp import MATCHED_KEY_MAX_CHARS, Binding, matches, parse_store
 from kombu_hake.aws import forksafe
+from kombu_hake.exceptions import ConfigurationError
 
 __all__ = ["Registry", "Subscription", "registry", "run_id"]
 
@@ -68,6 +69,8 @@ class _Topic(Protocol):
     """What is used of a :class:`kombu_hake.groups.topic.Topic`."""
 
     _app: Any
+    name: str
+    large_messages: str | None
 
     @property
     def exchange(self) -> Exchange:
@@ -97,9 +100,31 @@ class Registry:
                 known.append(subscription)
 
     def add_topic(self, topic: _Topic) -> None:
-        """Register a topic, for as long as it is referenced elsewhere."""
+        """Register a topic, for as long as it is referenced elsewhere.
+
+        Raises:
+            ConfigurationError: the app has one of this name that keeps its large messages in another place.
+        """
         with self._lock:
+            for app, url in self._places(topic.name):
+                is_of_same_app = app is None or topic._app is None or app == topic._app
+                if topic.large_messages and is_of_same_app and parse_store(url) != parse_store(topic.large_messages):
+                    raise ConfigurationError(
+                        f"Topic {topic.name!r} is defined twice, with large_messages={url!r} and with "
+                        f"large_messages={topic.large_messages!r}: its events can have one place only. Define it once, "
+                        "and import it where it is used."
+                    )
             self._topics[id(topic)] = topic
+
+    def _places(self, name: str) -> Iterator[tuple[Any, str]]:
+        """The app, None for all, and the place of large messages of each topic of this name that has one of its own."""
+        for topic in list(self._topics.values()):
+            if topic.name == name and topic.large_messages:
+                yield topic._app, topic.large_messages
+        for app, subscriptions in [(None, self._shared), *self._of_app.items()]:
+            for one in subscriptions:
+                if one.topic == name and one.large_messages:
+                    yield app, one.large_messages
 
     def topics(self, app: Any) -> list[_Topic]:
         """The topics of an app and the shared ones, with handlers or without, in the order of definition."""

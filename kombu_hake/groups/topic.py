@@ -124,6 +124,7 @@ class Topic:
         Raises:
             DeclarationMismatch: ``max_size`` is not a number of bytes that a topic can be raised to, or
                 ``large_messages`` is no URL of a bucket.
+            ConfigurationError: the app has a topic of this name with another ``large_messages``.
         """
         self.name = name
         self.max_size = checked_size(name, max_size)

@@ -20,6 +20,7 @@ from kombu_hake.amqp import (
     PRIVATE_EXCHANGE,
     SIZE_ATTRIBUTE,
     SQS_MAX_DELAY_S,
+    SQS_MAX_MESSAGE_BYTES,
     Pointer,
     Wire,
     compressed,
@@ -231,7 +232,7 @@ class Dispatcher:
         Raises: as :meth:`publish`.
         """
         store = self._topology.stores.of("", headers)
-        return None if store is None else self._uploads.put(text, store, is_for_queue=True)
+        return None if store is None else self._uploads.put([text], store, is_for_queue=True)
 
     def _point(self, large: _Large, target: Target, prepared: Outgoing) -> Outgoing | None:
         """The pointer to a message that is too large for a target; None if the target needs no message.
@@ -244,15 +245,15 @@ class Dispatcher:
         stored = large.message.get("stored")
         if stored is not None:
             changes = stored.changes_for(large.message, large.exchange, large.routing_key)
-            return pointing(prepared, stored.pointer, changes)
+            return pointing(prepared, large.wire.size_bytes, stored.pointer, changes)
         if large.pointer is None:
             store = self._topology.stores.of(large.exchange, large.message.get("headers") or {})
             if store is None:
                 return prepared
             check_values(large.message)
             is_for_queue = len(large.targets) == 1 and isinstance(target, QueueTarget)
-            large.pointer = self._uploads.put(large.wire.text, store, is_for_queue=is_for_queue)
-        return pointing(prepared, large.pointer, {})
+            large.pointer = self._uploads.put(large.wire.pieces, store, is_for_queue=is_for_queue)
+        return pointing(prepared, large.wire.size_bytes, large.pointer, {})
 
     def _at_level(self, target: Target, priority: Any) -> Target:
         """The priority level of a queue that has levels; the queue itself otherwise."""
@@ -323,7 +324,8 @@ class Dispatcher:
         if store is None or SIZE_ATTRIBUTE in prepared.parameters.get("MessageAttributes", ()):
             return None
         is_for_queue = isinstance(target, QueueTarget)
-        return pointing(prepared, self._uploads.put(prepared.text, store, is_for_queue=is_for_queue), {})
+        pointer = self._uploads.put([prepared.text], store, is_for_queue=is_for_queue)
+        return pointing(prepared, len(prepared.text), pointer, {})
 
     def _send_if_needed(self, target: Target, prepared: Outgoing, exchange: str) -> None:
         """Publish to a topic of which it is not known yet whether queues are subscribed, or whether it exists."""
@@ -336,13 +338,15 @@ class Dispatcher:
                 raise
 
     def _prepare(self, target: Target, wire: Wire, message: Mapping[str, Any], routing_key: str) -> Outgoing:
+        """The message to one target. Without its text, if that is larger than any target takes."""
+        text = wire.text if wire.size_bytes <= SQS_MAX_MESSAGE_BYTES else ""
         if isinstance(target, QueueTarget):
             extra = send_parameters(message, target.queue, to_queue=True)
             delay = extra.get("DelaySeconds")
             if delay:
                 is_deferred_again = _asked_delay(message["properties"]) is None
                 extra["DelaySeconds"] = self._delays.allowed_s(target, delay, is_deferred_again=is_deferred_again)
-            return Outgoing(wire.text, extra, wire.size_bytes)
+            return Outgoing(text, extra, wire.size_bytes)
         priority = priority_attribute(message["properties"].get("priority"))
         if self._topology.exchange_type(target.exchange) == "headers":
             rest = _rest(routing_key, priority, message.get("headers") or {})
@@ -350,7 +354,7 @@ class Dispatcher:
             rest = _rest_of_key(routing_key, priority)
         extra = send_parameters(message, target.exchange, to_queue=False)
         parameters = {**rest.parameters, **extra} if extra else rest.parameters
-        return Outgoing(wire.text, parameters, wire.size_bytes + rest.size_bytes)
+        return Outgoing(text, parameters, wire.size_bytes + rest.size_bytes)
 
     def _instead(self, target: Target, exc: Exception, published: Published) -> list[Target]:
         mandatory = published.mandatory

@@ -6,7 +6,7 @@ could not be sent is left to the bucket's lifecycle rule, because AWS may have a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kombu_hake.amqp import (
@@ -32,17 +32,18 @@ class Uploads:
     def __init__(self, clients: Clients) -> None:
         self._clients = clients
 
-    def put(self, text: str, store: Store, *, is_for_queue: bool) -> Pointer:
+    def put(self, pieces: Sequence[str], store: Store, *, is_for_queue: bool) -> Pointer:
         """Write the text of a message.
 
         Args:
+            pieces: The text, in pieces.
             is_for_queue: Whether the message goes to one queue, whose consumer is to delete the object.
         Raises:
             MessageTooLarge: it is too large for our consumers, too.
             BrokerUnavailable: S3 cannot be reached.
             AccessDenied: it needs ``s3:PutObject``.
         """
-        size = len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+        size = sum(len(text) if text.isascii() else len(text.encode("utf-8", "replace")) for text in pieces)
         if size > MAX_PAYLOAD_BYTES:
             raise MessageTooLarge(
                 f"A message of {size:,} bytes is over the {MAX_PAYLOAD_BYTES:,} bytes that consumers take from S3: "
@@ -51,7 +52,7 @@ class Uploads:
                 limit_bytes=MAX_PAYLOAD_BYTES,
             )
         pointer = Pointer(store.bucket, store.new_key(is_for_queue=is_for_queue), size)
-        self._clients.s3("upload", Bucket=pointer.bucket, Key=pointer.key, Text=text)
+        self._clients.s3("upload", Bucket=pointer.bucket, Key=pointer.key, Pieces=pieces)
         return pointer
 
 
@@ -72,10 +73,11 @@ def check_values(message: Mapping[str, Any]) -> None:
         )
 
 
-def pointing(prepared: Outgoing, pointer: Pointer, changes: Changes) -> Outgoing:
+def pointing(prepared: Outgoing, text_bytes: int, pointer: Pointer, changes: Changes) -> Outgoing:
     """A message that points to the payload of *prepared*, and has all else of it.
 
     Args:
+        text_bytes: What the text of *prepared* counts in its size.
         changes: What differs from the payload.
     """
     added = pointer_attributes(pointer, changes)
@@ -83,4 +85,4 @@ def pointing(prepared: Outgoing, pointer: Pointer, changes: Changes) -> Outgoing
     parameters = {**prepared.parameters, "MessageAttributes": {**added, **before}}
     size = sum(len(name) + sum(map(len, item.values())) for name, item in added.items())
     text = pointer.text
-    return Outgoing(text, parameters, prepared.size_bytes - len(prepared.text) + len(text) + size)
+    return Outgoing(text, parameters, prepared.size_bytes - text_bytes + len(text) + size)

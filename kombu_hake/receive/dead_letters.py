@@ -34,7 +34,14 @@ from kombu_hake.amqp import (
     whole,
 )
 from kombu_hake.aws import Clients, TtlCache
-from kombu_hake.exceptions import BrokerUnavailable, HakeError, InvalidName, QueueNotFound, TopologyError
+from kombu_hake.exceptions import (
+    BrokerUnavailable,
+    HakeError,
+    InvalidName,
+    MessageTooLarge,
+    QueueNotFound,
+    TopologyError,
+)
 from kombu_hake.publish import NO_TENANT
 from kombu_hake.quoting import fields, guarded
 from kombu_hake.receive.delivery import Lease, Outcome
@@ -109,16 +116,22 @@ class DeadLetters:
     """Sets messages aside. Shared by the connections of a process; safe to share between threads."""
 
     def __init__(
-        self, clients: Clients, publish: Callable[..., None], make_again: Callable[[str, QueueArn], bool]
+        self,
+        clients: Clients,
+        publish: Callable[..., None],
+        make_again: Callable[[str, QueueArn], bool],
+        make_room: Callable[[str, QueueArn], bool] = lambda queue, arn: False,
     ) -> None:
         """
         Args:
             publish: :meth:`kombu_hake.publish.dispatch.Dispatcher.publish_now`.
             make_again: :meth:`kombu_hake.topology.dead_queues.DeadQueues.make_again`.
+            make_room: :meth:`kombu_hake.topology.dead_queues.DeadQueues.make_room`.
         """
         self._clients = clients
         self._publish = publish
         self._make_again = make_again
+        self._make_room = make_room
         self._attributes: TtlCache[QueueUrl, _Attributes] = TtlCache(_REDRIVE_TTL_S)
         self._urls: TtlCache[QueueArn, QueueUrl] = TtlCache(_REDRIVE_TTL_S)
 
@@ -199,6 +212,10 @@ class DeadLetters:
             where = self._send_to(dead_arn, raw, kept)
         except QueueNotFound:
             if not self._make_again(queue, dead_arn):
+                raise
+            where = self._send_to(dead_arn, raw, kept)
+        except MessageTooLarge:
+            if not self._make_room(queue, dead_arn):
                 raise
             where = self._send_to(dead_arn, raw, kept)
         if lease is not None and lease.owned is not None:

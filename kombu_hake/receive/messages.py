@@ -39,6 +39,7 @@ from kombu_hake.amqp import (
 from kombu_hake.exceptions import MalformedMessage
 from kombu_hake.quoting import quoted
 from kombu_hake.receive.delivery import About, Delivery, Lease
+from kombu_hake.receive.memory import give_back_freed
 from kombu_hake.receive.stored import Stored
 
 __all__ = [
@@ -137,7 +138,10 @@ class HakeMessage(KombuMessage):  # type: ignore[misc]
         return True
 
     def _decode(self) -> Any:
-        return decoded(self.body, self.content_type, self.content_encoding, accept=self.accept)
+        found = decoded(self.body, self.content_type, self.content_encoding, accept=self.accept)
+        if self.stored is not None:
+            give_back_freed()
+        return found
 
 
 class CommandMessage(HakeMessage):

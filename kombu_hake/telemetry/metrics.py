@@ -25,7 +25,14 @@ from typing import Any, NamedTuple
 from opentelemetry.metrics import CallbackOptions, Observation, get_meter
 
 from kombu_hake._version import __version__
-from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, QueueNotFound, QuotaExceeded, TopicNotFound
+from kombu_hake.exceptions import (
+    AccessDenied,
+    BrokerUnavailable,
+    PayloadMissing,
+    QueueNotFound,
+    QuotaExceeded,
+    TopicNotFound,
+)
 from kombu_hake.telemetry import names
 from kombu_hake.telemetry.safety import never_raises, report
 from kombu_hake.telemetry.tally import OTHER, Few, Tally
@@ -323,6 +330,6 @@ def _status(error: Exception) -> str:
         return "throttled" if error.is_throttle else "unavailable"
     if isinstance(error, AccessDenied):
         return "denied"
-    if isinstance(error, QueueNotFound | TopicNotFound):
+    if isinstance(error, QueueNotFound | TopicNotFound | PayloadMissing):
         return "missing"
     return "quota" if isinstance(error, QuotaExceeded) else "refused"

@@ -42,7 +42,7 @@ from kombu_hake.topology.spec import (
     own_tags,
     retention_s,
 )
-from kombu_hake.topology.stores import STORE_ARGUMENT, Stores, checked_store
+from kombu_hake.topology.stores import STORE_ARGUMENT, Stores, checked_store, same_store
 from kombu_hake.topology.timings import Timings
 from kombu_hake.topology.topics import Topics
 from kombu_hake.topology.topology import Topology
@@ -79,5 +79,6 @@ __all__ = [
     "own_tags",
     "read_tags",
     "retention_s",
+    "same_store",
     "whoami",
 ]

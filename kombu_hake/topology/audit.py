@@ -22,10 +22,12 @@ from kombu_hake.amqp import (
     SNS_MAX_FILTERS,
     SQS_LIST_PAGE,
     TAG_PREFIX,
+    Arn,
     Binding,
     QueueArn,
     QueueUrl,
     SubscriptionArn,
+    dead_queue_arn,
     from_tags,
     is_incarnation,
     named_topics,
@@ -33,6 +35,7 @@ from kombu_hake.amqp import (
     parse_arn,
     queue_name,
     readable_dead_queue,
+    whole,
 )
 from kombu_hake.aws import Clients
 from kombu_hake.config import Settings
@@ -45,7 +48,7 @@ from kombu_hake.topology.drift import Drift, ShownQueue, ShownTopic, queue_drift
 from kombu_hake.topology.home import Home
 from kombu_hake.topology.observed import Observed, Subscription
 from kombu_hake.topology.queues import COUNTS, read_tags
-from kombu_hake.topology.sizes import size_of
+from kombu_hake.topology.sizes import SIZE_ATTRIBUTE, size_of
 from kombu_hake.topology.spec import (
     LEVEL_TAG,
     OWNER_TAG,
@@ -146,6 +149,8 @@ class Auditor:
         self._explained: set[tuple[str, str]] = set()
         self._understood: set[str] = set()
         self._queues: dict[str, ShownQueue | None] = {}
+        #: ARN of a queue to the largest message that it takes, or is to take.
+        self._largest: dict[str, int] = {}
         self._topics: dict[str, ShownTopic | None] = {}
         self._attributes: dict[SubscriptionArn, Mapping[str, str] | None] = {}
         #: Exchange to the filter policies that its topic has, and to those that the changes so far add.
@@ -173,6 +178,9 @@ class Auditor:
                 self._compare_bindings(spec, draft(spec, bindings, self._settings, self._home), plan)
             except TopologyError as exc:  # such as a policy that is not understood, or a tag with an impossible name
                 self._found.unknown.append(f"Cannot tell what differs for queue {spec.name}: {exc}")
+        for queue in plan.queues:
+            if queue.role == "dead":
+                self._compare_size_of_dead_letters(queue, plan)
         for topic in plan.topics:
             if topic.is_bound or self._is_made_to_publish(topic):
                 self._compare_topic(topic)
@@ -306,11 +314,19 @@ class Auditor:
 
     def _compare_sizes(self, name: str, drafted: Draft, plan: Blueprint) -> None:
         bound = {binding.exchange for binding in drafted.bound}
-        sizes = [topic.max_size_bytes for topic in plan.topics if topic.exchange in bound and topic.max_size_bytes]
-        for queue in plan.queues if sizes else ():
+        size = max((topic.max_size_bytes or 0 for topic in plan.topics if topic.exchange in bound), default=0)
+        for queue in plan.queues:
             shown = self._queues.get(queue.name)
             if shown is not None and queue.owner == name and queue.role in ("queue", "level"):
-                self._found.changes += size_drift(queue, shown, max(sizes))
+                self._largest[queue.arn] = max(size, whole((shown.attributes or {}).get(SIZE_ATTRIBUTE)) or 0)
+                self._found.changes += size_drift(queue, shown, size)
+
+    def _compare_size_of_dead_letters(self, dead: SqsQueue, plan: Blueprint) -> None:
+        shown = self._queues.get(dead.name)
+        sources = [queue for queue in plan.queues if _dead_letters_go_to(queue) == parse_arn(dead.arn)]
+        if shown is not None:
+            size = max((self._largest.get(queue.arn, 0) for queue in sources), default=0)
+            self._found.changes += size_drift(dead, shown, size)
 
     def _note_undeclared(self, spec: QueueSpec, drafted: Draft, wanted: Desired) -> None:
         self._explained |= {(wanted.topics[name], level.arn) for name in wanted.exchanges for level in wanted.levels}
@@ -651,6 +667,13 @@ def _adds_filter(change: Change, exchange: str, observed: Observed) -> bool:
             found = observed.subscriptions[change.queue, change.exchange].attributes or {}
             return change.exchange == exchange and change.value != "{}" and found.get("FilterPolicy", "{}") == "{}"
     return False
+
+
+def _dead_letters_go_to(queue: SqsQueue) -> Arn | None:
+    try:
+        return dead_queue_arn(queue.redrive)
+    except ValueError:  # of the option queue_attributes
+        return None
 
 
 def _described(binding: Binding) -> str:

@@ -64,6 +64,8 @@ class DeadQueues:
         self._settings = settings
         self._queues = queues
         self._done: set[str] = set()
+        #: Dead-letter queues that were raised, or cannot be.
+        self._roomy: set[str] = set()
         #: Queue to the exchanges that its queue for undelivered messages allows; None: a right to make it is missing.
         self._undelivered: dict[str, frozenset[str] | None] = {}
 
@@ -155,6 +157,18 @@ class DeadQueues:
             wanted.name, queue, extra=fields(queue=queue),
         )  # fmt: skip
         return True
+
+    def make_room(self, queue: str, arn: QueueArn) -> bool:
+        """Raise the dead-letter queue of *queue*, which refused a message for its size. Return True if it was raised.
+
+        Args:
+            arn: Of the one that refused it. One that *queue* did not ask for here is not ours to change.
+        """
+        wanted = self.plan(queue)
+        if wanted is None or wanted.name in self._roomy or self._queues.physical(wanted.name) != parse_arn(arn).name:
+            return False
+        self._roomy.add(wanted.name)
+        return self._queues.raise_size_of_dead_letters(wanted.name)
 
     def undelivered_name(self, queue: str) -> str | None:
         """The queue that is to keep what SNS can't deliver to *queue*; None where there is to be none. No call."""

@@ -124,13 +124,19 @@ def topic_drift(wanted: SnsTopic, shown: ShownTopic) -> Iterator[Drift]:
 
 
 def size_drift(wanted: SqsQueue, shown: ShownQueue, size_bytes: int) -> Iterator[Drift]:
-    """Where a queue takes smaller messages than the exchanges that it is bound to."""
+    """Where a queue takes smaller messages than the exchanges that it is bound to; or a dead-letter queue, than its
+    queues.
+    """
     found = (shown.attributes or {}).get(SIZE_ATTRIBUTE, "")
     if wanted.is_predefined or SIZE_ATTRIBUTE in wanted.attributes or not found.isdecimal() or int(found) >= size_bytes:
         return
-    reason = (
-        f"{SIZE_ATTRIBUTE} is {found}, but the queue is bound to an exchange with messages of up to {size_bytes} bytes."
-    )
+    if wanted.role == "dead":
+        reason = f"{SIZE_ATTRIBUTE} is {found}, but its dead letters may have up to {size_bytes} bytes."
+    else:
+        reason = (
+            f"{SIZE_ATTRIBUTE} is {found}, but the queue is bound to an exchange with messages of up to {size_bytes} "
+            "bytes."
+        )
     attributes = {SIZE_ATTRIBUTE: str(SQS_MAX_MESSAGE_BYTES)}
     yield Drift("change", "attribute", wanted.physical, reason, wanted.owner, queue=wanted.name, attributes=attributes)
 

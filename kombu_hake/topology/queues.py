@@ -296,22 +296,38 @@ class Queues:
         if limit >= size_bytes or self.is_predefined(name):
             return
         self._shown[url] = shown._replace(size_bytes=SQS_MAX_MESSAGE_BYTES)  # tried once
-        why = "it was chosen"
-        if limit == SQS_OLD_MAX_MESSAGE_BYTES and not self._sets_size(name):
-            attributes = {"MaximumMessageSize": str(SQS_MAX_MESSAGE_BYTES)}
-            try:
-                self._clients.sqs("set_queue_attributes", QueueUrl=url, Attributes=attributes)
-            except AccessDenied as exc:
-                why = str(exc)
-            else:
-                logger.info("Raised queue %s to messages of %d bytes.", name, SQS_MAX_MESSAGE_BYTES)
-                return
+        why = self._raise_old_size(name, url, limit)
+        if not why:
+            return
         logger.warning(
             "HAKE322 Queue %s takes messages of %d bytes, but is bound to a topic with messages of %d: larger ones are "
             "delivered, but cannot be retried or sent to handlers. Set its MaximumMessageSize to %d. Its limit was not "
             "changed, because %s.",
             name, limit, size_bytes, SQS_MAX_MESSAGE_BYTES, why, extra=fields(queue=name),
         )  # fmt: skip
+
+    def raise_size_of_dead_letters(self, name: str) -> bool:
+        """Raise a dead-letter queue that refused a message for its size, as :meth:`raise_size` does.
+
+        Returns:
+            True if it was raised. AWS may take a minute to act on it.
+        """
+        url = self.url(name)
+        self.policy(url)  # reads the limit, too
+        limit = self._shown.get(url, _NOT_SHOWN).size_bytes
+        return not self.is_predefined(name) and not self._raise_old_size(name, url, limit)
+
+    def _raise_old_size(self, name: str, url: QueueUrl, limit: int) -> str:
+        """Raise a queue whose limit is AWS's former default. Returns why it was not raised, empty if it was."""
+        if limit != SQS_OLD_MAX_MESSAGE_BYTES or self._sets_size(name):
+            return "it was chosen"
+        attributes = {"MaximumMessageSize": str(SQS_MAX_MESSAGE_BYTES)}
+        try:
+            self._clients.sqs("set_queue_attributes", QueueUrl=url, Attributes=attributes)
+        except AccessDenied as exc:
+            return str(exc)
+        logger.info("Raised queue %s to messages of %d bytes.", name, SQS_MAX_MESSAGE_BYTES)
+        return ""
 
     def _sets_size(self, name: str) -> bool:
         return "MaximumMessageSize" in created_attributes(self._settings, name, is_temporary=False)

@@ -14,7 +14,7 @@ from kombu_hake.config import Settings
 from kombu_hake.exceptions import DeclarationMismatch
 from kombu_hake.quoting import quoted
 
-__all__ = ["STORE_ARGUMENT", "Stores", "checked_store"]
+__all__ = ["STORE_ARGUMENT", "Stores", "checked_store", "same_store"]
 
 #: Argument of an exchange: its own ``s3://bucket/prefix``.
 STORE_ARGUMENT = "x-large-messages"
@@ -36,6 +36,20 @@ def checked_store(exchange: str, url: object) -> Store | None:
         ) from None
 
 
+def same_store(exchange: str, one: Store | None, other: Store | None) -> Store | None:
+    """The store of an exchange that is declared twice. Pure.
+
+    Raises:
+        DeclarationMismatch: there are two.
+    """
+    if one is not None and other is not None and one != other:
+        raise DeclarationMismatch(
+            f"Exchange {exchange!r} is declared with {STORE_ARGUMENT}={str(one)!r} and with {str(other)!r}: its large "
+            "messages can have one place only."
+        )
+    return one or other
+
+
 class Stores:
     """The configured stores. Safe to share between threads."""
 
@@ -51,9 +65,9 @@ class Stores:
         """Record the store of an exchange; None for none of its own.
 
         Raises:
-            DeclarationMismatch: it is no URL of a bucket.
+            DeclarationMismatch: it is no URL of a bucket, or not the one that this process declared before.
         """
-        store = checked_store(exchange, url)
+        store = same_store(exchange, self._by_exchange.get(exchange), checked_store(exchange, url))
         if store is not None:
             self._by_exchange[exchange] = store
 

@@ -108,7 +108,7 @@ def test_errors_of_s3_are_ours(shop: Shop) -> None:
     with pytest.raises(PayloadMissing, match=f"s3:GetObject on s3://{shop.bucket}/prod/none"):
         clients.s3("download", Bucket=shop.bucket, Key="prod/none", MaxBytes=10)
     with pytest.raises(PublishError, match="NoSuchBucket"):
-        clients.s3("upload", Bucket="no-such-bucket-here", Key="x", Text="x")
+        clients.s3("upload", Bucket="no-such-bucket-here", Key="x", Pieces=["x"])
     shop.s3.put_object(Bucket=shop.bucket, Key="prod/long", Body=b"x" * 100)
     with pytest.raises(MalformedMessage, match="100 bytes"):
         clients.s3("download", Bucket=shop.bucket, Key="prod/long", MaxBytes=99)
@@ -227,3 +227,53 @@ def test_an_answer_that_ignores_the_range_is_no_part(shop: Shop, monkeypatch: py
     monkeypatch.setattr(client, "get_object", lambda **params: get(Bucket=params["Bucket"], Key=params["Key"]))
     with pytest.raises(BrokerUnavailable, match="another part"):
         clients.s3("download", Bucket=shop.bucket, Key="prod/x", MaxBytes=len(text))
+
+
+# --- what an upload may take
+
+
+class _Clock:
+    """A clock that is read once for each 256 KiB of an upload, and goes on by *step_s* each time."""
+
+    def __init__(self, step_s: float) -> None:
+        self.now_s, self.step_s = 0.0, step_s
+
+    def __call__(self) -> float:
+        self.now_s += self.step_s
+        return self.now_s
+
+
+def test_an_upload_may_take_as_long_as_a_slow_line_needs(shop: Shop) -> None:
+    shop.declare("mails")
+    client = shop.connection.transport.clients._client("s3")
+    client._clock = _Clock(5.0)
+    shop.publish("x" * (PART_BYTES * 2), "mails")
+    assert client._clock.now_s > 100
+    [message] = shop.receive("mails")
+    assert len(message.payload) == PART_BYTES * 2
+
+
+@pytest.mark.parametrize("size", [2 * MIB, PART_BYTES * 2], ids=["one part", "two parts"])
+def test_an_upload_that_hardly_advances_fails_and_leaves_nothing(shop: Shop, size: int) -> None:
+    shop.declare("mails")
+    clients = shop.connection.transport.clients
+    clients._client("s3")._clock = _Clock(30.0)
+    too_slow = rf"The upload of s3://{shop.bucket}/prod/q/\w+ is too slow: [\d,]+ bytes in"
+    with pytest.raises(BrokerUnavailable, match=too_slow):
+        shop.publish("x" * size, "mails")
+    assert shop.keys() == []
+    assert "Uploads" not in shop.s3.list_multipart_uploads(Bucket=shop.bucket)
+
+
+@pytest.mark.parametrize("size", [2 * MIB, PART_BYTES * 2], ids=["one part", "two parts"])
+def test_an_upload_that_gets_no_answer_fails_and_leaves_nothing(aws: Emulator, bucket: str, size: int) -> None:
+    with Proxy(aws.endpoint_url, rules=[Rule("black_hole", "PutObject")]) as proxy:  # parts are put, too
+        seen = replace(aws, port=int(proxy.endpoint_url.rpartition(":")[2]))
+        limits = {"connect_timeout": 1, "read_timeout": 1, "max_attempts": 1}
+        with Connection(seen.url(large_messages=f"s3://{bucket}/prod", **limits)) as connection:
+            shop = Shop(aws, bucket, connection)
+            shop.declare("mails")
+            with pytest.raises(BrokerUnavailable, match="Read timeout"):
+                shop.publish("x" * size, "mails")
+            assert shop.keys() == []
+            assert "Uploads" not in shop.s3.list_multipart_uploads(Bucket=bucket)

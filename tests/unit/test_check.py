@@ -268,6 +268,7 @@ FAULTS = [
     ),
     Fault("max-receives-low", lambda aws: redrive(aws, "email", aws.arn("email-dead"), 2)),
     Fault("dead-retention-short", lambda aws: aws.attributes("email-dead").update(MessageRetentionPeriod="345600")),
+    Fault("dead-size-small", lambda aws: aws.attributes("email-dead").update(MaximumMessageSize="262144")),
     Fault(
         "dead-letters",
         lambda aws: aws.fake.sqs("send_message", QueueUrl=aws.url("email-dead"), MessageBody="x"),

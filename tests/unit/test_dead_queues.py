@@ -16,6 +16,7 @@ from kombu_hake.amqp.routing import message_attributes
 from kombu_hake.exceptions import (
     BrokerUnavailable,
     ConfigurationError,
+    MessageTooLarge,
     QueueNotFound,
     TopologyError,
     TopologyIncomplete,
@@ -449,3 +450,59 @@ def test_a_dead_letter_queue_that_was_deleted_and_recreated_gets_the_next_dead_l
     fake.clock.advance(61)
     place(letters, topology, 1)
     assert [one.body for one in fake.queues.queue("q-dead").messages] == ["text 1"]
+
+
+# --- dead letters that are larger than the dead-letter queue takes
+
+
+def place_large(fake: FakeClients, topology: Topology, size: int = 300_000) -> str:
+    letters = DeadLetters(
+        fake, lambda *args, **kwargs: None, topology.dead_queues.make_again, topology.dead_queues.make_room
+    )
+    raw = {"Body": "x" * size, "MessageId": "1", "ReceiptHandle": "h"}
+    source = SourceQueue("q", topology.queues.url("q"), {})
+    return letters.place(opaque(raw["Body"], "q"), raw, source, reason="malformed")
+
+
+def dead_size(fake: FakeClients, name: str = "q-dead") -> str:
+    return str(fake.queues.queue(name).attributes["MaximumMessageSize"])
+
+
+def test_a_dead_letter_queue_with_the_old_default_is_raised_when_a_dead_letter_needs_it(fake: FakeClients) -> None:
+    topology = made(fake)
+    topology.declare_queue(QueueSpec("q", arguments=ASKED))
+    fake.queues.queue("q-dead").attributes["MaximumMessageSize"] = "262144"
+    place_large(fake, topology, 200_000)
+    assert dead_size(fake) == "262144"
+    assert place_large(fake, topology) == fake.queues.queue("q-dead").url
+    assert dead_size(fake) == "1048576"
+    assert len(fake.queues.queue("q-dead").messages) == 2
+
+
+@pytest.mark.parametrize("limit", ["100000", "262144"])
+def test_any_other_dead_letter_queue_is_left_alone(fake: FakeClients, limit: str) -> None:
+    """One whose limit was chosen; or one that an operator put into the redrive policy."""
+    topology = made(fake)
+    topology.declare_queue(QueueSpec("q", arguments=ASKED))
+    if limit == "262144":
+        fake.queues.create_queue("theirs")
+        policy = {"deadLetterTargetArn": fake.queues.queue("theirs").arn, "maxReceiveCount": 3}
+        fake.queues.queue("q").attributes["RedrivePolicy"] = json.dumps(policy)
+    name = "theirs" if limit == "262144" else "q-dead"
+    fake.queues.queue(name).attributes["MaximumMessageSize"] = limit
+    for _ in range(2):
+        with pytest.raises(MessageTooLarge):
+            place_large(fake, topology)
+    assert dead_size(fake, name) == limit
+    assert fake.count("set_queue_attributes") == 0
+
+
+def test_without_the_right_to_raise_it_the_dead_letter_stays(fake: FakeClients) -> None:
+    topology = made(fake)
+    topology.declare_queue(QueueSpec("q", arguments=ASKED))
+    fake.queues.queue("q-dead").attributes["MaximumMessageSize"] = "262144"
+    fake.deny("sqs:SetQueueAttributes")
+    for _ in range(2):
+        with pytest.raises(MessageTooLarge):
+            place_large(fake, topology)
+    assert dead_size(fake) == "262144"

@@ -135,6 +135,12 @@ def test_topics_without_handlers() -> None:
     assert [topic.name for topic in (*kept, shared, theirs)] == ["orders", "films", "news-of-all", "theirs"]
 
 
+def test_an_exchange_with_two_places_for_large_messages_is_an_error() -> None:
+    one, other = (Exchange("x", arguments={"x-large-messages": f"s3://{name}-bucket"}) for name in ("one", "other"))
+    with pytest.raises(TopologyError, match=r"'x'.*s3://other-bucket.*s3://one-bucket"):
+        found(made(task_queues=[Queue("a", one), Queue("b", other)]))
+
+
 def test_topic_of_the_current_app_by_its_proxy() -> None:
     app = made()
     orders = Topic("orders", app=Proxy(lambda: app))

@@ -119,6 +119,17 @@ def test_what_is_sent_is_taken_by_sqs_and_of_the_size_it_says(body: bytes | str,
     assert decode(wire.text, "q").headers == headers
 
 
+@pytest.mark.parametrize("header", ["a", datetime.datetime(2026, 1, 2, tzinfo=datetime.timezone.utc)])
+def test_the_text_of_a_large_body_is_that_of_any_other_without_being_joined(header: Any) -> None:
+    body = '"\N{SNOWMAN}\\\n' * 400_000
+    wire = encode(prepared(body, headers={"h": header}), "orders", "order.created", "tag")
+    assert len(wire.pieces) > 1
+    assert wire.size_bytes == len(wire.text)
+    [small] = encode(prepared("BODY", headers={"h": header}), "orders", "order.created", "tag").pieces
+    assert wire.text == small.replace('"BODY"', json.dumps(body))
+    assert decode(wire.text, "q").body == body.encode()
+
+
 def test_a_text_body_stays_readable() -> None:
     wire = json.loads(sent(b'[[7], {}, {"chord": null}]'))
     assert wire["body"] == '[[7], {}, {"chord": null}]'

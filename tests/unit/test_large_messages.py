@@ -2,107 +2,43 @@
 
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
-from datetime import datetime, timedelta, timezone
 from typing import Any
 from unittest import mock
 
 import pytest
+from celery import Celery
 from fakes import FakeClients, connected, eventually
-from kombu import Connection, Consumer, Exchange, Queue
+from kombu import Consumer, Exchange, Queue
+from support.large_messages import BUCKET, LARGE, Bench, fake_with_bucket, faults, opened, receive_nothing
 
 import kombu_hake
 from kombu_hake.admin.dead_letters import Selection, read, revived
 from kombu_hake.amqp import Pointer, Wire, encode, pointer_attributes
-from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, DeclarationMismatch, MessageTooLarge, PublishFailed
+from kombu_hake.exceptions import (
+    AccessDenied,
+    BrokerUnavailable,
+    ConfigurationError,
+    DeclarationMismatch,
+    MessageTooLarge,
+    PublishFailed,
+)
 from kombu_hake.receive import payloads as payloads_module
 
-BUCKET = "shop-payloads"
-LARGE = "x" * 1_200_000
 ORDERS = Exchange("orders", "topic")
-
-
-@pytest.fixture(autouse=True)
-def no_pauses() -> Iterator[None]:
-    with mock.patch.object(payloads_module, "backoff_s", return_value=0.0):
-        yield
+FIVE_MIB = "line of text\n" * 403_299
 
 
 @pytest.fixture
 def fake() -> FakeClients:
-    found = FakeClients()
-    found.objects.buckets.add(BUCKET)
-    return found
-
-
-class Bench:
-    """A connection to a fake AWS, and what its consumer got."""
-
-    def __init__(self, fake: FakeClients, connection: Connection) -> None:
-        self.fake, self.connection = fake, connection
-        self.channel = connection.default_channel
-        self.got: list[Any] = []
-
-    def declare(self, *queues: str, exchange: Exchange | None = None, **arguments: Any) -> None:
-        for name in queues:
-            key = "#" if exchange is not None and exchange.type == "topic" else name
-            bound = {"exchange": exchange, "routing_key": key} if exchange is not None else {}
-            Queue(name, queue_arguments=arguments or None, **bound)(self.channel).declare()
-
-    def publish(self, body: str = LARGE, key: str = "mails", exchange: str = "", **options: Any) -> None:
-        with self.connection.Producer() as producer:
-            producer.publish({"data": body}, exchange=exchange, routing_key=key, **options)
-
-    def receive(self, *queues: str, on: Callable[[Any], Any] | None = None, count: int = 1) -> list[Any]:
-        """Consume until so many messages were handed over; each is acknowledged, if *on* is not given."""
-        before = len(self.got)
-
-        def on_message(message: Any) -> None:
-            self.got.append(message)
-            (on or type(message).ack)(message)
-
-        declared = [Queue(name, no_declare=True) for name in queues]
-        with Consumer(self.channel, declared, on_message=on_message):
-            while len(self.got) < before + count:
-                self.connection.drain_events(timeout=10)
-        return self.got[before:]
-
-    def settle(self) -> None:
-        """Wait until every ack and each deletion is done."""
-        transport = self.connection.transport
-        assert transport.leases.flush(10.0)
-        assert not transport.payloads._deletes.wait(10.0)
-
-    def at(self, seconds: float) -> str:
-        """So many seconds from now, as an ETA."""
-        now = datetime.fromtimestamp(self.fake.clock(), timezone.utc)
-        return (now + timedelta(seconds=seconds)).isoformat()
-
-    def objects(self) -> list[str]:
-        return self.fake.objects.keys(BUCKET)
-
-    def raw(self, queue: str) -> list[dict[str, Any]]:
-        """The messages of a queue, which stay visible."""
-        url = self.fake.sqs("get_queue_url", QueueName=queue)["QueueUrl"]
-        answer = self.fake.sqs(
-            "receive_message", QueueUrl=url, MaxNumberOfMessages=10, VisibilityTimeout=0, WaitTimeSeconds=0,
-            MessageAttributeNames=["All"], MessageSystemAttributeNames=["All"],
-        )  # fmt: skip
-        return list(answer.get("Messages") or [])
-
-    def send(self, queue: str, body: str, **attributes: Any) -> None:
-        url = self.fake.sqs("get_queue_url", QueueName=queue)["QueueUrl"]
-        self.fake.sqs("send_message", QueueUrl=url, MessageBody=body, MessageAttributes=attributes)
-
-    def send_pointer(self, queue: str, pointer: Pointer) -> None:
-        self.send(queue, pointer.text, **pointer_attributes(pointer, {}))
+    return fake_with_bucket()
 
 
 @pytest.fixture
 def bench(fake: FakeClients) -> Iterator[Bench]:
-    with connected(fake, ack_linger_s=0.0, large_messages=f"s3://{BUCKET}/prod", wait_time_seconds=1) as connection:
-        yield Bench(fake, connection)
+    with opened(fake) as bench:
+        yield bench
 
 
 # --- publishing
@@ -227,11 +163,20 @@ def test_without_a_bucket_a_large_message_is_refused(fake: FakeClients) -> None:
     assert fake.objects.written == []
 
 
+def test_nor_is_it_sent_to_a_topic_that_may_not_exist(fake: FakeClients) -> None:
+    with connected(fake) as connection:
+        bench = Bench(fake, connection)
+        bench.declare("celery", exchange=Exchange("celery", "direct"))
+        with mock.patch.object(connection.transport.dispatcher._routes, "_ask"), pytest.raises(MessageTooLarge):
+            bench.publish(key="celery", exchange="celery")
+    assert fake.count("publish") == 0
+
+
 def test_what_consumers_would_refuse_is_refused(bench: Bench) -> None:
     bench.declare("mails")
     with pytest.raises(MessageTooLarge, match="values"), bench.connection.Producer() as producer:
         producer.publish([[]] * 2_000_000, exchange="", routing_key="mails")
-    huge = Wire(_Long(300_000_000), 300_000_000)
+    huge = Wire((_Long(300_000_000),), 300_000_000)
     encoded = mock.patch("kombu_hake.publish.dispatch.encode", return_value=huge)
     with encoded, pytest.raises(MessageTooLarge, match="268,435,456"):
         bench.publish()
@@ -269,25 +214,37 @@ def test_an_exchange_may_have_a_bucket_of_its_own(fake: FakeClients) -> None:
             Exchange("bad", "topic", arguments={"x-large-messages": "other"})(connection.default_channel).declare()
         with pytest.raises(DeclarationMismatch, match="s3://bucket/prefix"):
             kombu_hake.Topic("bad", large_messages="other")
+        other = Exchange("orders", "topic", arguments={"x-large-messages": f"s3://{BUCKET}/orders"})
+        with pytest.raises(DeclarationMismatch, match=rf"s3://other-payloads/orders.*s3://{BUCKET}/orders"):
+            other(connection.default_channel).declare()
+        Exchange("orders", "topic")(connection.default_channel).declare()
+        theirs(connection.default_channel).declare()
+
+
+@pytest.mark.parametrize("first_of_all_apps", [True, False])
+@pytest.mark.parametrize("second_of_all_apps", [True, False])
+def test_a_topic_has_one_bucket(first_of_all_apps: bool, second_of_all_apps: bool) -> None:
+    app, other = Celery("shop", set_as_current=False), Celery("other", set_as_current=False)
+    first, second = (None if of_all else app for of_all in (first_of_all_apps, second_of_all_apps))
+    name = f"orders-{first_of_all_apps}-{second_of_all_apps}"
+    kept = kombu_hake.Topic(name, app=first, large_messages="s3://one-bucket/orders")
+    with pytest.raises(ConfigurationError, match=rf"{name!r}.*'s3://one-bucket/orders'.*'s3://two-bucket/orders'"):
+        kombu_hake.Topic(name, app=second, large_messages="s3://two-bucket/orders")
+    kombu_hake.Topic(name, app=second, large_messages="s3://one-bucket/orders/")
+    kombu_hake.Topic(name, app=second)
+    if not first_of_all_apps:
+        kombu_hake.Topic(name, app=other, large_messages="s3://two-bucket/orders")
+    assert kept.large_messages == "s3://one-bucket/orders"
+
+
+def test_a_topic_that_is_known_by_its_handlers_alone_keeps_its_bucket() -> None:
+    app = Celery("shop", set_as_current=False)
+    kombu_hake.Topic("orders", app=app, large_messages="s3://one-bucket").on("placed", group="email", name="m")(print)
+    with pytest.raises(ConfigurationError, match="one-bucket"):
+        kombu_hake.Topic("orders", app=app, large_messages="s3://two-bucket")
 
 
 # --- what is refused, missing or denied
-
-
-def faults(bench: Bench) -> list[str]:
-    """The reasons of the dead letters of ``mails``."""
-    return [raw["MessageAttributes"]["hake-death-reason"]["StringValue"] for raw in bench.raw("mails-dead")]
-
-
-def receive_nothing(bench: Bench, until: Callable[[], bool]) -> None:
-    def deliver_until() -> bool:
-        with suppress(TimeoutError):
-            bench.connection.drain_events(timeout=0.01)
-        return until()
-
-    with Consumer(bench.channel, [Queue("mails", no_declare=True)], on_message=bench.got.append):
-        eventually(deliver_until)
-    assert bench.got == []
 
 
 @pytest.mark.parametrize(
@@ -560,7 +517,7 @@ def test_a_dead_letter_to_an_exchange_is_a_message_of_its_own(bench: Bench) -> N
 
 def test_the_copy_of_a_deferred_task_points_to_the_same_object(bench: Bench) -> None:
     bench.declare("mails", **{"x-dead-letter-queue": True, "x-delivery-limit": 2})  # too few receives to hide it
-    bench.publish(headers={"task": "shop.mail", "id": "7", "eta": bench.at(2_000)})
+    bench.publish(FIVE_MIB, headers={"task": "shop.mail", "id": "7", "eta": bench.at(2_000)})
     before = bench.objects()
     bench.fake.clock.advance(901)
     receive_nothing(bench, lambda: bench.fake.count("send_message") == 2)
@@ -570,11 +527,29 @@ def test_the_copy_of_a_deferred_task_points_to_the_same_object(bench: Bench) -> 
     receive_nothing(bench, lambda: bench.fake.count("send_message") == 3)
     bench.fake.clock.advance(300)
     [message] = bench.receive("mails")
-    assert message.payload == {"data": LARGE}
+    assert message.payload == {"data": FIVE_MIB}
     assert message.properties["first_sent_ms"] > 0
     bench.settle()
     assert bench.objects() == []
     assert bench.fake.objects.written == before
+
+
+def test_a_task_that_is_hidden_until_it_is_due_keeps_its_object(bench: Bench) -> None:
+    bench.declare("mails")
+    bench.publish(FIVE_MIB, headers={"task": "shop.mail", "id": "7", "eta": bench.at(20_000)})
+    before = bench.objects()
+    [sent] = bench.fake.queues.queue("mails").messages
+    bench.fake.clock.advance(901)
+    receive_nothing(bench, lambda: sent.visible_at - bench.fake.clock() > 15_000)
+    bench.settle()
+    assert bench.objects() == before
+    bench.fake.clock.advance(19_100)
+    [message] = bench.receive("mails")
+    assert message.payload == {"data": FIVE_MIB}
+    bench.settle()
+    assert bench.objects() == []
+    assert bench.fake.objects.written == before
+    assert bench.fake.count("send_message") == 1
 
 
 def test_a_dead_letter_that_is_sent_back_is_a_first_try_of_the_same_object(bench: Bench) -> None:

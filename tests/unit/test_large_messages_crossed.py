@@ -8,27 +8,24 @@ from unittest import mock
 import pytest
 from fakes import FakeClients, connected, eventually
 from kombu import Consumer, Exchange, Queue
-from test_large_messages import BUCKET, LARGE, Bench, receive_nothing
+from support.large_messages import LARGE, OPTIONS, Bench, fake_with_bucket, opened, receive_nothing
 
 import kombu_hake
 from kombu_hake.admin.dead_letters import read, revived
 from kombu_hake.receive.delivery import Event
 
-OPTIONS = {"ack_linger_s": 0.0, "large_messages": f"s3://{BUCKET}/prod", "wait_time_seconds": 1}
 TASK = {"task": "shop.mail", "id": "7"}
 
 
 @pytest.fixture
 def fake() -> FakeClients:
-    found = FakeClients()
-    found.objects.buckets.add(BUCKET)
-    return found
+    return fake_with_bucket()
 
 
 @pytest.fixture
 def bench(fake: FakeClients) -> Iterator[Bench]:
-    with connected(fake, **OPTIONS) as connection:
-        yield Bench(fake, connection)
+    with opened(fake) as bench:
+        yield bench
 
 
 @pytest.mark.parametrize("through", ["queue", "topic"])

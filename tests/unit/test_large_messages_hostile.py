@@ -1,12 +1,11 @@
 """Large messages, and what others or an unlucky moment make of their pointers: no object is lost, and nobody stuck."""
 
 from collections.abc import Iterator
-from unittest import mock
 
 import pytest
 from fakes import FakeClients, connected
 from kombu import Exchange
-from test_large_messages import BUCKET, LARGE, Bench, faults, receive_nothing
+from support.large_messages import BUCKET, LARGE, Bench, fake_with_bucket, faults, opened, receive_nothing
 
 import kombu_hake
 from kombu_hake.admin.dead_letters import read, revived
@@ -15,23 +14,15 @@ from kombu_hake.exceptions import BrokerUnavailable, PublishError, PublishFailed
 from kombu_hake.receive import payloads as payloads_module
 
 
-@pytest.fixture(autouse=True)
-def no_pauses() -> Iterator[None]:
-    with mock.patch.object(payloads_module, "backoff_s", return_value=0.0):
-        yield
-
-
 @pytest.fixture
 def fake() -> FakeClients:
-    found = FakeClients()
-    found.objects.buckets.add(BUCKET)
-    return found
+    return fake_with_bucket()
 
 
 @pytest.fixture
 def bench(fake: FakeClients) -> Iterator[Bench]:
-    with connected(fake, ack_linger_s=0.0, large_messages=f"s3://{BUCKET}/prod", wait_time_seconds=1) as connection:
-        yield Bench(fake, connection)
+    with opened(fake) as bench:
+        yield bench
 
 
 def test_a_denied_object_is_kept_where_dead_letters_go_to_an_exchange(bench: Bench) -> None:

@@ -263,6 +263,21 @@ def test_sizes_are_raised_and_never_lowered() -> None:
         assert broker.plan() == Plan()
 
 
+def test_a_dead_letter_queue_takes_what_its_queue_takes() -> None:
+    with shop("groups") as (broker, fake, aws):
+        apply(broker)
+        aws.set(aws.url("email-dead"), MaximumMessageSize="262144")
+        [line] = lines(broker.plan())
+        assert line.startswith(
+            "change attribute ns__email-dead: MaximumMessageSize is 262144, but its dead letters may "
+        )
+        apply(broker)
+        assert fake.queues.queue("ns__email-dead").attributes["MaximumMessageSize"] == "1048576"
+        for name in ("email", "email-dead"):
+            aws.set(aws.url(name), MaximumMessageSize="262144")
+        assert broker.plan() == Plan()
+
+
 # --- quotas
 
 

@@ -7,8 +7,10 @@ import subprocess
 import sys
 import threading
 from typing import Any
+from unittest import mock
 
 import pytest
+from botocore.exceptions import ClientError
 from fakes import FakeClients, connected, eventually, make_settings
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,6 +24,7 @@ from kombu_hake.exceptions import (
     AccessDenied,
     BrokerUnavailable,
     MessageTooLarge,
+    PayloadMissing,
     PublishError,
     PublishFailed,
     QueueNotFound,
@@ -248,12 +251,28 @@ def test_leases_that_are_renewed_and_lost_are_counted(seen: Observed, fake: Fake
         (BrokerUnavailable("no route"), "unavailable"),
         (AccessDenied("no"), "denied"),
         (QueueNotFound("gone"), "missing"),
+        (PayloadMissing("gone"), "missing"),
         (PublishError("bad"), "refused"),
     ],
 )
 def test_requests_are_counted_by_action_and_status(seen: Observed, error: Exception | None, status: str) -> None:
     seen.telemetry.metrics.requested("sqs", "delete_message_batch", error)
     assert seen.points(names.REQUESTS) == [({names.ACTION: "sqs:DeleteMessageBatch", names.STATUS: status}, 1)]
+
+
+def test_requests_to_s3_are_counted_by_their_actions(seen: Observed) -> None:
+    clients = Clients(make_settings())
+    clients.telemetry = seen.telemetry
+    missing = ClientError({"Error": {"Code": "NoSuchKey"}, "ResponseMetadata": {"HTTPStatusCode": 404}}, "GetObject")
+    s3 = mock.Mock(upload=mock.Mock(return_value={}), download=mock.Mock(side_effect=missing))
+    with mock.patch.object(clients, "_client", return_value=s3):
+        clients.s3("upload", Bucket="shop-payloads", Key="prod/q/x", Pieces=["x"])
+        with pytest.raises(PayloadMissing):
+            clients.s3("download", Bucket="shop-payloads", Key="prod/q/x", MaxBytes=1)
+    assert seen.points(names.REQUESTS) == [
+        ({names.ACTION: "s3:PutObject", names.STATUS: "ok"}, 1),
+        ({names.ACTION: "s3:GetObject", names.STATUS: "missing"}, 1),
+    ]
 
 
 def test_the_age_of_polls_is_that_of_the_oldest_poller_of_a_queue(seen: Observed) -> None:

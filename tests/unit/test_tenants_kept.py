@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from fakes import FakeClients, connected, eventually
+from fakes import eventually
 from kombu import Exchange
-from test_large_messages import BUCKET, LARGE, Bench, receive_nothing
+from support.large_messages import LARGE, Bench, opened, receive_nothing
 
 from kombu_hake.admin.dead_letters import read, revived
 
@@ -16,10 +16,8 @@ TASK = {"task": "shop.mail", "id": "7"}
 
 @pytest.fixture
 def bench() -> Iterator[Bench]:
-    fake = FakeClients()
-    fake.objects.buckets.add(BUCKET)
-    with connected(fake, ack_linger_s=0.0, large_messages=f"s3://{BUCKET}/prod", wait_time_seconds=1) as connection:
-        yield Bench(fake, connection)
+    with opened() as bench:
+        yield bench
 
 
 def groups(bench: Bench, queue: str) -> list[Any]:

@@ -179,6 +179,13 @@ CODES: Mapping[str, Code] = {
         "SQS counts from when the message was first sent, so a dead letter may be deleted as soon as it arrives.",
         "raise `MessageRetentionPeriod` of the dead-letter queue",
     ),
+    "dead-size-small": Code(
+        "warning",
+        "A dead-letter queue takes smaller messages than its queue.",
+        "Workers cannot set aside larger messages, which stay in the queue. Whether AWS moves them there after the "
+        "receives of the redrive policy is not documented.",
+        "raise `MaximumMessageSize` of the dead-letter queue",
+    ),
     "dead-letters": Code(
         "warning",
         "There are messages in a dead-letter queue.",

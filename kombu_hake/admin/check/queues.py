@@ -206,6 +206,12 @@ def _of_dead_letters(expected: Expected, facts: Facts, queue: SqsQueue, seen: Qu
         remedy = _set(dead.url, {"MessageRetentionPeriod": str(kept_s)})
         explained = at_queue(target, "MessageRetentionPeriod")
         yield found("dead-retention-short", target, what, remedy, explains=explained)
+    size, dead_size = (one.number("MaximumMessageSize", SQS_MAX_MESSAGE_BYTES) for one in (seen, dead))
+    if dead_size < size:
+        what = f"{target} takes messages of {dead_size} bytes, and {name} of {size} bytes."
+        remedy = _set(dead.url, {"MaximumMessageSize": str(size)})
+        explained = at_queue(target, "MaximumMessageSize")
+        yield found("dead-size-small", target, what, remedy, explains=explained)
 
 
 def _has_to_keep(expected: Expected, queue: SqsQueue) -> bool:

@@ -170,6 +170,7 @@ GRANTS: tuple[Grant, ...] = (
     # Large messages. Retries are messages of their own. Listing tells a missing object from a denied one.
     Grant(("producer", "consumer"), ("payloads",), ("s3:PutObject", "s3:AbortMultipartUpload")),
     Grant(("consumer",), ("payloads",), ("s3:GetObject", "s3:DeleteObject")),
+    Grant(("operator",), ("payloads",), ("s3:DeleteObject",)),
     Grant(("consumer",), ("buckets",), ("s3:ListBucket",)),
     Grant(("operator",), ("buckets",), ("s3:ListBucket", "s3:GetLifecycleConfiguration")),
     # To send to and receive from encrypted queues.
