@@ -381,8 +381,8 @@ def _session(settings: Settings, clock: AwsClock) -> Any:
             )
         faults.append(
             "No AWS credentials. Give the machine a role, set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
-            "set the option profile, or write them in the URL (hake://key:secret@). A machine that has a role has none "
-            "either while its metadata service does not answer."
+            "set the option profile, or write key and secret before the @ of the URL. A role has no credentials while "
+            "the metadata service of the machine does not answer."
         )
     if faults:
         raise ConfigurationError(faults)
