@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from kombu.transport.base import StdChannel, to_rabbitmq_queue_arguments
 
-from kombu_hake.amqp import PRIVATE_EXCHANGE, Argument, Binding, ExchangeType, is_reply_exchange
+from kombu_hake.amqp import PRIVATE_EXCHANGE, Argument, Binding, ExchangeType, is_reply_exchange, whole
 from kombu_hake.exceptions import DeclarationMismatch, InvalidName, QueueNotFound, TopicNotFound, TopologyError
 from kombu_hake.quoting import guarded, quoted
 from kombu_hake.temporary import Temporaries
@@ -116,7 +116,7 @@ class DeclaringChannel(StdChannel):  # type: ignore[misc]
 
         Raises:
             QueueNotFound: ``passive``, and it does not exist.
-            DeclarationMismatch: ``x-expires`` is not a number of milliseconds.
+            DeclarationMismatch: ``x-expires``, ``x-message-ttl`` or ``x-max-priority`` is not a number.
             InvalidName: its name is not text.
         """
         _require_text("queue", queue)
@@ -247,4 +247,8 @@ def _checked(queue: str, arguments: Mapping[str, Any] | None) -> dict[str, Any]:
         raise DeclarationMismatch(
             f"x-expires of queue {queue!r} is {expires!r}; it must be a number of milliseconds above 0."
         )
+    for name, what in (("x-message-ttl", "a number of milliseconds"), ("x-max-priority", "a number")):
+        given = found.get(name)
+        if given is not None and ((number := whole(given)) is None or number < 0):
+            raise DeclarationMismatch(f"{name} of queue {queue!r} is {given!r}; it must be {what}, 0 or more.")
     return found

@@ -245,10 +245,16 @@ def _serve(port: int, parent: int | None) -> None:
     server.server_close()
 
 
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) < 65_536):  # the server would take it modulo 65,536
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 0 to 65535")
+    return int(text)
+
+
 def main(argv: list[str] | None = None) -> None:
     """``python -m kombu_hake.testing``: serve, and print the address as the first line."""
     parser = argparse.ArgumentParser(prog="python -m kombu_hake.testing", description="An SNS and SQS on loopback.")
-    parser.add_argument("--port", type=int, default=0, help="TCP port; 0 (default) takes a free one")
+    parser.add_argument("--port", type=_port, default=0, help="TCP port; 0 (default) takes a free one")
     parser.add_argument("--parent", type=int, metavar="PID", help="end when PID is no longer the parent process")
     options = parser.parse_args(argv)
     try:

@@ -173,10 +173,12 @@ class Transport(base.Transport):  # type: ignore[misc]
         """Validate the configuration, and check with one request that AWS answers.
 
         Raises:
-            ConfigurationError: lists every fault of URL and options; or there is no region or are no credentials.
+            ConfigurationError: lists every fault of URL and options; or ``tenant_from`` cannot be imported, or there
+                is no region or are no credentials.
             BrokerUnavailable: no answer within the connect timeout.
         """
         self.prepare()
+        self.dispatcher.check()
         install()
         health.connecting(self.settings)
         if self.settings.topology != "assume":  # which asks AWS nothing

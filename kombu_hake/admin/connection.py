@@ -46,7 +46,10 @@ def connect(app: Any, *, offline: bool = False) -> Iterator[Admin]:
     app = _loaded(app)
     with app.connection_for_write() as connection:
         if connection.transport_cls != "hake" and connection.transport.driver_type != "hake":
-            raise ConfigurationError(f"This app's broker is {connection.as_uri()}; kombu_hake.admin needs hake://.")
+            raise ConfigurationError(
+                f"This app's broker is {connection.as_uri()}; kombu_hake.admin needs hake://. Set the app's "
+                "broker_url, or name the app: celery -A shop hake …"
+            )
         transport = connection.transport
         if offline:
             transport.prepare()

@@ -30,7 +30,14 @@ from kombu_hake.aws.s3 import LONGEST_UPLOAD_S, PART_BYTES, ObjectClient
 from kombu_hake.aws.timely import bound_pool, read_body
 from kombu_hake.aws.wire import OPERATIONS, Wire, answer_limit_s, read_timeout_s
 from kombu_hake.config import Access, Settings
-from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, ConfigurationError, HakeError, QueueNotFound
+from kombu_hake.exceptions import (
+    AccessDenied,
+    BrokerUnavailable,
+    ConfigurationError,
+    HakeError,
+    InvalidName,
+    QueueNotFound,
+)
 from kombu_hake.telemetry import load as load_telemetry
 
 __all__ = ["Clients", "boto_client", "shared_clients"]
@@ -148,7 +155,10 @@ class Clients:
         """
         if time.monotonic() - self._last_success < _FRESH_S:
             return
-        name = self.settings.namer.queue("hake-connection-check")
+        try:
+            name = self.settings.namer.queue("hake-connection-check")
+        except InvalidName:  # with name_style=kombu, a long prefix leaves little room
+            name = self.settings.namer.queue("h")
         try:
             self._call("check", "get_queue_url", {"QueueName": name})
         except ConfigurationError:
@@ -373,8 +383,8 @@ def _session(settings: Settings, clock: AwsClock) -> Any:
             )
         faults.append(
             "No AWS credentials. Give the machine a role, set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
-            "set the option profile, or write them in the URL (hake://key:secret@). A machine that has a role has none "
-            "either while its metadata service does not answer."
+            "set the option profile, or write key and secret before the @ of the URL. A role has no credentials while "
+            "the metadata service of the machine does not answer."
         )
     if faults:
         raise ConfigurationError(faults)
@@ -452,6 +462,7 @@ def _assume(session: Any, settings: Settings, clock: AwsClock) -> Any:
 def _config(settings: Settings, kind: str) -> Any:
     import botocore
     from botocore.config import Config
+    from botocore.exceptions import BotoCoreError
 
     long_poll = kind == "receive"
     defaults: dict[str, Any] = {
@@ -474,18 +485,25 @@ def _config(settings: Settings, kind: str) -> Any:
         defaults.update(connect_timeout=min(3.0, settings.connect_timeout))
     try:
         return Config(**{**defaults, **settings.client_config})
-    except TypeError as exc:
-        raise ConfigurationError(f"Option client_config: {exc}. See botocore.config.Config for what it takes.") from exc
+    except (AttributeError, TypeError, ValueError, BotoCoreError) as exc:
+        text = str(exc).rstrip(".")
+        raise ConfigurationError(
+            f"Option client_config: {text}. See botocore.config.Config for what it takes."
+        ) from exc
 
 
 def _client(session: Any, settings: Settings, kind: str) -> Any:
     service = _service_of(kind)
     endpoints: Mapping[str, str | None] = {"sqs": settings.sqs_endpoint_url, "sns": settings.sns_endpoint_url}
     endpoint = endpoints.get(service) or settings.endpoint_url
+    config = _config(settings, kind)
     try:
-        client = session.client(service, endpoint_url=endpoint, config=_config(settings, kind))
+        client = session.client(service, endpoint_url=endpoint, config=config)
     except ValueError as exc:
-        raise ConfigurationError(f"The endpoint {endpoint!r} of {service} is not usable: {exc}.") from exc
+        text = str(exc).rstrip(".")
+        raise ConfigurationError(
+            f"Cannot create a client for {service}: {text}. Check endpoint_url, region and client_config."
+        ) from exc
     _guard(client)
     return ObjectClient(client) if kind == "s3" else client
 

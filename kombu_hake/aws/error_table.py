@@ -155,6 +155,8 @@ def error_for(
         return _not_renewed(error)
     if isinstance(error, bex.NoRegionError):
         return ConfigurationError("No AWS region. Set the option region, AWS_REGION, or the profile's region.")
+    if isinstance(error, bex.UnknownSignatureVersionError | bex.UnsupportedSignatureVersionError):
+        return ConfigurationError(f"Option client_config: {error} See botocore.config.Config for what it takes.")
     if isinstance(error, bex.ParamValidationError):
         return PublishError(f"{action} on {resource} was not sent: {quoted(str(error), _TEXT_CHARS)}")
     cause = error.kwargs.get("error") if isinstance(error, bex.HTTPClientError) else None
@@ -279,7 +281,8 @@ def _from_codes(codes: tuple[str, str], text: str, status: int, service: str, ac
     if service == "sns" and "already exists with different" in text:
         return DeclarationMismatch(f"{action} on {resource}: {text}")
     kind = PublishError if "Publish" in action or "Send" in action or action == "s3:PutObject" else TopologyError
-    return kind(f"AWS refused {action} on {resource} ({codes[0] or status}): {text}")
+    hint = ". Create the bucket, or correct large_messages." if codes[0] == "NoSuchBucket" else ""
+    return kind(f"AWS refused {action} on {resource} ({codes[0] or status}): {text}{hint}")
 
 
 def _by_code(codes: tuple[str, ...], text: str, action: str, resource: str) -> HakeError | None:

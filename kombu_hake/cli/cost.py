@@ -268,4 +268,9 @@ def cost(
     rows = [[name, f"{count:,.0f}", f"{usd(name):,.2f}"] for name, count in requests.items() if count >= 0.5]
     rows.append(["together", f"{sum(requests.values()):,.0f}", f"{usd(*requests):,.2f}"])
     say(table(["REQUESTS", "A MONTH", "USD"], rows, right=(1, 2)))
-    note(f"At {sqs_price:.2f} (SQS) and {sns_price:.2f} USD (SNS) for a million; free requests are not taken off.")
+    prices = f"{sqs_price:.2f} (SQS) and {sns_price:.2f} USD (SNS) for a million"
+    if tenants:
+        prices += f", {FAIR_USD:.2f} more with tenants"
+    if s3:
+        prices += f", {S3_PUT_USD:.2f} (PUT) and {S3_GET_USD:.2f} (GET) of S3"
+    note(f"At {prices}; free requests are not taken off.")

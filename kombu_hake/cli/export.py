@@ -42,7 +42,8 @@ def terraform(ctx: click.Context, no_import: bool, output: Any) -> None:
     with connected(ctx, offline=no_import) as broker:
         document = broker.export_terraform(imports=not no_import)
     count = sum(len(found) for found in document["resource"].values())
-    note(f"{count} resources, {len(document.get('import', ()))} of them exist and are to be imported.")
+    existing = "" if no_import else f", {len(document.get('import', ()))} of them exist and are to be imported"
+    note(f"{count} resources{existing}.")
     _write(document, output)
 
 

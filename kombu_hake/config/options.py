@@ -20,14 +20,18 @@ from kombu_hake.amqp import (
     DEFAULT_PATTERN,
     DOCUMENT_ATTRIBUTES,
     FIFO_SUFFIX,
+    SQS_MAX_DELAY_S,
     SQS_MAX_MESSAGE_BYTES,
     SQS_MAX_RECEIVE_COUNT,
+    SQS_MAX_RETENTION_S,
     SQS_MAX_VISIBILITY_S,
     SQS_MAX_WAIT_S,
+    SQS_MIN_RETENTION_S,
     Store,
     is_codec,
     parse_arn,
     parse_store,
+    read_object,
     valid_namespace,
 )
 from kombu_hake.exceptions import InvalidName
@@ -51,6 +55,13 @@ _ENDPOINT_URL = re.compile(
     re.ASCII,
 )
 _TRUTHS = {**dict.fromkeys(("true", "1", "yes", "on"), True), **dict.fromkeys(("false", "0", "no", "off"), False)}
+#: A queue as AWS and emulators address it: at least an account and a name after the host.
+_QUEUE_URL = re.compile(r"https?://[^/\s]+(?:/[^/\s]+)+\Z")
+#: As botocore checks it; AWS's own, and those of emulators.
+_REGION = re.compile(r"(?![0-9]+\Z)(?!-)[A-Za-z0-9-]{1,63}(?<!-)\Z", re.ASCII)
+_ROLE_ARN = re.compile(r"arn:[a-z0-9-]+:iam::[0-9]{12}:role/\S+\Z", re.ASCII)
+#: Names of SQS attributes, such as VisibilityTimeout. AWS adds new ones from time to time.
+_ATTRIBUTE = re.compile(r"[A-Z][A-Za-z0-9]+\Z", re.ASCII)
 _IMPORT_PATH = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*(?:\.[^\W\d]\w*)*")
 
 
@@ -100,6 +111,20 @@ def _text(value: Any) -> str:
 
 def _maybe_text(value: Any) -> str | None:
     return None if value is None else _text(value)
+
+
+def _region(value: Any) -> str | None:
+    text = _maybe_text(value)
+    if text is not None and not _REGION.match(text):
+        raise ValueError("a region of AWS, such as eu-west-1")
+    return text
+
+
+def _role_arn(value: Any) -> str | None:
+    text = _maybe_text(value)
+    if text is not None and not _ROLE_ARN.match(text):
+        raise ValueError("the ARN of a role, such as arn:aws:iam::123456789012:role/worker")
+    return text
 
 
 def _flag(value: Any) -> bool:
@@ -187,12 +212,56 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return dict(value)
 
 
-def _text_mapping(value: Any) -> Mapping[str, str]:
-    # A boolean or a document (a redrive policy) as AWS writes it, not as Python does.
-    return {
-        key: json.dumps(item) if isinstance(item, bool | Mapping) else str(item)
-        for key, item in _mapping(value).items()
-    }
+def _aws_text(key: str, value: Any) -> str:
+    """A boolean or a document (a redrive policy) as AWS writes it, not as Python does."""
+    if isinstance(value, bool | Mapping):
+        return json.dumps(value)
+    if not isinstance(value, str | int | float):
+        raise ValueError(f"a dict in which {key} is text, a number, a truth value or a dict, not {value!r}")
+    return str(value)
+
+
+def _queue_tags(value: Any) -> Mapping[str, str]:
+    tags = {key: _aws_text(key, item) for key, item in _mapping(value).items()}
+    for key, text in tags.items():
+        if key.lower().startswith(("aws:", "hake:")):
+            raise ValueError(f"a dict of tags without {key!r}: keys that start with aws: or hake: are reserved")
+        if not 1 <= len(key) <= 128 or len(text) > 256:
+            raise ValueError(f"a dict of tags with keys of 1 to 128 characters, and values of up to 256: {key[:130]!r}")
+    return tags
+
+
+#: Attributes of SQS whose value is a number, with its least and its greatest one.
+_NUMBERS = {
+    "DelaySeconds": (0, SQS_MAX_DELAY_S),
+    "KmsDataKeyReusePeriodSeconds": (60, 86_400),
+    "MaximumMessageSize": (1_024, SQS_MAX_MESSAGE_BYTES),
+    "MessageRetentionPeriod": (SQS_MIN_RETENTION_S, SQS_MAX_RETENTION_S),
+    "ReceiveMessageWaitTimeSeconds": (0, SQS_MAX_WAIT_S),
+    "VisibilityTimeout": (0, SQS_MAX_VISIBILITY_S),
+}
+
+
+def _attributes(given: Mapping[str, Any]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, value in _mapping(given).items():
+        if not _ATTRIBUTE.match(name):
+            raise ValueError(f"a dict of SQS attributes such as VisibilityTimeout, or of patterns of queue names; "
+                             f"{name!r} is not an attribute")  # fmt: skip
+        if name in DOCUMENT_ATTRIBUTES and isinstance(value, str):
+            try:
+                read_object(value)
+            except ValueError:
+                raise ValueError(f"a dict in which {name} is a dict, or the text of a JSON object") from None
+        if name in _NUMBERS:
+            low, high = _NUMBERS[name]
+            try:
+                found[name] = str(_whole(low, high, "")(value))
+            except ValueError:
+                raise ValueError(f"a dict in which {name} is a whole number from {low} to {high}") from None
+        else:
+            found[name] = _aws_text(name, value)
+    return found
 
 
 def _queue_attributes(value: Any) -> Mapping[str, str]:
@@ -200,9 +269,9 @@ def _queue_attributes(value: Any) -> Mapping[str, str]:
     found: dict[str, str] = {}
     for name, item in _mapping(value).items():
         if isinstance(item, Mapping) and name not in DOCUMENT_ATTRIBUTES:
-            found[name] = json.dumps(_text_mapping(item))
+            found[name] = json.dumps(_attributes(item))
         else:
-            found |= _text_mapping({name: item})
+            found |= _attributes({name: item})
     return found
 
 
@@ -232,7 +301,12 @@ def _queues(value: Any) -> Mapping[str, Predefined]:
         access = _access(name, entry)
         if access and "arn" in entry:
             raise ValueError(f"a dict in which {name!r} has a url instead of an arn, because it has keys or a region")
-        queues[name] = Predefined(address, access, _backoff(name, entry))
+        backoff = _backoff(name, entry)
+        if not _QUEUE_URL.match(address) and not _is_arn_of("sqs", address):
+            raise ValueError(
+                f"a dict in which the url of {name!r} is like https://sqs.eu-west-1.amazonaws.com/123456789012/{name}"
+            )
+        queues[name] = Predefined(address, access, backoff)
     return queues
 
 
@@ -241,6 +315,8 @@ def _access(name: str, entry: Mapping[str, Any]) -> Access | None:
     for key, value in found.items():
         if not isinstance(value, str) or not value.strip():
             raise ValueError(f"a dict in which {key} of {name!r} is a non-empty text")
+    if "region" in found and not _REGION.match(found["region"]):
+        raise ValueError(f"a dict in which region of {name!r} is a region of AWS, such as eu-west-1")
     if ("access_key_id" in found) != ("secret_access_key" in found):
         raise ValueError(f"a dict in which {name!r} has both access_key_id and secret_access_key, or neither")
     return Access(**found) if found else None
@@ -319,10 +395,16 @@ def _dead_letter_queue(value: Any) -> str | None:
         return None
     if _truth(value):
         return DEFAULT_PATTERN
-    if not isinstance(value, str) or value.count("{") + value.count("}") != 2 * value.count("{queue}"):
+    if (
+        not isinstance(value, str)
+        or not value.strip()
+        or value.count("{") + value.count("}") != 2 * value.count("{queue}")
+    ):
         raise ValueError("true, or the name of a queue in which {queue} stands for that of the queue it belongs to")
     if value.strip() == "{queue}":
         raise ValueError("another name than that of the queue itself, such as {queue}-dead")
+    if value.strip().endswith(FIFO_SUFFIX):
+        raise ValueError("a name without .fifo, which is added for FIFO queues")
     return value.strip()
 
 
@@ -349,10 +431,10 @@ def _maybe_bytes(value: Any) -> int | None:
 
 OPTIONS: Mapping[str, Option] = {
     # --- who and where
-    "region": Option(_maybe_text, None, "AWS region.", env=("AWS_REGION", "AWS_DEFAULT_REGION")),
+    "region": Option(_region, None, "AWS region.", env=("AWS_REGION", "AWS_DEFAULT_REGION")),
     "profile": Option(_maybe_text, None, "Named profile of the AWS configuration files."),
     "session_token": Option(_maybe_text, None, "Session token that belongs to temporary keys given in the URL."),
-    "role_arn": Option(_maybe_text, None, "Role to assume; renewed by botocore.", aliases=("sts_role_arn",)),
+    "role_arn": Option(_role_arn, None, "Role to assume; renewed by botocore.", aliases=("sts_role_arn",)),
     "role_duration": Option(
         _whole(900, 43_200, "seconds"), 3600, "Life of an assumed role's keys, seconds.", aliases=("sts_token_timeout",)
     ),
@@ -408,7 +490,7 @@ OPTIONS: Mapping[str, Option] = {
         "SQS attributes of queues that are created; optionally by pattern of names.",
         aliases=("sqs-creation-attributes",),
     ),
-    "queue_tags": Option(_text_mapping, {}, "Tags of queues and topics that are created."),
+    "queue_tags": Option(_queue_tags, {}, "Tags of queues and topics that are created."),
     "temporary_queue_limit": Option(
         _number(2, 86_400, "seconds"),
         600.0,

@@ -29,7 +29,7 @@ from kombu_hake.config.options import (
     Backoff,
     Predefined,
 )
-from kombu_hake.exceptions import ConfigurationError
+from kombu_hake.exceptions import ConfigurationError, InvalidName
 from kombu_hake.quoting import guarded, quoted, without_userinfo
 
 __all__ = [
@@ -61,6 +61,7 @@ _HOLD_SECRETS = frozenset({"client_config", "client-config", "predefined_queues"
 _WITHOUT_SECRET = re.compile(r"(\[[^]]*]|[^:/]*)(:[0-9]{0,5})?(/.*)?\Z", re.DOTALL)
 #: A valid host of an endpoint. It contains no character with a special meaning in a URL.
 _HOST = re.compile(r"[A-Za-z0-9._-]{1,253}\Z|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?\]\Z", re.ASCII)
+_REGION_AS_HOST = re.compile(r"[a-z]{2}(?:-[a-z]+)+-[0-9]+\Z", re.ASCII)
 _LOCAL_NAME = re.compile(r"(?:[a-z0-9_-]+\.)*localhost", re.ASCII)
 _URL_OF_AWS = re.compile(
     r"https?://(?:sqs(?:-fips)?\.)?(?P<region>[a-z]{2}(?:-[a-z]+)+-\d+)\.(?:queue\.|api\.)?(?:amazon)?aws"
@@ -356,11 +357,11 @@ def load(
     faults: list[str] = []
     given = _gather(parts, transport_options, environ, faults)
     values = {name: option.default for name, option in OPTIONS.items()}
-    for name, (value, origin) in given.items():
+    for name, (value, origin, written) in given.items():
         try:
             values[name] = OPTIONS[name].parse(value)
         except ValueError as exc:
-            faults.append(f"{origin} {name}: {_shown(name, value)} must be {exc}.")
+            faults.append(f"{origin} {written}: {_shown(name, value)} must be {exc}.")
     if values["connect_timeout"] is None:
         values["connect_timeout"] = float(connect_timeout or DEFAULT_CONNECT_TIMEOUT_S)
     if (parts.key is None) != (parts.secret is None):
@@ -384,22 +385,25 @@ def load(
 
 def _gather(
     parts: UrlParts, transport_options: Mapping[str, Any], environ: Mapping[str, str], faults: list[str]
-) -> dict[str, tuple[Any, str]]:
-    """Option name to (value, where it was given), by precedence."""
-    given: dict[str, tuple[Any, str]] = {}
+) -> dict[str, tuple[Any, str, str]]:
+    """Option name to (value, where it was given, the name it has there), by precedence."""
+    given: dict[str, tuple[Any, str, str]] = {}
     for name, option in OPTIONS.items():
         for variable in option.env:
             if environ.get(variable):
-                given.setdefault(name, (environ[variable], f"Environment variable {variable} for"))
+                given.setdefault(name, (environ[variable], f"Environment variable {variable} for", name))
     if parts.namespace:
-        given["namespace"] = (parts.namespace, "Path of the URL, the")
+        given["namespace"] = (parts.namespace, "Path of the URL, the", "namespace")
     for origin, source in (("Option in the URL", parts.query), ("Transport option", transport_options)):
         for written, value in source.items():
             name = _ALIASES.get(written, written)
             if name in OPTIONS:
                 if value is None:  # as in sqs://: not given
                     continue
-                given[name] = (value, origin)
+                known = given.get(name)
+                if known is not None and known[1] == origin:
+                    faults.append(f"{origin} {written!r} is the same as {known[2]!r}: give one of them.")
+                given[name] = (value, origin, written)
             elif written in WITHOUT_MEANING:
                 _warn_once(written)
             elif written not in KOMBU_KEYS and written not in GRANTED_ANYWAY:
@@ -459,6 +463,21 @@ def _check_together(values: Mapping[str, Any], parts: UrlParts, faults: list[str
         faults.append("client_config: region_name must be text.")
     if values["endpoint_url"] and parts.host:
         faults.append("Give either a host in the URL or endpoint_url, not both.")
+    if parts.host and _REGION_AS_HOST.match(parts.host):
+        faults.append(f"The host of the URL is an endpoint, not a region: write {SCHEME}://?region={parts.host}.")
+    _check_prefix(values, faults)
+
+
+def _check_prefix(values: Mapping[str, Any], faults: list[str]) -> None:
+    """A prefix that is part of every name in AWS as it is must leave room, and have characters that AWS allows."""
+    if values["queue_name_prefix"] and values["name_style"] == "kombu":
+        try:
+            Namer(values["namespace"], values["queue_name_prefix"], "kombu").queue("q")
+        except InvalidName:
+            faults.append(
+                "queue_name_prefix must be shorter than 80 letters, digits, '-' and '_', as names with "
+                "name_style=kombu begin with it."
+            )
 
 
 def _endpoint_of(parts: UrlParts, is_secure: bool | None) -> str:
@@ -502,8 +521,8 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
 
 
 def _nearest(written: object) -> str:
-    names = [*OPTIONS, *_ALIASES]
-    close = difflib.get_close_matches(str(written).lower(), names, n=1)
+    names = [*OPTIONS, *_ALIASES, *WITHOUT_MEANING]
+    close = difflib.get_close_matches(str(written).lower(), names, n=1, cutoff=0.7)
     return f"did you mean {close[0]!r}?" if close else "see the table of options in docs/options.md."
 
 

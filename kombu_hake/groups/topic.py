@@ -125,7 +125,10 @@ class Topic:
             DeclarationMismatch: ``max_size`` is not a number of bytes that a topic can be raised to, or
                 ``large_messages`` is no URL of a bucket.
             ConfigurationError: the app has a topic of this name with another ``large_messages``.
+            TypeError: the name is not text, or empty.
         """
+        if not isinstance(name, str) or not name:
+            raise TypeError(f'a topic needs a name, such as Topic("orders"), not {name!r}')
         self.name = name
         self.max_size = checked_size(name, max_size)
         self.dead_letters = dead_letters
@@ -252,8 +255,10 @@ class Topic:
                 topics ``MessageGroupId`` and ``MessageDeduplicationId``.
         Raises:
             InvalidEvent: the key has a model (:meth:`event_type`), which the payload does not match.
-            TypeError: an unknown option.
+            TypeError: the key is not text, or an unknown option.
         """
+        if not isinstance(key, str):
+            raise TypeError(f'the key of an event must be text, as in orders.publish("placed"), not {key!r}')
         known = self._event_types.get(key)
         data = dict(payload or {}) if known is None else known._model.dump(payload or {})
         return self._publish(key, data, event_id, on_commit, dict(options))

@@ -145,6 +145,10 @@ class Dispatcher:
         if not targets:
             return
         message = self._tenants.named(message, exchange, routing_key)
+        if message["properties"].get("message_attributes") and _is_news("message_attributes"):
+            logger.warning(
+                "HAKE211 The property message_attributes of a message is not sent as SQS attributes; use headers."
+            )
         delivery_tag = _new_tag()
         if self._settings.compress_above is not None and "stored" not in message:
             message = with_compression(message, self._settings.compress_above, self._settings.compression)
@@ -182,6 +186,14 @@ class Dispatcher:
             return True
         is_own = exchange == routing_key and self._settings.direct_exchanges == "auto"
         return is_own and self._topology.exchange_type(exchange) in (None, "direct")
+
+    def check(self) -> None:
+        """Import what the options name.
+
+        Raises:
+            ConfigurationError: ``tenant_from`` names a function that cannot be imported.
+        """
+        self._tenants.check()
 
     def send_events_aside(self) -> None:
         """From now on, send this process's events from a thread of their own."""

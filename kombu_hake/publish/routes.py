@@ -256,11 +256,13 @@ class Routes:
 
     def _unroutable(self, exchange: str, routing_key: str, *, mandatory: bool) -> list[Target]:
         where = f"exchange {exchange!r} with routing key {routing_key!r}" if exchange else f"queue {routing_key!r}"
-        text = (
-            f"Unroutable message to {where}: "
-            + ("no queue is bound to the exchange" if exchange else "there is no such queue")
-            + ". Start (or declare) its consumers first; the option unroutable sets what happens to such messages."
-        )
+        if exchange:
+            why = "no queue is bound to the exchange. Start (or declare) its consumers first"
+        elif self._settings.predefined_queue(routing_key) is not None:
+            why = "AWS has no queue at its address in predefined_queues. Correct the address, or create the queue"
+        else:
+            why = "there is no such queue. Start (or declare) its consumers first"
+        text = f"Unroutable message to {where}: {why}; the option unroutable sets what happens to such messages."
         if mandatory or self._settings.unroutable == "raise":
             raise Unroutable(text)
         if self._settings.unroutable == "warn":

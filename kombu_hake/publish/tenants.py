@@ -20,7 +20,7 @@ from typing import Any
 from kombu.utils.imports import symbol_by_name
 
 from kombu_hake.amqp import COMPRESSION_HEADER, FIFO_SUFFIX, decoded, is_tenant, tenant_text
-from kombu_hake.exceptions import PublishError
+from kombu_hake.exceptions import ConfigurationError, PublishError
 from kombu_hake.quoting import guarded
 
 __all__ = ["NO_TENANT", "Tenants"]
@@ -46,6 +46,15 @@ class Tenants:
         self._tenant_from = tenant_from
         self._running = running
         self._function: Callable[..., Any] | None = None
+
+    def check(self) -> None:
+        """Import the function of ``tenant_from``, if it names one.
+
+        Raises:
+            ConfigurationError: there is no such function.
+        """
+        if self._tenant_from is not None and ":" in self._tenant_from and self._function is None:
+            self._function = _imported(self._tenant_from)
 
     def named(self, message: Mapping[str, Any], exchange: str, routing_key: str) -> Mapping[str, Any]:
         """The message with its tenant, if it has one, as the property ``tenant``.
@@ -112,7 +121,7 @@ class Tenants:
     def _called(self, path: str, message: Mapping[str, Any], headers: Mapping[str, Any]) -> str | None:
         try:
             if self._function is None:
-                self._function = symbol_by_name(path)
+                self._function = _imported(path)
             args, kwargs = _arguments(message) if "task" in headers else ((), {})
             given = self._function(dict(headers), args, kwargs)
         except Exception as exc:
@@ -120,6 +129,24 @@ class Tenants:
                 f"Option tenant_from: the function {path} failed, so the message was not sent: {exc!r}"
             ) from exc
         return None if given is None else _checked(given, f"what {path} returns (option tenant_from)")
+
+
+def _imported(path: str) -> Callable[..., Any]:
+    """
+    Raises:
+        ConfigurationError: there is no such function.
+    """
+    try:
+        found = symbol_by_name(path)
+    except Exception as exc:  # whatever the module raises
+        raise ConfigurationError(
+            f"Option tenant_from: cannot import {path}: {exc!r}. Correct the option, or put the module on the Python "
+            "path of publishers and workers."
+        ) from exc
+    if not callable(found):
+        raise ConfigurationError(f"Option tenant_from: {path} is not a function.")
+    function: Callable[..., Any] = found
+    return function
 
 
 def _checked(given: Any, what: str) -> str:

@@ -265,7 +265,7 @@ class Applier:
             case WritePolicy(queue=name, text=text):
                 self._queues.write_policy(urls[name], text)
                 self._memory.policy_written(urls[name], text)
-                logger.info("The policy of queue %s was written. %s", name, change.reason)
+                logger.info("Wrote the policy of queue %s. The reason: %s", name, change.reason)
                 return replace(observed.with_policy(name, text), overwritten=observed.overwritten - {name})
             case TagLevel(queue=name):
                 tags = {LEVEL_TAG: self._queues.physical(change.main)}

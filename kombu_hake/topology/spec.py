@@ -209,7 +209,14 @@ def plan(spec: QueueSpec, settings: Settings) -> Plan | None:
             f"The argument x-delivery-limit={limit!r} of queue {spec.name!r} must be a whole number from 1 to "
             f"{SQS_MAX_RECEIVE_COUNT}: after so many receives AWS sets a message aside."
         )
-    return Plan(in_pattern(pattern, spec.name), limit, "{queue}" in pattern, asked != IF_MADE)
+    name = in_pattern(pattern, spec.name)
+    is_fifo = spec.name.endswith(FIFO_SUFFIX)
+    if not isinstance(asked, str | bool) or name == spec.name or name.endswith(FIFO_SUFFIX) != is_fifo:
+        raise TopologyError(
+            f"The argument x-dead-letter-queue={asked!r} of queue {spec.name!r} must be true, or the name of another "
+            "queue, which is FIFO if this one is."
+        )
+    return Plan(name, limit, "{queue}" in pattern, asked != IF_MADE)
 
 
 def redrive_to(dead_arn: str, max_receives: int) -> str:

@@ -128,7 +128,10 @@ class HealthFile:
                 raise
         except OSError as exc:
             if not self._has_failed:
-                logger.warning("HAKE720 Cannot write the health file %s; continuing without it: %s", self.path, exc)
+                reason = (
+                    exc if os.path.isdir(folder) else f"there is no folder {folder}: create it before the worker starts"
+                )
+                logger.warning("HAKE720 Cannot write the health file %s; continuing without it: %s", self.path, reason)
             self._has_failed = True
             return False
         self._own = (status.st_dev, status.st_ino)

@@ -147,6 +147,13 @@ def test_tenants_cost_extra_where_messages_move() -> None:
     assert json.loads(done.output)["usd"] == pytest.approx(price_usd(requests, fair_usd=FAIR_USD), abs=0.01)
 
 
+def test_the_command_names_each_price_that_it_used() -> None:
+    done = CliRunner().invoke(hake, ["cost", "10", "--size", "5120", "--s3", "--tenants"])
+    assert (
+        "0.40 (SQS) and 0.50 USD (SNS) for a million, 0.10 more with tenants, 5.00 (PUT) and 0.40 (GET)" in done.output
+    )
+
+
 def test_the_command_takes_other_prices() -> None:
     def price(*options: str) -> float:
         done = CliRunner().invoke(hake, ["cost", "50", "--groups", "3", "--json", *options])

@@ -273,7 +273,9 @@ def test_no_credentials_at_the_start_are_an_error_of_the_configuration(
     aws: Aws, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(CredentialResolver, "load_credentials", lambda _: None)
-    with pytest.raises(ConfigurationError, match="No AWS credentials"):
+    with pytest.raises(
+        ConfigurationError, match=r"No AWS credentials\. .*write key and secret before the @ of the URL"
+    ):
         make_clients(aws, "hake://").check()
 
 

@@ -87,6 +87,20 @@ def test_who_gets_which(spec: QueueSpec, options: dict[str, Any], expected: Plan
     assert plan(spec, make_settings(**options)) == expected
 
 
+@pytest.mark.parametrize(
+    ("queue", "asked"), [("q", "q"), ("q", "{queue}"), ("q", "dead.fifo"), ("q", 5), ("q.fifo", "q"), ("q", ["dead"])]
+)
+def test_a_dead_letter_queue_that_sqs_does_not_take_is_refused(queue: str, asked: Any) -> None:
+    with pytest.raises(TopologyError, match="must be true, or the name of another queue, which is FIFO if this one is"):
+        plan(QueueSpec(queue, arguments={"x-dead-letter-queue": asked}), make_settings())
+
+
+def test_a_dead_letter_queue_of_a_fifo_queue_is_made_fifo() -> None:
+    found = plan(QueueSpec("q.fifo", arguments={"x-dead-letter-queue": "dead"}), make_settings())
+    assert found is not None
+    assert found.name == "dead.fifo"
+
+
 @pytest.mark.parametrize("limit", [0, 1001, "3", True, 2.5, None])
 def test_a_delivery_limit_that_is_none_is_refused(limit: Any) -> None:
     spec = QueueSpec("q", arguments={**ASKED, "x-delivery-limit": limit})

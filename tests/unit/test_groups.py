@@ -99,6 +99,16 @@ class TestHandlers:
         with pytest.raises(TypeError, match=option):
             orders.on("placed", group="email", **{option: "x"})
 
+    @pytest.mark.parametrize("name", ["", None, 5, ["orders"]])
+    def test_a_topic_needs_a_name(self, app: Celery, name: Any) -> None:
+        with pytest.raises(TypeError, match=r'a topic needs a name, such as Topic\("orders"\)'):
+            Topic(name, app=app)
+
+    @pytest.mark.parametrize("key", [None, 5, ["placed"]])
+    def test_an_event_needs_a_key_that_is_text(self, orders: Topic, key: Any) -> None:
+        with pytest.raises(TypeError, match="the key of an event must be text"):
+            orders.publish(key)
+
     def test_a_key_and_a_group_are_needed(self, orders: Topic) -> None:
         with pytest.raises(TypeError, match="key"):
             orders.on(group="email")

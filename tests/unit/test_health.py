@@ -199,6 +199,7 @@ def test_a_path_that_cannot_be_written_is_logged_once(tmp_path: Path, caplog: py
     assert not file.write("x", NOW)
     assert not file.write("x", NOW)
     assert [record.message[:7] for record in caplog.records] == ["HAKE720"]
+    assert f"there is no folder {tmp_path / 'missing'}: create it before the worker starts" in caplog.text
     file.remove()
     (tmp_path / "missing").mkdir()
     assert file.write("x", NOW)

@@ -201,7 +201,7 @@ class Sqs(BaseHTTPRequestHandler):
                 {
                     "MessageId": "1",
                     "Attributes": {},
-                    "QueueUrl": "http://127.0.0.1/1/celery-hake-connection-check",
+                    "QueueUrl": f"http://127.0.0.1/1/{json.loads(body).get('QueueName')}",
                     "MD5OfMessageBody": "x",
                 }
             )
@@ -342,6 +342,13 @@ def test_a_delay_that_sqs_refuses_is_warned_of_once(
         assert published(FakeClients(), queue, delay_seconds=value).get("DelaySeconds") == delay
     [record] = caplog.records
     assert record.levelno == logging.WARNING
+
+
+def test_attributes_of_a_message_are_not_lost_in_silence(caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(2):
+        published(FakeClients(), message_attributes={"team": {"DataType": "String", "StringValue": "shop"}})
+    [record] = caplog.records
+    assert "HAKE211 The property message_attributes of a message is not sent as SQS attributes" in record.getMessage()
 
 
 class Signal:
@@ -517,3 +524,31 @@ def test_no_error_shows_the_credentials_of_a_url_in_its_text(error: type[HakeErr
     for one in (made, pickle.loads(pickle.dumps(made))):
         assert_hidden(str(one) + repr(one) + repr(one.args))
     assert SECRET.encode() not in pickle.dumps(made)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"no_such": 1}, "no_such"),
+        ({"retries": 5}, "items"),
+        ({"retries": {"max_attempts": "x"}}, "not supported"),
+        ({"s3": {"addressing_style": "sideways"}}, "sideways"),
+    ],
+)
+def test_a_client_config_that_botocore_refuses_is_a_fault_of_the_option(config: dict[str, Any], words: str) -> None:
+    found = settings_of({"region": "eu-west-1", "client-config": config}, "hake://k:s@127.0.0.1:1")
+    with pytest.raises(ConfigurationError, match=f"^Option client_config: .*{words}.* See botocore.config.Config"):
+        Clients(found).check()
+
+
+@pytest.mark.parametrize("config", [{"connect_timeout": "soon"}, {"signature_version": "v0"}])
+def test_a_client_config_that_shows_in_use_is_no_outage(config: dict[str, Any]) -> None:
+    found = settings_of({"region": "eu-west-1", "client-config": config}, "hake://k:s@127.0.0.1:1")
+    with pytest.raises(ConfigurationError, match="client_config"):
+        Clients(found).check()
+
+
+def test_a_long_prefix_that_leaves_room_for_short_names_connects(aws: tuple[str, list[tuple[str, str]]]) -> None:
+    options = {"region": "eu-west-1", "queue_name_prefix": "p" * 75, "name_style": "kombu"}
+    Clients(settings_of(options, f"hake://k:s@{aws[0]}")).check()
+    assert len(aws[1]) == 1

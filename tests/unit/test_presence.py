@@ -336,6 +336,17 @@ def test_a_time_that_is_none_is_refused(fake: FakeClients, expires: object) -> N
     assert not fake.queues.by_name
 
 
+@pytest.mark.parametrize("name", ["x-message-ttl", "x-max-priority"])
+@pytest.mark.parametrize("value", ["soon", True, -1, float("nan"), [1]])
+def test_a_number_of_a_queue_that_is_none_is_refused(fake: FakeClients, name: str, value: object) -> None:
+    with (
+        connected(fake) as connection,
+        pytest.raises(DeclarationMismatch, match=f"{name} of queue 'q' is .* 0 or more"),
+    ):
+        connection.channel().queue_declare("q", arguments={name: value})
+    assert not fake.queues.by_name
+
+
 def test_kombus_expires_is_heeded(fake: FakeClients) -> None:
     with connected(fake) as connection:
         Queue("q", expires=1_200.0)(connection.channel()).declare()

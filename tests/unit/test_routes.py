@@ -118,6 +118,14 @@ def test_a_message_that_reaches_nobody_is_warned_of_once(
     assert part in caplog.text
 
 
+def test_a_predefined_queue_that_is_missing_is_not_to_be_declared(
+    fake: FakeClients, caplog: pytest.LogCaptureFixture
+) -> None:
+    process = Process(fake, predefined_queues={"k": "https://sqs.eu-west-1.amazonaws.com/111122223333/no-such"})
+    assert process.routes.queue_is_gone("k") == []
+    assert "AWS has no queue at its address in predefined_queues. Correct the address" in caplog.text
+
+
 @pytest.mark.parametrize("exchange", ["", "orders"])
 @pytest.mark.parametrize(
     ("unroutable", "mandatory"), [("raise", False), ("raise", True), ("warn", True), ("ignore", True)]

@@ -370,6 +370,25 @@ def test_an_option_without_meaning_here_is_warned_of_once(caplog: pytest.LogCapt
     assert "sqs_base64_encoding" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "alias"),
+    [
+        ("role_arn", "arn:aws:iam::111122223333:role/r", "sts_role_arn"),
+        ("queue_attributes", {"DelaySeconds": 5}, "sqs-creation-attributes"),
+        ("client_config", {"tcp_keepalive": True}, "client-config"),
+    ],
+)
+def test_an_option_by_both_of_its_names_is_a_fault(name: str, value: Any, alias: str) -> None:
+    assert faults_of(options={name: value, alias: value}) == [
+        f"Transport option {alias!r} is the same as {name!r}: give one of them."
+    ]
+
+
+def test_the_options_may_override_the_url_by_the_other_name() -> None:
+    found = loaded("hake://?role_duration=900", {"sts_token_timeout": 1_000})
+    assert found.role_duration == 1_000
+
+
 # --- kombu's own keys
 
 
@@ -411,6 +430,7 @@ def test_all_faults_are_in_one_error() -> None:
         ("sts_role_arm", "sts_role_arn"),
         ("predefined_queue", "predefined_queues"),
         ("wait_time_second", "wait_time_seconds"),
+        ("sqs-base64-encoding", "sqs_base64_encoding"),
     ],
 )
 def test_a_misspelt_option_gets_the_nearest_name(written: str, meant: str) -> None:
@@ -418,7 +438,7 @@ def test_a_misspelt_option_gets_the_nearest_name(written: str, meant: str) -> No
     assert f"did you mean {meant!r}?" in faults_of(f"hake://?{written}=x")[0]
 
 
-@pytest.mark.parametrize("written", ["zzz", 5, None, (1, 2)])
+@pytest.mark.parametrize("written", ["zzz", 5, None, (1, 2), "delay_seconds", "fanout_prefix"])
 def test_an_option_like_no_other_points_to_the_table(written: Any) -> None:
     [fault] = faults_of(options={written: 1})
     assert repr(written) in fault
@@ -442,6 +462,26 @@ def test_an_option_like_no_other_points_to_the_table(written: Any) -> None:
         ({"name_style": ["hake"]}, "hake, kombu"),
         ({"region": ""}, "a non-empty text"),
         ({"region": 7}, "a non-empty text"),
+        ({"region": "a b"}, "a region of AWS, such as eu-west-1"),
+        ({"region": "-west"}, "a region of AWS"),
+        ({"region": "us-east-1;namespace=x"}, "a region of AWS"),
+        ({"role_arn": "worker"}, "the ARN of a role, such as arn:aws:iam::123456789012:role/worker"),
+        ({"role_arn": "arn:aws:sqs:us-east-1:123456789012:q"}, "the ARN of a role"),
+        ({"sts_token_timeout": 100}, "from 900 to 43200"),
+        ({"queue_attributes": {"visibility_timeout": 60}}, "'visibility_timeout' is not an attribute"),
+        ({"queue_attributes": {"RedrivePolcy": {"maxReceiveCount": 3}}}, "'maxReceiveCount' is not an attribute"),
+        ({"queue_attributes": {"VisibilityTimeout": "soon"}}, "VisibilityTimeout is a whole number from 0 to 43200"),
+        ({"queue_attributes": {"mail-*": {"DelaySeconds": 901}}}, "DelaySeconds is a whole number from 0 to 900"),
+        ({"sqs-creation-attributes": {"MessageRetentionPeriod": None}}, "a whole number from 60 to 1209600"),
+        ({"queue_attributes": {"KmsMasterKeyId": None}}, "KmsMasterKeyId is text, a number, a truth value or a dict"),
+        ({"queue_attributes": {"RedrivePolicy": "dead"}}, "RedrivePolicy is a dict, or the text of a JSON object"),
+        ({"queue_tags": {"team": None}}, "team is text, a number"),
+        ({"queue_tags": {"hake:made-by": "me"}}, "keys that start with aws: or hake: are reserved"),
+        ({"queue_tags": {"aws:x": "y"}}, "are reserved"),
+        ({"queue_tags": {"k" * 129: "v"}}, "keys of 1 to 128 characters"),
+        ({"queue_tags": {"k": "v" * 257}}, "values of up to 256"),
+        ({"dead_letter_queue": "  "}, "true, or the name of a queue"),
+        ({"dead_letter_queue": "{queue}-dead.fifo"}, "without .fifo, which is added"),
         ({"account_id": "123"}, "twelve digits"),
         ({"account_id": "\uff11" * 12}, "twelve digits"),
         ({"endpoint_url": "localhost:4566"}, "http://"),
@@ -462,6 +502,17 @@ def test_an_option_like_no_other_points_to_the_table(written: Any) -> None:
         ({"predefined_queues": {"q": {"url": "u", "backoff_policy": {"a": 1}}}}, "like {1: 10, 2: 20}"),
         ({"predefined_queues": {"q": {"url": "u", "backoff_tasks": "t"}}}, "a list of names"),
         ({"predefined_queues": {"q.fifo": {"url": "u"}}}, "end in .fifo"),
+        (
+            {"predefined_queues": {"q": "q"}},
+            "the url of 'q' is like https://sqs.eu-west-1.amazonaws.com/123456789012/q",
+        ),
+        ({"predefined_queues": {"q": {"url": "ftp://host/1/q"}}}, "the url of 'q' is like"),
+        ({"predefined_queues": {"q": {"url": "https://host/"}}}, "the url of 'q' is like"),
+        ({"predefined_queues": {"q": {"url": " https://host/1/q"}}}, "the url of 'q' is like"),
+        (
+            {"predefined_queues": {"q": {"url": "https://host/1/q", "region": "x y"}}},
+            "region of 'q' is a region of AWS",
+        ),
         ({"predefined_exchanges": {"x": "arn:aws:sqs:r:1:q"}}, "that of 'x' is not"),
         ({"predefined_exchanges": {"x": None}}, "that of 'x' is not"),
         ({"predefined_exchanges": {"x": {"arn": "arn:aws:sns:r:1:x", "regoin": "r"}}}, "unsupported"),
@@ -483,6 +534,9 @@ def test_a_wrong_value_is_named_with_what_it_must_be(options: dict[str, Any], pa
         (f"hake://{KEY}:{SECRET}@?profile=p", "not both"),
         ("hake://localhost?endpoint_url=http://x", "not both"),
         ("hake:///a/b", "Path of the URL, the namespace: 'a/b'"),
+        ("hake://eu-west-1", "an endpoint, not a region: write hake://?region=eu-west-1"),
+        ("hake://?queue_name_prefix=" + "x" * 80 + "&name_style=kombu", "shorter than 80"),
+        ("hake://?queue_name_prefix=%C3%A9&name_style=kombu", "shorter than 80"),
         ("hake://?region=", "Option in the URL region"),
     ],
 )

@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from fakes import FakeClients
+from fakes import FakeClients, connected
 from hypothesis import example, given
 from hypothesis import strategies as st
 from test_dispatch import Process
@@ -322,6 +322,20 @@ def test_a_function_that_fails_fails_the_publish(shop: types.ModuleType, functio
         shop.tenant_of = function  # type: ignore[attr-defined]
     with pytest.raises(PublishError, match=re.escape(words)):
         named(Tenants("shop_for_tenants:tenant_of", lambda: None), TASK, BODY)
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("no_such_module:f", "cannot import no_such_module:f: ModuleNotFoundError"),
+        ("os:nothing", "cannot import os:nothing: AttributeError"),
+        ("os:sep", "os:sep is not a function"),
+    ],
+)
+def test_a_function_that_is_missing_is_found_when_the_connection_opens(path: str, words: str) -> None:
+    expected = pytest.raises(ConfigurationError, match=f"Option tenant_from: {words}")
+    with connected(FakeClients(), tenant_from=path) as connection, expected:
+        connection.connect()
 
 
 @pytest.mark.parametrize("value", [":f", "shop:", "shop.tenants:f()", "a:b:c", "1shop:f", "", 7])

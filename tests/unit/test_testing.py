@@ -74,6 +74,13 @@ def test_server_ends_when_the_process_that_started_it_is_killed() -> None:
     _wait_for(lambda: not _listening(int(starter.stdout)))
 
 
+@pytest.mark.parametrize("port", ["99999", "-1", "abc"])
+def test_a_port_that_is_none_is_refused(port: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        testing.main(["--port", port])
+    assert f"'{port}' is not a port from 0 to 65535" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_server_started_by_hand_prints_its_address_and_ends_quietly(signum: signal.Signals) -> None:
     server = subprocess.Popen(
