@@ -478,7 +478,9 @@ class Channel(DeclaringChannel):
 
     def _hand_over(self, admitted: Admitted, delivery: Delivery, consumer_tag: str, no_ack: bool) -> HakeMessage:
         tag = next(self._tags)
-        message = to_message(admitted.envelope, delivery, self, tag, consumer_tag, is_bound=admitted.is_bound)
+        message = to_message(
+            admitted.envelope, delivery, self, tag, consumer_tag, is_bound=admitted.is_bound, sent_ms=admitted.sent_ms
+        )
         message.lease = delivery.lease
         delivery.lease.about = about(message, self.channel_id, tag, delivery.queue)
         if isinstance(message, CommandMessage):

@@ -260,16 +260,22 @@ class Publisher:
 
     def _single(self, target: Target, outgoing: Outgoing) -> None:
         telemetry = self.clients.telemetry
-        if telemetry is None:
-            self._request_one(target, outgoing)
-            return
-        started = time.perf_counter()
+        started = 0.0 if telemetry is None else time.perf_counter()
+        text, parameters, size_bytes = outgoing
         try:
-            self._request_one(target, outgoing)
+            try:
+                if isinstance(target, QueueTarget):
+                    self.clients.sqs("send_message", QueueUrl=target.url, MessageBody=text, **parameters)
+                else:
+                    self.clients.sns("publish", TopicArn=target.arn, Message=text, **parameters)
+            except MessageTooLarge as exc:
+                raise self.limits.refused(target, size_bytes, exc) from exc
         except HakeError as exc:
-            _report(telemetry, target, started, 1, [exc])
+            if telemetry is not None:
+                _report(telemetry, target, started, 1, [exc])
             raise
-        _report(telemetry, target, started, 1, ())
+        if telemetry is not None:
+            _report(telemetry, target, started, 1, ())
 
     def _request(self, target: Target, batch: Sequence[Outgoing]) -> _Failed:
         """Make one batch request. Returns position to error for the failed messages."""
@@ -284,16 +290,6 @@ class Publisher:
             raise
         _report(telemetry, target, started, len(batch), failed.values())
         return failed
-
-    def _request_one(self, target: Target, outgoing: Outgoing) -> None:
-        text, parameters, size_bytes = outgoing
-        try:
-            if isinstance(target, QueueTarget):
-                self.clients.sqs("send_message", QueueUrl=target.url, MessageBody=text, **parameters)
-            else:
-                self.clients.sns("publish", TopicArn=target.arn, Message=text, **parameters)
-        except MessageTooLarge as exc:
-            raise self.limits.refused(target, size_bytes, exc) from exc
 
     def _request_many(self, target: Target, batch: Sequence[Outgoing]) -> _Failed:
         if isinstance(target, QueueTarget):

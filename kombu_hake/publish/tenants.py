@@ -90,7 +90,7 @@ class Tenants:
             if asked is not None:
                 return asked
         tenant = running.get("tenant") if inherits and running is not None else None
-        return tenant if is_tenant(tenant) else None
+        return tenant if tenant is not None and is_tenant(tenant) else None
 
     def _asked(
         self, tenant_from: str, message: Mapping[str, Any], headers: Mapping[str, Any], *, is_in_task: bool
