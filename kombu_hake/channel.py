@@ -321,7 +321,7 @@ class Channel(DeclaringChannel):
     def _process(telemetry: Telemetry, callback: Callable[[Any], Any], message: HakeMessage, queue: str) -> None:
         """Call a consumer that is not Celery's, with a span around it, and measure it."""
         destination, properties = label(queue), message.properties
-        if destination == TEMPORARY:  # replies, events, commands
+        if destination == TEMPORARY or not telemetry.is_on():  # replies, events, commands
             callback(message)
             return
         running = None

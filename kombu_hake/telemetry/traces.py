@@ -35,6 +35,7 @@ from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, Statu
 from kombu_hake._version import __version__
 from kombu_hake.quoting import quoted
 from kombu_hake.telemetry import names
+from kombu_hake.telemetry.providers import Provider
 from kombu_hake.telemetry.safety import never_raises, report
 from kombu_hake.telemetry.tally import Few
 from kombu_hake.telemetry.values import Received
@@ -127,7 +128,8 @@ class Traces:
     def __init__(self, provider: Any = None) -> None:
         """Use this provider, or the one that the application sets for the process."""
         self._tracer = trace.get_tracer("kombu_hake", __version__, provider)
-        self._is_on = provider is not None
+        #: Whether the application has set a provider; without one, messages keep the headers that they have.
+        self.is_on = Provider(trace.get_tracer_provider, "_TRACER_PROVIDER", provider).is_set
         self._destination = Few(_MOST_DESTINATIONS)
         self._cached: dict[tuple[str, str, str], dict[str, str]] = {}
         self._propagator: Any = None
@@ -139,13 +141,6 @@ class Traces:
         if propagator is not self._propagator:
             self._propagator, self._fields = propagator, tuple(propagator.fields)
         return any(field in headers for field in self._fields)
-
-    def is_on(self) -> bool:
-        """Whether the application has set a provider; without one, messages keep the headers that they have."""
-        if not self._is_on:
-            known = trace.get_tracer_provider()
-            self._is_on = not isinstance(known, trace.ProxyTracerProvider | trace.NoOpTracerProvider)
-        return self._is_on
 
     # --- publish
 
