@@ -286,8 +286,8 @@ def _total_bytes(items: list[tuple[Published, Outgoing]]) -> int:
 
 def _held_bytes(item: tuple[Published, Outgoing]) -> int:
     published, outgoing = item
-    body = published.message.get("body")
-    return max(outgoing.size_bytes, len(body)) if isinstance(body, str | bytes) else outgoing.size_bytes
+    size_bytes, body = outgoing.size_bytes, published.message.get("body")
+    return len(body) if isinstance(body, (str, bytes)) and len(body) > size_bytes else size_bytes
 
 
 def _message_group(outgoing: Outgoing) -> str:

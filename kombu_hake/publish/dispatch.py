@@ -431,9 +431,10 @@ def send_parameters(message: Mapping[str, Any], name: str, *, to_queue: bool) ->
     properties = message["properties"]
     extra: dict[str, Any] = {}
     is_fifo = name.endswith(FIFO_SUFFIX)
-    group = group_of(properties, is_fifo=is_fifo)
-    if group is not None:
-        extra["MessageGroupId"] = group
+    if "tenant" in properties or "MessageGroupId" in properties:
+        group = group_of(properties, is_fifo=is_fifo)
+        if group is not None:
+            extra["MessageGroupId"] = group
     if is_fifo:
         extra.setdefault("MessageGroupId", DEFAULT_GROUP_ID)
         extra["MessageDeduplicationId"] = (
