@@ -321,7 +321,7 @@ class Channel(DeclaringChannel):
     def _process(telemetry: Telemetry, callback: Callable[[Any], Any], message: HakeMessage, queue: str) -> None:
         """Call a consumer that is not Celery's, with a span around it, and measure it."""
         destination, properties = label(queue), message.properties
-        if destination == TEMPORARY:  # replies, events, commands
+        if destination == TEMPORARY or not telemetry.is_on():  # replies, events, commands
             callback(message)
             return
         running = None
@@ -478,7 +478,9 @@ class Channel(DeclaringChannel):
 
     def _hand_over(self, admitted: Admitted, delivery: Delivery, consumer_tag: str, no_ack: bool) -> HakeMessage:
         tag = next(self._tags)
-        message = to_message(admitted.envelope, delivery, self, tag, consumer_tag, is_bound=admitted.is_bound)
+        message = to_message(
+            admitted.envelope, delivery, self, tag, consumer_tag, is_bound=admitted.is_bound, sent_ms=admitted.sent_ms
+        )
         message.lease = delivery.lease
         delivery.lease.about = about(message, self.channel_id, tag, delivery.queue)
         if isinstance(message, CommandMessage):

@@ -61,7 +61,7 @@ from kombu_hake.telemetry import Telemetry
 from kombu_hake.telemetry import load as load_telemetry
 from kombu_hake.temporary import Janitor, Presence, Temporaries
 from kombu_hake.topology import Topology
-from kombu_hake.worker import health, install, keep_no_tenant, lost_tasks, observe, watch
+from kombu_hake.worker import health, install, keep_no_tenant, lost_tasks, observe
 from kombu_hake.worker import state as worker
 
 __all__ = ["Transport"]
@@ -149,7 +149,6 @@ class Transport(base.Transport):  # type: ignore[misc]
         self._pulse = Pulse()
         #: The channels closed most recently, and when.
         self._parted: deque[tuple[Channel, float]] = deque(maxlen=4)
-        watch()
         forksafe.register(self)
 
     def reset_after_fork(self) -> None:

@@ -65,7 +65,10 @@ def expires_at_ms(envelope: Envelope, sent_ms: int | None, queue_ttl_ms: int | N
     """
     if envelope.headers.get("task") and envelope.headers.get("expires"):
         return None
-    limits = [limit for limit in (whole(envelope.properties.get("expiration")), queue_ttl_ms) if limit is not None]
+    expiration = envelope.properties.get("expiration")
+    if expiration is None and queue_ttl_ms is None:  # nearly always
+        return None
+    limits = [limit for limit in (whole(expiration), queue_ttl_ms) if limit is not None]
     if not limits:
         return None
     # A copy is sent after the original. A later time comes from a publisher that wants to outlive the queue's limit.

@@ -48,6 +48,7 @@ __all__ = [
 #: published to (SNS leaves that out), an id of the event. Our own messages carry these in the envelope.
 FOREIGN_ATTRIBUTES = ("rk", "exchange", "event_id")
 _encode = json.JSONEncoder(separators=(",", ":")).encode
+_from_json = json.JSONDecoder().decode
 #: Properties that the receiver sets on a received message.
 _OF_RECEIVING = ("attributes", "receive_count", "sent_timestamp_ms")
 #: Headers of W3C Trace Context, and the longest that must be kept. Programs parse them as soon as they trace tasks, and
@@ -358,7 +359,7 @@ def _parse(text: str) -> Any:
     if not text or has_too_many_values(text):
         return None
     try:
-        return json.loads(text)
+        return _from_json(text)
     except (ValueError, RecursionError):
         return None
 

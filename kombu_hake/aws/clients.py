@@ -52,6 +52,8 @@ _POOL_CONNECTIONS = 64
 _PATIENCE_S = 90.0
 #: Kinds of calls that are tried once: their callers have a back-off of their own, or an alternative.
 _TRIED_ONCE = ("receive", "check", "sts", "iam", "s3")
+#: By kind of a call, the service that it is made to, where that has another name.
+_SERVICES = {"receive": "sqs", "check": "sqs"}
 #: An upload or download is one call, and a request for each part.
 _MOST_PARTS = 2 + MAX_PAYLOAD_BYTES // PART_BYTES
 
@@ -100,7 +102,11 @@ class Clients:
         """
         while True:
             try:
-                answer = self._sqs(operation, params)
+                other = self._other(params.get("QueueUrl")) if self.settings.access else None
+                if other is not None:
+                    answer = other.sqs(operation, **params)
+                else:
+                    answer = self._call("receive" if operation == "receive_message" else "sqs", operation, params)
             except QueueNotFound:
                 pause_s = self._new_queues.pause_s(params.get("QueueUrl"))
                 if pause_s is None or operation == "delete_queue":
@@ -112,13 +118,6 @@ class Clients:
             elif operation == "delete_queue":
                 self._new_queues.deleted(params["QueueUrl"])
             return answer
-
-    def _sqs(self, operation: str, params: dict[str, Any]) -> dict[str, Any]:
-        if self.settings.access:
-            other = self._other(params.get("QueueUrl"))
-            if other is not None:
-                return other.sqs(operation, **params)
-        return self._call("receive" if operation == "receive_message" else "sqs", operation, params)
 
     def sns(self, operation: str, **params: Any) -> dict[str, Any]:
         """Call SNS; as :meth:`sqs`."""
@@ -213,7 +212,7 @@ class Clients:
         return str(self._call("sts", "get_caller_identity", {}).get("Arn", ""))
 
     def _call(self, kind: str, operation: str, params: dict[str, Any]) -> dict[str, Any]:
-        service = _service_of(kind)
+        service = _SERVICES.get(kind, kind)
         if operation in OPERATIONS.get(service, ()):
             wire = self._wires.get(service)
             if wire is None:
@@ -247,7 +246,7 @@ class Clients:
                 time.sleep(pause_s)
 
     def _try(self, kind: str, operation: str, params: dict[str, Any]) -> dict[str, Any]:
-        service = _service_of(kind)
+        service = _SERVICES.get(kind, kind)
         call = getattr(self._made.get(kind) or self._client(kind), operation)
         try:
             answer: dict[str, Any] = call(**params)
@@ -325,12 +324,9 @@ class Clients:
                     self._made["session"] = session
                     self._made[kind] = _client(session, self.settings, kind)
                 except (OSError, ImportError) as exc:  # such as no file descriptors left: botocore reads files here
-                    raise BrokerUnavailable(f"The client of {_service_of(kind)} cannot be created: {exc}") from exc
+                    service = _SERVICES.get(kind, kind)
+                    raise BrokerUnavailable(f"The client of {service} cannot be created: {exc}") from exc
             return self._made[kind]
-
-
-def _service_of(kind: str) -> str:
-    return "sqs" if kind in ("receive", "check") else kind
 
 
 def _partition_of(region: str) -> str:
@@ -493,7 +489,7 @@ def _config(settings: Settings, kind: str) -> Any:
 
 
 def _client(session: Any, settings: Settings, kind: str) -> Any:
-    service = _service_of(kind)
+    service = _SERVICES.get(kind, kind)
     endpoints: Mapping[str, str | None] = {"sqs": settings.sqs_endpoint_url, "sns": settings.sns_endpoint_url}
     endpoint = endpoints.get(service) or settings.endpoint_url
     config = _config(settings, kind)

@@ -56,8 +56,7 @@ class Tries:
         """
         self._most = most
         self._clock = clock
-        now = time.monotonic()
-        self._throttled_until = now + throttled_s
+        self._throttled_until = time.monotonic() + throttled_s if throttled_s else float("-inf")
         self._ends_at = _patient_until.get() if is_patient else None
         self._made = 0
         self._clock_changes = clock.changes

@@ -53,6 +53,8 @@ _POLL_GRACE_S = 5.0
 #: What one try may take besides its time limits: looking up names, several addresses, renewing credentials, and an
 #: answer that arrives in small pieces (:mod:`kombu_hake.aws.timely`).
 _SLACK_S = 60.0
+_to_json = json.JSONEncoder().encode
+_from_json = json.JSONDecoder().decode
 _JSON = "application/x-amz-json-1.0"
 _FORM = "application/x-www-form-urlencoded; charset=utf-8"
 #: A proxy on the way must not compress answers: they are not decompressed.
@@ -84,6 +86,10 @@ class Wire:
         self._settings = settings
         self._clock = clock
         self._telemetry = telemetry
+        #: By the wait time of a poll: what follows from it and the settings.
+        self._limits: dict[float, tuple[float, float]] = {}
+        #: The keys as botocore gave them last, and as they were found to be valid.
+        self._checked_keys: tuple[Any, Keys | None] = (None, None)
         self._credentials = session.get_credentials()  # those of aws/credentials.py
         url = urlsplit(client.meta.endpoint_url)
         host = url.hostname or ""
@@ -119,13 +125,16 @@ class Wire:
         """
         action = OPERATIONS[self._service][operation]
         if self._service == "sqs":
-            body, content_type, target = json.dumps(params).encode("ascii"), _JSON, f"AmazonSQS.{action}"
+            body, content_type, target = _to_json(params).encode("ascii"), _JSON, f"AmazonSQS.{action}"
         else:
             body, content_type, target = _form(action, params), _FORM, None
         is_poll = operation == "receive_message"
         wait_s = params.get("WaitTimeSeconds", 0)
-        timeout_s = read_timeout_s(self._settings, wait_s)
-        limit_s = answer_limit_s(self._settings, wait_s)
+        limits = self._limits.get(wait_s)
+        if limits is None:
+            limits = read_timeout_s(self._settings, wait_s), answer_limit_s(self._settings, wait_s)
+            self._limits[wait_s] = limits
+        timeout_s, limit_s = limits
         tries = Tries(1 if is_poll else self._settings.max_attempts, self._clock, is_patient=not is_poll)
         while True:
             try:
@@ -153,10 +162,14 @@ class Wire:
     def _keys(self) -> Keys:
         # Frozen: refreshable credentials are renewed here, and all parts are of one generation.
         frozen = self._credentials.get_frozen_credentials()
+        known, checked_keys = self._checked_keys
+        if checked_keys is not None and frozen == known:
+            return checked_keys
         keys = Keys(frozen.access_key, frozen.secret_key, frozen.token)
         text = f"{keys.access_key}{keys.token}"
         if not (text.isascii() and text.isprintable() and keys.secret_key.isprintable()):
             raise ConfigurationError("The AWS credentials contain characters that no key has, such as a line break.")
+        self._checked_keys = frozen, keys
         return keys
 
     def _result(self, operation: str, params: Mapping[str, Any], answer: Answer) -> dict[str, Any]:
@@ -223,7 +236,7 @@ def _tls(session: Any) -> Any:
 
 def _parse_json(answer: Answer) -> _Found | None:
     try:
-        fields = json.loads(str(answer.body, "utf-8")) if answer.body else {}
+        fields = _from_json(str(answer.body, "utf-8")) if answer.body else {}
     except (ValueError, RecursionError):
         return None
     return _Found(fields, answer.headers.get("x-amzn-query-error", "")) if isinstance(fields, dict) else None

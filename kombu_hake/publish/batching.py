@@ -72,7 +72,9 @@ class _Group:
     sender: SendsMany
     target: Target
     items: list[tuple[Published, Outgoing]]
-    size_bytes: int
+    #: The most bytes of one request, and what they have together.
+    limit_bytes: int
+    size_bytes: int = 0
     #: What it holds in memory: also the bodies of messages that point to their payload in S3.
     held_bytes: int = 0
     #: For a FIFO target, the message groups of the messages.
@@ -153,18 +155,19 @@ class Batch:
                 return
             group = self._open.get(key)
             if group is not None and (
-                group.size_bytes + size_bytes > sender.batch_limit(target) or len(group.items) == MAX_BATCH_ENTRIES
+                group.size_bytes + size_bytes > group.limit_bytes or len(group.items) == MAX_BATCH_ENTRIES
             ):
                 self._submit(self._open.pop(key))
                 group = None
             if group is None:
-                group = self._open[key] = _Group(sender, target, [], 0)
-            held_bytes = _held_bytes((published, outgoing))
+                group = self._open[key] = _Group(sender, target, [], sender.batch_limit(target))
+            item = published, outgoing
+            held_bytes = _held_bytes(item)
             group.size_bytes += size_bytes
             group.held_bytes += held_bytes
             self._outstanding += 1
             self._outstanding_bytes += held_bytes
-            group.items.append((published, outgoing))  # after it is counted: an interrupt may follow this call
+            group.items.append(item)  # after it is counted: an interrupt may follow this call
             if len(group.items) == MAX_BATCH_ENTRIES:
                 self._submit(self._open.pop(key))
 
@@ -239,7 +242,7 @@ class Batch:
                 if lane.order.is_in_flight and not is_worth_it:
                     return
                 items = [item for _, item in lane.order.take()]
-                self._submit(_Group(lane.sender, lane.target, items, 0, _total_bytes(items), lane))
+                self._submit(_Group(lane.sender, lane.target, items, 0, held_bytes=_total_bytes(items), lane=lane))
         finally:
             lane.is_submitting = False
 
@@ -283,8 +286,8 @@ def _total_bytes(items: list[tuple[Published, Outgoing]]) -> int:
 
 def _held_bytes(item: tuple[Published, Outgoing]) -> int:
     published, outgoing = item
-    body = published.message.get("body")
-    return max(outgoing.size_bytes, len(body)) if isinstance(body, str | bytes) else outgoing.size_bytes
+    size_bytes, body = outgoing.size_bytes, published.message.get("body")
+    return len(body) if isinstance(body, (str, bytes)) and len(body) > size_bytes else size_bytes
 
 
 def _message_group(outgoing: Outgoing) -> str:

@@ -161,7 +161,9 @@ class Dispatcher:
         gathering = current_batch()
         if len(targets) > 1:  # what may turn out not to be needed goes first: if it fails, nothing was sent yet
             targets = sorted(targets, key=_is_needed)
-        large = _Large(wire, message, exchange, routing_key, list(targets)) if self._topology.stores else None
+        large = None
+        if not self._topology.stores.is_empty:
+            large = _Large(wire, message, exchange, routing_key, list(targets))
         for target in targets:
             prepared = self._prepare(target, wire, message, routing_key)
             if large is not None and prepared.size_bytes > self._limits.of(target, prepared.size_bytes):
@@ -172,9 +174,11 @@ class Dispatcher:
             if not _is_needed(target):
                 self._send_if_needed(target, prepared, exchange)
                 continue
-            self._limits.check(target, prepared.size_bytes)
-            if gathering is None or not gathering.add(self, target, published, prepared):
-                self._send(target, prepared, published)
+            if gathering is not None:
+                self._limits.check(target, prepared.size_bytes)  # now, and not when the batch is sent
+                if gathering.add(self, target, published, prepared):
+                    continue
+            self._send(target, prepared, published)
 
     def _is_internal(self, exchange: str) -> bool:
         """Whether Celery alone uses an exchange: for remote control or for events. These have no spans."""
@@ -294,6 +298,8 @@ class Dispatcher:
         try:
             with patience(_BATCH_PATIENCE_S):
                 errors = self._publisher.send_many(target, [prepared for _, prepared in items])
+            if not any(errors):
+                return errors
             return [
                 self._try(target, item[1], item[0]) if isinstance(error, MessageTooLarge) else error
                 for item, error in zip(items, errors, strict=True)
@@ -459,9 +465,10 @@ def send_parameters(message: Mapping[str, Any], name: str, *, to_queue: bool) ->
     properties = message["properties"]
     extra: dict[str, Any] = {}
     is_fifo = name.endswith(FIFO_SUFFIX)
-    group = group_of(properties, is_fifo=is_fifo)
-    if group is not None:
-        extra["MessageGroupId"] = group
+    if "tenant" in properties or "MessageGroupId" in properties:
+        group = group_of(properties, is_fifo=is_fifo)
+        if group is not None:
+            extra["MessageGroupId"] = group
     if is_fifo:
         extra.setdefault("MessageGroupId", DEFAULT_GROUP_ID)
         extra["MessageDeduplicationId"] = (
@@ -486,7 +493,7 @@ def send_parameters(message: Mapping[str, Any], name: str, *, to_queue: bool) ->
         if delay is None:
             due = due_ms(message.get("headers") or {})
             delay = delay_s(due, int(time.time() * 1000)) if due is not None else 0
-        seconds = max(0, min(SQS_MAX_DELAY_S, delay))
+        seconds = max(0, min(SQS_MAX_DELAY_S, delay)) if delay else 0
         if seconds or is_valid:  # an explicit 0 overrides the queue's own delay
             extra["DelaySeconds"] = seconds
     return extra

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from kombu_hake.amqp import (
@@ -259,21 +259,28 @@ class Publisher:
 
     def _single(self, target: Target, outgoing: Outgoing) -> None:
         telemetry = self.clients.telemetry
-        if telemetry is None:
-            self._request_one(target, outgoing)
-            return
-        started = time.perf_counter()
+        is_reported = telemetry is not None and telemetry.metrics.is_on()
+        started = time.perf_counter() if is_reported else 0.0
+        text, parameters, size_bytes = outgoing
         try:
-            self._request_one(target, outgoing)
+            try:
+                if isinstance(target, QueueTarget):
+                    self.clients.sqs("send_message", QueueUrl=target.url, MessageBody=text, **parameters)
+                else:
+                    self.clients.sns("publish", TopicArn=target.arn, Message=text, **parameters)
+            except MessageTooLarge as exc:
+                raise self.limits.refused(target, size_bytes, exc) from exc
         except HakeError as exc:
-            _report(telemetry, target, started, 1, [exc])
+            if telemetry is not None and is_reported:
+                _report(telemetry, target, started, 1, [exc])
             raise
-        _report(telemetry, target, started, 1, ())
+        if telemetry is not None and is_reported:
+            _report(telemetry, target, started, 1, ())
 
     def _request(self, target: Target, batch: Sequence[Outgoing]) -> _Failed:
         """Make one batch request. Returns position to error for the failed messages."""
         telemetry = self.clients.telemetry
-        if telemetry is None:
+        if telemetry is None or not telemetry.metrics.is_on():
             return self._request_many(target, batch)
         started = time.perf_counter()
         try:
@@ -281,18 +288,8 @@ class Publisher:
         except HakeError as exc:
             _report(telemetry, target, started, len(batch), [exc] * len(batch))
             raise
-        _report(telemetry, target, started, len(batch), failed.values())
+        _report(telemetry, target, started, len(batch), list(failed.values()))
         return failed
-
-    def _request_one(self, target: Target, outgoing: Outgoing) -> None:
-        text, parameters, size_bytes = outgoing
-        try:
-            if isinstance(target, QueueTarget):
-                self.clients.sqs("send_message", QueueUrl=target.url, MessageBody=text, **parameters)
-            else:
-                self.clients.sns("publish", TopicArn=target.arn, Message=text, **parameters)
-        except MessageTooLarge as exc:
-            raise self.limits.refused(target, size_bytes, exc) from exc
 
     def _request_many(self, target: Target, batch: Sequence[Outgoing]) -> _Failed:
         if isinstance(target, QueueTarget):
@@ -314,7 +311,7 @@ class Publisher:
         return error
 
 
-def _report(telemetry: Telemetry, target: Target, started: float, count: int, errors: Iterable[HakeError]) -> None:
+def _report(telemetry: Telemetry, target: Target, started: float, count: int, errors: Sequence[HakeError]) -> None:
     """Report a request that has ended, and which of its messages were not accepted."""
     seconds, to_queue = time.perf_counter() - started, isinstance(target, QueueTarget)
     telemetry.metrics.sent(shown(target), count, seconds, errors, to_queue=to_queue)

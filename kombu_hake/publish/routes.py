@@ -83,10 +83,10 @@ class Routes:
                 with the exchange's name, and finding that is denied.
             BrokerUnavailable: AWS could not answer a necessary question. Nothing was sent; the next publish asks again.
         """
-        if is_reply_exchange(exchange):
-            return [self._reply(exchange, routing_key)]
         if not exchange or exchange == PRIVATE_EXCHANGE:
             return self._direct(routing_key, mandatory)
+        if is_reply_exchange(exchange):
+            return [self._reply(exchange, routing_key)]
         denied = self._topology.denied(exchange)
         own = self._own(exchange) if exchange == routing_key else None
         if self.is_event_exchange(exchange) and (

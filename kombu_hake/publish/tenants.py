@@ -66,13 +66,18 @@ class Tenants:
             PublishError: the tenant is not valid, or ``tenant_from`` failed.
         """
         properties = message["properties"]
+        running = self._running()
+        if running is None and self._tenant_from is None and "tenant" not in properties:
+            task = (message.get("headers") or {}).get("task")
+            if task != _CHORD_UNLOCK:  # nearly always: nothing names a tenant
+                return message
         given = properties.get("tenant")
         if given is None:
             if properties.get("MessageGroupId") is not None and not (
                 exchange.endswith(FIFO_SUFFIX) or routing_key.endswith(FIFO_SUFFIX)
             ):
                 return message
-            tenant = self._found(message, inherits="tenant" not in properties)
+            tenant = self._found(message, running, inherits="tenant" not in properties)
         elif is_tenant(given):
             return message
         else:
@@ -84,11 +89,10 @@ class Tenants:
             changed["tenant"] = tenant
         return {**message, "properties": changed}
 
-    def _found(self, message: Mapping[str, Any], *, inherits: bool) -> str | None:
+    def _found(self, message: Mapping[str, Any], running: Mapping[str, Any] | None, *, inherits: bool) -> str | None:
         headers = message.get("headers") or {}
         if "task" not in headers and message["properties"].get("delivery_mode") == _TRANSIENT:
             return None
-        running = self._running()
         if headers.get("task") == _CHORD_UNLOCK:
             options = _options_of_chord(message)
             if options.get("tenant") is not None:

@@ -75,6 +75,8 @@ class Why(enum.Enum):
 class Outcome(enum.Enum):
     """What becomes of a received message."""
 
+    __hash__ = object.__hash__
+
     #: It was processed.
     ACK = "ack"
     DEAD_LETTER = "dead_letter"

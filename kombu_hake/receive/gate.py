@@ -21,6 +21,7 @@ from kombu_hake.receive.deferring import Deferring
 from kombu_hake.receive.deliveries import Deliveries, How
 from kombu_hake.receive.delivery import Delivery, Outcome
 from kombu_hake.receive.messages import receive_count, sent_ms
+from kombu_hake.receive.stored import Stored
 from kombu_hake.topology import Topology
 
 __all__ = ["Admitted", "Gate", "summary"]
@@ -40,6 +41,8 @@ class Admitted(NamedTuple):
     envelope: Envelope
     #: Whether its queue has bindings to exchanges other than the direct one of its own name.
     is_bound: bool
+    #: When SQS accepted it, ms since the epoch; None where that is not known.
+    sent_ms: int | None
 
 
 class Gate:
@@ -61,11 +64,18 @@ class Gate:
 
     def admit(self, delivery: Delivery) -> Admitted | None:
         """The message, if it is to be handed over; what is not is settled here."""
-        envelope = self._envelope(delivery)
-        if envelope is None:
-            return None
+        if delivery.stored is not None:
+            found_envelope = self._stored(delivery, delivery.stored)
+            if found_envelope is None:
+                return None
+            envelope = found_envelope
+        else:
+            envelope = decode(delivery.message.get("Body", ""), delivery.queue)
+            if not envelope.is_kombu and has_pointer(delivery.message):
+                self.quarantine(delivery, "its payload is in S3: set the option large_messages")
+                return None
         now_ms, sent = self._clients.now_ms(), sent_ms(delivery.message)
-        arguments = self._arguments(delivery)
+        arguments = self._topology.queues.arguments(delivery.queue)
         bindings = self._topology.known_bindings(delivery.queue)
         found = verdict(envelope, bindings, queue=delivery.queue, arguments=arguments, sent_ms=sent, now_ms=now_ms)
         read_at, again_s = 0, 0.0
@@ -77,7 +87,7 @@ class Gate:
             due = due_ms(envelope.headers)
             if due is not None and self._deferring.defer(delivery, self._deliveries, due, sent, now_ms):
                 return None
-            return Admitted(envelope, bool(bindings and bindings.exchanges()))
+            return Admitted(envelope, bool(bindings and bindings.exchanges()), sent)
         if found is Verdict.EXPIRED:
             self.set_aside(delivery, envelope, "expired")
         elif sent is not None and read_at > sent + max(_CLOCK_MS, self._topology.timings.tags_s * 1000):
@@ -89,15 +99,8 @@ class Gate:
             self._deliveries.finish(delivery, How.HIDE, round(again_s))
         return None
 
-    def _envelope(self, delivery: Delivery) -> Envelope | None:
-        """What was received; None if its payload cannot be had, which settles it."""
-        stored = delivery.stored
-        if stored is None:
-            envelope = decode(delivery.message.get("Body", ""), delivery.queue)
-            if envelope.is_kombu or not has_pointer(delivery.message):
-                return envelope
-            self.quarantine(delivery, "its payload is in S3: set the option large_messages")
-            return None
+    def _stored(self, delivery: Delivery, stored: Stored) -> Envelope | None:
+        """What was received by way of S3; None if it cannot be had, which settles it."""
         if stored.fault:
             self.quarantine(delivery, stored.fault)
             return None

@@ -212,12 +212,20 @@ def group_id_of(raw: Mapping[str, Any]) -> str | None:
 
 
 def to_message(
-    envelope: Envelope, delivery: Delivery, channel: Any, delivery_tag: int, consumer_tag: str, *, is_bound: bool
+    envelope: Envelope,
+    delivery: Delivery,
+    channel: Any,
+    delivery_tag: int,
+    consumer_tag: str,
+    *,
+    is_bound: bool,
+    sent_ms: int | None,
 ) -> HakeMessage:
     """The message to hand over.
 
     Args:
         is_bound: Whether the queue has bindings to exchanges other than the direct one of its own name.
+        sent_ms: When SQS accepted it, ms since the epoch.
     """
     receives = receive_count(delivery.message)
     info = _delivery_info(envelope, delivery.queue, is_bound)
@@ -235,9 +243,8 @@ def to_message(
         tenant = None if delivery.queue.endswith(FIFO_SUFFIX) else tenant_of_group(group)
         if tenant is not None:
             properties["tenant"] = tenant
-    sent = sent_ms(delivery.message)
-    if sent is not None:
-        properties["sent_timestamp_ms"] = sent
+    if sent_ms is not None:
+        properties["sent_timestamp_ms"] = sent_ms
     if envelope.is_kombu:
         properties.pop("attributes", None)  # only a foreign message has them
     else:

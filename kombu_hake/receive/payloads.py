@@ -136,7 +136,7 @@ class Payloads:
 
         A message behind such a one in a FIFO queue waits with it.
         """
-        if not self.stores or not any(has_pointer(delivery.message) for delivery in deliveries):
+        if self.stores.is_empty or not any(has_pointer(delivery.message) for delivery in deliveries):
             self.on_ready(deliveries)
             return
         ready: list[Delivery] = []
@@ -161,7 +161,7 @@ class Payloads:
         Raises:
             BrokerUnavailable: S3 cannot be reached.
         """
-        if self.stores and has_pointer(delivery.message):
+        if not self.stores.is_empty and has_pointer(delivery.message):
             self._look(delivery)
             self._read(delivery, None)
 

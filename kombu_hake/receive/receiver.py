@@ -75,13 +75,21 @@ def report_poll(
         now_ms: By AWS's clock.
     """
     seconds, messages = time.perf_counter() - started, answer.get("Messages") or []
-    sent = [sent_ms(raw) for raw in messages if receive_count(raw) == 1]
-    first = min((at for at in sent if at is not None), default=None)
-    # One value a poll: recording each message would cost more than all other metrics of it.
-    dwell_s = None if first is None else (now_ms - first) / 1000
-    telemetry.metrics.received(queue, len(messages), seconds, dwell_s=dwell_s, error=error)
+    if telemetry.metrics.is_on():
+        dwell_s = partial(_longest_dwell_s, messages, now_ms)
+        telemetry.metrics.received(queue, len(messages), seconds, dwell_s=dwell_s, error=error)
     if messages and queue != TEMPORARY and telemetry.traces.is_on():
         telemetry.traces.received(queue, [raw.get("Body", "") for raw in messages], seconds)
+
+
+def _longest_dwell_s(messages: Sequence[Mapping[str, Any]], now_ms: int) -> float | None:
+    """How long the oldest of the messages that were received for the first time has waited.
+
+    One value a poll: recording each message would cost more than all other metrics of it.
+    """
+    sent = [sent_ms(raw) for raw in messages if receive_count(raw) == 1]
+    first = min((at for at in sent if at is not None), default=None)
+    return None if first is None else (now_ms - first) / 1000
 
 
 class _Source:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, Protocol
 
@@ -245,11 +246,15 @@ class Settling:
 
 def _report(telemetry: Telemetry, kind: Kind, done: Sequence[Lease], seconds: float) -> None:
     """Report what AWS has done with leases of one queue."""
+    if not telemetry.metrics.is_on():
+        return
     queue = done[0].queue
     if kind == "renew":
         telemetry.metrics.renewed(queue, len(done))
-    elif kind == "ack":
-        telemetry.metrics.settled(queue, kind, [lease.outcome.value for lease in done], seconds)
+        return
+    if kind == "ack":
+        found = [lease.outcome for lease in done]
     else:
-        outcomes = [Outcome.DEFERRED if lease.hide_s else Outcome.RELEASED for lease in done]
-        telemetry.metrics.settled(queue, kind, [outcome.value for outcome in outcomes], seconds)
+        found = [Outcome.DEFERRED if lease.hide_s else Outcome.RELEASED for lease in done]
+    counts = {outcome.value: count for outcome, count in Counter(found).items()}
+    telemetry.metrics.settled(queue, kind, counts, seconds)

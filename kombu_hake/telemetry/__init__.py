@@ -15,6 +15,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from kombu_hake.quoting import guarded
+from kombu_hake.telemetry.safety import report
 from kombu_hake.telemetry.values import Received
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 else:  # these modules import OpenTelemetry; others need the names for annotations alone
     PollClock = Processing = Telemetry = Any
 
-__all__ = ["PollClock", "Processing", "Received", "Telemetry", "is_celery_instrumented", "load"]
+__all__ = ["PollClock", "Processing", "Received", "Telemetry", "is_celery_instrumented", "load", "report"]
 
 logger = guarded(logging.getLogger(__name__))
 

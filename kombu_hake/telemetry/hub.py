@@ -17,3 +17,7 @@ class Telemetry:
         """Use these providers, or those that the application sets for the process, now or later."""
         self.metrics = Metrics(meter_provider)
         self.traces = Traces(tracer_provider)
+
+    def is_on(self) -> bool:
+        """Whether anything is reported: the application has set a provider of metrics or of traces."""
+        return self.metrics.is_on() or self.traces.is_on()

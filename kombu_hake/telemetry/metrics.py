@@ -8,6 +8,8 @@ Histograms
     cost some ten times as much. Of each destination and operation, :data:`MOST_A_SECOND` values are recorded: at low
     rates all of them, at high rates a sample that is large enough. Counters never leave out anything.
 
+    Nothing is recorded while the application has set no provider.
+
 Attributes
     A destination is the name of a queue or exchange as the app has it. At most :data:`MOST_DESTINATIONS` of them get
     attributes of their own; callers give all temporary queues one name. Nothing else is taken from a message.
@@ -22,7 +24,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from opentelemetry.metrics import CallbackOptions, Observation, get_meter
+from opentelemetry.metrics import CallbackOptions, Observation, get_meter, get_meter_provider
 
 from kombu_hake._version import __version__
 from kombu_hake.exceptions import (
@@ -34,6 +36,7 @@ from kombu_hake.exceptions import (
     TopicNotFound,
 )
 from kombu_hake.telemetry import names
+from kombu_hake.telemetry.providers import Provider
 from kombu_hake.telemetry.safety import never_raises, report
 from kombu_hake.telemetry.tally import OTHER, Few, Tally
 
@@ -139,14 +142,22 @@ class PollClock:
 
 
 class Metrics:
-    """Records. No method raises; all are safe to call from any thread."""
+    """Records. No method raises; all are safe to call from any thread.
+
+    Callers ask :attr:`is_on` before they gather what is to be recorded.
+    """
 
     def __init__(self, provider: Any = None) -> None:
         """Create the instruments with this provider, or the one that the application sets for the process."""
+        #: Whether the application has set a provider; without one, nothing is recorded.
+        self.is_on = Provider(get_meter_provider, "_METER_PROVIDER", provider).is_set
         self._tally = Tally()
         self._destination = Few(MOST_DESTINATIONS)
         self._error = Few(_MOST_ERRORS)
         self._series: dict[tuple[str, ...], _Series] = {}
+        #: The same of successes alone, by what their callers know.
+        self._sends: dict[tuple[str, bool], _Series] = {}
+        self._processes: dict[str, _Series] = {}
         #: Service and boto3's name of a call to the key of its successes.
         self._successes: dict[tuple[str, str], tuple[str, ...]] = {}
         self.reset_after_fork()
@@ -173,20 +184,38 @@ class Metrics:
 
     # --- what happens
 
-    @never_raises
     def requested(self, service: str, operation: str, error: Exception | None) -> None:
         """One attempt of a request ended. *operation* is boto3's name."""
-        key = self._successes.get((service, operation))
-        if key is None:
-            key = self._successes[service, operation] = (_action(service, operation), "ok")
-        self._tally.add(names.REQUESTS, key if error is None else (key[0], _status(error)))
+        try:
+            if not self.is_on():
+                return
+            key = self._successes.get((service, operation))
+            if key is None:
+                key = self._successes[service, operation] = (_action(service, operation), "ok")
+            self._tally.add(names.REQUESTS, key if error is None else (key[0], _status(error)))
+        except Exception as exc:
+            report(exc)
 
-    @never_raises
     def sent(
-        self, destination: str, count: int, seconds: float, errors: Iterable[Exception] = (), *, to_queue: bool
+        self, destination: str, count: int, seconds: float, errors: Sequence[Exception] = (), *, to_queue: bool
     ) -> None:
         """A request to send *count* messages ended; *errors* of those that were not accepted."""
-        system = names.SQS if to_queue else names.SNS
+        try:
+            if errors or count > 1:
+                self._sent(destination, count, seconds, errors, names.SQS if to_queue else names.SNS)
+                return
+            series = self._sends.get((destination, to_queue))
+            if series is None:
+                series = self._of(names.SQS if to_queue else names.SNS, destination, names.SEND, names.SEND, "")
+                if series.key[1] == destination:  # their number is bounded
+                    self._sends[destination, to_queue] = series
+            self._tally.add(names.SENT, series.key)
+            if series.is_recorded():
+                self._duration.record(seconds, series.attributes)
+        except Exception as exc:
+            report(exc)
+
+    def _sent(self, destination: str, count: int, seconds: float, errors: Sequence[Exception], system: str) -> None:
         series = self._of(system, destination, names.SEND, names.SEND, "")
         failed = 0
         for exc in errors:
@@ -209,13 +238,13 @@ class Metrics:
         count: int,
         seconds: float,
         *,
-        dwell_s: float | None = None,
+        dwell_s: Callable[[], float | None] = lambda: None,
         error: Exception | None = None,
     ) -> None:
         """A poll ended that brought *count* messages.
 
         Args:
-            dwell_s: The longest that one of them waited; None where all had been received before.
+            dwell_s: Returns the longest that one of them waited; None where all had been received before.
         """
         name = "" if error is None else type(error).__name__
         series = self._of(names.SQS, destination, names.RECEIVE, names.RECEIVE, name)
@@ -225,32 +254,39 @@ class Metrics:
             self._duration.record(seconds, series.attributes)
             if count:
                 self._batch.record(count, series.attributes)
-            if dwell_s is not None:
-                self._dwell.record(max(0.0, dwell_s), series.attributes)
+                waited_s = dwell_s()
+                if waited_s is not None:
+                    self._dwell.record(max(0.0, waited_s), series.attributes)
 
     @never_raises
-    def settled(self, destination: str, operation: str, outcomes: Sequence[str], seconds: float) -> None:
-        """A request to delete (``ack``) or to make visible (``release``) ended; the outcome of each message."""
+    def settled(self, destination: str, operation: str, outcomes: Mapping[str, int], seconds: float) -> None:
+        """A request to delete (``ack``) or to make visible (``release``) ended; how many messages of each outcome."""
         series = self._of(names.SQS, destination, operation, names.SETTLE, "")
-        for outcome in set(outcomes):
-            self._tally.add(names.SETTLED, (series.key[1], outcome), outcomes.count(outcome))
+        for outcome, count in outcomes.items():
+            self._tally.add(names.SETTLED, (series.key[1], outcome), count)
         if series.is_recorded():
             self._duration.record(seconds, series.attributes)
-            self._batch.record(len(outcomes), series.attributes)
+            self._batch.record(sum(outcomes.values()), series.attributes)
 
     @never_raises
     def ended(self, destination: str, outcome: str) -> None:
         """A message ended without a request: ``abandoned`` or ``lost``."""
+        if not self.is_on():
+            return
         self._tally.add(names.SETTLED, (self._destination(destination), outcome))
 
     @never_raises
     def renewed(self, destination: str, count: int) -> None:
         """AWS extended *count* leases."""
+        if not self.is_on():
+            return
         self._tally.add(names.RENEWED, (self._destination(destination),), count)
 
     @never_raises
     def lost(self, destination: str, reason: str) -> None:
         """A lease was lost."""
+        if not self.is_on():
+            return
         where = self._destination(destination)
         self._tally.add(names.LOST, (where, reason))
         self._tally.add(names.SETTLED, (where, "lost"))
@@ -258,15 +294,23 @@ class Metrics:
     @never_raises
     def dead_lettered(self, destination: str, reason: str) -> None:
         """A message was moved to where dead ones go."""
+        if not self.is_on():
+            return
         word = reason.partition(":")[0]
         self._tally.add(names.DEAD, (self._destination(destination), word if word in _REASONS else OTHER))
 
-    @never_raises
     def processed(self, destination: str, seconds: float, error: str = "") -> None:
         """A task, or a consumer's callback, ended; *error* is the class of its exception."""
-        series = self._of(names.SQS, destination, names.PROCESS, names.PROCESS, error and self._error(error))
-        if series.is_recorded():
-            self._process.record(seconds, series.attributes)
+        try:
+            series = None if error else self._processes.get(destination)
+            if series is None:
+                series = self._of(names.SQS, destination, names.PROCESS, names.PROCESS, error and self._error(error))
+                if not error and series.key[1] == destination:
+                    self._processes[destination] = series
+            if series.is_recorded():
+                self._process.record(seconds, series.attributes)
+        except Exception as exc:
+            report(exc)
 
     def poll_clock(self, destination: str) -> PollClock:
         """The clock of a queue that is polled from now on; its age is reported as long as the caller keeps it."""

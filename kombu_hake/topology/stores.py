@@ -55,11 +55,9 @@ class Stores:
 
     def __init__(self, settings: Settings) -> None:
         self._default = settings.large_messages
+        #: Whether none is configured: then no message goes to S3 or comes from there.
+        self.is_empty = self._default is None
         self._by_exchange: dict[str, Store] = {}
-
-    def __bool__(self) -> bool:
-        """False if no store is configured: then no message goes to S3 or comes from there."""
-        return self._default is not None or bool(self._by_exchange)
 
     def declare(self, exchange: str, url: object) -> None:
         """Record the store of an exchange; None for none of its own.
@@ -70,6 +68,7 @@ class Stores:
         store = same_store(exchange, self._by_exchange.get(exchange), checked_store(exchange, url))
         if store is not None:
             self._by_exchange[exchange] = store
+            self.is_empty = False
 
     def of(self, exchange: str, headers: Mapping[str, Any]) -> Store | None:
         """Where the payload of a message goes; None if it has no place.

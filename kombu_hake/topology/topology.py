@@ -376,7 +376,7 @@ class Topology:
         Raises:
             TopologyIncomplete: something is missing or wrong.
         """
-        if self._verification.is_due:
+        if self._verification.due:
             self._verification.check()
 
     def has_exchange(self, exchange: str) -> bool | None:

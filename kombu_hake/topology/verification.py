@@ -77,25 +77,21 @@ class Verification:
         self._flights = SingleFlight()
         self._bindings: dict[str, dict[Binding, None]] = {}
         self._seen: dict[str, frozenset[Binding]] = {}
-        self._due: dict[str, None] = {}
+        #: Queues that wait to be looked at.
+        self.due: dict[str, None] = {}
         self._unreadable: set[str] = set()
         self._unequal: set[str] = set()
-
-    @property
-    def is_due(self) -> bool:
-        """Whether anything waits to be looked at."""
-        return bool(self._due)
 
     def expect_queue(self, queue: str) -> None:
         """Record that a queue was declared."""
         if queue not in self._seen:
-            self._due[queue] = None
+            self.due[queue] = None
 
     def expect_binding(self, queue: str, binding: Binding) -> None:
         """Record that a queue was bound to an exchange that needs a topic."""
         self._bindings.setdefault(queue, {})[binding] = None
         if binding not in self._seen.get(queue, ()):
-            self._due[queue] = None
+            self.due[queue] = None
 
     def expect_no_more(self, queue: str, binding: Binding) -> None:
         """Record that a queue was unbound."""
@@ -111,7 +107,7 @@ class Verification:
             all_faults: list[str] = []
             found: dict[str, frozenset[Binding]] = {}
             read: _Subscriptions = {}
-            for queue in tuple(self._due):
+            for queue in tuple(self.due):
                 bindings = frozenset(tuple(self._bindings.get(queue, ())))
                 of_queue = self._faults_of(queue, bindings, read)
                 all_faults += of_queue
@@ -120,7 +116,7 @@ class Verification:
             self._seen |= found
             for queue, bindings in found.items():
                 if bindings == frozenset(tuple(self._bindings.get(queue, ()))):  # else more was bound meanwhile
-                    del self._due[queue]
+                    del self.due[queue]
             if all_faults:
                 raise TopologyIncomplete(all_faults)
 

@@ -11,7 +11,7 @@ from kombu_hake.worker import health, lost_tasks, state
 from kombu_hake.worker.internals import install
 from kombu_hake.worker.rejections import reject_unknown
 from kombu_hake.worker.safeguard import check_tasks
-from kombu_hake.worker.task_runs import observe, watch
+from kombu_hake.worker.task_runs import observe
 from kombu_hake.worker.tenants import keep_no_tenant
 
 __all__ = [
@@ -23,5 +23,4 @@ __all__ = [
     "observe",
     "reject_unknown",
     "state",
-    "watch",
 ]

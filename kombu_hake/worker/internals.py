@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from typing import Any, NamedTuple
 
-from kombu_hake.worker import health, safeguard, state, stopping
+from kombu_hake.worker import health, safeguard, state, stopping, task_runs
 from kombu_hake.worker.rejections import reject_undecodable, reject_unknown
 from kombu_hake.worker.tenants import keep_tenant_of_failed
 
@@ -66,7 +66,7 @@ INTERNALS: tuple[Internal, ...] = (
     Internal("celery.worker.worker:WorkController.wait_for_soft_shutdown", ("worker.stopping",), ("self",),
              since="5.5"),
     Internal("celery.worker.components:Hub.create", ("worker.safeguard",), None, ("w.hub",)),
-    Internal("celery.worker.worker:WorkController.setup_instance", ("worker.health",), None,
+    Internal("celery.worker.worker:WorkController.setup_instance", ("worker.health", "worker.task_runs"), None,
              ("self.app.connection_for_read()", "signals.worker_init.send(sender=self)")),
     Internal("celery.worker.consumer.connection:Connection.start", ("worker.health",), ("self", "c"),
              ("c.connection = c.connect()",)),
@@ -89,8 +89,9 @@ INTERNALS: tuple[Internal, ...] = (
     Internal("celery.app.task:Context.properties", ("worker.state", "publish.tenants")),
     Internal("celery.app.task:Context.called_directly", ("worker.state",)),
     Internal("celery.app.task:Context.is_eager", ("worker.state",)),
-    Internal("celery.app.trace:build_tracer", ("worker.state",), None,
-             ("push_task(task)", "push_request(task_request)")),
+    Internal("celery.app.trace:build_tracer", ("worker.state", "worker.task_runs"), None,
+             ("push_task(task)", "push_request(task_request)", "loader_task_init = loader.on_task_init",
+              "loader_cleanup = loader.on_process_cleanup", "loader_task_init(uuid, task)", "loader_cleanup()")),
     Internal("celery.app.routes:Router.route", ("worker.tenants",), ("self", "options"),
              ("lpmerge(", "return options")),
     Internal("celery.backends.base:Backend.fallback_chord_unlock", ("publish.tenants",),
@@ -122,12 +123,18 @@ def install() -> None:
     signals = sys.modules.get("celery.signals")
     if signals is None:
         return
-    signals.worker_init.connect(health.on_init, weak=False, dispatch_uid="kombu_hake.worker.internals")
+    signals.worker_init.connect(_on_init, weak=False, dispatch_uid="kombu_hake.worker.internals")
     if _STATE not in sys.modules:
         return
     import kombu_hake.signals  # noqa: F401 - now: a lease that is lost may find no descriptor left for an import
 
     signals.worker_ready.connect(_on_ready, weak=False, dispatch_uid="kombu_hake.worker.internals")
+
+
+def _on_init(sender: Any = None, **_kwargs: Any) -> None:
+    """This process is a worker; *sender* is its ``WorkController``."""
+    health.on_init(sender)
+    task_runs.on_init(sender)
 
 
 def _on_ready(sender: Any = None, **_kwargs: Any) -> None:

@@ -41,7 +41,7 @@ from kombu_hake.groups.messages import event_of, foreign_event
 from kombu_hake.publish.routes import QueueTarget
 from kombu_hake.receive.dead_letters import DeadLetters, SourceQueue
 from kombu_hake.receive.delivery import Delivery, Lease
-from kombu_hake.receive.messages import to_message
+from kombu_hake.receive.messages import sent_ms, to_message
 from kombu_hake.topology.spec import QueueSpec
 
 __all__ = ["FOLDER", "NOW_S", "plain", "read", "typed", "write"]
@@ -67,7 +67,9 @@ def typed(value: Any) -> Any:
 def read(received: dict[str, Any], queue: str, *, is_bound: bool) -> dict[str, Any]:
     """What a consumer is handed for a received message, in the form of :func:`plain`."""
     delivery = Delivery(1, queue, queue, received, Lease(QueueUrl("u"), "handle", 0.0, 30.0))
-    message = to_message(decode(received["Body"], queue), delivery, None, 1, "consumer", is_bound=is_bound)
+    message = to_message(
+        decode(received["Body"], queue), delivery, None, 1, "consumer", is_bound=is_bound, sent_ms=sent_ms(received)
+    )
     body = message.body.encode() if isinstance(message.body, str) else message.body
     found: dict[str, Any] = {
         "body_base64": base64.b64encode(body).decode(),

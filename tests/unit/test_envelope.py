@@ -73,7 +73,7 @@ def sent(body: Any, **given: Any) -> str:
 def handed_over(text: str, queue: str = "q") -> HakeMessage:
     raw = {"MessageId": "m", "Body": text, "Attributes": {"ApproximateReceiveCount": "1"}}
     delivery = Delivery(1, queue, queue, raw, Lease(URL, "handle", 0.0, 30.0))
-    return to_message(decode(text, queue), delivery, None, 1, "consumer", is_bound=False)
+    return to_message(decode(text, queue), delivery, None, 1, "consumer", is_bound=False, sent_ms=None)
 
 
 def is_decoded(envelope: Envelope) -> bool:

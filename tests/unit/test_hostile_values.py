@@ -56,7 +56,7 @@ def envelope_text(headers: Any = None, **properties: Any) -> str:
 def handed_over(text: str, queue: str = "q", **attributes: str) -> Any:
     raw = {"MessageId": "m", "Body": text, "Attributes": attributes}
     delivery = Delivery(1, queue, queue, raw, Lease(QueueUrl("u"), "handle", 0.0, 30.0))
-    return to_message(decode(text, queue), delivery, None, 5, "consumer", is_bound=False)
+    return to_message(decode(text, queue), delivery, None, 5, "consumer", is_bound=False, sent_ms=sent_ms(raw))
 
 
 def judged(text: str, ttl: Any = None) -> Any:

@@ -15,7 +15,7 @@ from kombu_hake.amqp.tasks import ORIGIN_HEADER, PRIVATE_EXCHANGE, is_task
 from kombu_hake.exceptions import MalformedMessage
 from kombu_hake.publish.dispatch import send_parameters
 from kombu_hake.receive.delivery import Delivery, Lease
-from kombu_hake.receive.messages import HakeMessage, about, to_message
+from kombu_hake.receive.messages import HakeMessage, about, sent_ms, to_message
 
 TASK = {"task": "shop.tasks.mail", "id": "7f1c9d0e", "lang": "py"}
 
@@ -34,7 +34,7 @@ def wire(exchange: str, routing_key: str, headers: dict[str, Any] | None = None)
 def handed_over(text: str, queue: str = "q", *, is_bound: bool = False, **attributes: str) -> HakeMessage:
     raw = {"MessageId": "of-sqs", "Body": text, "Attributes": attributes}
     delivery = Delivery(1, queue, queue, raw, Lease(QueueUrl("u"), "handle", 0.0, 30.0))
-    return to_message(decode(text, queue), delivery, None, 5, "consumer", is_bound=is_bound)
+    return to_message(decode(text, queue), delivery, None, 5, "consumer", is_bound=is_bound, sent_ms=sent_ms(raw))
 
 
 # --- what a message says about itself

@@ -15,6 +15,8 @@ from fakes import FakeClients, connected, eventually, make_settings
 from hypothesis import given
 from hypothesis import strategies as st
 from kombu import Queue
+from opentelemetry.metrics import NoOpMeterProvider, get_meter_provider
+from opentelemetry.trace import NoOpTracerProvider, ProxyTracerProvider, get_tracer_provider
 from support.telemetry import Observed, observed
 from test_forksafe import in_child
 
@@ -34,6 +36,7 @@ from kombu_hake.receive.delivery import Lease
 from kombu_hake.receive.leases import Leases
 from kombu_hake.telemetry import names, safety
 from kombu_hake.telemetry.metrics import COUNTERS, HISTOGRAMS, MOST_A_SECOND, MOST_DESTINATIONS
+from kombu_hake.telemetry.providers import Provider
 from kombu_hake.telemetry.tally import OTHER, Few, Tally
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
@@ -397,6 +400,49 @@ def test_without_the_semantic_conventions_everything_works() -> None:
 
 def test_the_option_turns_it_off_and_imports_nothing() -> None:
     assert without("", ROUND_TRIP.format(options="telemetry=False")) == "None 1\nFalse\n"
+
+
+SDK_SET_LATER = """
+from types import SimpleNamespace
+from kombu_hake.telemetry import load
+from opentelemetry import metrics, trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+{before}
+telemetry, reader = load(), InMemoryMetricReader()
+def request(): telemetry.metrics.requested("sqs", "send_message", None)
+request()
+print(telemetry.is_on(), telemetry.metrics._tally.counts("hake.requests"))
+trace.set_tracer_provider(TracerProvider(shutdown_on_exit=False))
+print(telemetry.is_on(), telemetry.traces.is_on(), telemetry.metrics.is_on())
+metrics.set_meter_provider(MeterProvider([reader], shutdown_on_exit=False))
+request()
+print(telemetry.metrics.is_on(), sum(telemetry.metrics._tally.counts("hake.requests").values()))
+"""
+#: An API that keeps its providers elsewhere.
+ELSEWHERE = """
+get_meter_provider, get_tracer_provider = metrics.get_meter_provider, trace.get_tracer_provider
+metrics.get_meter_provider = type("Function", (), {"__call__": lambda self: get_meter_provider()})()
+trace.get_tracer_provider = type("Function", (), {"__call__": lambda self: get_tracer_provider()})()
+"""
+
+
+@pytest.mark.parametrize("before", ["", ELSEWHERE])
+def test_nothing_is_reported_until_an_sdk_is_set(before: str) -> None:
+    assert without("", SDK_SET_LATER.format(before=before)) == "False {}\nTrue True False\nTrue 1\nTrue\n"
+
+
+def test_the_variables_of_the_api_are_where_they_are_looked_for() -> None:
+    """Elsewhere each message asks the API's functions, which take longer than all else that is done for metrics."""
+    for function, name in ((get_meter_provider, "_METER_PROVIDER"), (get_tracer_provider, "_TRACER_PROVIDER")):
+        assert name in function.__globals__
+
+
+def test_providers_of_the_api_itself_are_none() -> None:
+    for provider in (NoOpTracerProvider, ProxyTracerProvider, NoOpMeterProvider):
+        assert not Provider(provider, "_NO_SUCH_VARIABLE").is_set()
+    assert Provider(object, "_NO_SUCH_VARIABLE").is_set()
 
 
 def test_an_api_that_lacks_something_is_reported() -> None:

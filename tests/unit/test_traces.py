@@ -11,13 +11,14 @@ from fakes import FakeClients, connected, eventually
 from hypothesis import given
 from hypothesis import strategies as st
 from kombu import Connection
+from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from support.telemetry import Observed, context_of, is_child, links, observed
 
 from kombu_hake.amqp import decode, with_first_sent
 from kombu_hake.exceptions import AccessDenied, PublishFailed
 from kombu_hake.publish import batch
 from kombu_hake.telemetry import Received, names
-from kombu_hake.telemetry.traces import MAX_CHARS, Traces
+from kombu_hake.telemetry.traces import MAX_CHARS, Traces, _context_in, _context_of
 
 OTHER_TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -375,6 +376,27 @@ def test_no_headers_raise(given_headers: dict[str, Any]) -> None:
         assert running is not None
         running.end()
         assert len(seen.spans()) == 3
+
+
+@pytest.mark.parametrize("version", ["00", "01", "fe", "ff", "0g"])
+@pytest.mark.parametrize("trace_id", ["0af7651916cd43dd8448eb211c80319c", "0" * 32, "0AF7651916CD43DD8448EB211C80319C"])
+@pytest.mark.parametrize("span_id", ["b7ad6b7169203331", "0" * 16, "b7ad"])
+@pytest.mark.parametrize("flags", ["00", "01", "ff", "1"])
+def test_a_body_and_headers_name_the_same_context(version: str, trace_id: str, span_id: str, flags: str) -> None:
+    headers = {"traceparent": f"{version}-{trace_id}-{span_id}-{flags}"}
+    of_body, of_headers = _context_in(json.dumps({"headers": headers})), _context_of(headers)
+    assert of_body.is_valid == of_headers.is_valid
+    assert not of_body.is_valid or of_body == of_headers
+
+
+def test_with_a_propagator_of_another_format_a_receive_span_has_no_links(
+    seen: Observed, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection.channel().queue_declare("mails")
+    connection.Producer().publish({}, routing_key="mails", headers={"traceparent": OTHER_TRACE})
+    monkeypatch.setattr("opentelemetry.propagate.get_global_textmap", W3CBaggagePropagator)
+    consume(connection)
+    assert links(seen.span("receive mails")) == set()
 
 
 def test_a_context_is_read_from_headers_and_not_from_the_text_of_a_body(
