@@ -332,6 +332,20 @@ def test_filter_that_a_topic_has_no_room_for_is_no_change_to_apply(monkeypatch: 
         assert "placed" in filter_of(aws, "orders", "email")
 
 
+def test_a_filter_over_quota_is_tried_beside_other_changes_of_its_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    with shop("groups") as (broker, fake, aws):
+        apply(broker)
+        aws.subscribe("FilterPolicy", "{}", queue="email")
+        fill(aws, "orders", 199)
+        aws.sqs.set_queue_attributes(QueueUrl=aws.url("email"), Attributes={"MessageRetentionPeriod": "3600"})
+        found = broker.plan()
+        assert (len(found.changes), len(found.over_quota)) == (1, 1)
+    monkeypatch.setattr(fake_sns, "MOST_FILTERS", 300)
+    with opened(fake, made_app(URL, "groups", connect_timeout=9)) as (broker, _, aws):
+        assert apply(broker).remaining == broker.plan() == Plan()
+        assert "placed" in filter_of(aws, "orders", "email")
+
+
 def test_last_room_for_a_filter_is_planned_once() -> None:
     with shop("groups") as (broker, _, aws):
         apply(broker)
