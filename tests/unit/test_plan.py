@@ -452,6 +452,22 @@ def test_what_is_no_longer_declared_is_listed_and_stays() -> None:
         assert aws.inventory() == before
 
 
+@pytest.mark.parametrize("is_ours", [False, True])
+def test_subscriptions_to_a_topic_of_others_are_theirs(is_ours: bool) -> None:
+    """Also where the app publishes to it."""
+    fake = FakeClients()
+    app = made_app(URL, "groups")
+    outside = Topic("outside", app=app)
+    with opened(fake, app) as (broker, _, aws):
+        apply(broker)
+        aws.sns.delete_topic(TopicArn=aws.topic(outside.name))
+        tags = {"hake:made-by": "kombu_hake 1.0", "hake:namespace": "ns"} if is_ours else {"team": "others"}
+        aws.sns.create_topic(Name="ns__outside", Tags=[{"Key": key, "Value": tags[key]} for key in tags])
+        aws.sns.subscribe(TopicArn=aws.topic("outside"), Protocol="sqs", Endpoint=aws.arn(aws.url("email")))
+        listed = [(one.what, one.name) for one in broker.plan().undeclared]
+        assert listed == ([("subscription", "ns__outside -> ns__email")] if is_ours else [])
+
+
 def test_prune_removes_what_it_was_told_to_and_nothing_else() -> None:
     fake = FakeClients()
     app = before_and_after(fake)
