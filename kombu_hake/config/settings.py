@@ -100,7 +100,7 @@ class Settings:
     sqs_endpoint_url: str | None = None
     sns_endpoint_url: str | None = None
     #: Service to the endpoint that boto3 takes from the environment where no option gives one.
-    environment_endpoints: Mapping[str, str] = field(default_factory=dict)
+    environment_endpoints: Mapping[str, str] = field(default_factory=dict, repr=False)
     account_id: str | None = None
     namer: Namer = field(default_factory=Namer)
     predefined_queues: Mapping[str, str] = field(default_factory=dict)

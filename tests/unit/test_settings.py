@@ -626,6 +626,12 @@ def test_what_may_be_configured_for_proxies_is_in_no_repr() -> None:
     assert SECRET not in repr(found)
 
 
+def test_an_endpoint_of_the_environment_is_in_no_repr() -> None:
+    """It is not checked, so it may hold a password."""
+    found = loaded(environ={"AWS_ENDPOINT_URL": f"http://user:{SECRET}@localhost:1"})
+    assert SECRET not in repr(found)
+
+
 @given(
     secrets, st.sampled_from(["", "host", "localhost:4566", "[::1]:1"]), st.sampled_from(["", "/ns", "/ns?region=r"])
 )
