@@ -56,7 +56,7 @@ _ENDPOINT_URL = re.compile(
 )
 _TRUTHS = {**dict.fromkeys(("true", "1", "yes", "on"), True), **dict.fromkeys(("false", "0", "no", "off"), False)}
 #: A queue as AWS and emulators address it: at least an account and a name after the host.
-_QUEUE_URL = re.compile(r"https?://[^/\s]+(?:/[^/\s]+)+\Z")
+_QUEUE_URL = re.compile(r"https?://[^/\s]+(?:/[^/\s]+)+/?\Z")
 #: As botocore checks it; AWS's own, and those of emulators.
 _REGION = re.compile(r"(?![0-9]+\Z)(?!-)[A-Za-z0-9-]{1,63}(?<!-)\Z", re.ASCII)
 _ROLE_ARN = re.compile(r"arn:[a-z0-9-]+:iam::[0-9]{12}:role/\S+\Z", re.ASCII)

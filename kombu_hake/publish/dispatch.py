@@ -339,8 +339,8 @@ class Dispatcher:
     def _point_after_refusal(self, target: Target, prepared: Outgoing, published: Published) -> Outgoing | None:
         headers = published.message.get("headers") or {}
         store = self._topology.stores.of(published.exchange, headers)
-        if store is None or SIZE_ATTRIBUTE in prepared.parameters.get("MessageAttributes", ()):
-            return None
+        if store is None or not prepared.text or SIZE_ATTRIBUTE in prepared.parameters.get("MessageAttributes", ()):
+            return None  # without its text, it was larger than any target takes, and had no place then
         is_for_queue = isinstance(target, QueueTarget)
         pointer = self._uploads.put([prepared.text], store, is_for_queue=is_for_queue)
         return pointing(prepared, len(prepared.text), pointer, {})

@@ -649,6 +649,13 @@ def test_abandoned_temporary_queues(app: Celery, fake: FakeClients) -> None:
     assert (finding.code, finding.severity, finding.where) == ("abandoned-queue", "info", name)
 
 
+def test_a_prefix_may_leave_no_room_for_the_names_of_probes(fake: FakeClients) -> None:
+    app = plain(f"hake://localhost:1?region={REGION}", name_style="kombu", queue_name_prefix="p" * 72)
+    with connected(fake):
+        declare_own(app)
+        assert "abandoned-queue" not in codes(report(app).findings)
+
+
 @pytest.mark.parametrize("action", ["sqs:ListQueues", "sns:ListTagsForResource"])
 def test_a_read_that_matters_little_is_a_remark_if_it_is_denied(app: Celery, fake: FakeClients, action: str) -> None:
     fake.deny(action)

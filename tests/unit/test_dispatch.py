@@ -247,6 +247,22 @@ def test_a_message_that_is_too_large_is_not_sent(fake: FakeClients, here: Proces
     assert len(bodies(fake, "q")) == 1
 
 
+def test_nothing_is_uploaded_of_a_message_without_its_text(fake: FakeClients, here: Process) -> None:
+    """Another thread declares the first place of large messages after this one found that there is none."""
+    here.declare("q")
+    send = here.publisher.send
+
+    def declared_meanwhile(*args: Any) -> None:
+        here.topology.stores.declare("", "s3://payloads/p")
+        send(*args)
+
+    here.publisher.send = declared_meanwhile  # type: ignore[method-assign]
+    with pytest.raises(MessageTooLarge):
+        here.publish("", "q", "x" * 2_000_000)
+    assert fake.objects.written == []
+    assert bodies(fake, "q") == []
+
+
 def test_network_trouble_is_the_callers_to_retry(fake: FakeClients, here: Process) -> None:
     here.declare("q")
     fake.fail("send_message", BrokerUnavailable("x"))
