@@ -344,13 +344,6 @@ def test_a_delay_that_sqs_refuses_is_warned_of_once(
     assert record.levelno == logging.WARNING
 
 
-def test_attributes_of_a_message_are_not_lost_in_silence(caplog: pytest.LogCaptureFixture) -> None:
-    for _ in range(2):
-        published(FakeClients(), message_attributes={"team": {"DataType": "String", "StringValue": "shop"}})
-    [record] = caplog.records
-    assert "HAKE211 The property message_attributes of a message is not sent as SQS attributes" in record.getMessage()
-
-
 class Signal:
     """What a handler of before_task_publish gets as ``signal``; JSON cannot write it."""
 
