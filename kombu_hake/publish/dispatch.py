@@ -281,7 +281,7 @@ class Dispatcher:
         if not isinstance(target, QueueTarget):
             return target
         queues = self._topology.queues
-        name = level_name(target.queue, level_of(priority, queues.arguments(target.queue)))
+        name = level_name(target.queue, level_of(priority, target.queue, queues.arguments(target.queue)))
         return target if name == target.queue else QueueTarget(name, queues.url(name))
 
     def batch_limit(self, target: Target) -> int:

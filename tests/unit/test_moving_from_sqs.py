@@ -302,6 +302,18 @@ def test_the_name_of_a_predefined_queue_comes_before_its_name_in_sqs() -> None:
     assert found.predefined_queue("news") is None
 
 
+def test_a_queue_with_a_name_of_sqs_has_priorities() -> None:
+    fake = FakeClients()
+    with connected(fake, name_style="kombu") as connection:
+        jobs = Queue("jobs.eu", max_priority=9)
+        Producer(connection).publish("x", routing_key="jobs.eu", declare=[jobs], priority=9)
+        message = jobs(connection.default_channel).get()
+        assert message.payload == "x"
+        message.ack()
+    assert len(fake.queues.by_name) == 4
+    assert "jobs-eu" in fake.queues.by_name
+
+
 # --- messages
 
 
