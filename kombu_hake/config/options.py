@@ -618,7 +618,7 @@ KOMBU_KEYS = frozenset(
 WITHOUT_MEANING: Mapping[str, str] = {
     "polling_interval": "there is no pause between polls; idle queues are long-polled",
     "sqs_base64_encoding": "bodies are plain JSON, which sqs:// reads; base64 from sqs:// is decoded",
-    "fetch_message_attributes": "all attributes that are needed are always fetched",
+    "fetch_message_attributes": "all attributes are always fetched; see the property message_attributes",
     "regioninfo": "give region, or endpoint_url",
     "port": "give it in the URL",
     "sts_token_buffer_time": "botocore renews the keys of an assumed role ahead of time by itself",

@@ -193,7 +193,8 @@ class DeadQueues:
         text = None
         try:
             # Beside a queue that was there it is looked for; beside a new one it is most likely new too.
-            is_new = self._queues.was_created(queue) and not self._queues.is_predefined(name)
+            was_there = self._queues.was_created(name) or self._queues.is_predefined(name)
+            is_new = self._queues.was_created(queue) and not was_there
             if is_new or self._queues.look_for(QueueSpec(name)):
                 arn = self._queues.built_arn(name)
                 text = policy(name, arn) if arn is not None else None

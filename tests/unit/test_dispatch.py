@@ -106,6 +106,19 @@ def test_a_fifo_exchange_gives_each_message_its_group_and_the_attributes_of_its_
     assert len({params["MessageDeduplicationId"] for params in found}) == 3
 
 
+def test_a_fifo_queue_with_priorities_keeps_the_order_and_says_so_once(
+    fake: FakeClients, here: Process, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):
+        here.declare("q.fifo", **{"x-max-priority": 9, "x-dead-letter-queue": True})
+    for body, priority in ((b"1", 0), (b"2", 9), (b"3", 5)):
+        here.publish("", "q.fifo", body, priority=priority)
+    assert bodies(fake, "q.fifo") == ["1", "2", "3"]
+    assert sorted(fake.queues.by_name) == ["q-dead.fifo", "q.fifo"]
+    [record] = caplog.records
+    assert "HAKE324 Ignoring the priorities of queue q.fifo" in record.getMessage()
+
+
 def test_what_is_kept_of_routing_keys_is_bounded(fake: FakeClients, here: Process) -> None:
     here.declare("q", Binding("orders", "topic", "#"))
     before = dispatch_module._cached_rest.cache_info().currsize

@@ -76,6 +76,9 @@ def test_from_nothing(name: str) -> None:
         assert set(fake.counts()) <= READS
         done = apply(broker)
         assert sorted(map(str, done.changes)) == sorted(map(str, found.changes))
+        created = [params["QueueName"] for operation, params in fake.calls if operation == "create_queue"]
+        undelivered = [queue for queue in created if queue.endswith(("-undelivered", "-undelivered.fifo"))]
+        assert len(set(undelivered)) == len(undelivered)
         fake.calls.clear()
         assert broker.plan() == Plan()
         assert apply(broker).changes == ()
