@@ -26,7 +26,7 @@ from kombu_hake.exceptions import (
     TopologyError,
 )
 from kombu_hake.quoting import guarded
-from kombu_hake.topology import Audit, Drift, QueueSpec, Topology
+from kombu_hake.topology import Audit, Drift, QueueSpec, Topology, subscriptions_of
 from kombu_hake.topology import Undeclared as Found
 
 __all__ = ["Applied", "Change", "Operator", "Plan", "Undeclared"]
@@ -393,23 +393,18 @@ class _Run:
 
     def _unsubscribe(self, topic: str, queue: str | None) -> None:
         """Remove the subscriptions of a queue to a topic; of all queues if None."""
-        token: dict[str, str] = {}
-        while True:
-            try:
-                answer = self._clients.sns("list_subscriptions_by_topic", TopicArn=topic, **token)
-            except TopicNotFound:
-                return
-            except (TopologyError, AccessDenied) as exc:
-                if parse_arn(topic).account == self._topology.home.account():
-                    raise
-                logger.info("The subscriptions of topic %s are left alone: %s", topic, exc)
-                return  # the policy of the queue may name any topic
-            for item in answer.get("Subscriptions") or ():
-                if item["Endpoint"] == (queue or item["Endpoint"]) and item["SubscriptionArn"].startswith("arn:"):
-                    self._clients.sns("unsubscribe", SubscriptionArn=item["SubscriptionArn"])
-            if not answer.get("NextToken"):
-                return
-            token = {"NextToken": answer["NextToken"]}
+        try:
+            found = list(subscriptions_of(self._clients, topic))
+        except TopicNotFound:
+            return
+        except (TopologyError, AccessDenied) as exc:
+            if parse_arn(topic).account == self._topology.home.account():
+                raise
+            logger.info("The subscriptions of topic %s are left alone: %s", topic, exc)
+            return  # the policy of the queue may name any topic
+        for item in found:
+            if item["Endpoint"] == (queue or item["Endpoint"]) and item["SubscriptionArn"].startswith("arn:"):
+                self._clients.sns("unsubscribe", SubscriptionArn=item["SubscriptionArn"])
 
 
 def _change(drift: Drift) -> Change:

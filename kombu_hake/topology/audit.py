@@ -13,14 +13,14 @@ Bindings that are not declared are part of what is compared until they are remov
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 from kombu_hake.amqp import (
     MAX_PRIORITY_TAG,
     SNS_MAX_FILTERS,
-    SQS_LIST_PAGE,
     TAG_PREFIX,
     Arn,
     Binding,
@@ -47,7 +47,16 @@ from kombu_hake.topology.diff import Change, SetAttribute, Subscribe, Unsubscrib
 from kombu_hake.topology.drift import Drift, ShownQueue, ShownTopic, queue_drift, size_drift, topic_drift
 from kombu_hake.topology.home import Home
 from kombu_hake.topology.observed import Observed, Subscription
-from kombu_hake.topology.queues import COUNTS, read_tags
+from kombu_hake.topology.queues import COUNTS
+from kombu_hake.topology.reads import (
+    all_topics,
+    queue_pages,
+    read_attributes,
+    read_subscription,
+    read_tags,
+    read_topic_tags,
+    subscriptions_of,
+)
 from kombu_hake.topology.sizes import SIZE_ATTRIBUTE, size_of
 from kombu_hake.topology.spec import (
     LEVEL_TAG,
@@ -209,8 +218,7 @@ class Auditor:
             return
         attributes = tags = None
         try:
-            answer = self._clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=["All"])
-            attributes = dict(answer.get("Attributes") or {})
+            attributes = read_attributes(self._clients, url)
         except QueueNotFound:
             self._queues[queue.name] = None
             if queue.is_predefined:
@@ -391,8 +399,7 @@ class Auditor:
         """None where they may not be read, or the subscription was removed just now."""
         if arn not in self._attributes:
             try:
-                answer = self._clients.sns("get_subscription_attributes", SubscriptionArn=arn)
-                self._attributes[arn] = dict(answer["Attributes"])
+                self._attributes[arn] = read_subscription(self._clients, arn)
             except (AccessDenied, TopicNotFound):
                 self._attributes[arn] = None
         return self._attributes[arn]
@@ -420,7 +427,7 @@ class Auditor:
     def _subscription(self, arn: SubscriptionArn, what: str) -> Subscription | None:
         """None if it is gone: SNS lists a subscription for a while after its deletion."""
         try:
-            shown = dict(self._clients.sns("get_subscription_attributes", SubscriptionArn=arn)["Attributes"])
+            shown = read_subscription(self._clients, arn)
         except AccessDenied as exc:
             self._cannot_tell(what, exc)
             return Subscription(arn, None)
@@ -506,7 +513,7 @@ class Auditor:
         subscriptions: dict[str, str] | None = None
         tags: dict[str, str] | None = None
         try:
-            listed = self._pages("sns", "list_subscriptions_by_topic", "Subscriptions", TopicArn=arn)
+            listed = subscriptions_of(self._clients, arn)
             subscriptions = {item["Endpoint"]: item["SubscriptionArn"] for item in listed}
         except TopicNotFound:
             return None
@@ -514,16 +521,12 @@ class Auditor:
             self._cannot_tell(f"the subscriptions of exchange {exchange}", exc)
         if exchange not in self._settings.predefined_exchanges:
             try:
-                tags = self._topic_tags(arn)
+                tags = read_topic_tags(self._clients, arn)
             except TopicNotFound:
                 return None
             except AccessDenied as exc:
                 self._cannot_tell(f"the tags of exchange {exchange}", exc)
         return ShownTopic(tags, subscriptions)
-
-    def _topic_tags(self, arn: str) -> dict[str, str]:
-        answer = self._clients.sns("list_tags_for_resource", ResourceArn=arn)
-        return {tag["Key"]: tag["Value"] for tag in answer.get("Tags") or ()}
 
     # --- what is no longer declared
 
@@ -553,15 +556,14 @@ class Auditor:
             self._found.unsearched.append(f"Cannot look for topics that are no longer declared: {exc}")
 
     def _undeclared_queues(self, known: Collection[str]) -> list[Undeclared]:
-        prefix = self._settings.namer.queue_prefix()
-        params: dict[str, Any] = {"MaxResults": SQS_LIST_PAGE} | ({"QueueNamePrefix": prefix} if prefix else {})
         found = []
-        for url in self._pages("sqs", "list_queues", "QueueUrls", **params):
+        pages = list(queue_pages(self._clients, self._settings.namer.queue_prefix()))
+        for url in chain.from_iterable(pages):
             name = queue_name(url)
             if name in known or not self._settings.namer.owns(name) or is_incarnation(name):
                 continue
             try:
-                one = self._undeclared_queue(name, QueueUrl(url))
+                one = self._undeclared_queue(name, url)
             except QueueNotFound:
                 continue  # AWS lists deleted queues for a while
             except TopologyError as exc:
@@ -575,8 +577,7 @@ class Auditor:
         tags = read_tags(self._clients, url)
         if not is_ours(tags, self._settings) or ownership.read(tags) is not None:
             return None  # foreign, or temporary
-        answer = self._clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=["All"])
-        attributes = answer.get("Attributes") or {}
+        attributes = read_attributes(self._clients, url)
         if attributes.get("MessageRetentionPeriod") == retention_s(self._settings, is_temporary=True):
             return None
         address = {*self._settings.predefined_queues.values()}
@@ -609,8 +610,7 @@ class Auditor:
     def _undeclared_topics(self, known: Collection[str], pruned: Collection[str]) -> list[Undeclared]:
         found = []
         predefined = set(self._settings.predefined_exchanges.values())
-        for item in self._pages("sns", "list_topics", "Topics"):
-            arn = item["TopicArn"]
+        for arn in list(all_topics(self._clients)):
             try:
                 name = parse_arn(arn).name
             except InvalidName:
@@ -618,10 +618,9 @@ class Auditor:
             if name in known or arn in predefined or not self._settings.namer.owns(name):
                 continue
             try:
-                if not is_ours(self._topic_tags(arn), self._settings):
+                if not is_ours(read_topic_tags(self._clients, arn), self._settings):
                     continue
-                listed = self._pages("sns", "list_subscriptions_by_topic", "Subscriptions", TopicArn=arn)
-                endpoints = [one["Endpoint"] for one in listed]
+                endpoints = [one["Endpoint"] for one in subscriptions_of(self._clients, arn)]
                 unexplained = self._unexplained(arn, endpoints)
                 found += unexplained
                 gone = {*pruned, *(one.arn for one in unexplained)}
@@ -643,17 +642,6 @@ class Auditor:
         return found
 
     # --- inside
-
-    def _pages(self, service: str, operation: str, what: str, **params: Any) -> list[Any]:
-        call: Callable[..., dict[str, Any]] = self._clients.sqs if service == "sqs" else self._clients.sns
-        items: list[Any] = []
-        token: dict[str, str] = {}
-        while True:
-            answer = call(operation, **params, **token)
-            items += answer.get(what) or ()
-            if not answer.get("NextToken"):
-                return items
-            token = {"NextToken": answer["NextToken"]}
 
     def _cannot_tell(self, what: str, exc: AccessDenied) -> None:
         self._found.unknown.append(f"Cannot tell {what}: {exc}")

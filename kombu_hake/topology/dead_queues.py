@@ -39,7 +39,8 @@ from kombu_hake.config import Settings
 from kombu_hake.exceptions import AccessDenied, HakeError, QueueDeletedRecently, QueueNotFound
 from kombu_hake.quoting import fields, guarded
 from kombu_hake.topology.chores import Chores
-from kombu_hake.topology.queues import Queues, read_tags
+from kombu_hake.topology.queues import Queues
+from kombu_hake.topology.reads import read_attributes, read_tags
 from kombu_hake.topology.spec import (
     OWNER_TAG,
     Plan,
@@ -289,8 +290,7 @@ class DeadQueues:
         from a queue that was there before.
         """
         # "All", because not every emulator knows the attribute, and none minds that.
-        answer = self._clients.sqs("get_queue_attributes", QueueUrl=dead_url, AttributeNames=["All"])
-        text = answer.get("Attributes", {}).get("RedriveAllowPolicy")
+        text = read_attributes(self._clients, dead_url).get("RedriveAllowPolicy")
         try:
             known = read_object(text) or {"redrivePermission": "byQueue" if is_new else ""}
         except ValueError as exc:

@@ -17,7 +17,8 @@ from kombu_hake.exceptions import AccessDenied, TopicNotFound, TopologyError
 from kombu_hake.quoting import fields, guarded
 from kombu_hake.topology.desired import Desired
 from kombu_hake.topology.observed import Memory, Observed, Subscription
-from kombu_hake.topology.queues import Queues, read_tags
+from kombu_hake.topology.queues import Queues
+from kombu_hake.topology.reads import read_subscription, read_tags
 from kombu_hake.topology.timings import BELIEVE_S
 from kombu_hake.topology.topics import Topics
 
@@ -112,7 +113,7 @@ class Reader:
             AccessDenied: it may not be read.
         """
         try:
-            shown = self._clients.sns("get_subscription_attributes", SubscriptionArn=arn)["Attributes"]
+            shown = read_subscription(self._clients, arn)
         except AccessDenied as exc:
             if must_read:
                 raise

@@ -10,8 +10,8 @@ that is denied is noted, and the others go on.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from kombu_hake.admin.check.facts import (
@@ -26,7 +26,7 @@ from kombu_hake.admin.check.facts import (
 )
 from kombu_hake.admin.check.place import is_elsewhere
 from kombu_hake.admin.export.rights import bucket_arn
-from kombu_hake.amqp import SQS_LIST_PAGE, Store, is_incarnation, ownership, parse_arn, readable_dead_queue
+from kombu_hake.amqp import Store, looks_temporary, ownership, parse_arn, queue_name, readable_dead_queue
 from kombu_hake.aws import Clients
 from kombu_hake.exceptions import (
     AccessDenied,
@@ -37,7 +37,16 @@ from kombu_hake.exceptions import (
     TopicNotFound,
     TopologyError,
 )
-from kombu_hake.topology import Home, SnsTopic, SqsQueue
+from kombu_hake.topology import (
+    Home,
+    SnsTopic,
+    SqsQueue,
+    queue_pages,
+    read_attributes,
+    read_subscription,
+    read_tags,
+    subscriptions_of,
+)
 
 __all__ = ["Reader"]
 
@@ -47,8 +56,6 @@ _OTHERS_MOST = 100
 _COUNTED_FROM = 180
 _COUNTED_MOST = 400
 _TEMPORARY_MOST = 50
-#: Names that kombu and Celery give to temporary queues hold a UUID.
-_LOOKS_TEMPORARY = re.compile(r"[0-9a-f]{32}|[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
 
 
 class Reader:
@@ -133,15 +140,14 @@ class Reader:
 
     def _attributes(self, url: str, arn: str) -> dict[str, str] | None:
         try:
-            answer = self._clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=["All"])
+            return read_attributes(self._clients, url)
         except AccessDenied:
             self._note("sqs:GetQueueAttributes", arn)
             return None
-        return dict(answer.get("Attributes") or {})
 
     def _tags(self, url: str, arn: str) -> dict[str, str] | None:
         try:
-            return dict(self._clients.sqs("list_queue_tags", QueueUrl=url).get("Tags") or {})
+            return read_tags(self._clients, url)
         except AccessDenied:
             self._note("sqs:ListQueueTags", arn)
             return None
@@ -190,31 +196,23 @@ class Reader:
         return TopicFacts(True, attributes, tuple(found), filters if is_counted else None)
 
     def _subscriptions(self, topic_arn: str, denied: dict[Denied, None]) -> list[SubscriptionFacts] | None:
-        found: list[SubscriptionFacts] = []
-        params = {"TopicArn": topic_arn}
         try:
-            while True:
-                answer = self._clients.sns("list_subscriptions_by_topic", **params)
-                found += [
-                    SubscriptionFacts(item["SubscriptionArn"], item["Protocol"], item["Endpoint"])
-                    for item in answer.get("Subscriptions", [])
-                ]
-                if not answer.get("NextToken"):
-                    return found
-                params["NextToken"] = answer["NextToken"]
+            return [
+                SubscriptionFacts(item["SubscriptionArn"], item["Protocol"], item["Endpoint"])
+                for item in subscriptions_of(self._clients, topic_arn)
+            ]
         except AccessDenied:
             denied[Denied("sns:ListSubscriptionsByTopic", topic_arn)] = None
             return None
 
     def _with_attributes(self, one: SubscriptionFacts) -> SubscriptionFacts:
         try:
-            answer = self._clients.sns("get_subscription_attributes", SubscriptionArn=one.arn)
+            return replace(one, attributes=read_subscription(self._clients, one.arn))
         except AccessDenied:
             self._note("sns:GetSubscriptionAttributes", one.arn)
-            return one
         except TopicNotFound:  # removed just now
-            return one
-        return SubscriptionFacts(one.arn, one.protocol, one.endpoint, dict(answer["Attributes"]))
+            pass
+        return one
 
     def _look_for(self, arns: Iterable[str], expected: Expected, place: Place) -> None:
         """Whether other queues of the account that are subscribed exist."""
@@ -284,9 +282,8 @@ class Reader:
         is_searched = bool(namer.namespace) and expected.is_ours_to_make
         prefix = namer.queue_prefix() if is_searched else namer.queue(ownership.PROBE)
         try:
-            answer = self._clients.sqs("list_queues", QueueNamePrefix=prefix, MaxResults=SQS_LIST_PAGE)
-            urls = {url.rpartition("/")[2]: url for url in answer.get("QueueUrls") or ()}
-            names = [name for name in urls if is_incarnation(name) or _LOOKS_TEMPORARY.search(name)]
+            urls = {queue_name(url): url for url in next(queue_pages(self._clients, prefix))}
+            names = [name for name in urls if looks_temporary(name)]
             return tuple(name for name in names[:_TEMPORARY_MOST] if self._is_abandoned(urls[name]))
         except AccessDenied as exc:
             if is_searched:
@@ -295,7 +292,7 @@ class Reader:
 
     def _is_abandoned(self, url: str) -> bool:
         try:
-            owned = ownership.read(self._clients.sqs("list_queue_tags", QueueUrl=url).get("Tags") or {})
+            owned = ownership.read(read_tags(self._clients, url))
         except QueueNotFound:
             return False
         due_s = owned.due_s() if owned is not None else None
