@@ -12,7 +12,6 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from kombu_hake.admin.blueprint import auditor
 from kombu_hake.admin.declared import Declared, declared
 from kombu_hake.amqp import main_queue, parse_arn
 from kombu_hake.aws import Clients
@@ -223,7 +222,7 @@ class Operator:
         return 2 * timings.attributes_s + timings.tags_s + 10 if timings.attributes_s else 0.0
 
     def _audit(self, *, with_undeclared: bool = True) -> Audit:
-        return auditor(self._declared, self._clients, self._topology.home).audit(with_undeclared=with_undeclared)
+        return self._declared.auditor(self._clients, self._topology.home).audit(with_undeclared=with_undeclared)
 
 
 class _Run:

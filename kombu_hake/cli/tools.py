@@ -15,8 +15,10 @@ from kombu_hake.quoting import escaped
 if TYPE_CHECKING:
     from kombu_hake.admin import Admin
 
-__all__ = ["SPAN", "again", "connected", "note", "say", "watch_option", "which_letters"]
+__all__ = ["ROLES", "SPAN", "again", "connected", "note", "say", "watch_option", "which_letters"]
 
+#: As :data:`kombu_hake.admin.export.rights.ROLES`, whose import would make ``--help`` slow.
+ROLES = ("producer", "consumer", "declarer", "operator")
 _NOTE_CHARS = 2_000
 
 

@@ -10,7 +10,7 @@ to change                        open
 what a connection can ask for    ``topology.py``, and what ``topology=auto``, ``verify`` and ``assume`` make of it
 what a queue should have         ``spec.py`` (from its arguments), ``planning.py`` and ``desired.py`` (from bindings)
 what AWS shows                   ``reading.py``, ``observed.py`` (late reads), ``knowledge.py`` (bindings, by tags);
-                                 lists, tags and attributes as they are: ``reads.py``
+                                 lists, tags and attributes as they are: ``lookups.py``
 what is written                  ``diff.py`` decides, ``apply.py`` writes; ``coverage.py`` compares filters
 how a queue is bound, unbound    ``reconciler.py``; deleted: ``removal.py``; recreated: ``repair.py``
 the faults of ``verify``         ``verification.py``
@@ -31,8 +31,7 @@ from kombu_hake.topology.coverage import covers
 from kombu_hake.topology.desired import filters
 from kombu_hake.topology.drift import Drift
 from kombu_hake.topology.home import Home
-from kombu_hake.topology.queues import AWS_MANAGED_KEY
-from kombu_hake.topology.reads import (
+from kombu_hake.topology.lookups import (
     all_topics,
     queue_pages,
     read_attributes,
@@ -41,6 +40,7 @@ from kombu_hake.topology.reads import (
     read_topic_tags,
     subscriptions_of,
 )
+from kombu_hake.topology.queues import AWS_MANAGED_KEY
 from kombu_hake.topology.signs import Signs, whoami
 from kombu_hake.topology.sizes import SIZE_ARGUMENT, TopicLimit, checked_size
 from kombu_hake.topology.spec import (

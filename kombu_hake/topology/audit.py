@@ -46,9 +46,7 @@ from kombu_hake.topology.desired import Desired
 from kombu_hake.topology.diff import Change, SetAttribute, Subscribe, Unsubscribe, WritePolicy, diff
 from kombu_hake.topology.drift import Drift, ShownQueue, ShownTopic, queue_drift, size_drift, topic_drift
 from kombu_hake.topology.home import Home
-from kombu_hake.topology.observed import Observed, Subscription
-from kombu_hake.topology.queues import COUNTS
-from kombu_hake.topology.reads import (
+from kombu_hake.topology.lookups import (
     all_topics,
     queue_pages,
     read_attributes,
@@ -57,6 +55,8 @@ from kombu_hake.topology.reads import (
     read_topic_tags,
     subscriptions_of,
 )
+from kombu_hake.topology.observed import Observed, Subscription
+from kombu_hake.topology.queues import COUNTS
 from kombu_hake.topology.sizes import SIZE_ATTRIBUTE, size_of
 from kombu_hake.topology.spec import (
     LEVEL_TAG,

@@ -39,8 +39,8 @@ from kombu_hake.config import Settings
 from kombu_hake.exceptions import AccessDenied, HakeError, QueueDeletedRecently, QueueNotFound
 from kombu_hake.quoting import fields, guarded
 from kombu_hake.topology.chores import Chores
+from kombu_hake.topology.lookups import read_attributes, read_tags
 from kombu_hake.topology.queues import Queues
-from kombu_hake.topology.reads import read_attributes, read_tags
 from kombu_hake.topology.spec import (
     OWNER_TAG,
     Plan,

@@ -36,7 +36,7 @@ from kombu_hake.exceptions import (
 )
 from kombu_hake.quoting import fields, guarded
 from kombu_hake.topology.home import Home
-from kombu_hake.topology.reads import read_attributes
+from kombu_hake.topology.lookups import read_attributes
 from kombu_hake.topology.spec import QueueSpec, created_attributes, own_tags, retention_s
 
 __all__ = ["AWS_MANAGED_KEY", "COUNTS", "RECREATE_PATIENCE_S", "Queues"]

@@ -16,9 +16,9 @@ from kombu_hake.aws import Clients, Once
 from kombu_hake.exceptions import AccessDenied, TopicNotFound, TopologyError
 from kombu_hake.quoting import fields, guarded
 from kombu_hake.topology.desired import Desired
+from kombu_hake.topology.lookups import read_subscription, read_tags
 from kombu_hake.topology.observed import Memory, Observed, Subscription
 from kombu_hake.topology.queues import Queues
-from kombu_hake.topology.reads import read_subscription, read_tags
 from kombu_hake.topology.timings import BELIEVE_S
 from kombu_hake.topology.topics import Topics
 

@@ -13,7 +13,7 @@ from kombu_hake.aws import Clients, TtlCache, forksafe
 from kombu_hake.config import Settings
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, HakeError, QueueNotFound
 from kombu_hake.quoting import fields, guarded
-from kombu_hake.topology.reads import read_tags
+from kombu_hake.topology.lookups import read_tags
 from kombu_hake.topology.spec import retention_s
 from kombu_hake.topology.timings import Timings
 

@@ -35,7 +35,6 @@ __all__ = [
     "TopicSizes",
     "checked_size",
     "raised",
-    "size_attributes",
     "size_of",
 ]
 
@@ -76,12 +75,6 @@ def checked_size(exchange: str, value: object) -> int | None:
             f"{SNS_MAX_MESSAGE_BYTES} to {SNS_MAX_RAISED_BYTES}."
         )
     return value
-
-
-def size_attributes(declared_bytes: int | None) -> dict[str, str]:
-    """The attributes of a topic that follow from the declared size. Pure."""
-    is_raised = declared_bytes is not None and declared_bytes > SNS_MAX_MESSAGE_BYTES
-    return {SIZE_ATTRIBUTE: str(declared_bytes)} if is_raised else {}
 
 
 def size_of(attributes: Mapping[str, str]) -> int:

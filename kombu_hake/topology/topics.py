@@ -24,7 +24,7 @@ from kombu_hake.config import Settings
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, DeclarationMismatch, TopicNotFound
 from kombu_hake.quoting import guarded
 from kombu_hake.topology.home import Home
-from kombu_hake.topology.reads import read_topic_tags, subscriptions_of
+from kombu_hake.topology.lookups import read_topic_tags, subscriptions_of
 from kombu_hake.topology.spec import TYPE_TAG, own_tags
 
 __all__ = ["Topics"]
@@ -173,7 +173,7 @@ class Topics:
         self._subscribers.forget(exchange)
 
     def subscriptions(self, exchange: str) -> Iterator[dict[str, str]]:
-        """As :func:`kombu_hake.topology.reads.subscriptions_of`."""
+        """As :func:`kombu_hake.topology.lookups.subscriptions_of`."""
         return subscriptions_of(self._clients, self.arn(exchange))
 
     def delete(self, exchange: str) -> None:

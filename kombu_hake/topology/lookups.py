@@ -1,4 +1,4 @@
-"""Reads of AWS that several parts of the package make, each as a function with plain values. Errors pass through.
+"""Lists, tags and attributes as AWS shows them now: each read is a function, whose errors pass through.
 
 A list is read page by page, as far as the caller iterates.
 """
