@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from itertools import chain
 
 from kombu_hake.amqp import parse_arn
 from kombu_hake.aws import Clients
 from kombu_hake.exceptions import ConfigurationError, QueueNotFound, TopicNotFound
-from kombu_hake.topology import all_topics, queue_pages, subscriptions_of
+from kombu_hake.topology import lookups
 
 __all__ = ["delete_namespace"]
 
@@ -24,18 +23,18 @@ def delete_namespace(clients: Clients, namespace: str) -> list[str]:
     predefined = (*settings.predefined_queues.values(), *settings.predefined_exchanges.values())
     kept = {_last(address) for address in predefined}
     deleted = []
-    for url in chain.from_iterable(list(queue_pages(clients, prefix))):
+    for url in lookups.queues(clients, prefix):
         name = _last(url)
         if name.startswith(prefix) and name not in kept:
             with suppress(QueueNotFound):  # AWS lists deleted queues and topics for a while
                 clients.sqs("delete_queue", QueueUrl=url)
                 deleted.append(name)
-    for arn in list(all_topics(clients)):
+    for arn in lookups.topics(clients):
         name = parse_arn(arn).name
         if not name.startswith(prefix) or name in kept:
             continue
         with suppress(TopicNotFound):
-            for item in list(subscriptions_of(clients, arn)):
+            for item in list(lookups.subscriptions(clients, arn)):
                 if item["SubscriptionArn"].startswith("arn:"):  # pending ones are deleted with the topic
                     clients.sns("unsubscribe", SubscriptionArn=item["SubscriptionArn"])
             clients.sns("delete_topic", TopicArn=arn)

@@ -25,7 +25,7 @@ from kombu_hake.exceptions import (
     TopologyError,
 )
 from kombu_hake.quoting import guarded
-from kombu_hake.topology import Audit, Drift, QueueSpec, Topology, subscriptions_of
+from kombu_hake.topology import Audit, Drift, QueueSpec, Topology, lookups
 from kombu_hake.topology import Undeclared as Found
 
 __all__ = ["Applied", "Change", "Operator", "Plan", "Undeclared"]
@@ -393,7 +393,7 @@ class _Run:
     def _unsubscribe(self, topic: str, queue: str | None) -> None:
         """Remove the subscriptions of a queue to a topic; of all queues if None."""
         try:
-            found = list(subscriptions_of(self._clients, topic))
+            found = list(lookups.subscriptions(self._clients, topic))
         except TopicNotFound:
             return
         except (TopologyError, AccessDenied) as exc:

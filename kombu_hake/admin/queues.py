@@ -18,7 +18,7 @@ from kombu_hake.aws import Clients
 from kombu_hake.exceptions import HakeError, QueueNotFound, TopologyError
 from kombu_hake.groups import registry
 from kombu_hake.quoting import escaped, guarded
-from kombu_hake.topology import Topology, read_attributes
+from kombu_hake.topology import Topology, lookups
 
 __all__ = ["Binding", "Group", "QueueInfo", "QueueReader", "breaches"]
 
@@ -192,7 +192,7 @@ class QueueReader:
 
     def _redrive_policy(self, queue: str) -> str | None:
         url = self.topology.queues.url(queue)
-        return read_attributes(self.clients, url, "RedrivePolicy").get("RedrivePolicy")
+        return lookups.attributes(self.clients, url, "RedrivePolicy").get("RedrivePolicy")
 
     def _declared(self) -> dict[str, Mapping[str, Any]]:
         """Name to arguments of each queue that the app consumes or routes to, and that stays."""
@@ -242,7 +242,7 @@ class QueueReader:
         for level in levels:
             try:
                 url = self.topology.queues.url(level)
-                found.append(read_attributes(self.clients, url, *wanted))
+                found.append(lookups.attributes(self.clients, url, *wanted))
             except QueueNotFound:
                 if not found:
                     raise
@@ -298,7 +298,7 @@ class QueueReader:
 
     def _ready(self, url: QueueUrl) -> int:
         name = _COUNTS["ready"]
-        return int(read_attributes(self.clients, url, name).get(name, 0))
+        return int(lookups.attributes(self.clients, url, name).get(name, 0))
 
     def _add_ages(self, queues: Sequence[QueueInfo]) -> None:
         busy = [queue for queue in queues if queue.ready]

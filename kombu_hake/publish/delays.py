@@ -19,7 +19,7 @@ from kombu_hake.aws import Clients, Once, TtlCache, patience
 from kombu_hake.exceptions import AccessDenied, HakeError, TopologyError
 from kombu_hake.publish.routes import QueueTarget
 from kombu_hake.quoting import fields, guarded
-from kombu_hake.topology import read_attributes
+from kombu_hake.topology import lookups
 
 __all__ = ["Delays"]
 
@@ -72,7 +72,7 @@ class Delays:
         """
         try:
             with patience(_PATIENCE_S):
-                found = read_attributes(self._clients, url, "MessageRetentionPeriod")
+                found = lookups.attributes(self._clients, url, "MessageRetentionPeriod")
         except (AccessDenied, TopologyError) as exc:
             logger.info("For how long %s keeps messages may not be read: %s", url, exc)
             return None

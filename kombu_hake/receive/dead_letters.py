@@ -46,7 +46,7 @@ from kombu_hake.publish import NO_TENANT
 from kombu_hake.quoting import fields, guarded
 from kombu_hake.receive.delivery import Lease, Outcome
 from kombu_hake.receive.messages import group_id_of
-from kombu_hake.topology import read_attributes
+from kombu_hake.topology import lookups
 
 __all__ = ["DeadLetter", "DeadLetters", "SourceQueue"]
 
@@ -251,7 +251,7 @@ class DeadLetters:
                 f"topology=assume does not read the redrive policy of {url}: the message stays, and AWS moves it "
                 "after the receives that the policy allows."
             )
-        found = read_attributes(self._clients, url, "RedrivePolicy", "MessageRetentionPeriod")
+        found = lookups.attributes(self._clients, url, "RedrivePolicy", "MessageRetentionPeriod")
         try:
             policy = read_object(found.get("RedrivePolicy"))
             if policy:

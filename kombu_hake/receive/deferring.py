@@ -32,7 +32,7 @@ from kombu_hake.receive.dead_letters import DeadLetters
 from kombu_hake.receive.deliveries import Deliveries, How
 from kombu_hake.receive.delivery import Delivery, Lease, Outcome
 from kombu_hake.receive.messages import group_id_of, receive_count
-from kombu_hake.topology import read_attributes
+from kombu_hake.topology import lookups
 
 __all__ = ["Deferring", "InFlight", "Reading"]
 
@@ -116,7 +116,7 @@ class InFlight:
         with self._lock:
             counted = queue.hidden
         try:
-            found = whole(read_attributes(self._clients, url, _ATTRIBUTE).get(_ATTRIBUTE))
+            found = whole(lookups.attributes(self._clients, url, _ATTRIBUTE).get(_ATTRIBUTE))
         except HakeError as exc:
             logger.info("The number of messages in flight in %s can't be read: %s", url, exc)
             return

@@ -62,18 +62,7 @@ from kombu_hake.aws import Clients, forksafe
 from kombu_hake.config import Settings
 from kombu_hake.exceptions import AccessDenied, HakeError, InvalidName, QueueNotFound, TopologyError
 from kombu_hake.quoting import guarded
-from kombu_hake.topology import (
-    LEVEL_TAG,
-    NAMESPACE_TAG,
-    Home,
-    Timings,
-    Topics,
-    queue_pages,
-    read_attributes,
-    read_tags,
-    retention_s,
-    whoami,
-)
+from kombu_hake.topology import LEVEL_TAG, NAMESPACE_TAG, Home, Timings, Topics, lookups, retention_s, whoami
 
 __all__ = ["MOST_LOOKS", "MOST_TOPICS", "SHORT_PAUSE_S", "Found", "Janitor", "Report"]
 
@@ -276,7 +265,9 @@ class Janitor:
     def _pages(self, most: int | None) -> Iterator[dict[str, QueueUrl]]:
         """Names of the queues of this namespace to their URLs."""
         namer = self._settings.namer
-        for urls in islice(queue_pages(self._clients, namer.queue_prefix()), None if most is None else _MOST_PAGES):
+        for urls in islice(
+            lookups.queue_pages(self._clients, namer.queue_prefix()), None if most is None else _MOST_PAGES
+        ):
             yield {name: url for name, url in zip(map(queue_name, urls), urls, strict=True) if namer.owns(name)}
 
     def _choose(self, names: dict[str, QueueUrl], most: int | None, report: Report) -> list[str]:
@@ -296,7 +287,7 @@ class Janitor:
     def _look(self, name: str, url: QueueUrl, topics: dict[str, None]) -> Found | None:
         """The queue, if it is temporary and ours; notes the exchanges that feed it."""
         try:
-            tags = read_tags(self._clients, url)
+            tags = lookups.tags(self._clients, url)
         except QueueNotFound:
             return None
         found = self._read(tags)
@@ -320,7 +311,7 @@ class Janitor:
         if is_incarnation(name):
             return True
         try:
-            found = read_attributes(self._clients, url, "MessageRetentionPeriod").get("MessageRetentionPeriod")
+            found = lookups.attributes(self._clients, url, "MessageRetentionPeriod").get("MessageRetentionPeriod")
         except (AccessDenied, QueueNotFound) as exc:
             logger.debug("Queue %s is not proved to be temporary: %s", name, exc)
             return False
@@ -363,7 +354,7 @@ class Janitor:
         logger.info("Removed temporary queue %s, abandoned by %s.", found.name, found.who or "an unknown process")
 
     def _is_unchanged(self, found: Found) -> bool:
-        now = self._read(read_tags(self._clients, found.url))
+        now = self._read(lookups.tags(self._clients, found.url))
         due_s = None if now is None else now.due_s()
         if now is None or due_s is None or due_s >= self._now_s() or now.signs() != found.ownership.signs():
             found.state = "kept"
@@ -373,8 +364,10 @@ class Janitor:
 
     def _unsubscribe(self, found: Found, exchanges: list[str], pause_s: float) -> Iterator[float]:
         """Remove the subscriptions of a queue to the exchanges that feed it; of a priority level, to any of these."""
-        arn = read_attributes(self._clients, found.url, "QueueArn")["QueueArn"]
-        for exchange in exchanges if found.main else sorted(from_tags(read_tags(self._clients, found.url)).exchanges()):
+        arn = lookups.attributes(self._clients, found.url, "QueueArn")["QueueArn"]
+        for exchange in (
+            exchanges if found.main else sorted(from_tags(lookups.tags(self._clients, found.url)).exchanges())
+        ):
             yield pause_s
             try:
                 items = list(self._topics.subscriptions(exchange))

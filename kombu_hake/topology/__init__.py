@@ -25,21 +25,13 @@ how late AWS is, later work      ``timings.py``, ``chores.py``
 
 from __future__ import annotations
 
+from kombu_hake.topology import lookups
 from kombu_hake.topology.audit import Audit, Auditor, Undeclared
 from kombu_hake.topology.blueprint import Blueprint, SnsSubscription, SnsTopic, SqsQueue, blueprint
 from kombu_hake.topology.coverage import covers
 from kombu_hake.topology.desired import filters
 from kombu_hake.topology.drift import Drift
 from kombu_hake.topology.home import Home
-from kombu_hake.topology.lookups import (
-    all_topics,
-    queue_pages,
-    read_attributes,
-    read_subscription,
-    read_tags,
-    read_topic_tags,
-    subscriptions_of,
-)
 from kombu_hake.topology.queues import AWS_MANAGED_KEY
 from kombu_hake.topology.signs import Signs, whoami
 from kombu_hake.topology.sizes import SIZE_ARGUMENT, TopicLimit, checked_size
@@ -80,21 +72,15 @@ __all__ = [
     "Topics",
     "Topology",
     "Undeclared",
-    "all_topics",
     "blueprint",
     "checked_size",
     "checked_store",
     "covers",
     "filters",
+    "lookups",
     "needs_topic",
     "own_tags",
-    "queue_pages",
-    "read_attributes",
-    "read_subscription",
-    "read_tags",
-    "read_topic_tags",
     "retention_s",
     "same_store",
-    "subscriptions_of",
     "whoami",
 ]

@@ -15,7 +15,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import chain
 from typing import Any
 
 from kombu_hake.amqp import (
@@ -41,20 +40,12 @@ from kombu_hake.aws import Clients
 from kombu_hake.config import Settings
 from kombu_hake.exceptions import AccessDenied, InvalidName, QueueNotFound, TopicNotFound, TopologyError
 from kombu_hake.quoting import guarded
+from kombu_hake.topology import lookups
 from kombu_hake.topology.blueprint import Blueprint, Draft, SnsTopic, SqsQueue, blueprint, desired_of, draft, topic_arn
 from kombu_hake.topology.desired import Desired
 from kombu_hake.topology.diff import Change, SetAttribute, Subscribe, Unsubscribe, WritePolicy, diff
 from kombu_hake.topology.drift import Drift, ShownQueue, ShownTopic, queue_drift, size_drift, topic_drift
 from kombu_hake.topology.home import Home
-from kombu_hake.topology.lookups import (
-    all_topics,
-    queue_pages,
-    read_attributes,
-    read_subscription,
-    read_tags,
-    read_topic_tags,
-    subscriptions_of,
-)
 from kombu_hake.topology.observed import Observed, Subscription
 from kombu_hake.topology.queues import COUNTS
 from kombu_hake.topology.sizes import SIZE_ATTRIBUTE, size_of
@@ -218,7 +209,7 @@ class Auditor:
             return
         attributes = tags = None
         try:
-            attributes = read_attributes(self._clients, url)
+            attributes = lookups.attributes(self._clients, url)
         except QueueNotFound:
             self._queues[queue.name] = None
             if queue.is_predefined:
@@ -227,7 +218,7 @@ class Auditor:
         except AccessDenied as exc:
             self._cannot_tell(f"the attributes of queue {queue.physical}", exc)
         try:
-            tags = read_tags(self._clients, url)
+            tags = lookups.tags(self._clients, url)
         except QueueNotFound:
             tags = {}
         except AccessDenied as exc:
@@ -399,7 +390,7 @@ class Auditor:
         """None where they may not be read, or the subscription was removed just now."""
         if arn not in self._attributes:
             try:
-                self._attributes[arn] = read_subscription(self._clients, arn)
+                self._attributes[arn] = lookups.subscription(self._clients, arn)
             except (AccessDenied, TopicNotFound):
                 self._attributes[arn] = None
         return self._attributes[arn]
@@ -427,7 +418,7 @@ class Auditor:
     def _subscription(self, arn: SubscriptionArn, what: str) -> Subscription | None:
         """None if it is gone: SNS lists a subscription for a while after its deletion."""
         try:
-            shown = read_subscription(self._clients, arn)
+            shown = lookups.subscription(self._clients, arn)
         except AccessDenied as exc:
             self._cannot_tell(what, exc)
             return Subscription(arn, None)
@@ -513,7 +504,7 @@ class Auditor:
         subscriptions: dict[str, str] | None = None
         tags: dict[str, str] | None = None
         try:
-            listed = subscriptions_of(self._clients, arn)
+            listed = lookups.subscriptions(self._clients, arn)
             subscriptions = {item["Endpoint"]: item["SubscriptionArn"] for item in listed}
         except TopicNotFound:
             return None
@@ -521,7 +512,7 @@ class Auditor:
             self._cannot_tell(f"the subscriptions of exchange {exchange}", exc)
         if exchange not in self._settings.predefined_exchanges:
             try:
-                tags = read_topic_tags(self._clients, arn)
+                tags = lookups.topic_tags(self._clients, arn)
             except TopicNotFound:
                 return None
             except AccessDenied as exc:
@@ -557,8 +548,7 @@ class Auditor:
 
     def _undeclared_queues(self, known: Collection[str]) -> list[Undeclared]:
         found = []
-        pages = list(queue_pages(self._clients, self._settings.namer.queue_prefix()))
-        for url in chain.from_iterable(pages):
+        for url in lookups.queues(self._clients, self._settings.namer.queue_prefix()):
             name = queue_name(url)
             if name in known or not self._settings.namer.owns(name) or is_incarnation(name):
                 continue
@@ -574,10 +564,10 @@ class Auditor:
         return found
 
     def _undeclared_queue(self, name: str, url: QueueUrl) -> Undeclared | None:
-        tags = read_tags(self._clients, url)
+        tags = lookups.tags(self._clients, url)
         if not is_ours(tags, self._settings) or ownership.read(tags) is not None:
             return None  # foreign, or temporary
-        attributes = read_attributes(self._clients, url)
+        attributes = lookups.attributes(self._clients, url)
         if attributes.get("MessageRetentionPeriod") == retention_s(self._settings, is_temporary=True):
             return None
         address = {*self._settings.predefined_queues.values()}
@@ -601,7 +591,7 @@ class Auditor:
         if LEVEL_TAG in tags:
             try:
                 main = self._clients.sqs("get_queue_url", QueueName=tags[LEVEL_TAG])["QueueUrl"]
-                bindings = from_tags(read_tags(self._clients, main))
+                bindings = from_tags(lookups.tags(self._clients, main))
             except TopologyError as exc:
                 logger.debug("The queue of a priority level is not found: %s", exc)
         found = {str(topic_arn(exchange, self._settings, self._home)) for exchange in bindings.exchanges() if exchange}
@@ -610,7 +600,7 @@ class Auditor:
     def _undeclared_topics(self, known: Collection[str], pruned: Collection[str]) -> list[Undeclared]:
         found = []
         predefined = set(self._settings.predefined_exchanges.values())
-        for arn in list(all_topics(self._clients)):
+        for arn in lookups.topics(self._clients):
             try:
                 name = parse_arn(arn).name
             except InvalidName:
@@ -618,9 +608,9 @@ class Auditor:
             if name in known or arn in predefined or not self._settings.namer.owns(name):
                 continue
             try:
-                if not is_ours(read_topic_tags(self._clients, arn), self._settings):
+                if not is_ours(lookups.topic_tags(self._clients, arn), self._settings):
                     continue
-                endpoints = [one["Endpoint"] for one in subscriptions_of(self._clients, arn)]
+                endpoints = [one["Endpoint"] for one in lookups.subscriptions(self._clients, arn)]
                 unexplained = self._unexplained(arn, endpoints)
                 found += unexplained
                 gone = {*pruned, *(one.arn for one in unexplained)}

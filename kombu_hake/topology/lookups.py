@@ -1,7 +1,4 @@
-"""Lists, tags and attributes as AWS shows them now: each read is a function, whose errors pass through.
-
-A list is read page by page, as far as the caller iterates.
-"""
+"""Lists, tags and attributes as AWS shows them now: each read is a function, whose errors pass through."""
 
 from __future__ import annotations
 
@@ -12,56 +9,54 @@ from typing import Any
 from kombu_hake.amqp import SQS_LIST_PAGE, QueueUrl
 from kombu_hake.aws import Clients
 
-__all__ = [
-    "all_topics",
-    "queue_pages",
-    "read_attributes",
-    "read_subscription",
-    "read_tags",
-    "read_topic_tags",
-    "subscriptions_of",
-]
+__all__ = ["attributes", "queue_pages", "queues", "subscription", "subscriptions", "tags", "topic_tags", "topics"]
 
 
-def read_attributes(clients: Clients, url: str, *names: str) -> dict[str, str]:
+def attributes(clients: Clients, url: str, *names: str) -> dict[str, str]:
     """The named attributes of a queue, as far as it has them; without names, all. One request."""
     answer = clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=list(names) or ["All"])
     return dict(answer.get("Attributes") or {})
 
 
-def read_tags(clients: Clients, url: str) -> dict[str, str]:
+def tags(clients: Clients, url: str) -> dict[str, str]:
     """All tags of a queue. One request."""
     return dict(clients.sqs("list_queue_tags", QueueUrl=url).get("Tags") or {})
 
 
-def read_topic_tags(clients: Clients, arn: str) -> dict[str, str]:
+def topic_tags(clients: Clients, arn: str) -> dict[str, str]:
     """All tags of a topic. One request."""
     answer = clients.sns("list_tags_for_resource", ResourceArn=arn)
     return {tag["Key"]: tag["Value"] for tag in answer.get("Tags") or ()}
 
 
-def read_subscription(clients: Clients, arn: str) -> dict[str, str]:
+def subscription(clients: Clients, arn: str) -> dict[str, str]:
     """All attributes of a subscription. One request."""
     return dict(clients.sns("get_subscription_attributes", SubscriptionArn=arn)["Attributes"])
 
 
-def subscriptions_of(clients: Clients, topic_arn: str) -> Iterator[dict[str, str]]:
+def subscriptions(clients: Clients, topic_arn: str) -> Iterator[dict[str, str]]:
     """Every subscription of a topic, with ``Endpoint``, ``Protocol``, ``Owner`` and ``SubscriptionArn``.
 
-    Thirty such requests a second are all that AWS allows an account: for clean-up and for people, not for declaring.
+    A request brings 100 of them, and is made when the caller gets there. Thirty such requests a second are all that AWS
+    allows an account: for clean-up and for people, not for declaring.
     """
     pages = _pages(lambda token: clients.sns("list_subscriptions_by_topic", TopicArn=topic_arn, **token))
     return chain.from_iterable(page.get("Subscriptions") or () for page in pages)
 
 
-def all_topics(clients: Clients) -> Iterator[str]:
+def topics(clients: Clients) -> list[str]:
     """The ARN of every topic of the account in this region."""
     pages = _pages(lambda token: clients.sns("list_topics", **token))
-    return (item["TopicArn"] for page in pages for item in page.get("Topics") or ())
+    return [item["TopicArn"] for page in pages for item in page.get("Topics") or ()]
+
+
+def queues(clients: Clients, prefix: str) -> list[QueueUrl]:
+    """The URL of every queue whose name in AWS has a prefix."""
+    return list(chain.from_iterable(queue_pages(clients, prefix)))
 
 
 def queue_pages(clients: Clients, prefix: str) -> Iterator[list[QueueUrl]]:
-    """URLs of all queues whose names in AWS have a prefix, a page of them for each request."""
+    """As :func:`queues`, page by page: a request brings 1,000 at most, and is made when the caller gets there."""
     params: dict[str, Any] = {"MaxResults": SQS_LIST_PAGE} | ({"QueueNamePrefix": prefix} if prefix else {})
     for page in _pages(lambda token: clients.sqs("list_queues", **params, **token)):
         yield [QueueUrl(url) for url in page.get("QueueUrls") or ()]

@@ -35,8 +35,8 @@ from kombu_hake.exceptions import (
     TopologyError,
 )
 from kombu_hake.quoting import fields, guarded
+from kombu_hake.topology import lookups
 from kombu_hake.topology.home import Home
-from kombu_hake.topology.lookups import read_attributes
 from kombu_hake.topology.spec import QueueSpec, created_attributes, own_tags, retention_s
 
 __all__ = ["AWS_MANAGED_KEY", "COUNTS", "RECREATE_PATIENCE_S", "Queues"]
@@ -240,7 +240,7 @@ class Queues:
         just_read = self._just_read.pop(url, None)
         if just_read is not None and time.monotonic() - just_read[1] <= _JUST_READ_S:
             return just_read[0]
-        attributes = read_attributes(self._clients, url, *_OF_POLICY)
+        attributes = lookups.attributes(self._clients, url, *_OF_POLICY)
         self._shown[url] = _Shown(
             arn=QueueArn(attributes["QueueArn"]),
             redrive=attributes.get("RedrivePolicy", ""),
@@ -393,7 +393,7 @@ class Queues:
         return self._physical.get(name) or self._settings.namer.queue(name)
 
     def _counts(self, url: QueueUrl) -> tuple[int, ...]:
-        found = read_attributes(self._clients, url, *COUNTS)
+        found = lookups.attributes(self._clients, url, *COUNTS)
         return tuple(int(found.get(name, 0)) for name in COUNTS)
 
     def _purge(self, url: QueueUrl) -> int:

@@ -23,8 +23,8 @@ from kombu_hake.aws import Clients, SingleFlight, TtlCache, backoff_s
 from kombu_hake.config import Settings
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, DeclarationMismatch, TopicNotFound
 from kombu_hake.quoting import guarded
+from kombu_hake.topology import lookups
 from kombu_hake.topology.home import Home
-from kombu_hake.topology.lookups import read_topic_tags, subscriptions_of
 from kombu_hake.topology.spec import TYPE_TAG, own_tags
 
 __all__ = ["Topics"]
@@ -174,7 +174,7 @@ class Topics:
 
     def subscriptions(self, exchange: str) -> Iterator[dict[str, str]]:
         """As :func:`kombu_hake.topology.lookups.subscriptions_of`."""
-        return subscriptions_of(self._clients, self.arn(exchange))
+        return lookups.subscriptions(self._clients, self.arn(exchange))
 
     def delete(self, exchange: str) -> None:
         """Delete the topic, and with it all its subscriptions; no topic is fine."""
@@ -267,7 +267,7 @@ class Topics:
 
     def _read_type(self, exchange: str) -> str | None:
         try:
-            found = read_topic_tags(self._clients, self.arn(exchange)).get(TYPE_TAG)
+            found = lookups.topic_tags(self._clients, self.arn(exchange)).get(TYPE_TAG)
         except (TopicNotFound, AccessDenied) as exc:
             logger.debug("Cannot read the type of exchange %s: %s", exchange, exc)
             return None

@@ -37,16 +37,7 @@ from kombu_hake.exceptions import (
     TopicNotFound,
     TopologyError,
 )
-from kombu_hake.topology import (
-    Home,
-    SnsTopic,
-    SqsQueue,
-    queue_pages,
-    read_attributes,
-    read_subscription,
-    read_tags,
-    subscriptions_of,
-)
+from kombu_hake.topology import Home, SnsTopic, SqsQueue, lookups
 
 __all__ = ["Reader"]
 
@@ -140,14 +131,14 @@ class Reader:
 
     def _attributes(self, url: str, arn: str) -> dict[str, str] | None:
         try:
-            return read_attributes(self._clients, url)
+            return lookups.attributes(self._clients, url)
         except AccessDenied:
             self._note("sqs:GetQueueAttributes", arn)
             return None
 
     def _tags(self, url: str, arn: str) -> dict[str, str] | None:
         try:
-            return read_tags(self._clients, url)
+            return lookups.tags(self._clients, url)
         except AccessDenied:
             self._note("sqs:ListQueueTags", arn)
             return None
@@ -199,7 +190,7 @@ class Reader:
         try:
             return [
                 SubscriptionFacts(item["SubscriptionArn"], item["Protocol"], item["Endpoint"])
-                for item in subscriptions_of(self._clients, topic_arn)
+                for item in lookups.subscriptions(self._clients, topic_arn)
             ]
         except AccessDenied:
             denied[Denied("sns:ListSubscriptionsByTopic", topic_arn)] = None
@@ -207,7 +198,7 @@ class Reader:
 
     def _with_attributes(self, one: SubscriptionFacts) -> SubscriptionFacts:
         try:
-            return replace(one, attributes=read_subscription(self._clients, one.arn))
+            return replace(one, attributes=lookups.subscription(self._clients, one.arn))
         except AccessDenied:
             self._note("sns:GetSubscriptionAttributes", one.arn)
         except TopicNotFound:  # removed just now
@@ -282,7 +273,7 @@ class Reader:
         is_searched = bool(namer.namespace) and expected.is_ours_to_make
         prefix = namer.queue_prefix() if is_searched else namer.queue(ownership.PROBE)
         try:
-            urls = {queue_name(url): url for url in next(queue_pages(self._clients, prefix))}
+            urls = {queue_name(url): url for url in next(lookups.queue_pages(self._clients, prefix))}
             names = [name for name in urls if looks_temporary(name)]
             return tuple(name for name in names[:_TEMPORARY_MOST] if self._is_abandoned(urls[name]))
         except AccessDenied as exc:
@@ -292,7 +283,7 @@ class Reader:
 
     def _is_abandoned(self, url: str) -> bool:
         try:
-            owned = ownership.read(read_tags(self._clients, url))
+            owned = ownership.read(lookups.tags(self._clients, url))
         except QueueNotFound:
             return False
         due_s = owned.due_s() if owned is not None else None

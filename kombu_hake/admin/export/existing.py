@@ -24,17 +24,7 @@ from kombu_hake.amqp import (
 )
 from kombu_hake.aws import Clients
 from kombu_hake.exceptions import QueueNotFound, TopicNotFound
-from kombu_hake.topology import (
-    Blueprint,
-    SnsSubscription,
-    SnsTopic,
-    SqsQueue,
-    read_attributes,
-    read_subscription,
-    read_tags,
-    read_topic_tags,
-    subscriptions_of,
-)
+from kombu_hake.topology import Blueprint, SnsSubscription, SnsTopic, SqsQueue, lookups
 
 __all__ = ["Existing", "Found", "completed", "read", "with_recorded"]
 
@@ -83,7 +73,7 @@ def read(clients: Clients, blueprint: Blueprint) -> Existing:
             # One that waits to be confirmed has no ARN.
             if item["Endpoint"] in wanted and item["SubscriptionArn"].startswith("arn:"):
                 arn = item["SubscriptionArn"]
-                subscriptions[topic_arn, item["Endpoint"]] = Found(arn, read_subscription(clients, arn))
+                subscriptions[topic_arn, item["Endpoint"]] = Found(arn, lookups.subscription(clients, arn))
     return Existing(
         {arn: found for arn, found in queues.items() if found is not None},
         {arn: found for arn, found in topics.items() if found is not None},
@@ -122,7 +112,7 @@ def completed(blueprint: Blueprint, existing: Existing) -> Blueprint:
 def _queue(clients: Clients, queue: SqsQueue) -> Found | None:
     try:
         url = clients.sqs("get_queue_url", QueueName=queue.physical)["QueueUrl"]
-        return Found(url, read_attributes(clients, url), read_tags(clients, url))
+        return Found(url, lookups.attributes(clients, url), lookups.tags(clients, url))
     except QueueNotFound:
         return None
 
@@ -130,14 +120,14 @@ def _queue(clients: Clients, queue: SqsQueue) -> Found | None:
 def _topic(clients: Clients, topic: SnsTopic) -> Found | None:
     try:
         attributes = clients.sns("get_topic_attributes", TopicArn=topic.arn).get("Attributes") or {}
-        return Found(topic.arn, attributes, read_topic_tags(clients, topic.arn))
+        return Found(topic.arn, attributes, lookups.topic_tags(clients, topic.arn))
     except TopicNotFound:
         return None
 
 
 def _subscriptions(clients: Clients, topic_arn: str) -> list[dict[str, str]]:
     try:
-        return list(subscriptions_of(clients, topic_arn))
+        return list(lookups.subscriptions(clients, topic_arn))
     except TopicNotFound:
         return []
 
