@@ -293,8 +293,7 @@ class QueueReader:
             raise TopologyError(f"The redrive policy cannot be read: {exc}: {escaped(policy, 500)}") from exc
         if arn is None:
             raise TopologyError(f"The redrive policy names no dead-letter queue: {escaped(policy, 500)}")
-        answer = self.clients.sqs("get_queue_url", QueueName=arn.name, QueueOwnerAWSAccountId=arn.account)
-        return self._logical(arn.name), QueueUrl(answer["QueueUrl"])
+        return self._logical(arn.name), lookups.queue_url(self.clients, arn.name, arn.account)
 
     def _ready(self, url: QueueUrl) -> int:
         name = _COUNTS["ready"]

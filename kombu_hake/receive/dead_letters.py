@@ -238,8 +238,7 @@ class DeadLetters:
 
     def _look_up(self, dead_arn: QueueArn) -> QueueUrl:
         arn = parse_arn(dead_arn)
-        found = self._clients.sqs("get_queue_url", QueueName=arn.name, QueueOwnerAWSAccountId=arn.account)
-        return QueueUrl(found["QueueUrl"])
+        return lookups.queue_url(self._clients, arn.name, arn.account)
 
     def _read(self, url: QueueUrl) -> _Attributes:
         return self._attributes.get(url, lambda: self._read_now(url))

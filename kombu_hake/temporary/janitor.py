@@ -407,7 +407,7 @@ class Janitor:
 
     def _is_gone(self, name: str) -> bool:
         try:
-            self._clients.sqs("get_queue_url", QueueName=name)
+            lookups.queue_url(self._clients, name)
         except QueueNotFound:
             return True
         return False

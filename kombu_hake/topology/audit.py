@@ -229,16 +229,15 @@ class Auditor:
     def _url(self, queue: SqsQueue) -> QueueUrl:
         address = self._settings.predefined_queue(queue.name)
         if address is None:
-            return QueueUrl(self._clients.sqs("get_queue_url", QueueName=queue.physical)["QueueUrl"])
+            return lookups.queue_url(self._clients, queue.physical)
         if not address.startswith("arn:"):
             self._home.check_url(address)
             return QueueUrl(address)
         arn = self._home.check_arn(address, f"predefined queue {queue.name!r}")
         try:
-            answer = self._clients.sqs("get_queue_url", QueueName=arn.name, QueueOwnerAWSAccountId=arn.account)
+            return lookups.queue_url(self._clients, arn.name, arn.account)
         except QueueNotFound as exc:
             raise QueueNotFound(f"The predefined queue {queue.name!r} ({address}) does not exist: create it.") from exc
-        return QueueUrl(answer["QueueUrl"])
 
     def _with_levels(self, spec: QueueSpec) -> QueueSpec:
         """With the highest priority that other processes declared the queue with: its levels are in use."""
@@ -486,7 +485,7 @@ class Auditor:
         if topic.max_size_bytes is None:
             return None
         try:
-            return size_of(self._clients.sns("get_topic_attributes", TopicArn=topic.arn).get("Attributes") or {})
+            return size_of(lookups.topic_attributes(self._clients, topic.arn))
         except AccessDenied as exc:
             self._cannot_tell(f"the size of exchange {topic.exchange}", exc)
         except TopicNotFound as exc:
@@ -590,7 +589,7 @@ class Auditor:
         bindings = from_tags(tags)
         if LEVEL_TAG in tags:
             try:
-                main = self._clients.sqs("get_queue_url", QueueName=tags[LEVEL_TAG])["QueueUrl"]
+                main = lookups.queue_url(self._clients, tags[LEVEL_TAG])
                 bindings = from_tags(lookups.tags(self._clients, main))
             except TopologyError as exc:
                 logger.debug("The queue of a priority level is not found: %s", exc)

@@ -9,7 +9,24 @@ from typing import Any
 from kombu_hake.amqp import SQS_LIST_PAGE, QueueUrl
 from kombu_hake.aws import Clients
 
-__all__ = ["attributes", "queue_pages", "queues", "subscription", "subscriptions", "tags", "topic_tags", "topics"]
+__all__ = [
+    "attributes",
+    "queue_pages",
+    "queue_url",
+    "queues",
+    "subscription",
+    "subscriptions",
+    "tags",
+    "topic_attributes",
+    "topic_tags",
+    "topics",
+]
+
+
+def queue_url(clients: Clients, name: str, account: str | None = None) -> QueueUrl:
+    """The URL of a queue by its name in AWS, of this account if none is given. One request."""
+    owner = {} if account is None else {"QueueOwnerAWSAccountId": account}
+    return QueueUrl(clients.sqs("get_queue_url", QueueName=name, **owner)["QueueUrl"])
 
 
 def attributes(clients: Clients, url: str, *names: str) -> dict[str, str]:
@@ -21,6 +38,11 @@ def attributes(clients: Clients, url: str, *names: str) -> dict[str, str]:
 def tags(clients: Clients, url: str) -> dict[str, str]:
     """All tags of a queue. One request."""
     return dict(clients.sqs("list_queue_tags", QueueUrl=url).get("Tags") or {})
+
+
+def topic_attributes(clients: Clients, arn: str) -> dict[str, str]:
+    """All attributes of a topic. One request."""
+    return dict(clients.sns("get_topic_attributes", TopicArn=arn).get("Attributes") or {})
 
 
 def topic_tags(clients: Clients, arn: str) -> dict[str, str]:

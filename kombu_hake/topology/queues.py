@@ -420,7 +420,7 @@ class Queues:
         if self._settings.topology == "assume":
             return self._home.queue_url(physical)
         try:
-            url = QueueUrl(self._clients.sqs("get_queue_url", QueueName=physical)["QueueUrl"])
+            url = lookups.queue_url(self._clients, physical)
         except QueueNotFound as exc:
             raise QueueNotFound(
                 f"There is no queue {name!r} (in SQS {physical!r}): declare it, or check the namespace, region and "
@@ -437,13 +437,12 @@ class Queues:
         if self._settings.topology == "assume":
             return self._home.queue_url(arn.name, arn.account)
         try:
-            answer = self._clients.sqs("get_queue_url", QueueName=arn.name, QueueOwnerAWSAccountId=arn.account)
+            return lookups.queue_url(self._clients, arn.name, arn.account)
         except QueueNotFound as exc:
             raise QueueNotFound(
                 f"The predefined queue {name!r}, {address}, does not exist, or its owner has not let this account see "
                 "it: create it, allow it in the queue's policy, or correct predefined_queues."
             ) from exc
-        return QueueUrl(answer["QueueUrl"])
 
     def _create(
         self,

@@ -26,6 +26,7 @@ from kombu_hake.aws import Clients, Once, SingleFlight
 from kombu_hake.config import Settings
 from kombu_hake.exceptions import AccessDenied, DeclarationMismatch, HakeError, TopicNotFound, TopologyError
 from kombu_hake.quoting import fields, guarded, quoted
+from kombu_hake.topology import lookups
 from kombu_hake.topology.topics import Topics
 
 __all__ = [
@@ -232,8 +233,7 @@ class TopicSizes:
 
     def _read(self, exchange: str) -> tuple[int, int]:
         """The topic's limit, and how many subscriptions it has."""
-        arn = self._topics.arn(exchange)
-        attributes = self._clients.sns("get_topic_attributes", TopicArn=arn).get("Attributes") or {}
+        attributes = lookups.topic_attributes(self._clients, self._topics.arn(exchange))
         return size_of(attributes), whole(attributes.get("SubscriptionsConfirmed")) or 0
 
     def _raise(self, exchange: str, wanted: int, shown: int, subscriptions: int) -> TopicLimit:

@@ -226,7 +226,7 @@ class Topics:
         if self._settings.topology == "assume":
             return None
         try:
-            attributes = self._clients.sns("get_topic_attributes", TopicArn=self.arn(exchange))["Attributes"]
+            attributes = lookups.topic_attributes(self._clients, self.arn(exchange))
         except TopicNotFound:
             return 0
         except AccessDenied as exc:

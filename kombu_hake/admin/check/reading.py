@@ -10,9 +10,9 @@ that is denied is noted, and the others go on.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from kombu_hake.admin.check.facts import (
     Denied,
@@ -41,6 +41,7 @@ from kombu_hake.topology import Home, SnsTopic, SqsQueue, lookups
 
 __all__ = ["Reader"]
 
+T = TypeVar("T")
 #: Other queues that are looked for, of one topic.
 _OTHERS_MOST = 100
 #: From so many subscriptions on, those with a filter are counted.
@@ -122,26 +123,14 @@ class Reader:
     def _url(self, arn: str) -> str | None:
         """The URL of a queue; None where it may not be asked for. Raises QueueNotFound."""
         parts = parse_arn(arn)
-        other = {} if parts.account == self._home.account() else {"QueueOwnerAWSAccountId": parts.account}
-        try:
-            return str(self._clients.sqs("get_queue_url", QueueName=parts.name, **other)["QueueUrl"])
-        except AccessDenied:
-            self._note("sqs:GetQueueUrl", arn)
-            return None
+        owner = None if parts.account == self._home.account() else parts.account
+        return self._allowed("sqs:GetQueueUrl", arn, lambda: lookups.queue_url(self._clients, parts.name, owner))
 
     def _attributes(self, url: str, arn: str) -> dict[str, str] | None:
-        try:
-            return lookups.attributes(self._clients, url)
-        except AccessDenied:
-            self._note("sqs:GetQueueAttributes", arn)
-            return None
+        return self._allowed("sqs:GetQueueAttributes", arn, lambda: lookups.attributes(self._clients, url))
 
     def _tags(self, url: str, arn: str) -> dict[str, str] | None:
-        try:
-            return lookups.tags(self._clients, url)
-        except AccessDenied:
-            self._note("sqs:ListQueueTags", arn)
-            return None
+        return self._allowed("sqs:ListQueueTags", arn, lambda: lookups.tags(self._clients, url))
 
     def _read_targets(self, documents: Iterable[str | None], place: Place) -> None:
         """Read queues that a redrive policy names and that the app does not declare."""
@@ -161,21 +150,19 @@ class Reader:
     # --- topics
 
     def _topic(self, topic: SnsTopic, expected: Expected, place: Place) -> TopicFacts:
-        exists: bool | None = None
-        attributes = None
         # What is only published to may be of others, who allow no more than that.
         denied = self._denied if topic.is_bound else self._unseen
         try:
-            try:
-                attributes = dict(self._clients.sns("get_topic_attributes", TopicArn=topic.arn)["Attributes"])
-                exists = True
-            except AccessDenied:
-                denied[Denied("sns:GetTopicAttributes", topic.arn)] = None
-            subscriptions = self._subscriptions(topic.arn, denied)
+            attributes = self._allowed(
+                "sns:GetTopicAttributes", topic.arn, lambda: lookups.topic_attributes(self._clients, topic.arn), denied
+            )
+            subscriptions = self._allowed(
+                "sns:ListSubscriptionsByTopic", topic.arn, lambda: self._subscriptions(topic.arn), denied
+            )
         except TopicNotFound:
             return TopicFacts(False)
         if subscriptions is None:
-            return TopicFacts(exists, attributes)
+            return TopicFacts(None if attributes is None else True, attributes)
         wanted = {one.queue_arn for one in expected.blueprint.subscriptions if one.topic_arn == topic.arn}
         is_counted = len(subscriptions) >= _COUNTED_FROM
         found = []
@@ -186,24 +173,19 @@ class Reader:
         self._look_for([one.endpoint for one in found if one.protocol == "sqs"], expected, place)
         return TopicFacts(True, attributes, tuple(found), filters if is_counted else None)
 
-    def _subscriptions(self, topic_arn: str, denied: dict[Denied, None]) -> list[SubscriptionFacts] | None:
-        try:
-            return [
-                SubscriptionFacts(item["SubscriptionArn"], item["Protocol"], item["Endpoint"])
-                for item in lookups.subscriptions(self._clients, topic_arn)
-            ]
-        except AccessDenied:
-            denied[Denied("sns:ListSubscriptionsByTopic", topic_arn)] = None
-            return None
+    def _subscriptions(self, topic_arn: str) -> list[SubscriptionFacts]:
+        return [
+            SubscriptionFacts(item["SubscriptionArn"], item["Protocol"], item["Endpoint"])
+            for item in lookups.subscriptions(self._clients, topic_arn)
+        ]
 
     def _with_attributes(self, one: SubscriptionFacts) -> SubscriptionFacts:
+        action = "sns:GetSubscriptionAttributes"
         try:
-            return replace(one, attributes=lookups.subscription(self._clients, one.arn))
-        except AccessDenied:
-            self._note("sns:GetSubscriptionAttributes", one.arn)
+            shown = self._allowed(action, one.arn, lambda: lookups.subscription(self._clients, one.arn))
+            return replace(one, attributes=shown)
         except TopicNotFound:  # removed just now
-            pass
-        return one
+            return one
 
     def _look_for(self, arns: Iterable[str], expected: Expected, place: Place) -> None:
         """Whether other queues of the account that are subscribed exist."""
@@ -217,7 +199,7 @@ class Reader:
             if is_elsewhere(arn, place) or parts.account != self._home.account():
                 continue
             try:
-                self._clients.sqs("get_queue_url", QueueName=parts.name)
+                lookups.queue_url(self._clients, parts.name)
                 self._others[arn] = True
             except QueueNotFound:
                 self._others[arn] = False
@@ -289,5 +271,12 @@ class Reader:
         due_s = owned.due_s() if owned is not None else None
         return due_s is not None and due_s < self._clients.now_ms() / 1000
 
-    def _note(self, action: str, resource: str) -> None:
-        self._denied[Denied(action, resource)] = None
+    def _allowed(
+        self, action: str, resource: str, read: Callable[[], T], denied: dict[Denied, None] | None = None
+    ) -> T | None:
+        """What *read* returns; None, and a note, where AWS denies it."""
+        try:
+            return read()
+        except AccessDenied:
+            (self._denied if denied is None else denied)[Denied(action, resource)] = None
+            return None

@@ -111,7 +111,7 @@ def completed(blueprint: Blueprint, existing: Existing) -> Blueprint:
 
 def _queue(clients: Clients, queue: SqsQueue) -> Found | None:
     try:
-        url = clients.sqs("get_queue_url", QueueName=queue.physical)["QueueUrl"]
+        url = lookups.queue_url(clients, queue.physical)
         return Found(url, lookups.attributes(clients, url), lookups.tags(clients, url))
     except QueueNotFound:
         return None
@@ -119,8 +119,7 @@ def _queue(clients: Clients, queue: SqsQueue) -> Found | None:
 
 def _topic(clients: Clients, topic: SnsTopic) -> Found | None:
     try:
-        attributes = clients.sns("get_topic_attributes", TopicArn=topic.arn).get("Attributes") or {}
-        return Found(topic.arn, attributes, lookups.topic_tags(clients, topic.arn))
+        return Found(topic.arn, lookups.topic_attributes(clients, topic.arn), lookups.topic_tags(clients, topic.arn))
     except TopicNotFound:
         return None
 
