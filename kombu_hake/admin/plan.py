@@ -33,7 +33,7 @@ __all__ = ["Applied", "Change", "Operator", "Plan", "Undeclared"]
 logger = guarded(logging.getLogger(__name__))
 #: Between two looks at an AWS that does not show everything yet, seconds.
 _LOOK_AGAIN_S = 5.0
-#: How often differences that stay are made again.
+#: Rounds of making what still differs.
 _MOST_ROUNDS = 3
 
 
@@ -165,7 +165,7 @@ class Operator:
 
     @staticmethod
     def _may_be_gone(one: Found, removed: Collection[tuple[Any, ...]], asked: Collection[Undeclared]) -> bool:
-        """Whether AWS may show something only because it is late: it was removed, or belonged to a removed binding."""
+        """Return True if AWS may be late to hide something: it was removed, or belonged to a removed binding."""
         is_new = one.what == "subscription" and _undeclared(one) not in asked
         return (one.what, one.name, one.binding) in removed or is_new
 

@@ -103,7 +103,7 @@ def breaches(
     """Compare counts with limits. Makes no call.
 
     A queue that is missing, and a count that cannot be read, is a breach too: a check that sees nothing must not pass.
-    A queue without dead-letter queue has no dead letters. An age that CloudWatch does not know yet is none.
+    A queue without dead-letter queue has no dead letters. An age that CloudWatch does not know yet is no breach.
 
     Args:
         max_ready: Most messages that may be ready in a queue.

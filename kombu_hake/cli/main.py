@@ -1,6 +1,6 @@
 """``celery -A shop hake …``: prints what :mod:`kombu_hake.admin` finds. Celery loads it by its entry point.
 
-Celery imports this module at the start of each of its commands, so it imports only click.
+Celery imports this module at the start of each of its commands, so its commands import :mod:`kombu_hake.admin` late.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ class Telemetry:
         self.traces = Traces(tracer_provider)
 
     def is_on(self) -> bool:
-        """Whether anything is reported: the application has set a provider of metrics or of traces."""
+        """Return True if anything is reported: the application has set a provider of metrics or of traces."""
         return self.metrics.is_on() or self.traces.is_on()
 
 
@@ -90,7 +90,7 @@ def _import() -> Telemetry | None:
 
 
 def is_celery_instrumented() -> bool:
-    """Whether ``opentelemetry-instrumentation-celery`` is active in this process: it makes the spans of tasks."""
+    """Return True if ``opentelemetry-instrumentation-celery`` is active here: it makes the spans of tasks."""
     module = sys.modules.get("opentelemetry.instrumentation.celery")
     # Not CeleryInstrumentor(): some versions start anew when they are called again.
     instance = getattr(getattr(module, "CeleryInstrumentor", None), "_instance", None)

@@ -363,7 +363,7 @@ class Auditor:
                 self._found.changes.append(drift)
 
     def _has_room(self, exchange: str, changes: Iterable[Change], observed: Observed) -> bool:
-        """Whether a topic takes the filters that a queue's subscriptions lack, by AWS's default quota."""
+        """Return True if a topic takes the filters that a queue's subscriptions lack, by AWS's default quota."""
         lacking = sum(1 for change in changes if _adds_filter(change, exchange, observed))
         topic = self._topics.get(exchange)
         if not lacking or topic is None or topic.subscriptions is None:

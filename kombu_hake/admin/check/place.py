@@ -53,7 +53,7 @@ def of_place(expected: Expected, facts: Facts) -> Iterator[Finding]:
 
 
 def is_elsewhere(address: str, place: Place) -> bool:
-    """Whether an ARN is of another region or partition: SNS and SQS refuse it here."""
+    """Return True if an ARN is of another region or partition: SNS and SQS refuse it here."""
     arn = parse_arn(address)
     return (arn.region, arn.partition) != (place.region, place.partition)
 

@@ -4,8 +4,8 @@ Of each declared queue: GetQueueUrl, GetQueueAttributes, and ListQueueTags where
 GetTopicAttributes, and ListSubscriptionsByTopic, a request for 100 subscriptions. Of each subscription of a declared
 queue: GetSubscriptionAttributes; of all, where the topic's quota of filters may be near. Of each other queue that is
 subscribed, and of those that redrive policies name: GetQueueUrl. Of each bucket of large messages: ListObjectsV2 of one
-object, GetObject of its first byte (or of an object that does not exist), and GetBucketLifecycleConfiguration. A read
-that is denied is noted, and the others go on.
+object, GetObject of its first byte (or of an object that does not exist), and GetBucketLifecycleConfiguration. A denied
+read is noted, and does not stop the others.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ __all__ = ["Reader"]
 T = TypeVar("T")
 #: Other queues that are looked for, of one topic.
 _OTHERS_MOST = 100
-#: From so many subscriptions on, those with a filter are counted.
+#: Of a topic with this many subscriptions, those with a filter are counted.
 _COUNTED_FROM = 180
 _COUNTED_MOST = 400
 _TEMPORARY_MOST = 50
@@ -150,7 +150,7 @@ class Reader:
     # --- topics
 
     def _topic(self, topic: SnsTopic, expected: Expected, place: Place) -> TopicFacts:
-        # What is only published to may be of others, who allow no more than that.
+        # A topic that is only published to may belong to another app, which allows no more than that.
         denied = self._denied if topic.is_bound else self._unseen
         try:
             attributes = self._allowed(
@@ -188,7 +188,7 @@ class Reader:
             return one
 
     def _look_for(self, arns: Iterable[str], expected: Expected, place: Place) -> None:
-        """Whether other queues of the account that are subscribed exist."""
+        """Find out which other queues of the account that are subscribed exist."""
         ours = {queue.arn for queue in expected.blueprint.queues}
         unknown = [arn for arn in arns if arn not in ours and arn not in self._others]
         for arn in unknown[:_OTHERS_MOST]:

@@ -54,7 +54,7 @@ class CheckReport:
 
     @property
     def is_clean(self) -> bool:
-        """Whether there is neither an error nor a warning."""
+        """True if there is neither an error nor a warning."""
         return all(finding.severity == "info" for finding in self.findings)
 
     def as_dict(self) -> dict[str, Any]:
@@ -126,9 +126,10 @@ def _looked_at(
 ) -> tuple[list[Finding], list[Right], Facts]:
     """What reading finds, and what was read."""
     once = OnceClients(clients)
-    facts = Reader(cast(Clients, once), topology.home).read(expected)
+    reading = cast(Clients, once)
+    facts = Reader(reading, topology.home).read(expected)
     rights = RightsReader(clients).read(expected, facts, roles or usual_roles(expected))
-    differences = list(_differences(expected, facts, cast(Clients, once), topology))
+    differences = list(_differences(expected, facts, reading, topology))
     denied = [Denied(one.action, one.resource) for one in once.denied]
     findings = [*of_reads(facts, denied), *judged(expected, facts), *of_rights(expected, facts, rights)]
     findings += [one for one in differences if isinstance(one, Finding)]
