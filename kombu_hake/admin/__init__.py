@@ -12,10 +12,21 @@ Start with :func:`connect`::
         outcome = broker.requeue("email", admin.Selection(exception="ConnectionError"))
 
 In: a Celery app. Out: values such as :class:`QueueInfo` and :class:`DeadLetter`, and the outcome of a requeue or purge.
-Importing it does not connect; needs Celery. Open ``connection.py`` for :class:`Admin`, ``queues.py`` for counts and
-bindings, ``plan.py`` for what AWS lacks and making it, ``declared.py`` and ``blueprint.py`` for what an app declares
-and what that is in AWS, ``export/`` for infrastructure code, ``dead_letters.py`` for looking at dead letters and
-sending them back, ``namespace.py`` for deleting an environment.
+Importing it does not connect; needs Celery.
+
+============================= ========================================================================================
+to change                     open
+============================= ========================================================================================
+what an operator can ask for  ``connection.py``: :class:`Admin`
+counts and bindings           ``queues.py``
+what AWS lacks, and making it ``plan.py``
+what an app declares          ``declared.py``, and what that is in AWS
+why messages do not arrive    ``check/``
+infrastructure code           ``export/``
+dead letters                  ``dead_letters.py``: looking at them, and sending them back
+deleting an environment       ``namespace.py``
+the health of a worker        ``worker_health.py``
+============================= ========================================================================================
 """
 
 from __future__ import annotations

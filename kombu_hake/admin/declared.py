@@ -1,10 +1,12 @@
-"""What a Celery app declares: its queues, bindings and exchanges, as values. Makes no call.
+"""What a Celery app declares: its queues, bindings and exchanges, as values; and what that comes to in AWS.
 
 Queues are those of the app (``task_queues``, the default queue, the groups of its topics), and those that tasks are
 routed to: by ``task_routes``, by a task's own ``queue`` option, and by the schedule of ``celery beat``. A router that
 is a function can't be asked for all its answers; declare the queues that it names in ``task_queues``.
 
 Exchanges are those of bindings and routes, and every ``Topic`` of the app, if it only publishes to it, too.
+
+Makes no call but for the account, if that is unknown. What AWS is to have is decided in :mod:`kombu_hake.topology`.
 """
 
 from __future__ import annotations
@@ -25,14 +27,19 @@ from kombu_hake.amqp import (
     is_reply_exchange,
     parse_store,
 )
+from kombu_hake.aws import Clients
 from kombu_hake.config import Settings
 from kombu_hake.exceptions import TopologyError
 from kombu_hake.groups import registry
 from kombu_hake.topology import (
     SIZE_ARGUMENT,
     STORE_ARGUMENT,
+    Auditor,
+    Blueprint,
     ExchangeSpec,
+    Home,
     QueueSpec,
+    blueprint,
     checked_size,
     checked_store,
     same_store,
@@ -108,6 +115,28 @@ class Declared:
             if queue.name == name:
                 return queue
         raise KeyError(name)
+
+    def blueprint(self, settings: Settings, home: Home) -> Blueprint:
+        """What ``topology=auto`` makes of it, in an account that has nothing of it yet.
+
+        Args:
+            home: Tells account, region and partition: ``Topology.home`` of a connection.
+        Raises:
+            ConfigurationError: the account is unknown.
+            TopologyError: the arguments of a queue are wrong.
+        """
+        return blueprint(self._queues(), self._exchanges(), settings, home)
+
+    def auditor(self, clients: Clients, home: Home) -> Auditor:
+        """What compares AWS with it, once."""
+        others = [*self.temporary, *self.other_queues]
+        return Auditor(clients, clients.settings, home, self._queues(), self._exchanges(), others)
+
+    def _queues(self) -> list[tuple[QueueSpec, tuple[Binding, ...]]]:
+        return [(queue.spec, queue.bindings) for queue in self.queues]
+
+    def _exchanges(self) -> dict[str, ExchangeSpec]:
+        return {exchange.name: exchange.spec for exchange in self.exchanges}
 
 
 def stores(found: Declared, settings: Settings) -> tuple[Store, ...]:

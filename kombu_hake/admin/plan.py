@@ -12,7 +12,6 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from kombu_hake.admin.blueprint import auditor
 from kombu_hake.admin.declared import Declared, declared
 from kombu_hake.amqp import main_queue, parse_arn
 from kombu_hake.aws import Clients
@@ -26,7 +25,7 @@ from kombu_hake.exceptions import (
     TopologyError,
 )
 from kombu_hake.quoting import guarded
-from kombu_hake.topology import Audit, Drift, QueueSpec, Topology
+from kombu_hake.topology import Audit, Drift, QueueSpec, Topology, lookups
 from kombu_hake.topology import Undeclared as Found
 
 __all__ = ["Applied", "Change", "Operator", "Plan", "Undeclared"]
@@ -34,7 +33,7 @@ __all__ = ["Applied", "Change", "Operator", "Plan", "Undeclared"]
 logger = guarded(logging.getLogger(__name__))
 #: Between two looks at an AWS that does not show everything yet, seconds.
 _LOOK_AGAIN_S = 5.0
-#: How often differences that stay are made again.
+#: Rounds of making what still differs.
 _MOST_ROUNDS = 3
 
 
@@ -166,7 +165,7 @@ class Operator:
 
     @staticmethod
     def _may_be_gone(one: Found, removed: Collection[tuple[Any, ...]], asked: Collection[Undeclared]) -> bool:
-        """Whether AWS may show something only because it is late: it was removed, or belonged to a removed binding."""
+        """Return True if AWS may be late to hide something: it was removed, or belonged to a removed binding."""
         is_new = one.what == "subscription" and _undeclared(one) not in asked
         return (one.what, one.name, one.binding) in removed or is_new
 
@@ -223,7 +222,7 @@ class Operator:
         return 2 * timings.attributes_s + timings.tags_s + 10 if timings.attributes_s else 0.0
 
     def _audit(self, *, with_undeclared: bool = True) -> Audit:
-        return auditor(self._declared, self._clients, self._topology.home).audit(with_undeclared=with_undeclared)
+        return self._declared.auditor(self._clients, self._topology.home).audit(with_undeclared=with_undeclared)
 
 
 class _Run:
@@ -395,23 +394,18 @@ class _Run:
 
     def _unsubscribe(self, topic: str, queue: str | None) -> None:
         """Remove the subscriptions of a queue to a topic; of all queues if None."""
-        token: dict[str, str] = {}
-        while True:
-            try:
-                answer = self._clients.sns("list_subscriptions_by_topic", TopicArn=topic, **token)
-            except TopicNotFound:
-                return
-            except (TopologyError, AccessDenied) as exc:
-                if parse_arn(topic).account == self._topology.home.account():
-                    raise
-                logger.info("The subscriptions of topic %s are left alone: %s", topic, exc)
-                return  # the policy of the queue may name any topic
-            for item in answer.get("Subscriptions") or ():
-                if item["Endpoint"] == (queue or item["Endpoint"]) and item["SubscriptionArn"].startswith("arn:"):
-                    self._clients.sns("unsubscribe", SubscriptionArn=item["SubscriptionArn"])
-            if not answer.get("NextToken"):
-                return
-            token = {"NextToken": answer["NextToken"]}
+        try:
+            found = list(lookups.subscriptions(self._clients, topic))
+        except TopicNotFound:
+            return
+        except (TopologyError, AccessDenied) as exc:
+            if parse_arn(topic).account == self._topology.home.account():
+                raise
+            logger.info("The subscriptions of topic %s are left alone: %s", topic, exc)
+            return  # the policy of the queue may name any topic
+        for item in found:
+            if item["Endpoint"] == (queue or item["Endpoint"]) and item["SubscriptionArn"].startswith("arn:"):
+                self._clients.sns("unsubscribe", SubscriptionArn=item["SubscriptionArn"])
 
 
 def _change(drift: Drift) -> Change:

@@ -18,7 +18,7 @@ from kombu_hake.aws import Clients
 from kombu_hake.exceptions import HakeError, QueueNotFound, TopologyError
 from kombu_hake.groups import registry
 from kombu_hake.quoting import escaped, guarded
-from kombu_hake.topology import Topology
+from kombu_hake.topology import Topology, lookups
 
 __all__ = ["Binding", "Group", "QueueInfo", "QueueReader", "breaches"]
 
@@ -103,7 +103,7 @@ def breaches(
     """Compare counts with limits. Makes no call.
 
     A queue that is missing, and a count that cannot be read, is a breach too: a check that sees nothing must not pass.
-    A queue without dead-letter queue has no dead letters. An age that CloudWatch does not know yet is none.
+    A queue without dead-letter queue has no dead letters. An age that CloudWatch does not know yet is no breach.
 
     Args:
         max_ready: Most messages that may be ready in a queue.
@@ -192,9 +192,7 @@ class QueueReader:
 
     def _redrive_policy(self, queue: str) -> str | None:
         url = self.topology.queues.url(queue)
-        answer = self.clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=["RedrivePolicy"])
-        policy: str | None = answer.get("Attributes", {}).get("RedrivePolicy")
-        return policy
+        return lookups.attributes(self.clients, url, "RedrivePolicy").get("RedrivePolicy")
 
     def _declared(self) -> dict[str, Mapping[str, Any]]:
         """Name to arguments of each queue that the app consumes or routes to, and that stays."""
@@ -244,12 +242,10 @@ class QueueReader:
         for level in levels:
             try:
                 url = self.topology.queues.url(level)
-                answer = self.clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=wanted)
+                found.append(lookups.attributes(self.clients, url, *wanted))
             except QueueNotFound:
                 if not found:
                     raise
-                continue
-            found.append(answer.get("Attributes", {}))
         return found
 
     def _bindings(self, name: str) -> list[Binding]:
@@ -297,13 +293,11 @@ class QueueReader:
             raise TopologyError(f"The redrive policy cannot be read: {exc}: {escaped(policy, 500)}") from exc
         if arn is None:
             raise TopologyError(f"The redrive policy names no dead-letter queue: {escaped(policy, 500)}")
-        answer = self.clients.sqs("get_queue_url", QueueName=arn.name, QueueOwnerAWSAccountId=arn.account)
-        return self._logical(arn.name), QueueUrl(answer["QueueUrl"])
+        return self._logical(arn.name), lookups.queue_url(self.clients, arn.name, arn.account)
 
     def _ready(self, url: QueueUrl) -> int:
         name = _COUNTS["ready"]
-        answer = self.clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=[name])
-        return int(answer.get("Attributes", {}).get(name, 0))
+        return int(lookups.attributes(self.clients, url, name).get(name, 0))
 
     def _add_ages(self, queues: Sequence[QueueInfo]) -> None:
         busy = [queue for queue in queues if queue.ready]

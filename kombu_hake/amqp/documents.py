@@ -16,6 +16,7 @@ from kombu_hake.exceptions import InvalidName
 
 __all__ = [
     "DOCUMENT_ATTRIBUTES",
+    "SCALARS",
     "dead_queue_arn",
     "is_deeper",
     "matches_wildcard",
@@ -30,6 +31,9 @@ DOCUMENT_ATTRIBUTES = {"Policy", "RedriveAllowPolicy", "RedrivePolicy"}
 _MAX_CHARS = SNS_FILTER_MAX_BYTES
 #: A filter policy on a message body nests deepest; AWS's own documents need about six levels.
 _MAX_DEPTH = 32
+_CONTAINERS = (dict, list, tuple, set, frozenset)
+#: The types of most values; none of them is a container.
+SCALARS = frozenset({str, int, type(None), bool, float, bytes})
 
 
 def read_object(text: str | None, *, unique: bool = False, max_chars: int = _MAX_CHARS) -> dict[str, Any]:
@@ -133,15 +137,18 @@ def _no_constant(name: str) -> Any:
 
 
 def is_deeper(value: Any, levels: int) -> bool:
-    """Return True if an object or a list is nested in more than *levels* levels."""
-    level, depth = [value], 0
-    while level:
-        depth += 1
-        if depth > levels:
-            return True
-        inside = [item for outer in level for item in (outer.values() if isinstance(outer, dict) else outer)]
-        level = [item for item in inside if isinstance(item, dict | list)]
-    return False
+    """Return True if containers in *value* are nested in more than *levels* levels."""
+    level = [value]
+    for _ in range(levels):
+        below: list[Any] = []
+        for item in level:
+            children = item.values() if isinstance(item, dict) else item if isinstance(item, _CONTAINERS) else ()
+            if not SCALARS.issuperset(map(type, children)):  # nearly all are left here
+                below += [child for child in children if isinstance(child, _CONTAINERS)]
+        if not below:
+            return False
+        level = below
+    return True
 
 
 def dead_queue_arn(redrive_policy: str | None) -> Arn | None:

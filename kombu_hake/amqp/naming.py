@@ -50,6 +50,7 @@ __all__ = [
     "is_reply_exchange",
     "is_reply_queue",
     "label",
+    "looks_temporary",
     "parse_arn",
     "queue_account",
     "queue_name",
@@ -74,6 +75,7 @@ _INCARNATION = re.compile(
     rf"(?P<stem>[A-Za-z0-9_-]+-[0-9a-f]{{{_INCARNATION_CODE_CHARS}}})"
     rf"(?P<proof>[0-9a-f]{{{_INCARNATION_PROOF_CHARS}}})(?:\.fifo)?\Z"
 )
+_HEX = re.compile(r"[0-9a-f]{32}|[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
 _LEGAL = re.compile(r"[A-Za-z0-9_-]+\Z")
 _LOOKS_HASHED = re.compile(rf".*_x[0-9a-v]{{{_HASH_CHARS}}}\Z", re.DOTALL)
 _NAMESPACE = re.compile(r"[A-Za-z0-9-]+(?:_[A-Za-z0-9-]+)*\Z")
@@ -177,6 +179,11 @@ def is_incarnation(physical: str) -> bool:
     """Return True if :meth:`Namer.incarnation` made this name; also works after the queue is gone."""
     match = _INCARNATION.match(physical)
     return match is not None and _proof(match["stem"]) == match["proof"]
+
+
+def looks_temporary(physical: str) -> bool:
+    """Return True if a name holds a UUID, as kombu and Celery name temporary queues, or 32 hex digits, as we do."""
+    return _HEX.search(physical) is not None
 
 
 def _split_fifo(name: str) -> tuple[str, str]:

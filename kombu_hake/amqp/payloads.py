@@ -36,14 +36,12 @@ from kombu_hake.amqp.numeric import whole
 from kombu_hake.exceptions import MalformedMessage
 
 __all__ = [
-    "CHANGES_ATTRIBUTE",
     "PAYLOAD_ATTRIBUTES",
     "SIZE_ATTRIBUTE",
     "Changes",
     "Pointer",
     "Store",
     "changes_in",
-    "changes_text",
     "combined",
     "difference",
     "has_pointer",
@@ -55,9 +53,9 @@ __all__ = [
 
 SIZE_ATTRIBUTE = "ExtendedPayloadSize"
 _OLD_SIZE_ATTRIBUTE = "SQSLargePayloadSize"
-CHANGES_ATTRIBUTE = "hake-changes"
+_CHANGES_ATTRIBUTE = "hake-changes"
 #: Attributes that belong to the pointer, not to the message it stands for.
-PAYLOAD_ATTRIBUTES = frozenset({SIZE_ATTRIBUTE, _OLD_SIZE_ATTRIBUTE, CHANGES_ATTRIBUTE})
+PAYLOAD_ATTRIBUTES = frozenset({SIZE_ATTRIBUTE, _OLD_SIZE_ATTRIBUTE, _CHANGES_ATTRIBUTE})
 _CLASS = "software.amazon.payloadoffloading.PayloadS3Pointer"
 _CLASSES = (_CLASS, "com.amazon.sqs.javamessaging.MessageS3Pointer")
 #: A bucket's name and a key of at most 1,024 bytes, and room for escapes.
@@ -216,7 +214,7 @@ def changes_in(raw: Mapping[str, Any]) -> Changes:
     Raises:
         MalformedMessage: the attribute is not of the form that we write.
     """
-    given = (raw.get("MessageAttributes") or {}).get(CHANGES_ATTRIBUTE)
+    given = (raw.get("MessageAttributes") or {}).get(_CHANGES_ATTRIBUTE)
     if given is None:
         return {}
     text = given.get("StringValue")
@@ -225,7 +223,7 @@ def changes_in(raw: Mapping[str, Any]) -> Changes:
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict) or not _are_changes(found):
-        raise MalformedMessage(f"its attribute {CHANGES_ATTRIBUTE} cannot be read")
+        raise MalformedMessage(f"its attribute {_CHANGES_ATTRIBUTE} cannot be read")
     return found
 
 
@@ -240,7 +238,7 @@ def _are_changes(found: dict[str, Any]) -> bool:
     )
 
 
-def changes_text(changes: Changes) -> str:
+def _changes_text(changes: Changes) -> str:
     """*changes* as the value of an attribute: ASCII.
 
     Raises:
@@ -266,7 +264,7 @@ def pointer_attributes(pointer: Pointer, changes: Changes) -> dict[str, dict[str
     """The attributes of a message that points to a payload and changes it, as SQS and SNS take them."""
     found = {SIZE_ATTRIBUTE: {"DataType": "Number", "StringValue": str(pointer.size_bytes)}}
     if changes:
-        found[CHANGES_ATTRIBUTE] = {"DataType": "String", "StringValue": changes_text(changes)}
+        found[_CHANGES_ATTRIBUTE] = {"DataType": "String", "StringValue": _changes_text(changes)}
     return found
 
 

@@ -16,7 +16,6 @@ from kombu_hake.amqp.documents import matches_wildcard, read_object
 from kombu_hake.exceptions import TopologyError
 
 __all__ = [
-    "PolicyJudgement",
     "PolicyTooLarge",
     "PolicyUnreadable",
     "allows",

@@ -30,7 +30,6 @@ from kombu_hake.amqp.priorities import PRIORITY_ATTRIBUTE
 
 __all__ = [
     "Filter",
-    "canonical_json",
     "compile_filter",
     "filter_json",
     "matches",
@@ -269,10 +268,10 @@ def without_priorities(policy_text: str) -> tuple[str, bool]:
     except ValueError:
         return policy_text, False
     is_shared = found.pop(PRIORITY_ATTRIBUTE, None) is not None
-    return canonical_json(found), is_shared
+    return _canonical_json(found), is_shared
 
 
-def canonical_json(policy: Mapping[str, Any]) -> str:
+def _canonical_json(policy: Mapping[str, Any]) -> str:
     """A filter policy as JSON text that does not depend on the order of its keys and values."""
 
     def ordered(part: Any) -> Any:

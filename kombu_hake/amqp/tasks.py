@@ -17,6 +17,7 @@ from datetime import datetime
 from operator import itemgetter
 from typing import Any
 
+from kombu_hake.amqp.documents import SCALARS, is_deeper
 from kombu_hake.amqp.limits import MAX_NESTING
 
 __all__ = [
@@ -26,7 +27,6 @@ __all__ = [
     "ORIGIN_HEADER",
     "PRIVATE_EXCHANGE",
     "fault_of",
-    "is_deep",
     "is_plain",
     "is_task",
     "is_time_limit",
@@ -47,9 +47,6 @@ _YEARS = range(2, 9_998)
 #: A hundred years; timers cannot wait for much longer.
 _MAX_TIME_LIMIT_S = 3_200_000_000
 _MAX_COUNT = 2**31
-_CONTAINERS = (list, tuple, set, frozenset)
-#: The types of most values; none of them is a container.
-_SCALARS = frozenset({str, int, type(None), bool, float, bytes})
 
 
 def is_task(headers: Mapping[str, Any]) -> bool:
@@ -81,24 +78,9 @@ def fault_of(headers: Mapping[str, Any], properties: Mapping[str, Any], payload:
         if value is not None and (fault := check(value)) is not None:
             return f"{name} {fault}"
     for values in (headers.values(), properties.values()):
-        if any(map(is_deep, [value for value in values if value and type(value) not in _SCALARS])):
+        if any(is_deeper(value, MAX_NESTING) for value in values if value and type(value) not in SCALARS):
             return "its headers are nested too deep"
     return (_embed_fault(headers) if _SIGNATURES.intersection(headers) else None) or _payload_fault(payload)
-
-
-def is_deep(value: Any) -> bool:
-    """Return True if containers in *value* are nested deeper than :data:`kombu_hake.amqp.limits.MAX_NESTING`."""
-    level = [value]
-    for _ in range(MAX_NESTING):
-        below: list[Any] = []
-        for item in level:
-            children = item.values() if isinstance(item, dict) else item if isinstance(item, _CONTAINERS) else ()
-            if not _SCALARS.issuperset(map(type, children)):
-                below += [child for child in children if type(child) not in _SCALARS]
-        if not below:
-            return False
-        level = below
-    return True
 
 
 def _payload_fault(payload: Any) -> str | None:

@@ -12,7 +12,6 @@ what an answer or error means    ``answers.py``, ``error_table.py``; how large a
 credentials, AWS's clock         ``credentials.py``, ``clock.py``
 threads, forks, caches           ``background.py``, ``senders.py``, ``forksafe.py``, ``concurrency.py``
 whether a thread is stuck        ``pulse.py``
-why AWS cannot be reached        ``reach.py``
 ================================ =====================================================================================
 """
 
@@ -24,7 +23,6 @@ from kombu_hake.aws.clients import Clients, boto_client, shared_clients
 from kombu_hake.aws.concurrency import Once, Reentry, SingleFlight, TtlCache, backoff_s
 from kombu_hake.aws.error_table import entry_error
 from kombu_hake.aws.pulse import Pulse, Vital, Wait, waits_until
-from kombu_hake.aws.reach import unreachable_at
 from kombu_hake.aws.retry import patience
 from kombu_hake.aws.senders import Senders, start_thread
 from kombu_hake.aws.wire import answer_limit_s
@@ -48,6 +46,5 @@ __all__ = [
     "patience",
     "shared_clients",
     "start_thread",
-    "unreachable_at",
     "waits_until",
 ]

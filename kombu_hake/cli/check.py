@@ -6,17 +6,15 @@ import json
 
 import click
 
-from kombu_hake.cli.tools import SPAN, connected, note, say
+from kombu_hake.cli.tools import ROLES, SPAN, connected, note, say
 
 __all__ = ["check"]
 
-#: As :data:`kombu_hake.admin.check.ROLES`, which would be a late import for ``--help``.
-_ROLES = ("producer", "consumer", "declarer", "operator")
 _FOUND = 2
 
 
 @click.command()
-@click.option("--role", "roles", multiple=True, type=click.Choice(_ROLES), help="Whose rights to look at; may be "
+@click.option("--role", "roles", multiple=True, type=click.Choice(ROLES), help="Whose rights to look at; may be "
               "repeated. Default: those of the app's own processes.")  # fmt: skip
 @click.option("--probe", is_flag=True, help="Also prove that SNS delivers, with a topic and queues of its own.")
 @click.option("--wait", "wait_s", type=SPAN, help="How long to wait for the probe: 90s, 15m. Default: two minutes.")

@@ -177,69 +177,30 @@ def _empty_polls(per_second: float) -> float:
 
 @click.command()
 @click.argument("per_second", type=click.FloatRange(min=0), metavar="MESSAGES_A_SECOND")
-@click.option(
-    "--groups",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Groups that get each message; 0: sent straight to one queue.",
-)
+@click.option("--groups", type=click.IntRange(min=0), default=0, show_default=True,
+              help="Groups that get each message; 0: sent straight to one queue.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Workers of each group.")
-@click.option(
-    "--handlers", type=click.IntRange(min=1), default=1, show_default=True, help="Handlers of each message in a group."
-)
-@click.option(
-    "--prefetch",
-    type=click.IntRange(min=1),
-    default=8,
-    show_default=True,
-    help="Prefetch count of a worker: concurrency times worker_prefetch_multiplier.",
-)
-@click.option(
-    "--size",
-    type=click.IntRange(min=1, max=262_144),
-    default=1,
-    show_default=True,
-    help="KiB of a message; more than 1024 with --s3 only.",
-)
+@click.option("--handlers", type=click.IntRange(min=1), default=1, show_default=True,
+              help="Handlers of each message in a group.")  # fmt: skip
+@click.option("--prefetch", type=click.IntRange(min=1), default=8, show_default=True,
+              help="Prefetch count of a worker: concurrency times worker_prefetch_multiplier.")  # fmt: skip
+@click.option("--size", type=click.IntRange(min=1, max=262_144), default=1, show_default=True,
+              help="KiB of a message; more than 1024 with --s3 only.")  # fmt: skip
 @click.option("--s3", is_flag=True, help="The messages go through S3 (large_messages).")
 @click.option("--batch", is_flag=True, help="Published in batches of ten.")
 @click.option("--backlog", is_flag=True, help="The queues always hold more than the workers have taken.")
-@click.option(
-    "--held",
-    type=click.FloatRange(min=0),
-    default=0.0,
-    show_default=True,
-    help="Seconds from receiving a message to acknowledging it.",
-)
-@click.option(
-    "--tenants",
-    is_flag=True,
-    help=f"Messages have a tenant (fair queues): {FAIR_USD:.2f} USD more for a million requests.",
-)
+@click.option("--held", type=click.FloatRange(min=0), default=0.0, show_default=True,
+              help="Seconds from receiving a message to acknowledging it.")  # fmt: skip
+@click.option("--tenants", is_flag=True, help="Messages have a tenant (fair queues): "
+              f"{FAIR_USD:.2f} USD more for a million requests.")  # fmt: skip
 @click.option("--no-remote-control", is_flag=True, help="Workers without Celery's remote control.")
-@click.option(
-    "--check-bindings",
-    type=click.FloatRange(min=0),
-    default=300.0,
-    show_default=True,
-    help="Seconds between two checks of a bound queue; 0: never.",
-)
-@click.option(
-    "--sqs-price",
-    type=click.FloatRange(min=0),
-    default=SQS_USD,
-    show_default=True,
-    help=f"USD for a million requests ({PRICES_FROM}).",
-)
-@click.option(
-    "--sns-price",
-    type=click.FloatRange(min=0),
-    default=SNS_USD,
-    show_default=True,
-    help=f"USD for a million requests ({PRICES_FROM}).",
-)
-@click.option("--json", "as_json", is_flag=True, help="One JSON document instead of a table.")  # fmt: skip
+@click.option("--check-bindings", type=click.FloatRange(min=0), default=300.0, show_default=True,
+              help="Seconds between two checks of a bound queue; 0: never.")  # fmt: skip
+@click.option("--sqs-price", type=click.FloatRange(min=0), default=SQS_USD, show_default=True,
+              help=f"USD for a million requests ({PRICES_FROM}).")  # fmt: skip
+@click.option("--sns-price", type=click.FloatRange(min=0), default=SNS_USD, show_default=True,
+              help=f"USD for a million requests ({PRICES_FROM}).")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="One JSON document instead of a table.")
 def cost(
     per_second: float, groups: int, workers: int, handlers: int, prefetch: int, size: int, s3: bool, batch: bool,
     backlog: bool, held: float, tenants: bool, no_remote_control: bool, check_bindings: float, sqs_price: float,

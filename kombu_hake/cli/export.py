@@ -8,13 +8,12 @@ from typing import Any
 
 import click
 
-from kombu_hake.cli.tools import connected, note
+from kombu_hake.cli.tools import ROLES, connected, note
 
 __all__ = ["export"]
 
 #: Of a template that is sent with the request; a larger one is uploaded to S3. CloudFormation counts bytes.
 _INLINE_TEMPLATE_BYTES = 51_200
-_ROLES = ("producer", "consumer", "declarer", "operator")
 #: Managed policies that a role can have without a higher quota.
 _POLICIES_OF_A_ROLE = 10
 
@@ -59,7 +58,7 @@ def cloudformation(ctx: click.Context, output: Any) -> None:
 
 
 @export.command()
-@click.option("--role", type=click.Choice(_ROLES), help="This role alone.")
+@click.option("--role", type=click.Choice(ROLES), help="This role alone.")
 @_to_file
 @click.pass_context
 def iam(ctx: click.Context, role: str | None, output: Any) -> None:
@@ -70,8 +69,8 @@ def iam(ctx: click.Context, role: str | None, output: Any) -> None:
     """
     found: dict[str, Any] = {}
     with connected(ctx, offline=True) as broker:
-        for each in (role,) if role is not None else _ROLES:
-            documents = broker.export_iam(each)  # type: ignore[arg-type]  # one of _ROLES
+        for each in (role,) if role is not None else ROLES:
+            documents = broker.export_iam(each)  # type: ignore[arg-type]  # one of ROLES
             found[each] = documents[0] if len(documents) == 1 else documents
             if len(documents) > 1:
                 note(f"The rights of a {each} take {len(documents)} managed policies: attach all of them.")

@@ -1,4 +1,4 @@
-"""The topology as a drawing: Mermaid or DOT. Pure.
+"""``celery -A shop hake graph``: the topology as a drawing, in Mermaid or DOT.
 
 Topics are on the left, groups in the middle with their bindings as edges, handlers and dead letters on the right.
 """
@@ -6,14 +6,28 @@ Topics are on the left, groups in the middle with their bindings as edges, handl
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import click
+
+from kombu_hake.cli.tools import connected
 from kombu_hake.quoting import quoted
 
 if TYPE_CHECKING:
     from kombu_hake.admin import Group
 
-__all__ = ["dot", "mermaid"]
+__all__ = ["dot", "graph", "mermaid"]
+
+
+@click.command()
+@click.option("--format", "form", type=click.Choice(["mermaid", "dot"]), default="mermaid", show_default=True)
+@click.option("-o", "--output", type=click.File("w"), default="-", help="A file instead of standard output.")
+@click.pass_context
+def graph(ctx: click.Context, form: str, output: Any) -> None:
+    """Draw the topology: topics, the keys that groups listen to, handlers, dead letters."""
+    draw = {"mermaid": mermaid, "dot": dot}[form]
+    with connected(ctx) as broker:
+        output.write(draw(broker.groups()))
 
 
 class _Node(NamedTuple):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kombu_hake.cli.tools import connected, note, say
+from kombu_hake.cli.tools import confirmed, connected, note, say
 
 if TYPE_CHECKING:
     from kombu_hake.admin import Admin, Found, Report
@@ -62,10 +62,8 @@ def _refuse(unproven: list[Found]) -> bool:
 
 
 def _confirm(unproven: list[Found]) -> bool:
-    note("Only their tags call these queues temporary. They would be deleted with the messages in them:")
-    for found in unproven:
-        note(f"  {found.name}")
-    return click.confirm("Delete them?", err=True)
+    text = "Only their tags call these queues temporary. They would be deleted with the messages in them:"
+    return confirmed(text, [found.name for found in unproven])
 
 
 def _sleep(seconds: float) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kombu_hake.cli.tools import connected, note, say
+from kombu_hake.cli.tools import confirmed, connected, note, say
 
 if TYPE_CHECKING:
     from kombu_hake.admin import Applied, Plan, Undeclared
@@ -76,10 +76,8 @@ def apply(ctx: click.Context, prune: str | None, yes: bool, as_json: bool) -> No
 
 
 def _confirms(found: list[Undeclared]) -> bool:
-    note("These are in this namespace and not declared by this app. They would be deleted:")
-    for one in found:
-        note(f"  {_undeclared(one)}")
-    return click.confirm("Delete them?", err=True)
+    text = "These are in this namespace and not declared by this app. They would be deleted:"
+    return confirmed(text, map(_undeclared, found))
 
 
 def plan_lines(found: Plan) -> str:

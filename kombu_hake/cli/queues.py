@@ -1,4 +1,4 @@
-"""``celery -A shop hake queues``: counts of every queue of the app, and a check of them."""
+"""``celery -A shop hake queues`` and ``groups``: counts of queues, a check of them, and what groups handle."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import click
 
 from kombu_hake.cli.tools import SPAN, again, connected, note, say, watch_option
 
-__all__ = ["queues"]
+__all__ = ["groups", "queues"]
 
 
 @click.command()
@@ -49,3 +49,21 @@ def queues(
                 note(breach)
     if found:
         ctx.exit(2)
+
+
+@click.command()
+@click.argument("names", nargs=-1, metavar="[GROUP]...")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document instead of a table.")
+@watch_option
+@click.pass_context
+def groups(ctx: click.Context, names: tuple[str, ...], as_json: bool, watch: float | None) -> None:
+    """Show groups: their waiting messages, dead letters, keys and handlers.
+
+    Shows the groups of this app and all other queues that listen to its topics, or only the named groups (queues).
+    """
+    from kombu_hake.cli.tables import groups_table
+
+    with connected(ctx) as broker:
+        for _ in again(watch, clear=not as_json):
+            found = broker.groups(names)
+            say(json.dumps([group.as_dict() for group in found], indent=2) if as_json else groups_table(found))

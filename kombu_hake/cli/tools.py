@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,10 @@ from kombu_hake.quoting import escaped
 if TYPE_CHECKING:
     from kombu_hake.admin import Admin
 
-__all__ = ["SPAN", "again", "connected", "note", "say", "watch_option", "which_letters"]
+__all__ = ["ROLES", "SPAN", "again", "confirmed", "connected", "note", "say", "watch_option", "which_letters"]
 
+#: As :data:`kombu_hake.admin.export.rights.ROLES`, whose import would make ``--help`` slow.
+ROLES = ("producer", "consumer", "declarer", "operator")
 _NOTE_CHARS = 2_000
 
 
@@ -28,6 +30,14 @@ def say(text: str) -> None:
 def note(text: str) -> None:
     """Print one line of notes to standard error."""
     click.echo(escaped(text, _NOTE_CHARS), err=True)
+
+
+def confirmed(text: str, things: Iterable[str]) -> bool:
+    """Ask whether to delete things, one a line after a text."""
+    note(text)
+    for thing in things:
+        note(f"  {thing}")
+    return click.confirm("Delete them?", err=True)
 
 
 @contextmanager

@@ -34,7 +34,6 @@ from kombu_hake.quoting import guarded, quoted, without_userinfo
 
 __all__ = [
     "SCHEME",
-    "Masked",
     "Settings",
     "UrlParts",
     "join_url",

@@ -19,6 +19,7 @@ from kombu_hake.aws import Clients, Once, TtlCache, patience
 from kombu_hake.exceptions import AccessDenied, HakeError, TopologyError
 from kombu_hake.publish.routes import QueueTarget
 from kombu_hake.quoting import fields, guarded
+from kombu_hake.topology import lookups
 
 __all__ = ["Delays"]
 
@@ -69,11 +70,10 @@ class Delays:
         Raises:
             HakeError: AWS did not say.
         """
-        names = ["MessageRetentionPeriod"]
         try:
             with patience(_PATIENCE_S):
-                answer = self._clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=names)
+                found = lookups.attributes(self._clients, url, "MessageRetentionPeriod")
         except (AccessDenied, TopologyError) as exc:
             logger.info("For how long %s keeps messages may not be read: %s", url, exc)
             return None
-        return whole((answer.get("Attributes") or {}).get("MessageRetentionPeriod")) or None
+        return whole(found.get("MessageRetentionPeriod")) or None

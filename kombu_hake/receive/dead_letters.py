@@ -49,6 +49,7 @@ from kombu_hake.publish import NO_TENANT
 from kombu_hake.quoting import fields, guarded
 from kombu_hake.receive.delivery import Lease, Outcome
 from kombu_hake.receive.messages import group_id_of
+from kombu_hake.topology import lookups
 
 __all__ = ["DeadLetter", "DeadLetters", "SourceQueue"]
 
@@ -247,8 +248,7 @@ class DeadLetters:
 
     def _look_up(self, dead_arn: QueueArn) -> QueueUrl:
         arn = parse_arn(dead_arn)
-        found = self._clients.sqs("get_queue_url", QueueName=arn.name, QueueOwnerAWSAccountId=arn.account)
-        return QueueUrl(found["QueueUrl"])
+        return lookups.queue_url(self._clients, arn.name, arn.account)
 
     def _read(self, url: QueueUrl) -> _Attributes:
         return self._attributes.get(url, lambda: self._read_now(url))
@@ -260,8 +260,7 @@ class DeadLetters:
                 f"topology=assume does not read the redrive policy of {url}: the message stays, and AWS moves it "
                 "after the receives that the policy allows."
             )
-        names = ["RedrivePolicy", "MessageRetentionPeriod"]
-        found = self._clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=names).get("Attributes", {})
+        found = lookups.attributes(self._clients, url, "RedrivePolicy", "MessageRetentionPeriod")
         try:
             policy = read_object(found.get("RedrivePolicy"))
             if policy:

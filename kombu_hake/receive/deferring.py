@@ -41,6 +41,7 @@ from kombu_hake.receive.dead_letters import DeadLetters
 from kombu_hake.receive.deliveries import Deliveries, How
 from kombu_hake.receive.delivery import Delivery, Lease, Outcome
 from kombu_hake.receive.messages import group_id_of, receive_count
+from kombu_hake.topology import lookups
 
 __all__ = ["Deferring", "InFlight", "Reading"]
 
@@ -124,14 +125,13 @@ class InFlight:
         with self._lock:
             counted = queue.hidden
         try:
-            answer = self._clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=[_ATTRIBUTE])
+            found = whole(lookups.attributes(self._clients, url, _ATTRIBUTE).get(_ATTRIBUTE))
         except HakeError as exc:
             logger.info("The number of messages in flight in %s can't be read: %s", url, exc)
             return
         except Exception:  # an unforeseen answer; the next reading may succeed
             logger.info("The number of messages in flight in %s can't be read.", url, exc_info=True)
             return
-        found = whole((answer.get("Attributes") or {}).get(_ATTRIBUTE))
         if found is None:
             return
         with self._lock:

@@ -98,20 +98,18 @@ class Payloads:
         stores: Stores,
         *,
         max_receives: Callable[[QueueUrl], int | None] = lambda url: None,
-        on_ready: Callable[[Iterable[Delivery]], None] = lambda deliveries: None,
-        on_hidden: Callable[[Delivery, int], None] = lambda delivery, seconds: None,
     ) -> None:
         """
         Args:
             max_receives: After how many receives AWS dead-letters a message of a queue; None for never.
-            on_ready: Called with a message that can be handed over.
-            on_hidden: Called with a message that is to be received again after so many seconds.
         """
         self._clients = clients
         self.stores = stores
         self._max_receives = max_receives
-        self.on_ready = on_ready
-        self.on_hidden = on_hidden
+        #: Called with messages that can be handed over.
+        self.on_ready: Callable[[Iterable[Delivery]], None] = lambda deliveries: None
+        #: Called with a message that is to be received again after so many seconds.
+        self.on_hidden: Callable[[Delivery, int], None] = lambda delivery, seconds: None
         self._warned: TtlCache[str, None] = TtlCache(_WARN_EVERY_S)
         self._fresh()
         forksafe.register(self)

@@ -185,6 +185,7 @@ class Receiver:
         on_gone: Callable[[str], QueueUrl | None],
         on_check: Callable[[str], None],
         is_best_effort: Callable[[str], bool],
+        hedge: Callable[[str], Hedge[_Answer]] = Hedge,
     ) -> None:
         """Store; nothing starts before :meth:`add`.
 
@@ -194,6 +195,7 @@ class Receiver:
             on_check: Called in a thread of its own now and then, to look after what feeds the queue.
             is_best_effort: Called with the name of a queue that may not be received from; True if the consumer is to
                 go on without it.
+            hedge: Makes the tries of a queue's poller in an outage, by the queue's name.
         """
         self._channel_id = channel_id
         self._clients = clients
@@ -204,6 +206,7 @@ class Receiver:
         self._on_gone = on_gone
         self._on_check = on_check
         self._is_best_effort = is_best_effort
+        self._hedge = hedge
         self._fresh(0)
         forksafe.register(self)
 
@@ -321,7 +324,7 @@ class Receiver:
 
     def _poll_until_closed(self, source: _Source, is_helper: bool) -> None:
         trouble = Trouble(source.name)
-        hedge: Hedge[_Answer] = Hedge(source.name)
+        hedge = self._hedge(source.name)
         failures = 0
         try:
             while True:

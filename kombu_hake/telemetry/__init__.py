@@ -19,15 +19,32 @@ from kombu_hake.telemetry.safety import report
 from kombu_hake.telemetry.values import Received
 
 if TYPE_CHECKING:
-    from kombu_hake.telemetry.hub import Telemetry
     from kombu_hake.telemetry.metrics import PollClock
     from kombu_hake.telemetry.traces import Processing
 else:  # these modules import OpenTelemetry; others need the names for annotations alone
-    PollClock = Processing = Telemetry = Any
+    PollClock = Processing = Any
 
 __all__ = ["PollClock", "Processing", "Received", "Telemetry", "is_celery_instrumented", "load", "report"]
 
 logger = guarded(logging.getLogger(__name__))
+
+
+class Telemetry:
+    """Metrics and traces together, as the parts of a connection get them. Safe to share between threads."""
+
+    def __init__(self, meter_provider: Any = None, tracer_provider: Any = None) -> None:
+        """Import OpenTelemetry, and use these providers, or those that the application sets for the process, now or
+        later.
+        """
+        from kombu_hake.telemetry.metrics import Metrics
+        from kombu_hake.telemetry.traces import Traces
+
+        self.metrics = Metrics(meter_provider)
+        self.traces = Traces(tracer_provider)
+
+    def is_on(self) -> bool:
+        """Return True if anything is reported: the application has set a provider of metrics or of traces."""
+        return self.metrics.is_on() or self.traces.is_on()
 
 
 class _OfProcess:
@@ -60,8 +77,6 @@ def load() -> Telemetry | None:
 
 def _import() -> Telemetry | None:
     try:
-        from kombu_hake.telemetry.hub import Telemetry
-
         return Telemetry()
     except Exception as exc:  # an installation that is incomplete may raise anything; messages matter more
         if isinstance(exc, ModuleNotFoundError) and (exc.name or "").split(".")[0] == "opentelemetry":
@@ -75,7 +90,7 @@ def _import() -> Telemetry | None:
 
 
 def is_celery_instrumented() -> bool:
-    """Whether ``opentelemetry-instrumentation-celery`` is active in this process: it makes the spans of tasks."""
+    """Return True if ``opentelemetry-instrumentation-celery`` is active here: it makes the spans of tasks."""
     module = sys.modules.get("opentelemetry.instrumentation.celery")
     # Not CeleryInstrumentor(): some versions start anew when they are called again.
     instance = getattr(getattr(module, "CeleryInstrumentor", None), "_instance", None)

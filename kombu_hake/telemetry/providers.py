@@ -1,4 +1,4 @@
-"""Whether the application has set a provider of OpenTelemetry for the process. Until then nothing is reported.
+"""Tell if the application has set a provider of OpenTelemetry for the process. Until then nothing is reported.
 
 Each message asks for it, so it must cost next to nothing. The functions of OpenTelemetry's API that return the provider
 look into the environment each time; so they are called only when the variable that they return has changed.
@@ -34,7 +34,7 @@ class Provider:
         self._is_set = given is not None or self._look()  # one that the environment names is loaded here
 
     def is_set(self) -> bool:
-        """Whether there is one that reports anything. It stays as soon as there is."""
+        """Return True if there is one that reports anything; from then on it stays True."""
         if not self._is_set and self._variables.get(self._name, self) is not None:
             self._is_set = self._look()
         return self._is_set

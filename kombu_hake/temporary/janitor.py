@@ -43,17 +43,17 @@ from __future__ import annotations
 
 import logging
 import random
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 from kombu_hake.amqp import (
-    SQS_LIST_PAGE,
     Ownership,
     QueueUrl,
     from_tags,
     is_incarnation,
+    looks_temporary,
     ownership,
     parse_arn,
     queue_name,
@@ -62,7 +62,7 @@ from kombu_hake.aws import Clients, forksafe
 from kombu_hake.config import Settings
 from kombu_hake.exceptions import AccessDenied, HakeError, InvalidName, QueueNotFound, TopologyError
 from kombu_hake.quoting import guarded
-from kombu_hake.topology import LEVEL_TAG, NAMESPACE_TAG, Home, Timings, Topics, read_tags, retention_s, whoami
+from kombu_hake.topology import LEVEL_TAG, NAMESPACE_TAG, Home, Timings, Topics, lookups, retention_s, whoami
 
 __all__ = ["MOST_LOOKS", "MOST_TOPICS", "SHORT_PAUSE_S", "Found", "Janitor", "Report"]
 
@@ -82,8 +82,6 @@ _STRAY_S = 3.0
 _NOT_OURS_S = 86_400.0
 #: Users of a queue that the report names, at most.
 _MAX_NAMED = 4
-#: Names that kombu and Celery give to temporary queues hold a UUID, or end as the names of our incarnations do.
-_LOOKS_TEMPORARY = re.compile(r"[0-9a-f]{32}|[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
 
 
 @dataclass
@@ -225,7 +223,7 @@ class Janitor:
         topics = dict.fromkeys(exchanges)
         looked: dict[str, Found | None] = {}
         if is_own is not None:
-            for name in sorted(filter(_LOOKS_TEMPORARY.search, names))[:most]:
+            for name in sorted(filter(looks_temporary, names))[:most]:
                 first = looked[name] = self._look(name, names[name], topics)
                 yield pause_s
                 if first is not None and first.state == "used":
@@ -266,18 +264,11 @@ class Janitor:
 
     def _pages(self, most: int | None) -> Iterator[dict[str, QueueUrl]]:
         """Names of the queues of this namespace to their URLs."""
-        prefix = self._settings.namer.queue_prefix()
-        params: dict[str, object] = {"MaxResults": SQS_LIST_PAGE} | ({"QueueNamePrefix": prefix} if prefix else {})
-        pages = 0
-        while True:
-            answer = self._clients.sqs("list_queues", **params)
-            urls = [QueueUrl(url) for url in answer.get("QueueUrls") or ()]
-            named = {queue_name(url): url for url in urls}
-            yield {name: url for name, url in named.items() if self._settings.namer.owns(name)}
-            pages += 1
-            if not answer.get("NextToken") or (most is not None and pages >= _MOST_PAGES):
-                return
-            params["NextToken"] = answer["NextToken"]
+        namer = self._settings.namer
+        for urls in islice(
+            lookups.queue_pages(self._clients, namer.queue_prefix()), None if most is None else _MOST_PAGES
+        ):
+            yield {name: url for name, url in zip(map(queue_name, urls), urls, strict=True) if namer.owns(name)}
 
     def _choose(self, names: dict[str, QueueUrl], most: int | None, report: Report) -> list[str]:
         """Which queues to look at: all that fit, those first that look temporary; by chance, if there are too many."""
@@ -287,16 +278,16 @@ class Janitor:
         self._not_ours = {url: until for url, until in self._not_ours.items() if until > now}
         candidates = [name for name, url in names.items() if url not in self._not_ours]
         if not self._settings.namer.namespace:
-            candidates = [name for name in candidates if _LOOKS_TEMPORARY.search(name)]
+            candidates = [name for name in candidates if looks_temporary(name)]
         self._chance.shuffle(candidates)
-        candidates.sort(key=lambda name: _LOOKS_TEMPORARY.search(name) is None)
+        candidates.sort(key=lambda name: not looks_temporary(name))
         report.left_out = max(0, len(candidates) - most)
         return candidates[:most]
 
     def _look(self, name: str, url: QueueUrl, topics: dict[str, None]) -> Found | None:
         """The queue, if it is temporary and ours; notes the exchanges that feed it."""
         try:
-            tags = read_tags(self._clients, url)
+            tags = lookups.tags(self._clients, url)
         except QueueNotFound:
             return None
         found = self._read(tags)
@@ -320,11 +311,10 @@ class Janitor:
         if is_incarnation(name):
             return True
         try:
-            answer = self._clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=["MessageRetentionPeriod"])
+            found = lookups.attributes(self._clients, url, "MessageRetentionPeriod").get("MessageRetentionPeriod")
         except (AccessDenied, QueueNotFound) as exc:
             logger.debug("Queue %s is not proved to be temporary: %s", name, exc)
             return False
-        found = answer.get("Attributes", {}).get("MessageRetentionPeriod")
         return bool(found == retention_s(self._settings, is_temporary=True))
 
     def _read(self, tags: dict[str, str]) -> Ownership | None:
@@ -364,7 +354,7 @@ class Janitor:
         logger.info("Removed temporary queue %s, abandoned by %s.", found.name, found.who or "an unknown process")
 
     def _is_unchanged(self, found: Found) -> bool:
-        now = self._read(read_tags(self._clients, found.url))
+        now = self._read(lookups.tags(self._clients, found.url))
         due_s = None if now is None else now.due_s()
         if now is None or due_s is None or due_s >= self._now_s() or now.signs() != found.ownership.signs():
             found.state = "kept"
@@ -374,9 +364,10 @@ class Janitor:
 
     def _unsubscribe(self, found: Found, exchanges: list[str], pause_s: float) -> Iterator[float]:
         """Remove the subscriptions of a queue to the exchanges that feed it; of a priority level, to any of these."""
-        answer = self._clients.sqs("get_queue_attributes", QueueUrl=found.url, AttributeNames=["QueueArn"])
-        arn = answer["Attributes"]["QueueArn"]
-        for exchange in exchanges if found.main else sorted(from_tags(read_tags(self._clients, found.url)).exchanges()):
+        arn = lookups.attributes(self._clients, found.url, "QueueArn")["QueueArn"]
+        for exchange in (
+            exchanges if found.main else sorted(from_tags(lookups.tags(self._clients, found.url)).exchanges())
+        ):
             yield pause_s
             try:
                 items = list(self._topics.subscriptions(exchange))
@@ -416,7 +407,7 @@ class Janitor:
 
     def _is_gone(self, name: str) -> bool:
         try:
-            self._clients.sqs("get_queue_url", QueueName=name)
+            lookups.queue_url(self._clients, name)
         except QueueNotFound:
             return True
         return False

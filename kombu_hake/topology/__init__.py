@@ -9,7 +9,8 @@ to change                        open
 ================================ =====================================================================================
 what a connection can ask for    ``topology.py``, and what ``topology=auto``, ``verify`` and ``assume`` make of it
 what a queue should have         ``spec.py`` (from its arguments), ``planning.py`` and ``desired.py`` (from bindings)
-what AWS shows                   ``reading.py``, ``observed.py`` (late reads), ``knowledge.py`` (bindings, by tags)
+what AWS shows                   ``reading.py``, ``observed.py`` (late reads), ``knowledge.py`` (bindings, by tags);
+                                 lists, tags and attributes as they are: ``lookups.py``
 what is written                  ``diff.py`` decides, ``apply.py`` writes; ``coverage.py`` compares filters
 how a queue is bound, unbound    ``reconciler.py``; deleted: ``removal.py``; recreated: ``repair.py``
 the faults of ``verify``         ``verification.py``
@@ -24,13 +25,14 @@ how late AWS is, later work      ``timings.py``, ``chores.py``
 
 from __future__ import annotations
 
+from kombu_hake.topology import lookups
 from kombu_hake.topology.audit import Audit, Auditor, Undeclared
 from kombu_hake.topology.blueprint import Blueprint, SnsSubscription, SnsTopic, SqsQueue, blueprint
 from kombu_hake.topology.coverage import covers
 from kombu_hake.topology.desired import filters
 from kombu_hake.topology.drift import Drift
 from kombu_hake.topology.home import Home
-from kombu_hake.topology.queues import AWS_MANAGED_KEY, read_tags
+from kombu_hake.topology.queues import AWS_MANAGED_KEY
 from kombu_hake.topology.signs import Signs, whoami
 from kombu_hake.topology.sizes import SIZE_ARGUMENT, TopicLimit, checked_size
 from kombu_hake.topology.spec import (
@@ -75,9 +77,9 @@ __all__ = [
     "checked_store",
     "covers",
     "filters",
+    "lookups",
     "needs_topic",
     "own_tags",
-    "read_tags",
     "retention_s",
     "same_store",
     "whoami",

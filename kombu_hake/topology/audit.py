@@ -13,14 +13,13 @@ Bindings that are not declared are part of what is compared until they are remov
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kombu_hake.amqp import (
     MAX_PRIORITY_TAG,
     SNS_MAX_FILTERS,
-    SQS_LIST_PAGE,
     TAG_PREFIX,
     Arn,
     Binding,
@@ -41,13 +40,14 @@ from kombu_hake.aws import Clients
 from kombu_hake.config import Settings
 from kombu_hake.exceptions import AccessDenied, InvalidName, QueueNotFound, TopicNotFound, TopologyError
 from kombu_hake.quoting import guarded
+from kombu_hake.topology import lookups
 from kombu_hake.topology.blueprint import Blueprint, Draft, SnsTopic, SqsQueue, blueprint, desired_of, draft, topic_arn
 from kombu_hake.topology.desired import Desired
 from kombu_hake.topology.diff import Change, SetAttribute, Subscribe, Unsubscribe, WritePolicy, diff
 from kombu_hake.topology.drift import Drift, ShownQueue, ShownTopic, queue_drift, size_drift, topic_drift
 from kombu_hake.topology.home import Home
 from kombu_hake.topology.observed import Observed, Subscription
-from kombu_hake.topology.queues import COUNTS, read_tags
+from kombu_hake.topology.queues import COUNTS
 from kombu_hake.topology.sizes import SIZE_ATTRIBUTE, size_of
 from kombu_hake.topology.spec import (
     LEVEL_TAG,
@@ -209,8 +209,7 @@ class Auditor:
             return
         attributes = tags = None
         try:
-            answer = self._clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=["All"])
-            attributes = dict(answer.get("Attributes") or {})
+            attributes = lookups.attributes(self._clients, url)
         except QueueNotFound:
             self._queues[queue.name] = None
             if queue.is_predefined:
@@ -219,7 +218,7 @@ class Auditor:
         except AccessDenied as exc:
             self._cannot_tell(f"the attributes of queue {queue.physical}", exc)
         try:
-            tags = read_tags(self._clients, url)
+            tags = lookups.tags(self._clients, url)
         except QueueNotFound:
             tags = {}
         except AccessDenied as exc:
@@ -230,16 +229,15 @@ class Auditor:
     def _url(self, queue: SqsQueue) -> QueueUrl:
         address = self._settings.predefined_queue(queue.name)
         if address is None:
-            return QueueUrl(self._clients.sqs("get_queue_url", QueueName=queue.physical)["QueueUrl"])
+            return lookups.queue_url(self._clients, queue.physical)
         if not address.startswith("arn:"):
             self._home.check_url(address)
             return QueueUrl(address)
         arn = self._home.check_arn(address, f"predefined queue {queue.name!r}")
         try:
-            answer = self._clients.sqs("get_queue_url", QueueName=arn.name, QueueOwnerAWSAccountId=arn.account)
+            return lookups.queue_url(self._clients, arn.name, arn.account)
         except QueueNotFound as exc:
             raise QueueNotFound(f"The predefined queue {queue.name!r} ({address}) does not exist: create it.") from exc
-        return QueueUrl(answer["QueueUrl"])
 
     def _with_levels(self, spec: QueueSpec) -> QueueSpec:
         """With the highest priority that other processes declared the queue with: its levels are in use."""
@@ -365,7 +363,7 @@ class Auditor:
                 self._found.changes.append(drift)
 
     def _has_room(self, exchange: str, changes: Iterable[Change], observed: Observed) -> bool:
-        """Whether a topic takes the filters that a queue's subscriptions lack, by AWS's default quota."""
+        """Return True if a topic takes the filters that a queue's subscriptions lack, by AWS's default quota."""
         lacking = sum(1 for change in changes if _adds_filter(change, exchange, observed))
         topic = self._topics.get(exchange)
         if not lacking or topic is None or topic.subscriptions is None:
@@ -391,8 +389,7 @@ class Auditor:
         """None where they may not be read, or the subscription was removed just now."""
         if arn not in self._attributes:
             try:
-                answer = self._clients.sns("get_subscription_attributes", SubscriptionArn=arn)
-                self._attributes[arn] = dict(answer["Attributes"])
+                self._attributes[arn] = lookups.subscription(self._clients, arn)
             except (AccessDenied, TopicNotFound):
                 self._attributes[arn] = None
         return self._attributes[arn]
@@ -420,7 +417,7 @@ class Auditor:
     def _subscription(self, arn: SubscriptionArn, what: str) -> Subscription | None:
         """None if it is gone: SNS lists a subscription for a while after its deletion."""
         try:
-            shown = dict(self._clients.sns("get_subscription_attributes", SubscriptionArn=arn)["Attributes"])
+            shown = lookups.subscription(self._clients, arn)
         except AccessDenied as exc:
             self._cannot_tell(what, exc)
             return Subscription(arn, None)
@@ -488,7 +485,7 @@ class Auditor:
         if topic.max_size_bytes is None:
             return None
         try:
-            return size_of(self._clients.sns("get_topic_attributes", TopicArn=topic.arn).get("Attributes") or {})
+            return size_of(lookups.topic_attributes(self._clients, topic.arn))
         except AccessDenied as exc:
             self._cannot_tell(f"the size of exchange {topic.exchange}", exc)
         except TopicNotFound as exc:
@@ -506,7 +503,7 @@ class Auditor:
         subscriptions: dict[str, str] | None = None
         tags: dict[str, str] | None = None
         try:
-            listed = self._pages("sns", "list_subscriptions_by_topic", "Subscriptions", TopicArn=arn)
+            listed = lookups.subscriptions(self._clients, arn)
             subscriptions = {item["Endpoint"]: item["SubscriptionArn"] for item in listed}
         except TopicNotFound:
             return None
@@ -514,16 +511,12 @@ class Auditor:
             self._cannot_tell(f"the subscriptions of exchange {exchange}", exc)
         if exchange not in self._settings.predefined_exchanges:
             try:
-                tags = self._topic_tags(arn)
+                tags = lookups.topic_tags(self._clients, arn)
             except TopicNotFound:
                 return None
             except AccessDenied as exc:
                 self._cannot_tell(f"the tags of exchange {exchange}", exc)
         return ShownTopic(tags, subscriptions)
-
-    def _topic_tags(self, arn: str) -> dict[str, str]:
-        answer = self._clients.sns("list_tags_for_resource", ResourceArn=arn)
-        return {tag["Key"]: tag["Value"] for tag in answer.get("Tags") or ()}
 
     # --- what is no longer declared
 
@@ -553,15 +546,13 @@ class Auditor:
             self._found.unsearched.append(f"Cannot look for topics that are no longer declared: {exc}")
 
     def _undeclared_queues(self, known: Collection[str]) -> list[Undeclared]:
-        prefix = self._settings.namer.queue_prefix()
-        params: dict[str, Any] = {"MaxResults": SQS_LIST_PAGE} | ({"QueueNamePrefix": prefix} if prefix else {})
         found = []
-        for url in self._pages("sqs", "list_queues", "QueueUrls", **params):
+        for url in lookups.queues(self._clients, self._settings.namer.queue_prefix()):
             name = queue_name(url)
             if name in known or not self._settings.namer.owns(name) or is_incarnation(name):
                 continue
             try:
-                one = self._undeclared_queue(name, QueueUrl(url))
+                one = self._undeclared_queue(name, url)
             except QueueNotFound:
                 continue  # AWS lists deleted queues for a while
             except TopologyError as exc:
@@ -572,11 +563,10 @@ class Auditor:
         return found
 
     def _undeclared_queue(self, name: str, url: QueueUrl) -> Undeclared | None:
-        tags = read_tags(self._clients, url)
+        tags = lookups.tags(self._clients, url)
         if not is_ours(tags, self._settings) or ownership.read(tags) is not None:
             return None  # foreign, or temporary
-        answer = self._clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=["All"])
-        attributes = answer.get("Attributes") or {}
+        attributes = lookups.attributes(self._clients, url)
         if attributes.get("MessageRetentionPeriod") == retention_s(self._settings, is_temporary=True):
             return None
         address = {*self._settings.predefined_queues.values()}
@@ -599,8 +589,8 @@ class Auditor:
         bindings = from_tags(tags)
         if LEVEL_TAG in tags:
             try:
-                main = self._clients.sqs("get_queue_url", QueueName=tags[LEVEL_TAG])["QueueUrl"]
-                bindings = from_tags(read_tags(self._clients, main))
+                main = lookups.queue_url(self._clients, tags[LEVEL_TAG])
+                bindings = from_tags(lookups.tags(self._clients, main))
             except TopologyError as exc:
                 logger.debug("The queue of a priority level is not found: %s", exc)
         found = {str(topic_arn(exchange, self._settings, self._home)) for exchange in bindings.exchanges() if exchange}
@@ -609,8 +599,7 @@ class Auditor:
     def _undeclared_topics(self, known: Collection[str], pruned: Collection[str]) -> list[Undeclared]:
         found = []
         predefined = set(self._settings.predefined_exchanges.values())
-        for item in self._pages("sns", "list_topics", "Topics"):
-            arn = item["TopicArn"]
+        for arn in lookups.topics(self._clients):
             try:
                 name = parse_arn(arn).name
             except InvalidName:
@@ -618,10 +607,9 @@ class Auditor:
             if name in known or arn in predefined or not self._settings.namer.owns(name):
                 continue
             try:
-                if not is_ours(self._topic_tags(arn), self._settings):
+                if not is_ours(lookups.topic_tags(self._clients, arn), self._settings):
                     continue
-                listed = self._pages("sns", "list_subscriptions_by_topic", "Subscriptions", TopicArn=arn)
-                endpoints = [one["Endpoint"] for one in listed]
+                endpoints = [one["Endpoint"] for one in lookups.subscriptions(self._clients, arn)]
                 unexplained = self._unexplained(arn, endpoints)
                 found += unexplained
                 gone = {*pruned, *(one.arn for one in unexplained)}
@@ -643,17 +631,6 @@ class Auditor:
         return found
 
     # --- inside
-
-    def _pages(self, service: str, operation: str, what: str, **params: Any) -> list[Any]:
-        call: Callable[..., dict[str, Any]] = self._clients.sqs if service == "sqs" else self._clients.sns
-        items: list[Any] = []
-        token: dict[str, str] = {}
-        while True:
-            answer = call(operation, **params, **token)
-            items += answer.get(what) or ()
-            if not answer.get("NextToken"):
-                return items
-            token = {"NextToken": answer["NextToken"]}
 
     def _cannot_tell(self, what: str, exc: AccessDenied) -> None:
         self._found.unknown.append(f"Cannot tell {what}: {exc}")

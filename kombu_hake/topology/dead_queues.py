@@ -38,8 +38,9 @@ from kombu_hake.aws import Clients
 from kombu_hake.config import Settings
 from kombu_hake.exceptions import AccessDenied, HakeError, QueueDeletedRecently, QueueNotFound
 from kombu_hake.quoting import fields, guarded
+from kombu_hake.topology import lookups
 from kombu_hake.topology.chores import Chores
-from kombu_hake.topology.queues import Queues, read_tags
+from kombu_hake.topology.queues import Queues
 from kombu_hake.topology.spec import (
     OWNER_TAG,
     Plan,
@@ -244,7 +245,7 @@ class DeadQueues:
         for name in (dead_name(queue), undelivered_name(queue)):
             try:
                 url = self._queues.url(name)
-                if read_tags(self._clients, url).get(OWNER_TAG) != owner:
+                if lookups.tags(self._clients, url).get(OWNER_TAG) != owner:
                     continue
                 if self._is_empty(name, url):
                     self._queues.delete(name)
@@ -291,8 +292,7 @@ class DeadQueues:
         from a queue that was there before.
         """
         # "All", because not every emulator knows the attribute, and none minds that.
-        answer = self._clients.sqs("get_queue_attributes", QueueUrl=dead_url, AttributeNames=["All"])
-        text = answer.get("Attributes", {}).get("RedriveAllowPolicy")
+        text = lookups.attributes(self._clients, dead_url).get("RedriveAllowPolicy")
         try:
             known = read_object(text) or {"redrivePermission": "byQueue" if is_new else ""}
         except ValueError as exc:

@@ -35,19 +35,20 @@ from kombu_hake.exceptions import (
     TopologyError,
 )
 from kombu_hake.quoting import fields, guarded
+from kombu_hake.topology import lookups
 from kombu_hake.topology.home import Home
 from kombu_hake.topology.spec import QueueSpec, created_attributes, own_tags, retention_s
 
-__all__ = ["AWS_MANAGED_KEY", "COUNTS", "RECREATE_PATIENCE_S", "Queues", "read_tags"]
+__all__ = ["AWS_MANAGED_KEY", "COUNTS", "RECREATE_PATIENCE_S", "Queues"]
 
 logger = guarded(logging.getLogger(__name__))
 #: How long to wait for the name of a deleted queue, seconds, where nothing else can be done.
 RECREATE_PATIENCE_S = SQS_QUEUE_RECREATE_S + 15
 _MAX_FOREIGN_URLS = 1_000
-_OF_POLICY = [
-    *("QueueArn", "Policy", "RedrivePolicy", "LastModifiedTimestamp", "MessageRetentionPeriod", "KmsMasterKeyId"),
+_OF_POLICY = (
+    "QueueArn", "Policy", "RedrivePolicy", "LastModifiedTimestamp", "MessageRetentionPeriod", "KmsMasterKeyId",
     "MaximumMessageSize",
-]
+)  # fmt: skip
 #: How long a policy that was read for another question stands for the next read of it.
 _JUST_READ_S = 2.0
 #: The key that AWS manages for SQS: its key policy does not let SNS in and can't be changed.
@@ -58,11 +59,6 @@ COUNTS = (
     "ApproximateNumberOfMessagesNotVisible",
     "ApproximateNumberOfMessagesDelayed",
 )
-
-
-def read_tags(clients: Clients, url: QueueUrl) -> dict[str, str]:
-    """All tags of a queue, as AWS shows them. One request."""
-    return dict(clients.sqs("list_queue_tags", QueueUrl=url).get("Tags") or {})
 
 
 class _Shown(NamedTuple):
@@ -244,8 +240,7 @@ class Queues:
         just_read = self._just_read.pop(url, None)
         if just_read is not None and time.monotonic() - just_read[1] <= _JUST_READ_S:
             return just_read[0]
-        answer = self._clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=_OF_POLICY)
-        attributes = answer.get("Attributes", {})
+        attributes = lookups.attributes(self._clients, url, *_OF_POLICY)
         self._shown[url] = _Shown(
             arn=QueueArn(attributes["QueueArn"]),
             redrive=attributes.get("RedrivePolicy", ""),
@@ -398,8 +393,8 @@ class Queues:
         return self._physical.get(name) or self._settings.namer.queue(name)
 
     def _counts(self, url: QueueUrl) -> tuple[int, ...]:
-        answer = self._clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=list(COUNTS))
-        return tuple(int(answer.get("Attributes", {}).get(name, 0)) for name in COUNTS)
+        found = lookups.attributes(self._clients, url, *COUNTS)
+        return tuple(int(found.get(name, 0)) for name in COUNTS)
 
     def _purge(self, url: QueueUrl) -> int:
         if self._settings.topology == "assume":
@@ -425,7 +420,7 @@ class Queues:
         if self._settings.topology == "assume":
             return self._home.queue_url(physical)
         try:
-            url = QueueUrl(self._clients.sqs("get_queue_url", QueueName=physical)["QueueUrl"])
+            url = lookups.queue_url(self._clients, physical)
         except QueueNotFound as exc:
             raise QueueNotFound(
                 f"There is no queue {name!r} (in SQS {physical!r}): declare it, or check the namespace, region and "
@@ -442,13 +437,12 @@ class Queues:
         if self._settings.topology == "assume":
             return self._home.queue_url(arn.name, arn.account)
         try:
-            answer = self._clients.sqs("get_queue_url", QueueName=arn.name, QueueOwnerAWSAccountId=arn.account)
+            return lookups.queue_url(self._clients, arn.name, arn.account)
         except QueueNotFound as exc:
             raise QueueNotFound(
                 f"The predefined queue {name!r}, {address}, does not exist, or its owner has not let this account see "
                 "it: create it, allow it in the queue's policy, or correct predefined_queues."
             ) from exc
-        return QueueUrl(answer["QueueUrl"])
 
     def _create(
         self,

@@ -15,9 +15,10 @@ from kombu_hake.amqp import QueueArn, QueueUrl, SubscriptionArn, allows, level_n
 from kombu_hake.aws import Clients, Once
 from kombu_hake.exceptions import AccessDenied, TopicNotFound, TopologyError
 from kombu_hake.quoting import fields, guarded
+from kombu_hake.topology import lookups
 from kombu_hake.topology.desired import Desired
 from kombu_hake.topology.observed import Memory, Observed, Subscription
-from kombu_hake.topology.queues import Queues, read_tags
+from kombu_hake.topology.queues import Queues
 from kombu_hake.topology.timings import BELIEVE_S
 from kombu_hake.topology.topics import Topics
 
@@ -112,7 +113,7 @@ class Reader:
             AccessDenied: it may not be read.
         """
         try:
-            shown = self._clients.sns("get_subscription_attributes", SubscriptionArn=arn)["Attributes"]
+            shown = lookups.subscription(self._clients, arn)
         except AccessDenied as exc:
             if must_read:
                 raise
@@ -192,4 +193,4 @@ class Reader:
 
     def tags(self, url: QueueUrl) -> dict[str, str]:
         """All tags of a queue: as AWS shows them, corrected by what this process wrote lately. One request."""
-        return self._memory.tags(url, read_tags(self._clients, url))
+        return self._memory.tags(url, lookups.tags(self._clients, url))

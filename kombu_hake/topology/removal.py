@@ -22,6 +22,7 @@ from kombu_hake.aws import Clients
 from kombu_hake.config import Settings
 from kombu_hake.exceptions import AccessDenied, QueueNotFound, TopologyError
 from kombu_hake.quoting import fields, guarded
+from kombu_hake.topology import lookups
 from kombu_hake.topology.apply import Applier
 from kombu_hake.topology.desired import Desired, Level, filters
 from kombu_hake.topology.diff import diff
@@ -144,7 +145,7 @@ class Remover:
         if (where.account, where.region) != (own.account, self._clients.region()):
             return False
         try:
-            url = QueueUrl(self._clients.sqs("get_queue_url", QueueName=where.name)["QueueUrl"])
+            url = lookups.queue_url(self._clients, where.name)
             tags = self._reader.tags(url)
             left, keys = self._without(exchange, tags)
             if left is None:
@@ -170,7 +171,7 @@ class Remover:
     def _of_level(self, exchange: str, main: str) -> BindingSet:
         """What a priority level keeps, which has no bindings of its own: the exchanges that share into levels."""
         try:
-            main_url = QueueUrl(self._clients.sqs("get_queue_url", QueueName=main)["QueueUrl"])
+            main_url = lookups.queue_url(self._clients, main)
             bindings = from_tags(self._reader.tags(main_url))
         except QueueNotFound:
             bindings = BindingSet()

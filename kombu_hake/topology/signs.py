@@ -13,7 +13,7 @@ from kombu_hake.aws import Clients, TtlCache, forksafe
 from kombu_hake.config import Settings
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, HakeError, QueueNotFound
 from kombu_hake.quoting import fields, guarded
-from kombu_hake.topology.queues import read_tags
+from kombu_hake.topology import lookups
 from kombu_hake.topology.spec import retention_s
 from kombu_hake.topology.timings import Timings
 
@@ -146,7 +146,7 @@ class Signs:
         Returns:
             The name that it has: a shared one, if there is no room for another.
         """
-        now_s, tags = self.now_s(), read_tags(self._clients, url)
+        now_s, tags = self.now_s(), lookups.tags(self._clients, url)
         found = ownership.read(tags)
         users = found.users if found is not None else ()
         known = (self.name, ownership.OTHERS)
@@ -178,12 +178,12 @@ class Signs:
         Raises:
             HakeError: its tags can't be read.
         """
-        found = ownership.read(read_tags(self._clients, url))
+        found = ownership.read(lookups.tags(self._clients, url))
         return found is not None and any(user.name != self.name for user in found.live_users(self.now_s()))
 
     def is_condemned(self, url: QueueUrl) -> bool:
         """Return True if a janitor has noted that it is about to delete the queue."""
-        return ownership.CONDEMNED_TAG in read_tags(self._clients, url)
+        return ownership.CONDEMNED_TAG in lookups.tags(self._clients, url)
 
     def pardon(self, url: QueueUrl) -> None:
         """Remove a janitor's note."""
@@ -211,7 +211,7 @@ class Signs:
 
     def _read_kind(self, url: QueueUrl, declared: Kind | None) -> Kind | None:
         try:
-            tags = read_tags(self._clients, url)
+            tags = lookups.tags(self._clients, url)
         except BrokerUnavailable:
             raise  # no answer, so nothing to remember
         except HakeError as exc:

@@ -26,6 +26,7 @@ from kombu_hake.aws import Clients, Once, SingleFlight
 from kombu_hake.config import Settings
 from kombu_hake.exceptions import AccessDenied, DeclarationMismatch, HakeError, TopicNotFound, TopologyError
 from kombu_hake.quoting import fields, guarded, quoted
+from kombu_hake.topology import lookups
 from kombu_hake.topology.topics import Topics
 
 __all__ = [
@@ -35,7 +36,6 @@ __all__ = [
     "TopicSizes",
     "checked_size",
     "raised",
-    "size_attributes",
     "size_of",
 ]
 
@@ -76,12 +76,6 @@ def checked_size(exchange: str, value: object) -> int | None:
             f"{SNS_MAX_MESSAGE_BYTES} to {SNS_MAX_RAISED_BYTES}."
         )
     return value
-
-
-def size_attributes(declared_bytes: int | None) -> dict[str, str]:
-    """The attributes of a topic that follow from the declared size. Pure."""
-    is_raised = declared_bytes is not None and declared_bytes > SNS_MAX_MESSAGE_BYTES
-    return {SIZE_ATTRIBUTE: str(declared_bytes)} if is_raised else {}
 
 
 def size_of(attributes: Mapping[str, str]) -> int:
@@ -239,8 +233,7 @@ class TopicSizes:
 
     def _read(self, exchange: str) -> tuple[int, int]:
         """The topic's limit, and how many subscriptions it has."""
-        arn = self._topics.arn(exchange)
-        attributes = self._clients.sns("get_topic_attributes", TopicArn=arn).get("Attributes") or {}
+        attributes = lookups.topic_attributes(self._clients, self._topics.arn(exchange))
         return size_of(attributes), whole(attributes.get("SubscriptionsConfirmed")) or 0
 
     def _raise(self, exchange: str, wanted: int, shown: int, subscriptions: int) -> TopicLimit:

@@ -23,6 +23,7 @@ from kombu_hake.aws import Clients, SingleFlight, TtlCache, backoff_s
 from kombu_hake.config import Settings
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, DeclarationMismatch, TopicNotFound
 from kombu_hake.quoting import guarded
+from kombu_hake.topology import lookups
 from kombu_hake.topology.home import Home
 from kombu_hake.topology.spec import TYPE_TAG, own_tags
 
@@ -172,17 +173,8 @@ class Topics:
         self._subscribers.forget(exchange)
 
     def subscriptions(self, exchange: str) -> Iterator[dict[str, str]]:
-        """Every subscription of the topic, with ``Endpoint``, ``Protocol``, ``Owner`` and ``SubscriptionArn``.
-
-        Thirty such calls a second are all that AWS allows an account: for clean-up and for people, not for declaring.
-        """
-        params: dict[str, str] = {"TopicArn": self.arn(exchange)}
-        while True:
-            answer = self._clients.sns("list_subscriptions_by_topic", **params)
-            yield from answer.get("Subscriptions", [])
-            if not answer.get("NextToken"):
-                return
-            params["NextToken"] = answer["NextToken"]
+        """As :func:`kombu_hake.topology.lookups.subscriptions_of`."""
+        return lookups.subscriptions(self._clients, self.arn(exchange))
 
     def delete(self, exchange: str) -> None:
         """Delete the topic, and with it all its subscriptions; no topic is fine."""
@@ -234,7 +226,7 @@ class Topics:
         if self._settings.topology == "assume":
             return None
         try:
-            attributes = self._clients.sns("get_topic_attributes", TopicArn=self.arn(exchange))["Attributes"]
+            attributes = lookups.topic_attributes(self._clients, self.arn(exchange))
         except TopicNotFound:
             return 0
         except AccessDenied as exc:
@@ -275,11 +267,10 @@ class Topics:
 
     def _read_type(self, exchange: str) -> str | None:
         try:
-            answer = self._clients.sns("list_tags_for_resource", ResourceArn=self.arn(exchange))
+            found = lookups.topic_tags(self._clients, self.arn(exchange)).get(TYPE_TAG)
         except (TopicNotFound, AccessDenied) as exc:
             logger.debug("Cannot read the type of exchange %s: %s", exchange, exc)
             return None
-        found = next((tag["Value"] for tag in answer.get("Tags") or () if tag["Key"] == TYPE_TAG), None)
         return found if found in get_args(ExchangeType) else None
 
     def _subscribe(self, exchange: str, queue_arn: QueueArn, attributes: Mapping[str, str]) -> SubscriptionArn:

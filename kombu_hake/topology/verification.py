@@ -32,6 +32,7 @@ from kombu_hake.amqp import (
 from kombu_hake.aws import Clients, SingleFlight
 from kombu_hake.exceptions import AccessDenied, QueueNotFound, TopicNotFound, TopologyError, TopologyIncomplete
 from kombu_hake.quoting import fields, guarded, quoted
+from kombu_hake.topology import lookups
 from kombu_hake.topology.desired import Desired, Level, filters
 from kombu_hake.topology.diff import Change, SetAttribute, Subscribe, WritePolicy, diff, is_body_scope, shared_exchanges
 from kombu_hake.topology.observed import Observed, Subscription
@@ -163,7 +164,7 @@ class Verification:
         try:
             target = dead_queue_arn(text)
             if target is not None:
-                self._clients.sqs("get_queue_url", QueueName=target.name, QueueOwnerAWSAccountId=target.account)
+                lookups.queue_url(self._clients, target.name, target.account)
         except ValueError as exc:
             logger.debug("The redrive policy of queue %s can't be read: %s", queue, exc)
         except QueueNotFound:

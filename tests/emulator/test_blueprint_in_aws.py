@@ -8,7 +8,6 @@ from support.inventory import inventory, meaning
 from support.shops import SHOPS, declare_all, made_app
 
 from kombu_hake import admin
-from kombu_hake.admin.blueprint import blueprint
 from kombu_hake.admin.declared import declared
 
 
@@ -17,7 +16,7 @@ def test_it_is_what_declaring_makes(moto: Emulator, name: str) -> None:
     aws = moto.in_namespace(f"b{uuid4().hex[:8]}")
     app = made_app(aws.url(), name)
     with admin.connect(app) as broker:
-        expected = blueprint(declared(app), broker._clients.settings, broker._topology.home)
+        expected = declared(app).blueprint(broker._clients.settings, broker._topology.home)
     declare_all(app)
     found = inventory(aws.client("sqs"), aws.client("sns"), f"{aws.namespace}__")
     queues = found["queues"]

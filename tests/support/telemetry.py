@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanContext
 
 import kombu_hake.telemetry as telemetry_module
-from kombu_hake.telemetry.hub import Telemetry
+from kombu_hake.telemetry import Telemetry
 
 Attributes = dict[str, Any]
 

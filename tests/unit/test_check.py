@@ -27,21 +27,19 @@ from kombu import Exchange, Queue
 from support.shops import SHOPS, declare_all, declare_own, made_app
 
 from kombu_hake.admin import CheckReport, Finding, connect
-from kombu_hake.admin.blueprint import blueprint
 from kombu_hake.admin.check.drift import at_queue, of_drift
 from kombu_hake.admin.check.facts import Expected
 from kombu_hake.admin.check.findings import CODES
 from kombu_hake.admin.check.findings import found as found_at
 from kombu_hake.admin.check.reading import Reader
 from kombu_hake.admin.check.rights import _principal
-from kombu_hake.admin.check.running import judged
+from kombu_hake.admin.check.running import judged, unreachable_at
 from kombu_hake.admin.declared import Declared, declared
 from kombu_hake.admin.export.rights import ROLES
 from kombu_hake.amqp.ownership import Kind, kind_tag, user_tag
-from kombu_hake.aws.reach import unreachable_at
-from kombu_hake.cli.check import _ROLES
 from kombu_hake.cli.main import hake
 from kombu_hake.cli.tables import check_sheet
+from kombu_hake.cli.tools import ROLES as CLI_ROLES
 from kombu_hake.exceptions import BrokerUnavailable
 from kombu_hake.groups.topic import Topic
 from kombu_hake.topology import Blueprint, Drift
@@ -489,7 +487,7 @@ def test_a_group_that_is_bound_to_no_topic(fake: FakeClients) -> None:
         topology, clients = connection.connection.topology, connection.connection.clients
         made = declared(app)
         group = replace(made, queues=tuple(replace(queue, is_group=True) for queue in made.queues))
-        expected = Expected(group, blueprint(group, clients.settings, topology.home), clients.settings)
+        expected = Expected(group, group.blueprint(clients.settings, topology.home), clients.settings)
         found = judged(expected, Reader(clients, topology.home).read(expected))
     assert [finding.code for finding in found] == ["group-without-bindings"]
 
@@ -854,7 +852,7 @@ def test_the_command_exits_with_1_if_it_cannot_check(app: Celery, fake: FakeClie
 
 
 def test_the_command_knows_the_roles() -> None:
-    assert set(_ROLES) == set(ROLES)
+    assert set(CLI_ROLES) == set(ROLES)
 
 
 NONSENSE = [

@@ -13,7 +13,6 @@ from kombu import Exchange, Queue
 from support.shops import declare_own
 
 from kombu_hake.admin import CheckReport, Report, connect
-from kombu_hake.admin.blueprint import blueprint
 from kombu_hake.admin.check.facts import Expected
 from kombu_hake.admin.check.probe import Probe, Probed, _with_arns, of_probes
 from kombu_hake.admin.check.reading import Reader
@@ -179,7 +178,7 @@ def on_slow_aws(app: Celery, fake: FakeClients, wait_s: float) -> list[Probed]:
     with app.connection_for_write() as connection:
         transport = connection.connection
         made = declared(app)
-        plan = blueprint(made, transport.settings, transport.topology.home)
+        plan = made.blueprint(transport.settings, transport.topology.home)
         expected = Expected(made, plan, transport.settings)
         facts = Reader(fake, transport.topology.home).read(expected)  # type: ignore[arg-type]
         fake.use(SLOW)

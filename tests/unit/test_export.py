@@ -20,7 +20,6 @@ from kombu import Exchange, Queue
 from support.everything import define
 
 from kombu_hake import Topic, admin
-from kombu_hake.admin.blueprint import blueprint
 from kombu_hake.admin.declared import declared
 from kombu_hake.admin.export.alarms import alarms
 from kombu_hake.admin.export.cloudformation import MAX_RESOURCES, cloudformation
@@ -47,7 +46,7 @@ def make_app(url: str = URL, **conf: Any) -> Celery:
 
 def planned(app: Celery) -> Blueprint:
     with admin.connect(app, offline=True) as broker:
-        return blueprint(declared(app), broker._clients.settings, broker._topology.home)
+        return declared(app).blueprint(broker._clients.settings, broker._topology.home)
 
 
 # --- names

@@ -521,7 +521,7 @@ def test_a_sweep_by_itself_is_bounded(fake: FakeClients) -> None:
 
 
 def test_more_queues_than_a_page_has(fake: FakeClients, process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kombu_hake.temporary.janitor.SQS_LIST_PAGE", 3)
+    monkeypatch.setattr("kombu_hake.topology.lookups.SQS_LIST_PAGE", 3)
     for number in range(8):
         process.make(f"q{number}", exclusive=True)
     fake.clock.advance(LIMIT_S + 1)

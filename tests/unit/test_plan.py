@@ -17,7 +17,6 @@ from support.shops import SHOPS, declare_all, made_app
 
 from kombu_hake import Topic, admin
 from kombu_hake.admin import Admin, Applied, Plan
-from kombu_hake.admin.blueprint import blueprint
 from kombu_hake.admin.declared import declared
 from kombu_hake.amqp import Binding, queue_policy, to_tags
 from kombu_hake.cli.main import hake
@@ -110,7 +109,7 @@ def test_blueprint_has_topics_of_bindings_and_of_what_is_published_to() -> None:
     app = made_app(URL, "plain")
     app.conf.task_routes = {"news": {"exchange": "news"}}
     with opened(FakeClients(), app) as (broker, _, _):
-        found = blueprint(declared(app), broker._clients.settings, broker._topology.home)
+        found = declared(app).blueprint(broker._clients.settings, broker._topology.home)
     assert {topic.exchange: topic.is_bound for topic in found.topics} == {
         "media": True, "all": True, "regions": True, "news": False
     }  # fmt: skip

@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +22,7 @@ from kombu_hake.receive.deliveries import Deliveries, How, Inbox
 from kombu_hake.receive.delivery import Delivery
 from kombu_hake.receive.leases import Leases
 from kombu_hake.receive.receiver import Receiver
+from kombu_hake.receive.trouble import Hedge
 
 RELEASE = "change_message_visibility_batch"
 
@@ -40,6 +42,7 @@ class Bench:
         self.on_gone: Callable[[str], QueueUrl | None] = lambda queue: None
         self.on_check: Callable[[str], None] = lambda queue: None
         self.best_effort: set[str] = set()
+        self.hedge: Callable[[str], Hedge[Any]] = Hedge
         self.receiver = Receiver(
             7,
             clients=fake,
@@ -49,6 +52,7 @@ class Bench:
             on_gone=self._gone,
             on_check=self._check,
             is_best_effort=lambda queue: queue in self.best_effort,
+            hedge=self._hedge,
         )
 
     def _now(self) -> float:
@@ -57,6 +61,9 @@ class Bench:
 
     def _check(self, queue: str) -> None:
         self.on_check(queue)
+
+    def _hedge(self, queue: str) -> Hedge[Any]:
+        return self.hedge(queue)
 
     def _gone(self, queue: str) -> QueueUrl | None:
         return self.on_gone(queue)
@@ -460,11 +467,9 @@ def test_a_fault_that_passes_is_waited_out(bench: Bench, error: Exception, caplo
     assert "again, after 5 failures" in warnings[1]
 
 
-def test_a_poll_that_is_lost_in_an_outage_does_not_hold_up_the_others(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_poll_that_is_lost_in_an_outage_does_not_hold_up_the_others(bench: Bench) -> None:
     """A black hole that closes: what was sent into it is never answered, what is sent afterwards is."""
-    monkeypatch.setattr(trouble_module.Hedge.__init__, "__kwdefaults__", {"silence_s": 0.005, "most": 4})
+    bench.hedge = partial(Hedge, silence_s=0.005, most=4)
     lost, lost_ones = threading.Event(), []
 
     def swallow() -> None:
@@ -501,10 +506,8 @@ def test_throttling_is_no_outage(bench: Bench) -> None:
     assert waits == [20, 20]
 
 
-def test_a_queue_that_is_given_up_in_an_outage_is_not_tried_any_more(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(trouble_module.Hedge.__init__, "__kwdefaults__", {"silence_s": 0.005, "most": 2})
+def test_a_queue_that_is_given_up_in_an_outage_is_not_tried_any_more(bench: Bench) -> None:
+    bench.hedge = partial(Hedge, silence_s=0.005, most=2)
     leave, tries = threading.Event(), []
 
     def swallow() -> None:
@@ -836,8 +839,8 @@ def test_a_poller_that_has_ended_is_not_alive_unless_it_was_denied(bench: Bench)
     eventually(lambda: bench.receiver.vitals() == [])
 
 
-def test_a_poller_in_an_outage_waits_while_its_tries_are_silent(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trouble_module.Hedge.__init__, "__kwdefaults__", {"silence_s": 0.005, "most": 2})
+def test_a_poller_in_an_outage_waits_while_its_tries_are_silent(bench: Bench) -> None:
+    bench.hedge = partial(Hedge, silence_s=0.005, most=2)
     lost, tries = threading.Event(), []
 
     def swallow() -> None:

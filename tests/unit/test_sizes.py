@@ -24,7 +24,7 @@ from kombu_hake.exceptions import (
     TopologyError,
 )
 from kombu_hake.publish.batching import batch
-from kombu_hake.topology.sizes import checked_size, raised, size_attributes
+from kombu_hake.topology.sizes import checked_size, raised
 from kombu_hake.topology.spec import QueueSpec
 
 MIB = 1_048_576
@@ -84,12 +84,6 @@ def test_a_topic_is_only_ever_raised_to_what_was_declared(declared: int | None, 
     wanted = raised(declared, shown)
     assert wanted is None or shown < wanted == declared
     assert declared is None or max(shown, wanted or 0) >= declared
-
-
-@given(st.none() | st.integers(262_144, MIB))
-def test_only_a_size_above_the_default_is_an_attribute(declared: int | None) -> None:
-    is_raised = (declared or 0) > SNS_MAX_MESSAGE_BYTES
-    assert size_attributes(declared) == ({"MaximumMessageSize": str(declared)} if is_raised else {})
 
 
 @pytest.mark.parametrize("value", [0, -1, 262_143, MIB + 1, True, 300_000.0, "300000", "x" * 1_000, [], float("nan")])

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kombu_hake.amqp import envelope
+from kombu_hake.amqp.documents import is_deeper
 from kombu_hake.amqp.limits import MAX_NESTING
-from kombu_hake.amqp.tasks import MAX_NAME_CHARS, fault_of, is_deep, is_plain
+from kombu_hake.amqp.tasks import MAX_NAME_CHARS, fault_of, is_plain
 
 EMBED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 BODY = [[1], {"a": 1}, EMBED]
@@ -178,7 +179,7 @@ def test_headers_of_an_envelope_are_never_deep() -> None:
     for levels in (envelope.MAX_DEPTH - 5, MAX_NESTING + 2):
         text = json.dumps({"body": "x", "headers": {"x": nested(levels)}, "properties": {"delivery_tag": "1"}})
         found = envelope.decode(text, "q")
-        assert not is_deep(found.headers)
+        assert not is_deeper(found.headers, MAX_NESTING)
         assert found.is_kombu is (levels < envelope.MAX_DEPTH)
 
 
@@ -186,6 +187,6 @@ def test_depth_counts_all_kinds_of_containers() -> None:
     value: Any = 1
     for number in range(MAX_NESTING + 1):
         value = (lambda v: [v], lambda v: {"a": v, "b": 1}, lambda v: (1, v))[number % 3](value)
-    assert is_deep(value)
-    assert not is_deep([1, {"a": (2,)}])
-    assert not is_deep("x" * 1000)
+    assert is_deeper(value, MAX_NESTING)
+    assert not is_deeper([1, {"a": (2,)}], MAX_NESTING)
+    assert not is_deeper("x" * 1000, MAX_NESTING)

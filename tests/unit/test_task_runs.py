@@ -10,8 +10,7 @@ from celery.app.trace import build_tracer
 from celery.exceptions import Ignore, Reject
 from support.telemetry import Observed, observed
 
-from kombu_hake.telemetry import names
-from kombu_hake.telemetry.hub import Telemetry
+from kombu_hake.telemetry import Telemetry, names
 from kombu_hake.worker import observe, task_runs
 
 

@@ -54,7 +54,7 @@ class SubscriptionFacts:
 
     @property
     def is_pending(self) -> bool:
-        """Whether it waits to be confirmed: SNS shows a text in place of its ARN."""
+        """True if it waits to be confirmed: SNS shows a text in place of its ARN."""
         return not self.arn.startswith("arn:")
 
 
@@ -148,7 +148,7 @@ class Expected:
 
     @property
     def is_ours_to_make(self) -> bool:
-        """Whether workers and ``apply`` create what is missing (``topology=auto``)."""
+        """True if workers and ``apply`` create what is missing (``topology=auto``)."""
         return self.settings.topology == "auto"
 
     def bindings(self, name: str, facts: Facts) -> BindingSet | None:

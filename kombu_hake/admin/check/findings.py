@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-__all__ = ["CODES", "Code", "Finding", "Severity", "found", "in_order"]
+from kombu_hake.quoting import quoted
+
+__all__ = ["CODES", "Code", "Finding", "Severity", "found", "in_order", "listed"]
 
 Severity: TypeAlias = Literal["error", "warning", "info"]
 _RANK: Mapping[Severity, int] = {"error": 0, "warning": 1, "info": 2}
+_SHOWN_MOST = 5
 
 
 class Code(NamedTuple):
@@ -458,6 +461,11 @@ def found(
     known = CODES[code]
     why, usual = known.why.replace("`", ""), known.remedy.replace("`", "")
     return Finding(code, severity or known.severity, what, where, why, remedy or usual, frozenset(explains))
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first few names, for a sentence."""
+    return ", ".join(map(quoted, names[:_SHOWN_MOST])) + (", …" if len(names) > _SHOWN_MOST else "")
 
 
 def in_order(findings: Iterable[Finding]) -> list[Finding]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from urllib.parse import urlsplit
 
 from kombu_hake.admin.check.facts import Denied, Expected, Facts, Place
-from kombu_hake.admin.check.findings import Finding, Severity, found
+from kombu_hake.admin.check.findings import Finding, Severity, found, listed
 from kombu_hake.amqp import SNS_MESSAGES_PER_S, SNS_MESSAGES_PER_S_ELSEWHERE, parse_arn
 from kombu_hake.config import Settings, region_of_url
 from kombu_hake.quoting import quoted
@@ -19,7 +19,6 @@ _REGION = re.compile(r"[a-z]{2}(?:-[a-z]+)+-\d\Z")
 _SKEW_S = 30.0
 #: A region that allows as many messages a second as this needs no remark.
 _ENOUGH_PER_S = 9_000
-_SHOWN_MOST = 5
 
 
 def of_place(expected: Expected, facts: Facts) -> Iterator[Finding]:
@@ -47,14 +46,14 @@ def of_place(expected: Expected, facts: Facts) -> Iterator[Finding]:
         what = f"By default, SNS accepts {rate:,} messages per second in {place.region}, for all topics together."
         yield found("sns-rate", place.region, what)
     if facts.abandoned:
-        count, names = len(facts.abandoned), ", ".join(map(quoted, facts.abandoned[:_SHOWN_MOST]))
+        count = len(facts.abandoned)
         are = "1 temporary queue has" if count == 1 else f"{count} temporary queues have"
-        what = f"{are} expired: {names}{', …' if count > _SHOWN_MOST else ''}."
+        what = f"{are} expired: {listed(facts.abandoned)}."
         yield found("abandoned-queue", facts.abandoned[0], what, f"celery -A {expected.app} hake janitor")
 
 
 def is_elsewhere(address: str, place: Place) -> bool:
-    """Whether an ARN is of another region or partition: SNS and SQS refuse it here."""
+    """Return True if an ARN is of another region or partition: SNS and SQS refuse it here."""
     arn = parse_arn(address)
     return (arn.region, arn.partition) != (place.region, place.partition)
 
@@ -90,7 +89,7 @@ def _grouped(denied: Iterable[Denied], severity: Severity | None = None) -> Iter
     for one in denied:
         resources.setdefault((one.action, one.text), []).append(one.resource)
     for (action, text), names in resources.items():
-        shown = ", ".join(map(quoted, names[:_SHOWN_MOST])) + (", …" if len(names) > _SHOWN_MOST else "")
+        shown = listed(names)
         what = f"Cannot check {shown}: {text or f'{action} is denied.'}"
         remedy = "" if text else f"Allow {action} on {shown}"
         yield found("cannot-check", names[0], what, remedy, severity=severity)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from kombu_hake.admin.check.drift import about_queue, at_queue
 from kombu_hake.admin.check.facts import Expected, Facts, QueueFacts
-from kombu_hake.admin.check.findings import Finding, found
+from kombu_hake.admin.check.findings import Finding, Severity, found
 from kombu_hake.amqp import (
     FIFO_SUFFIX,
     IF_MADE,
@@ -16,6 +16,7 @@ from kombu_hake.amqp import (
     SQS_MAX_DELAY_S,
     SQS_MAX_IN_FLIGHT,
     SQS_MAX_MESSAGE_BYTES,
+    SQS_MAX_RETENTION_S,
     SQS_MAX_TAGS,
     SQS_OLD_MAX_MESSAGE_BYTES,
     SQS_POLICY_MAX_BYTES,
@@ -160,7 +161,7 @@ def _of_key(expected: Expected, queue: SqsQueue, seen: QueueFacts) -> Iterator[F
     if key.rpartition(":")[2] == AWS_MANAGED_KEY:
         what = f"{_name(queue, start=True)} is encrypted with {AWS_MANAGED_KEY}."
         sse = {"KmsMasterKeyId": "", "SqsManagedSseEnabled": "true"}
-        yield found("key-closed-to-sns", queue.arn, what, _set(seen.url, sse), explains=at_queue(queue.arn, *sse))
+        yield _mended("key-closed-to-sns", queue.arn, what, seen.url, sse)
     else:
         yield found("own-key", queue.arn, f"{_name(queue, start=True)} is encrypted with the key {quoted(key)}.")
 
@@ -175,8 +176,7 @@ def _of_dead_letters(expected: Expected, facts: Facts, queue: SqsQueue, seen: Qu
     if not text:
         if queue.redrive and _has_to_keep(expected, queue):
             what = f"{_name(queue, start=True)} has no redrive policy."
-            remedy = _set(seen.url, {"RedrivePolicy": queue.redrive})
-            yield found("dead-letters-off", queue.arn, what, remedy, explains=at_queue(queue.arn, "RedrivePolicy"))
+            yield _mended("dead-letters-off", queue.arn, what, seen.url, {"RedrivePolicy": queue.redrive})
         return
     target = readable_dead_queue(text)
     dead = facts.queues.get(target)
@@ -193,8 +193,7 @@ def _of_dead_letters(expected: Expected, facts: Facts, queue: SqsQueue, seen: Qu
             f", but was declared with {wanted}." if wanted else "."
         )
         redrive = json.dumps({"deadLetterTargetArn": target, "maxReceiveCount": wanted or 20})
-        remedy, explained = _set(seen.url, {"RedrivePolicy": redrive}), at_queue(queue.arn, "RedrivePolicy")
-        yield found("max-receives-low", queue.arn, what, remedy, explains=explained)
+        yield _mended("max-receives-low", queue.arn, what, seen.url, {"RedrivePolicy": redrive})
     if dead is None or dead.attributes is None:
         return
     if not _accepts(dead.attributes.get("RedriveAllowPolicy"), queue.arn):
@@ -203,15 +202,11 @@ def _of_dead_letters(expected: Expected, facts: Facts, queue: SqsQueue, seen: Qu
     kept_s, dead_kept_s = (one.number("MessageRetentionPeriod", SQS_DEFAULT_RETENTION_S) for one in (seen, dead))
     if dead_kept_s < kept_s:
         what = f"{target} keeps messages for {dead_kept_s} s, but {name} keeps them for {kept_s} s."
-        remedy = _set(dead.url, {"MessageRetentionPeriod": str(kept_s)})
-        explained = at_queue(target, "MessageRetentionPeriod")
-        yield found("dead-retention-short", target, what, remedy, explains=explained)
+        yield _mended("dead-retention-short", target, what, dead.url, {"MessageRetentionPeriod": str(kept_s)})
     size, dead_size = (one.number("MaximumMessageSize", SQS_MAX_MESSAGE_BYTES) for one in (seen, dead))
     if dead_size < size:
         what = f"{target} takes messages of {dead_size} bytes, and {name} of {size} bytes."
-        remedy = _set(dead.url, {"MaximumMessageSize": str(size)})
-        explained = at_queue(target, "MaximumMessageSize")
-        yield found("dead-size-small", target, what, remedy, explains=explained)
+        yield _mended("dead-size-small", target, what, dead.url, {"MaximumMessageSize": str(size)})
 
 
 def _has_to_keep(expected: Expected, queue: SqsQueue) -> bool:
@@ -276,30 +271,22 @@ def _of_times(expected: Expected, queue: SqsQueue, seen: QueueFacts) -> Iterator
     is_chosen = {key for key, value in queue.attributes.items() if seen.attributes.get(key) == value}
     kept_s = seen.number("MessageRetentionPeriod", SQS_DEFAULT_RETENTION_S)
     if kept_s < SQS_MAX_DELAY_S:
-        remedy = _set(seen.url, {"MessageRetentionPeriod": queue.attributes.get("MessageRetentionPeriod", "1209600")})
-        yield found(
-            "retention-short", where, f"{name} keeps messages for {kept_s} s.", remedy,
-            explains=at_queue(where, "MessageRetentionPeriod"),
-        )  # fmt: skip
+        usual = {"MessageRetentionPeriod": queue.attributes.get("MessageRetentionPeriod", str(SQS_MAX_RETENTION_S))}
+        yield _mended("retention-short", where, f"{name} keeps messages for {kept_s} s.", seen.url, usual)
     delay_s = seen.number("DelaySeconds", 0)
     if delay_s and "DelaySeconds" not in is_chosen:
-        yield found(
-            "queue-delay", where, f"{name} delays each message by {delay_s} s.", _set(seen.url, {"DelaySeconds": "0"}),
-            explains=at_queue(where, "DelaySeconds"),
-        )  # fmt: skip
+        what = f"{name} delays each message by {delay_s} s."
+        yield _mended("queue-delay", where, what, seen.url, {"DelaySeconds": "0"})
     size = seen.number("MaximumMessageSize", SQS_MAX_MESSAGE_BYTES)
     if size < SQS_OLD_MAX_MESSAGE_BYTES and "MaximumMessageSize" not in is_chosen:
         what = f"{name} accepts messages of at most {size} bytes."
-        remedy = _set(seen.url, {"MaximumMessageSize": str(SQS_MAX_MESSAGE_BYTES)})
-        yield found("message-size-small", where, what, remedy, explains=at_queue(where, "MaximumMessageSize"))
+        yield _mended("message-size-small", where, what, seen.url, {"MaximumMessageSize": str(SQS_MAX_MESSAGE_BYTES)})
     hidden_s = seen.number("VisibilityTimeout", 30)
     is_shared = expected.settings.namer.style == "kombu" or bool(expected.settings.namer.prefix)
     if hidden_s < _SHARED_VISIBILITY_S and (is_shared or queue.is_predefined):
-        yield found(
-            "visibility-short", where, f"{name} has a visibility timeout of {hidden_s} s for workers that set none.",
-            _set(seen.url, {"VisibilityTimeout": str(_SHARED_VISIBILITY_S)}), severity=None if is_shared else "info",
-            explains=at_queue(where, "VisibilityTimeout"),
-        )  # fmt: skip
+        what = f"{name} has a visibility timeout of {hidden_s} s for workers that set none."
+        usual = {"VisibilityTimeout": str(_SHARED_VISIBILITY_S)}
+        yield _mended("visibility-short", where, what, seen.url, usual, None if is_shared else "info")
     in_flight = seen.number("ApproximateNumberOfMessagesNotVisible", 0)
     if in_flight >= _IN_FLIGHT_NEAR:
         what = f"{name} has {in_flight} of {SQS_MAX_IN_FLIGHT} messages in flight."
@@ -307,8 +294,7 @@ def _of_times(expected: Expected, queue: SqsQueue, seen: QueueFacts) -> Iterator
     limit, scope = (seen.attributes.get(key) for key in ("FifoThroughputLimit", "DeduplicationScope"))
     if limit == "perMessageGroupId" and scope != "messageGroup":
         what = f"{name} has FifoThroughputLimit={limit} with DeduplicationScope={quoted(scope)}."
-        remedy = _set(seen.url, {"DeduplicationScope": "messageGroup"})
-        yield found("fifo-attributes", where, what, remedy, explains=at_queue(where, "DeduplicationScope"))
+        yield _mended("fifo-attributes", where, what, seen.url, {"DeduplicationScope": "messageGroup"})
 
 
 def _of_tags(queue: SqsQueue, seen: QueueFacts) -> Iterator[Finding]:
@@ -368,8 +354,12 @@ def _listed(names: list[str]) -> str:
     return shown + (f" and {len(names) - _NAMES_MOST} more" if len(names) > _NAMES_MOST else "")
 
 
-def _set(url: str | None, attributes: Mapping[str, str]) -> str:
-    return (
+def _mended(
+    code: str, arn: str, what: str, url: str | None, attributes: Mapping[str, str], severity: Severity | None = None
+) -> Finding:
+    """A finding that these attributes of the queue mend."""
+    remedy = (
         f"aws sqs set-queue-attributes --queue-url {shlex.quote(str(url))} "
         f"--attributes {shlex.quote(json.dumps(dict(attributes)))}"
     )
+    return found(code, arn, what, remedy, severity=severity, explains=at_queue(arn, *attributes))

@@ -4,15 +4,15 @@ Of each declared queue: GetQueueUrl, GetQueueAttributes, and ListQueueTags where
 GetTopicAttributes, and ListSubscriptionsByTopic, a request for 100 subscriptions. Of each subscription of a declared
 queue: GetSubscriptionAttributes; of all, where the topic's quota of filters may be near. Of each other queue that is
 subscribed, and of those that redrive policies name: GetQueueUrl. Of each bucket of large messages: ListObjectsV2 of one
-object, GetObject of its first byte (or of an object that does not exist), and GetBucketLifecycleConfiguration. A read
-that is denied is noted, and the others go on.
+object, GetObject of its first byte (or of an object that does not exist), and GetBucketLifecycleConfiguration. A denied
+read is noted, and does not stop the others.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from kombu_hake.admin.check.facts import (
     Denied,
@@ -26,7 +26,7 @@ from kombu_hake.admin.check.facts import (
 )
 from kombu_hake.admin.check.place import is_elsewhere
 from kombu_hake.admin.export.rights import bucket_arn
-from kombu_hake.amqp import SQS_LIST_PAGE, Store, is_incarnation, ownership, parse_arn, readable_dead_queue
+from kombu_hake.amqp import Store, looks_temporary, ownership, parse_arn, queue_name, readable_dead_queue
 from kombu_hake.aws import Clients
 from kombu_hake.exceptions import (
     AccessDenied,
@@ -37,18 +37,17 @@ from kombu_hake.exceptions import (
     TopicNotFound,
     TopologyError,
 )
-from kombu_hake.topology import Home, SnsTopic, SqsQueue
+from kombu_hake.topology import Home, SnsTopic, SqsQueue, lookups
 
 __all__ = ["Reader"]
 
+T = TypeVar("T")
 #: Other queues that are looked for, of one topic.
 _OTHERS_MOST = 100
-#: From so many subscriptions on, those with a filter are counted.
+#: Of a topic with this many subscriptions, those with a filter are counted.
 _COUNTED_FROM = 180
 _COUNTED_MOST = 400
 _TEMPORARY_MOST = 50
-#: Names that kombu and Celery give to temporary queues hold a UUID.
-_LOOKS_TEMPORARY = re.compile(r"[0-9a-f]{32}|[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
 
 
 class Reader:
@@ -124,27 +123,14 @@ class Reader:
     def _url(self, arn: str) -> str | None:
         """The URL of a queue; None where it may not be asked for. Raises QueueNotFound."""
         parts = parse_arn(arn)
-        other = {} if parts.account == self._home.account() else {"QueueOwnerAWSAccountId": parts.account}
-        try:
-            return str(self._clients.sqs("get_queue_url", QueueName=parts.name, **other)["QueueUrl"])
-        except AccessDenied:
-            self._note("sqs:GetQueueUrl", arn)
-            return None
+        owner = None if parts.account == self._home.account() else parts.account
+        return self._allowed("sqs:GetQueueUrl", arn, lambda: lookups.queue_url(self._clients, parts.name, owner))
 
     def _attributes(self, url: str, arn: str) -> dict[str, str] | None:
-        try:
-            answer = self._clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=["All"])
-        except AccessDenied:
-            self._note("sqs:GetQueueAttributes", arn)
-            return None
-        return dict(answer.get("Attributes") or {})
+        return self._allowed("sqs:GetQueueAttributes", arn, lambda: lookups.attributes(self._clients, url))
 
     def _tags(self, url: str, arn: str) -> dict[str, str] | None:
-        try:
-            return dict(self._clients.sqs("list_queue_tags", QueueUrl=url).get("Tags") or {})
-        except AccessDenied:
-            self._note("sqs:ListQueueTags", arn)
-            return None
+        return self._allowed("sqs:ListQueueTags", arn, lambda: lookups.tags(self._clients, url))
 
     def _read_targets(self, documents: Iterable[str | None], place: Place) -> None:
         """Read queues that a redrive policy names and that the app does not declare."""
@@ -164,21 +150,19 @@ class Reader:
     # --- topics
 
     def _topic(self, topic: SnsTopic, expected: Expected, place: Place) -> TopicFacts:
-        exists: bool | None = None
-        attributes = None
-        # What is only published to may be of others, who allow no more than that.
+        # A topic that is only published to may belong to another app, which allows no more than that.
         denied = self._denied if topic.is_bound else self._unseen
         try:
-            try:
-                attributes = dict(self._clients.sns("get_topic_attributes", TopicArn=topic.arn)["Attributes"])
-                exists = True
-            except AccessDenied:
-                denied[Denied("sns:GetTopicAttributes", topic.arn)] = None
-            subscriptions = self._subscriptions(topic.arn, denied)
+            attributes = self._allowed(
+                "sns:GetTopicAttributes", topic.arn, lambda: lookups.topic_attributes(self._clients, topic.arn), denied
+            )
+            subscriptions = self._allowed(
+                "sns:ListSubscriptionsByTopic", topic.arn, lambda: self._subscriptions(topic.arn), denied
+            )
         except TopicNotFound:
             return TopicFacts(False)
         if subscriptions is None:
-            return TopicFacts(exists, attributes)
+            return TopicFacts(None if attributes is None else True, attributes)
         wanted = {one.queue_arn for one in expected.blueprint.subscriptions if one.topic_arn == topic.arn}
         is_counted = len(subscriptions) >= _COUNTED_FROM
         found = []
@@ -189,35 +173,22 @@ class Reader:
         self._look_for([one.endpoint for one in found if one.protocol == "sqs"], expected, place)
         return TopicFacts(True, attributes, tuple(found), filters if is_counted else None)
 
-    def _subscriptions(self, topic_arn: str, denied: dict[Denied, None]) -> list[SubscriptionFacts] | None:
-        found: list[SubscriptionFacts] = []
-        params = {"TopicArn": topic_arn}
-        try:
-            while True:
-                answer = self._clients.sns("list_subscriptions_by_topic", **params)
-                found += [
-                    SubscriptionFacts(item["SubscriptionArn"], item["Protocol"], item["Endpoint"])
-                    for item in answer.get("Subscriptions", [])
-                ]
-                if not answer.get("NextToken"):
-                    return found
-                params["NextToken"] = answer["NextToken"]
-        except AccessDenied:
-            denied[Denied("sns:ListSubscriptionsByTopic", topic_arn)] = None
-            return None
+    def _subscriptions(self, topic_arn: str) -> list[SubscriptionFacts]:
+        return [
+            SubscriptionFacts(item["SubscriptionArn"], item["Protocol"], item["Endpoint"])
+            for item in lookups.subscriptions(self._clients, topic_arn)
+        ]
 
     def _with_attributes(self, one: SubscriptionFacts) -> SubscriptionFacts:
+        action = "sns:GetSubscriptionAttributes"
         try:
-            answer = self._clients.sns("get_subscription_attributes", SubscriptionArn=one.arn)
-        except AccessDenied:
-            self._note("sns:GetSubscriptionAttributes", one.arn)
-            return one
+            shown = self._allowed(action, one.arn, lambda: lookups.subscription(self._clients, one.arn))
+            return replace(one, attributes=shown)
         except TopicNotFound:  # removed just now
             return one
-        return SubscriptionFacts(one.arn, one.protocol, one.endpoint, dict(answer["Attributes"]))
 
     def _look_for(self, arns: Iterable[str], expected: Expected, place: Place) -> None:
-        """Whether other queues of the account that are subscribed exist."""
+        """Find out which other queues of the account that are subscribed exist."""
         ours = {queue.arn for queue in expected.blueprint.queues}
         unknown = [arn for arn in arns if arn not in ours and arn not in self._others]
         for arn in unknown[:_OTHERS_MOST]:
@@ -228,7 +199,7 @@ class Reader:
             if is_elsewhere(arn, place) or parts.account != self._home.account():
                 continue
             try:
-                self._clients.sqs("get_queue_url", QueueName=parts.name)
+                lookups.queue_url(self._clients, parts.name)
                 self._others[arn] = True
             except QueueNotFound:
                 self._others[arn] = False
@@ -287,9 +258,8 @@ class Reader:
         except InvalidName:  # with name_style=kombu, a long prefix leaves no room: there are no probes
             return ()
         try:
-            answer = self._clients.sqs("list_queues", QueueNamePrefix=prefix, MaxResults=SQS_LIST_PAGE)
-            urls = {url.rpartition("/")[2]: url for url in answer.get("QueueUrls") or ()}
-            names = [name for name in urls if is_incarnation(name) or _LOOKS_TEMPORARY.search(name)]
+            urls = {queue_name(url): url for url in next(lookups.queue_pages(self._clients, prefix))}
+            names = [name for name in urls if looks_temporary(name)]
             return tuple(name for name in names[:_TEMPORARY_MOST] if self._is_abandoned(urls[name]))
         except AccessDenied as exc:
             if is_searched:
@@ -298,11 +268,18 @@ class Reader:
 
     def _is_abandoned(self, url: str) -> bool:
         try:
-            owned = ownership.read(self._clients.sqs("list_queue_tags", QueueUrl=url).get("Tags") or {})
+            owned = ownership.read(lookups.tags(self._clients, url))
         except QueueNotFound:
             return False
         due_s = owned.due_s() if owned is not None else None
         return due_s is not None and due_s < self._clients.now_ms() / 1000
 
-    def _note(self, action: str, resource: str) -> None:
-        self._denied[Denied(action, resource)] = None
+    def _allowed(
+        self, action: str, resource: str, read: Callable[[], T], denied: dict[Denied, None] | None = None
+    ) -> T | None:
+        """What *read* returns; None, and a note, where AWS denies it."""
+        try:
+            return read()
+        except AccessDenied:
+            (self._denied if denied is None else denied)[Denied(action, resource)] = None
+            return None

@@ -23,16 +23,14 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
 from kombu_hake.admin.check.facts import Expected, Facts
-from kombu_hake.admin.check.findings import Finding, found
+from kombu_hake.admin.check.findings import Finding, found, listed
 from kombu_hake.admin.export.rights import GRANTS, payloads_arn
 from kombu_hake.aws import Clients
 from kombu_hake.exceptions import AccessDenied, BrokerUnavailable, HakeError, QueueNotFound, TopicNotFound
-from kombu_hake.quoting import quoted
 
 __all__ = ["Right", "RightsReader", "Verdict", "of_rights", "usual_roles"]
 
 Verdict: TypeAlias = Literal["allowed", "not denied", "denied", "unknown"]
-_SHOWN_MOST = 5
 #: Resources of one request: an answer has a result for each action and resource, and AWS gives 1,000 at most.
 _SIMULATED_MOST = 50
 #: Kinds of resources that a check looks at, of those that roles need rights on.
@@ -102,11 +100,10 @@ def of_rights(expected: Expected, facts: Facts, rights: Iterable[Right]) -> Iter
             roles.setdefault(right.action, {})[right.role] = None
             resources.setdefault(right.action, {})[right.resource] = None
     for action, names in resources.items():
-        listed = list(names)
-        shown = ", ".join(map(quoted, listed[:_SHOWN_MOST])) + (", …" if len(listed) > _SHOWN_MOST else "")
-        what = f"These credentials may not call {action} on {shown}: the role {' and '.join(roles[action])} needs it."
-        statement = {"Effect": "Allow", "Action": action, "Resource": listed}
-        yield found("right-missing", listed[0], what, f"Add to its IAM policy: {json.dumps(statement)}")
+        every, needed_by = list(names), " and ".join(roles[action])
+        what = f"These credentials may not call {action} on {listed(every)}: the role {needed_by} needs it."
+        statement = {"Effect": "Allow", "Action": action, "Resource": every}
+        yield found("right-missing", every[0], what, f"Add to its IAM policy: {json.dumps(statement)}")
 
 
 class RightsReader:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shlex
+import socket
+import ssl
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
+from urllib.parse import urlsplit
 
-from kombu_hake.admin.blueprint import auditor, blueprint
 from kombu_hake.admin.check.drift import of_drift
 from kombu_hake.admin.check.facts import Denied, Expected, Facts
 from kombu_hake.admin.check.findings import Finding, found, in_order
@@ -21,12 +23,12 @@ from kombu_hake.admin.check.subscriptions import of_topics
 from kombu_hake.admin.declared import declared
 from kombu_hake.admin.once import OnceClients
 from kombu_hake.amqp import SQS_ATTRIBUTES_SETTLE_S
-from kombu_hake.aws import Clients, unreachable_at
+from kombu_hake.aws import Clients
 from kombu_hake.exceptions import BrokerUnavailable, HakeError
 from kombu_hake.groups import registry
 from kombu_hake.topology import Drift, Topology
 
-__all__ = ["CheckReport", "check"]
+__all__ = ["CheckReport", "check", "judged", "unreachable_at"]
 
 _PROBE_S = 2.0 * SQS_ATTRIBUTES_SETTLE_S
 _LOCAL_PROBE_S = 5.0
@@ -52,7 +54,7 @@ class CheckReport:
 
     @property
     def is_clean(self) -> bool:
-        """Whether there is neither an error nor a warning."""
+        """True if there is neither an error nor a warning."""
         return all(finding.severity == "info" for finding in self.findings)
 
     def as_dict(self) -> dict[str, Any]:
@@ -73,20 +75,14 @@ def check(
     topology: Topology,
     clients: Clients,
     *,
-    roles: Collection[str] = (),
-    probe: bool = False,
-    wait_s: float | None = None,
-    on_progress: Callable[[str], None] = lambda text: None,
-    app_name: str = "APP",
+    roles: Collection[str],
+    probe: bool,
+    wait_s: float | None,
+    on_progress: Callable[[str], None],
+    app_name: str,
 ) -> CheckReport:
-    """Compare what an app declares with what AWS shows.
+    """Compare what an app declares with what AWS shows: see :meth:`kombu_hake.admin.connection.Admin.check`.
 
-    Args:
-        roles: Whose rights to look at; default: those of the app's own processes.
-        probe: Also prove that SNS delivers, with a topic and queues of its own.
-        wait_s: How long to wait for a probe; default: twice what a queue policy takes.
-        on_progress: Called with what the probe does.
-        app_name: What follows ``celery -A`` in suggested commands.
     Raises:
         ConfigurationError: the account is unknown.
         TopologyError: the app declares what AMQP does not know.
@@ -94,51 +90,51 @@ def check(
     """
     try:
         clients.check()
-        return _checked(app, topology, clients, roles, probe, wait_s, on_progress, app_name)
+        expected = _expected(app, topology, clients, app_name)
+        findings, rights, facts = _looked_at(expected, topology, clients, roles)
+        probes: list[Probed] = []
+        if probe:
+            is_late = topology.timings.attributes_s > 0
+            limit_s = wait_s if wait_s is not None else _PROBE_S if is_late else _LOCAL_PROBE_S
+            one = Probe(clients, topology.home, is_late=is_late, on_progress=on_progress)
+            probes = one.run(expected, facts, limit_s)
     except BrokerUnavailable:
         step = _unreachable(clients)
         if step is None:
             raise
         return CheckReport((step,))
+    made = expected.blueprint
+    return CheckReport(
+        tuple(in_order([*findings, *of_probes(probes)])), tuple(rights), tuple(probes), len(made.queues),
+        len(made.topics), len(made.subscriptions),
+    )  # fmt: skip
 
 
-def _checked(
-    app: Any,
-    topology: Topology,
-    clients: Clients,
-    roles: Collection[str],
-    probe: bool,
-    wait_s: float | None,
-    on_progress: Callable[[str], None],
-    app_name: str,
-) -> CheckReport:
-    settings, declarations = clients.settings, declared(app)
-    expected = Expected(
+def _expected(app: Any, topology: Topology, clients: Clients, app_name: str) -> Expected:
+    declarations = declared(app)
+    return Expected(
         declarations,
-        blueprint(declarations, settings, topology.home),
-        settings,
+        declarations.blueprint(clients.settings, topology.home),
+        clients.settings,
         frozenset((one.group, one.topic, one.key) for one in registry.all(app)),
         shlex.quote(app_name),
     )
+
+
+def _looked_at(
+    expected: Expected, topology: Topology, clients: Clients, roles: Collection[str]
+) -> tuple[list[Finding], list[Right], Facts]:
+    """What reading finds, and what was read."""
     once = OnceClients(clients)
-    facts = Reader(cast(Clients, once), topology.home).read(expected)
+    reading = cast(Clients, once)
+    facts = Reader(reading, topology.home).read(expected)
     rights = RightsReader(clients).read(expected, facts, roles or usual_roles(expected))
-    differences = list(_differences(expected, facts, cast(Clients, once), topology))
+    differences = list(_differences(expected, facts, reading, topology))
     denied = [Denied(one.action, one.resource) for one in once.denied]
     findings = [*of_reads(facts, denied), *judged(expected, facts), *of_rights(expected, facts, rights)]
     findings += [one for one in differences if isinstance(one, Finding)]
     findings += of_drift(expected, [one for one in differences if isinstance(one, Drift)], findings)
-    probes: list[Probed] = []
-    if probe:
-        is_late = topology.timings.attributes_s > 0
-        limit_s = wait_s if wait_s is not None else _PROBE_S if is_late else _LOCAL_PROBE_S
-        probes = Probe(clients, topology.home, is_late=is_late, on_progress=on_progress).run(expected, facts, limit_s)
-        findings += of_probes(probes)
-    made = expected.blueprint
-    return CheckReport(
-        tuple(in_order(findings)), tuple(rights), tuple(probes), len(made.queues), len(made.topics),
-        len(made.subscriptions),
-    )  # fmt: skip
+    return findings, rights, facts
 
 
 def judged(expected: Expected, facts: Facts) -> list[Finding]:
@@ -159,10 +155,34 @@ def _unreachable(clients: Clients) -> Finding | None:
 def _differences(expected: Expected, facts: Facts, clients: Clients, topology: Topology) -> Iterator[Drift | Finding]:
     """What ``apply`` would change; a finding if that cannot be told."""
     try:
-        yield from auditor(expected.declared, clients, topology.home).audit(with_undeclared=False).changes
+        yield from expected.declared.auditor(clients, topology.home).audit(with_undeclared=False).changes
     except BrokerUnavailable:
         raise
     except HakeError as exc:
         # An address of another region is a finding of its own.
         if not any(finding.severity == "error" for finding in of_place(expected, facts)):
             yield found("cannot-check", expected.app, f"Cannot compare with what apply would make: {exc}")
+
+
+def unreachable_at(url: str, timeout_s: float) -> str | None:
+    """The first step on the way to an endpoint that fails, in a sentence; None if all succeed.
+
+    Does not use an HTTP proxy, so ask only after a request has failed.
+    """
+    parts = urlsplit(url)
+    host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as exc:  # no name at all
+        return f"The name {host} does not resolve: {exc}."
+    try:
+        with socket.create_connection((host, port), timeout_s) as connection:
+            if parts.scheme != "https":
+                return None
+            try:
+                ssl.create_default_context().wrap_socket(connection, server_hostname=host).close()
+            except (ssl.SSLError, OSError) as exc:
+                return f"TLS with {host}:{port} fails: {exc}."
+    except OSError as exc:
+        return f"Nothing answers at {host}:{port}: {exc}."
+    return None

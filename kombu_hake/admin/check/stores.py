@@ -8,20 +8,19 @@ from typing import Any
 
 from kombu_hake.admin.check.facts import Expected, Facts, StoreFacts
 from kombu_hake.admin.check.findings import Finding, found
-from kombu_hake.amqp import Store, lifecycle_rules, whole
+from kombu_hake.amqp import SQS_DEFAULT_RETENTION_S, Store, lifecycle_rules, whole
 from kombu_hake.quoting import quoted
 
 __all__ = ["of_stores"]
 
 _DAY_S = 86_400
-#: AWS's default of a queue.
-_RETENTION_S = 4 * _DAY_S
 
 
 def of_stores(expected: Expected, facts: Facts) -> Iterator[Finding]:
     """Everything about the buckets of large messages."""
     longest_s = max(
-        (seen.number("MessageRetentionPeriod", _RETENTION_S) for seen in facts.queues.values() if seen.url), default=0
+        (seen.number("MessageRetentionPeriod", SQS_DEFAULT_RETENTION_S) for seen in facts.queues.values() if seen.url),
+        default=0,
     )
     for store, seen in facts.stores.items():
         where = f"s3://{store.bucket}"

@@ -12,15 +12,15 @@ from typing import Any
 
 from kombu_hake._version import __version__
 from kombu_hake.admin.export.names import logical_id
-from kombu_hake.amqp import parse_arn, read_object, readable_dead_queue
+from kombu_hake.amqp import DOCUMENT_ATTRIBUTES, parse_arn, read_object, readable_dead_queue
 from kombu_hake.exceptions import ConfigurationError
 from kombu_hake.topology import Blueprint, SnsSubscription, SnsTopic, SqsQueue
 
-__all__ = ["INLINE_MAX_BYTES", "MAX_BYTES", "MAX_RESOURCES", "cloudformation", "template"]
+__all__ = ["MAX_BYTES", "MAX_RESOURCES", "cloudformation", "template"]
 
 MAX_RESOURCES = 500
-#: Of a template that is uploaded to S3, and of one that is sent with the request.
-MAX_BYTES, INLINE_MAX_BYTES = 1_000_000, 51_200
+#: Of a template that is uploaded to S3.
+MAX_BYTES = 1_000_000
 _VERSION = "2010-09-09"
 _KEPT = {"DeletionPolicy": "RetainExceptOnCreate", "UpdateReplacePolicy": "Retain"}
 _NUMBERS = {
@@ -28,7 +28,7 @@ _NUMBERS = {
     "ReceiveMessageWaitTimeSeconds", "VisibilityTimeout",
 }  # fmt: skip
 _FLAGS = {"ContentBasedDeduplication", "FifoQueue", "FifoTopic", "RawMessageDelivery", "SqsManagedSseEnabled"}
-_DOCUMENTS = {"FilterPolicy", "RedrivePolicy"}
+_DOCUMENTS = DOCUMENT_ATTRIBUTES | {"FilterPolicy"}
 
 
 def cloudformation(blueprint: Blueprint) -> dict[str, Any]:

@@ -6,9 +6,8 @@ foreign tags and foreign policy statements of what exists are part of the export
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from kombu_hake.admin.declared import Declared, DeclaredExchange, DeclaredQueue
 from kombu_hake.amqp import (
@@ -25,7 +24,7 @@ from kombu_hake.amqp import (
 )
 from kombu_hake.aws import Clients
 from kombu_hake.exceptions import QueueNotFound, TopicNotFound
-from kombu_hake.topology import Blueprint, SnsSubscription, SnsTopic, SqsQueue
+from kombu_hake.topology import Blueprint, SnsSubscription, SnsTopic, SqsQueue, lookups
 
 __all__ = ["Existing", "Found", "completed", "read", "with_recorded"]
 
@@ -74,8 +73,7 @@ def read(clients: Clients, blueprint: Blueprint) -> Existing:
             # One that waits to be confirmed has no ARN.
             if item["Endpoint"] in wanted and item["SubscriptionArn"].startswith("arn:"):
                 arn = item["SubscriptionArn"]
-                shown = clients.sns("get_subscription_attributes", SubscriptionArn=arn)["Attributes"]
-                subscriptions[topic_arn, item["Endpoint"]] = Found(arn, shown)
+                subscriptions[topic_arn, item["Endpoint"]] = Found(arn, lookups.subscription(clients, arn))
     return Existing(
         {arn: found for arn, found in queues.items() if found is not None},
         {arn: found for arn, found in topics.items() if found is not None},
@@ -113,33 +111,24 @@ def completed(blueprint: Blueprint, existing: Existing) -> Blueprint:
 
 def _queue(clients: Clients, queue: SqsQueue) -> Found | None:
     try:
-        url = clients.sqs("get_queue_url", QueueName=queue.physical)["QueueUrl"]
-        attributes = clients.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=["All"]).get("Attributes") or {}
-        return Found(url, attributes, clients.sqs("list_queue_tags", QueueUrl=url).get("Tags") or {})
+        url = lookups.queue_url(clients, queue.physical)
+        return Found(url, lookups.attributes(clients, url), lookups.tags(clients, url))
     except QueueNotFound:
         return None
 
 
 def _topic(clients: Clients, topic: SnsTopic) -> Found | None:
     try:
-        attributes = clients.sns("get_topic_attributes", TopicArn=topic.arn).get("Attributes") or {}
-        tags = clients.sns("list_tags_for_resource", ResourceArn=topic.arn).get("Tags") or ()
-        return Found(topic.arn, attributes, {tag["Key"]: tag["Value"] for tag in tags})
+        return Found(topic.arn, lookups.topic_attributes(clients, topic.arn), lookups.topic_tags(clients, topic.arn))
     except TopicNotFound:
         return None
 
 
-def _subscriptions(clients: Clients, topic_arn: str) -> Iterator[dict[str, Any]]:
-    params = {"TopicArn": topic_arn}
-    while True:
-        try:
-            answer = clients.sns("list_subscriptions_by_topic", **params)
-        except TopicNotFound:
-            return
-        yield from answer.get("Subscriptions") or ()
-        if not answer.get("NextToken"):
-            return
-        params["NextToken"] = answer["NextToken"]
+def _subscriptions(clients: Clients, topic_arn: str) -> list[dict[str, str]]:
+    try:
+        return list(lookups.subscriptions(clients, topic_arn))
+    except TopicNotFound:
+        return []
 
 
 # --- putting in

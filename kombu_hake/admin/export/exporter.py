@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator
 from typing import Any, cast
 
-from kombu_hake.admin.blueprint import blueprint
 from kombu_hake.admin.declared import Declared, declared, stores
 from kombu_hake.admin.export.alarms import alarms
 from kombu_hake.admin.export.cloudformation import cloudformation
@@ -82,7 +81,7 @@ class Exporter:
         )
 
     def _blueprint(self, found: Declared) -> Blueprint:
-        return blueprint(found, self._settings, self._home)
+        return found.blueprint(self._settings, self._home)
 
     def _other_queues(self, found: Declared) -> Iterator[str]:
         """Queues that the app uses under one name and does not create (``no_declare``), or that go away."""

@@ -49,7 +49,7 @@ class CeleryBackend(BaseTaskBackend):  # type: ignore[misc]
 
     @property
     def supports_get_result(self) -> bool:
-        """Whether the Celery app has a result backend that every process can read."""
+        """True if the Celery app has a result backend that every process can read."""
         return self._results.are_kept
 
     def validate_task(self, task: Task) -> None:

@@ -78,7 +78,7 @@ class Record:
 
     @property
     def has_failure_of_last_attempt(self) -> bool:
-        """Whether :attr:`failures` has the error of the latest attempt."""
+        """True if :attr:`failures` has the error of the latest attempt."""
         return bool(self.failures) and self.failures[-1].attempt == len(self.worker_ids)
 
     def started(self, worker_id: str, at: datetime) -> Record:

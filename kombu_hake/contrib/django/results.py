@@ -39,7 +39,7 @@ class Results:
 
     @property
     def are_kept(self) -> bool:
-        """Whether results can be read from any process."""
+        """True if results can be read from any process."""
         conf = self._app.conf
         if conf.task_always_eager and not conf.task_store_eager_result:
             return False
