@@ -182,7 +182,7 @@ def _empty_polls(per_second: float) -> float:
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="Groups that get each message; 0: sent straight to one queue.",
+    help="Groups that get each message; 0: messages are sent straight to one queue.",
 )
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Workers of each group.")
 @click.option(
@@ -200,11 +200,11 @@ def _empty_polls(per_second: float) -> float:
     type=click.IntRange(min=1, max=262_144),
     default=1,
     show_default=True,
-    help="KiB of a message; more than 1024 with --s3 only.",
+    help="Size of a message, KiB; more than 1024 only with --s3.",
 )
 @click.option("--s3", is_flag=True, help="The messages go through S3 (large_messages).")
-@click.option("--batch", is_flag=True, help="Published in batches of ten.")
-@click.option("--backlog", is_flag=True, help="The queues always hold more than the workers have taken.")
+@click.option("--batch", is_flag=True, help="Messages are published in batches of ten.")
+@click.option("--backlog", is_flag=True, help="Messages always wait in the queues.")
 @click.option(
     "--held",
     type=click.FloatRange(min=0),
@@ -215,9 +215,9 @@ def _empty_polls(per_second: float) -> float:
 @click.option(
     "--tenants",
     is_flag=True,
-    help=f"Messages have a tenant (fair queues): {FAIR_USD:.2f} USD more for a million requests.",
+    help=f"Messages have a tenant (fair queues): {FAIR_USD:.2f} USD more per million requests.",
 )
-@click.option("--no-remote-control", is_flag=True, help="Workers without Celery's remote control.")
+@click.option("--no-remote-control", is_flag=True, help="Workers have no remote control.")
 @click.option(
     "--check-bindings",
     type=click.FloatRange(min=0),
@@ -273,4 +273,4 @@ def cost(
         prices += f", {FAIR_USD:.2f} more with tenants"
     if s3:
         prices += f", {S3_PUT_USD:.2f} (PUT) and {S3_GET_USD:.2f} (GET) of S3"
-    note(f"At {prices}; free requests are not taken off.")
+    note(f"At {prices}; free requests are not deducted.")

@@ -70,10 +70,10 @@ def groups(ctx: click.Context, names: tuple[str, ...], as_json: bool, watch: flo
 
 @hake.command()
 @click.option("--format", "form", type=click.Choice(["mermaid", "dot"]), default="mermaid", show_default=True)
-@click.option("-o", "--output", type=click.File("w"), default="-", help="A file instead of standard output.")
+@click.option("-o", "--output", type=click.File("w"), default="-", help="Write to a file instead of standard output.")
 @click.pass_context
 def graph(ctx: click.Context, form: str, output: Any) -> None:
-    """Draw the topology: topics, the keys that groups listen to, handlers, dead letters."""
+    """Draw the topology: topics, the keys that groups are bound to, handlers, dead letters."""
     from kombu_hake.cli import graph as cli_graph
 
     draw = {"mermaid": cli_graph.mermaid, "dot": cli_graph.dot}[form]
