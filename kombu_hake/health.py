@@ -82,7 +82,7 @@ class Health:
         who = f"{self.node} (pid {self.pid})"
         if self.stuck:
             return "\n".join(
-                f"unhealthy: {one.part} of {who} has not turned since {_moment(one.since)}"
+                f"unhealthy: {one.part} of {who} has made no progress since {_moment(one.since)}"
                 + (f", at {one.where}" if one.where else "")
                 for one in self.stuck
             )

@@ -340,7 +340,7 @@ class Payloads:
         self._warned.get(
             f"{pointer.bucket} {type(error).__name__}",
             lambda: logger.warning(
-                "HAKE741 Cannot delete the payload of a settled message, %s: the bucket's lifecycle rule has to. %s",
+                "HAKE741 Cannot delete the payload of a settled message, %s; leaving it to the lifecycle rule. %s",
                 pointer.url, error,
             ),
         )  # fmt: skip
