@@ -145,7 +145,7 @@ def test_missing_double_and_foreign_runs_are_faults(report) -> None:
         "email never ran order 2",
         "email ran order 1 2 times",
         "stock never ran order 2",
-        "email ran order 9, which nobody sent there",
+        "email ran order 9, which was not sent there",
     ]
 
 
