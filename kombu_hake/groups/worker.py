@@ -66,7 +66,7 @@ class GroupStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
 
 def _prepare_handlers(app: Any) -> None:
-    """Send the handlers' failures to the dead letters, whatever request class they have."""
+    """Send the handlers' failures to the dead letters, with any request class."""
     for subscription in registry.all(app):
         task = app.tasks[subscription.name_in(app)]
         known = symbol_by_name(task.Request)

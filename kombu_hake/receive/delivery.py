@@ -123,7 +123,7 @@ class About(NamedTuple):
     #: Of a Celery task.
     task: str | None
     task_id: str | None
-    #: As its publisher gave it, of whatever type; else that of SQS.
+    #: The publisher's id, of any type; otherwise that of SQS.
     message_id: Any = None
 
     def __str__(self) -> str:
@@ -190,7 +190,7 @@ class Lease:
 
     @property
     def is_lost(self) -> bool:
-        """Whether another consumer may have the message."""
+        """True if another consumer may have the message."""
         return self.state in _LOST
 
 

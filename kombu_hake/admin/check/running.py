@@ -34,13 +34,13 @@ _LOCAL_PROBE_S = 5.0
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What a check found.
+    """The result of a check.
 
     Attributes:
         findings: Errors first.
-        rights: What the credentials may do, for each role that was asked about.
-        probes: What became of each kind of subscription, if it was probed.
-        queues: Number of SQS queues that were looked at; likewise *topics* and *subscriptions*.
+        rights: What the credentials may do, for each role that was checked.
+        probes: The result for each kind of subscription that was probed.
+        queues: Number of SQS queues that were checked; likewise *topics* and *subscriptions*.
     """
 
     findings: tuple[Finding, ...] = ()
@@ -52,7 +52,7 @@ class CheckReport:
 
     @property
     def is_clean(self) -> bool:
-        """Whether there is neither an error nor a warning."""
+        """True if there is neither an error nor a warning."""
         return all(finding.severity == "info" for finding in self.findings)
 
     def as_dict(self) -> dict[str, Any]:
