@@ -51,7 +51,7 @@ class Binding:
 
 @dataclass
 class QueueInfo:
-    """A queue with its counts, its priority levels summed. Counts are approximate; None: there is none, or it is unknown.
+    """A queue with its counts, its priority levels summed. Counts are approximate; None: none, or unknown.
 
     Attributes:
         state: ``ok``, ``missing`` (no worker has declared it yet), or why it cannot be read.
