@@ -44,6 +44,7 @@ from kombu_hake.amqp import (
     decode,
     drop_unsound,
     encode,
+    given_attributes,
     group_of,
     has_pointer,
     is_task,
@@ -491,7 +492,8 @@ def revived(letter: DeadLetter, *, is_fifo: bool) -> dict[str, Any]:
         attributes |= _pointer_as_first_try(letter)
     if first_try is not None:
         entry["MessageBody"] = first_try
-    elif attributes:
+        attributes = given_attributes(letter.raw)
+    if attributes:
         entry["MessageAttributes"] = attributes
     system = letter.raw.get("Attributes") or {}
     group = system.get("MessageGroupId") or group_of(letter.properties, is_fifo=is_fifo)

@@ -254,8 +254,9 @@ class _Run:
         owners: dict[str, list[Drift]] = {}
         for change in found.changes:
             owners.setdefault(change.owner if change.queue else "", []).append(change)
-        for change in over_quota:
-            owners.setdefault(change.owner, [])
+        limited = {change.owner for change in over_quota}
+        for name in limited:
+            owners.setdefault(name, [])
         for exchange, spec in self._exchanges.items():
             if spec.type is not None:
                 what = f"exchange {exchange}"
@@ -263,7 +264,8 @@ class _Run:
         topics = owners.pop("", [])
         subscribed: set[str] = set()
         for name in sorted(owners):
-            if self._tried(f"queue {name}", self._make_queue, name, owners[name], is_ours=self._is_ours(name)):
+            args = name, owners[name], name in limited
+            if self._tried(f"queue {name}", self._make_queue, *args, is_ours=self._is_ours(name)):
                 self.report(owners[name])
                 if any(change.what == "subscription" for change in owners[name]):
                     subscribed |= {binding.exchange for binding in self._queues[name].bindings}
@@ -312,13 +314,13 @@ class _Run:
                 self.made.append(change)
                 self._on_progress(f"{change.action} {change.what} {change.name}: {change.reason}")
 
-    def _make_queue(self, name: str, changes: list[Drift]) -> None:
+    def _make_queue(self, name: str, changes: list[Drift], is_limited: bool) -> None:
         queue = self._queues[name]
         for change in changes:
             if change.what == "queue" and main_queue(change.queue) != name:  # levels come with the queue
                 self._make_extra(change)
         self._write(changes)
-        if not changes or any(change.what not in ("attribute", "tag") for change in changes):
+        if is_limited or any(change.what not in ("attribute", "tag") for change in changes):
             denied = self._topology.enforce(queue.spec, queue.bindings)
             if denied:  # the rest was made, and the next comparison tells what
                 raise denied[0]

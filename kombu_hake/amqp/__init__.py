@@ -7,7 +7,8 @@ to change                        open
 ================================ ====================================================================================
 a binding, its tag, its match    ``bindings.py``, ``routing.py`` (keys to SNS attributes and filters), ``globs.py``
 the name of a queue or topic     ``naming.py``: in AWS, in metrics, of dead-letter queues and mailboxes; ARNs
-what is sent for a message       ``envelope.py`` (kombu's message to JSON and back), ``contents.py`` (bodies)
+what is sent for a message       ``envelope.py`` (kombu's message to JSON and back), ``contents.py`` (bodies),
+                                 ``attributes.py`` (those that the publisher gives)
 which messages are delivered     ``admission.py`` (bound? expired?), ``tasks.py`` (sound?), ``deferral.py`` (due?)
 which commands are obeyed        ``commands.py``: sound? answered in its own mailbox?
 a priority level                 ``priorities.py``
@@ -22,6 +23,12 @@ from __future__ import annotations
 
 from kombu_hake.amqp import ownership
 from kombu_hake.amqp.admission import Verdict, needs_binding, verdict
+from kombu_hake.amqp.attributes import (
+    MESSAGE_ATTRIBUTES,
+    checked_attributes,
+    given_attributes,
+    typed_bytes,
+)
 from kombu_hake.amqp.bindings import (
     MAX_BINDING_TAGS,
     MAX_PRIORITY_TAG,
@@ -198,6 +205,7 @@ __all__ = [
     "MAX_NESTING",
     "MAX_PAYLOAD_BYTES",
     "MAX_PRIORITY_TAG",
+    "MESSAGE_ATTRIBUTES",
     "ORIGIN_HEADER",
     "PAYLOAD_ATTRIBUTES",
     "PRIORITY_ATTRIBUTE",
@@ -259,6 +267,7 @@ __all__ = [
     "answers_elsewhere",
     "attributes_bytes",
     "changes_in",
+    "checked_attributes",
     "combined",
     "command_fault",
     "compile_filter",
@@ -276,6 +285,7 @@ __all__ = [
     "fault_of",
     "filter_json",
     "from_tags",
+    "given_attributes",
     "group_of",
     "has_foreign",
     "has_pointer",
@@ -337,6 +347,7 @@ __all__ = [
     "tenant_of_group",
     "tenant_text",
     "to_tags",
+    "typed_bytes",
     "undelivered_name",
     "unwritable_properties",
     "valid_namespace",

@@ -50,7 +50,7 @@ FOREIGN_ATTRIBUTES = ("rk", "exchange", "event_id")
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 _from_json = json.JSONDecoder().decode
 #: Properties that the receiver sets on a received message.
-_OF_RECEIVING = ("attributes", "receive_count", "sent_timestamp_ms")
+_OF_RECEIVING = ("attributes", "message_attributes", "receive_count", "sent_timestamp_ms")
 #: Headers of W3C Trace Context, and the longest that must be kept. Programs parse them as soon as they trace tasks, and
 #: older versions of OpenTelemetry take time that grows with the square of the length.
 _TRACE_HEADERS = ("traceparent", "tracestate")

@@ -162,7 +162,11 @@ class Namer(NamedTuple):
         space = f"{self.namespace}__" if self.namespace else ""
         room = max_chars - len(suffix) - len(space)
         if self.style == "kombu":
-            return space + _kombu_stem(stem, name, room) + suffix
+            main = main_queue(stem)
+            found = _kombu_stem(main, main + suffix, room)
+            if main != stem:  # sqs:// has no name for a priority level
+                found = _hashed(found + stem[len(main) :], room)
+            return space + found + suffix
         odd = not _LEGAL.match(stem) or len(stem) > room or _LOOKS_HASHED.match(stem)
         if odd or (not space and _LOOKS_NAMESPACED.match(stem)):
             stem = _hashed(stem, room)

@@ -3,7 +3,7 @@
 Only a queue that was declared with ``x-max-priority`` has them. Level 0 is the queue itself, under its own name; each
 higher level is one more SQS queue. A message goes to the level of its priority; higher levels are polled first. There
 are four levels at most: each one costs a long poll while idle, and common uses of priorities (urgent, normal, bulk)
-need no more.
+need no more. A FIFO queue has one level: messages of several queues have no order.
 
 SNS routes a message from an exchange's topic to its level: the message carries its priority as an attribute, and each
 level has a subscription of its own that passes the level's share of priorities (:func:`level_shares`).
@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from kombu_hake.amqp.limits import FIFO_SUFFIX
 from kombu_hake.amqp.numeric import whole
 
 __all__ = [
@@ -38,7 +39,7 @@ _MAX_PRIORITY = 999_999
 
 def level_names(queue: str, arguments: Mapping[str, Any]) -> list[str]:
     """The logical names of a queue's levels, lowest first; only its own name without ``x-max-priority``."""
-    return [level_name(queue, level) for level in range(_levels(arguments))]
+    return [level_name(queue, level) for level in range(_levels(queue, arguments))]
 
 
 def level_name(queue: str, level: int) -> str:
@@ -69,7 +70,7 @@ def level_shares(highest: int) -> list[list[dict[str, Any]]]:
         highest: The queue's ``x-max-priority``. Every number is in exactly one share, and so is the absence of the
             attribute: in SNS ``exists: false`` matches only messages that have some other attribute.
     """
-    levels = _levels({"x-max-priority": highest})
+    levels = _count(highest)
     if levels == 1:
         return []
     tops = [level * highest // (levels - 1) for level in range(levels)]
@@ -80,9 +81,9 @@ def level_shares(highest: int) -> list[list[dict[str, Any]]]:
     return shares
 
 
-def level_of(priority: Any, arguments: Mapping[str, Any]) -> int:
+def level_of(priority: Any, queue: str, arguments: Mapping[str, Any]) -> int:
     """The level of a message's priority. As in RabbitMQ, no priority is 0, and a higher one counts as the maximum."""
-    levels = _levels(arguments)
+    levels = _levels(queue, arguments)
     highest = max_priority(arguments)
     if levels == 1:
         return 0
@@ -91,8 +92,12 @@ def level_of(priority: Any, arguments: Mapping[str, Any]) -> int:
     return -(-wanted * (levels - 1) // highest)
 
 
-def _levels(arguments: Mapping[str, Any]) -> int:
-    return min(MAX_LEVELS, max_priority(arguments) + 1)
+def _levels(queue: str, arguments: Mapping[str, Any]) -> int:
+    return 1 if queue.endswith(FIFO_SUFFIX) else _count(max_priority(arguments))
+
+
+def _count(highest: int) -> int:
+    return min(MAX_LEVELS, highest + 1)
 
 
 def _whole(value: Any) -> int:

@@ -41,6 +41,8 @@ __all__ = [
 
 #: The mark of a message whose header values are all in its attributes.
 HEADERS_MARK = "headers"
+#: What the name of a header's attribute starts with.
+HEADER_PREFIX = "h-"
 #: Header values that a message carries as attributes, at most; with more of them it carries none.
 MAX_HEADER_ATTRIBUTES = 6
 
@@ -50,7 +52,6 @@ _CELERY_HEADERS = frozenset(
     {"argsrepr", "eta", "expires", "group", "group_index", "id", "ignore_result", "kwargsrepr", "lang", "origin"}
     | {"parent_id", "replaced_task_nesting", "retries", "root_id", "shadow", "stamped_headers", "stamps", "timelimit"}
 )
-_HEADER_PREFIX = "h-"
 _MAX_TOKEN_CHARS = 200
 #: A routing key of AMQP has 255 bytes, and so at most 256 words.
 _MAX_WORDS = 1_000
@@ -176,10 +177,10 @@ def _is_filterable(name: str) -> bool:
 
 def _attribute_name(header: str) -> str:
     """A one-to-one encoding within the characters of attribute names: no dot at the end, nor two in a row."""
-    name = _HEADER_PREFIX + _UNSAFE_IN_NAME.sub(lambda match: f".{ord(match[0]):x}-", header)
+    name = HEADER_PREFIX + _UNSAFE_IN_NAME.sub(lambda match: f".{ord(match[0]):x}-", header)
     if len(name) <= limits.ATTRIBUTE_NAME_MAX_CHARS:
         return name
-    return f"{_HEADER_PREFIX}.{_digest(header)}"
+    return f"{HEADER_PREFIX}.{_digest(header)}"
 
 
 def _token(value: object) -> str:

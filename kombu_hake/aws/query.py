@@ -8,6 +8,7 @@ Source:
 
 from __future__ import annotations
 
+import base64
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
@@ -32,7 +33,7 @@ def encode(action: str, params: Mapping[str, Any]) -> bytes:
 
     Args:
         action: Such as ``Publish``.
-        params: As for boto3: texts, ``MessageAttributes`` and ``PublishBatchRequestEntries``.
+        params: As for boto3: texts, ``MessageAttributes`` (texts and bytes) and ``PublishBatchRequestEntries``.
     """
     fields = [f"Action={action}&Version={_VERSION}"]
     _add(fields, "", params)
@@ -76,7 +77,8 @@ def _add(fields: list[str], prefix: str, params: Mapping[str, Any]) -> None:
             for number, (key, attribute) in enumerate(value.items(), 1):
                 entry = f"{prefix}MessageAttributes.entry.{number}"
                 fields.append(f"{entry}.Name={_quoted(key)}")
-                for kind, text in attribute.items():
+                for kind, content in attribute.items():
+                    text = base64.b64encode(content).decode("ascii") if isinstance(content, bytes) else content
                     fields.append(f"{entry}.Value.{kind}={_quoted(text)}")
         elif name == "PublishBatchRequestEntries":
             for number, entry in enumerate(value, 1):

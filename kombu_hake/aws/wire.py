@@ -13,6 +13,7 @@ What botocore still does
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import time
@@ -53,7 +54,16 @@ _POLL_GRACE_S = 5.0
 #: What one try may take besides its time limits: looking up names, several addresses, renewing credentials, and an
 #: answer that arrives in small pieces (:mod:`kombu_hake.aws.timely`).
 _SLACK_S = 60.0
-_to_json = json.JSONEncoder().encode
+
+
+def _binary(value: Any) -> str:
+    """The value of a binary attribute as JSON has it."""
+    if not isinstance(value, bytes):
+        raise TypeError(f"{type(value).__name__} is not a type of a parameter of SQS")
+    return base64.b64encode(value).decode("ascii")
+
+
+_to_json = json.JSONEncoder(default=_binary).encode
 _from_json = json.JSONDecoder().decode
 _JSON = "application/x-amz-json-1.0"
 _FORM = "application/x-www-form-urlencoded; charset=utf-8"

@@ -42,6 +42,6 @@ def check(ctx: click.Context, roles: tuple[str, ...], probe: bool, wait_s: float
 
 
 def _app_name(ctx: click.Context) -> str | None:
-    """The value of Celery's ``-A``; None without."""
+    """The value of Celery's ``-A``; None without, and where Celery keeps only the app (before 5.7)."""
     given = ctx.find_root().params.get("app")
     return given if isinstance(given, str) else None

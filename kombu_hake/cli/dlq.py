@@ -11,7 +11,7 @@ import click
 from kombu_hake.cli.tools import connected, note, say, which_letters
 
 if TYPE_CHECKING:
-    from kombu_hake.admin import Admin, Outcome, Selection
+    from kombu_hake.admin import Admin, Outcome, QueueInfo, Selection
 
 __all__ = ["dlq"]
 
@@ -27,7 +27,7 @@ def dlq() -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON document instead of a table.")
 @click.pass_context
 def list_(ctx: click.Context, /, group: str | None, as_json: bool, limit: int | None, **which: Any) -> None:
-    """List the dead letters of GROUP; without GROUP, how many each group has.
+    """List the dead letters of GROUP, a group or any other queue; without GROUP, how many each has.
 
     Reading messages requires receiving them: while the command runs they are hidden from other consumers.
     """
@@ -35,9 +35,12 @@ def list_(ctx: click.Context, /, group: str | None, as_json: bool, limit: int | 
 
     with connected(ctx) as broker:
         if group is None:
-            counts = [
-                {"group": found.name, "dead_queue": found.dead_queue, "dead": found.dead} for found in broker.groups()
-            ]
+            found: list[QueueInfo] = [*broker.groups(with_ages=False)]
+            names = {queue.name for queue in found}
+            for queue in broker.queues(with_ages=False):
+                if queue.name not in names and (queue.dead_queue is not None or "dead" in queue.unreadable):
+                    found.append(queue)
+            counts = [{"group": queue.name, "dead_queue": queue.dead_queue, "dead": queue.dead} for queue in found]
             say(json.dumps(counts, indent=2) if as_json else dead_counts_table(counts))
             return
         letters = list(broker.dead_letters(group, _selection(**which), limit=limit))

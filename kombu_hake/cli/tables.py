@@ -187,11 +187,11 @@ def _rights_line(role: str, report: CheckReport) -> str:
 
 
 def dead_counts_table(counts: Sequence[Mapping[str, Any]]) -> str:
-    """One line per group."""
+    """One line per queue."""
     rows = [
         [row["group"], _NONE if row["dead"] is None else str(row["dead"]), row["dead_queue"] or _NONE] for row in counts
     ]
-    return table(("GROUP", "DEAD", "DEAD LETTERS IN"), rows, right=(1,))
+    return table(("QUEUE", "DEAD", "DEAD LETTERS IN"), rows, right=(1,))
 
 
 def letters_table(letters: Sequence[DeadLetter]) -> str:

@@ -56,7 +56,7 @@ _ENDPOINT_URL = re.compile(
 )
 _TRUTHS = {**dict.fromkeys(("true", "1", "yes", "on"), True), **dict.fromkeys(("false", "0", "no", "off"), False)}
 #: A queue as AWS and emulators address it: at least an account and a name after the host.
-_QUEUE_URL = re.compile(r"https?://[^/\s]+(?:/[^/\s]+)+\Z")
+_QUEUE_URL = re.compile(r"https?://[^/\s]+(?:/[^/\s]+)+/?\Z")
 #: As botocore checks it; AWS's own, and those of emulators.
 _REGION = re.compile(r"(?![0-9]+\Z)(?!-)[A-Za-z0-9-]{1,63}(?<!-)\Z", re.ASCII)
 _ROLE_ARN = re.compile(r"arn:[a-z0-9-]+:iam::[0-9]{12}:role/\S+\Z", re.ASCII)
@@ -620,7 +620,7 @@ KOMBU_KEYS = frozenset(
 WITHOUT_MEANING: Mapping[str, str] = {
     "polling_interval": "there is no pause between polls; idle queues are long-polled",
     "sqs_base64_encoding": "bodies are plain JSON, which sqs:// reads; base64 from sqs:// is decoded",
-    "fetch_message_attributes": "all attributes that are needed are always fetched",
+    "fetch_message_attributes": "all attributes are always fetched; see the property message_attributes",
     "regioninfo": "give region, or endpoint_url",
     "port": "give it in the URL",
     "sts_token_buffer_time": "botocore renews the keys of an assumed role ahead of time",

@@ -61,7 +61,10 @@ _HOLD_SECRETS = frozenset({"client_config", "client-config", "predefined_queues"
 _WITHOUT_SECRET = re.compile(r"(\[[^]]*]|[^:/]*)(:[0-9]{0,5})?(/.*)?\Z", re.DOTALL)
 #: A valid host of an endpoint. It contains no character with a special meaning in a URL.
 _HOST = re.compile(r"[A-Za-z0-9._-]{1,253}\Z|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?\]\Z", re.ASCII)
-_REGION_AS_HOST = re.compile(r"[a-z]{2}(?:-[a-z]+)+-[0-9]+\Z", re.ASCII)
+#: Names of containers, such as ``ci-localstack-1``, look much the same.
+_REGION_AS_HOST = re.compile(
+    r"[a-z]{2}(?:-gov|-iso[a-z]?)?-(?:central|north|south|(?:north|south)?(?:east|west))-[0-9]\Z", re.ASCII
+)
 _LOCAL_NAME = re.compile(r"(?:[a-z0-9_-]+\.)*localhost", re.ASCII)
 _URL_OF_AWS = re.compile(
     r"https?://(?:sqs(?:-fips)?\.)?(?P<region>[a-z]{2}(?:-[a-z]+)+-\d+)\.(?:queue\.|api\.)?(?:amazon)?aws"
@@ -97,7 +100,7 @@ class Settings:
     sqs_endpoint_url: str | None = None
     sns_endpoint_url: str | None = None
     #: Service to the endpoint that boto3 takes from the environment where no option gives one.
-    environment_endpoints: Mapping[str, str] = field(default_factory=dict)
+    environment_endpoints: Mapping[str, str] = field(default_factory=dict, repr=False)
     account_id: str | None = None
     namer: Namer = field(default_factory=Namer)
     predefined_queues: Mapping[str, str] = field(default_factory=dict)
@@ -463,7 +466,7 @@ def _check_together(values: Mapping[str, Any], parts: UrlParts, faults: list[str
         faults.append("client_config: region_name must be text.")
     if values["endpoint_url"] and parts.host:
         faults.append("Give either a host in the URL or endpoint_url, not both.")
-    if parts.host and _REGION_AS_HOST.match(parts.host):
+    if parts.host and not parts.port and _REGION_AS_HOST.match(parts.host):
         faults.append(f"The host of the URL is an endpoint, not a region: write {SCHEME}://?region={parts.host}.")
     _check_prefix(values, faults)
 

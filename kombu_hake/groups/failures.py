@@ -22,6 +22,7 @@ from celery.worker.request import Request
 from kombu_hake.amqp import (
     COMPRESSION_HEADER,
     FIFO_SUFFIX,
+    MESSAGE_ATTRIBUTES,
     PRIVATE_EXCHANGE,
     SQS_MAX_MESSAGE_BYTES,
     Changes,
@@ -216,13 +217,14 @@ def _received_body(message: Any) -> Any:
 
 
 def _attributes(parts: Parts, death: Mapping[str, Any]) -> dict[str, Any]:
-    """The foreign message's own attributes, so that it can be sent back, and those that operators search for."""
+    """The message's own attributes, so that it can be sent back, and those that operators search for."""
+    own = parts.properties.get(MESSAGE_ATTRIBUTES) or {}
     given = parts.properties.get("attributes")
     texts = {name: text for name, text in given.items() if isinstance(text, str)} if isinstance(given, dict) else {}
     for name, value in (("hake-death-task", death["task"]), ("hake-death-exception", death.get("exception"))):
         if value:
             texts[name] = quoted(value, MAX_ATTRIBUTE_CHARS)  # SQS refuses control characters
-    return {name: {"DataType": "String", "StringValue": value} for name, value in texts.items()}
+    return {**own, **{name: {"DataType": "String", "StringValue": value} for name, value in texts.items()}}
 
 
 def _group_attribute(properties: Mapping[str, Any], queue: str) -> dict[str, str]:

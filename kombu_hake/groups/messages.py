@@ -16,6 +16,7 @@ from kombu_hake.amqp import (
     EVENT_TASK,
     FOREIGN_ATTRIBUTES,
     MAX_NESTING,
+    MESSAGE_ATTRIBUTES,
     ORIGIN_HEADER,
     decoded,
     encoded,
@@ -43,6 +44,7 @@ _FOREIGN_EVENTS = UUID("5f0f3c55-7f4f-5d0b-9d0d-6a3b4a2c1e90")
 #: Properties that :func:`kombu_hake.receive.messages.to_message` adds to those that were sent.
 _OF_RECEIVING = frozenset(
     {"delivery_info", "delivery_tag", "receive_count", "message_id", "sent_timestamp_ms", "body_encoding", "attributes"}
+    | {MESSAGE_ATTRIBUTES}
 )
 
 

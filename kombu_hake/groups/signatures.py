@@ -34,6 +34,7 @@ class SendOptions(TypedDict, total=False):
     producer: Any
     connection: Any
     tenant: str | int | UUID | None
+    message_attributes: Mapping[str, Any]
     MessageGroupId: str
     MessageDeduplicationId: str
 

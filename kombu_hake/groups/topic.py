@@ -251,8 +251,9 @@ class Topic:
             event_id: Text that identifies the event; if it is published again with this id, its runs have the same ids.
             on_commit: Wait for Django's transaction to commit; the alias of a database, or True for the default one.
             options: Those of ``apply_async``: ``countdown``, ``eta``, ``expires``, ``priority``, ``headers``,
-                ``serializer``, ``compression``, ``retry``, ``retry_policy``, ``producer``, ``connection``, ``tenant``;
-                and for FIFO topics ``MessageGroupId`` and ``MessageDeduplicationId``.
+                ``serializer``, ``compression``, ``retry``, ``retry_policy``, ``producer``, ``connection``, ``tenant``,
+                ``message_attributes``; and for FIFO topics ``MessageGroupId`` and ``MessageDeduplicationId``.
+
         Raises:
             InvalidEvent: the key has a model (:meth:`event_type`), which the payload does not match.
             TypeError: the key is not text, or an unknown option.

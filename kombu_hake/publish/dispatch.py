@@ -16,13 +16,16 @@ from uuid import uuid4
 from kombu_hake.amqp import (
     COMPRESSION_HEADER,
     FIFO_SUFFIX,
+    MESSAGE_ATTRIBUTES,
     PRIORITY_ATTRIBUTE,
     PRIVATE_EXCHANGE,
+    RAW_DELIVERY_MAX_ATTRIBUTES,
     SIZE_ATTRIBUTE,
     SQS_MAX_DELAY_S,
     SQS_MAX_MESSAGE_BYTES,
     Pointer,
     Wire,
+    checked_attributes,
     compressed,
     delay_s,
     due_ms,
@@ -35,6 +38,7 @@ from kombu_hake.amqp import (
     level_of,
     message_attributes,
     priority_attribute,
+    typed_bytes,
     unwritable_properties,
     whole,
 )
@@ -69,6 +73,8 @@ _BATCH_PATIENCE_S = 10.0
 #: AMQP's delivery mode of a message that need not survive.
 _TRANSIENT = 1
 DEFAULT_GROUP_ID = "default"
+#: Attributes of a message that has its headers among them: two are left for a payload in S3.
+_MOST_WITH_HEADERS = RAW_DELIVERY_MAX_ATTRIBUTES - 2
 #: Routing keys whose attributes are kept, and the longest of them: a key may come from a message.
 _MOST_KEYS = 1_000
 _MOST_KEY_CHARS = 256
@@ -145,10 +151,9 @@ class Dispatcher:
         if not targets:
             return
         message = self._tenants.named(message, exchange, routing_key)
-        if message["properties"].get("message_attributes") and _is_news("message_attributes"):
-            logger.warning(
-                "HAKE211 The property message_attributes of a message is not sent as SQS attributes; use headers."
-            )
+        given: dict[str, Any] = {}
+        if MESSAGE_ATTRIBUTES in message["properties"]:
+            message, targets, given = self._with_attributes(message, targets, exchange)
         delivery_tag = _new_tag()
         if self._settings.compress_above is not None and "stored" not in message:
             message = with_compression(message, self._settings.compress_above, self._settings.compression)
@@ -165,7 +170,7 @@ class Dispatcher:
         if not self._topology.stores.is_empty:
             large = _Large(wire, message, exchange, routing_key, list(targets))
         for target in targets:
-            prepared = self._prepare(target, wire, message, routing_key)
+            prepared = self._prepare(target, wire, message, routing_key, given)
             if large is not None and prepared.size_bytes > self._limits.of(target, prepared.size_bytes):
                 found = self._point(large, target, prepared)
                 if found is None:
@@ -240,7 +245,7 @@ class Dispatcher:
             extra["MessageAttributes"] = attributes
         if group is not None:
             extra["MessageGroupId"] = group
-        self._publisher.send(target, outgoing(text, {}, extra))
+        self._publisher.send(target, Outgoing(text, extra, len(text) + typed_bytes(attributes or {})))
 
     def store(self, text: str, headers: Mapping[str, Any]) -> Pointer | None:
         """Write the text of a message to one queue to S3; None if no bucket is configured for it.
@@ -276,7 +281,7 @@ class Dispatcher:
         if not isinstance(target, QueueTarget):
             return target
         queues = self._topology.queues
-        name = level_name(target.queue, level_of(priority, queues.arguments(target.queue)))
+        name = level_name(target.queue, level_of(priority, target.queue, queues.arguments(target.queue)))
         return target if name == target.queue else QueueTarget(name, queues.url(name))
 
     def batch_limit(self, target: Target) -> int:
@@ -339,8 +344,8 @@ class Dispatcher:
     def _point_after_refusal(self, target: Target, prepared: Outgoing, published: Published) -> Outgoing | None:
         headers = published.message.get("headers") or {}
         store = self._topology.stores.of(published.exchange, headers)
-        if store is None or SIZE_ATTRIBUTE in prepared.parameters.get("MessageAttributes", ()):
-            return None
+        if store is None or not prepared.text or SIZE_ATTRIBUTE in prepared.parameters.get("MessageAttributes", ()):
+            return None  # without its text, it was larger than any target takes, and had no place then
         is_for_queue = isinstance(target, QueueTarget)
         pointer = self._uploads.put([prepared.text], store, is_for_queue=is_for_queue)
         return pointing(prepared, len(prepared.text), pointer, {})
@@ -355,8 +360,37 @@ class Dispatcher:
             if self._routes.is_topic_needed(exchange):
                 raise
 
-    def _prepare(self, target: Target, wire: Wire, message: Mapping[str, Any], routing_key: str) -> Outgoing:
-        """The message to one target. Without its text, if that is larger than any target takes."""
+    def _with_attributes(
+        self, message: Mapping[str, Any], targets: list[Target], exchange: str
+    ) -> tuple[Mapping[str, Any], list[Target], dict[str, Any]]:
+        """A message without its property ``message_attributes``, its targets, and what the property says.
+
+        Raises:
+            PublishError: it is not valid, for one of the targets.
+        """
+        properties = dict(message["properties"])
+        given = properties.pop(MESSAGE_ATTRIBUTES)
+        message = {**message, "properties": properties}
+        if given is None:
+            return message, targets, {}
+        may_be_stored = not self._topology.stores.is_empty
+        to_topic = any(not isinstance(target, QueueTarget) for target in targets)
+        try:
+            return message, targets, checked_attributes(given, to_topic=to_topic, may_be_stored=may_be_stored)
+        except PublishError:
+            needed = [target for target in targets if _is_needed(target)]
+            if len(needed) == len(targets) or self._routes.is_topic_needed(exchange):
+                raise
+            return message, needed, checked_attributes(given, to_topic=False, may_be_stored=may_be_stored)
+
+    def _prepare(
+        self, target: Target, wire: Wire, message: Mapping[str, Any], routing_key: str, given: Mapping[str, Any]
+    ) -> Outgoing:
+        """The message to one target. Without its text, if that is larger than any target takes.
+
+        Args:
+            given: The attributes that its publisher gives it.
+        """
         text = wire.text if wire.size_bytes <= SQS_MAX_MESSAGE_BYTES else ""
         if isinstance(target, QueueTarget):
             extra = send_parameters(message, target.queue, to_queue=True)
@@ -364,15 +398,23 @@ class Dispatcher:
             if delay:
                 is_deferred_again = _asked_delay(message["properties"]) is None
                 extra["DelaySeconds"] = self._delays.allowed_s(target, delay, is_deferred_again=is_deferred_again)
-            return Outgoing(text, extra, wire.size_bytes)
+            if not given:
+                return Outgoing(text, extra, wire.size_bytes)
+            return Outgoing(text, {**extra, "MessageAttributes": given}, wire.size_bytes + typed_bytes(given))
         priority = priority_attribute(message["properties"].get("priority"))
         if self._topology.exchange_type(target.exchange) == "headers":
             rest = _rest(routing_key, priority, message.get("headers") or {})
+            if given and len(rest.parameters["MessageAttributes"]) + len(given) > _MOST_WITH_HEADERS:
+                rest = _rest_of_key(routing_key, priority)  # without header values it passes all filters
         else:
             rest = _rest_of_key(routing_key, priority)
         extra = send_parameters(message, target.exchange, to_queue=False)
         parameters = {**rest.parameters, **extra} if extra else rest.parameters
-        return Outgoing(text, parameters, wire.size_bytes + rest.size_bytes)
+        size_bytes = wire.size_bytes + rest.size_bytes
+        if given:
+            parameters = {**parameters, "MessageAttributes": {**given, **parameters["MessageAttributes"]}}
+            size_bytes += typed_bytes(given)
+        return Outgoing(text, parameters, size_bytes)
 
     def _instead(self, target: Target, exc: Exception, published: Published) -> list[Target]:
         mandatory = published.mandatory

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from kombu_hake.amqp import (
     FIFO_SUFFIX,
+    MESSAGE_ATTRIBUTES,
     ORIGIN_HEADER,
     PAYLOAD_ATTRIBUTES,
     RAW_DELIVERY_MAX_ATTRIBUTES,
@@ -27,6 +28,7 @@ from kombu_hake.amqp import (
     Envelope,
     QueueArn,
     QueueUrl,
+    given_attributes,
     label,
     parse_arn,
     pointer_in,
@@ -40,6 +42,7 @@ from kombu_hake.exceptions import (
     HakeError,
     InvalidName,
     MessageTooLarge,
+    PublishError,
     QueueNotFound,
     TopologyError,
 )
@@ -201,7 +204,14 @@ class DeadLetters:
         exchange = source.arguments.get("x-dead-letter-exchange")
         if exchange is not None:
             key = source.arguments.get("x-dead-letter-routing-key") or _origin(envelope)[1] or queue
-            self._publish(_message(envelope, raw, queue, reason), exchange, key, mandatory=False)
+            message, given = _message(envelope, raw, queue, reason), given_attributes(raw)
+            try:
+                with_given = {**message["properties"], MESSAGE_ATTRIBUTES: given} if given else message["properties"]
+                self._publish({**message, "properties": with_given}, exchange, key, mandatory=False)
+            except PublishError:  # an exchange takes fewer attributes than a queue
+                if not given:
+                    raise
+                self._publish(message, exchange, key, mandatory=False)
             return f"exchange {exchange!r} with key {key!r}"
         found = self._read(source.url).redrive.get("deadLetterTargetArn")
         if not found:

@@ -22,7 +22,16 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
-from kombu_hake.amqp import EARLY_S, FIFO_SUFFIX, QueueUrl, plan, whole, with_first_sent
+from kombu_hake.amqp import (
+    EARLY_S,
+    FIFO_SUFFIX,
+    RAW_DELIVERY_MAX_ATTRIBUTES,
+    QueueUrl,
+    given_attributes,
+    plan,
+    whole,
+    with_first_sent,
+)
 from kombu_hake.amqp import How as Wait
 from kombu_hake.aws import Clients, Once, forksafe, start_thread
 from kombu_hake.exceptions import HakeError
@@ -190,12 +199,13 @@ class Deferring:
 
 def _copied(delivery: Delivery, sent_ms: int) -> tuple[str, Mapping[str, Any]]:
     """The text and the attributes of a task's copy."""
-    stored = delivery.stored
+    stored, given = delivery.stored, given_attributes(delivery.message)
     if stored is None or stored.outline is None:
-        return with_first_sent(delivery.message["Body"], sent_ms), {}
+        return with_first_sent(delivery.message["Body"], sent_ms), given
     known = whole(stored.outline.properties.get("first_sent_ms"))
     first_ms = sent_ms if known is None else min(known, sent_ms)
-    return delivery.message["Body"], stored.attributes({"properties": {"first_sent_ms": first_ms}})
+    attributes = {**stored.attributes({"properties": {"first_sent_ms": first_ms}}), **given}
+    return delivery.message["Body"], dict(list(attributes.items())[:RAW_DELIVERY_MAX_ATTRIBUTES])
 
 
 class _Copy(NamedTuple):

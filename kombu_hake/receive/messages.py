@@ -20,6 +20,7 @@ from kombu.message import Message as KombuMessage
 from kombu_hake.amqp import (
     COMPRESSION_HEADER,
     FIFO_SUFFIX,
+    MESSAGE_ATTRIBUTES,
     ORIGIN_HEADER,
     PAYLOAD_ATTRIBUTES,
     PRIVATE_EXCHANGE,
@@ -27,6 +28,7 @@ from kombu_hake.amqp import (
     answers_elsewhere,
     command_fault,
     decoded,
+    given_attributes,
     has_slow_pattern,
     inflated,
     is_clock,
@@ -247,6 +249,9 @@ def to_message(
         properties["sent_timestamp_ms"] = sent_ms
     if envelope.is_kombu:
         properties.pop("attributes", None)  # only a foreign message has them
+        given = given_attributes(delivery.message)
+        if given:
+            properties[MESSAGE_ATTRIBUTES] = given
     else:
         properties["attributes"] = _foreign_attributes(delivery.message)
     message = _class_for(delivery.queue)(

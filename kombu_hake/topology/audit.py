@@ -542,7 +542,7 @@ class Auditor:
             self._found.undeclared.append(one)
         for topic in plan.topics:
             seen = self._topics.get(topic.exchange)
-            if seen is not None and not topic.is_predefined:
+            if seen is not None and not topic.is_predefined and is_ours(seen.tags or {}, self._settings):
                 self._found.undeclared += self._unexplained(topic.arn, seen.subscriptions or ())
         named = {topic.physical for topic in plan.topics} | {
             self._settings.namer.topic(name) for name in self._others if name and "*" not in name

@@ -167,8 +167,9 @@ class DeadQueues:
         wanted = self.plan(queue)
         if wanted is None or wanted.name in self._roomy or self._queues.physical(wanted.name) != parse_arn(arn).name:
             return False
-        self._roomy.add(wanted.name)
-        return self._queues.raise_size_of_dead_letters(wanted.name)
+        is_raised = self._queues.raise_size_of_dead_letters(wanted.name)
+        self._roomy.add(wanted.name)  # not before: while AWS cannot be reached, the next dead letter tries again
+        return is_raised
 
     def undelivered_name(self, queue: str) -> str | None:
         """The queue that is to keep what SNS can't deliver to *queue*; None where there is to be none. No call."""
@@ -192,7 +193,8 @@ class DeadQueues:
         text = None
         try:
             # Beside a queue that was there it is looked for; beside a new one it is most likely new too.
-            is_new = self._queues.was_created(queue) and not self._queues.is_predefined(name)
+            was_there = self._queues.was_created(name) or self._queues.is_predefined(name)
+            is_new = self._queues.was_created(queue) and not was_there
             if is_new or self._queues.look_for(QueueSpec(name)):
                 arn = self._queues.built_arn(name)
                 text = policy(name, arn) if arn is not None else None

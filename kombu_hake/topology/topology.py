@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from kombu_hake.amqp import (
+    FIFO_SUFFIX,
     PRIVATE_EXCHANGE,
     Binding,
     BindingSet,
@@ -27,7 +28,7 @@ from kombu_hake.amqp import (
     main_queue,
     max_priority,
 )
-from kombu_hake.aws import Clients
+from kombu_hake.aws import Clients, Once
 from kombu_hake.config import Settings
 from kombu_hake.exceptions import AccessDenied, DeclarationMismatch, TopologyError
 from kombu_hake.quoting import fields, guarded
@@ -112,6 +113,7 @@ class Topology:
         self._types: dict[str, ExchangeType] = dict(_PREDECLARED)
         self._denied: dict[str, AccessDenied] = {}
         self._has_warned = False
+        self._is_new_fifo = Once()
         self._noted: dict[str, dict[Binding, None]] = {}
         #: Queue to the exchanges that this process asked to bind it to, also where AWS refused.
         self._asked: dict[str, set[str]] = {}
@@ -243,6 +245,11 @@ class Topology:
         if physical is not None:
             self.forget(spec.name)  # an earlier incarnation
         is_new = False
+        if spec.name.endswith(FIFO_SUFFIX) and max_priority(spec.arguments) and self._is_new_fifo(spec.name):
+            logger.warning(
+                "HAKE324 Ignoring the priorities of queue %s: a FIFO queue delivers in order.", spec.name,
+                extra=fields(queue=spec.name),
+            )  # fmt: skip
         for name in level_names(spec.name, self._arguments_of(spec)):
             if name == spec.name:
                 is_new = self._declare_one(spec, physical, patience_s, fed_by)

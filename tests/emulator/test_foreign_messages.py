@@ -120,6 +120,23 @@ class TestBodiesOfOthers:
         assert message.payload == "text"
 
 
+@pytest.mark.parametrize("exchange", ["", "orders"])
+def test_attributes_of_a_message_are_seen_by_others_and_by_its_consumer(
+    aws: Emulator, connection: Connection, inbox: str, exchange: str
+) -> None:
+    given = {"team": "shop", "weight": {"DataType": "Number", "StringValue": "12"}}
+    expected = {**given, "team": {"DataType": "String", "StringValue": "shop"}}
+    if not exchange:  # moto answers 500 where a raw delivery has one
+        given["data"] = expected["data"] = {"DataType": "Binary", "BinaryValue": b"\x00\xff"}
+    Producer(connection).publish("x", exchange=exchange, routing_key="inbox", message_attributes=given)
+    answer = aws.client("sqs").receive_message(
+        QueueUrl=inbox, MessageAttributeNames=["All"], VisibilityTimeout=0, WaitTimeSeconds=5
+    )
+    assert answer["Messages"][0]["MessageAttributes"].items() >= expected.items()
+    (message,) = receive(connection)
+    assert message.properties["message_attributes"] == expected
+
+
 def notification_of(message: str) -> str:
     return json.dumps(
         {

@@ -74,6 +74,20 @@ def test_every_queue_that_is_consumed_or_routed_to_is_there(broker: Admin) -> No
     ]
 
 
+def test_dead_letters_of_every_queue_are_counted(app: Celery, fake: FakeClients) -> None:
+    app.amqp.queues.add(Queue("mails", Exchange("mails"), "mails", queue_arguments={"x-dead-letter-queue": True}))
+    with app.connection_for_write() as connection:
+        for name in ("main", "mails"):
+            app.amqp.queues[name](connection.default_channel).declare()
+    put(fake, "ns__mails-dead", 2)
+    fake.calls.clear()
+    lines = [line.split() for line in run(app, "dlq", "list").output.splitlines()]
+    assert lines == [["QUEUE", "DEAD", "DEAD", "LETTERS", "IN"], ["email", "-", "-"], ["mails", "2", "mails-dead"]]
+    assert fake.count("get_metric_data") == 0
+    assert [one["group"] for one in json.loads(run(app, "dlq", "list", "--json").output)] == ["email", "mails"]
+    assert "No such dead letter." not in run(app, "dlq", "peek", "mails").output
+
+
 def test_queues_can_be_named(broker: Admin, fake: FakeClients) -> None:
     fake.queues.create_queue("ns__other")
     put(fake, "ns__other", 2)

@@ -511,6 +511,19 @@ def test_any_other_dead_letter_queue_is_left_alone(fake: FakeClients, limit: str
     assert fake.count("set_queue_attributes") == 0
 
 
+def test_a_dead_letter_queue_that_could_not_be_raised_for_a_moment_is_raised_for_the_next_dead_letter(
+    fake: FakeClients,
+) -> None:
+    topology = made(fake)
+    topology.declare_queue(QueueSpec("q", arguments=ASKED))
+    fake.queues.queue("q-dead").attributes["MaximumMessageSize"] = "262144"
+    fake.fail("set_queue_attributes", BrokerUnavailable("no answer"))
+    with pytest.raises(BrokerUnavailable):
+        place_large(fake, topology)
+    assert place_large(fake, topology) == fake.queues.queue("q-dead").url
+    assert dead_size(fake) == "1048576"
+
+
 def test_without_the_right_to_raise_it_the_dead_letter_stays(fake: FakeClients) -> None:
     topology = made(fake)
     topology.declare_queue(QueueSpec("q", arguments=ASKED))

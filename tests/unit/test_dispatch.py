@@ -106,6 +106,19 @@ def test_a_fifo_exchange_gives_each_message_its_group_and_the_attributes_of_its_
     assert len({params["MessageDeduplicationId"] for params in found}) == 3
 
 
+def test_a_fifo_queue_with_priorities_keeps_the_order_and_says_so_once(
+    fake: FakeClients, here: Process, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):
+        here.declare("q.fifo", **{"x-max-priority": 9, "x-dead-letter-queue": True})
+    for body, priority in ((b"1", 0), (b"2", 9), (b"3", 5)):
+        here.publish("", "q.fifo", body, priority=priority)
+    assert bodies(fake, "q.fifo") == ["1", "2", "3"]
+    assert sorted(fake.queues.by_name) == ["q-dead.fifo", "q.fifo"]
+    [record] = caplog.records
+    assert "HAKE324 Ignoring the priorities of queue q.fifo" in record.getMessage()
+
+
 def test_what_is_kept_of_routing_keys_is_bounded(fake: FakeClients, here: Process) -> None:
     here.declare("q", Binding("orders", "topic", "#"))
     before = dispatch_module._cached_rest.cache_info().currsize
@@ -245,6 +258,22 @@ def test_a_message_that_is_too_large_is_not_sent(fake: FakeClients, here: Proces
     assert fake.count("publish") == 0
     here.publish("", "q", b"x" * 262_144)
     assert len(bodies(fake, "q")) == 1
+
+
+def test_nothing_is_uploaded_of_a_message_without_its_text(fake: FakeClients, here: Process) -> None:
+    """Another thread declares the first place of large messages after this one found that there is none."""
+    here.declare("q")
+    send = here.publisher.send
+
+    def declared_meanwhile(*args: Any) -> None:
+        here.topology.stores.declare("", "s3://payloads/p")
+        send(*args)
+
+    here.publisher.send = declared_meanwhile  # type: ignore[method-assign]
+    with pytest.raises(MessageTooLarge):
+        here.publish("", "q", "x" * 2_000_000)
+    assert fake.objects.written == []
+    assert bodies(fake, "q") == []
 
 
 def test_network_trouble_is_the_callers_to_retry(fake: FakeClients, here: Process) -> None:

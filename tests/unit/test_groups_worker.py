@@ -180,6 +180,20 @@ def test_an_event_without_handler_is_set_aside_and_said_once(bench: Bench, caplo
     assert caplog.text.count("has no handler for 'gone'") == 1
 
 
+def test_attributes_that_a_publisher_gives_an_event_are_kept_by_its_dead_letter(bench: Bench) -> None:
+    bench.handler("receipt")
+    bench.open()
+    given = {"team": {"DataType": "String", "StringValue": "shop"}}
+    bench.orders.send("placed", {}, connection=bench.connection, message_attributes=given)
+    message = bench.receive()
+    assert message.properties["message_attributes"] == given
+    message.headers["hake-origin"]["routing_key"] = "gone"
+    bench.handle(message)
+    [dead] = bench.fake.queues.queue("email-dead").messages
+    assert dead.attributes.items() >= given.items()
+    assert "message_attributes" not in dead.body
+
+
 def test_a_revoked_event_is_acknowledged_and_nothing_runs(bench: Bench) -> None:
     bench.handler("receipt")
     bench.open()

@@ -75,7 +75,7 @@ def in_a_process(statement: str) -> None:
         "from kombu_hake.amqp.admission import expires_at_ms; expires_at_ms(decode(text('expiration'), 'q'), 1, None)",
         "from kombu_hake.amqp.admission import expires_at_ms; expires_at_ms(decode(text('first_sent_ms'), 'q'), 1, 1)",
         "from kombu_hake.amqp.priorities import level_of;"
-        "level_of(decode(text('priority'), 'q').properties['priority'], {'x-max-priority': 3})",
+        "level_of(decode(text('priority'), 'q').properties['priority'], 'q', {'x-max-priority': 3})",
         "from kombu_hake.publish.dispatch import send_parameters;"
         "send_parameters(decode(text('DelaySeconds'), 'q')._asdict(), 'q', to_queue=True)",
         "from kombu_hake.amqp.priorities import priority_attribute;"
@@ -130,7 +130,7 @@ def test_no_handler_is_looked_for_by_a_key_that_takes_long_to_match() -> None:
 @example("9" * 5_000, "9" * 5_000)
 def test_any_priority_has_a_level(priority: Any, highest: Any) -> None:
     arguments = {"x-max-priority": highest}
-    assert 0 <= level_of(priority, arguments) < len(level_names("q", arguments))
+    assert 0 <= level_of(priority, "q", arguments) < len(level_names("q", arguments))
     attribute = priority_attribute(priority)
     assert attribute is None or attribute.isdigit()
 

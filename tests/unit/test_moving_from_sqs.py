@@ -302,6 +302,18 @@ def test_the_name_of_a_predefined_queue_comes_before_its_name_in_sqs() -> None:
     assert found.predefined_queue("news") is None
 
 
+def test_a_queue_with_a_name_of_sqs_has_priorities() -> None:
+    fake = FakeClients()
+    with connected(fake, name_style="kombu") as connection:
+        jobs = Queue("jobs.eu", max_priority=9)
+        Producer(connection).publish("x", routing_key="jobs.eu", declare=[jobs], priority=9)
+        message = jobs(connection.default_channel).get()
+        assert message.payload == "x"
+        message.ack()
+    assert len(fake.queues.by_name) == 4
+    assert "jobs-eu" in fake.queues.by_name
+
+
 # --- messages
 
 
@@ -342,13 +354,6 @@ def test_a_delay_that_sqs_refuses_is_warned_of_once(
         assert published(FakeClients(), queue, delay_seconds=value).get("DelaySeconds") == delay
     [record] = caplog.records
     assert record.levelno == logging.WARNING
-
-
-def test_attributes_of_a_message_are_not_lost_in_silence(caplog: pytest.LogCaptureFixture) -> None:
-    for _ in range(2):
-        published(FakeClients(), message_attributes={"team": {"DataType": "String", "StringValue": "shop"}})
-    [record] = caplog.records
-    assert "HAKE211 The property message_attributes of a message is not sent as SQS attributes" in record.getMessage()
 
 
 class Signal:

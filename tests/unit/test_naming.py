@@ -27,6 +27,7 @@ from kombu_hake.amqp.naming import (
     reply_queue,
     valid_namespace,
 )
+from kombu_hake.amqp.priorities import level_name
 from kombu_hake.exceptions import InvalidName
 
 QUEUE_MAX, TOPIC_MAX = 80, 256
@@ -212,6 +213,22 @@ def test_what_is_no_arn_is_refused(text: str) -> None:
 )
 def test_the_account_is_read_from_a_queue_url_where_it_has_one(url: str, account: str) -> None:
     assert queue_account(url) == account
+
+
+def test_a_priority_level_has_a_name_in_kombu_style_too() -> None:
+    ours, theirs = Namer("shop", "pre-"), Namer("shop", "pre-", "kombu")
+    assert theirs.queue(level_name("jobs", 1)) == ours.queue(level_name("jobs", 1))
+    names = [theirs.queue(level_name(queue, level)) for queue in ("a.b", "a", "q" * 60) for level in range(4)]
+    assert len(set(names)) == 12
+    assert all(re.fullmatch(r"shop__pre-[A-Za-z0-9_-]+", name) and len(name) <= QUEUE_MAX for name in names)
+    # One queue of sqs:// has one set of levels, by whichever of its names it is declared.
+    assert theirs.queue(level_name("a.b", 1)) == theirs.queue(level_name("a-b", 1))
+
+
+def test_a_kombu_style_name_that_aws_refuses_is_shown_without_its_level() -> None:
+    with pytest.raises(InvalidName) as caught:
+        Namer(style="kombu").queue(level_name("n" * 81, 1))
+    assert "priority" not in str(caught.value)
 
 
 @pytest.mark.parametrize("namer", [Namer(), Namer("shop"), Namer("a" * 32), Namer("shop", "pre-", "kombu")])

@@ -76,6 +76,9 @@ def test_from_nothing(name: str) -> None:
         assert set(fake.counts()) <= READS
         done = apply(broker)
         assert sorted(map(str, done.changes)) == sorted(map(str, found.changes))
+        created = [params["QueueName"] for operation, params in fake.calls if operation == "create_queue"]
+        undelivered = [queue for queue in created if queue.endswith(("-undelivered", "-undelivered.fifo"))]
+        assert len(set(undelivered)) == len(undelivered)
         fake.calls.clear()
         assert broker.plan() == Plan()
         assert apply(broker).changes == ()
@@ -332,6 +335,20 @@ def test_filter_that_a_topic_has_no_room_for_is_no_change_to_apply(monkeypatch: 
         assert "placed" in filter_of(aws, "orders", "email")
 
 
+def test_a_filter_over_quota_is_tried_beside_other_changes_of_its_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    with shop("groups") as (broker, fake, aws):
+        apply(broker)
+        aws.subscribe("FilterPolicy", "{}", queue="email")
+        fill(aws, "orders", 199)
+        aws.sqs.set_queue_attributes(QueueUrl=aws.url("email"), Attributes={"MessageRetentionPeriod": "3600"})
+        found = broker.plan()
+        assert (len(found.changes), len(found.over_quota)) == (1, 1)
+    monkeypatch.setattr(fake_sns, "MOST_FILTERS", 300)
+    with opened(fake, made_app(URL, "groups", connect_timeout=9)) as (broker, _, aws):
+        assert apply(broker).remaining == broker.plan() == Plan()
+        assert "placed" in filter_of(aws, "orders", "email")
+
+
 def test_last_room_for_a_filter_is_planned_once() -> None:
     with shop("groups") as (broker, _, aws):
         apply(broker)
@@ -436,6 +453,22 @@ def test_what_is_no_longer_declared_is_listed_and_stays() -> None:
         done = apply(broker)
         assert (done.changes, done.removed) == ((), ())
         assert aws.inventory() == before
+
+
+@pytest.mark.parametrize("is_ours", [False, True])
+def test_subscriptions_to_a_topic_of_others_are_theirs(is_ours: bool) -> None:
+    """Also where the app publishes to it."""
+    fake = FakeClients()
+    app = made_app(URL, "groups")
+    outside = Topic("outside", app=app)
+    with opened(fake, app) as (broker, _, aws):
+        apply(broker)
+        aws.sns.delete_topic(TopicArn=aws.topic(outside.name))
+        tags = {"hake:made-by": "kombu_hake 1.0", "hake:namespace": "ns"} if is_ours else {"team": "others"}
+        aws.sns.create_topic(Name="ns__outside", Tags=[{"Key": key, "Value": tags[key]} for key in tags])
+        aws.sns.subscribe(TopicArn=aws.topic("outside"), Protocol="sqs", Endpoint=aws.arn(aws.url("email")))
+        listed = [(one.what, one.name) for one in broker.plan().undeclared]
+        assert listed == ([("subscription", "ns__outside -> ns__email")] if is_ours else [])
 
 
 def test_prune_removes_what_it_was_told_to_and_nothing_else() -> None:

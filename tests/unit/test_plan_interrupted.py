@@ -138,7 +138,7 @@ def test_apply_that_was_killed_is_finished_by_the_next(name: str) -> None:
         with world(name) as found:
             is_over = not found.killed_at(number)
             found.finishes()
-    assert number > 15
+    assert number > 10
 
 
 def broken(found: World) -> dict[str, Any]:

@@ -305,8 +305,9 @@ def test_the_thread_ends_with_the_last_queue(fake: FakeClients) -> None:
 
 
 def test_nothing_starts_for_a_queue_that_stays(fake: FakeClients) -> None:
+    before = set(threading.enumerate())
     with connected(fake) as connection, Consumer(connection.channel(), [Queue("q")]):
-        assert "hake-presence" not in {thread.name for thread in threading.enumerate()}
+        assert "hake-presence" not in {thread.name for thread in set(threading.enumerate()) - before}
 
 
 def test_a_forked_child_gives_no_signs_of_life_for_its_parents_queues(

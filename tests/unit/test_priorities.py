@@ -29,7 +29,7 @@ def test_a_message_passes_the_filter_of_its_level_and_no_other(highest: int, pri
     shares = level_shares(highest)
     assert len(shares) == len(level_names("q", {"x-max-priority": highest}))
     passed = [level for level, share in enumerate(shares) if passes(share, priority_attribute(priority))]
-    assert passed == [level_of(priority, {"x-max-priority": highest})]
+    assert passed == [level_of(priority, "q", {"x-max-priority": highest})]
 
 
 @given(st.integers(1, 300), st.floats(allow_nan=False, allow_infinity=False))
@@ -40,7 +40,13 @@ def test_any_number_that_others_write_passes_exactly_one_filter(highest: int, pr
 @pytest.mark.parametrize("arguments", [{}, {"x-max-priority": 0}, {"x-max-priority": None}, {"x-max-priority": "no"}])
 def test_a_queue_that_asks_for_no_priority_has_one_level(arguments: dict[str, Any]) -> None:
     assert level_names("q", arguments) == ["q"]
-    assert level_of(9, arguments) == 0
+    assert level_of(9, "q", arguments) == 0
+
+
+def test_a_fifo_queue_has_one_level() -> None:
+    arguments = {"x-max-priority": 9}
+    assert level_names("q.fifo", arguments) == ["q.fifo"]
+    assert level_of(9, "q.fifo", arguments) == 0
 
 
 def test_no_priority_asks_for_no_filter() -> None:

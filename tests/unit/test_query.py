@@ -24,7 +24,8 @@ _texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=120) | st.te
 )
 _attributes = st.dictionaries(
     st.text("abcXYZ019_.-", min_size=1, max_size=10) | _texts,
-    st.fixed_dictionaries({"DataType": st.sampled_from(["String", "String.Array", "Number"]), "StringValue": _texts}),
+    st.fixed_dictionaries({"DataType": st.sampled_from(["String", "String.Array", "Number"]), "StringValue": _texts})
+    | st.fixed_dictionaries({"DataType": st.just("Binary"), "BinaryValue": st.binary(min_size=1, max_size=40)}),
     max_size=4,
 )
 _rest = {"MessageAttributes": _attributes, "MessageGroupId": _texts, "MessageDeduplicationId": _texts}

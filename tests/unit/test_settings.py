@@ -545,6 +545,36 @@ def test_what_does_not_go_together_is_a_fault(url: str, part: str) -> None:
     assert part in fault
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://queue.amazonaws.com/123456789012/q",
+        "https://sqs.cn-north-1.amazonaws.com.cn/123456789012/q",
+        "https://vpce-1.sqs.eu-west-1.vpce.amazonaws.com/123456789012/q",
+        "http://localhost:4566/queue/us-east-1/000000000000/q",
+        "http://sqs.us-east-1.localhost.localstack.cloud:4566/000000000000/q",
+        "http://localhost:9324/queue/q",
+        "http://[::1]:9324/000000000000/q/",
+    ],
+)
+def test_queue_urls_of_aws_and_of_emulators(url: str) -> None:
+    assert loaded(options={"predefined_queues": {"q": {"url": url}}}).predefined_queues == {"q": url}
+
+
+@pytest.mark.parametrize("host", ["qa-broker-1", "ci-localstack-1", "ci-localstack-1:4566", "eu-west-1:4566"])
+def test_a_host_may_look_like_a_region(host: str) -> None:
+    """Docker calls containers so."""
+    assert loaded(f"hake://{host}?region=eu-west-1").endpoint_url == f"https://{host}"
+
+
+@pytest.mark.parametrize(
+    "region", ["us-gov-west-1", "cn-northwest-1", "ap-southeast-5", "us-isob-east-1", "il-central-1"]
+)
+def test_a_region_is_no_host(region: str) -> None:
+    [fault] = faults_of(f"hake://{region}")
+    assert f"?region={region}" in fault
+
+
 def test_a_wrong_environment_variable_is_named() -> None:
     assert faults_of(environ={"AWS_REGION": "  "}) == [
         "Environment variable AWS_REGION for region: '  ' must be a non-empty text."
@@ -593,6 +623,12 @@ def test_a_token_of_the_wrong_type_is_not_shown() -> None:
 
 def test_what_may_be_configured_for_proxies_is_in_no_repr() -> None:
     found = loaded(options={"client_config": {"proxies": {"https": f"http://user:{SECRET}@proxy"}}})
+    assert SECRET not in repr(found)
+
+
+def test_an_endpoint_of_the_environment_is_in_no_repr() -> None:
+    """It is not checked, so it may hold a password."""
+    found = loaded(environ={"AWS_ENDPOINT_URL": f"http://user:{SECRET}@localhost:1"})
     assert SECRET not in repr(found)
 
 

@@ -139,7 +139,8 @@ _texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60) | st.tex
 )
 _attributes = st.dictionaries(
     st.text("abcXYZ0_.-", min_size=1, max_size=8),
-    st.fixed_dictionaries({"DataType": st.sampled_from(["String", "String.Array", "Number"]), "StringValue": _texts}),
+    st.fixed_dictionaries({"DataType": st.sampled_from(["String", "String.Array", "Number"]), "StringValue": _texts})
+    | st.fixed_dictionaries({"DataType": st.just("Binary"), "BinaryValue": st.binary(min_size=1, max_size=40)}),
     max_size=3,
 )
 _fifo = {"MessageGroupId": _texts, "MessageDeduplicationId": _texts}

@@ -363,7 +363,8 @@ def _message(expected: Expected, wanted: SnsSubscription) -> dict[str, dict[str,
     texts = message_attributes(_key(binding), headers)
     attributes = {name: {"DataType": "String", "StringValue": text} for name, text in texts.items()}
     level, highest = expected.level(wanted), own.max_priority
-    fitting = [p for p in range(1, highest + 1) if level_of(p, {"x-max-priority": highest}) == level] if level else []
+    arguments = {"x-max-priority": highest}
+    fitting = [p for p in range(1, highest + 1) if level_of(p, wanted.owner, arguments) == level] if level else []
     if fitting:
         attributes[PRIORITY_ATTRIBUTE] = {"DataType": "Number", "StringValue": str(fitting[0])}
     return attributes

@@ -282,7 +282,10 @@ class Reader:
         namer = expected.settings.namer
         # Without a namespace the account may have thousands of queues. Only the names of probes tell what they are.
         is_searched = bool(namer.namespace) and expected.is_ours_to_make
-        prefix = namer.queue_prefix() if is_searched else namer.queue(ownership.PROBE)
+        try:
+            prefix = namer.queue_prefix() if is_searched else namer.queue(ownership.PROBE)
+        except InvalidName:  # with name_style=kombu, a long prefix leaves no room: there are no probes
+            return ()
         try:
             answer = self._clients.sqs("list_queues", QueueNamePrefix=prefix, MaxResults=SQS_LIST_PAGE)
             urls = {url.rpartition("/")[2]: url for url in answer.get("QueueUrls") or ()}
