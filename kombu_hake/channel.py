@@ -50,7 +50,7 @@ from kombu_hake.worker import state as worker
 __all__ = ["Channel", "Parts"]
 
 logger = guarded(logging.getLogger(__name__))
-#: basic.get asks all hosts of SQS; a short poll would sample a few and could miss messages.
+#: basic.get queries all hosts of SQS; a short poll would sample a few and could miss messages.
 _GET_WAIT_S = 1
 
 
@@ -219,7 +219,7 @@ class Channel(DeclaringChannel):
         return tag
 
     def basic_cancel(self, consumer_tag: str, **_kwargs: Any) -> None:
-        """Stop consuming. Messages that are buffered for a queue without consumers become visible at once."""
+        """Stop consuming. Messages that are buffered for a queue without consumers are released."""
         consumer = self._consumers.pop(consumer_tag, None)
         if consumer is None:
             return
@@ -358,7 +358,7 @@ class Channel(DeclaringChannel):
             self._deliveries.finish(delivery, How.ACK)
 
     def basic_reject(self, delivery_tag: int, requeue: bool = False) -> None:
-        """Make the message visible again at once, or move it to the dead-letter queue, if there is one."""
+        """Make the message visible again immediately, or move it to the dead-letter queue, if there is one."""
         for delivery in self._deliveries.claim(self.channel_id, delivery_tag):
             if requeue or delivery.lease.is_lost:  # a lost message is redelivered: it must not be dead-lettered too
                 self._deliveries.finish(delivery, How.RELEASE)
@@ -376,7 +376,7 @@ class Channel(DeclaringChannel):
                         raise
 
     def _backoff_s(self, delivery: Delivery) -> int | None:
-        """When a rejected task comes again by the ``backoff_policy`` of its predefined queue; None without one."""
+        """Seconds until a rejected task is redelivered, by the ``backoff_policy`` of its queue; None without one."""
         if self._settings.backoff_of(delivery.queue) is None:
             return None
         task = self._gate.outline(delivery).headers.get("task")
@@ -452,7 +452,7 @@ class Channel(DeclaringChannel):
         self._receiver.look_after_pollers()
 
     def vitals(self) -> list[Vital]:
-        """The pollers that a worker cannot do without."""
+        """The pollers that a worker needs."""
         return self._receiver.vitals()
 
     def wait_for_open_polls(self, urls: Collection[QueueUrl], timeout_s: float) -> None:

@@ -51,7 +51,7 @@ class DeclaringChannel(StdChannel):  # type: ignore[misc]
         """Record an exchange; its topic is created by the first binding or publish.
 
         Args:
-            arguments: ``x-max-message-size``: bytes of its largest messages. Its topic is raised to take them.
+            arguments: ``x-max-message-size``: bytes of its largest messages. Its topic is raised to accept them.
         Raises:
             DeclarationMismatch: it was declared with another type, the type is not one of AMQP's, or
                 ``x-max-message-size`` is not a number of bytes up to 1 MiB.
@@ -112,7 +112,7 @@ class DeclaringChannel(StdChannel):  # type: ignore[misc]
         arguments: Mapping[str, Any] | None = None,
         **_kwargs: Any,
     ) -> QueueDeclareOk:
-        """Find or create a queue. The counts are 0 unless ``passive``, which asks AWS.
+        """Find or create a queue. The counts are 0 unless ``passive``, which makes a request.
 
         Raises:
             QueueNotFound: ``passive``, and it does not exist.

@@ -1,8 +1,8 @@
 """All error classes that kombu_hake raises, and nothing else.
 
-Facts are attributes; advice is in the text. kombu and Celery decide what to do with an error by the four tuples of
-:class:`kombu_hake.transport.Transport`; ``tests/unit/test_exceptions.py`` fixes the place of each class. Every error
-survives pickling, because Celery moves errors between processes.
+Details are attributes; advice is in the text. kombu and Celery decide by the four tuples of
+:class:`kombu_hake.transport.Transport` what to do with an error; ``tests/unit/test_exceptions.py`` checks the place of
+each class. Every error can be pickled, because Celery sends errors between processes.
 """
 
 from __future__ import annotations
@@ -90,14 +90,14 @@ class ConfigurationError(HakeError, ValueError):
 class BrokerUnavailable(HakeError, OperationalError):  # type: ignore[misc]
     """AWS could not be reached, answered with a server error, or throttled, after the retries.
 
-    The only recoverable error: only here a retry can help.
+    The only recoverable error: a retry can help.
     """
 
     def __init__(self, message: str = "", *, is_throttle: bool = False, is_clock_error: bool = False) -> None:
         super().__init__(message)
-        #: Whether AWS throttled the request.
+        #: True if AWS throttled the request.
         self.is_throttle = is_throttle
-        #: Whether AWS refused the time of the request.
+        #: True if AWS refused the time of the request.
         self.is_clock_error = is_clock_error
 
 
@@ -227,7 +227,7 @@ class InvalidEvent(PublishError, ValueError):
 
     def __init__(self, message: str = "", *, faults: Sequence[str] = ()) -> None:
         super().__init__(message)
-        #: One text a fault, which begins with the field: ``order_id must be int, not str``.
+        #: One text per fault; it begins with the field: ``order_id must be int, not str``.
         self.faults = tuple(faults)
 
 

@@ -1,9 +1,9 @@
 """Tell from its health file whether a worker is healthy: :func:`read`, or ``python -m kombu_hake.health PATH``.
 
-The worker (:mod:`kombu_hake.worker.health`) replaces the file every few seconds. Its time stamp is the last moment at
-which every part of the worker turned, so a program that looks at nothing else (``find PATH -mmin -1``) comes to the
-same answer. Its content is JSON, and says which parts are stuck. Whoever can write to the folder can write anything
-there, so nothing of it is trusted.
+The worker (:mod:`kombu_hake.worker.health`) replaces the file every few seconds. Its time stamp is the last time at
+which every part of the worker made progress, so a program that checks only the time stamp (``find PATH -mmin -1``) gets
+the same result. Its content is JSON, and says which parts are stuck. Anyone who can write to the folder can write the
+file, so its content is not trusted.
 
 This module imports neither Celery nor boto3, for a probe that runs every few seconds.
 """
@@ -35,12 +35,12 @@ _STATES = ("ok", "starting", "stopping", "stuck")
 
 @dataclass(frozen=True)
 class Stuck:
-    """A part of a worker that does not turn.
+    """A part of a worker that makes no progress.
 
     Attributes:
         part: Such as ``the event loop`` or ``the poller of queue email``.
-        since: When it turned last, seconds since the epoch.
-        where: The innermost places of its stack, if known.
+        since: When it last made progress, seconds since the epoch.
+        where: The innermost frames of its stack, if known.
     """
 
     part: str
@@ -50,14 +50,14 @@ class Stuck:
 
 @dataclass(frozen=True)
 class Health:
-    """What a health file says.
+    """The content of a health file.
 
     Attributes:
         node: Name of the worker, such as ``celery@host``.
-        pid: Of its main process.
+        pid: Process id of its main process.
         state: ``ok``; ``starting`` until it consumes, and while it connects again; ``stopping``; or ``stuck``.
         parts: How many parts are watched.
-        stuck: Those that do not turn, the longest first.
+        stuck: Parts that make no progress, the longest first.
         age_s: Seconds since the time stamp of the file, when it was read.
     """
 
@@ -82,7 +82,7 @@ class Health:
         who = f"{self.node} (pid {self.pid})"
         if self.stuck:
             return "\n".join(
-                f"unhealthy: {one.part} of {who} has not turned since {_moment(one.since)}"
+                f"unhealthy: {one.part} of {who} has made no progress since {_moment(one.since)}"
                 + (f", at {one.where}" if one.where else "")
                 for one in self.stuck
             )
@@ -134,7 +134,7 @@ def read(path: str, now_s: float | None = None) -> Health:
 
 
 def _parsed(found: Any, age_s: float) -> Health:
-    """Raises several errors for what no worker writes."""
+    """Raises several errors for content that no worker writes."""
     if found["version"] != 1 or found["state"] not in _STATES or len(found["stuck"]) > _MAX_STUCK:
         raise ValueError
     stuck = tuple(Stuck(_text(one["part"]), _number(one["since"]), _text(one["where"])) for one in found["stuck"])

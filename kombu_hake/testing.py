@@ -5,17 +5,17 @@
     with embedded_aws() as aws:
         app = Celery(broker=aws.url)
 
-It is moto's server (``pip install kombu-hake[testing]``) in a process of its own, so it shares neither memory, nor
-patches, nor the interpreter lock with the code under test, and any number of processes can use it. To start it
-manually: ``python -m kombu_hake.testing --port 4100``.
+It runs moto's server (``pip install kombu-hake[testing]``) in a separate process, so it shares no memory, patches or
+interpreter lock with the code under test, and any number of processes can use it. To start it manually: ``python -m
+kombu_hake.testing --port 4100``.
 
 Two things differ from a plain ``moto_server``. Requests are handled one at a time, because moto takes no lock around
 its list of messages: two consumers that receive at once may get the same message, and one that is sent while
 another is deleted may be lost. And a long poll answers as soon as there is a message, where moto checks about once a
 second; while it waits it holds no lock.
 
-It is not AWS: everything is immediate, nothing is throttled, denied or delivered twice. Keep queues short (every call
-scans the whole queue), and do not benchmark on it.
+Unlike in AWS, everything is immediate, and nothing is throttled, denied or delivered twice. Keep queues short (every
+call scans the whole queue), and do not use it for benchmarks.
 """
 
 import argparse
@@ -98,8 +98,8 @@ class EmbeddedAWS:
 def embedded_aws(*, namespace: str = "", port: int = 0) -> Iterator[EmbeddedAWS]:
     """Run an embedded AWS in a ``with`` block.
 
-    The server ends with the block, and also if this process dies inside it. It does not receive the terminal's Ctrl-C,
-    so that stopping workers can still acknowledge.
+    The server stops at the end of the block, and if this process dies. It does not receive the terminal's Ctrl-C, so
+    that stopping workers can still acknowledge.
 
     Args:
         namespace: Namespace of the URL that is yielded.

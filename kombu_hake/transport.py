@@ -71,7 +71,7 @@ logger = guarded(logging.getLogger(__name__))
 _PER_TURN = 100
 #: Maximum time that closing spends on acks and releases, and on events.
 _STOP_TIMEOUT_S = 5.0
-#: How long close waits for open long polls, to release messages that they receive of those just released.
+#: How long close waits for open long polls, which may receive messages that were just released.
 _LAST_POLLS_S = 1.0
 #: How often the consuming thread checks that each consumed queue has a poller, and that acks have a thread.
 _LOOK_AFTER_S = 5.0
@@ -117,7 +117,7 @@ class Transport(base.Transport):  # type: ignore[misc]
     driver_type = "hake"
     driver_name = "hake"
     polling_interval = None
-    #: How long an ack may wait to share a request with others, seconds. A crash within that time repeats the task.
+    #: How long an ack may wait to share a request with others, seconds. After a crash in that time the task runs again.
     ack_linger_s = 0.1
 
     # kombu reconnects on the first and third, passes the second and fourth on, or retries in place. Without the
@@ -332,7 +332,7 @@ class Transport(base.Transport):  # type: ignore[misc]
         self.inbox.wake()
 
     def vitals(self) -> list[Vital]:
-        """The threads that a worker which consumes with this connection cannot do without; [] when it is closed."""
+        """The threads that a worker needs to consume with this connection; [] if it is closed."""
         if not self.connected:
             return []
         pollers = [vital for channel in list(self.channels) for vital in channel.vitals()]
@@ -410,7 +410,7 @@ class Transport(base.Transport):  # type: ignore[misc]
         return load(self._url_parts(), options, os.environ, client.connect_timeout)
 
     def telemetry(self) -> Telemetry | None:
-        """What this process reports to OpenTelemetry; None where the option turns it off. Needs no connection."""
+        """What this process reports to OpenTelemetry; None if the option turns it off. Needs no connection."""
         return load_telemetry() if self.load_settings().telemetry else None
 
     def _url_parts(self) -> UrlParts:

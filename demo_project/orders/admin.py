@@ -24,6 +24,6 @@ class OrderAdmin(admin.ModelAdmin):
 
     @admin.action(description="Publish the selected orders again", permissions=["change"])
     def publish_again(self, request: HttpRequest, queryset: QuerySet[Order]) -> None:
-        """For orders whose event was not published. Handlers are idempotent, so a second event does no harm."""
+        """For orders whose event was not published. Handlers are idempotent, so a second event is harmless."""
         count = publish_again(queryset)
         self.message_user(request, f"{count} orders were published again.")

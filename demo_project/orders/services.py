@@ -24,7 +24,7 @@ def place_order(product: Product, customer: Any = None) -> Order:
 
 
 def place_orders(products: Iterable[Product]) -> list[Order]:
-    """Many at once: one transaction, and then ten orders to a request."""
+    """Place many orders: in one transaction, and then published ten per request."""
     with kombu_hake.batch(), transaction.atomic():
         return [place_order(product) for product in products]
 

@@ -1,6 +1,6 @@
 """Settings of the shop.
 
-Whatever differs between machines comes from environment variables. These are all of them:
+Settings that differ between machines come from these environment variables:
 
 | variable | default | meaning |
 |---|---|---|
@@ -87,7 +87,7 @@ DATABASES = {
             "transaction_mode": "IMMEDIATE",
             "timeout": 30,
         },
-        # A file, not memory: a test runs a worker in a thread, which has a connection of its own.
+        # A file, not memory: a test runs a worker in a thread, which has its own connection.
         "TEST": {"NAME": BASE_DIR / "test-shop.sqlite3"},
     }
 }

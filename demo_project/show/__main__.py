@@ -20,7 +20,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 TAIL_LINES = 20
 CHECK_ORDERS = 20
 CHECK_TIMEOUT_S = 120.0
-#: How long the work of a worker that was killed in the show stays with it. Short, so that nobody falls asleep.
+#: How long the messages of a killed worker stay hidden in the demo. Short, so that viewers do not wait.
 SHOW_LEASE_S = 10
 
 
@@ -73,7 +73,7 @@ def run(options: argparse.Namespace, clock: Clock, logs: Path, listening: socket
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m show", description="The demo shop on a page of its own, until Ctrl-C; or a check without it."
+        prog="python -m show", description="Run the demo shop with its page until Ctrl-C, or check it without the page."
     )
     parser.add_argument("--check", action="store_true", help="no page: place orders, print who ran what, and end")
     parser.add_argument(
@@ -91,7 +91,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     if options.check:
         for name in ("port", "pace"):
             if getattr(options, name) is not None:
-                parser.error(f"--{name} is about the page, which --check does without")
+                parser.error(f"--{name} configures the page, which --check does not use")
     elif options.timeout is not None:
         parser.error("--timeout goes with --check; the page stays until Ctrl-C")
     if options.orders is None:

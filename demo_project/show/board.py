@@ -22,7 +22,7 @@ class Shared(Generic[Answer]):
     """An answer that all viewers share for a while, so that more viewers are not more questions.
 
     Args:
-        in_background: Nobody waits for a new answer but the very first; all get the last one meanwhile.
+        in_background: Refresh in the background: only the first caller waits, others get the previous answer.
     """
 
     def __init__(self, ask: Callable[[], Answer], fresh_s: float, *, in_background: bool = False) -> None:

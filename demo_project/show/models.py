@@ -2,7 +2,7 @@ from django.db import models
 
 
 class Step(models.Model):
-    """How far one group is with one order. There is none before the group has begun."""
+    """The progress of one group with one order. There is no row before the group has started."""
 
     class State(models.TextChoices):
         RUNNING = "running"

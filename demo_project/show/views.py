@@ -94,7 +94,7 @@ def act(request: HttpRequest, group: str, action: str) -> HttpResponse:
 
 @require_GET
 def live(request: HttpRequest) -> HttpResponse:
-    """Server-sent events: everything at once, and again whenever something has changed."""
+    """Server-sent events: the whole state first, and again whenever something has changed."""
     response = StreamingHttpResponse(_changes(read), content_type="text/event-stream")
     response["Cache-Control"] = "no-store"
     return response

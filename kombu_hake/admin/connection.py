@@ -88,7 +88,7 @@ class Admin:
         """Read the counts of queues. Needs read-only rights.
 
         Args:
-            names: Names of queues, whether the app declares them or not. Default: every queue that the app consumes or
+            names: Names of queues, even if the app does not declare them. Default: every queue that the app consumes or
                 routes tasks to, groups included, except temporary ones.
             with_ages: Ask CloudWatch for the age of the oldest message of each queue, which AWS charges for.
         Returns:
@@ -101,7 +101,7 @@ class Admin:
         """Read groups with their counts, bindings and handlers. Needs read-only rights.
 
         Args:
-            names: Names of queues, whether they are groups or not. Default: the app's groups, and other queues that
+            names: Names of queues, even if they are not groups. Default: the app's groups, and other queues that
                 are subscribed to the same topics.
             with_ages: Ask CloudWatch for the age of the oldest message of each queue, which AWS charges for.
         Returns:
@@ -161,7 +161,7 @@ class Admin:
         limit: int | None = None,
         on_progress: Callable[[Outcome], None] | None = None,
     ) -> Outcome:
-        """Delete dead letters, each with its payload in S3 if it has one to itself.
+        """Delete dead letters, each with its payload in S3 unless other messages may share it.
 
         Args:
             selection: Which dead letters; ``Selection()`` for all.
@@ -176,7 +176,7 @@ class Admin:
         """Delete all messages of a queue, its priority levels included, except those that workers have received.
 
         Returns:
-            The approximate number of messages there were.
+            The approximate number of deleted messages.
         Raises:
             QueueNotFound: There is no such queue.
         """
@@ -195,7 +195,7 @@ class Admin:
         checked again before it is removed.
 
         Args:
-            report: Filled with what was found and done.
+            report: Gets the results.
             dry_run: Remove nothing.
             approve: Called once with the queues that are temporary only by their tags; return True to remove them too.
         Returns:
@@ -232,17 +232,17 @@ class Admin:
     ) -> CheckReport:
         """Find out why messages do not arrive, or soon may not, as ``celery hake check`` does.
 
-        Changes nothing. A probe creates a topic and queues of its own, and removes them.
+        Changes nothing. A probe creates a separate topic and queues, and removes them.
 
         Args:
-            roles: Whose rights to look at: ``producer``, ``consumer``, ``declarer``, ``operator``. Default: those of
-                the app's own processes.
+            roles: Roles whose rights to check: ``producer``, ``consumer``, ``declarer``, ``operator``. Default: those
+                of the app's own processes.
             probe: Also prove that SNS delivers to queues with the policies and filters of the app's queues.
             wait_s: How long to wait for the probe; default: two minutes.
-            on_progress: Called with what the probe does.
-            app_name: What follows ``celery -A`` in the commands that findings suggest; default: the app's ``main``.
+            on_progress: Called with a line for each step of the probe.
+            app_name: Argument of ``celery -A`` in the commands that findings suggest; default: the app's ``main``.
         Returns:
-            What was found. A read that is denied is a finding, and not an error.
+            The findings. A denied read is a finding, not an error.
         Raises:
             ConfigurationError: The account is unknown: set the option ``account_id``.
         """
@@ -255,8 +255,8 @@ class Admin:
         """The declared queues, topics and subscriptions as Terraform JSON, for ``json.dump`` to a ``.tf.json`` file.
 
         Args:
-            imports: Add ``import`` blocks for what AWS has already, with attributes, tags and policies as they are
-                there. Needs read-only rights.
+            imports: Add ``import`` blocks for existing resources, with their attributes, tags and policies in AWS.
+                Needs read-only rights.
         Raises:
             ConfigurationError: The account is unknown: set ``account_id``.
         """
@@ -312,18 +312,18 @@ class Admin:
         on_progress: Callable[[str], None] = lambda line: None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> Applied:
-        """Make what :meth:`plan` lists. Idempotent, and safe while workers run.
+        """Apply the changes that :meth:`plan` lists. Idempotent, and safe while workers run.
 
-        Works with ``topology=verify`` and ``assume``, too: these keep workers from making queues, not operators. Resets
-        attributes, redrive policies and tags that are declared and were changed elsewhere; what is not declared stays.
+        Also works with ``topology=verify`` and ``assume``, which prevent only workers from creating queues. Resets
+        attributes, redrive policies and tags that are declared and were changed elsewhere; keeps what is not declared.
         Waits until AWS shows the changes, up to three minutes.
 
         Args:
-            prune: Called once with what is no longer declared, after all else was made; return what is to be deleted.
-            on_progress: Called with a line for each thing that was made.
+            prune: Called once, after all other changes, with what is no longer declared; returns what to delete.
+            on_progress: Called with a line for each change.
             sleep: Called with seconds to wait.
         Returns:
-            What was done, and what could not be.
+            The changes, and the failures.
         """
         operator = Operator(self.app, self._topology, self._clients)
         return operator.apply(prune=prune, on_progress=on_progress, sleep=sleep)

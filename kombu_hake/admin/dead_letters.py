@@ -276,7 +276,7 @@ class Outcome:
         matched: Dead letters that were selected.
         done: Those that were sent back, or deleted.
         failures: A line with AWS's reason for each that is still in the dead-letter queue.
-        notes: A line for each bucket whose payloads could not be deleted with their letters; its lifecycle rule
+        notes: A line for each bucket whose payloads could not be deleted with the dead letters; its lifecycle rule
             deletes them.
     """
 

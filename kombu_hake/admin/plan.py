@@ -39,7 +39,7 @@ _MOST_ROUNDS = 3
 
 @dataclass(frozen=True)
 class Change:
-    """One thing that ``apply`` would do.
+    """One change that ``apply`` would make.
 
     Attributes:
         action: ``create``, ``change`` or ``delete``.
@@ -65,9 +65,9 @@ class Undeclared:
     """Something that this package made in this namespace, and that the app does not declare.
 
     Attributes:
-        what: ``queue``, ``topic``, ``binding``, or ``subscription``: one of a declared queue that no binding explains.
+        what: ``queue``, ``topic``, ``binding``, or ``subscription`` (of a declared queue, but without a binding).
         name: Name in AWS: of the queue or topic; of the queue for a binding; ``topic -> queue`` of a subscription.
-        reason: What is known of it, in a sentence.
+        reason: Why it is listed, in a sentence.
         messages: Messages in the queue, approximately; None for other things.
     """
 
@@ -88,9 +88,9 @@ class Plan:
     Attributes:
         changes: What ``apply`` would do, in order.
         undeclared: What ``apply`` would remove if asked to prune.
-        unknown: Sentences: what may not be read, or is missing and is to be made elsewhere.
-        notes: Sentences: where undeclared things could not be looked for.
-        over_quota: Filters that AWS's quota leaves no room for. ``apply`` tries to set them, in case AWS has raised it.
+        unknown: Sentences: what may not be read, or is missing and must be created elsewhere.
+        notes: Sentences: where undeclared things could not be searched for.
+        over_quota: Filters that exceed AWS's quota. ``apply`` tries to set them, in case AWS has raised it.
     """
 
     changes: tuple[Change, ...] = ()
@@ -109,10 +109,10 @@ class Applied:
     """What ``apply`` did.
 
     Attributes:
-        changes: What was made.
+        changes: Changes that were made.
         removed: What was pruned.
-        failures: Sentences: what could not be made.
-        remaining: What differs still. Without changes unless there are failures, or others change the same things.
+        failures: Sentences: what could not be changed.
+        remaining: Remaining differences. Empty unless there are failures, or others change the same things.
     """
 
     changes: tuple[Change, ...] = ()

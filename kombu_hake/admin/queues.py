@@ -51,7 +51,7 @@ class Binding:
 
 @dataclass
 class QueueInfo:
-    """A queue with its counts, its priority levels summed. Counts are AWS's approximations; None is none or unknown.
+    """A queue with its counts, its priority levels summed. Counts are approximate; None: none, or unknown.
 
     Attributes:
         state: ``ok``, ``missing`` (no worker has declared it yet), or why it cannot be read.
@@ -102,8 +102,8 @@ def breaches(
 ) -> list[str]:
     """Compare counts with limits. Makes no call.
 
-    A queue that is missing, and a count that cannot be read, is a breach too: a check that sees nothing must not pass.
-    A queue without dead-letter queue has no dead letters. An age that CloudWatch does not know yet is no breach.
+    A missing queue, or a count that cannot be read, is also a breach: a check without data must not pass. A queue
+    without a dead-letter queue has no dead letters. An age that CloudWatch does not know yet is not a breach.
 
     Args:
         max_ready: Most messages that may be ready in a queue.

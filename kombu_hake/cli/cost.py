@@ -178,22 +178,22 @@ def _empty_polls(per_second: float) -> float:
 @click.command()
 @click.argument("per_second", type=click.FloatRange(min=0), metavar="MESSAGES_A_SECOND")
 @click.option("--groups", type=click.IntRange(min=0), default=0, show_default=True,
-              help="Groups that get each message; 0: sent straight to one queue.")  # fmt: skip
+              help="Groups that get each message; 0: messages are sent straight to one queue.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Workers of each group.")
 @click.option("--handlers", type=click.IntRange(min=1), default=1, show_default=True,
               help="Handlers of each message in a group.")  # fmt: skip
 @click.option("--prefetch", type=click.IntRange(min=1), default=8, show_default=True,
               help="Prefetch count of a worker: concurrency times worker_prefetch_multiplier.")  # fmt: skip
 @click.option("--size", type=click.IntRange(min=1, max=262_144), default=1, show_default=True,
-              help="KiB of a message; more than 1024 with --s3 only.")  # fmt: skip
+              help="Size of a message, KiB; more than 1024 only with --s3.")  # fmt: skip
 @click.option("--s3", is_flag=True, help="The messages go through S3 (large_messages).")
-@click.option("--batch", is_flag=True, help="Published in batches of ten.")
-@click.option("--backlog", is_flag=True, help="The queues always hold more than the workers have taken.")
+@click.option("--batch", is_flag=True, help="Messages are published in batches of ten.")
+@click.option("--backlog", is_flag=True, help="Messages always wait in the queues.")
 @click.option("--held", type=click.FloatRange(min=0), default=0.0, show_default=True,
               help="Seconds from receiving a message to acknowledging it.")  # fmt: skip
 @click.option("--tenants", is_flag=True, help="Messages have a tenant (fair queues): "
-              f"{FAIR_USD:.2f} USD more for a million requests.")  # fmt: skip
-@click.option("--no-remote-control", is_flag=True, help="Workers without Celery's remote control.")
+              f"{FAIR_USD:.2f} USD more per million requests.")  # fmt: skip
+@click.option("--no-remote-control", is_flag=True, help="Workers have no remote control.")
 @click.option("--check-bindings", type=click.FloatRange(min=0), default=300.0, show_default=True,
               help="Seconds between two checks of a bound queue; 0: never.")  # fmt: skip
 @click.option("--sqs-price", type=click.FloatRange(min=0), default=SQS_USD, show_default=True,
@@ -234,4 +234,4 @@ def cost(
         prices += f", {FAIR_USD:.2f} more with tenants"
     if s3:
         prices += f", {S3_PUT_USD:.2f} (PUT) and {S3_GET_USD:.2f} (GET) of S3"
-    note(f"At {prices}; free requests are not taken off.")
+    note(f"At {prices}; free requests are not deducted.")

@@ -52,7 +52,7 @@ def list_(ctx: click.Context, /, group: str | None, as_json: bool, limit: int | 
 @which_letters
 @click.pass_context
 def peek(ctx: click.Context, /, group: str, limit: int | None, **which: Any) -> None:
-    """Show dead letters of GROUP in full, with their history; one, unless --limit or --id selects more."""
+    """Show dead letters of GROUP in full, with their history: one, unless --limit or --id selects more."""
     from kombu_hake.cli.tables import letter_sheet
 
     with connected(ctx) as broker:
@@ -70,7 +70,7 @@ def peek(ctx: click.Context, /, group: str, limit: int | None, **which: Any) -> 
 def requeue(
     ctx: click.Context, /, group: str, limit: int | None, rate: float | None, dry_run: bool, **which: Any
 ) -> None:
-    """Send dead letters back to GROUP, and to no other group. They run there under the same ids.
+    """Send dead letters back to GROUP, and to no other group. They keep their task ids.
 
     Each is removed from the dead-letter queue after AWS has accepted it in the queue of the group.
     """
@@ -85,7 +85,7 @@ def requeue(
 @dlq.command()
 @click.argument("group")
 @which_letters
-@click.option("-o", "--output", type=click.File("w"), default="-", help="A file instead of standard output.")
+@click.option("-o", "--output", type=click.File("w"), default="-", help="Write to a file instead of standard output.")
 @click.pass_context
 def export(ctx: click.Context, /, group: str, limit: int | None, output: Any, **which: Any) -> None:
     """Write dead letters of GROUP as JSON, one per line. They stay in the queue."""
@@ -101,9 +101,9 @@ def export(ctx: click.Context, /, group: str, limit: int | None, output: Any, **
 @dlq.command()
 @click.argument("group")
 @which_letters
-@click.option("--all", "everything", is_flag=True, help="All of them: needed where nothing says which.")
+@click.option("--all", "everything", is_flag=True, help="Delete all: needed without any other selection.")
 @click.option("--dry-run", is_flag=True, help="Only show which.")
-@click.option("-f", "--force", is_flag=True, help="Do not ask.")
+@click.option("-f", "--force", is_flag=True, help="Do not ask for confirmation.")
 @click.pass_context
 def purge(
     ctx: click.Context, /, group: str, limit: int | None, everything: bool, dry_run: bool, force: bool, **which: Any
@@ -117,7 +117,7 @@ def purge(
             _show(broker, group, _selection(**which), limit, "would be removed")
             return
         if not force:
-            click.confirm(f"Remove dead letters of group {group} for good?", abort=True)
+            click.confirm(f"Delete dead letters of group {group} permanently?", abort=True)
         outcome = broker.purge_dead_letters(group, _selection(**which), limit=limit, on_progress=_progress("removed"))
     _finish(outcome, "removed", group)
 

@@ -25,12 +25,16 @@ def export() -> None:
 
 def _to_file(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
-        "-o", "--output", type=click.File("w", lazy=True), default="-", help="A file instead of standard output."
+        "-o",
+        "--output",
+        type=click.File("w", lazy=True),
+        default="-",
+        help="Write to a file instead of standard output.",
     )(command)
 
 
 @export.command()
-@click.option("--no-import", is_flag=True, help="Do not look at AWS: no import blocks for what exists.")
+@click.option("--no-import", is_flag=True, help="Do not read AWS: no import blocks for existing resources.")
 @_to_file
 @click.pass_context
 def terraform(ctx: click.Context, no_import: bool, output: Any) -> None:
@@ -58,7 +62,7 @@ def cloudformation(ctx: click.Context, output: Any) -> None:
 
 
 @export.command()
-@click.option("--role", type=click.Choice(ROLES), help="This role alone.")
+@click.option("--role", type=click.Choice(ROLES), help="Only this role.")
 @_to_file
 @click.pass_context
 def iam(ctx: click.Context, role: str | None, output: Any) -> None:

@@ -21,10 +21,10 @@ __all__ = ["dot", "graph", "mermaid"]
 
 @click.command()
 @click.option("--format", "form", type=click.Choice(["mermaid", "dot"]), default="mermaid", show_default=True)
-@click.option("-o", "--output", type=click.File("w"), default="-", help="A file instead of standard output.")
+@click.option("-o", "--output", type=click.File("w"), default="-", help="Write to a file instead of standard output.")
 @click.pass_context
 def graph(ctx: click.Context, form: str, output: Any) -> None:
-    """Draw the topology: topics, the keys that groups listen to, handlers, dead letters."""
+    """Draw the topology: topics, the keys that groups are bound to, handlers, dead letters."""
     draw = {"mermaid": mermaid, "dot": dot}[form]
     with connected(ctx) as broker:
         output.write(draw(broker.groups()))

@@ -18,7 +18,7 @@ __all__ = ["health"]
 @click.option("--json", "as_json", is_flag=True, help="One JSON document instead of a line.")
 @click.pass_context
 def health(ctx: click.Context, path: str | None, hostname: str | None, as_json: bool) -> None:
-    """Tell from its health file whether a worker on this machine is healthy; by default, from that of health_file.
+    """Read a worker's health file, and tell whether the worker is healthy. Default: the path in health_file.
 
     Exit codes: 0 healthy, 2 unhealthy, 1 no such file. A probe that runs often is cheaper with
     'python -m kombu_hake.health PATH', which does not load the app.

@@ -21,12 +21,12 @@ _LONG_S = 5.0
 
 
 @click.command()
-@click.option("--dry-run", is_flag=True, help="Only look, and say what would be removed.")
-@click.option("--unproven", is_flag=True, help="Remove queues too that only their tags call temporary; asks first.")
+@click.option("--dry-run", is_flag=True, help="Only show what would be removed.")
+@click.option("--unproven", is_flag=True, help="Also remove queues that only their tags call temporary; asks first.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document instead of a table.")
 @click.pass_context
 def janitor(ctx: click.Context, dry_run: bool, unproven: bool, as_json: bool) -> None:
-    """Remove temporary queues whose users are gone, and their subscriptions.
+    """Remove abandoned temporary queues and their subscriptions.
 
     Checks all queues of the namespace, and each one that seems abandoned twice, some minutes apart. Workers do the same
     from time to time.
@@ -52,7 +52,7 @@ def _run(broker: Admin, report: Report, dry_run: bool, approve: Callable[[list[F
     for wait_s in broker.remove_abandoned(report, dry_run=dry_run, approve=approve):
         if wait_s > _LONG_S:
             orphans = sum(1 for found in report.queues if found.state == "orphan")
-            note(f"{orphans} seem to be abandoned. They are checked again in {wait_s:.0f} s, and removed then.")
+            note(f"{orphans} seem to be abandoned. They are checked again in {wait_s:.0f} s, and then removed.")
         _sleep(wait_s)
 
 

@@ -1,4 +1,4 @@
-"""``celery -A shop hake plan`` and ``apply``: show what AWS lacks of what the app declares, and make it."""
+"""``celery -A shop hake plan`` and ``apply``: show how AWS differs from what the app declares, and change it."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _SIGNS = {"create": "+", "change": "~", "delete": "-"}
 
 
 @click.command()
-@click.option("--prune", is_flag=True, help="Count what is no longer declared as changes, too.")
+@click.option("--prune", is_flag=True, help="Also count what is no longer declared as changes.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document instead of lines.")
 @click.pass_context
 def plan(ctx: click.Context, prune: bool, as_json: bool) -> None:
-    """Show what `apply` would change, each with its reason. Only reads.
+    """Show what `apply` would change, and why. Only reads.
 
     Ends with exit code 0 if AWS has all that the app declares, 2 if something differs, and 1 if that cannot be told.
     """
@@ -42,12 +42,12 @@ def plan(ctx: click.Context, prune: bool, as_json: bool) -> None:
 
 @click.command()
 @click.option("--prune", is_flag=False, flag_value=_ASK, metavar="[GLOB]",
-              help="Delete what is no longer declared too, after a confirmation; only names that match.")  # fmt: skip
+              help="Also delete what is no longer declared, after confirmation; only names that match.")  # fmt: skip
 @click.option("--yes", is_flag=True, help="Prune without asking; needs a GLOB.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document; progress goes to standard error.")
 @click.pass_context
 def apply(ctx: click.Context, prune: str | None, yes: bool, as_json: bool) -> None:
-    """Make what the app declares: queues, topics, subscriptions, policies, attributes and tags.
+    """Create or update what the app declares: queues, topics, subscriptions, policies, attributes and tags.
 
     Safe while workers run, and does nothing where nothing differs. Attributes and tags that are declared and were
     changed elsewhere are reset; what is not declared stays.

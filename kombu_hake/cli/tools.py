@@ -75,7 +75,7 @@ SPAN = _Span()
 
 watch_option = click.option(
     "--watch", is_flag=False, flag_value=2.0, type=click.FloatRange(min=0.1), metavar="[SECONDS]",
-    help="Again and again, every two seconds or so many, until Ctrl-C.",
+    help="Repeat every two seconds, or as many as given, until Ctrl-C.",
 )  # fmt: skip
 
 
@@ -96,13 +96,13 @@ def again(watch: float | None, *, clear: bool) -> Iterator[None]:
 def which_letters(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that select dead letters, and limit their number."""
     options = (
-        click.option("--task", metavar="GLOB", help="Whose task's name matches."),
-        click.option("--exception", metavar="GLOB", help="Whose exception's class matches, or its message holds this."),
-        click.option("--older-than", type=SPAN, help="Dead for longer than 90s, 15m, 2h, 3d."),
-        click.option("--newer-than", type=SPAN, help="Dead for less than that."),
-        click.option("--id", "ids", multiple=True, metavar="ID", help="Of a message, task or event; may be repeated."),
-        click.option("--undelivered", is_flag=True, help="Of what SNS could not deliver to the queue, instead."),
-        click.option("--limit", type=click.IntRange(min=1), help="So many at most."),
+        click.option("--task", metavar="GLOB", help="The task's name matches."),
+        click.option("--exception", metavar="GLOB", help="The exception's class matches, or its text contains this."),
+        click.option("--older-than", type=SPAN, help="Dead for longer than this: 90s, 15m, 2h, 3d."),
+        click.option("--newer-than", type=SPAN, help="Dead for less than this."),
+        click.option("--id", "ids", multiple=True, metavar="ID", help="A message, task or event id; may be repeated."),
+        click.option("--undelivered", is_flag=True, help="Use messages that SNS could not deliver instead."),
+        click.option("--limit", type=click.IntRange(min=1), help="At most this many."),
     )
     for option in reversed(options):
         command = option(command)

@@ -436,13 +436,13 @@ OPTIONS: Mapping[str, Option] = {
     "session_token": Option(_maybe_text, None, "Session token that belongs to temporary keys given in the URL."),
     "role_arn": Option(_role_arn, None, "Role to assume; renewed by botocore.", aliases=("sts_role_arn",)),
     "role_duration": Option(
-        _whole(900, 43_200, "seconds"), 3600, "Life of an assumed role's keys, seconds.", aliases=("sts_token_timeout",)
+        _whole(900, 43_200, "seconds"), 3600, "Lifetime of an assumed role's keys, s.", aliases=("sts_token_timeout",)
     ),
-    "endpoint_url": Option(_endpoint, None, "Endpoint for SNS, SQS and STS; the host of the URL says the same."),
+    "endpoint_url": Option(_endpoint, None, "Endpoint for SNS, SQS and STS; the same as a host in the URL."),
     "sqs_endpoint_url": Option(_endpoint, None, "Endpoint for SQS alone, such as a VPC endpoint."),
     "sns_endpoint_url": Option(_endpoint, None, "Endpoint for SNS alone."),
-    "is_secure": Option(_maybe_flag, None, "https (true) or http (false) to the host of the URL; http on loopback."),
-    "account_id": Option(_account, None, "Account of the topics, for roles that may not ask STS."),
+    "is_secure": Option(_maybe_flag, None, "Use https for the host of the URL; default: except on loopback."),
+    "account_id": Option(_account, None, "Account of the topics, for roles that may not call STS."),
     # --- names
     "namespace": Option(_namespace, "", "Prefix of every name in AWS; also the path of the URL."),
     "queue_name_prefix": Option(lambda v: v if v == "" else _text(v), "", "Prefix of every name, without a separator."),
@@ -453,7 +453,7 @@ OPTIONS: Mapping[str, Option] = {
     "topology": Option(
         _choice("auto", "verify", "assume"),
         "auto",
-        "auto: create what is missing; verify: fail with a list of it; assume: everything exists, without asking.",
+        "auto: create what is missing; verify: fail and list what is missing; assume: check nothing.",
     ),
     "direct_exchanges": Option(
         _choice("auto", "topic"), "auto", "auto: a queue bound to the direct exchange of its own name needs no topic."
@@ -470,16 +470,16 @@ OPTIONS: Mapping[str, Option] = {
     "tenant_from": Option(
         _tenant_from,
         None,
-        "Where the tenant of a message without one comes from: the name of a header, or 'package.module:function'.",
+        "Source of the tenant if a message names none: a header, or a function as 'package.module:function'.",
     ),
     "fanout_priorities": Option(
-        _flag, False, "Priorities also hold for queues that receive everything from an exchange (fanout, '#')."
+        _flag, False, "Use priorities also in queues that receive everything from an exchange (fanout, '#')."
     ),
     "dead_letter_queue": Option(
         _dead_letter_queue, None, "A dead-letter queue for every durable queue: a name, '{queue}-dead', or true."
     ),
     "max_receive_count": Option(
-        _whole(1, SQS_MAX_RECEIVE_COUNT, "receives"), 20, "Receives after which AWS dead-letters a message."
+        _whole(1, SQS_MAX_RECEIVE_COUNT, "receives"), 20, "Number of receives after which AWS dead-letters a message."
     ),
     "keep_undelivered": Option(
         _flag, True, "Keep what SNS cannot deliver to a queue with a dead-letter queue, in '<queue>-undelivered'."
@@ -487,10 +487,10 @@ OPTIONS: Mapping[str, Option] = {
     "queue_attributes": Option(
         _queue_attributes,
         {},
-        "SQS attributes of queues that are created; optionally by pattern of names.",
+        "SQS attributes of new queues; optionally per name pattern.",
         aliases=("sqs-creation-attributes",),
     ),
-    "queue_tags": Option(_queue_tags, {}, "Tags of queues and topics that are created."),
+    "queue_tags": Option(_queue_tags, {}, "Tags of new queues and topics."),
     "temporary_queue_limit": Option(
         _number(2, 86_400, "seconds"),
         600.0,
@@ -499,7 +499,7 @@ OPTIONS: Mapping[str, Option] = {
     "janitor_interval": Option(
         _number(0, 604_800, "seconds"),
         3600.0,
-        "Interval between looks for abandoned temporary queues, s; 0: only by command.",
+        "Interval between searches for abandoned temporary queues, s; 0: only by command.",
     ),
     # --- moving messages
     "visibility_timeout": Option(_visibility_timeout, 120, "How long AWS hides a received message unless renewed, s."),
@@ -519,21 +519,23 @@ OPTIONS: Mapping[str, Option] = {
     "health_file": Option(
         _health_file,
         None,
-        "File that a worker keeps fresh while it is healthy: an absolute path, with %h and %n as in Celery's options.",
+        "File that a worker updates while it is healthy: an absolute path, with %h and %n as in Celery's options.",
     ),
     # --- large messages
-    "compress_above": Option(_maybe_bytes, None, "Compress bodies of more than so many bytes; by default none."),
-    "compression": Option(_codec, "gzip", "With compress_above: kombu's name of the codec, such as zstd."),
+    "compress_above": Option(_maybe_bytes, None, "Compress bodies of more than this many bytes; by default none."),
+    "compression": Option(_codec, "gzip", "With compress_above: the codec, by its name in kombu, such as zstd."),
     "large_messages": Option(
-        _maybe_store, None, "Where messages that are too large are kept: 's3://bucket/prefix'. Workers need it too."
+        _maybe_store, None, "Location for messages that are too large: 's3://bucket/prefix'. Workers need it too."
     ),
     # --- requests
-    "connect_timeout": Option(_number(0.1, 300, "seconds"), None, "TCP connect timeout, s; broker_connection_timeout."),
-    "read_timeout": Option(_number(1, 300, "seconds"), 15.0, "Time to wait for an answer, except of a long poll, s."),
+    "connect_timeout": Option(
+        _number(0.1, 300, "seconds"), None, "TCP connect timeout, s (broker_connection_timeout)."
+    ),
+    "read_timeout": Option(_number(1, 300, "seconds"), 15.0, "Time to wait for an answer, except to a long poll, s."),
     "max_attempts": Option(_whole(1, 20, "attempts"), 3, "Attempts of one request, including the first."),
-    "client_config": Option(_mapping, {}, "Further arguments of botocore.config.Config.", aliases=("client-config",)),
+    "client_config": Option(_mapping, {}, "Further arguments for botocore.config.Config.", aliases=("client-config",)),
     # --- operating
-    "telemetry": Option(_flag, True, "Metrics and traces through OpenTelemetry, where its API is installed."),
+    "telemetry": Option(_flag, True, "Report metrics and traces to OpenTelemetry, if its API is installed."),
 }
 
 #: The options that most projects set; the others are for special cases.
@@ -551,9 +553,9 @@ COMMON = frozenset(
     }
 )
 
-#: For each option, when a user sets it. An option without such a use is not needed.
+#: When a user sets each option. An option without such a use is not needed.
 STORIES: Mapping[str, str] = {
-    "region": "The queues are not in the region that the environment or the profile names.",
+    "region": "The queues are in another region than that of the environment or the profile.",
     "profile": "A developer's machine has several profiles.",
     "session_token": "The URL carries temporary keys.",
     "role_arn": "The broker is in another account, or the process lacks the rights.",
@@ -561,7 +563,7 @@ STORIES: Mapping[str, str] = {
     "endpoint_url": "Tests run against an emulator.",
     "sqs_endpoint_url": "A VPC endpoint for SQS has no private DNS.",
     "sns_endpoint_url": "A VPC endpoint for SNS has no private DNS.",
-    "is_secure": "An emulator on another host uses http, or one on this host https.",
+    "is_secure": "An emulator on another host uses http, or one on this host uses https.",
     "account_id": "The VPC has no endpoint for STS, or the role has no right to use it.",
     "namespace": "Several environments share an account.",
     "queue_name_prefix": "A project migrates from sqs:// and keeps its names.",
@@ -571,16 +573,16 @@ STORIES: Mapping[str, str] = {
     "topology": "Infrastructure code creates queues and topics, and workers may not.",
     "direct_exchanges": "Programs without Celery publish to the topic of a plain Celery queue.",
     "best_effort_exchanges": "Further exchanges may be denied, or workers must fail without remote control.",
-    "unroutable": "An error is better than a lost message: in tests, and where each message counts.",
+    "unroutable": "An error is better than a lost message, as in tests.",
     "queue_policy": "Bindings come and go often, or a queue is bound to many exchanges.",
     "tenant_from": "A noisy customer must not delay the others, and each message already names its customer.",
     "fanout_priorities": "Tasks sent through a fanout exchange have priorities.",
     "dead_letter_queue": "Plain task queues should keep what cannot be processed.",
     "max_receive_count": "A message that kills its worker should be moved sooner, or later.",
-    "keep_undelivered": "The role may not create the extra queue, or infrastructure code creates its own.",
+    "keep_undelivered": "The role may not create the additional queue, or infrastructure code creates its own.",
     "queue_attributes": "Queues need your own encryption key, another retention or a redrive policy.",
     "queue_tags": "Costs are allocated by tag, or IAM policies refer to tags.",
-    "temporary_queue_limit": "Heartbeats should be fewer, or abandoned queues removed sooner.",
+    "temporary_queue_limit": "There should be fewer heartbeats, or abandoned queues should be removed sooner.",
     "janitor_interval": "Workers should remove abandoned queues more often, or not at all.",
     "visibility_timeout": "Messages of a killed worker should be redelivered sooner, or the network may fail longer.",
     "on_lost_lease": "A task must not run twice at the same time.",
@@ -589,16 +591,16 @@ STORIES: Mapping[str, str] = {
     "max_pollers": "One worker handles thousands of short tasks a second.",
     "health_file": "Kubernetes, ECS or systemd restarts workers that hang.",
     "compress_above": "Large messages should cost less, or fit into SNS and SQS.",
-    "compression": "All workers have a codec that is faster or packs better than gzip.",
-    "large_messages": "Messages hold files, images or tables, of up to 256 MiB.",
+    "compression": "All workers have a codec that is faster or compresses better than gzip.",
+    "large_messages": "Messages contain files, images or tables of up to 256 MiB.",
     "connect_timeout": "Web requests must fail fast when AWS cannot be reached.",
     "read_timeout": "Web requests must fail fast when AWS does not answer.",
     "max_attempts": "Web requests must fail fast, or batch jobs survive longer outages.",
     "client_config": "Calls go through an HTTP proxy, or need another botocore option.",
-    "telemetry": "OpenTelemetry observes the application, but is not to observe the broker.",
+    "telemetry": "OpenTelemetry should observe the application, but not the broker.",
 }
 
-#: What kombu writes into ``transport_options`` by itself (``Producer.publish`` with ``retry=True``,
+#: What kombu itself writes into ``transport_options`` (``Producer.publish`` with ``retry=True``,
 #: ``Connection._extract_failover_opts``). Accepted, but ignored when connections share clients.
 KOMBU_KEYS = frozenset(
     {
@@ -614,14 +616,14 @@ KOMBU_KEYS = frozenset(
     }
 )
 
-#: Options of kombu's SQS transport that have no meaning here, and why. Each is warned of once.
+#: Options of kombu's SQS transport that have no meaning here, and why. Each causes one warning.
 WITHOUT_MEANING: Mapping[str, str] = {
     "polling_interval": "there is no pause between polls; idle queues are long-polled",
     "sqs_base64_encoding": "bodies are plain JSON, which sqs:// reads; base64 from sqs:// is decoded",
     "fetch_message_attributes": "all attributes are always fetched; see the property message_attributes",
     "regioninfo": "give region, or endpoint_url",
     "port": "give it in the URL",
-    "sts_token_buffer_time": "botocore renews the keys of an assumed role ahead of time by itself",
+    "sts_token_buffer_time": "botocore renews the keys of an assumed role ahead of time",
 }
 #: The same, for keys inside of ``predefined_queues`` and ``predefined_exchanges``.
 WITHOUT_MEANING_INSIDE: Mapping[str, str] = {

@@ -3,7 +3,7 @@
 Celery learns of a failure in the worker's main process (``Request.on_failure`` in ``celery/worker/request.py``), after
 the last retry. A retry is not a failure, nor is a task that was revoked, ignored, or returned to the queue because its
 worker process was lost (``reject_on_worker_lost``). If sending fails, the message returns to the queue: the handler
-runs again, until AWS's own redrive policy moves the message after twenty receives.
+runs again, until AWS moves the message by the redrive policy after twenty receives.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class GroupRequest(Request):  # type: ignore[misc]
         }
         if set_aside(self.message, parts_of(self.message), "failed", death):
             self.acknowledge()
-        else:  # not at once: the handler would run in a loop while nothing can be sent there
+        else:  # not immediately: the handler would run in a loop while the dead letter cannot be sent
             self.message.abandon()
             self.acknowledged = True
 
@@ -130,8 +130,9 @@ def set_aside(message: Any, parts: Parts, reason: str, details: Mapping[str, Any
         parts: What to send; for a foreign message its text.
         reason: ``failed``, ``unhandled`` or ``malformed``.
         details: For its history: ``exception``, ``message``, ``traceback``, …
+
     Returns:
-        True if it may be deleted now. Also if the queue has no dead-letter queue: then it is not sent anywhere.
+        True if the message may be deleted now; also if the queue has no dead-letter queue, and nothing was sent.
     """
     transport = getattr(message.channel, "connection", None)
     queue = group_of(message)
@@ -174,7 +175,7 @@ def _dead_letter(
     """The message to send, its text, and attributes. The text of one that is too large points to its payload in S3.
 
     Raises:
-        HakeError: it has to be written to S3, and cannot be.
+        HakeError: the text must be written to S3, and cannot be.
     """
     stored, lease = getattr(message, "stored", None), getattr(message, "lease", None)
     is_kept = stored is not None and stored.pointer is not None and (lease is None or lease.keeps_payload)
@@ -190,7 +191,7 @@ def _dead_letter(
         pointer = transport.dispatcher.store(text, sent.headers)
         if pointer is not None:
             return sent, pointer.text, pointer_attributes(pointer, {})
-        # The message comes before the story of its end.
+        # The message matters more than its history.
         sent, text = _whole(parts, queue, {k: v for k, v in death.items() if k not in ("message", "traceback")})
     if len(text) > _MAX_TEXT_CHARS:
         sent, text = _whole(parts, queue, None)

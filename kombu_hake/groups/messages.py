@@ -83,7 +83,7 @@ def for_handler(
 
     Args:
         event: Its headers contain the event's id as ``id``.
-        name: Of the handler's task.
+        name: Name of the handler's task.
         accept: Content types that the app accepts; only a handler with ``as_mapping`` needs the body decoded.
     Raises:
         MalformedMessage: the body has to be decoded, but cannot be, or is not that of a task.
@@ -95,7 +95,7 @@ def for_handler(
         **event.headers,
         "task": name,
         "id": mine,
-        # An event that a task published belongs to that task's tree; any other run is a root of its own.
+        # An event that a task published belongs to that task's tree; any other run is a root.
         "root_id": mine if root in (None, event_id) else root,
         EVENT_HEADER: {"id": event_id, "topic": topic, "key": key, "group": subscription.group},
     }

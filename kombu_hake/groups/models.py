@@ -1,11 +1,11 @@
 """Models of events, to and from JSON: a dataclass, a TypedDict, or a pydantic model. Pure.
 
-A payload is a JSON object with the fields of the model, whatever the model is, so publishers and handlers may have
-different models, or none. pydantic is not imported: its models are recognized by their methods.
+The payload is always a JSON object with the fields of the model, so publishers and handlers may have different models,
+or none. pydantic is not imported: its models are recognized by their methods.
 
-Dataclasses and TypedDicts are checked here, strictly: no text is taken for a number. What JSON lacks is text in it:
-``datetime``, ``date``, ``time`` (ISO 8601), ``UUID``, ``Decimal``; of an ``Enum`` it is the value. A pydantic model
-decides itself what it accepts.
+Dataclasses and TypedDicts are checked here, strictly: text is not accepted for a number. Types that JSON lacks become
+text: ``datetime``, ``date``, ``time`` (ISO 8601), ``UUID``, ``Decimal``; an ``Enum`` becomes its value. A pydantic
+model decides what it accepts.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ MAX_FLOAT = int(sys.float_info.max)
 _LISTS = (list, Sequence, MutableSequence, tuple)
 _SETS = (set, frozenset, AbstractSet)
 _MAPPINGS = (dict, Mapping, MutableMapping)
-#: Wrappers of a type that say nothing about its values; by name, as typing_extensions has them too.
+#: Wrappers of a type that do not restrict its values; by name, because typing_extensions has them too.
 _WRAPPERS = ("Annotated", "Required", "NotRequired", "ReadOnly", "Final")
 
 
@@ -104,7 +104,7 @@ class _Mismatch(Exception):
     """A value is not of its type.
 
     Attributes:
-        faults: A text each, which begins with the field.
+        faults: One text per fault; it begins with the field.
     """
 
     def __init__(self, *faults: str) -> None:
@@ -212,7 +212,7 @@ def _check(kind: Any, where: str, path: tuple[Any, ...] = ()) -> set[Any]:
         )
     found = [_check(each, where, path) for each in inner]
     if origin in (Union, UnionType) and sum(map(bool, found)) > 1:
-        # Each level of a payload would be tried as each of them: a small message could keep a worker busy for years.
+        # Each level of a payload would be tried as each type: a small message could keep a worker busy for years.
         raise TypeError(f"{where} has several types that contain {_name(path[0])} again: use a pydantic model.")
     return set().union(*found)
 
@@ -340,7 +340,7 @@ def _items(kind: Any, outer: Any, args: tuple[Any, ...], value: Any, where: str,
 
 
 def _union(kind: Any, args: tuple[Any, ...], value: Any, where: str, is_sent: bool) -> Any:
-    """As the first of the types that fits; the very type of the value before those that it can be converted to."""
+    """Convert to the first type that fits; the value's own type comes before types that it can be converted to."""
     kinds = sorted(map(_bare, args), key=lambda each: each is not type(value))
     others = [each for each in kinds if each is not NoneType]
     if value is not None and len(others) == 1 and (_is_structure(others[0]) or _is_pydantic(others[0])):
@@ -385,7 +385,7 @@ def _pydantic(kind: Any, value: Any, where: str, is_sent: bool) -> Any:
 
 
 def _as_json(value: Any) -> Any:
-    """What kombu's JSON has decoded beyond plain JSON."""
+    """Undo what kombu's JSON decodes beyond plain JSON."""
     for kind, scalar in _SCALARS.items():
         if scalar.dump is not None and isinstance(value, kind):
             return scalar.dump(value)
@@ -397,7 +397,7 @@ class _Scalar(NamedTuple):
 
     Attributes:
         dump: To text; None if JSON has them.
-        parse: From JSON; raises ValueError. For those that JSON has, from a subclass to the type itself.
+        parse: From JSON; raises ValueError. For types that JSON has: from a subclass to the type itself.
     """
 
     dump: Callable[[Any], str] | None
@@ -419,7 +419,7 @@ def _scalar(kind: Any, value: Any, where: str, is_sent: bool) -> Any:
 
 
 def _is_of(kind: Any, value: Any) -> bool:
-    """As ``isinstance``, but a truth value is no number, a date with a time no date, and an int may be a float."""
+    """As ``isinstance``, but a bool is not a number, a datetime is not a date, and an int may be a float."""
     if isinstance(value, bool):
         return kind is bool
     if kind is date:

@@ -44,7 +44,7 @@ class Subscription:
     Attributes:
         key: Binding key; words with ``*`` (one word) and ``#`` (any number of words), as in AMQP.
         name_in: The name of the handler's task in an app.
-        as_mapping: Whether the handler takes the payload as one mapping instead of keyword arguments.
+        as_mapping: The handler takes the payload as one mapping instead of keyword arguments.
         max_size: Bytes of the topic's largest events; None for the default of SNS.
         large_messages: As of the topic.
     """
@@ -66,7 +66,7 @@ class Subscription:
 
 
 class _Topic(Protocol):
-    """What is used of a :class:`kombu_hake.groups.topic.Topic`."""
+    """The part of :class:`kombu_hake.groups.topic.Topic` that is used here."""
 
     _app: Any
     name: str
@@ -84,12 +84,12 @@ class Registry:
         self._lock = threading.RLock()  # re-entrant: a signal handler may publish in the middle of this
         self._shared: list[Subscription] = []
         self._of_app: WeakKeyDictionary[Any, list[Subscription]] = WeakKeyDictionary()
-        #: By identity. Weak: a function may make a topic at each call.
+        #: By identity. Weak: a function may create a topic at each call.
         self._topics: WeakValueDictionary[int, _Topic] = WeakValueDictionary()
         forksafe.register(self)
 
     def reset_after_fork(self) -> None:
-        """A child knows the same handlers. A thread that held the lock does not exist in it."""
+        """A child has the same handlers, but not a thread that held the lock."""
         self._lock = threading.RLock()
 
     def add(self, subscription: Subscription, app: Any = None) -> None:
@@ -103,7 +103,7 @@ class Registry:
         """Register a topic, for as long as it is referenced elsewhere.
 
         Raises:
-            ConfigurationError: the app has one of this name that keeps its large messages in another place.
+            ConfigurationError: the app has a topic of this name with another location for large messages.
         """
         with self._lock:
             for app, url in self._places(topic.name):
@@ -117,7 +117,7 @@ class Registry:
             self._topics[id(topic)] = topic
 
     def _places(self, name: str) -> Iterator[tuple[Any, str]]:
-        """The app, None for all, and the place of large messages of each topic of this name that has one of its own."""
+        """App (None for all) and location of large messages, for each topic of this name that sets the location."""
         for topic in list(self._topics.values()):
             if topic.name == name and topic.large_messages:
                 yield topic._app, topic.large_messages

@@ -1,7 +1,7 @@
 """Set up an app for groups: their queues, the event task, and a step of the worker.
 
 Runs when the app is finalized, and again for handlers that are imported later. Queues are *added* to the app's
-own: setting ``task_queues`` would make Celery forget its default queue.
+own: with ``task_queues`` set, Celery would drop its default queue.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from kombu_hake.topology import SIZE_ARGUMENT, STORE_ARGUMENT
 
 __all__ = ["announce", "exchange_of", "finalized_apps", "have_event_task", "route"]
 
-#: Apps are changed by one thread at a time.
+#: Only one thread at a time changes apps.
 _one_at_a_time = SingleFlight()
 _connected: list[Any] = []
 _ROUTER = "kombu_hake.groups.setup:route"
@@ -28,8 +28,7 @@ _ROUTER = "kombu_hake.groups.setup:route"
 class _TopicExchange(Exchange):  # type: ignore[misc]
     """The exchange of a topic.
 
-    ``opentelemetry-instrumentation-celery`` takes what is declared with a publish for a queue, and asks it for its
-    exchange.
+    ``opentelemetry-instrumentation-celery`` assumes that a publish declares queues, and reads their exchange.
     """
 
     @property
@@ -51,7 +50,7 @@ class EventTask(Task):  # type: ignore[misc]
 
 
 def announce(app: Any) -> None:
-    """There are new subscriptions: of *app*, or of all apps where it is None."""
+    """Set up apps after new subscriptions were added: *app*, or all apps if it is None."""
     with _one_at_a_time("setup"):
         if not _connected:
             _connected.append(_on_finalize)
@@ -78,12 +77,12 @@ def have_event_task(app: Any) -> None:
 
 
 def _install(app: Any) -> None:
-    """Idempotent: called again for every subscription that comes late."""
+    """Idempotent: called again for every subscription that is added later."""
     have_event_task(app)
     with _one_at_a_time("setup"):
         routes = _as_list(app.conf.task_routes)
         if _ROUTER not in routes:
-            # By update(), which also replaces a router that Celery has made already, for an earlier publish.
+            # By update(), which also replaces a router that Celery has already created for an earlier publish.
             app.conf.update(task_routes=[_ROUTER, *routes])
         app.steps["consumer"].add("kombu_hake.groups.worker:GroupStep")
         for subscription in registry.all(app):
@@ -112,8 +111,8 @@ def _add_queue(queues: Any, subscription: Subscription) -> None:
         # Its own direct exchange makes handler.delay() a send to this queue alone.
         queue = Queue(name, Exchange(name, type="direct"), routing_key=name)
         queues.add(queue)
-        # A worker without -Q consumes all queues that the app names, as with task_queues; older Celery does so by
-        # itself.
+        # A worker without -Q consumes all queues that the app names, as with task_queues; older Celery does this
+        # without our help.
         getattr(queues, "_default_consume_from", {}).setdefault(name, queue)
     queue = queues[name]
     if subscription.dead_letters:

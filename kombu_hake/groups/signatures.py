@@ -1,6 +1,6 @@
 """Types of handlers and of the options of an event, for type checkers. Nothing here is called.
 
-At run time a handler is Celery's own task; :class:`Handler` says what a type checker may know of it.
+At run time a handler is an ordinary Celery task; :class:`Handler` describes it to type checkers.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ class Handler(Protocol[P, R_co]):
     name: str
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
-        """Run it here, as the function that it was."""
+        """Run it in this process, like the function."""
 
     def delay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult:
-        """Send it to the queue of its group, to this handler alone."""
+        """Send a message for this handler alone to the queue of its group."""
 
     def __getattr__(self, name: str) -> Any:
         """Everything else that Celery's tasks have."""
@@ -70,7 +70,7 @@ class Decorator(Protocol):
 class BoundDecorator(Protocol):
     """``Topic.on(…, bind=True)``: the first parameter is the task, and callers do not give it.
 
-    mypy's ``--strict`` wants that parameter positional-only where the function takes any keyword arguments:
+    mypy's ``--strict`` requires this parameter to be positional-only if the function takes any keyword arguments:
     ``def note(self, /, order_id: int, **more: Any)``.
     """
 

@@ -11,11 +11,11 @@
     event = orders.publish("placed", order_id=7)
 
 A handler is an ordinary Celery task. A group is a queue, bound to the keys that it has handlers for: its workers are
-``celery -A shop worker -Q email``. An event is one message to the topic; each handler runs it under a task id of its
-own (:func:`kombu_hake.groups.registry.run_id`), so results, retries and revokes of one never affect another. How a
-worker handles an event is in :mod:`kombu_hake.groups.worker`.
+``celery -A shop worker -Q email``. An event is one message to the topic; each handler runs it under its own task id
+(:func:`kombu_hake.groups.registry.run_id`), so results, retries and revokes of one never affect another.
+:mod:`kombu_hake.groups.worker` describes how a worker handles an event.
 
-An event may have a model, which type checkers and :meth:`Topic.send` hold publishers to:
+An event may have a model, against which type checkers and :meth:`Topic.send` check publishers:
 
     placed = orders.event_type("placed", OrderPlaced)  # a dataclass, a TypedDict or a pydantic model
 
@@ -77,7 +77,7 @@ class Event:
         """The result of one handler's run.
 
         Args:
-            handler: The handler, or the name of its task, which this process need not have.
+            handler: The handler, or the name of its task if this process has not imported it.
         """
         name = handler if isinstance(handler, str) else handler.name
         return self.topic.app.AsyncResult(run_id(self.id, group, name))
@@ -110,20 +110,20 @@ class Topic:
         max_size: int | None = None,
         large_messages: str | None = None,
     ) -> None:
-        """Declares nothing before it is needed.
+        """Define a topic. It is declared when it is first used.
 
         Args:
-            name: Of the exchange, and so of the SNS topic.
+            name: Name of the exchange, and so of the SNS topic.
             app: The app that handlers and events belong to; None means shared tasks and the current app, as with
                 :func:`celery.shared_task`.
-            dead_letters: Whether groups that listen to it get a dead-letter queue.
+            dead_letters: Give groups that handle its events a dead-letter queue.
             max_size: Bytes of its largest events, envelope included: more than 262,144, and up to 1,048,576. Its SNS
-                topic is raised to take them, and may then have 100 subscriptions.
-            large_messages: Where its events are kept that are too large for SNS, ``s3://bucket/prefix``; None for where
-                the option ``large_messages`` says.
+                topic is raised to accept them, and may then have 100 subscriptions.
+            large_messages: Location of events that are too large for SNS, ``s3://bucket/prefix``; None for the option
+                ``large_messages``.
         Raises:
             DeclarationMismatch: ``max_size`` is not a number of bytes that a topic can be raised to, or
-                ``large_messages`` is no URL of a bucket.
+                ``large_messages`` is not the URL of a bucket.
             ConfigurationError: the app has a topic of this name with another ``large_messages``.
             TypeError: the name is not text, or empty.
         """
@@ -152,13 +152,13 @@ class Topic:
         return exchange_of(self.name, self.max_size, self.large_messages)
 
     def event_type(self, key: str, model: Callable[P, T]) -> EventType[P, T]:
-        """Give the events of a key a model. From then on each publish of this key through this object is checked.
+        """Give the events of a key a model. Each later publish of this key through this object is checked.
 
         Args:
             key: A routing key, without ``*`` and ``#``.
             model: A dataclass, a TypedDict, or a pydantic model. Its fields are the payload.
         Raises:
-            TypeError: the model is none of these, has a field without a form in JSON, or the key has another model.
+            TypeError: the model has another type or a field that JSON cannot represent, or the key has another model.
         """
         if not isinstance(key, str) or not key or {"*", "#"} & set(key.split(".")):
             raise TypeError(f"the key of an event type must be text without wildcards, not {key!r}")
@@ -184,8 +184,8 @@ class Topic:
             keys: Binding keys: ``"placed"``, ``"order.*"`` (one word), ``"order.#"`` (any number of words).
             group: The group, which is the name of its queue: ``celery worker -Q <group>``.
             as_mapping: Call it with the payload as one positional mapping, not as keyword arguments.
-            options: Of the task, as of ``@shared_task``. ``acks_late`` is True unless you or the base class set it,
-                so that an event is deleted only after its handler has finished.
+            options: Options of the task, as for ``@shared_task``. ``acks_late`` is True unless you or the base class
+                set it, so that an event is deleted only after its handler has finished.
         Returns:
             A decorator that returns the task. For an existing task it only adds the subscription. For type checkers
             the task has the parameters of the function, so they find a wrong ``handler.delay()``.
@@ -218,10 +218,10 @@ class Topic:
         return register
 
     def publish(self, key: str, /, **payload: Any) -> Event:
-        """Publish an event: one request, whatever the number of groups. Returns when AWS has accepted it.
+        """Publish an event: one request, for any number of groups. Returns when AWS has accepted it.
 
-        Inside ``kombu_hake.batch()`` it is collected. Any process that has the app's settings can publish, without any
-        of the handlers.
+        Inside ``kombu_hake.batch()`` it is collected. Any process with the app's settings can publish, even without the
+        handlers.
 
         Args:
             payload: The keyword arguments of the handlers.
@@ -248,11 +248,12 @@ class Topic:
 
         Args:
             payload: The keyword arguments of the handlers.
-            event_id: Text that identifies the event; publishing it again with the same id gives its runs the same ids.
+            event_id: Text that identifies the event; if it is published again with this id, its runs have the same ids.
             on_commit: Wait for Django's transaction to commit; the alias of a database, or True for the default one.
-            options: Of ``apply_async``: ``countdown``, ``eta``, ``expires``, ``priority``, ``headers``, ``serializer``,
-                ``compression``, ``retry``, ``retry_policy``, ``producer``, ``connection``, ``tenant``,
+            options: Those of ``apply_async``: ``countdown``, ``eta``, ``expires``, ``priority``, ``headers``,
+                ``serializer``, ``compression``, ``retry``, ``retry_policy``, ``producer``, ``connection``, ``tenant``,
                 ``message_attributes``; and for FIFO topics ``MessageGroupId`` and ``MessageDeduplicationId``.
+
         Raises:
             InvalidEvent: the key has a model (:meth:`event_type`), which the payload does not match.
             TypeError: the key is not text, or an unknown option.
@@ -368,8 +369,8 @@ class EventType(Generic[P, T]):
     """The events of one key of a topic, with their model; see :meth:`Topic.event_type`.
 
     On the wire the payload is a JSON object with the fields of the model, so handlers with keyword arguments
-    (:meth:`Topic.on`) read it too. ``datetime``, ``date``, ``time``, ``UUID`` and ``Decimal`` are text, and an ``Enum``
-    is its value.
+    (:meth:`Topic.on`) can read it too. ``datetime``, ``date``, ``time``, ``UUID`` and ``Decimal`` become text, and an
+    ``Enum`` becomes its value.
 
     Attributes:
         topic: The :class:`Topic`.
@@ -396,7 +397,7 @@ class EventType(Generic[P, T]):
         return self.send(self._model.make(*args, **fields))
 
     def publish_on_commit(self, /, *args: P.args, **fields: P.kwargs) -> Event:
-        """As :meth:`publish`, after Django's transaction has committed. The fields are checked at once."""
+        """As :meth:`publish`, after Django's transaction has committed. The fields are checked immediately."""
         return self.send(self._model.make(*args, **fields), on_commit=True)
 
     def send(
@@ -421,12 +422,12 @@ class EventType(Generic[P, T]):
     def on(self, *, group: str, **options: Any) -> Any:
         """As :meth:`Topic.on`, for a handler that gets an instance of the model as its only argument.
 
-        An event that does not match the model fails in the handler's task with :class:`InvalidEvent`, and is
+        If an event does not match the model, the handler's task fails with :class:`InvalidEvent`, and the event is
         dead-lettered as after any other exception. Fields that the model does not have are ignored.
 
         Args:
             group: The group, which is the name of its queue.
-            options: Of the task, as of ``@shared_task``.
+            options: Options of the task, as for ``@shared_task``.
         Raises:
             TypeError: as :meth:`Topic.on`, or the handler is a task that does not get instances of this model.
         """
@@ -463,7 +464,7 @@ def _run_of(function: Callable[..., Any], model: Model[Any], *, is_bound: bool) 
 def _apply_async_of(model: Model[Any]) -> Callable[..., Any]:
     """``Task.apply_async`` that sends an instance of the model as keyword arguments, like an event.
 
-    A retry comes here too, with the keyword arguments that were received: they are not checked again.
+    It also sends retries, with the keyword arguments that were received: these are not checked again.
     """
 
     def apply_async(self: Any, args: Any = None, kwargs: Any = None, *others: Any, **options: Any) -> Any:

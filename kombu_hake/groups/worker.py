@@ -1,21 +1,21 @@
 """Handle events in a worker: find the handlers, and pass the event on.
 
 One handler
-    The message becomes that of the handler's run, by its headers alone, and is passed to the handler's own strategy:
-    Celery does rate limits, ETA, retries and everything else.
+    Only the headers of the message are changed to those of the handler's run. It is then passed to the handler's own
+    strategy: Celery does rate limits, ETA, retries and everything else.
 
 Several handlers
     One message for each is sent to the group's own queue, in one request; then the event is acknowledged. So each is
-    retried, delayed and deleted separately. If a worker dies in between, they are sent again, with the same ids, as
-    these are derived from the event's.
+    retried, delayed and deleted separately. If a worker dies in between, they are sent again with the same ids, which
+    are derived from the event's id.
 
-None
-    A key that the queue is still bound to, or that a newer version of the app handles: the event is moved to the
-    dead-letter queue, which is logged once for each key.
+No handler
+    The queue is still bound to the key, or a newer version of the app handles it. The event is moved to the dead-letter
+    queue, which is logged once for each key.
 
 Foreign JSON
-    has no header by which Celery recognizes a task. In a group's queue it is converted to an event before Celery sees
-    it.
+    It has no header by which Celery recognizes a task. In a group's queue it is converted to an event before Celery
+    sees it.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class GroupStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
 
 def _prepare_handlers(app: Any) -> None:
-    """Send the handlers' failures to the dead letters, whatever request class they have."""
+    """Send the handlers' failures to the dead letters, with any request class."""
     for subscription in registry.all(app):
         task = app.tasks[subscription.name_in(app)]
         known = symbol_by_name(task.Request)
@@ -183,7 +183,7 @@ def event_strategy(task: Any, app: Any, consumer: Any, **_kwargs: Any) -> Callab
 
 def _send_each(message: Any, group: str, event: Parts, parts: list[Parts]) -> None:
     stored, lease = getattr(message, "stored", None), getattr(message, "lease", None)
-    # The payload of an event stays in S3, unless its message is the only one of it.
+    # The payload of an event stays in S3, because other messages may point to it, unless this is the only one.
     is_shared = stored is not None and lease is not None and lease.owned is None
     with batch():
         for item in parts:

@@ -1,7 +1,7 @@
-"""Ask AWS in the background what a publish need not wait for: answers affect only warnings and later publishes.
+"""Make requests in the background for which a publish need not wait: they affect only warnings and later publishes.
 
-One thread per process and settings asks the questions in turn, and ends when there are none. A question that AWS cannot
-answer for now is asked again; a question that is waiting for its answer is not asked twice.
+One thread per process and settings asks the questions in turn, and ends when there are none. If AWS cannot answer a
+question now, it is asked again; a question that waits for its answer is not asked twice.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Advice:
             return self._changed.wait_for(lambda: not self._questions, timeout_s)
 
     def _work(self) -> float | None:
-        """Ask what is due; seconds until more is. None when all is answered."""
+        """Ask due questions. Returns the seconds until the next one, or None if all are answered."""
         while True:
             with self._changed:
                 if not self._questions:

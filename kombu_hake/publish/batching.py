@@ -36,7 +36,7 @@ logger = guarded(logging.getLogger(__name__))
 IN_FLIGHT = 8
 #: Number of collected messages that are not yet accepted at which a publisher waits.
 MAX_OUTSTANDING = 1_000
-#: The same in bytes: a thousand messages of 256 KiB would be too much to hold.
+#: The same in bytes: a thousand messages of 256 KiB would take too much memory.
 MAX_OUTSTANDING_BYTES = 32 * 1024 * 1024
 
 
@@ -46,7 +46,7 @@ class Published(NamedTuple):
     exchange: str
     routing_key: str
     message: Mapping[str, Any]
-    #: Whether it is a failure if no queue receives the message.
+    #: Fail if no queue receives the message.
     mandatory: bool = False
 
     def __str__(self) -> str:
@@ -96,10 +96,10 @@ class Batch:
 
     def __init__(self, in_flight: int = IN_FLIGHT) -> None:
         self._in_flight = max(1, in_flight)
-        #: The sending threads work in the context of the block: their spans belong to what opened it.
+        #: The sending threads work in the context of the block, so that their spans belong to the one that opened it.
         self._context = copy_context()
         self._entered = Reentry()
-        #: Whether the parent process opened it.
+        #: True if the parent process opened it.
         self.is_inherited = False
         self._fresh()
         forksafe.register(self)
@@ -118,7 +118,7 @@ class Batch:
         self._empty = threading.Condition(self._lock)
         self._open: dict[tuple[int, str], _Group] = {}
         self._lanes: dict[tuple[int, str], _Lane] = {}
-        #: How many threads wait for what is outstanding.
+        #: How many threads wait for outstanding messages.
         self._waiting = 0
         self._senders: Senders[_Group] = Senders(self._send, most=self._in_flight, name="hake-batch")
         self._outstanding = 0

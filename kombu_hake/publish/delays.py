@@ -1,13 +1,12 @@
-"""How long a message sent straight to a queue is delayed, where the queue keeps messages for less than that.
+"""Limits the delay of a message sent straight to a queue by the queue's retention.
 
-SQS counts a queue's retention from the sending. A message whose delay is longer is deleted before anyone can receive
-it, and no error says so. So before a delay that is not short for every queue, the retention is read, once in some
-minutes and queue:
+SQS counts a queue's retention from the sending. A message with a longer delay is deleted before it can be received,
+without an error. So the retention is read before each longer delay, once in some minutes per queue:
 
 * A task with an ETA is delayed for half of the retention at most; the worker that receives it defers it again.
-* A delay that the publisher asks for by its number of seconds is shortened only where the message would be lost.
+* A delay in seconds that the publisher sets is shortened only if the message would be lost.
 
-A producer that may not read the retention (it needs ``sqs:GetQueueAttributes``) delays as it is asked to.
+A producer that may not read the retention (this needs ``sqs:GetQueueAttributes``) does not shorten delays.
 """
 
 from __future__ import annotations
@@ -24,15 +23,15 @@ from kombu_hake.topology import lookups
 __all__ = ["Delays"]
 
 logger = guarded(logging.getLogger(__name__))
-#: Short for every queue, seconds.
+#: Delays up to this are shorter than any retention, seconds.
 _SHORT_S = SQS_MIN_RETENTION_S // 2
 _TTL_S = 300.0
-#: How long a publish waits for the retention where AWS does not answer at once.
+#: How long a publish waits for the retention if AWS does not answer immediately.
 _PATIENCE_S = 2.0
 
 
 class Delays:
-    """Knows for how long queues keep messages. Safe to share between threads."""
+    """Knows the retention of queues. Safe to share between threads."""
 
     def __init__(self, clients: Clients) -> None:
         self._clients = clients
@@ -43,7 +42,7 @@ class Delays:
         """``DelaySeconds`` for a message, no more than *wanted_s*.
 
         Args:
-            is_deferred_again: Whether a worker that receives it too early lets it wait on: a task with an ETA.
+            is_deferred_again: A worker that receives it too early defers it again: a task with an ETA.
         """
         if wanted_s <= _SHORT_S or self._clients.settings.topology == "assume":  # which asks AWS nothing
             return wanted_s
@@ -65,10 +64,10 @@ class Delays:
         return min(wanted_s, found)
 
     def _read(self, url: QueueUrl) -> int | None:
-        """The queue's retention, seconds; None where it may not be read.
+        """The queue's retention, seconds; None if it may not be read.
 
         Raises:
-            HakeError: AWS did not say.
+            HakeError: AWS did not answer.
         """
         try:
             with patience(_PATIENCE_S):

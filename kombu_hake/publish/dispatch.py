@@ -1,4 +1,4 @@
-"""One publish from start to end: envelope, targets, send; and what to do when a target is gone.
+"""One publish from start to end: envelope, targets, send; and what to do if a target no longer exists.
 
 Between the channel, which speaks AMQP, and the publisher, which speaks AWS.
 """
@@ -68,7 +68,7 @@ __all__ = ["Dispatcher", "send_parameters", "with_compression"]
 
 logger = guarded(logging.getLogger(__name__))
 
-#: A batch has no caller's retry policy, so its requests are tried for longer than ``max_attempts``.
+#: A batch has no caller with a retry policy, so its requests are retried for longer than ``max_attempts``.
 _BATCH_PATIENCE_S = 10.0
 #: AMQP's delivery mode of a message that need not survive.
 _TRANSIENT = 1
@@ -120,12 +120,12 @@ class Dispatcher:
         self._events = EventSender(self._publish_events)
 
     def publish_now(self, message: Mapping[str, Any], exchange: str, routing_key: str, *, mandatory: bool) -> None:
-        """As :meth:`publish`, and outside of any batch: what depends on its being accepted follows at once."""
+        """As :meth:`publish`, but outside of any batch, because the caller depends on its acceptance."""
         with no_batch():
             self.publish(message, exchange, routing_key, mandatory=mandatory)
 
     def publish(self, message: Mapping[str, Any], exchange: str, routing_key: str, *, mandatory: bool) -> None:
-        """Send a message wherever exchange and routing key lead; returns when AWS has accepted it everywhere.
+        """Send a message to all targets of exchange and routing key; returns when AWS has accepted it for all of them.
 
         Celery's events are an exception in a worker: see :mod:`kombu_hake.publish.events`.
 
@@ -186,11 +186,11 @@ class Dispatcher:
             self._send(target, prepared, published)
 
     def _is_internal(self, exchange: str) -> bool:
-        """Whether Celery alone uses an exchange: for remote control or for events. These have no spans."""
+        """Return True for an exchange that only Celery uses, for remote control or events. These have no spans."""
         return is_mailbox(exchange) or self._routes.is_event_exchange(exchange)
 
     def _is_to_queue(self, exchange: str, routing_key: str) -> bool:
-        """Whether a publish goes to a queue, as far as that is known without asking AWS; for its span."""
+        """Return True if a publish goes to a queue, as far as is known without a request; for its span."""
         if not exchange or exchange == PRIVATE_EXCHANGE:
             return True
         is_own = exchange == routing_key and self._settings.direct_exchanges == "auto"
@@ -205,7 +205,7 @@ class Dispatcher:
         self._tenants.check()
 
     def send_events_aside(self) -> None:
-        """From now on, send this process's events from a thread of their own."""
+        """From now on, send this process's events from a separate thread."""
         self._events.is_on = True
 
     def flush_events(self, timeout_s: float) -> None:
@@ -233,7 +233,7 @@ class Dispatcher:
     def send_copy(
         self, target: QueueTarget, text: str, delay_s: int, attributes: Mapping[str, Any] | None, group: str | None
     ) -> None:
-        """Send the text of a received message to its queue again, to come back after a delay.
+        """Send the text of a received message to its queue again, with a delay.
 
         Args:
             attributes: ``MessageAttributes``, if it has any.
@@ -248,7 +248,7 @@ class Dispatcher:
         self._publisher.send(target, Outgoing(text, extra, len(text) + typed_bytes(attributes or {})))
 
     def store(self, text: str, headers: Mapping[str, Any]) -> Pointer | None:
-        """Write the text of a message to one queue to S3; None where no bucket is configured for it.
+        """Write the text of a message to one queue to S3; None if no bucket is configured for it.
 
         Raises: as :meth:`publish`.
         """
@@ -258,7 +258,7 @@ class Dispatcher:
     def _point(self, large: _Large, target: Target, prepared: Outgoing) -> Outgoing | None:
         """The pointer to a message that is too large for a target; None if the target needs no message.
 
-        Returns *prepared* where there is no place for it.
+        Returns *prepared* if no bucket is configured for it.
         """
         if not _is_needed(target) and not self._routes.is_topic_needed(large.exchange):
             large.targets.remove(target)
@@ -351,7 +351,7 @@ class Dispatcher:
         return pointing(prepared, len(prepared.text), pointer, {})
 
     def _send_if_needed(self, target: Target, prepared: Outgoing, exchange: str) -> None:
-        """Publish to a topic of which it is not known yet whether queues are subscribed, or whether it exists."""
+        """Publish to a topic that may not exist, or have no subscriptions."""
         try:
             self._publisher.send(target, prepared)
         except TopicNotFound:
@@ -450,8 +450,8 @@ def with_compression(message: Mapping[str, Any], above_bytes: int, codec: str) -
 def _without_foreign_properties(message: Mapping[str, Any]) -> Mapping[str, Any]:
     """The message without the properties that cannot be written and mean nothing to AMQP or to us.
 
-    RabbitMQ's client ignores properties that it does not know. A handler of ``before_task_publish`` that publishes
-    again with its ``**kwargs`` passes the signal itself as one.
+    RabbitMQ's client ignores unknown properties. A handler of ``before_task_publish`` that publishes again with its
+    ``**kwargs`` passes the signal itself as a property.
     """
     dropped = unwritable_properties(message["properties"])
     for name in dropped:
@@ -496,11 +496,11 @@ def _rest_of_key(routing_key: str, priority: str | None) -> Outgoing:
 
 
 def send_parameters(message: Mapping[str, Any], name: str, *, to_queue: bool) -> dict[str, Any]:
-    """What SQS or SNS takes beside the body: from the message's properties, as kombu's SQS transport reads them, and
-    from a task's ETA and tenant.
+    """Parameters of SQS or SNS besides the body: from the message's properties, as kombu's SQS transport reads them,
+    and from a task's ETA and tenant.
 
     Args:
-        name: Of the queue or exchange; FIFO ones end in ``.fifo``.
+        name: Name of the queue or exchange; FIFO ones end in ``.fifo``.
     Returns:
         ``DelaySeconds`` (queues that are not FIFO), ``MessageGroupId``, ``MessageDeduplicationId``.
     """
@@ -548,7 +548,7 @@ def _asked_delay(properties: Mapping[str, Any]) -> Any:
 
 
 def _is_news(about: str) -> bool:
-    """True the first time in this process; what warns of each message would flood the log."""
+    """True the first time in this process: a warning for each message would flood the log."""
     if about in _warned or len(_warned) >= _MAX_WARNED:
         return False
     _warned.add(about)
@@ -556,11 +556,11 @@ def _is_news(about: str) -> bool:
 
 
 def _task_run(headers: Mapping[str, Any]) -> str | None:
-    """The id of a task's run: its retries are messages of their own, which SQS must not take for duplicates."""
+    """The id of a task's run: its retries are separate messages, which SQS must not treat as duplicates."""
     task_id, retries = _id_text(headers.get("id")), whole(headers.get("retries"))
     return f"{task_id}-{retries}" if task_id and retries else task_id
 
 
 def _id_text(value: Any) -> str | None:
-    """An id as text. A message that is sent again may hold anything there; what has an inside is no id."""
+    """An id as text. A message that is sent again may have any value there; containers are not ids."""
     return None if value is None or isinstance(value, Mapping | list | tuple) else str(value)

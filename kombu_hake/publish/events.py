@@ -1,4 +1,4 @@
-"""Celery's events, sent from a thread of their own, so that a worker's event loop never waits for SNS because of them.
+"""Celery's events, sent from a separate thread, so that a worker's event loop never waits for SNS because of them.
 
 Events are best effort: those that cannot be sent are dropped, with a warning from time to time. Only a process with an
 event loop (a worker) sends them in this way. Other processes publish them like any message: a task that sends an event
@@ -54,7 +54,7 @@ class EventSender:
         self._fresh()
 
     def _fresh(self) -> None:
-        #: Whether events are sent from here at all.
+        #: True if events are sent from here.
         self.is_on = False
         self._changed = threading.Condition()  # re-entrant: a signal handler may send an event
         self._waiting: deque[Event] = deque()
@@ -80,7 +80,7 @@ class EventSender:
             return self._changed.wait_for(lambda: not self._waiting and not self._is_sending, timeout_s)
 
     def _work(self) -> float | None:
-        """Send some of what waits; seconds until more is to be sent. None when nothing came for a while."""
+        """Send some waiting events; seconds until more are to be sent, or None after a while without events."""
         with self._changed:
             pause_s = self._pause_until - time.monotonic()
             if pause_s > 0:

@@ -58,12 +58,12 @@ class Limits:
             raise self._too_large(target, size_bytes, limit)
 
     def forget(self, target: Target) -> None:
-        """AWS refused a batch that is as large as one message may be: read the limit again."""
+        """Read the limit again: AWS refused a batch that is not larger than one message may be."""
         if not isinstance(target, QueueTarget):
             self._sizes.forget(target.exchange)
 
     def refused(self, target: Target, size_bytes: int, exc: MessageTooLarge) -> HakeError:
-        """The error for a message that AWS refused for its size; *exc* is what AWS said."""
+        """The error for a message that AWS refused for its size; *exc* is AWS's error."""
         if isinstance(target, QueueTarget):
             return self._too_large(target, size_bytes, TopicLimit(exc.limit_bytes or SQS_MAX_MESSAGE_BYTES))
         exchange = target.exchange

@@ -8,7 +8,7 @@ Group commit
 
 Re-entry
     A signal handler, or a finalizer, may publish while its own thread is publishing. That publish cannot continue
-    before the handler returns, so the handler waits for no other thread: its message is a request of its own.
+    before the handler returns, so the handler waits for no other thread: its message is sent in a separate request.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = ["Outgoing", "Publisher", "make_batches"]
 _IN_FLIGHT = 3
 _WORTH_IT = 4
 _ENTRY_TRIES = 4
-#: How long a request that another thread makes, with its retries, takes at the most.
+#: The longest time that a request of another thread takes, with its retries.
 _OTHERS_S = 300.0
 #: Position of a message in its request to its error.
 _Failed = dict[int, HakeError]
@@ -52,7 +52,7 @@ class Outgoing(NamedTuple):
     #: The body: ASCII, as the envelope writes it.
     text: str
     #: Parameters of the API besides the body: MessageAttributes, DelaySeconds, MessageGroupId, MessageDeduplicationId.
-    #: Not to be changed: messages share their attributes.
+    #: Do not change them: messages share their attributes.
     parameters: Mapping[str, Any]
     #: Size of body and attributes, UTF-8.
     size_bytes: int
@@ -208,7 +208,7 @@ class Publisher:
         except BaseException as exc:  # a KeyboardInterrupt of this thread must not look like success in the others
             me.error = exc
             for waiting in batch[1:]:
-                # Each thread raises an error of its own: a traceback is written into the instance.
+                # Each thread raises its own error: a traceback is written into the instance.
                 waiting.error = _copy(exc) if isinstance(exc, HakeError) else BrokerUnavailable(_INTERRUPTED % exc)
         finally:
             for waiting in batch[1:]:
@@ -318,7 +318,7 @@ def _report(telemetry: Telemetry, target: Target, started: float, count: int, er
 
 
 def shown(target: Target) -> str:
-    """What a target is called in metrics and spans."""
+    """The name of a target in metrics and spans."""
     return label(target.queue) if isinstance(target, QueueTarget) else target.exchange
 
 

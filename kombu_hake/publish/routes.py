@@ -33,7 +33,7 @@ logger = guarded(logging.getLogger(__name__))
 _ABSENT_TTL_S = 60.0
 #: How often to check an exchange that no queue is bound to.
 _ROUTABLE_TTL_S = 600.0
-#: How long an old answer is used if AWS gives no new one.
+#: How long an old answer is used if AWS does not answer.
 _OLD_ANSWER_S = 600.0
 #: How long a publish that has to know whether it reaches a queue keeps asking.
 _MUST_KNOW_S = 5.0

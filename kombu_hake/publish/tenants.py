@@ -4,11 +4,10 @@ The first of these that names one:
 
 1. The property ``tenant``, which is the argument of ``apply_async(tenant=…)``.
 2. The option ``tenant_from``.
-3. The tenant of the task that this thread runs, so that a workflow keeps the tenant it was started for. Not if the
-   property is None.
+3. The tenant of the task that this thread runs, so that a workflow keeps its tenant; but not if the property is None.
 
-The last two are for work: tasks, and other messages that are to survive. Replies, events and commands of remote control
-are transient, and have no tenant.
+The last two apply only to durable messages, such as tasks. Replies, events and commands of remote control are
+transient, and have no tenant.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ __all__ = ["NO_TENANT", "Tenants"]
 logger = guarded(logging.getLogger(__name__))
 #: AMQP's delivery mode of a message that need not survive.
 _TRANSIENT = 1
-#: The property of a message that is sent again and has no tenant: there is nothing to look for.
+#: The property of a message that is sent again and has no tenant: do not look for one.
 NO_TENANT = False
 #: Celery sends it beside the tasks of a chord, without the options of the chord.
 _CHORD_UNLOCK = "celery.chord_unlock"
@@ -108,7 +107,7 @@ class Tenants:
     def _asked(
         self, tenant_from: str, message: Mapping[str, Any], headers: Mapping[str, Any], *, is_in_task: bool
     ) -> str | None:
-        """The tenant by the option; None where it names none."""
+        """The tenant by the option; None if it names none."""
         if ":" in tenant_from:
             return self._called(tenant_from, message, headers)
         given = headers.get(tenant_from)
@@ -142,7 +141,7 @@ def _imported(path: str) -> Callable[..., Any]:
     """
     try:
         found = symbol_by_name(path)
-    except Exception as exc:  # whatever the module raises
+    except Exception as exc:  # any error of the module
         raise ConfigurationError(
             f"Option tenant_from: cannot import {path}: {exc!r}. Correct the option, or put the module on the Python "
             "path of publishers and workers."

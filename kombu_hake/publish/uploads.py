@@ -1,4 +1,4 @@
-"""Messages that are too large for SNS or SQS: their text goes to S3, and a pointer to it is sent.
+"""Messages that are too large for SNS or SQS: their text is written to S3, and a pointer to it is sent.
 
 The upload is part of the publish, in the thread of its caller: if it fails, the publish does. An object whose message
 could not be sent is left to the bucket's lifecycle rule, because AWS may have accepted a message whose answer was lost.
@@ -37,9 +37,9 @@ class Uploads:
 
         Args:
             pieces: The text, in pieces.
-            is_for_queue: Whether the message goes to one queue, whose consumer is to delete the object.
+            is_for_queue: The message goes to one queue, whose consumer deletes the object.
         Raises:
-            MessageTooLarge: it is too large for our consumers, too.
+            MessageTooLarge: it is too large even for our consumers.
             BrokerUnavailable: S3 cannot be reached.
             AccessDenied: it needs ``s3:PutObject``.
         """
@@ -60,7 +60,7 @@ def check_values(message: Mapping[str, Any]) -> None:
     """Refuse a body that our consumers would refuse to decode.
 
     Raises:
-        MessageTooLarge: it holds too many values.
+        MessageTooLarge: it has too many values.
     """
     body = message.get("body")
     if isinstance(body, str | bytes) and is_json(message.get("content-type")) and has_too_many_values(body):
@@ -74,11 +74,11 @@ def check_values(message: Mapping[str, Any]) -> None:
 
 
 def pointing(prepared: Outgoing, text_bytes: int, pointer: Pointer, changes: Changes) -> Outgoing:
-    """A message that points to the payload of *prepared*, and has all else of it.
+    """A message that points to the payload of *prepared*, and is otherwise the same.
 
     Args:
-        text_bytes: What the text of *prepared* counts in its size.
-        changes: What differs from the payload.
+        text_bytes: Size of the text of *prepared*.
+        changes: Differences from the payload.
     """
     added = pointer_attributes(pointer, changes)
     before: Mapping[str, Any] = prepared.parameters.get("MessageAttributes", {})

@@ -1,17 +1,17 @@
-"""How many messages may be asked for now: prefetch accounting, shared fairly between queues. Pure; not thread-safe.
+"""How many messages may be requested now: prefetch accounting, shared fairly between queues. Pure; not thread-safe.
 
 Rules
-* Never more in flight (asked for, buffered, handed over and unsettled) than the prefetch count.
-* A queue that had nothing last time asks for one message, so that its long poll keeps no credit from a busy queue;
-  the only queue asks for all there is.
-* A busy queue leaves to each other queue what that one may claim: its fair share if busy, one message if idle.
-* It asks again only when that pays: for ten, or half of its share, or when nothing at all is unsettled. Otherwise each
-  settled message would become a request of its own. The caller asks for less when waiting has not helped
-  (``even_little``): with three of four prefetched tasks running for an hour, the fourth place is not to stay empty.
-* A queue without any poll may ask for one message even if all credit is reserved by polls of other queues.
-* With less credit than queues every queue keeps a poll for one message, so together they may bring too much; what is
-  too much goes back at once (:meth:`Credit.received` says how many to keep).
-* Of a queue with priority levels, a level asks only while no higher one has messages.
+* Never more in flight (requested, buffered, handed over and unsettled) than the prefetch count.
+* A queue that was empty last time requests one message, so that its long poll takes no credit from a busy queue; if it
+  is the only queue, it requests all.
+* A busy queue leaves each other queue its due: a fair share if that queue is busy, one message if it is idle.
+* It polls again only when that is worthwhile: for ten messages, or half of its share, or when nothing is unsettled.
+  Otherwise each settled message would cause a request. If waiting has not helped, the caller requests less
+  (``even_little``): while three of four prefetched tasks run for an hour, the fourth place should not stay empty.
+* A queue without any poll may request one message even if polls of other queues have reserved all credit.
+* With less credit than queues, every queue keeps a poll for one message, so together they may receive too many; the
+  surplus is released immediately (:meth:`Credit.received` says how many to keep).
+* In a queue with priority levels, a level requests messages only while no higher level has any.
 """
 
 from __future__ import annotations
@@ -22,30 +22,29 @@ from kombu_hake.amqp import MAX_BATCH_ENTRIES
 
 __all__ = ["UNLIMITED_BUFFER", "Credit", "Share"]
 
-#: With prefetch count 0 there is no limit to what a consumer may leave unsettled, but memory for what it has not even
-#: been given is bounded.
+#: With prefetch count 0 a consumer may leave any number of messages unsettled, but the buffer is bounded.
 UNLIMITED_BUFFER = 200
 
 
 @dataclass
 class Share:
-    """What one queue has of the credit."""
+    """The share of one queue in the credit."""
 
-    #: Asked for in polls that have not returned.
+    #: Requested in polls that have not returned.
     reserved: int = 0
     #: Received and counting against the credit.
     in_flight: int = 0
-    #: Whether its last poll brought anything.
+    #: True if its last poll returned messages.
     busy: bool = True
-    #: Whether it is still consumed.
+    #: True while it is consumed.
     open: bool = True
-    #: The queue it is a priority level of, and which.
+    #: The queue of which it is a priority level, and the level.
     group: str = ""
     rank: int = 0
 
     @property
     def used(self) -> int:
-        """All that counts."""
+        """All messages that count."""
         return self.reserved + self.in_flight
 
 
@@ -68,14 +67,14 @@ class Credit:
 
     @property
     def limit(self) -> int:
-        """Most messages in flight."""
+        """The maximum number of messages in flight."""
         return self.prefetch_count or UNLIMITED_BUFFER
 
     def add(self, queue: str, group: str = "", rank: int = 0) -> None:
         """Give a queue a share.
 
         Args:
-            group: Of a priority level: the queue it belongs to.
+            group: For a priority level, its queue.
             rank: Higher goes first within the group.
         """
         share = self._shares.setdefault(queue, Share())
@@ -83,45 +82,45 @@ class Credit:
         share.group, share.rank = group, rank
 
     def is_busy(self, queue: str) -> bool:
-        """Whether the last poll of *queue* brought anything; also before the first."""
+        """Return True if the last poll of *queue* returned messages, and before the first poll."""
         share = self._shares.get(queue)
         return share is None or share.busy
 
     def remove(self, queue: str) -> None:
-        """Take the share of a queue that is no longer consumed; what is in flight counts until it is settled."""
+        """Remove the share of a queue that is no longer consumed; messages in flight count until they are settled."""
         share = self._shares.get(queue)
         if share is not None:
             share.open = False
-            share.reserved = 0  # an open poll will release whatever it brings
+            share.reserved = 0  # an open poll will release what it receives
             self._drop_if_over(queue, share)
 
     def has_little(self, queue: str) -> bool:
-        """Whether *queue* could ask for anything with ``even_little``."""
+        """Return True if *queue* could request anything with ``even_little``."""
         return self._allowed(queue, self._shares[queue], even_little=True) > 0
 
     def may_ask(self, queue: str) -> bool:
-        """Whether one more poll of *queue* would be given anything."""
+        """Return True if one more poll of *queue* would get credit."""
         return self._allowed(queue, self._shares[queue]) > 0
 
     def short_of(self, queue: str) -> int:
-        """How many messages have to be returned, at least, before one more poll of *queue* would be given anything.
+        """The minimum number of messages to return before one more poll of *queue* would get credit; 0 if it would now.
 
-        0 if it would be now. Holds until a poll is asked for or returns, or the queues or the prefetch count change.
+        Valid until a poll starts or returns, or until the queues or the prefetch count change.
         """
         share = self._shares[queue]
         if self._allowed(queue, share):
             return 0
         if not share.busy or self.limit < len(self._shares):  # one message is enough for these
             return 1
-        # Each message that is returned leaves one more at most, and two more rules may apply sooner: when the queue
-        # itself has nothing in flight, or none has.
+        # Each returned message frees one at most. Two more rules may apply sooner: when the queue has nothing in
+        # flight, or when no queue has.
         return max(1, min(self._pays() - self._left_for(queue), share.used, self.in_flight))
 
     def ask(self, queue: str, *, even_little: bool = False) -> int:
-        """How many messages a poll of *queue* may ask for now, 0..10; reserved until :meth:`received`.
+        """How many messages a poll of *queue* may request now, 0..10; reserved until :meth:`received`.
 
         Args:
-            even_little: Ask for what there is, though waiting might allow for more.
+            even_little: Request what is free now, although waiting might allow more.
         """
         share = self._shares[queue]
         count = self._allowed(queue, share, even_little)
@@ -130,7 +129,7 @@ class Credit:
         return count
 
     def received(self, queue: str, asked: int, count: int) -> int:
-        """A poll returned; how many of its messages to keep. The others are to be made visible again."""
+        """Record that a poll returned. Returns how many of its messages to keep; release the others."""
         share = self._shares.setdefault(queue, Share(open=False))
         share.reserved = max(0, share.reserved - asked)
         share.busy = count > 0
@@ -141,7 +140,7 @@ class Credit:
         return keep
 
     def returned(self, queue: str, count: int = 1) -> None:
-        """Messages of *queue* no longer count."""
+        """Record that messages of *queue* no longer count."""
         share = self._shares.get(queue)
         if share is not None:
             count = min(count, share.in_flight)
@@ -162,8 +161,8 @@ class Credit:
         if self.limit < queues:
             return 1 if not share.reserved and self.in_flight < self.limit else 0
         if not share.used and self.in_flight < self.limit and self._left_for(queue) <= 0:
-            # All is promised to open polls, perhaps of a queue that was alone until now and is quiet: that poll may
-            # last for twenty seconds, and must not delay this queue.
+            # Open polls have reserved all credit, perhaps a poll of an idle queue that was the only one until now. That
+            # poll may take twenty seconds, and must not delay this queue.
             return 1
         if not share.busy and queues > 1:
             return 1 if not share.reserved and self._left_for(queue) > 0 else 0
@@ -173,11 +172,11 @@ class Credit:
         return max(0, min(MAX_BATCH_ENTRIES, left))
 
     def _pays(self) -> int:
-        """How much credit a poll is worth while."""
+        """How much credit makes a poll worthwhile."""
         return min(MAX_BATCH_ENTRIES, max(1, self._fair() // 2))
 
     def _is_outranked(self, share: Share) -> bool:
-        """Whether a higher level of its queue has messages."""
+        """Return True if a higher level of its queue has messages."""
         return bool(share.group) and any(
             other.busy and other.open and other.group == share.group and other.rank > share.rank
             for other in self._shares.values()
@@ -185,7 +184,7 @@ class Credit:
 
     @staticmethod
     def _is_watching(share: Share) -> bool:
-        """Whether it is a higher level that waits for its first message: it takes no credit from the lower ones."""
+        """Return True for a higher level that waits for its first message: it takes no credit from lower levels."""
         return share.rank > 0 and not share.busy
 
     def _left_for(self, queue: str) -> int:

@@ -1,11 +1,12 @@
 """Move messages that cannot be handled to their dead-letter queue: rejected, expired, or with an invalid envelope.
 
-SQS has no operation for it; its redrive policy only counts receives. So the message is *sent*, and deleted once AWS has
-accepted it elsewhere:
+SQS has no operation for this; its redrive policy only counts receives. So the message is *sent*, and deleted once AWS
+has accepted it:
 
 * to the exchange in the queue's arguments (``x-dead-letter-exchange``, ``x-dead-letter-routing-key``), as on RabbitMQ;
-* else to the dead-letter queue of the queue's redrive policy, body unchanged, the reason as message attributes;
-* else nowhere: it is deleted, with a log line.
+* otherwise to the dead-letter queue of the queue's redrive policy, body unchanged, with the reason as message
+  attributes;
+* if there is neither, it is deleted, with a log line.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ from kombu_hake.topology import lookups
 __all__ = ["DeadLetter", "DeadLetters", "SourceQueue"]
 
 logger = guarded(logging.getLogger(__name__))
-#: A dead-letter queue that is added to a live queue counts from here on.
+#: How long the attributes of a queue are cached: a dead-letter queue may be added to a queue in use.
 _REDRIVE_TTL_S = 300.0
 
 
@@ -72,12 +73,12 @@ class _Attributes(NamedTuple):
 
     #: The redrive policy; ``{}`` for none.
     redrive: Mapping[str, Any]
-    #: ``MessageRetentionPeriod``, seconds; None where AWS did not say.
+    #: ``MessageRetentionPeriod``, seconds; None if unknown.
     retention_s: int | None
 
 
 class DeadLetter:
-    """A message on its way to where dead ones go: what AWS has to accept before the message is deleted."""
+    """A message that AWS must accept as a dead letter before the original is deleted."""
 
     def __init__(self, place: Callable[[], str], queue: str, message_id: str | None, reason: str) -> None:
         """*place* sends it: see :meth:`DeadLetters.place`."""
@@ -140,9 +141,9 @@ class DeadLetters:
         self._urls: TtlCache[QueueArn, QueueUrl] = TtlCache(_REDRIVE_TTL_S)
 
     def max_receives(self, url: QueueUrl) -> int | None:
-        """After how many receives AWS dead-letters a message; None for never, or where it may not be read.
+        """After how many receives AWS dead-letters a message; None for never, or if it may not be read.
 
-        1 while AWS can't be asked: no receive may be spent then.
+        1 while AWS cannot be reached: then no further receive is safe.
         """
         try:
             count = self._read(url).redrive.get("maxReceiveCount")
@@ -155,16 +156,16 @@ class DeadLetters:
         return whole(count) or None
 
     def retention_s(self, url: QueueUrl) -> int | None:
-        """For how long the queue keeps a message, seconds; None where that may not or can't be read."""
+        """The retention of the queue, seconds; None if it cannot be read."""
         try:
             return self._read(url).retention_s
-        except HakeError:  # logged by max_receives, which is asked first
+        except HakeError:  # logged by max_receives, which is called first
             return None
 
     def set_aside(
         self, envelope: Envelope, raw: Mapping[str, Any], source: SourceQueue, reason: str, lease: Lease | None = None
     ) -> bool:
-        """Send a message where dead ones go, once; whether it may be deleted now. Arguments: as of :meth:`place`."""
+        """Dead-letter a message, once. Returns True if it may be deleted now. Arguments as :meth:`place`."""
         place = partial(self.place, envelope, raw, source, reason, lease)
         letter = DeadLetter(place, source.name, raw.get("MessageId"), reason)
         try:
@@ -177,16 +178,18 @@ class DeadLetters:
     def place(
         self, envelope: Envelope, raw: Mapping[str, Any], source: SourceQueue, reason: str, lease: Lease | None = None
     ) -> str:
-        """Send a message where dead ones go.
+        """Send a message to its dead-letter exchange or queue.
 
         Args:
             raw: The message as it was received.
             reason: ``rejected``, ``expired``, or a fault.
-            lease: Of the message. Its payload in S3 belongs to the dead letter, if that points to it too.
+            lease: Lease of the message. Its payload in S3 belongs to the dead letter, if that points to it too.
+
         Returns:
-            Where that is; empty when the queue has no such place, and nothing was sent.
+            The exchange or queue; empty if there is none, and nothing was sent.
+
         Raises:
-            HakeError: it could not be sent, or it cannot be told whether there is such a place.
+            HakeError: it could not be sent, or it is unknown whether there is a dead-letter queue.
         """
         where = self._place(envelope, raw, source, reason, lease)
         if lease is not None:
@@ -255,7 +258,7 @@ class DeadLetters:
 
     def _read_now(self, url: QueueUrl) -> _Attributes:
         if self._clients.settings.topology == "assume":
-            # Not known is not none: deleting would lose what has a dead-letter queue.
+            # There may be a dead-letter queue: deleting could lose the message.
             raise TopologyError(
                 f"topology=assume does not read the redrive policy of {url}: the message stays, and AWS moves it "
                 "after the receives that the policy allows."
@@ -267,7 +270,7 @@ class DeadLetters:
                 parse_arn(str(policy["deadLetterTargetArn"]))
                 int(policy.get("maxReceiveCount") or 0)
         except (ValueError, KeyError, TypeError, OverflowError, InvalidName) as exc:
-            # As above: what can't be read may well name a dead-letter queue.
+            # As above: an unreadable policy may name a dead-letter queue.
             raise TopologyError(
                 f"The redrive policy of {url} cannot be read, so the message stays: correct the policy. {exc}"
             ) from exc
@@ -281,7 +284,7 @@ def _has_room(body: str, attributes: Mapping[str, Any]) -> bool:
 
 
 def _with_reason(attributes: Mapping[str, Any], queue: str, reason: str) -> dict[str, Any]:
-    """Its own attributes, and ours as far as there is room for them."""
+    """The message's own attributes, and as many of ours as fit."""
     texts = {
         "hake-death-reason": reason,
         "hake-death-queue": json.dumps(queue),
@@ -293,7 +296,7 @@ def _with_reason(attributes: Mapping[str, Any], queue: str, reason: str) -> dict
 
 
 def _origin(envelope: Envelope) -> tuple[str, str]:
-    """Exchange and routing key of the first publishing; a retried task was published to a private exchange since."""
+    """Exchange and routing key of the first publish; retries are published to a private exchange."""
     info = envelope.headers.get(ORIGIN_HEADER)
     if not isinstance(info, dict):
         info = envelope.properties["delivery_info"]
@@ -330,7 +333,7 @@ def _message(envelope: Envelope, raw: Mapping[str, Any], queue: str, reason: str
 
 
 def _ids(target: QueueUrl, raw: Mapping[str, Any]) -> dict[str, str]:
-    """MessageGroupId and MessageDeduplicationId of a dead letter: the group, or the tenant, of the message stays."""
+    """MessageGroupId and MessageDeduplicationId of a dead letter, which keeps the group or tenant of the message."""
     group = group_id_of(raw)
     if target.endswith(FIFO_SUFFIX):
         return {"MessageGroupId": group or "default", "MessageDeduplicationId": str(raw.get("MessageId"))}

@@ -1,16 +1,16 @@
 """Tasks that are not due yet wait in SQS: hidden, or as a copy with a delay.
 
-How long and in which way is decided by :mod:`kombu_hake.amqp.deferral`; here is what it needs to know, and what follows
-from it.
+:mod:`kombu_hake.amqp.deferral` decides how and for how long. This module collects what it needs to know, and carries
+out the decision.
 
-AWS allows 120,000 messages of a queue in flight, over all its consumers. Beyond that long polls return nothing, and no
-error says so. Hidden messages count. So a process asks SQS for the number while it hides messages, at most once a
-minute and queue, in a thread of its own, and adds what it has hidden since.
+AWS allows 120,000 messages of a queue in flight, over all its consumers. Beyond that, long polls return nothing,
+without an error. Hidden messages count. So while a process hides messages, it reads the number from SQS, at most once a
+minute per queue and in a separate thread, and adds what it has hidden since.
 
 Overshoot
-    Processes do not see each other's messages between two readings. Each hides at most
-    :data:`kombu_hake.amqp.deferral.MAX_HIDDEN` in that time, so *n* of them exceed a quarter of the quota by that many
-    each: fifty by 50,000, to 80,000 in flight.
+    Between two readings, processes do not see each other's messages. Each hides at most
+    :data:`kombu_hake.amqp.deferral.MAX_HIDDEN` in that time, and may exceed a quarter of the quota by that number:
+    fifty processes by 50,000, to 80,000 in flight.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ class Reading(NamedTuple):
     """What is known of a queue."""
 
     #: As AWS last said; None before its first answer.
+
     in_flight: int | None
     #: Messages that this process has hidden since that was asked.
     hidden_since: int
@@ -94,12 +95,12 @@ class InFlight:
         forksafe.register(self)
 
     def reset_after_fork(self) -> None:
-        """What the parent has hidden is its own; a thread that held the lock is not in the child."""
+        """The parent counts its own hidden messages; a thread that held the lock does not exist in the child."""
         self._lock = threading.RLock()
         self._queues: dict[QueueUrl, _Queue] = {}
 
     def reading(self, url: QueueUrl) -> Reading:
-        """What is known of a queue now. Starts a new reading where one is due, and does not wait for it."""
+        """What is known of a queue now. Starts a new reading if one is due, but does not wait for it."""
         with self._lock:
             queue = self._queues.get(url)
             if queue is None:
@@ -150,10 +151,10 @@ class Deferring:
         self._is_new_retention = Once()
 
     def defer(self, delivery: Delivery, deliveries: Deliveries, due: int, sent: int | None, now_ms: int) -> bool:
-        """Let a task that is not due yet wait in SQS; whether it does.
+        """Let a task that is not due yet wait in SQS. Returns True if it does.
 
         Args:
-            deliveries: Those of its connection.
+            deliveries: The deliveries of its connection.
             due, sent, now_ms: Ms since the epoch, by AWS's clock.
         """
         url = delivery.lease.url
@@ -208,7 +209,7 @@ def _copied(delivery: Delivery, sent_ms: int) -> tuple[str, Mapping[str, Any]]:
 
 
 class _Copy(NamedTuple):
-    """The copy that takes the place of a task: what AWS has to accept before the task is deleted."""
+    """The copy that replaces a task: AWS must accept it before the task is deleted."""
 
     dispatcher: Dispatcher
     target: QueueTarget
@@ -223,7 +224,7 @@ class _Copy(NamedTuple):
     lease: Lease
 
     def send(self) -> None:
-        """Send it, once, with the delay that is left.
+        """Send it, once, with the remaining delay.
 
         Raises: as :meth:`kombu_hake.publish.dispatch.Dispatcher.send_copy`.
         """

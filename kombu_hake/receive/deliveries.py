@@ -9,9 +9,9 @@ and may be finished from any of them. :meth:`Deliveries.finish` is the only way 
 table, gives its credit back, once, and has the settle path (:mod:`kombu_hake.receive.leases`) delete, release, hide or
 abandon the message. A second finish finds neither credit nor a lease that it could change, and does nothing.
 
-The buffer is a queue of the same records (:class:`Inbox`), the only place where poller threads and the consuming thread
-meet: kombu and Celery code runs on the consuming side alone. In Celery's event loop it is a readable descriptor;
-without one, :meth:`Inbox.get` waits.
+The buffer is a queue of the same records (:class:`Inbox`). Poller threads and the consuming thread communicate only
+through it: kombu and Celery code runs only in the consuming thread. For Celery's event loop it is a readable
+descriptor; without an event loop, :meth:`Inbox.get` waits.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from kombu_hake.receive.settling import First
 
 __all__ = ["Deliveries", "How", "Inbox", "Item"]
 
-#: What the consuming thread takes out; an error is raised there.
+#: What the consuming thread gets; it raises errors.
 Item = Delivery | LostLease | Exception
 
 
@@ -65,7 +65,7 @@ class Inbox:
         return len(self._items)
 
     def put(self, items: Iterable[Item]) -> None:
-        """Add deliveries, news of leases, or an error that the consuming thread is to raise. Any thread."""
+        """Add deliveries, lost leases, or an error for the consuming thread to raise. Any thread."""
         with self._lock:
             self._items.extend(items)
             if self._items:
@@ -73,10 +73,10 @@ class Inbox:
                 self._changed.notify()
 
     def get(self, timeout_s: float | None) -> Item | None:
-        """The next item; None when none came in time.
+        """The next item; None on timeout.
 
         Args:
-            timeout_s: None waits for ever (until :meth:`close`), 0 not at all.
+            timeout_s: None waits forever (until :meth:`close`), 0 not at all.
         """
         with self._lock:
             if not self._items and timeout_s != 0:
@@ -93,7 +93,7 @@ class Inbox:
             return item
 
     def take(self, wanted: Callable[[Delivery], bool]) -> list[Delivery]:
-        """Remove and return the deliveries that *wanted* picks; all else stays."""
+        """Remove and return the deliveries for which *wanted* is true."""
         with self._lock:
             taken = [item for item in self._items if isinstance(item, Delivery) and wanted(item)]
             if taken:
@@ -104,7 +104,7 @@ class Inbox:
             return taken
 
     def fileno(self) -> int:
-        """A descriptor for an event loop; made at the first call."""
+        """A descriptor for an event loop; created at the first call."""
         with self._lock:
             if self._reader is None:
                 self._reader, self._writer = socket.socketpair()
@@ -116,7 +116,7 @@ class Inbox:
             return self._reader.fileno()
 
     def wake(self) -> None:
-        """Wake an event loop, or a thread that waits in :meth:`get`, though nothing has arrived. Any thread."""
+        """Wake the event loop, or a thread that waits in :meth:`get`, although nothing has arrived. Any thread."""
         with self._lock:
             self._woken = True
             self._signal()
@@ -147,9 +147,9 @@ class Inbox:
 
 
 class How(enum.Enum):
-    """What becomes of a message."""
+    """How a delivery ends."""
 
-    #: Deleted: it is done.
+    #: Deleted: it was processed.
     ACK = "ack"
     #: Made visible to other consumers at once.
     RELEASE = "release"
@@ -172,9 +172,9 @@ class Deliveries:
         forksafe.register(self)
 
     def reset_after_fork(self) -> None:
-        """What the parent holds is the parent's."""
+        """The messages belong to the parent."""
         self._lock = threading.RLock()  # re-entrant: a garbage collection may finish a delivery in the middle of this
-        #: Channel to its deliveries that are handed over and not claimed, by tag, in the order of the tags.
+        #: For each channel, the deliveries that are handed over and not claimed, by tag, in the order of the tags.
         self._unsettled: dict[int, dict[int, Delivery]] = {}
 
     def __repr__(self) -> str:
@@ -184,10 +184,11 @@ class Deliveries:
     # --- in
 
     def arrived(self, deliveries: Sequence[Delivery]) -> None:
-        """Hold messages, and buffer them for the consuming thread; all of them or none.
+        """Hold messages and buffer them for the consuming thread; all of them or none.
 
         Raises:
-            BaseException: no memory or no thread. None is held; they are received again after the visibility timeout.
+            BaseException: no memory or no thread. No message is held; they are redelivered after the visibility
+                timeout.
         """
         try:
             self._leases.hold([delivery.lease for delivery in deliveries])
@@ -200,7 +201,7 @@ class Deliveries:
             raise
 
     def hand_over(self, delivery: Delivery, tag: int, *, keeps_credit: bool) -> None:
-        """A consumer gets a message: it can be claimed by its tag from now on.
+        """Record that a consumer gets a message, which can then be claimed by its tag.
 
         Args:
             tag: Higher than that of any earlier delivery of the channel.
@@ -218,10 +219,10 @@ class Deliveries:
     # --- out
 
     def claim(self, channel_id: int, tag: int, *, multiple: bool = False) -> list[Delivery]:
-        """Take what a settle is about, which then calls :meth:`finish`; ``[]`` for what is settled already.
+        """Take the deliveries to settle; the caller then calls :meth:`finish`. ``[]`` if they are already settled.
 
         Args:
-            multiple: As of AMQP: all up to the tag; all there are for tag 0.
+            multiple: As in AMQP: all up to the tag; all if the tag is 0.
         """
         with self._lock:
             unsettled = self._unsettled.get(channel_id, {})
@@ -232,12 +233,12 @@ class Deliveries:
             return [unsettled.pop(t) for t in tags if t in unsettled]
 
     def finish(self, delivery: Delivery, how: How, hide_s: int = 0, *, first: First | None = None) -> None:
-        """End a delivery. Does nothing for one that has ended. Any thread; never raises for AWS's part.
+        """End a delivery. Does nothing if it has ended. Any thread; never raises errors of AWS.
 
         Args:
-            hide_s: For :attr:`How.HIDE`: seconds, whole.
-            first: For :attr:`How.ACK`: what AWS has to accept before the message is deleted; it is tried again as long
-                as no other consumer can get the message, which is left alone otherwise.
+            hide_s: For :attr:`How.HIDE`: whole seconds.
+            first: For :attr:`How.ACK`: what AWS must accept before the message is deleted. It is retried until another
+                consumer may get the message; then the message is left alone.
         """
         lease = delivery.lease
         self._drop(delivery)
@@ -269,29 +270,29 @@ class Deliveries:
         self._leases.release([delivery.lease for delivery in deliveries])
 
     def turn_away(self, deliveries: Sequence[Delivery]) -> None:
-        """Make messages of one queue visible that have not arrived here, because there is no place for them.
+        """Release messages of one queue for which there is no room, and which are not held.
 
-        In this thread: those that send may have ended before an open poll returned.
+        In this thread: the sending threads may have ended before an open poll returned.
         """
         self._leases.turn_away([delivery.lease for delivery in deliveries])
 
     def release_buffered(self, channel_id: int, queue: str | None = None) -> None:
-        """Release what waits to be handed over on a channel, of one queue or of all."""
+        """Release the buffered messages of a channel, of one queue or of all."""
         self.release(self._take(lambda item: item.channel_id == channel_id and (queue is None or item.queue == queue)))
 
     # --- what is known
 
     def unsettled(self, channel_id: int) -> dict[int, Delivery]:
-        """What a channel has handed over and not settled, by tag; a copy."""
+        """The deliveries that a channel has handed over and not settled, by tag; a copy."""
         with self._lock:
             return dict(self._unsettled.get(channel_id, {}))
 
     def now(self) -> float:
-        """Monotonic seconds, of the clock that leases are measured by."""
+        """Monotonic seconds, by the clock of the leases."""
         return self._leases.now()
 
     def hidden(self) -> int:
-        """How many messages are hidden now by :attr:`How.HIDE`."""
+        """The number of messages that :attr:`How.HIDE` hides now."""
         return self._leases.hidden()
 
     # --- payloads in S3
@@ -306,13 +307,13 @@ class Deliveries:
         return decode(delivery.message.get("Body", ""), delivery.queue) if found is None else found
 
     def look_after(self) -> None:
-        """Do in this thread what waits for a thread that cannot be started."""
+        """Do the work of threads that cannot be started."""
         self._payloads.help()
 
     # --- inside
 
     def _take(self, wanted: Callable[[Delivery], bool]) -> list[Delivery]:
-        """Remove and return what is buffered, or waits for its payload."""
+        """Remove and return deliveries that are buffered or wait for their payload."""
         return [*self._payloads.take(wanted), *self._inbox.take(wanted)]
 
     def _drop(self, delivery: Delivery) -> None:

@@ -1,4 +1,4 @@
-"""One message in flight: the record of it, and the life of its lease, our hold on it, as a table. Pure.
+"""One message in flight: its record, and the life of its lease as a table. Pure.
 
 ====================  =========  ========  ========  ========  =======
 state / event         ack        release   refused   run out   renewed
@@ -10,14 +10,14 @@ RELEASED              (none)     (none)    (none)    (none)    (none)
 LOST                  (none)     (none)    (none)    (none)    (none)
 ====================  =========  ========  ========  ========  =======
 
-*refused* is AWS's answer that the handle is no longer good, or the end of the twelve hours that AWS holds a message.
-*run out* means that the visibility timeout is over and no renewal has been confirmed: another consumer may have the
+*refused* means that AWS reports the handle as invalid, or that twelve hours have passed, the longest that AWS allows.
+*run out* means that the visibility timeout has ended without a confirmed renewal: another consumer may have the
 message. From then on the lease is **lost** for all code outside the settle path, and reported once.
 
-A second settle is ignored: Celery may ack from a pool thread while the connection is being closed. What is lost is
-never settled as if it were held: it is not made visible (another consumer may hold it now) and not sent to a
-dead-letter queue (it is redelivered anyway). Only the delete of an ack is still tried, for a lease that has only
-lapsed: the work is done, and if no other consumer has received the message since, this prevents a second run.
+A second settle is ignored: Celery may ack from a pool thread while the connection is being closed. A lost message is
+not made visible (another consumer may hold it now) and not sent to a dead-letter queue (it is redelivered anyway). Only
+for a lapsed lease, an ack still deletes the message: the work is done, and if no other consumer has received the
+message since, this prevents a second run.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ __all__ = ["About", "Delivery", "Event", "Lease", "LeaseState", "LostLease", "Wh
 
 
 class LeaseState(enum.Enum):
-    """Where a received message stands; see the table at the head of the module."""
+    """The state of a lease; see the table in the module's docstring."""
 
-    __hash__ = object.__hash__  # enum's own is written in Python, and each settle looks into the table
+    __hash__ = object.__hash__  # enum's own hash is slow, and each settle uses the table
 
     HELD = "held"
     LAPSED = "lapsed"
@@ -58,7 +58,7 @@ class Event(enum.Enum):
 
 
 class Why(enum.Enum):
-    """Why a lease is lost: the text that signal receivers and the log get."""
+    """Why a lease is lost: the text for signal receivers and the log."""
 
     #: AWS did not answer in time. Another consumer may have received the message.
     LAPSED = "it could not be renewed in time"
@@ -73,14 +73,15 @@ class Why(enum.Enum):
 
 
 class Outcome(enum.Enum):
-    """What becomes of a received message."""
+    """How a received message ends."""
 
     __hash__ = object.__hash__
 
     #: It was processed.
     ACK = "ack"
     DEAD_LETTER = "dead_letter"
-    #: It was deleted and not processed: expired, not bound, or rejected where there is no dead-letter queue.
+    #: It was deleted and not processed: expired, not bound, or rejected without a dead-letter queue.
+
     DROPPED = "dropped"
     #: It is received again at a later time: its ETA, or the end of a back-off.
     DEFERRED = "deferred"
@@ -114,7 +115,7 @@ _LOST = frozenset({LeaseState.LAPSED, LeaseState.LOST})
 
 
 class About(NamedTuple):
-    """What a message is that was handed over: to find it again, and to name it."""
+    """Identifies a message that was handed over."""
 
     channel_id: int
     delivery_tag: int
@@ -122,7 +123,7 @@ class About(NamedTuple):
     #: Of a Celery task.
     task: str | None
     task_id: str | None
-    #: As its publisher gave it, of whatever type; else that of SQS.
+    #: The publisher's id, of any type; otherwise that of SQS.
     message_id: Any = None
 
     def __str__(self) -> str:
@@ -162,13 +163,13 @@ class Lease:
         self.receipt_handle = receipt_handle
         #: Monotonic seconds, as all times here.
         self.received_at = received_at
-        #: Renewals go by this one; while one is on its way it counts as done.
+        #: The deadline for renewals; a renewal in progress counts as done.
         self.deadline = received_at + visibility_s
         #: Until then no other consumer can have the message: the end of the last visibility timeout that AWS confirmed.
         self.held_until = received_at + visibility_s
         self.state = LeaseState.HELD
         self.is_reported = False
-        #: False once nothing will settle it any more; see :meth:`kombu_hake.receive.leases.Leases.stop_renewing`.
+        #: False if it must not be renewed any more; see :meth:`kombu_hake.receive.leases.Leases.stop_renewing`.
         self.is_renewed = True
         #: For how long :meth:`kombu_hake.receive.leases.Leases.hide` hides it.
         self.hide_s = 0
@@ -179,17 +180,17 @@ class Lease:
 
     @property
     def label(self) -> str:
-        """What the message is, for a log line; empty before it is handed over."""
+        """The message's name for a log line; empty before it is handed over."""
         return "" if self.about is None else f"{self.about} from queue {self.about.queue}"
 
     @property
     def keeps_payload(self) -> bool:
-        """Whether its payload in S3, if it has one, may still be pointed to: not after an ack that deletes it."""
+        """Return True if other messages may still point to its payload in S3: not after an ack that deletes it."""
         return self.owned is None or self.state is not LeaseState.SETTLED
 
     @property
     def is_lost(self) -> bool:
-        """Whether another consumer may have the message."""
+        """True if another consumer may have the message."""
         return self.state in _LOST
 
 
@@ -217,7 +218,7 @@ class Delivery:
         queue: Logical name of the queue that is consumed.
         source: Logical name of the SQS queue it came from: the same, or a priority level of it.
         message: As boto3 gives it: ``MessageId``, ``Body``, ``Attributes`` …
-        credit: Called with *source* to give back the credit that it takes; None where it takes none.
+        credit: Called with *source* to return its credit; None if it takes none.
         """
         self.channel_id = channel_id
         self.queue = queue
@@ -235,7 +236,7 @@ class Delivery:
 
 
 class LostLease(NamedTuple):
-    """News from the settle path: a lease is lost."""
+    """Reports from the settle path that a lease is lost."""
 
     lease: Lease
     why: Why

@@ -1,7 +1,7 @@
-"""Decides in the consuming thread what becomes of a received message: hand it over, defer it, set it aside, or drop it.
+"""Decides in the consuming thread about a received message: hand it over, defer it, set it aside, or drop it.
 
-The judgement is pure (:mod:`kombu_hake.amqp.admission`); here is what it needs to know, and what follows from it. Keeps
-no state.
+:mod:`kombu_hake.amqp.admission` decides, as pure functions. This module collects what they need to know, and carries
+out the decision. It keeps no state.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from kombu_hake.topology import Topology
 __all__ = ["Admitted", "Gate", "summary"]
 
 logger = guarded(logging.getLogger(__name__))
-#: Of the clock that AWS's answers tell, which has whole seconds.
+#: Precision of AWS's clock, which has whole seconds.
 _CLOCK_MS = 2_000
 #: Of an attribute of the dead letter.
 MAX_REASON_CHARS = 256
@@ -39,14 +39,15 @@ class Admitted(NamedTuple):
     """A message to hand over."""
 
     envelope: Envelope
-    #: Whether its queue has bindings to exchanges other than the direct one of its own name.
+    #: True if its queue has bindings to exchanges other than the direct one of its own name.
+
     is_bound: bool
-    #: When SQS accepted it, ms since the epoch; None where that is not known.
+    #: When SQS accepted it, ms since the epoch; None if unknown.
     sent_ms: int | None
 
 
 class Gate:
-    """What every received message of a channel goes through before it is handed over."""
+    """Checks every received message of a channel before it is handed over."""
 
     def __init__(
         self,
@@ -63,7 +64,7 @@ class Gate:
         self._deferring = deferring
 
     def admit(self, delivery: Delivery) -> Admitted | None:
-        """The message, if it is to be handed over; what is not is settled here."""
+        """The message to hand over, or None. A message that is not handed over is settled here."""
         if delivery.stored is not None:
             found_envelope = self._stored(delivery, delivery.stored)
             if found_envelope is None:
@@ -95,26 +96,26 @@ class Gate:
             delivery.lease.outcome = Outcome.DROPPED
             self._deliveries.finish(delivery, How.ACK)
         else:
-            # A binding may have been added between the reading and the sending: judge again after the next reading.
+            # A binding may have been added between the reading and the sending: decide again after the next reading.
             self._deliveries.finish(delivery, How.HIDE, round(again_s))
         return None
 
     def _stored(self, delivery: Delivery, stored: Stored) -> Envelope | None:
-        """What was received by way of S3; None if it cannot be had, which settles it."""
+        """The message with its payload from S3; None if that cannot be read: then the message is settled."""
         if stored.fault:
             self.quarantine(delivery, stored.fault)
             return None
         return stored.take(delivery.queue)
 
     def quarantine(self, delivery: Delivery, fault: str, exc: Exception | None = None) -> None:
-        """Keep a message that cannot be handled from coming straight back. Settles it; never raises.
+        """Settle a message that cannot be handled, so that it is not redelivered immediately. Never raises.
 
-        It goes to the dead letters of its queue. Where there are none, or after an error that is not the message's (of
-        AWS, of the network), it stays in the queue, hidden for longer after each receive.
+        It goes to the dead letters of its queue. If there are none, or after an error of AWS or the network, it stays
+        in the queue, hidden for longer after each receive.
 
         Args:
-            fault: What is wrong with it; the reason that the dead letter carries.
-            exc: What it made this process raise.
+            fault: What is wrong with it; the reason in the dead letter.
+            exc: The error that handling it raised.
         """
         what = fault if exc is None else f"{fault}; {summary(exc)}"
         message_id = delivery.message.get("MessageId")
@@ -122,7 +123,7 @@ class Gate:
         if not delivery.lease.is_lost and not isinstance(exc, HakeError | OSError):
             try:
                 where = self._place(delivery, fault)
-            except Exception as failure:  # whatever is wrong with it may be wrong for this too
+            except Exception as failure:  # the fault of the message may make this fail too
                 what = f"{what}; it could not be dead-lettered: {summary(failure)}"
         if where:
             self._deliveries.finish(delivery, How.ACK)
@@ -150,15 +151,15 @@ class Gate:
         return self._placing(delivery, envelope, quoted(reason, MAX_REASON_CHARS))()
 
     def outline(self, delivery: Delivery) -> Envelope:
-        """A received message; without its body, if that is in S3."""
+        """The received message; without its body if that is in S3."""
         if delivery.stored is not None and delivery.stored.outline is not None:
             return delivery.stored.outline
         return decode(delivery.message.get("Body", ""), delivery.queue)
 
     def set_aside(self, delivery: Delivery, envelope: Envelope, reason: str) -> None:
-        """Send a message to where its dead letters go, and settle it.
+        """Dead-letter a message, and settle it.
 
-        One that can't be sent now is tried again by the settle path; one that can't be sent is received again.
+        If it cannot be sent now, the settle path retries; if it cannot be sent at all, it is redelivered.
 
         Args:
             reason: ``rejected`` or ``expired``.
@@ -171,12 +172,12 @@ class Gate:
             self._deliveries.finish_after(delivery, letter)
 
     def _placing(self, delivery: Delivery, envelope: Envelope, reason: str) -> Callable[[], str]:
-        """What sends a message to its dead letters; see :meth:`DeadLetters.place`."""
+        """A function that dead-letters a message; see :meth:`DeadLetters.place`."""
         raw, stored = delivery.message, delivery.stored
         source = SourceQueue(delivery.queue, delivery.lease.url, self._arguments(delivery))
         place = partial(self._dead_letters.place, source=source, reason=reason, lease=delivery.lease)
         if stored is None or stored.outline is None:
-            delivery.lease.owned = None  # not read: what is set aside has the pointer, wherever it goes
+            delivery.lease.owned = None  # not read: the dead letter has the pointer
             return partial(place, envelope, raw)
         if "x-dead-letter-exchange" in source.arguments:
             return lambda: place(self._deliveries.read_again(delivery), raw)

@@ -4,9 +4,9 @@ The life of a lease is a table in :mod:`kombu_hake.receive.delivery`; the reques
 :mod:`kombu_hake.receive.settling`. This module decides when.
 
 Threads
-    One keeper: an ack waits at most a tenth of a second for others, a lease is renewed when half of its time is over.
-    It starts when it is needed and ends with :meth:`Leases.stop`. Renewals depend on nothing that the main thread does.
-    ``on_lost`` gets each lost lease once, in the keeper's thread or in one of those that send.
+    One keeper: an ack waits at most a tenth of a second for others, and a lease is renewed after half of its time. It
+    starts when it is needed and ends with :meth:`Leases.stop`. Renewals do not depend on the main thread. ``on_lost``
+    gets each lost lease once, in the keeper's thread or in a sending thread.
 
     A connection that is dropped without being closed calls :meth:`Leases.disown`; the keeper then releases all its
     messages and ends. Otherwise they would stay hidden and unsettled for twelve hours.
@@ -31,11 +31,11 @@ from kombu_hake.receive.settling import First, Kind, Request, Settling
 __all__ = ["Leases"]
 
 logger = guarded(logging.getLogger(__name__))
-#: AWS refuses an extension past twelve hours since the receive; stop asking a little before.
+#: AWS refuses an extension past twelve hours since the receive; stop a little before.
 _LIFE_S = SQS_MAX_VISIBILITY_S - 60
 #: How often the keeper checks whether the connection still exists.
 _LOOK_UP_S = 2.0
-#: How long :meth:`Leases.stop` waits for threads that have nothing to do any more.
+#: How long :meth:`Leases.stop` waits for idle threads.
 _END_S = 1.0
 _GIVE_BACK_S = 5.0
 
@@ -56,9 +56,9 @@ class Leases:
     ) -> None:
         """
         Args:
-            on_lost: Called in a thread of ours, and must neither block nor raise.
-            on_deleted: As of :class:`kombu_hake.receive.settling.Settling`; likewise.
-            on_given_back: Called in a thread of ours after a connection that was dropped has released its messages.
+            on_lost: Called in one of our threads; must neither block nor raise.
+            on_deleted: As for :class:`kombu_hake.receive.settling.Settling`; likewise.
+            on_given_back: Called in one of our threads after a dropped connection has released its messages.
         """
         self._clients = clients
         self._on_lost = on_lost
@@ -72,7 +72,7 @@ class Leases:
         forksafe.register(self)
 
     def reset_after_fork(self) -> None:
-        """Forget the parent's leases: it will settle them."""
+        """Drop the parent's leases: the parent settles them."""
         self._fresh()
 
     def _fresh(self) -> None:
@@ -89,12 +89,12 @@ class Leases:
             on_deleted=self._on_deleted,
         )
         self._is_disowned = False
-        #: Queues that :meth:`release` has made messages of visible in.
+        #: Queues in which :meth:`release` has made messages visible.
         self.given_back: set[QueueUrl] = set()
         self._hidden: list[float] = []
         #: When to look for leases that have run out.
         self._look_at = math.inf
-        #: When the keeper wakes up by itself; -inf if it has been woken, inf while it works.
+        #: When the keeper wakes up without being woken; -inf if it has been woken, inf while it works.
         self._keeper_wakes_at = math.inf
         self._stopping = False
 
@@ -105,11 +105,11 @@ class Leases:
     # --- for the rest of the package
 
     def now(self) -> float:
-        """Monotonic seconds, of the clock that leases are measured by."""
+        """Monotonic seconds, by the clock of the leases."""
         return self._clock()
 
     def hold(self, leases: Sequence[Lease]) -> None:
-        """Keep these alive until they are settled."""
+        """Renew these leases until they are settled."""
         with self._lock:
             for lease in leases:
                 self._held[id(lease)] = lease
@@ -121,7 +121,7 @@ class Leases:
         """Have the message deleted. Returns at once; the request follows within the linger time.
 
         Args:
-            first: What AWS has to accept before. The message is not renewed meanwhile.
+            first: What AWS must accept first. The lease is not renewed meanwhile.
         """
         with self._lock:
             if not self._transition(lease, Event.ACK):
@@ -147,7 +147,7 @@ class Leases:
             self._settling.submit(Request("release", lease.url, [lease]))
 
     def hidden(self) -> int:
-        """How many messages :meth:`hide` hides now."""
+        """The number of messages that :meth:`hide` hides now."""
         with self._lock:
             now = self._clock()
             self._hidden = [until for until in self._hidden if until > now]
@@ -161,12 +161,12 @@ class Leases:
             self._clients.telemetry.metrics.ended(lease.queue, Outcome.ABANDONED.value)
 
     def stop_renewing(self, lease: Lease) -> None:
-        """Hold it until its visibility timeout ends and no longer. Until then it can be settled as before."""
+        """Do not renew the lease any more. It can be settled until its visibility timeout ends."""
         with self._lock:
             lease.is_renewed = False
 
     def release(self, leases: Sequence[Lease]) -> None:
-        """Have the messages made visible to others at once, in requests of up to ten."""
+        """Make the messages visible to others immediately, in requests of up to ten."""
         by_url: dict[QueueUrl, list[Lease]] = {}
         with self._lock:
             for lease in leases:
@@ -178,11 +178,11 @@ class Leases:
                     self._settling.submit(Request("release", url, group[start : start + MAX_BATCH_ENTRIES]))
 
     def turn_away(self, leases: Sequence[Lease]) -> None:
-        """Make messages of one queue visible that were received and never held; in this thread, also after the end."""
+        """Release messages of one queue that were received but not held; in this thread, even after :meth:`stop`."""
         self._settling.do(Request("release", leases[0].url, leases))
 
     def flush(self, timeout_s: float) -> bool:
-        """Send what waits, and wait for the answers; whether all came in time."""
+        """Send what waits, and wait for the answers. Returns True if all came in time."""
         with self._lock:
             for url in list(self._acks):
                 self._send_acks(url)
@@ -192,7 +192,7 @@ class Leases:
         return not unanswered
 
     def stop(self, timeout_s: float) -> None:
-        """Flush, then end the threads. What is still held is left to its visibility timeout."""
+        """Flush, then end the threads. Messages that are still held are redelivered after their visibility timeout."""
         with self._lock:
             self._stopping = True
             self._settling.hurry()
@@ -201,9 +201,9 @@ class Leases:
         self._keeper.stop(_END_S)
 
     def look_after(self) -> None:
-        """Do in this thread what waits for a thread that cannot be started; the consuming thread calls it regularly.
+        """Do the work of threads that cannot be started. The consuming thread calls this regularly.
 
-        A machine may have run out of threads. Acks are sent and leases renewed all the same, only later.
+        If a machine has run out of threads, acks are still sent and leases renewed, only later.
         """
         with self._lock:
             if self._stopping or not (self._held or self._acks or self._settling.unanswered):
@@ -214,18 +214,18 @@ class Leases:
         self._settling.help()
 
     def vitals(self) -> list[Vital]:
-        """The keeper, where it runs or has something to do. Takes no lock: a caller must not be stuck like it."""
+        """The keeper, if it runs or has something to do. Takes no lock: the caller must not get stuck with it."""
         is_alive = self._keeper.is_alive
         if self._stopping or not (is_alive or self._held or self._acks):
             return []
         return [Vital("the lease keeper", self._keeper.pulse, is_alive)]
 
     def disown(self) -> None:
-        """The connection was dropped: nothing can settle. Takes no lock: a garbage collection may run anywhere."""
+        """Record that the connection was dropped. Takes no lock: a garbage collection may run anywhere."""
         self._is_disowned = True
 
     def give_all_back(self) -> None:
-        """Release what is held, then stop."""
+        """Release all held messages, then stop."""
         with self._lock:
             if self._held:
                 logger.warning(
@@ -242,7 +242,7 @@ class Leases:
             now: Monotonic seconds, from the clock given to the constructor.
         Returns:
             Each group is one queue and 1..10 leases, earliest deadline first; ``[]`` when none is due. Settled and
-            lost leases never appear, nor those that AWS would not extend any more.
+            lost leases never appear, nor those that AWS would no longer extend.
         Source:
             SQS API, ChangeMessageVisibilityBatch: 10 entries; 12 h in total since the receive.
         """
@@ -263,7 +263,7 @@ class Leases:
     # --- inside; the lock is held
 
     def _may_renew(self, lease: Lease, now: float) -> bool:
-        """Return True if it is to be renewed, and AWS extends it: no further than twelve hours since the receive."""
+        """Return True if it should be renewed, and AWS extends it: at most to twelve hours since the receive."""
         return lease.is_renewed and now - lease.received_at <= _LIFE_S - self._visibility_s
 
     def _transition(self, lease: Lease, event: Event) -> bool:
@@ -293,14 +293,14 @@ class Leases:
             self._keeper.start()
 
     def _have_keeper_at(self, due: float) -> None:
-        """Have the keeper look when something is due; it is not woken where it will be awake by then."""
+        """Make the keeper check at *due*; it is not woken if it will be awake by then."""
         self._have_keeper()
         if due < self._keeper_wakes_at:
             self._keeper_wakes_at = -math.inf
             self._keeper.wake()
 
     def wake(self) -> None:
-        """Have the keeper look at once what is due, by the clock given to the constructor."""
+        """Make the keeper check immediately what is due, by the clock given to the constructor."""
         self._keeper.wake()
 
     # --- the keeper
@@ -312,7 +312,7 @@ class Leases:
         return self._keep_once()
 
     def _keep_once(self) -> float:
-        """Send the acks and renewals that are due, and report leases that ran out; seconds until the next look."""
+        """Send due acks and renewals, and report leases that ran out. Returns the seconds until the next check."""
         with self._lock:
             self._keeper_wakes_at = math.inf
             now = self._clock()
@@ -320,7 +320,7 @@ class Leases:
             for url in [url for url, due in self._acks_due.items() if due <= now]:
                 self._send_acks(url)
             for url, group in self.renewals_due(now):
-                for lease in group:  # to the end of the line, so that it is not due again at once
+                for lease in group:  # to the end of the order, so that it is not due again immediately
                     lease.deadline = now + self._visibility_s
                     self._held.move_to_end(id(lease))
                 self._settling.submit(Request("renew", url, group))
@@ -357,7 +357,7 @@ class Leases:
         if first is not None:
             left = first.deadline - now
             half = self._visibility_s / 2
-            # Behind one that AWS would not extend, others may be due within half of the time.
+            # After a lease that AWS would not extend, others may be due within half of the time.
             waits.append(left - half if self._may_renew(first, now) else min(left, half))
         return max(0.01, min(waits, default=1.0))
 
@@ -380,7 +380,7 @@ class Leases:
             if kind == "renew" and id(lease) not in self._held:
                 return
             if kind == "renew" and isinstance(exc, BrokerUnavailable):
-                lease.deadline = self._clock() + self._visibility_s / 2  # due again now: first in the line
+                lease.deadline = self._clock() + self._visibility_s / 2  # due now: first in the order
                 self._held.move_to_end(id(lease), last=False)
                 self._keeper.wake()
                 return

@@ -1,7 +1,7 @@
-"""Give freed memory back to the system. glibc keeps blocks of up to 32 MiB for itself once such a block was freed.
+"""Return freed memory to the system. glibc keeps blocks of up to 32 MiB once such a block was freed.
 
-Decoding a large message frees a copy of it below what stays. With that hole, which nothing large fits into, a worker's
-main process would take five times a message of 25 MiB instead of four.
+Decoding a large message frees a copy below memory that stays in use. With this hole, into which no large block fits, a
+worker's main process would take five times the size of a 25 MiB message instead of four times.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
 Group-scoped redelivery
     ``task.retry()`` publishes to the exchange in ``delivery_info`` (``celery/app/task.py``,
-    ``signature_from_request``). After a fan-out that would run the task in every group again. So a Celery task that
-    lies in a queue with bindings is handed over with ``delivery_info`` naming a private exchange and the queue:
-    publishing there is a send to that queue alone. The exchange and key it was published with are in the header
-    ``hake-origin``. Any other message keeps them in ``delivery_info``, because plain consumers dispatch on them.
+    ``signature_from_request``). After a fan-out that would run the task in every group again. So for a Celery task in a
+    queue with bindings, ``delivery_info`` names a private exchange and the queue: publishing there sends to that queue
+    alone. The header ``hake-origin`` has the exchange and key of the first publish. Any other message keeps them in
+    ``delivery_info``, because plain consumers dispatch on them.
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ __all__ = [
 class HakeMessage(KombuMessage):  # type: ignore[misc]
     """A message that was received from SQS."""
 
-    #: Our hold on it.
+    #: Its lease.
     lease: Lease | None = None
-    #: The body as it was sent, and its codec, where it was compressed. ``body`` is decompressed; what is sent again
-    #: takes both from here.
+    #: If it was compressed, the body as it was sent and its codec. ``body`` is decompressed; messages that are sent
+    #: again use both.
     packed: tuple[bytes | str, Any] | None = None
     #: Its payload, if that is in S3 and the body is still the one there.
     stored: Stored | None = None
@@ -87,10 +87,10 @@ class HakeMessage(KombuMessage):  # type: ignore[misc]
         headers: dict[str, Any],
         properties: Mapping[str, Any],
     ) -> None:
-        """Give the same delivery other contents.
+        """Replace the contents of the message; the delivery stays the same.
 
         Args:
-            properties: Replace or extend those that are there.
+            properties: Replace or extend the existing ones.
         Raises:
             MalformedMessage: the headers name a compression, and the body cannot be decompressed.
         """
@@ -116,15 +116,15 @@ class HakeMessage(KombuMessage):  # type: ignore[misc]
 
     @property
     def is_lost(self) -> bool:
-        """Whether another consumer may have the message. A long callback can check it, and stop. For any thread."""
+        """True if another consumer may have the message. A long callback can check it, and stop. For any thread."""
         return self.lease is not None and self.lease.is_lost
 
     def forget_decoded(self) -> None:
-        """Decode the body again when that is asked for. Celery's workers look at it once, and pass the body on."""
+        """Drop the decoded body, to save memory: Celery's workers use it once, and pass the encoded body on."""
         self._decoded_cache = None
 
     def abandon(self) -> None:
-        """Let it be redelivered after its visibility timeout, where :meth:`requeue` would cause a loop."""
+        """Let it be redelivered after its visibility timeout, if :meth:`requeue` would cause a loop."""
         self.channel.abandon(self.delivery_tag)
         self._state = "REQUEUED"
 
@@ -132,7 +132,7 @@ class HakeMessage(KombuMessage):  # type: ignore[misc]
         """Settle a message that cannot be handled: see :meth:`kombu_hake.receive.gate.Gate.quarantine`.
 
         Returns:
-            False when it was settled before.
+            False if it was settled before.
         """
         if not self.channel.quarantine(self.delivery_tag, fault, exc):
             return False
@@ -147,14 +147,14 @@ class HakeMessage(KombuMessage):  # type: ignore[misc]
 
 
 class CommandMessage(HakeMessage):
-    """A command of remote control. Decoding refuses one whose answer would go to a queue that is no reply queue, or
-    whose pattern could freeze the worker or whose arguments could end it.
+    """A command of remote control. Decoding refuses a command if its answer would go to a queue that is not a reply
+    queue, if its pattern could freeze the worker, or if its arguments could end the worker.
 
-    Its consumers (``Node.listen`` in ``kombu/pidbox.py``, ``Pidbox.start`` in ``celery/worker/pidbox.py``) log what
-    can't be decoded, and go on.
+    Its consumers (``Node.listen`` in ``kombu/pidbox.py``, ``Pidbox.start`` in ``celery/worker/pidbox.py``) log commands
+    that cannot be decoded, and continue.
     """
 
-    #: Logical name of the queue it lies in.
+    #: Logical name of its queue.
     queue = ""
 
     def _decode(self) -> Any:
@@ -183,7 +183,7 @@ class CommandMessage(HakeMessage):
 
 
 class EventMessage(HakeMessage):
-    """Events of Celery's workers. What is no clock is left out of them: the reader then counts on from its own."""
+    """Events of Celery's workers. An invalid clock is removed: the reader then uses its own."""
 
     def _decode(self) -> Any:
         events = super()._decode()
@@ -203,12 +203,12 @@ def sent_ms(raw: Mapping[str, Any]) -> int | None:
 
 
 def receive_count(raw: Mapping[str, Any]) -> int:
-    """How often SQS has handed the message out, this time included."""
+    """How often SQS has delivered the message, including this time."""
     return max(1, whole((raw.get("Attributes") or {}).get("ApproximateReceiveCount")) or 1)
 
 
 def group_id_of(raw: Mapping[str, Any]) -> str | None:
-    """The MessageGroupId of a received message: in a FIFO queue its order's key, in any other its tenant's id."""
+    """The MessageGroupId of a received message: the message group in a FIFO queue, the tenant's id in any other."""
     group = (raw.get("Attributes") or {}).get("MessageGroupId")
     return group if isinstance(group, str) and group else None
 
@@ -226,7 +226,7 @@ def to_message(
     """The message to hand over.
 
     Args:
-        is_bound: Whether the queue has bindings to exchanges other than the direct one of its own name.
+        is_bound: The queue has bindings to exchanges other than the direct one of its own name.
         sent_ms: When SQS accepted it, ms since the epoch.
     """
     receives = receive_count(delivery.message)
@@ -241,7 +241,7 @@ def to_message(
         "message_id": envelope.properties.get("message_id") or delivery.message.get("MessageId"),
     }
     if "tenant" not in properties and (group := group_id_of(delivery.message)) is not None:
-        # Of a publisher that does not know this property, or that gave the group id by hand.
+        # From a publisher that does not know this property, or that set the group id by hand.
         tenant = None if delivery.queue.endswith(FIFO_SUFFIX) else tenant_of_group(group)
         if tenant is not None:
             properties["tenant"] = tenant
@@ -272,7 +272,7 @@ def to_message(
     return message
 
 
-@lru_cache(maxsize=1_000)  # the queues of a worker, and reply queues that come and go
+@lru_cache(maxsize=1_000)  # the queues of a worker, and temporary reply queues
 def _class_for(queue: str) -> type[HakeMessage]:
     if is_command_queue(queue):
         return CommandMessage
@@ -290,7 +290,7 @@ def _foreign_attributes(raw: Mapping[str, Any]) -> dict[str, str]:
 
 
 def about(message: KombuMessage, channel_id: int, delivery_tag: int, queue: str) -> About:
-    """What a message is that is handed over now."""
+    """Identify a message that is handed over now."""
     headers = message.headers
     message_id = message.properties.get("message_id")
     if is_task(headers):
@@ -303,10 +303,10 @@ def _as_text(value: Any) -> str:
 
 
 def _delivery_info(envelope: Envelope, queue: str, is_bound: bool) -> dict[str, Any]:
-    """What the message says of its publishing; of a task, an exchange and key that lead to its own queue alone.
+    """How the message was published; for a task, an exchange and key that lead only to its own queue.
 
-    The envelope is its publisher's word. Celery publishes a task's retry to what stands here, so a message in one queue
-    must not name another one.
+    The publisher controls the envelope. Celery publishes a task's retry to this exchange and key, so a message in one
+    queue must not name another queue.
     """
     info = envelope.properties["delivery_info"]
     if not envelope.is_kombu or not is_task(envelope.headers):

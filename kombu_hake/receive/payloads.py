@@ -1,23 +1,24 @@
 """Payloads in S3 of received messages: downloaded before the message is handed over, deleted after it is settled.
 
-A message whose payload is in S3 is a pointer (:mod:`kombu_hake.amqp.payloads`). The rest of this package sees its
-payload as if it had been the body; what is sent on (a dead letter, the copy of a deferred task) is the pointer.
+A message whose payload is in S3 is a pointer (:mod:`kombu_hake.amqp.payloads`). The rest of this package uses the
+payload like a body; dead letters and copies of deferred tasks have only the pointer.
 
 Downloads
-    run in a few threads of the connection, between the poll and the buffer of the consuming thread: pollers go on, and
-    the event loop of a worker is not held up. The lease is renewed meanwhile. The payloads that are downloaded and not
-    handed over have at most :data:`_ROOM_BYTES` together; a larger one comes alone. In a FIFO queue no message is
-    handed over before an earlier one of the same poll.
+    run in a few threads of the connection, between the poll and the buffer of the consuming thread. They block neither
+    pollers nor a worker's event loop, and the lease is renewed meanwhile. Payloads that are downloaded and not handed
+    over have at most :data:`_ROOM_BYTES` together, or are a single larger one. In a FIFO queue no message is handed
+    over before an earlier one of the same poll.
 
 Faults
-    What can pass (S3 cannot be reached, throttles, fails) is waited out: with the message held at first, then with the
-    message hidden for longer each time, and held again where a further receive would have AWS dead-letter it. What
-    cannot pass (missing, denied, foreign, larger than it says) is recorded, and the gate sets the message aside.
+    After a temporary fault (S3 cannot be reached, throttles, fails) the message waits: held at first, then hidden for
+    longer each time, and held again if a further receive would make AWS dead-letter it. A permanent fault (missing,
+    denied, foreign, larger than it says) is recorded, and the gate sets the message aside.
 
 Deletion
     An object is deleted once AWS has accepted the ack of the message that points to it, while no other consumer could
-    have that message, and only if :meth:`kombu_hake.topology.stores.Stores.owns` it. One that is sent on belongs to the
-    new message. So an object may outlive its message, which S3's lifecycle rule is for, and never the other way round.
+    have that message, and only if :meth:`kombu_hake.topology.stores.Stores.owns` it. If a pointer is sent again, the
+    object belongs to the new message. So an object may outlive its message, and is then left to S3's lifecycle rule,
+    but a message never outlives its object.
 """
 
 from __future__ import annotations
@@ -48,18 +49,18 @@ from kombu_hake.topology import Stores
 __all__ = ["Payloads"]
 
 logger = guarded(logging.getLogger(__name__))
-#: Downloads at a time.
+#: Maximum number of concurrent downloads.
 _MAX_DOWNLOADS = 4
 _MAX_DELETES = 2
 _ROOM_BYTES = 64 * 1024 * 1024
-#: Tries of a download, and of a deletion, beyond those of each request.
+#: Attempts of a download, and of a deletion, in addition to those of each request.
 _TRIES = 4
-#: How long a message is hidden at first whose payload cannot be downloaded now, and at the most, seconds.
+#: How long a message is hidden if its payload cannot be downloaded now: at first, and at most, seconds.
 _HIDE_S = 15
 _MAX_HIDE_S = 900
 #: Pause while it is held instead.
 _HOLD_PAUSE_S = 15.0
-#: Receives that may be spent of a message whose receives a dead-letter queue counts.
+#: How many receives hiding may use up in a queue with a redrive policy.
 _SPARE_RECEIVES = 2
 _WARN_EVERY_S = 60.0
 _HELD = (LeaseState.HELD, LeaseState.LAPSED)
@@ -74,7 +75,7 @@ class _Room:
         self._changed = threading.Condition()
 
     def take(self, size: int, is_over: Callable[[], bool]) -> bool:
-        """Wait until there is room, or for a larger one until there is nothing else; False if *is_over* before."""
+        """Wait until there is room; a larger payload waits until it is the only one. False if *is_over* first."""
         with self._changed:
             while self._taken and self._taken + size > self._most:
                 if is_over():
@@ -115,12 +116,12 @@ class Payloads:
         forksafe.register(self)
 
     def reset_after_fork(self) -> None:
-        """What the parent downloads is the parent's."""
+        """Downloads belong to the parent."""
         self._fresh()
 
     def _fresh(self) -> None:
         self._lock = threading.Lock()
-        #: What waits for its payload, by id, in the order of arrival.
+        #: Messages that wait for their payload, by id, in the order of arrival.
         self._waiting: dict[int, Delivery] = {}
         self._room = _Room(_ROOM_BYTES)
         self._ended = threading.Event()
@@ -130,9 +131,9 @@ class Payloads:
     # --- downloads
 
     def begin(self, deliveries: Sequence[Delivery]) -> None:
-        """Start the downloads of messages of one queue that point to their payload; the others are ready.
+        """Start downloads for those messages of one queue that point to their payload; the others are ready.
 
-        A message behind such a one in a FIFO queue waits with it.
+        In a FIFO queue, messages behind a pointer wait with it.
         """
         if self.stores.is_empty or not any(has_pointer(delivery.message) for delivery in deliveries):
             self.on_ready(deliveries)
@@ -167,7 +168,7 @@ class Payloads:
         """The whole message, downloaded once more; None if it has no payload in S3.
 
         Raises:
-            HakeError: the payload cannot be had, or not now.
+            HakeError: the payload cannot be read, or not now.
         """
         stored = delivery.stored
         if stored is None or stored.pointer is None or stored.fault:
@@ -175,7 +176,7 @@ class Payloads:
         return decode(self._text(stored.pointer), delivery.queue, stored.changes)
 
     def take(self, wanted: Callable[[Delivery], bool]) -> list[Delivery]:
-        """Remove and return the messages that wait for their payload and that *wanted* picks."""
+        """Remove and return the messages that wait for their payload and for which *wanted* is true."""
         with self._lock:
             taken = [delivery for delivery in self._waiting.values() if wanted(delivery)]
             for delivery in taken:
@@ -183,12 +184,12 @@ class Payloads:
             return taken
 
     def help(self) -> None:
-        """Do in this thread what waits for a thread that cannot be started."""
+        """Do the work of threads that cannot be started."""
         self._downloads.help()
         self._deletes.help()
 
     def stop(self, timeout_s: float = 0.0) -> None:
-        """End the downloads, and the threads once what is to be deleted is."""
+        """End the downloads, then the threads, after pending deletions."""
         self._ended.set()
         self._deletes.wait(timeout_s)
         self._downloads.stop(0.0)
@@ -215,7 +216,7 @@ class Payloads:
             delivery.lease.owned = pointer
 
     def _do(self, job: list[Delivery]) -> None:
-        """Download the payloads of a job, one after the other, and hand each message on."""
+        """Download the payloads of a job, one after the other, and pass each message on."""
         for number, delivery in enumerate(job):
             try:
                 is_there = self._has_read(delivery)
@@ -236,7 +237,7 @@ class Payloads:
                 delivery.stored.drop()
 
     def _has_read(self, delivery: Delivery) -> bool:
-        """Download a payload, or find out that this cannot succeed; False if it is to be tried later."""
+        """Download a payload, or record that this cannot succeed; False to retry later."""
         if delivery.stored is None or delivery.stored.fault or delivery.stored.pointer is None:
             return True
         pointer = delivery.stored.pointer
@@ -257,10 +258,10 @@ class Payloads:
         return False
 
     def _read(self, delivery: Delivery, give_back: Callable[[], None] | None) -> None:
-        """Download a payload, once. Gives back its room unless the payload is there.
+        """Download a payload, once. Frees its room if that fails.
 
         Raises:
-            BrokerUnavailable: it may be tried again.
+            BrokerUnavailable: it may be retried.
         """
         stored = delivery.stored
         is_there = False
@@ -292,12 +293,12 @@ class Payloads:
         return self._ended.is_set() or id(delivery) not in self._waiting or delivery.lease.state not in _HELD
 
     def _may_hide(self, delivery: Delivery) -> bool:
-        """Whether a further receive of it may be spent."""
+        """Return True if it may be received once more."""
         most = self._max_receives(delivery.lease.url)
         return most is None or receive_count(delivery.message) + _SPARE_RECEIVES <= most
 
     def _hide(self, deliveries: Sequence[Delivery]) -> None:
-        """Have messages received again later, and those of a FIFO queue behind them at the same time."""
+        """Hide messages, so that they are received again later; in a FIFO queue those behind them too."""
         with self._lock:
             mine = [delivery for delivery in deliveries if self._waiting.pop(id(delivery), None) is not None]
         if mine:
@@ -317,7 +318,7 @@ class Payloads:
     # --- deletion
 
     def settled(self, pointers: Iterable[Pointer]) -> None:
-        """Delete the payloads of messages whose acks AWS has accepted. Returns at once."""
+        """Delete the payloads of messages whose acks AWS has accepted. Does not wait."""
         for pointer in pointers:
             if self.stores.owns(pointer):
                 self._deletes.submit(pointer)
@@ -338,14 +339,14 @@ class Payloads:
         self._warned.get(
             f"{pointer.bucket} {type(error).__name__}",
             lambda: logger.warning(
-                "HAKE741 Cannot delete the payload of a settled message, %s: the bucket's lifecycle rule has to. %s",
+                "HAKE741 Cannot delete the payload of a settled message, %s; leaving it to the lifecycle rule. %s",
                 pointer.url, error,
             ),
         )  # fmt: skip
 
 
 def _fault(pointer: Pointer, exc: HakeError) -> str:
-    """Why a payload cannot be had, for good."""
+    """Why a payload can never be read."""
     if isinstance(exc, PayloadMissing):
         return f"missing, perhaps already processed: its payload {pointer.url}"
     if isinstance(exc, AccessDenied):

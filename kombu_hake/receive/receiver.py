@@ -1,20 +1,20 @@
 """Receive path: poller threads that long-poll the queues of one channel into its connection's inbox.
 
 Threads
-    Each consumed queue has one poller that stays, and gets helpers, up to ``max_pollers``, while polls come back full
-    and the consumer waits for more. Helpers poll briefly, and end when they find nothing. All are daemon threads: an
-    open long poll keeps no process alive.
+    Each consumed queue has one permanent poller. While polls return full batches and the consumer waits for more, it
+    gets helpers, up to ``max_pollers``. Helpers poll briefly, and end when they receive nothing. All are daemon
+    threads: an open long poll keeps no process alive.
 
 Faults
-    What can pass (network, throttling, AWS's own faults) is waited out with growing pauses, and logged when it starts
-    and when it is over. Until then polls are short, so that the end of an outage is seen soon (:mod:`trouble`). A queue
-    that is gone is declared again where this process declared it. What can't pass (a denied action) goes to the
+    After a temporary fault (network, throttling, faults of AWS) a poller retries with growing pauses, and logs when the
+    fault starts and ends. Until then polls are short, so that the end of an outage is noticed soon (:mod:`trouble`). A
+    deleted queue is declared again if this process declared it. A permanent fault (a denied action) is passed to the
     consuming thread as an error, and the poller ends. A poller that ends for any other reason is restarted
     (:meth:`Receiver.look_after_pollers`).
 
 Stop
-    :meth:`Receiver.remove` and :meth:`Receiver.stop` return at once. A poll that is still open then makes visible
-    whatever it brings. It may well bring what was made visible at the end, so a process that ends should give it a
+    :meth:`Receiver.remove` and :meth:`Receiver.stop` return immediately. A poll that is still open then releases the
+    messages that it receives. These may be messages that were released at the end, so a process that ends should wait a
     moment: :meth:`Receiver.wait_for_open_polls`.
 """
 
@@ -44,16 +44,16 @@ __all__ = ["Receiver", "receive_params", "report_poll"]
 
 logger = guarded(logging.getLogger(__name__))
 _HELPER_WAIT_S = 1
-#: How often a poller without credit looks for itself.
+#: How often a poller without credit checks without being woken.
 _LOOK_AGAIN_S = 5.0
-#: How long to wait for more credit before asking for the little there is.
+#: How long to wait for more credit before requesting fewer messages.
 _PATIENCE_S = 0.1
-#: How long a queue that is gone takes to be declared again at the most.
+#: Maximum time to declare a deleted queue again.
 _RECREATE_S = 300.0
 
 
 def receive_params(url: QueueUrl, count: int, wait_s: int, visibility_s: int) -> dict[str, Any]:
-    """The arguments of ReceiveMessage, the same wherever we receive."""
+    """The arguments of ReceiveMessage, the same for all callers."""
     return {
         "QueueUrl": url,
         "MaxNumberOfMessages": count,
@@ -71,7 +71,7 @@ def report_poll(
 
     Args:
         queue: As :func:`kombu_hake.amqp.label` calls it.
-        started: When it was made, of ``time.perf_counter``.
+        started: When it started, by ``time.perf_counter``.
         now_ms: By AWS's clock.
     """
     seconds, messages = time.perf_counter() - started, answer.get("Messages") or []
@@ -83,9 +83,9 @@ def report_poll(
 
 
 def _longest_dwell_s(messages: Sequence[Mapping[str, Any]], now_ms: int) -> float | None:
-    """How long the oldest of the messages that were received for the first time has waited.
+    """The longest wait of the messages that were received for the first time.
 
-    One value a poll: recording each message would cost more than all other metrics of it.
+    One value per poll: recording each message would cost more than all its other metrics.
     """
     sent = [sent_ms(raw) for raw in messages if receive_count(raw) == 1]
     first = min((at for at in sent if at is not None), default=None)
@@ -122,48 +122,48 @@ class _Source:
         self.rank = rank
         self.longest_poll_s = REPLY_POLL_S if is_reply_queue(queue) else SQS_MAX_WAIT_S
         self.pollers = 0
-        #: The poller that stays.
+        #: The permanent poller.
         self.main: threading.Thread | None = None
         #: Of that poller.
         self.pulse = Pulse()
-        #: Whether it ended with an error that waiting does not mend: a denied action.
+        #: True if it ended with a permanent error: a denied action.
         self.has_failed = False
-        #: When to look after its bindings, monotonic; they were just made.
+        #: When to check its bindings, monotonic; they have just been declared.
         self.check_at = check_at
         self.closed = False
-        #: The poller that stays, and its helpers, wait here for credit; those that wait, by condition.
+        #: The permanent poller and its helpers wait here for credit; the number of waiting pollers by condition.
         self.for_main = threading.Condition(lock)
         self.for_helper = threading.Condition(lock)
         self.waiting = {self.for_main: 0, self.for_helper: 0}
-        #: Whether the one that stays waits with no credit at all.
+        #: True if the permanent poller waits without any credit.
         self.is_hopeless = False
         #: A poller that pauses after a fault waits here.
         self.ended = threading.Condition(lock)
-        #: For the age of its polls, where that is reported.
+        #: For the age of its polls, if that is reported.
         self.clock: PollClock | None = None
 
     @property
     def has_poller(self) -> bool:
-        """Whether the poller that stays is alive."""
+        """True if the permanent poller is alive."""
         return self.main is not None and self.main.is_alive()
 
     def close(self) -> None:
-        """Have its pollers end. The lock is held."""
+        """Make its pollers end. The lock is held."""
         self.closed = True
         for condition in (self.for_main, self.for_helper, self.ended):
             condition.notify_all()
 
 
 class _Answer(NamedTuple):
-    """What a poll brought."""
+    """The result of a poll."""
 
     messages: list[dict[str, Any]]
-    #: When AWS's answer was here, by the clock of the leases. The visibility timeout runs from then at the latest.
+    #: When AWS's answer arrived, by the clock of the leases. The visibility timeout starts then at the latest.
     arrived_at: float
 
 
 class _Reserved:
-    """Credit that a poll has reserved, until it is given back; 0 afterwards."""
+    """Credit that a poll has reserved, until it is returned; 0 afterwards."""
 
     __slots__ = ("count",)
 
@@ -191,11 +191,11 @@ class Receiver:
 
         Args:
             on_gone: Called in a poller thread with the name of a queue that no longer exists; returns the URL of the
-                one that took its place, or None.
-            on_check: Called in a thread of its own now and then, to look after what feeds the queue.
-            is_best_effort: Called with the name of a queue that may not be received from; True if the consumer is to
-                go on without it.
-            hedge: Makes the tries of a queue's poller in an outage, by the queue's name.
+                queue that replaces it, or None.
+            on_check: Called regularly in a separate thread, to check the bindings of the queue.
+            is_best_effort: Called with the name of a queue that may not be received from; True if the consumer should
+                continue without it.
+            hedge: Makes the attempts of a queue's poller in an outage, by the queue's name.
         """
         self._channel_id = channel_id
         self._clients = clients
@@ -211,15 +211,15 @@ class Receiver:
         forksafe.register(self)
 
     def reset_after_fork(self) -> None:
-        """The child has no pollers; what the parent consumes is not consumed here."""
+        """The child has no pollers, and does not consume the parent's queues."""
         self._fresh(self._credit.prefetch_count)
 
     def _fresh(self, prefetch_count: int) -> None:
         self._lock = threading.RLock()  # re-entrant: stop() may run in a garbage collection, under the lock
         self._credit = Credit(prefetch_count)
         self._sources: dict[str, _Source] = {}
-        #: How many messages have to be returned before it is worth while to look who may ask. 0 where a poll has come
-        #: back or a poller has begun to wait since the last look.
+        #: How many messages must be returned before any waiting poller may get credit. 0 if a poll has returned or a
+        #: poller has started to wait since the last check.
         self._returns_to_look = 0
         self._open_polls: Counter[QueueUrl] = Counter()
         self._came_back = threading.Condition(self._lock)
@@ -245,7 +245,7 @@ class Receiver:
                 self._start_poller(source, is_helper=False)
 
     def remove(self, queue: str) -> None:
-        """Stop polling a queue. What of it is buffered is the caller's to release."""
+        """Stop polling a queue. The caller releases its buffered messages."""
         with self._lock:
             for source in [source for source in self._sources.values() if source.queue == queue]:
                 del self._sources[source.name]
@@ -254,14 +254,14 @@ class Receiver:
             self._wake_who_may_ask()
 
     def stop(self) -> None:
-        """Stop polling. Open long polls end by themselves."""
+        """Stop polling. Does not wait for open long polls."""
         with self._lock:
             for source in self._sources.values():
                 source.close()
             self._sources.clear()
 
     def wait_for_open_polls(self, urls: Collection[QueueUrl], timeout_s: float) -> bool:
-        """After the end, wait until no poll of these queues is open, and what they brought is visible to others."""
+        """After :meth:`stop`, wait until no poll of these queues is open and their messages are released."""
         with self._lock:
             return self._came_back.wait_for(lambda: not any(self._open_polls[url] for url in urls), timeout_s)
 
@@ -281,7 +281,7 @@ class Receiver:
 
     @property
     def is_limited(self) -> bool:
-        """Whether there is a prefetch count."""
+        """True if there is a prefetch count."""
         return self._credit.prefetch_count > 0
 
     # --- poller threads
@@ -296,10 +296,10 @@ class Receiver:
             raise RuntimeError(f"Queue {source.queue!r} cannot be consumed: no thread can be started.")
 
     def look_after_pollers(self) -> None:
-        """Restart pollers that have ended though their queue is consumed; cheap, for the consuming thread.
+        """Restart pollers that have ended although their queue is consumed; cheap, for the consuming thread.
 
-        A queue that is consumed has a poller as long as the process lives. If one ends for a reason that is not
-        foreseen, or can't be started, this notices.
+        A consumed queue has a poller as long as the process lives. This detects pollers that ended unexpectedly, or
+        could not be started.
         """
         with self._lock:
             for source in list(self._sources.values()):
@@ -311,11 +311,11 @@ class Receiver:
                 )  # fmt: skip
                 try:
                     self._start_poller(source, is_helper=False)
-                except RuntimeError as exc:  # tried again at the next call
+                except RuntimeError as exc:  # retried at the next call
                     logger.error("HAKE005 Cannot start a poller; retrying: %s", exc, extra=fields(queue=source.queue))
 
     def vitals(self) -> list[Vital]:
-        """The pollers that a worker cannot do without. Takes no lock: a caller must not be stuck like them."""
+        """The pollers that a worker needs. Takes no lock: the caller must not get stuck with them."""
         return [
             Vital(f"the poller of queue {source.name}", source.pulse, source.has_poller)
             for source in list(self._sources.values())
@@ -344,7 +344,7 @@ class Receiver:
                 source.pollers -= 1
 
     def _take_turn(self, source: _Source, is_helper: bool, trouble: Trouble, hedge: Hedge[_Answer]) -> bool:
-        """Wait for credit, and poll; whether to go on. Credit that was reserved is free again, whatever happens."""
+        """Wait for credit, and poll. Returns True to continue. Always returns the reserved credit."""
         if not is_helper:
             source.pulse.beat()
         reserved = _Reserved(self._await_credit(source, is_helper))
@@ -369,7 +369,7 @@ class Receiver:
     def _poll_once(
         self, source: _Source, reserved: _Reserved, is_helper: bool, trouble: Trouble, hedge: Hedge[_Answer]
     ) -> bool:
-        """Poll, and deal with what comes of it; whether to go on."""
+        """Poll, and handle the result. Returns True to continue."""
         try:
             if trouble.is_outage:
                 answer = self._probe(source, reserved.count, hedge)
@@ -385,7 +385,7 @@ class Receiver:
         return not is_helper or bool(answer and answer.messages)
 
     def _await_credit(self, source: _Source, is_helper: bool) -> int:
-        """How many to ask for; 0 when this poller is to end."""
+        """How many messages to request; 0 if this poller should end."""
         with self._lock:
             asked = 0 if source.closed else self._credit.ask(source.name)
             while not asked and not source.closed:
@@ -395,7 +395,7 @@ class Receiver:
                 wait_s: float = _HELPER_WAIT_S
                 if not is_helper:
                     source.is_hopeless = not self._credit.has_little(source.name)
-                    # Returning credit wakes it. It also checks by itself, so that a lost wake-up costs only seconds.
+                    # Returning credit wakes it. It also checks regularly, so that a lost wake-up costs only seconds.
                     wait_s = _LOOK_AGAIN_S if source.is_hopeless else _PATIENCE_S
                 source.waiting[condition] += 1
                 self._returns_to_look = 0
@@ -413,16 +413,16 @@ class Receiver:
             return asked
 
     def _wake_who_may_ask(self) -> None:
-        """Wake one waiting poller of each queue that there is enough credit for. The lock is held.
+        """Wake one waiting poller of each queue for which there is enough credit. The lock is held.
 
-        Not all of them: a herd of pollers that look and wait again would take more of the interpreter than the messages
-        do. Nor is each settled message a reason to look: it is known how many it takes.
+        Waking all of them would take more processor time than the messages. Settled messages are counted, so that not
+        each of them causes a check.
         """
         returns = UNLIMITED_BUFFER
         for source in self._sources.values():
             if source.waiting[source.for_main]:
-                # It counts its patience from the first credit there is, so it is woken for a little too; once awake
-                # it waits with a time limit, in which it needs no waking but for enough.
+                # Partial credit starts its patience timer, so it is woken for that too; after that, wake it only for
+                # enough credit.
                 starts_patience = source.is_hopeless and self._credit.has_little(source.name)
                 short = 0 if starts_patience else self._credit.short_of(source.name)
                 if not short:
@@ -441,7 +441,7 @@ class Receiver:
     def _poll(self, source: _Source, asked: int, wait_s: int | None) -> _Answer:
         wait = min(self._settings.wait_time_seconds, source.longest_poll_s if wait_s is None else wait_s)
         if source.rank and self._credit.is_busy(source.name):
-            wait = 0  # the lower levels wait to hear that this one is empty
+            wait = 0  # the lower levels wait until this one is known to be empty
         params = receive_params(source.url, asked, wait, self._settings.visibility_timeout)
         if self._telemetry is None:
             answer = self._clients.sqs("receive_message", **params)
@@ -462,11 +462,11 @@ class Receiver:
         return answer
 
     def _check(self, source: _Source) -> None:
-        """Look after what feeds the queue, when that is due; in a thread: AWS may be slow to tell."""
+        """Check the bindings of the queue if that is due; in a thread, because AWS may be slow."""
         every_s = self._settings.check_bindings
         if not every_s or source.rank or time.monotonic() < source.check_at:  # the lowest level looks after all
             return
-        # With jitter: a fleet that started at once does not ask at once.
+        # With jitter: processes that start together do not check together.
         source.check_at = time.monotonic() + every_s * forksafe.rng.uniform(0.75, 1.25)
         start_thread(partial(self._look_after, source), f"hake-check-{source.name}")
 
@@ -484,7 +484,7 @@ class Receiver:
             )  # fmt: skip
 
     def _probe(self, source: _Source, asked: int, hedge: Hedge[_Answer]) -> _Answer | None:
-        """A poll in an outage: one that waits for nothing, and more beside it while it is silent."""
+        """A short poll during an outage; further ones are started while it is not answered."""
         with Wait(answer_limit_s(self._settings, 0)):
             return hedge.first(
                 lambda: self._poll(source, asked, 0),
@@ -493,7 +493,7 @@ class Receiver:
             )
 
     def _keep(self, source: _Source, reserved: _Reserved, answer: _Answer | None) -> None:
-        """Pass on what there is credit for; make visible what is too much, or came after the end."""
+        """Pass on messages within the credit; release the surplus, and messages that arrived after the end."""
         messages, arrived_at = answer or ([], 0.0)
         visibility_s, settled = self._settings.visibility_timeout, self.settled
         deliveries = [
@@ -505,12 +505,12 @@ class Receiver:
         ]  # fmt: skip
         with self._lock:
             asked = reserved.count
-            # A closed source has no share any more; another of the same queue may have taken its place.
+            # A closed source has no share any more; another source of the same queue may have replaced it.
             kept = 0 if source.closed else self._credit.received(source.name, asked, len(messages))
             reserved.count = 0
             self._returns_to_look = 0
             if not messages:
-                self._wake_who_may_ask()  # what was reserved is free again; the lower levels' turn
+                self._wake_who_may_ask()  # reserved credit is free again, and lower levels may poll
             if kept:
                 starving = not len(self._inbox)
                 self._deliveries.arrived(deliveries[:kept])
@@ -521,11 +521,11 @@ class Receiver:
             self._deliveries.turn_away(deliveries[kept:])
 
     def _survive(self, source: _Source, exc: HakeError, trouble: Trouble, is_helper: bool) -> bool:
-        """Deal with a failed poll; whether to go on."""
+        """Handle a failed poll. Returns True to continue."""
         if source.closed:  # the one poll that was still open
             return False
         if isinstance(exc, BrokerUnavailable | QuotaExceeded):
-            if is_helper:  # the one that stays sees the trouble through
+            if is_helper:  # only the permanent poller retries
                 return False
             self._pause(trouble.pause_s(exc), source)
             return True
@@ -552,7 +552,7 @@ class Receiver:
                 "HAKE006 Queue %s does not exist and could not be recreated yet; retrying: %s", source.queue, again,
                 extra=fields(queue=source.queue),
             )  # fmt: skip
-            source.check_at = 0.0  # it may be there, and not bound yet
+            source.check_at = 0.0  # it may exist, but not be bound yet
             return True
         if url is not None:
             source.url = url

@@ -1,16 +1,16 @@
 """Requests about received messages (delete, renew, release): sent in a few threads, and retried here alone.
 
 Policy
-    :mod:`kombu_hake.aws` tries a request again for a moment. What fails for a reason that can pass (throttling, the
-    network, credentials) after that is tried again here, with growing pauses:
+    :mod:`kombu_hake.aws` retries a request for a moment. After that, requests that fail for a temporary reason
+    (throttling, the network, credentials) are retried here, with growing pauses:
 
-    * a renewal, a few times; then it is due again at once, see :mod:`kombu_hake.receive.leases`;
+    * a renewal, a few times; then it is due again immediately, see :mod:`kombu_hake.receive.leases`;
     * a release, a few times, and no longer than the message is hidden anyway;
-    * a delete, as long as no other consumer can get the message. It may follow on something that AWS has to accept
-      first (:class:`First`): a dead letter, the copy of a deferred task. That is tried by the same rule.
+    * a delete, as long as no other consumer can get the message. AWS may have to accept something else first
+      (:class:`First`): a dead letter, or the copy of a deferred task. This is retried by the same rule.
 
-    What AWS refuses, and what was tried to no avail, is reported once to the owner of the lease. Once
-    :meth:`Settling.stop` waits no longer, nothing is tried again.
+    Requests that AWS refuses, or that failed to the end, are reported once to the owner of the lease. When
+    :meth:`Settling.stop` stops waiting, nothing is retried any more.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = ["First", "Kind", "Request", "Settling"]
 logger = guarded(logging.getLogger(__name__))
 #: With AWS ten milliseconds away one sender deletes some eight hundred messages a second.
 _MAX_SENDERS = 12
-#: Those that send something elsewhere first: a dead-letter queue that is throttled must not hold up renewals.
+#: Senders for requests with a :class:`First`: a throttled dead-letter queue must not delay renewals.
 _MAX_SENDERS_ELSEWHERE = 2
 _TRIES = 5
 
@@ -42,14 +42,14 @@ Kind = Literal["ack", "renew", "release"]
 
 
 class First(Protocol):
-    """What AWS has to accept before a message is deleted."""
+    """What AWS must accept before a message is deleted."""
 
     def send(self) -> None:
         """Send it, once.
 
         Raises:
-            BrokerUnavailable: it may be tried again.
-            HakeError: it may not.
+            BrokerUnavailable: it may be retried.
+            HakeError: it must not be retried.
         """
 
     def failed(self, exc: Exception) -> None:
@@ -60,27 +60,28 @@ class Answer(NamedTuple):
     """What AWS did with each lease of a request."""
 
     done: list[Lease]
-    #: Those it could not take for now, each with the reason.
+    #: Leases for which it failed temporarily, each with the reason.
     later: list[tuple[Lease, BrokerUnavailable]]
-    #: Those it will not take.
+    #: Leases that it refused.
     refused: list[tuple[Lease, HakeError]]
 
 
 class Request:
-    """What is to be asked, up to ten leases of one queue."""
+    """A request for up to ten leases of one queue."""
 
     __slots__ = ("first", "kind", "leases", "url")
 
     def __init__(self, kind: Kind, url: QueueUrl, leases: Sequence[Lease], first: First | None = None) -> None:
         self.kind = kind
         self.url = url
-        #: Those that are still to be asked for.
+        #: Leases that are not done yet.
+
         self.leases = list(leases)
-        #: What has to be accepted before; None once it is.
+        #: What AWS must accept first; None once it has.
         self.first = first
 
     def send(self, clients: Clients, visibility_s: int) -> Answer:
-        """Ask AWS, once.
+        """Send the request, once.
 
         Raises:
             HakeError: the whole request failed.
@@ -105,7 +106,7 @@ class Request:
 
 
 class Settling:
-    """Sends the requests of one connection. Safe to use from any thread; after a fork the owner makes a new one."""
+    """Sends the requests of one connection. Safe to use from any thread; after a fork the owner creates a new one."""
 
     def __init__(
         self,
@@ -120,8 +121,8 @@ class Settling:
         """
         Args:
             on_deleted: Gets the objects in S3 of messages that are settled, and that no other consumer has.
-            on_renewed: Gets leases that AWS has renewed, and when it was asked; in one of the sending threads.
-            on_refused: Gets a lease whose request AWS refused, or that was tried to no avail, with the reason.
+            on_renewed: Gets leases that AWS has renewed, and the time of the request; in a sending thread.
+            on_refused: Gets a lease whose request AWS refused, or whose retries all failed, with the reason.
         """
         self._clients = clients
         self._visibility_s = visibility_s
@@ -132,43 +133,43 @@ class Settling:
         self._senders: Senders[Request] = Senders(self.do, most=_MAX_SENDERS, name="hake-sender")
         self._elsewhere: Senders[Request] = Senders(self.do, most=_MAX_SENDERS_ELSEWHERE, name="hake-dead-letters")
         self._is_stopping = False
-        #: Set once :meth:`stop` waits no longer: nothing is tried again.
+        #: Set when :meth:`stop` stops waiting: nothing is retried.
         self._ended = threading.Event()
 
     @property
     def unanswered(self) -> int:
-        """Requests that are not done."""
+        """The number of requests that are not done."""
         return self._senders.unanswered + self._elsewhere.unanswered
 
     def submit(self, request: Request) -> None:
-        """Have a request sent; also after :meth:`stop`."""
+        """Queue a request; also after :meth:`stop`."""
         (self._senders if request.first is None else self._elsewhere).submit(request)
 
     def help(self) -> None:
-        """Send in this thread what waits for a thread that cannot be started."""
+        """Send in this thread the requests of threads that cannot be started."""
         self._senders.help()
         self._elsewhere.help()
 
     def wait(self, timeout_s: float) -> int:
-        """Wait for the answers; how many are missing when the time is over."""
+        """Wait for the answers. Returns how many are missing at the end of the time."""
         ends_at = time.monotonic() + timeout_s
         self._senders.wait(timeout_s)
         self._elsewhere.wait(max(0.0, ends_at - time.monotonic()))
         return self.unanswered
 
     def hurry(self) -> None:
-        """Try deletes no longer than anything else: the connection is about to close."""
+        """Retry deletes no longer than other requests: the connection is about to close."""
         self._is_stopping = True
 
     def stop(self, timeout_s: float) -> None:
-        """Try nothing again, and end the threads."""
+        """Stop retrying, and end the threads."""
         self._is_stopping = True
         self._ended.set()
         self._senders.stop(timeout_s)
         self._elsewhere.stop(timeout_s)
 
     def do(self, request: Request) -> None:
-        """Send a request in this thread, and again by the policy. Never raises."""
+        """Send a request in this thread, and retry it by the policy. Never raises."""
         try:
             self._try(request)
         except HakeError as exc:
@@ -225,13 +226,13 @@ class Settling:
         is_among_the_first = tries < _TRIES
         if request.first is None and (is_among_the_first or request.kind != "ack"):
             return is_among_the_first
-        # A delete saves a second run as long as no other consumer gets the message; a dead letter sent after that
-        # would be one of a message that is handled elsewhere.
+        # A delete prevents a second run as long as no other consumer gets the message. After that, a dead letter would
+        # be a copy of a message that is handled elsewhere.
         is_held = any(lease.held_until > self._clock() for lease in request.leases)
         return is_held and (is_among_the_first or not self._is_stopping)
 
     def _forget_late_releases(self, request: Request) -> None:
-        """Drop leases that ran out while their release was tried: the messages are visible, or received elsewhere."""
+        """Drop leases that ran out while their release was retried: the messages are visible, or received elsewhere."""
         if request.kind == "release":
             now = self._clock()
             request.leases = [lease for lease in request.leases if lease.held_until > now]

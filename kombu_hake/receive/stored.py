@@ -1,4 +1,4 @@
-"""The payload in S3 of one received message, and what its dead letter or its copy says of it. Pure."""
+"""The payload in S3 of one received message, and how its dead letter or copy refers to it. Pure."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from kombu_hake.amqp import (
 
 __all__ = ["Stored"]
 
-#: Headers that name a dead letter to operators, as far as they are text of at most so many characters.
+#: Headers that identify a dead letter for operators, if they are text of at most this many characters.
 _TELLING = ("task", "id", "argsrepr", "kwargsrepr")
 _MAX_TELLING_CHARS = 4_096
-#: Properties that say how the text is written.
+#: Properties that describe the encoding of the text.
 _OF_THE_TEXT = frozenset({"body_encoding", "delivery_tag"})
 
 
@@ -32,9 +32,9 @@ class Stored:
     def __init__(self, pointer: Pointer | None, changes: Changes, fault: str = "") -> None:
         #: None if the message does not say where its payload is.
         self.pointer = pointer
-        #: What the message changes in it.
+        #: Changes of the message to its payload.
         self.changes = changes
-        #: Why it cannot be had; the reason of a dead letter.
+        #: Why it cannot be read; the reason of a dead letter.
         self.fault = fault
         #: The message without its body, once it has been handed over.
         self.outline: Envelope | None = None
@@ -55,7 +55,7 @@ class Stored:
         return envelope
 
     def drop(self) -> None:
-        """Give back the room that it takes. Any thread, any number of times."""
+        """Free the room that it takes. Idempotent; any thread."""
         self._text, give_back, self._give_back = None, self._give_back, None
         if give_back is not None:
             give_back()
@@ -83,7 +83,7 @@ class Stored:
         return combined(self.changes, {**headers, "properties": {**differing, **removed}})
 
     def telling(self) -> Changes:
-        """Headers that name the message to operators, who see the pointer alone: as changes that change nothing."""
+        """Headers that identify the message for operators, who see only the pointer: as changes without effect."""
         headers = self.outline.headers if self.outline is not None else {}
         texts = {name: headers[name] for name in _TELLING if isinstance(headers.get(name), str)}
         return {"headers": {name: text for name, text in texts.items() if len(text) <= _MAX_TELLING_CHARS}}

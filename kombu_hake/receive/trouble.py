@@ -1,9 +1,9 @@
-"""A fault that lasts: how long to wait between tries, what to log, and how not to miss its end.
+"""Lasting faults: how long to wait between attempts, what to log, and how to notice the end soon.
 
-If AWS refuses, resets or answers with an error, the poller knows at once, and tries again after a pause. If AWS does
+If AWS refuses, resets or answers with an error, the poller knows immediately, and retries after a pause. If AWS does
 not answer at all, only the timeout ends the request, even if the network works again before that. Short timeouts would
-take an AWS that is merely slow for dead. So during a fault, a try that is not answered for a while gets another one
-beside it, and another. Whichever is answered first ends the fault; what the others bring later is not lost.
+treat a slow AWS as an outage. So during a fault, if an attempt is not answered for a while, another one is started
+beside it, and then another. The first answer ends the fault; messages that the others receive later are not lost.
 """
 
 from __future__ import annotations
@@ -23,33 +23,33 @@ __all__ = ["Hedge", "Trouble"]
 
 logger = guarded(logging.getLogger(__name__))
 T = TypeVar("T")
-#: Longest pause between two tries, seconds. AWS that throttles is left alone for longer. Together with
+#: Longest pause between two attempts, seconds; longer if AWS throttles. Together with
 #: :data:`_SILENCE_S` it bounds how long after the end of an outage messages arrive again.
 _PAUSE_S = 2.0
 _THROTTLED_PAUSE_S = 5.0
-#: How long a try may be silent before another one is made beside it.
+#: How long to wait for an answer before another attempt is started.
 _SILENCE_S = 2.0
-#: Most tries at once: with a read timeout of 15 s there is always one that is young.
+#: Maximum number of concurrent attempts: with a read timeout of 15 s, one of them is always recent.
 _MOST_TRIES = 10
-#: How often a fault that lasts is logged again.
+#: How often a lasting fault is logged again.
 _REMIND_S = 60.0
 
 
 class Trouble:
-    """What one poller knows of the fault that it meets."""
+    """The state of a fault, as one poller sees it."""
 
     def __init__(self, queue: str) -> None:
         self._queue = queue
         self._count = 0
         self._since = 0.0
         self._warned_at = 0.0
-        #: When the last pause was over, monotonic.
+        #: When the last pause ended, monotonic.
         self._tried_at = time.monotonic()
-        #: Whether AWS could not be reached at the last try; False if it answered with an error.
+        #: True if AWS could not be reached at the last attempt; False if it answered with an error.
         self.is_outage = False
 
     def pause_s(self, exc: Exception) -> float:
-        """Seconds to wait before the next try: none after one that took longer than the pause would."""
+        """Seconds to wait before the next attempt; 0 if the last one took longer than the pause."""
         now = time.monotonic()
         if not self._count:
             self._since = now
@@ -68,7 +68,7 @@ class Trouble:
         return pause_s
 
     def over(self) -> None:
-        """A poll went well."""
+        """Record that a poll succeeded."""
         if self._count:
             logger.warning(
                 "HAKE002 Receiving from queue %s again, after %d failures in %.0f s.",
@@ -79,7 +79,7 @@ class Trouble:
 
 
 class _Race(Generic[T]):
-    """The tries of one :meth:`Hedge.first`."""
+    """The attempts of one :meth:`Hedge.first`."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -89,35 +89,36 @@ class _Race(Generic[T]):
 
 
 class Hedge(Generic[T]):
-    """Tries beside silent tries, a bounded number of them."""
+    """Starts further attempts, up to a limit, while earlier ones are not answered."""
 
     def __init__(self, name: str, *, silence_s: float = _SILENCE_S, most: int = _MOST_TRIES) -> None:
         """Args:
-        name: Of the threads.
-        silence_s: How long the youngest try may take before there is another one.
-        most: Tries under way at once, over all calls of :meth:`first`.
+        name: Name of the threads.
+        silence_s: How long the latest attempt may take before another one is started.
+        most: Maximum number of concurrent attempts, over all calls of :meth:`first`.
         """
         self._name = name
         self._silence_s = silence_s
         self._slots = threading.BoundedSemaphore(most)
 
     def first(self, attempt: Callable[[], T], *, late: Callable[[T], None], is_over: Callable[[], bool]) -> T | None:
-        """The result of the first try to come back; None if *is_over* reports that it is no longer needed.
+        """The result of the first attempt that ends; None if *is_over* returns True before.
 
         Args:
-            attempt: One try; called in threads of its own.
-            late: Takes the results of tries that came back after the first; called in their threads.
+            attempt: One attempt; called in separate threads.
+            late: Gets the results of attempts that end after the first; called in their threads.
+
         Raises:
-            Exception: what the first try to come back raised.
+            Exception: what the first attempt that ends raised.
         """
         race: _Race[T] = _Race()
         while not is_over():
             if self._slots.acquire(blocking=False):
-                if race.is_decided.is_set():  # the place may be that of the try that decided it
+                if race.is_decided.is_set():  # the free slot may be that of the attempt that decided it
                     self._slots.release()
                     break
                 one_try = partial(self._try, race, attempt, late)
-                if start_thread(one_try, f"hake-probe-{self._name}") is None:  # no thread to be had: without company
+                if start_thread(one_try, f"hake-probe-{self._name}") is None:  # no thread can be started
                     one_try()
             if race.is_decided.wait(self._silence_s):
                 break

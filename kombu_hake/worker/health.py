@@ -235,7 +235,7 @@ class Watch:
         for one in health.stuck:
             if one.part not in self._stuck:
                 logger.error(
-                    "HAKE721 This worker is unhealthy: %s has not turned for %.0f s. It is at: %s",
+                    "HAKE721 This worker is unhealthy: %s has made no progress for %.0f s. It is at: %s",
                     one.part, time.time() - one.since, one.where or "an unknown place",
                 )  # fmt: skip
         for part in self._stuck - stuck:

@@ -98,8 +98,8 @@ def parse(monkeypatch: pytest.MonkeyPatch):
         ("--pace nan", "'nan' is not a number from 0 to 100"),
         ("--broker sqs://key:secret@host", "'sqs://key:**@host' is not a hake:// URL"),
         ("--broker hake://?regoin=eu-west-1", "did you mean 'region'"),
-        ("--check --port 8000", "--port is about the page"),
-        ("--check --pace 2", "--pace is about the page"),
+        ("--check --port 8000", "--port configures the page"),
+        ("--check --pace 2", "--pace configures the page"),
         ("--check --orders 0", "--check needs at least 1 order"),
         ("--timeout 5", "--timeout goes with --check"),
         ("--chekc", "unrecognized arguments: --chekc"),
@@ -145,7 +145,7 @@ def test_missing_double_and_foreign_runs_are_faults(report) -> None:
         "email never ran order 2",
         "email ran order 1 2 times",
         "stock never ran order 2",
-        "email ran order 9, which nobody sent there",
+        "email ran order 9, which was not sent there",
     ]
 
 

@@ -71,7 +71,7 @@ def check_table() -> str:
         f"| `{code}` | {known.severity} | {_cell(known.meaning)} {_cell(known.why)} | {_sentence(known.remedy)} |"
         for code, known in CODES.items()
     ]
-    return "\n".join(["| code | severity | what it means | what mends it |", "|---|---|---|---|", *rows])
+    return "\n".join(["| code | severity | what it means | how to fix it |", "|---|---|---|---|", *rows])
 
 
 def _sentence(text: str) -> str:

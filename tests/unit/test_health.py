@@ -248,7 +248,7 @@ def test_only_its_own_file_is_removed(path: Path) -> None:
             Health("w1@host", 17, "stuck", 3, (Stuck("the event loop", 1_800_000_000.0),)),
             41,
             2,
-            "unhealthy: the event loop of w1@host (pid 17) has not turned since 2027-01-15 08:00:00 UTC",
+            "unhealthy: the event loop of w1@host (pid 17) has made no progress since 2027-01-15 08:00:00 UTC",
         ),
     ],
 )

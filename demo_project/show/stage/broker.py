@@ -1,4 +1,4 @@
-"""Where the messages of the show go: an embedded AWS, or whatever a broker URL says."""
+"""Where the messages of the demo go: an embedded AWS, or a broker URL."""
 
 import argparse
 import os
@@ -20,7 +20,7 @@ FRESH = "shop-demo-"
 
 
 class Unusable(StageError):
-    """The broker does not let anybody in."""
+    """The broker refuses the connection."""
 
 
 def broker_url(text: str) -> str:

@@ -20,7 +20,7 @@ class Partners:
     """Answers ``/partner/order``. Used by many threads.
 
     Args:
-        pace: What the time that the work takes is multiplied with; 0 answers at once.
+        pace: Factor of the time that the work takes; 0 answers immediately.
     """
 
     def __init__(self, pace: float) -> None:
@@ -52,7 +52,7 @@ class Partners:
         return {"order": order, "risk": order * 37 % 100}
 
     def switch(self, partner: str, *, broken: bool) -> None:
-        """Broken ones refuse whatever they are asked."""
+        """Broken ones refuse every request."""
         with self._lock:
             (self._broken.add if broken else self._broken.discard)(partner)
 

@@ -55,7 +55,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class Child:
-    """A process in a session of its own (so the terminal's Ctrl-C does not reach it) that writes to a log file."""
+    """A process in its own session (so the terminal's Ctrl-C does not reach it) that writes to a log file."""
 
     name: str
     process: "subprocess.Popen[bytes]"
@@ -69,7 +69,7 @@ class Child:
 
 
 class Children:
-    """Context manager that starts processes and, when it is left, stops them and whatever they started."""
+    """Context manager that starts processes and, on exit, stops them and their children."""
 
     def __init__(self, cwd: Path, logs: Path) -> None:
         self._cwd, self._logs = cwd, logs

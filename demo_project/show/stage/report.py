@@ -24,7 +24,7 @@ def faults(runs: Runs, orders: Sequence[int], groups: Sequence[str]) -> list[str
             found.append(f"{group} never ran order {', '.join(missing)}")
         found += [f"{group} ran order {order} {runs[order, group]} times" for order in orders if runs[order, group] > 1]
     expected = {(order, group) for order in orders for group in groups}
-    found += [f"{group} ran order {order}, which nobody sent there" for order, group in sorted(runs.keys() - expected)]
+    found += [f"{group} ran order {order}, which was not sent there" for order, group in sorted(runs.keys() - expected)]
     return found
 
 

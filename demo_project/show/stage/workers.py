@@ -25,7 +25,7 @@ class Worker:
     is_stopping: bool = False
 
     def look(self) -> bool:
-        """Whether it is ready: its log says so when the queue exists, is subscribed and is being read."""
+        """Return True if it is ready: its log says so when the queue exists, is subscribed and is consumed."""
         if not self.is_ready:
             self.is_ready = re.search(rf"{self.name}@\S+ ready\.", self.child.log_text()) is not None
         return self.is_ready
@@ -59,7 +59,7 @@ class Workers:
             raise StageError(f"{group} has {MOST_PER_GROUP} workers, which is the most.")
         self._started[group] += 1
         name = f"{group}-{self._started[group]}"
-        # As anybody would start it; the last two options only make it quicker to start.
+        # As users start a worker; the last two options only make the start faster.
         celery = [sys.executable, "-m", "celery", "-A", "shop", "worker", "-Q", group, "-n", f"{name}@%h"]
         options = ["--concurrency", str(self._concurrency), "-l", "INFO", "--without-gossip", "--without-mingle"]
         worker = Worker(name, group, self._children.start(name, [*celery, *options]))
@@ -78,7 +78,7 @@ class Workers:
         self.all.remove(worker)
 
     def sweep(self, on_death: Callable[[Worker], None]) -> None:
-        """Take note of who is ready, and forget who has ended; *on_death* is told of those that nobody asked to."""
+        """Record which workers are ready or have ended; *on_death* gets those that ended without being asked to."""
         for worker in list(self.all):
             if worker.child.ended():
                 self.all.remove(worker)

@@ -30,33 +30,32 @@ CODES: Mapping[str, Code] = {
     "queue-missing": Code(
         "error",
         "A queue that the app declares, or one of its priority levels, does not exist.",
-        "What is sent to it fails, and what is published to its exchanges is lost.",
+        "Sending to it fails, and messages published to its exchanges are lost.",
         "`hake apply`, start a worker that declares it, or create it with your infrastructure code",
     ),
     "topic-missing": Code(
         "error",
         "An exchange that queues are bound to has no topic.",
-        "Nothing that is published to it reaches a queue.",
+        "Messages published to it reach no queue.",
         "`hake apply`, or create the topic",
     ),
     "subscription-missing": Code(
         "error",
         "A queue is not subscribed to the topic of an exchange that it is bound to.",
-        "SNS delivers nothing of the exchange to it.",
+        "SNS delivers no messages of the exchange to the queue.",
         "`hake apply`, or subscribe the queue with raw message delivery",
     ),
     "subscription-pending": Code(
         "error",
         "A subscription is not confirmed yet.",
-        "SNS delivers nothing to it. The token is valid for two days.",
+        "SNS delivers nothing to it. The confirmation token is valid for two days.",
         "let the account that owns the queue subscribe it",
     ),
     "drift": Code(
         "warning",
-        "A queue, topic or subscription differs from what `apply` would make, in something that has no code of its "
-        "own here.",
+        "A queue, topic or subscription differs from what `apply` would create, in a way that no other code covers.",
         "The next worker that declares it may change it.",
-        "`hake plan` shows the difference, `hake apply` removes it",
+        "`hake plan` shows the difference, and `hake apply` removes it",
     ),
     # --- queue policies
     "policy-lacks-topic": Code(
@@ -123,13 +122,13 @@ CODES: Mapping[str, Code] = {
     "undelivered-not-kept": Code(
         "warning",
         "A subscription has no redrive policy.",
-        "What SNS cannot deliver is lost without a trace.",
+        "Messages that SNS cannot deliver are lost without a trace.",
         "`hake apply`, or set a `RedrivePolicy` of the subscription",
     ),
     "undelivered-queue-missing": Code(
         "error",
         "The redrive policy of a subscription names a queue that does not exist.",
-        "What SNS cannot deliver is lost without a trace.",
+        "Messages that SNS cannot deliver are lost without a trace.",
         "create the queue, with a policy that allows the topic",
     ),
     "orphan-subscription": Code(
@@ -141,7 +140,7 @@ CODES: Mapping[str, Code] = {
     "unbound-subscription": Code(
         "warning",
         "A queue is subscribed to the topic of an exchange that it is not bound to.",
-        "Its policy need not allow the topic, so SNS may fail to deliver; what it delivers, workers drop.",
+        "Its policy may not allow the topic, so SNS may fail to deliver. Workers drop messages that SNS delivers.",
         "`hake apply --prune`, or unsubscribe it",
     ),
     "foreign-subscription": Code(
@@ -172,7 +171,7 @@ CODES: Mapping[str, Code] = {
     "max-receives-low": Code(
         "warning",
         "A message is dead-lettered after fewer receives than the queue was declared with, or after one or two.",
-        "A worker that is restarted returns what it has prefetched, which counts as a receive: sound messages are "
+        "A worker that is restarted returns prefetched messages, which counts as a receive: good messages are "
         "dead-lettered.",
         "raise `maxReceiveCount`",
     ),
@@ -184,22 +183,22 @@ CODES: Mapping[str, Code] = {
     ),
     "dead-size-small": Code(
         "warning",
-        "A dead-letter queue takes smaller messages than its queue.",
-        "Workers cannot set aside larger messages, which stay in the queue. Whether AWS moves them there after the "
-        "receives of the redrive policy is not documented.",
+        "A dead-letter queue accepts only smaller messages than its queue.",
+        "Workers cannot dead-letter larger messages, which stay in the queue. AWS does not document whether it moves "
+        "them after the receives of the redrive policy.",
         "raise `MaximumMessageSize` of the dead-letter queue",
     ),
     "dead-letters": Code(
         "warning",
-        "There are messages in a dead-letter queue.",
+        "A dead-letter queue has messages.",
         "They were not handled.",
         "`hake dlq list`",
     ),
     "undelivered": Code(
         "warning",
-        "There are messages that SNS could not deliver.",
+        "An undelivered queue has messages that SNS could not deliver.",
         "The queue was missing, or did not allow the topic, when they were published.",
-        "`hake dlq list --undelivered`, after the cause is fixed",
+        "fix the cause, then `hake dlq list --undelivered`",
     ),
     # --- queues
     "retention-short": Code(
@@ -211,7 +210,7 @@ CODES: Mapping[str, Code] = {
     "visibility-short": Code(
         "warning",
         "A queue that `sqs://` workers may share has a visibility timeout of less than thirty minutes.",
-        "`sqs://` does not renew a lease: its workers run longer tasks twice. Workers of `hake://` are not affected.",
+        "`sqs://` does not renew leases: its workers run longer tasks twice. Workers of `hake://` are not affected.",
         "raise `VisibilityTimeout` above the longest task of the `sqs://` workers",
     ),
     "queue-delay": Code(
@@ -248,11 +247,11 @@ CODES: Mapping[str, Code] = {
         "error",
         "A queue that is bound to a topic is encrypted with `alias/aws/sqs`.",
         "The policy of that key does not allow SNS and cannot be changed: SNS discards every message.",
-        "encrypt it with SSE-SQS, or with a key of your own that allows `sns.amazonaws.com`",
+        "encrypt it with SSE-SQS, or with your own key that allows `sns.amazonaws.com`",
     ),
     "own-key": Code(
         "info",
-        "A queue that is bound to a topic is encrypted with a key of your own.",
+        "A queue that is bound to a topic is encrypted with your own key.",
         "If the key policy does not allow SNS, every message is discarded. Key policies are not read.",
         "allow `sns.amazonaws.com` `kms:GenerateDataKey*` and `kms:Decrypt`; prove it with `--probe`",
     ),
@@ -260,14 +259,14 @@ CODES: Mapping[str, Code] = {
     "bucket-missing": Code(
         "error",
         "A bucket that `large_messages` names does not exist.",
-        "Publishing a large message fails, and what was published before is lost.",
+        "Publishing large messages fails, and the payloads of earlier ones are lost.",
         "create the bucket with its lifecycle rules, or correct the option",
     ),
     "bucket-unreachable": Code(
         "error",
         "S3 cannot be reached, or fails.",
-        "Publishing a large message fails, and large messages that are received wait.",
-        "a VPC endpoint for S3, a route, a proxy, or `AWS_ENDPOINT_URL_S3`",
+        "Publishing large messages fails, and received ones wait.",
+        "add or correct a VPC endpoint for S3, a route, a proxy, or `AWS_ENDPOINT_URL_S3`",
     ),
     "bucket-elsewhere": Code(
         "info",
@@ -278,7 +277,7 @@ CODES: Mapping[str, Code] = {
     "lifecycle-missing": Code(
         "warning",
         "No lifecycle rule of the bucket deletes the objects of large messages.",
-        "Payloads of events, and those that no worker deletes, are kept and charged for ever.",
+        "Payloads of events, and others that no worker deletes, are kept and billed forever.",
         "the rules to add",
     ),
     "lifecycle-short": Code(
@@ -290,19 +289,19 @@ CODES: Mapping[str, Code] = {
     # --- quotas
     "tags-near-limit": Code(
         "warning",
-        "A queue has 45 of the 50 tags that AWS allows, or more.",
+        "A queue has at least 45 of the 50 tags that AWS allows.",
         "Bindings are tags: the next one may not fit.",
         "remove tags, or bind with fewer keys",
     ),
     "in-flight-near-limit": Code(
         "warning",
-        "A queue has 90 % of the 120,000 messages that may be in flight, or more.",
-        "At the limit a queue returns no messages, and no error.",
-        "more workers, or fewer delayed tasks in the queue",
+        "A queue has at least 90 % of the 120,000 messages that may be in flight.",
+        "At the limit a queue returns no messages and no error.",
+        "add workers, or delay fewer tasks in the queue",
     ),
     "filters-near-limit": Code(
         "warning",
-        "A topic has 180 of 200 filter policies, or more.",
+        "A topic has at least 180 of 200 filter policies.",
         "Further queues receive everything from the exchange.",
         "ask AWS for a higher quota, or bind fewer queues",
     ),
@@ -322,7 +321,7 @@ CODES: Mapping[str, Code] = {
     "exchange-reaches-nobody": Code(
         "warning",
         "An exchange that the app publishes to, by a route or a `Topic`, has no subscription.",
-        "AWS accepts what is published to it, and discards it.",
+        "AWS accepts messages published to it, and discards them.",
         "start the workers that bind a queue to it, or remove the exchange",
     ),
     "binding-without-handler": Code(
@@ -348,36 +347,36 @@ CODES: Mapping[str, Code] = {
         "error",
         "The endpoint of SQS or SNS cannot be reached: its name does not resolve, nothing answers, or TLS fails.",
         "Nothing can be sent or received.",
-        "the cause of the failed step: DNS or VPC endpoint, security group or route, certificate or proxy",
+        "correct the cause of the failed step: DNS or VPC endpoint, security group or route, certificate or proxy",
     ),
     "clock-skew": Code(
         "warning",
         "This machine's clock differs from AWS's by more than thirty seconds.",
-        "ETA tasks run early or late. Other programs fail to sign requests above five minutes.",
+        "ETA tasks run early or late. Above five minutes, AWS refuses requests of other programs.",
         "synchronize the clock",
     ),
     "region-mismatch": Code(
         "error",
         "A predefined queue or exchange, or an endpoint, is in another region than the broker URL.",
-        "A connection reaches one region: the queue is not found, or SNS refuses the topic.",
+        "A connection uses one region: the queue is not found, or SNS refuses the topic.",
         "correct the address, or use a broker URL with its region",
     ),
     "partition-mismatch": Code(
         "error",
         "A predefined queue or exchange is in another partition (`aws`, `aws-cn`, `aws-us-gov`) than the credentials.",
-        "Partitions share nothing: it cannot be reached.",
+        "Partitions are separate: the queue or topic cannot be reached.",
         "correct the ARN, or the region of the broker URL",
     ),
     "account-mismatch": Code(
         "error",
-        "The option `account_id` is another account than that of the credentials.",
-        "Topics are looked for in one account, and queues are made in the other.",
+        "The option `account_id` is not the account of the credentials.",
+        "Topics are looked up in one account, and queues are created in the other.",
         "correct `account_id`, or assume a role of that account with `role_arn`",
     ),
     "sns-rate": Code(
         "info",
         "By default, SNS accepts few messages per second in the region.",
-        "SNS throttles what exceeds this rate, for all topics of the account together.",
+        "SNS throttles a higher rate, for all topics of the account together.",
         "ask for a higher quota before the load needs it",
     ),
     # --- rights
@@ -396,9 +395,9 @@ CODES: Mapping[str, Code] = {
     # --- the probe
     "probe-undelivered": Code(
         "error",
-        "A probe with the policy and filter of a subscription was not delivered, although it should have been by now.",
+        "A probe with the policy and filter of a subscription was not delivered, although it should have been.",
         "Messages to the real queue are lost in the same way.",
-        "see the other findings of the queue; if there is none, the key policy or a Deny statement",
+        "see the other findings of the queue; if there are none, check the key policy and Deny statements",
     ),
     "probe-late": Code(
         "warning",
@@ -410,22 +409,22 @@ CODES: Mapping[str, Code] = {
         "warning",
         "The probe could not run.",
         "It is not known whether messages arrive.",
-        "what the error names; see the rights of the probe",
+        "correct what the error names; see the rights of the probe",
     ),
 }
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that a check found.
+    """One finding of a check.
 
     Attributes:
-        code: Its stable name; the documentation lists all.
+        code: Its stable name; the documentation lists all codes.
         severity: ``error``: messages are lost or refused; ``warning``: they may be, or a mechanism is off; ``info``.
         what: What was found, in a sentence.
-        where: ARN or name in AWS of what it was found at.
+        where: ARN or AWS name of the object.
         why: Why it matters.
-        remedy: The line that mends it: a command, a setting or a policy statement.
+        remedy: How to fix it: a command, a setting or a policy statement.
     """
 
     code: str

@@ -74,13 +74,13 @@ _COPIED = (("KmsMasterKeyId", "KmsDataKeyReusePeriodSeconds"), ("SqsManagedSseEn
 
 @dataclass(frozen=True)
 class Probed:
-    """What became of one kind of subscription.
+    """The result of a probe of one kind of subscription.
 
     Attributes:
         subscriptions: ``queue <- exchange`` of each real subscription of this kind.
         outcome: ``delivered``; ``late``: AWS may still act on a new policy or filter; ``undelivered``; ``failed``: it
             could not be tried.
-        seconds: Until it was delivered, or for how long it was waited for.
+        seconds: Time until it was delivered, or until the probe gave up.
         reason: Why it was not delivered, as far as it is known.
     """
 

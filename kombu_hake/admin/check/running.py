@@ -36,13 +36,13 @@ _LOCAL_PROBE_S = 5.0
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What a check found.
+    """The result of a check.
 
     Attributes:
         findings: Errors first.
-        rights: What the credentials may do, for each role that was asked about.
-        probes: What became of each kind of subscription, if it was probed.
-        queues: Number of SQS queues that were looked at; likewise *topics* and *subscriptions*.
+        rights: What the credentials may do, for each role that was checked.
+        probes: The result for each kind of subscription that was probed.
+        queues: Number of SQS queues that were checked; likewise *topics* and *subscriptions*.
     """
 
     findings: tuple[Finding, ...] = ()

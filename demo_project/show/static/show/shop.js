@@ -1,4 +1,4 @@
-// The live page. The server sends everything that is to be seen whenever it changes; this only draws it.
+// The live page. The server sends the whole state whenever it changes; this script only draws it.
 
 const LATEST = 12;
 const SAYS = {
