@@ -501,7 +501,7 @@ OPTIONS: Mapping[str, Option] = {
         3600.0,
         "Interval between searches for abandoned temporary queues, s; 0: only by command.",
     ),
-    # --- moving messages
+    # --- receiving messages
     "visibility_timeout": Option(_visibility_timeout, 120, "How long AWS hides a received message unless renewed, s."),
     "on_lost_lease": Option(
         _choice("warn", "terminate"),
@@ -515,12 +515,6 @@ OPTIONS: Mapping[str, Option] = {
         "Interval between checks of a queue's policy and subscriptions, s; 0: never.",
     ),
     "max_pollers": Option(_whole(1, 64, "threads per queue"), 8, "Maximum concurrent polls of one busy queue."),
-    # --- operating
-    "health_file": Option(
-        _health_file,
-        None,
-        "File that a worker updates while it is healthy: an absolute path, with %h and %n as in Celery's options.",
-    ),
     # --- large messages
     "compress_above": Option(_maybe_bytes, None, "Compress bodies of more than this many bytes; by default none."),
     "compression": Option(_codec, "gzip", "With compress_above: the codec, by its name in kombu, such as zstd."),
@@ -535,6 +529,11 @@ OPTIONS: Mapping[str, Option] = {
     "max_attempts": Option(_whole(1, 20, "attempts"), 3, "Attempts of one request, including the first."),
     "client_config": Option(_mapping, {}, "Further arguments for botocore.config.Config.", aliases=("client-config",)),
     # --- operating
+    "health_file": Option(
+        _health_file,
+        None,
+        "File that a worker updates while it is healthy: an absolute path, with %h and %n as in Celery's options.",
+    ),
     "telemetry": Option(_flag, True, "Report metrics and traces to OpenTelemetry, if its API is installed."),
 }
 
@@ -589,7 +588,6 @@ STORIES: Mapping[str, str] = {
     "wait_time_seconds": "A proxy closes connections that are idle for less than 20 s.",
     "check_bindings": "A removed subscription should be noticed sooner, or the role may not read subscriptions.",
     "max_pollers": "One worker handles thousands of short tasks a second.",
-    "health_file": "Kubernetes, ECS or systemd restarts workers that hang.",
     "compress_above": "Large messages should cost less, or fit into SNS and SQS.",
     "compression": "All workers have a codec that is faster or compresses better than gzip.",
     "large_messages": "Messages contain files, images or tables of up to 256 MiB.",
@@ -597,6 +595,7 @@ STORIES: Mapping[str, str] = {
     "read_timeout": "Web requests must fail fast when AWS does not answer.",
     "max_attempts": "Web requests must fail fast, or batch jobs survive longer outages.",
     "client_config": "Calls go through an HTTP proxy, or need another botocore option.",
+    "health_file": "Kubernetes, ECS or systemd restarts workers that hang.",
     "telemetry": "OpenTelemetry should observe the application, but not the broker.",
 }
 
