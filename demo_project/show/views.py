@@ -25,7 +25,7 @@ from show.stage import control
 from show.stage.loopback import Refused
 
 LOOK_EVERY_S = 0.25
-SIGN_OF_LIFE_EVERY_S = 10.0
+HEARTBEAT_EVERY_S = 10.0
 MOST_AT_ONCE = 100
 STATES = [
     ("queued", "queued"),
@@ -134,7 +134,7 @@ def _changes(read: Callable[[], dict[str, Any]]) -> Iterator[str]:
         if text != sent:
             sent, sent_at = text, time.monotonic()
             yield f"data: {text}\n\n"
-        elif time.monotonic() - sent_at > SIGN_OF_LIFE_EVERY_S:
+        elif time.monotonic() - sent_at > HEARTBEAT_EVERY_S:
             sent_at = time.monotonic()
             yield ": still here\n\n"  # if the viewer has left, the write fails and this ends
         time.sleep(LOOK_EVERY_S)

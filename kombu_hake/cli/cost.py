@@ -50,7 +50,7 @@ _GAP_S = 0.02
 #: How long acks are collected (``Transport.ack_linger_s``).
 _ACK_LINGER_S = 0.1
 #: Heartbeats of a temporary queue per second: five in ``temporary_queue_limit``, which is ten minutes.
-_SIGNS_OF_LIFE = 5 / 600
+_HEARTBEATS_A_S = 5 / 600
 #: Requests that are about messages of work.
 _OF_MESSAGES = frozenset(
     {
@@ -127,7 +127,7 @@ def requests_a_month(load: Load) -> Mapping[str, float]:
     found["sqs:ChangeMessageVisibility"] = queues * received * renewals / at_once
     controlled = queues * load.workers if load.remote_control else 0
     found["sqs:ReceiveMessage, remote control"] = controlled * _empty_polls(0)
-    found["sqs:TagQueue, remote control"] = controlled * _SIGNS_OF_LIFE
+    found["sqs:TagQueue, remote control"] = controlled * _HEARTBEATS_A_S
     bound = load.groups * load.workers + controlled
     checks = bound / load.check_bindings_s if load.check_bindings_s else 0.0
     found["sqs:GetQueueAttributes, checks"] = checks

@@ -14,7 +14,7 @@ from kombu import Connection, Consumer, Exchange, Queue
 from support.celery_workers import Stage, client, stage, wait_until
 from support.emulators import LEGS, Emulator
 
-#: Seconds; a living worker gives a sign of life each second.
+#: Seconds; a living worker sends a heartbeat each second.
 LIMIT_S = 5
 OPTIONS = {"temporary_queue_limit": LIMIT_S, "janitor_interval": 0, "wait_time_seconds": 2}
 

@@ -53,7 +53,7 @@ def test_an_idle_queue_costs_its_long_polls() -> None:
     assert sum(idle.values()) / MONTH_S * 3600 == pytest.approx(measured("idle polls an hour and queue"))
 
 
-def test_remote_control_is_one_more_idle_queue_for_each_worker_and_its_signs_of_life() -> None:
+def test_remote_control_is_one_more_idle_queue_for_each_worker_and_its_heartbeats() -> None:
     requests = requests_a_month(Load(workers=3))
     assert requests["sqs:ReceiveMessage, remote control"] == requests["sqs:ReceiveMessage, empty"]
     assert requests["sqs:TagQueue, remote control"] == pytest.approx(3 * 30 * MONTH_S / 3600)

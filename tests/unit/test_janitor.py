@@ -633,7 +633,7 @@ def test_where_it_is_denied_it_is_off_and_says_so_once(
     Process(fake).make("q", EVENTS, exclusive=True)
     run(process, LIMIT_S)
     fake.deny(action)
-    if action == "sqs:TagQueue":  # the signs of life stop too, and with them the thread
+    if action == "sqs:TagQueue":  # the heartbeats stop too, and with them the thread
         with pytest.raises(AccessDenied):
             process.sweep()
         return

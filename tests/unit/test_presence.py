@@ -1,4 +1,4 @@
-"""Signs of life: as many as are stated, from a process that lives, for queues that it uses."""
+"""Heartbeats: as many as are stated, from a process that lives, for queues that it uses."""
 
 import gc
 import logging
@@ -186,7 +186,7 @@ def test_where_tagging_is_denied_it_is_said_once(
     assert "Allow sqs:TagQueue" in said[0]
 
 
-def test_a_note_that_may_not_be_removed_ends_no_sign_of_life(
+def test_a_note_that_may_not_be_removed_ends_no_heartbeat(
     fake: FakeClients, presence: Presence, holder: Holder
 ) -> None:
     url = make(fake)
@@ -310,7 +310,7 @@ def test_nothing_starts_for_a_queue_that_stays(fake: FakeClients) -> None:
         assert "hake-presence" not in {thread.name for thread in set(threading.enumerate()) - before}
 
 
-def test_a_forked_child_gives_no_signs_of_life_for_its_parents_queues(
+def test_a_forked_child_sends_no_heartbeats_for_its_parents_queues(
     fake: FakeClients, presence: Presence, holder: Holder
 ) -> None:
     url = make(fake)

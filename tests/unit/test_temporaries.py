@@ -254,7 +254,7 @@ def test_a_reply_queue_goes_two_minutes_after_its_last_reply(
     fake.clock.advance(1)
     assert presence.work() is None
     assert not fake.queues.by_name
-    assert fake.count("tag_queue") == 0  # a question to the workers costs no request for its signs of life
+    assert fake.count("tag_queue") == 0  # a question to the workers costs no request for its heartbeats
 
 
 def test_a_reply_queue_that_is_wanted_again_stays(
@@ -299,7 +299,7 @@ def test_an_owner_whose_queue_was_deleted_makes_another_incarnation(
     assert not fake.queues.by_name
 
 
-def test_its_poller_and_its_signs_of_life_make_it_again_once(
+def test_its_poller_and_its_heartbeats_make_it_again_once(
     fake: FakeClients, topology: Topology, presence: Presence, temporaries: Temporaries
 ) -> None:
     fed(temporaries, topology, exclusive())
