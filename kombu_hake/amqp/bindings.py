@@ -93,7 +93,7 @@ class BindingSet:
 
     @property
     def is_partial(self) -> bool:
-        """Whether there may be more bindings than are known here."""
+        """Return True if there may be more bindings than are known here."""
         return bool(self.damaged)
 
     def exchanges(self) -> frozenset[str]:

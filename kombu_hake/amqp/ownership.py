@@ -128,7 +128,7 @@ class Ownership:
 
     @property
     def is_of_probe(self) -> bool:
-        """Whether a probe of `hake check` made the queue, by its tags."""
+        """Return True if a probe of `hake check` created the queue, by its tags."""
         return any(user.who == PROBE for user in self.users)
 
     def limit_s(self) -> int:

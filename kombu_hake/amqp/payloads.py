@@ -121,13 +121,13 @@ class Store:
         return f"{self.base}{'q' if is_for_queue else 't'}/{uuid4().hex}"
 
     def holds(self, pointer: Pointer) -> bool:
-        """Whether an object may be read: it is in this bucket, below the prefix, and its key is plain."""
+        """Return True if an object may be read: it is in this bucket, below the prefix, and its key is plain."""
         key = pointer.key
         is_plain = len(key) <= _MAX_KEY_CHARS and _KEY.fullmatch(key) is not None
         return pointer.bucket == self.bucket and is_plain and key.startswith(self.base)
 
     def owns(self, pointer: Pointer) -> bool:
-        """Whether an object may be deleted: its key is one that :meth:`new_key` makes for a message to one queue."""
+        """Return True if an object may be deleted: its key is one that :meth:`new_key` makes for a message to one queue."""
         base = f"{self.base}q/"
         return (
             pointer.bucket == self.bucket
@@ -177,7 +177,7 @@ def parse_store(value: object) -> Store:
 
 
 def has_pointer(raw: Mapping[str, Any]) -> bool:
-    """Whether a received message says that it points to its payload."""
+    """Return True if a received message points to its payload."""
     attributes = raw.get("MessageAttributes")
     return attributes is not None and (SIZE_ATTRIBUTE in attributes or _OLD_SIZE_ATTRIBUTE in attributes)
 

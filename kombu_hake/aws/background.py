@@ -57,7 +57,7 @@ class Background:
 
     @property
     def is_alive(self) -> bool:
-        """Whether its thread runs."""
+        """Return True while its thread runs."""
         thread = self._thread
         return thread is not None and thread.is_alive()
 

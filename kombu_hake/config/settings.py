@@ -180,7 +180,7 @@ class Settings:
 
     @property
     def is_local(self) -> bool:
-        """Whether SQS and SNS are an emulator on this machine, where changes take effect at once."""
+        """Return True if SQS and SNS are an emulator on this machine, where changes take effect at once."""
         return all(_is_loopback(_host_of(self.endpoint_of(service))) for service in _SERVICES)
 
 

@@ -93,7 +93,7 @@ class QueueSpec:
 
     @property
     def is_temporary(self) -> bool:
-        """Whether it goes away with its owner, or its last consumer."""
+        """Return True if the queue is deleted with its owner, or with its last consumer."""
         return self.exclusive or self.auto_delete
 
     @property

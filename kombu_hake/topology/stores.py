@@ -92,7 +92,7 @@ class Stores:
         return next((store for store in stores if store.holds(pointer)), None)
 
     def owns(self, pointer: Pointer) -> bool:
-        """Whether an object may be deleted once its message is settled."""
+        """Return True if an object may be deleted once its message is settled."""
         stores = [store for store in (self._default, *self._by_exchange.values()) if store is not None]
         return any(store.owns(pointer) for store in stores)
 

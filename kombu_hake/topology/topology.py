@@ -124,7 +124,7 @@ class Topology:
 
     @property
     def makes(self) -> bool:
-        """Whether it makes what is missing (``topology=auto``)."""
+        """Return True if missing queues and topics are created (``topology=auto``)."""
         return self._settings.topology == "auto"
 
     def for_operators(self) -> Topology:
