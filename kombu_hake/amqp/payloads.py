@@ -127,7 +127,7 @@ class Store:
         return pointer.bucket == self.bucket and is_plain and key.startswith(self.base)
 
     def owns(self, pointer: Pointer) -> bool:
-        """Return True if an object may be deleted: its key is one that :meth:`new_key` makes for a message to one queue."""
+        """Return True if an object may be deleted: :meth:`new_key` makes such keys for messages to one queue."""
         base = f"{self.base}q/"
         return (
             pointer.bucket == self.bucket
