@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 from kombu_hake.amqp.envelope import FOREIGN_ATTRIBUTES
@@ -32,10 +33,14 @@ _OUR_PREFIXES = (HEADER_PREFIX, "hake-")
 #: API-SQS, API-SNS MessageAttributeValue.
 _NAME = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*", re.ASCII)
 _AWS_PREFIXES = ("aws.", "amazon.")
-_TYPE = re.compile(r"(String|Number|Binary)(?:\..+)?", re.DOTALL)
+_TYPE = re.compile(r"(String|Number|Binary)(?:\.[\x20-\x7e]+)?")
 _TYPES_OF_SNS = ("String", "String.Array", "Number", "Binary")
 _MAX_TYPE_CHARS = 256
-_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?", re.ASCII)
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?", re.ASCII)
+#: DG-SQS "message metadata": digits of precision, and the exponents of the smallest and the largest number.
+_MAX_DIGITS = 38
+_MAX_NUMBER_CHARS = 256
+_MIN_EXPONENT, _MAX_EXPONENT = -128, 126
 #: API-SQS SendMessage.
 _REFUSED = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -96,9 +101,20 @@ def _checked(name: Any, value: Any, to_topic: bool) -> dict[str, Any]:
         raise _error(f"gives {name!r} a value with a character that SQS refuses, such as a control character")
     if to_topic and max(content) > "\uffff":
         raise _error(f"gives {name!r} a value with an emoji or another character that SNS refuses in attributes")
-    if kind.startswith("Number") and not _NUMBER.fullmatch(content):
-        raise _error(f"gives {name!r} the type {kind!r}, but a value that is not a number")
+    if kind.startswith("Number") and not _is_number(content):
+        raise _error(
+            f"gives {name!r} the type {kind!r}, but a value that is not a number of up to {_MAX_DIGITS} digits"
+        )
     return {"DataType": kind, "StringValue": content}
+
+
+def _is_number(text: str) -> bool:
+    """Return True if SQS takes the text as a number: it would refuse what SNS delivers, and the publisher not know."""
+    if len(text) > _MAX_NUMBER_CHARS or not _NUMBER.fullmatch(text):
+        return False
+    number = Decimal(text)
+    digits = "".join(map(str, number.as_tuple().digits)).strip("0")
+    return not number or (len(digits) <= _MAX_DIGITS and _MIN_EXPONENT <= number.adjusted() <= _MAX_EXPONENT)
 
 
 def _typed(name: str, value: Any) -> tuple[str, str | bytes]:
@@ -158,7 +174,5 @@ def given_attributes(raw: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def typed_bytes(attributes: Mapping[str, Mapping[str, Any]]) -> int:
     """Bytes that attributes in SQS's form add to a message: name, type and value of each, in UTF-8."""
-    return sum(
-        len(name.encode()) + sum(len(part.encode() if isinstance(part, str) else part) for part in item.values())
-        for name, item in attributes.items()
-    )
+    parts = [part for name, item in attributes.items() for part in (name, *item.values())]
+    return sum(len(part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part or b"") for part in parts)

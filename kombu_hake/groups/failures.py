@@ -31,6 +31,7 @@ from kombu_hake.amqp import (
     encode,
     is_task,
     pointer_attributes,
+    typed_bytes,
 )
 from kombu_hake.amqp import group_of as group_of_properties
 from kombu_hake.exceptions import HakeError
@@ -45,7 +46,7 @@ MAX_MESSAGE_CHARS = 1_000
 MAX_TRACEBACK_CHARS = 6_000
 #: Maximum length of an attribute of the dead letter.
 MAX_ATTRIBUTE_CHARS = 256
-#: A longer dead letter does not fit into a message, with its attributes.
+#: A longer dead letter does not fit into a message with the attributes that say why it died.
 _MAX_TEXT_CHARS = SQS_MAX_MESSAGE_BYTES - 2_048
 
 
@@ -145,8 +146,10 @@ def set_aside(message: Any, parts: Parts, reason: str, details: Mapping[str, Any
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         **details,
     }
+    attributes = _attributes(parts, death)
+    max_chars = _MAX_TEXT_CHARS - typed_bytes(attributes)
     try:
-        sent, text, of_payload = _dead_letter(message, parts, transport, queue, death)
+        sent, text, of_payload = _dead_letter(message, parts, transport, queue, death, max_chars)
         source = SourceQueue(queue, transport.topology.queues.url(queue), transport.topology.queues.arguments(queue))
     except HakeError as exc:
         logger.error(
@@ -162,7 +165,7 @@ def set_aside(message: Any, parts: Parts, reason: str, details: Mapping[str, Any
         "Body": text,
         "MessageId": message.properties.get("message_id"),
         "Attributes": _group_attribute(parts.properties, queue),
-        "MessageAttributes": {**of_payload, **_attributes(parts, death)},
+        "MessageAttributes": {**of_payload, **attributes},
     }
     lease = getattr(message, "lease", None)
     done: bool = transport.dead_letters.set_aside(envelope, raw, source, reason, lease)
@@ -170,7 +173,7 @@ def set_aside(message: Any, parts: Parts, reason: str, details: Mapping[str, Any
 
 
 def _dead_letter(
-    message: Any, parts: Parts, transport: Any, queue: str, death: Mapping[str, Any]
+    message: Any, parts: Parts, transport: Any, queue: str, death: Mapping[str, Any], max_chars: int
 ) -> tuple[Parts, str, Mapping[str, Any]]:
     """The message to send, its text, and attributes. The text of one that is too large points to its payload in S3.
 
@@ -180,20 +183,20 @@ def _dead_letter(
     stored, lease = getattr(message, "stored", None), getattr(message, "lease", None)
     is_kept = stored is not None and stored.pointer is not None and (lease is None or lease.keeps_payload)
     is_stored = is_kept and parts.body is _received_body(message)
-    if stored is not None and is_stored and len(parts.body) > _MAX_TEXT_CHARS:
+    if stored is not None and is_stored and len(parts.body) > max_chars:
         sent = _with_death(parts, death)
         changes: Changes = {}
         if is_task(parts.headers):
             changes = combined(stored.telling(), stored.changes_for(sent.as_dict(), PRIVATE_EXCHANGE, queue))
         return sent, stored.pointer.text, pointer_attributes(stored.pointer, changes)
     sent, text = _whole(parts, queue, death)
-    if len(text) > _MAX_TEXT_CHARS:
+    if len(text) > max_chars:
         pointer = transport.dispatcher.store(text, sent.headers)
         if pointer is not None:
             return sent, pointer.text, pointer_attributes(pointer, {})
         # The message matters more than its history.
         sent, text = _whole(parts, queue, {k: v for k, v in death.items() if k not in ("message", "traceback")})
-    if len(text) > _MAX_TEXT_CHARS:
+    if len(text) > max_chars:
         sent, text = _whole(parts, queue, None)
     return sent, text, {}
 

@@ -34,6 +34,7 @@ from kombu_hake.amqp import (
     pointer_in,
     read_object,
     tenant_of_group,
+    typed_bytes,
     whole,
 )
 from kombu_hake.aws import Clients, TtlCache
@@ -57,6 +58,8 @@ __all__ = ["DeadLetter", "DeadLetters", "SourceQueue"]
 logger = guarded(logging.getLogger(__name__))
 #: How long the attributes of a queue are cached: a dead-letter queue may be added to a queue in use.
 _REDRIVE_TTL_S = 300.0
+#: What the names of the attributes that say why a message died start with.
+_DEATH_PREFIX = "hake-death-"
 
 
 class SourceQueue(NamedTuple):
@@ -221,7 +224,7 @@ class DeadLetters:
         given = raw.get("MessageAttributes") or {}
         kept = _with_reason(given, queue, reason)
         if not _has_room(raw["Body"], kept):
-            kept = dict(given)
+            kept = _bounded({name: item for name, item in given.items() if not name.startswith(_DEATH_PREFIX)}, {})
         try:
             where = self._send_to(dead_arn, raw, kept)
         except QueueNotFound:
@@ -279,8 +282,7 @@ class DeadLetters:
 
 def _has_room(body: str, attributes: Mapping[str, Any]) -> bool:
     """Return True if attributes fit beside a body."""
-    as_json = json.dumps(attributes, default=str)  # somewhat larger than what SQS counts
-    return len(body.encode("utf-8", "surrogatepass")) + len(as_json) <= SQS_MAX_MESSAGE_BYTES
+    return len(body.encode("utf-8", "surrogatepass")) + typed_bytes(attributes) <= SQS_MAX_MESSAGE_BYTES
 
 
 def _with_reason(attributes: Mapping[str, Any], queue: str, reason: str) -> dict[str, Any]:
@@ -291,6 +293,11 @@ def _with_reason(attributes: Mapping[str, Any], queue: str, reason: str) -> dict
         "hake-death-time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     ours = {name: {"DataType": "String", "StringValue": value} for name, value in texts.items()}
+    return _bounded(attributes, ours)
+
+
+def _bounded(attributes: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
+    """As many attributes as a message may have: those of a payload in S3 first, ours last."""
     first = {name: attributes[name] for name in PAYLOAD_ATTRIBUTES if name in attributes}
     return dict(list({**first, **attributes, **ours}.items())[:RAW_DELIVERY_MAX_ATTRIBUTES])
 

@@ -9,6 +9,7 @@ import pytest
 from fakes import ACCOUNT, REGION, FakeClients, make_settings
 
 from kombu_hake.amqp import deferral
+from kombu_hake.amqp.attributes import typed_bytes
 from kombu_hake.amqp.bindings import Binding
 from kombu_hake.amqp.envelope import opaque
 from kombu_hake.amqp.naming import IF_MADE, dead_name, undelivered_name
@@ -476,6 +477,20 @@ def place_large(fake: FakeClients, topology: Topology, size: int = 300_000) -> s
     raw = {"Body": "x" * size, "MessageId": "1", "ReceiptHandle": "h"}
     source = SourceQueue("q", topology.queues.url("q"), {})
     return letters.place(opaque(raw["Body"], "q"), raw, source, reason="malformed")
+
+
+def test_a_dead_letter_without_room_for_its_reason_keeps_the_attributes_of_its_publisher(fake: FakeClients) -> None:
+    topology = made(fake)
+    topology.declare_queue(QueueSpec("q", arguments=ASKED))
+    own = {f"a{number}": {"DataType": "String", "StringValue": "x"} for number in range(8)}
+    deaths = {f"hake-death-{name}": {"DataType": "String", "StringValue": "x" * 99} for name in ("task", "exception")}
+    pointer = {"ExtendedPayloadSize": {"DataType": "Number", "StringValue": "7"}}
+    body = "x" * (1_048_576 - typed_bytes({**own, **pointer}))
+    letters = DeadLetters(fake, lambda *args, **kwargs: None, topology.dead_queues.make_again)
+    raw = {"Body": body, "MessageId": "1", "MessageAttributes": {**own, **deaths, **pointer}}
+    letters.place(opaque(body, "q"), raw, SourceQueue("q", topology.queues.url("q"), {}), "failed")
+    [dead] = fake.queues.queue("q-dead").messages
+    assert dead.attributes == {**own, **pointer}
 
 
 def dead_size(fake: FakeClients, name: str = "q-dead") -> str:

@@ -119,6 +119,13 @@ def test_a_fifo_queue_with_priorities_keeps_the_order_and_says_so_once(
     assert "HAKE324 Ignoring the priorities of queue q.fifo" in record.getMessage()
 
 
+def test_a_fifo_queue_with_priorities_gets_every_message_of_its_exchange(fake: FakeClients, here: Process) -> None:
+    here.declare("q.fifo", Binding("orders.fifo", "topic", "#"), **{"x-max-priority": 9})
+    for priority in (None, 0, 5, 9):
+        here.publish("orders.fifo", "k", priority=priority, message_attributes={"team": "shop"})
+    assert len(fake.queues.queue("q.fifo").messages) == 4
+
+
 def test_what_is_kept_of_routing_keys_is_bounded(fake: FakeClients, here: Process) -> None:
     here.declare("q", Binding("orders", "topic", "#"))
     before = dispatch_module._cached_rest.cache_info().currsize

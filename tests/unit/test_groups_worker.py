@@ -18,7 +18,7 @@ from fakes import FakeClients, connected
 from kombu import Connection, Queue
 from kombu.exceptions import ContentDisallowed
 
-from kombu_hake.amqp import PRIVATE_EXCHANGE
+from kombu_hake.amqp import PRIVATE_EXCHANGE, checked_attributes
 from kombu_hake.exceptions import BrokerUnavailable, MalformedMessage
 from kombu_hake.groups import failures as group_failures
 from kombu_hake.groups import worker as group_worker
@@ -254,10 +254,17 @@ class TestMessagesOfOthers:
 
 
 class TestFailures:
-    def request(self, bench: Bench, **options: Any) -> GroupRequest:
+    def request(self, bench: Bench, attributes: Any = None, chars: int = 0, **options: Any) -> GroupRequest:
+        """Of a run whose event has attributes and so many more characters, as if it had been sent to the queue."""
         bench.handler("receipt", **options)
         bench.open()
         bench.orders.send("placed", {"order_id": 7}, connection=bench.connection)
+        if attributes is not None:
+            [stored] = bench.fake.queues.queue("email").messages
+            stored.attributes = checked_attributes(attributes, to_topic=False, may_be_stored=False)
+            envelope = json.loads(stored.body)
+            args, kwargs, embed = json.loads(envelope["body"])
+            stored.body = json.dumps({**envelope, "body": json.dumps([args, {**kwargs, "text": "x" * chars}, embed])})
         bench.handle(bench.receive())
         [(_, message)] = bench.handed_over
         return GroupRequest(
@@ -308,6 +315,17 @@ class TestFailures:
         bench.fake.fail("send_message", BrokerUnavailable("away"))
         self.fail(request, ValueError("no such card"))
         assert bench.comes_later()
+
+    @pytest.mark.parametrize("count", [1, 10])
+    def test_a_dead_letter_with_large_attributes_gives_up_its_history_for_them(self, bench: Bench, count: int) -> None:
+        request = self.request(bench, {f"a{number}": b"\x00" * (60_000 // count) for number in range(count)}, 985_000)
+        given = request.message.properties["message_attributes"]
+        assert len(given) == count
+        self.fail(request, ValueError("e" * 1_000))
+        assert request.acknowledged
+        [dead] = bench.fake.queues.queue("email-dead").messages
+        assert given.items() <= dead.attributes.items()
+        assert "traceback" not in json.loads(dead.body)["headers"][DEATHS_HEADER][0]
 
     def test_a_request_class_of_the_users_is_kept(self, bench: Bench) -> None:
         from celery.worker.request import Request

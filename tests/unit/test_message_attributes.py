@@ -103,7 +103,9 @@ def test_their_size_counts(fake: FakeClients, here: Process) -> None:
     with pytest.raises(MessageTooLarge):
         here.publish("", "q", "x" * 1_000_000, message_attributes={"a": "y" * 48_500})
     assert fake.count("send_message") == 0
-    assert typed_bytes({"ab": TEAM, "é": DATA}) == 2 + 6 + 4 + 2 + 6 + 2
+    assert (
+        typed_bytes({"ab": TEAM, "é": {**DATA, "StringValue": None, "StringListValues": []}}) == 2 + 6 + 4 + 2 + 6 + 2
+    )
 
 
 # --- what is refused
@@ -137,6 +139,11 @@ def test_their_size_counts(fake: FakeClients, here: Process) -> None:
         ({"a": {"DataType": "Binary", "StringValue": "x"}}, "no BinaryValue of bytes"),
         ({"a": {"DataType": "Number", "StringValue": "one"}}, "not a number"),
         ({"a": {"DataType": "Number", "StringValue": "1 "}}, "not a number"),
+        ({"a": {"DataType": "Number", "StringValue": "1" * 39}}, "not a number of up to 38 digits"),
+        ({"a": {"DataType": "Number", "StringValue": "1e127"}}, "not a number"),
+        ({"a": {"DataType": "Number.id", "StringValue": "9e-129"}}, "not a number"),
+        ({"a": {"DataType": "String.\ud800", "StringValue": "x"}}, "the type"),
+        ({"a": {"DataType": "String.\n", "StringValue": "x"}}, "the type"),
     ],
 )
 def test_what_aws_refuses_is_an_error_and_nothing_is_sent(
@@ -188,6 +195,12 @@ def test_what_only_sqs_takes_is_refused_for_an_exchange(fake: FakeClients, here:
     with pytest.raises(PublishError, match="SNS refuses"):
         here.publish("orders", "k", message_attributes={"a": value})
     assert fake.count("publish") == 0
+
+
+@pytest.mark.parametrize("text", ["0", "-0.50", "1" * 38, "1" + "0" * 60, "1e126", "1E-128", "+.5", "0" * 60 + "7"])
+def test_every_number_of_sqs_is_taken(text: str) -> None:
+    value = {"DataType": "Number", "StringValue": text}
+    assert checked_attributes({"a": value}, to_topic=True, may_be_stored=False) == {"a": value}
 
 
 def test_an_exchange_that_is_only_its_queue_takes_as_many_as_the_queue(fake: FakeClients, here: Process) -> None:
