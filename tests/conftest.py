@@ -14,6 +14,7 @@ from aws_leg.account import Account
 from support import loopback
 from support.browser import Browser, BrowserMissing, open_browser
 from support.emulators import LEGS, Emulator, EmulatorMissing, run_ministack, run_moto
+from support.proxy import Proxy
 
 # Before any test module is imported: whatever the developer has set up must neither be used nor be reached.
 for name in list(os.environ):
@@ -97,6 +98,13 @@ def aws(leg: str, request: pytest.FixtureRequest) -> Emulator:
     """Each emulator in turn, in a namespace that no other test has used."""
     emulator: Emulator = request.getfixturevalue(leg)
     return emulator.in_namespace(f"t{uuid4().hex[:8]}")
+
+
+@pytest.fixture
+def proxy(aws: Emulator) -> Iterator[Proxy]:
+    """What stands before the emulator and injects faults, none yet."""
+    with Proxy(aws.endpoint_url) as found:
+        yield found
 
 
 @pytest.fixture(autouse=True)

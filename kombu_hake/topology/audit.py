@@ -416,14 +416,16 @@ class Auditor:
 
     def _subscription(self, arn: SubscriptionArn, what: str) -> Subscription | None:
         """None if it is gone: SNS lists a subscription for a while after its deletion."""
-        try:
-            shown = lookups.subscription(self._clients, arn)
-        except AccessDenied as exc:
-            self._cannot_tell(what, exc)
-            return Subscription(arn, None)
-        except TopicNotFound:
-            return None
-        self._attributes[arn] = shown
+        shown = self._attributes.get(arn)
+        if shown is None:
+            self._attributes[arn] = None
+            try:
+                shown = self._attributes[arn] = lookups.subscription(self._clients, arn)
+            except AccessDenied as exc:
+                self._cannot_tell(what, exc)
+                return Subscription(arn, None)
+            except TopicNotFound:
+                return None
         return Subscription(arn, shown)
 
     def _described(self, change: Change, wanted: Desired) -> Drift | None:

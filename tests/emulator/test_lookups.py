@@ -19,12 +19,6 @@ def aws(moto: Emulator) -> Emulator:
 
 
 @pytest.fixture
-def proxy(aws: Emulator) -> Iterator[Proxy]:
-    with Proxy(aws.endpoint_url) as proxy:
-        yield proxy
-
-
-@pytest.fixture
 def declared(aws: Emulator) -> Iterator[Connection]:
     with Connection(aws.url()) as connection:
         Queue("q", Exchange("q"), "q")(connection.default_channel).declare()

@@ -63,12 +63,6 @@ class Probed:
 
 
 @pytest.fixture
-def proxy(aws: Emulator) -> Iterator[Proxy]:
-    with Proxy(aws.endpoint_url) as found:
-        yield found
-
-
-@pytest.fixture
 def probed(aws: Emulator, proxy: Proxy, tmp_path: Path) -> Iterator[Probed]:
     seen = replace(aws, port=int(proxy.endpoint_url.rpartition(":")[2]))
     options = {"wait_time_seconds": 2, "read_timeout": 3, "health_file": str(tmp_path / "%n.health")}

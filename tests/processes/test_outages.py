@@ -19,12 +19,6 @@ OPTIONS = {"visibility_timeout": VISIBILITY_S, "wait_time_seconds": 2, "check_bi
 
 
 @pytest.fixture
-def proxy(aws: Emulator) -> Iterator[Proxy]:
-    with Proxy(aws.endpoint_url) as found:
-        yield found
-
-
-@pytest.fixture
 def on_stage(aws: Emulator, proxy: Proxy, tmp_path: Path) -> Iterator[Stage]:
     seen = replace(aws, port=int(proxy.endpoint_url.rpartition(":")[2]))
     with stage(seen.url(**OPTIONS), tmp_path) as found:

@@ -6,13 +6,15 @@ import pytest
 from fakes import FakeClients, connected
 from kombu import Connection
 from publishing import Process
+from support.large_messages import fake_with_bucket
 
 from kombu_hake.channel import Channel
 
 
 @pytest.fixture
 def fake() -> FakeClients:
-    return FakeClients()
+    """An AWS with nothing in it but a bucket for large messages."""
+    return fake_with_bucket()
 
 
 @pytest.fixture

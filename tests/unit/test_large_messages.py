@@ -11,7 +11,7 @@ import pytest
 from celery import Celery
 from fakes import FakeClients, connected, eventually
 from kombu import Consumer, Exchange, Queue
-from support.large_messages import BUCKET, LARGE, Bench, fake_with_bucket, faults, opened, receive_nothing
+from support.large_messages import BUCKET, LARGE, Bench, faults, opened, receive_nothing
 
 import kombu_hake
 from kombu_hake.admin.dead_letters import Selection, read, revived
@@ -28,11 +28,6 @@ from kombu_hake.receive import payloads as payloads_module
 
 ORDERS = Exchange("orders", "topic")
 FIVE_MIB = "line of text\n" * 403_299
-
-
-@pytest.fixture
-def fake() -> FakeClients:
-    return fake_with_bucket()
 
 
 @pytest.fixture

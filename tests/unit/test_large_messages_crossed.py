@@ -8,18 +8,13 @@ from unittest import mock
 import pytest
 from fakes import FakeClients, connected, eventually
 from kombu import Consumer, Exchange, Queue
-from support.large_messages import LARGE, OPTIONS, Bench, fake_with_bucket, opened, receive_nothing
+from support.large_messages import LARGE, OPTIONS, Bench, opened, receive_nothing
 
 import kombu_hake
 from kombu_hake.admin.dead_letters import read, revived
 from kombu_hake.receive.delivery import Event
 
 TASK = {"task": "shop.mail", "id": "7"}
-
-
-@pytest.fixture
-def fake() -> FakeClients:
-    return fake_with_bucket()
 
 
 @pytest.fixture

@@ -5,18 +5,13 @@ from collections.abc import Iterator
 import pytest
 from fakes import FakeClients, connected
 from kombu import Exchange
-from support.large_messages import BUCKET, LARGE, Bench, fake_with_bucket, faults, opened, receive_nothing
+from support.large_messages import BUCKET, LARGE, Bench, faults, opened, receive_nothing
 
 import kombu_hake
 from kombu_hake.admin.dead_letters import read, revived
 from kombu_hake.amqp import Pointer, changes_in, pointer_attributes
 from kombu_hake.exceptions import BrokerUnavailable, PublishError, PublishFailed
 from kombu_hake.receive import payloads as payloads_module
-
-
-@pytest.fixture
-def fake() -> FakeClients:
-    return fake_with_bucket()
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 from celery import Celery
 from fakes import FakeClients
 from kombu import Exchange, Queue
-from support.large_messages import BUCKET, Bench, fake_with_bucket, opened
+from support.large_messages import BUCKET, Bench, opened
 
 from kombu_hake import Topic
 from kombu_hake.admin import Admin, Selection, connect
@@ -15,11 +15,6 @@ from kombu_hake.amqp import Pointer
 from kombu_hake.exceptions import BrokerUnavailable
 
 THEIRS = "their-payloads"
-
-
-@pytest.fixture
-def fake() -> FakeClients:
-    return fake_with_bucket()
 
 
 @pytest.fixture

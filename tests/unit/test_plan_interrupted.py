@@ -129,16 +129,33 @@ def world(name: str, timings: Timings = SLOW) -> Iterator[World]:
         yield found
 
 
-@pytest.mark.parametrize("name", ["groups", pytest.param("priorities", marks=pytest.mark.slow), "fifo"])
-def test_apply_that_was_killed_is_finished_by_the_next(name: str) -> None:
+def kill_before_each_write(
+    name: str,
+    then: Callable[[World, dict[str, Any]], None],
+    prepare: Callable[[World], dict[str, Any]] = lambda found: {},
+    prune: Callable[[list[Undeclared]], list[Undeclared]] = KEEP,
+) -> int:
+    """Kill an apply before its first write, in a fresh world before its second, and so on until one is over.
+
+    Args:
+        then: Called in each world, with what *prepare* has returned for it.
+    Returns:
+        How many worlds there were.
+    """
     number = 0
     is_over = False
     while not is_over:
         number += 1
         with world(name) as found:
-            is_over = not found.killed_at(number)
-            found.finishes()
-    assert number > 10
+            before = prepare(found)
+            is_over = not found.killed_at(number, prune)
+            then(found, before)
+    return number
+
+
+@pytest.mark.parametrize("name", ["groups", pytest.param("priorities", marks=pytest.mark.slow), "fifo"])
+def test_apply_that_was_killed_is_finished_by_the_next(name: str) -> None:
+    assert kill_before_each_write(name, lambda found, before: found.finishes()) > 10
 
 
 def broken(found: World) -> dict[str, Any]:
@@ -154,16 +171,11 @@ def broken(found: World) -> dict[str, Any]:
 
 
 def test_mending_that_was_killed_is_finished_by_the_next() -> None:
-    number = 0
-    is_over = False
-    while not is_over:
-        number += 1
-        with world("attributes and tags") as found:
-            before = broken(found)
-            is_over = not found.killed_at(number)
-            found.finishes()
-            assert found.aws.inventory() == before
-    assert number > 5
+    def finish(found: World, before: dict[str, Any]) -> None:
+        found.finishes()
+        assert found.aws.inventory() == before
+
+    assert kill_before_each_write("attributes and tags", finish, broken) > 5
 
 
 def test_three_that_mend_at_once() -> None:
@@ -199,17 +211,12 @@ def outdated(found: World) -> dict[str, Any]:
 
 
 def test_prune_that_was_killed_is_finished_by_the_next() -> None:
-    number = 0
-    is_over = False
-    while not is_over:
-        number += 1
-        with world("groups") as found:
-            before = outdated(found)
-            is_over = not found.killed_at(number, PRUNE)
-            found.wait(100)  # a comparison within a minute may show what was before
-            found.finishes(PRUNE)
-            assert found.aws.inventory() == before
-    assert number > 15
+    def finish(found: World, before: dict[str, Any]) -> None:
+        found.wait(100)  # a comparison within a minute may show what was before
+        found.finishes(PRUNE)
+        assert found.aws.inventory() == before
+
+    assert kill_before_each_write("groups", finish, outdated, PRUNE) > 15
 
 
 @pytest.mark.parametrize("timings", [QUICK, SLOW], ids=["quick", "slow"])
